@@ -1,0 +1,174 @@
+# Everything that is done to this repository is a target here; `make` alone lists them.
+# Needs Go, make, git and npm. Tools are built from source at the versions below, once, into
+# TOOLS; no target installs anything elsewhere.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+GO ?= go
+MODULE := github.com/sendhouse/sendhouse
+
+# --- What goes into the binary
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+REVISION ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X $(MODULE)/pkg/telemetry.version=$(VERSION) -X $(MODULE)/pkg/telemetry.revision=$(REVISION)
+
+# --- Tools, pinned
+
+GOLANGCI_LINT_VERSION := v2.15.0
+BUF_VERSION           := v1.75.0
+GOVULNCHECK_VERSION   := v1.9.0
+
+TOOLS         := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sendhouse/tools
+GOLANGCI_LINT := $(TOOLS)/golangci-lint@$(GOLANGCI_LINT_VERSION)/golangci-lint
+BUF           := $(TOOLS)/buf@$(BUF_VERSION)/buf
+GOVULNCHECK   := $(TOOLS)/govulncheck@$(GOVULNCHECK_VERSION)/govulncheck
+# The plugins of protoc are built from the modules in go.mod: the generator and the library that its
+# output needs are then always of one version.
+PLUGINS       := $(TOOLS)/plugins-$(shell $(GO) env GOVERSION)
+
+# --- Settings of the targets: make test TIMEOUT=5m PKG=./pkg/...
+
+PKG      ?= ./...
+TIMEOUT  ?= 15m
+RUN      ?=
+COUNT    ?= 1
+FUZZTIME ?= 30s
+BENCH    ?= .
+ARGS     ?=
+
+## Working
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^## / { printf "\n%s\n", substr($$0, 4) } \
+		/^[a-z][a-z-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: deps
+deps: ## Fetch the embedded ClickHouse engine (libchdb), once; later calls need no network.
+	$(GO) run ./pkg/chdb/fetch
+
+.PHONY: build
+build: ## Build bin/sendhouse.
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sendhouse .
+
+.PHONY: run
+run: deps build ## Fetch, build, and run everything in one process; ARGS is passed on.
+	bin/sendhouse up $(ARGS)
+
+.PHONY: generate
+generate: $(BUF) plugins ## Write the generated code anew (pkg/message/*.pb.go).
+	cd pkg/message && PATH="$(PLUGINS):$$PATH" $(BUF) generate
+
+.PHONY: fmt
+fmt: $(GOLANGCI_LINT) ## Format the code and sort its imports.
+	$(GOLANGCI_LINT) fmt
+
+.PHONY: clean
+clean: ## Remove what was built here. Keeps ./data and the tools.
+	rm -rf bin coverage.out
+
+## Testing
+
+# Tests whose names begin with TestEndToEnd start whole processes; they run without the race detector, after the
+# others: it cannot look into those processes, and would only make them slow.
+E2E_PKGS = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func TestEndToEnd' . 2>/dev/null)))
+
+.PHONY: test
+test: deps ## Run all tests: first with the race detector, then the end-to-end ones without it.
+	$(GO) test -race -count=$(COUNT) -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') -skip '^TestEndToEnd' $(PKG)
+	$(if $(E2E_PKGS),$(GO) test -count=$(COUNT) -timeout $(TIMEOUT) -run '$(or $(RUN),^TestEndToEnd)' $(E2E_PKGS))
+
+.PHONY: cover
+cover: deps ## Write coverage.out and print the coverage of each package.
+	$(GO) test -count=1 -timeout $(TIMEOUT) -coverprofile=coverage.out -coverpkg=./... $(PKG)
+	$(GO) tool cover -func=coverage.out | tail -1
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz test for FUZZTIME.
+	for file in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "$$file $$name"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+		done; \
+	done
+
+.PHONY: bench
+bench: deps ## Run the Go benchmarks that match BENCH.
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(TIMEOUT) $(PKG)
+
+## Checking
+
+.PHONY: check
+check: check-fmt vet lint check-tidy check-generated check-vuln ## Everything that must hold before a commit, but for the tests.
+
+.PHONY: check-fmt
+check-fmt: $(GOLANGCI_LINT)
+	@echo "format"
+	@$(GOLANGCI_LINT) fmt --diff
+
+.PHONY: vet
+vet: ## Run go vet.
+	$(GO) vet ./...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yml, import rules included.
+	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
+
+.PHONY: check-tidy
+check-tidy:
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+
+# Compares with a fresh copy and not with git, so that it also tells the truth about uncommitted work.
+.PHONY: check-generated
+check-generated: $(BUF) plugins
+	@echo "generated code"
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	mkdir "$$fresh/have" "$$fresh/want"; \
+	cp pkg/message/*.pb.go "$$fresh/have/"; \
+	cp pkg/message/*.proto pkg/message/buf*.yaml "$$fresh/want/"; \
+	(cd "$$fresh/want" && PATH="$(PLUGINS):$$PATH" $(BUF) generate && rm -f *.proto buf*.yaml); \
+	diff -ru "$$fresh/have" "$$fresh/want" || { echo "generated code is out of date: run 'make generate'" >&2; exit 1; }
+
+.PHONY: vuln
+vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what is used of the dependencies.
+	$(GOVULNCHECK) ./...
+
+# The database is on the internet. Where it cannot be reached this says so and goes on; anything else fails.
+.PHONY: check-vuln
+check-vuln: $(GOVULNCHECK)
+	@if out=$$(timeout 120 $(GOVULNCHECK) ./pkg/lifecycle 2>&1); then \
+		echo "vulnerabilities"; $(GOVULNCHECK) ./...; \
+	elif grep -q 'fetching vulnerabilities' <<<"$$out" || [ $$? -eq 124 ]; then \
+		echo "vulnerabilities: SKIPPED, because the vulnerability database cannot be reached: $$(tail -1 <<<"$$out")"; \
+	else \
+		echo "$$out" >&2; exit 1; \
+	fi
+
+# --- Installing tools
+
+# $(call install,package,version): installs into the folder of the target, whole or not at all.
+define install
+	@echo "installing $(1)@$(2)"
+	@mkdir -p $(@D)
+	@GOBIN=$(@D) GOFLAGS= $(GO) install $(1)@$(2)
+endef
+
+$(GOLANGCI_LINT):
+	$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(GOLANGCI_LINT_VERSION))
+$(BUF):
+	$(call install,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION))
+$(GOVULNCHECK):
+	$(call install,golang.org/x/vuln/cmd/govulncheck,$(GOVULNCHECK_VERSION))
+
+.PHONY: plugins
+plugins:
+	@mkdir -p $(PLUGINS)
+	@$(GO) build -o $(PLUGINS)/ google.golang.org/protobuf/cmd/protoc-gen-go \
+		github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto

@@ -1,0 +1,160 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+)
+
+// The limits of the admin listener. They are not settings: nobody has needed others.
+const (
+	readTimeout  = 10 * time.Second
+	writeTimeout = 2 * time.Minute // also the longest CPU profile or trace that can be taken
+	idleTimeout  = 2 * time.Minute
+	// closeTimeout is how long a scrape or a profile may go on once the process stops.
+	closeTimeout   = 3 * time.Second
+	headerBytesMax = 16 << 10
+)
+
+// AdminConfig says where the admin listener is. Embed it in the command line.
+type AdminConfig struct {
+	AdminAddr config.Addr `help:"Address of the admin listener: /metrics, /healthz, /readyz, /loglevel, /debug/pprof. Keep it private." default:"127.0.0.1:5002"`
+}
+
+// AdminDeps is what the admin listener shows. All fields must be set.
+type AdminDeps struct {
+	Logger    *slog.Logger
+	Level     *slog.LevelVar
+	Registry  *prometheus.Registry
+	Readiness *lifecycle.Readiness
+}
+
+// Admin is the admin listener: a lifecycle.Service that is ready once it accepts connections.
+type Admin struct {
+	addr  string
+	log   *slog.Logger
+	root  http.Handler
+	ready chan struct{}
+	bound net.Addr // set before ready is closed
+}
+
+// NewAdmin checks cfg and deps and reports everything that is wrong with them. It opens nothing.
+func NewAdmin(cfg AdminConfig, deps AdminDeps) (*Admin, error) {
+	var errs []error
+	require := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("admin listener: %s is missing", what))
+		}
+	}
+	require(cfg.AdminAddr != "", "the address")
+	require(deps.Logger != nil, "the logger")
+	require(deps.Level != nil, "the log level")
+	require(deps.Registry != nil, "the metrics registry")
+	require(deps.Readiness != nil, "the readiness")
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return &Admin{
+		addr:  cfg.AdminAddr.String(),
+		log:   deps.Logger,
+		root:  routes(deps),
+		ready: make(chan struct{}),
+	}, nil
+}
+
+// routes lays out the paths of the admin listener.
+func routes(deps AdminDeps) http.Handler {
+	r := chi.NewRouter()
+	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(deps.Registry, promhttp.HandlerOpts{
+		Registry:          deps.Registry, // errors of the exposition itself are counted there
+		ErrorLog:          slog.NewLogLogger(deps.Logger.Handler(), slog.LevelError),
+		EnableOpenMetrics: true,
+	}))
+	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte("ok\n")) // a prober that has gone need not know
+	})
+	r.Method(http.MethodGet, "/readyz", deps.Readiness)
+	r.Get("/loglevel", getLevel(deps.Level))
+	r.Put("/loglevel", putLevel(deps.Level, deps.Logger))
+
+	// Index also serves the named profiles: heap, goroutine, block, mutex and so on.
+	r.HandleFunc("/debug/pprof", func(w http.ResponseWriter, req *http.Request) {
+		http.Redirect(w, req, "/debug/pprof/", http.StatusMovedPermanently)
+	})
+	r.HandleFunc("/debug/pprof/*", pprof.Index)
+	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return r
+}
+
+// ServeHTTP answers as the listener does, for a process that wants these paths elsewhere as well.
+func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.root.ServeHTTP(w, r) }
+
+// Ready is closed once the listener accepts connections.
+func (a *Admin) Ready() <-chan struct{} { return a.ready }
+
+// Addr is the address that is listened on, with the port that the system chose if it was to. It is
+// nil before Ready.
+func (a *Admin) Addr() net.Addr {
+	select {
+	case <-a.ready:
+		return a.bound
+	default:
+		return nil
+	}
+}
+
+// Run listens until ctx ends.
+func (a *Admin) Run(ctx context.Context) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", a.addr)
+	if err != nil {
+		return fmt.Errorf("admin listener: %w (choose another address with --admin-addr)", err)
+	}
+	server := &http.Server{
+		Handler:           a.root,
+		ReadTimeout:       readTimeout,
+		ReadHeaderTimeout: readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    headerBytesMax,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
+	}
+	a.bound = listener.Addr()
+	close(a.ready)
+	a.log.Info("admin listener is up", "addr", a.bound.String())
+
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }() // ends with Shutdown or Close below
+
+	select {
+	case err := <-served:
+		return fmt.Errorf("admin listener: %w", err)
+	case <-ctx.Done():
+	}
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if err := server.Shutdown(closing); err != nil {
+		// A long profile is still being taken: nobody will miss it.
+		err = server.Close()
+		if err != nil {
+			return fmt.Errorf("admin listener: close: %w", err)
+		}
+	}
+	<-served
+	return nil
+}
