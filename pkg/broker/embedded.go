@@ -1,0 +1,147 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// SyncInterval is how often the embedded server brings to disk what is not
+// synced before it is acknowledged: the message log. It is the horizon behind
+// which the message log surely survives a power loss.
+const SyncInterval = 10 * time.Second
+
+// PayloadBytesMax is the largest message the embedded server takes. It leaves
+// room for a send with the most subscribers.
+const PayloadBytesMax = 8 << 20
+
+const serverReadyTimeout = 8 * time.Second
+
+// EmbeddedConfig sets up the NATS server inside this process.
+type EmbeddedConfig struct {
+	// DataDir is where JetStream keeps its files. One process at a time.
+	DataDir string
+	// Addr is the TCP address that other clients reach it by, host:port; port 0
+	// picks a free one.
+	Addr string
+	// StoreBytesMax bounds JetStream's files; 0 means three quarters of the free
+	// disk.
+	StoreBytesMax int64
+	Logger        *slog.Logger
+}
+
+// Embedded is a NATS server inside this process.
+type Embedded struct {
+	server *server.Server
+	lock   *os.File
+	stop   sync.Once
+}
+
+// StartEmbedded starts a server with JetStream that syncs every write to disk
+// before it is acknowledged, and waits until it serves. A data folder in use or
+// not writable, or a taken port, is an error that says so.
+func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
+	host, portText, err := net.SplitHostPort(cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("NATS address %q: %w", cfg.Addr, err)
+	}
+	port, err := strconv.Atoi(portText)
+	if err != nil || port < 0 || port > 65535 {
+		return nil, fmt.Errorf("NATS address %q: bad port", cfg.Addr)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	lock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPortFree(cfg.Addr); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+
+	ns, err := server.NewServer(&server.Options{
+		ServerName:            "sendhouse-embedded",
+		Host:                  host,
+		Port:                  port,
+		JetStream:             true,
+		StoreDir:              cfg.DataDir,
+		JetStreamMaxStore:     cfg.StoreBytesMax,
+		SyncAlways:            true,
+		SyncInterval:          SyncInterval,
+		MaxPayload:            PayloadBytesMax,
+		MaxPending:            256 << 20,
+		StreamMaxBufferedMsgs: 100_000,
+		StreamMaxBufferedSize: 256 << 20,
+		NoSigs:                true,
+		NoLog:                 true,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded NATS server: %w", err), lock.Close())
+	}
+	ns.SetLoggerV2(&serverLogger{log: cfg.Logger.With("component", "nats-server")}, false, false, false)
+	e := &Embedded{server: ns, lock: lock}
+	ns.Start()
+	if !ns.ReadyForConnections(serverReadyTimeout) {
+		e.Shutdown()
+		return nil, fmt.Errorf("embedded NATS server on %s was not ready within %s; its log says why", cfg.Addr, serverReadyTimeout)
+	}
+	if !ns.JetStreamEnabled() {
+		e.Shutdown()
+		return nil, fmt.Errorf("embedded NATS server could not start JetStream in %s; its log says why", cfg.DataDir)
+	}
+	return e, nil
+}
+
+// URL is the address that other clients reach the server by.
+func (e *Embedded) URL() string { return e.server.ClientURL() }
+
+// InProcess makes a connection within the process instead of over TCP.
+func (e *Embedded) InProcess() nats.Option { return nats.InProcessServer(e.server) }
+
+// Shutdown stops the server and waits until its files are closed. Clients must
+// have drained before. It may be called more than once.
+func (e *Embedded) Shutdown() {
+	e.stop.Do(func() {
+		e.server.Shutdown()
+		e.server.WaitForShutdown()
+		_ = e.lock.Close() // only releases the lock; nothing was written
+	})
+}
+
+// lockDataDir makes the folder and takes the lock that keeps a second process
+// out: nats-server itself would let both write.
+func lockDataDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fmt.Errorf("NATS data folder: %w (choose another with --data-dir)", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("NATS data folder is not writable: %w (choose another with --data-dir)", err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("NATS data folder %s is in use by another process: %w (stop it, or choose another with --data-dir)", dir, err)
+	}
+	return lock, nil
+}
+
+// checkPortFree turns a taken port into an error at once; the server itself
+// would log it and go on without a listener.
+func checkPortFree(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("listen for NATS clients: %w (choose another with --nats-addr)", err)
+	}
+	return l.Close()
+}

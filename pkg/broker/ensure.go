@@ -1,0 +1,141 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// ErrStreamDiffers is wrapped where a stream exists with a setting that JetStream
+// cannot change.
+var ErrStreamDiffers = errors.New("stream differs from what is wanted in a way that cannot be updated")
+
+// EnsureStream creates a stream or brings it to what is wanted. A setting that
+// cannot be changed on an existing stream is an error that names each difference.
+func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was first, with other settings
+			stream, err = js.Stream(ctx, want.Name)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", want.Name, err)
+	}
+	have := stream.CachedInfo().Config
+	if err := fixedDifferences(have, want); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", want.Name, err)
+	}
+	merged := withUpdatable(have, want)
+	if sameUpdatable(have, merged) {
+		return stream, nil
+	}
+	stream, err = js.UpdateStream(ctx, merged)
+	if err != nil {
+		return nil, fmt.Errorf("update stream %s: %w", want.Name, err)
+	}
+	return stream, nil
+}
+
+func fixedDifferences(have, want jetstream.StreamConfig) error {
+	var errs []error
+	differ := func(what string, have, want any) {
+		if have != want {
+			errs = append(errs, fmt.Errorf("%w: %s is %v, wanted %v", ErrStreamDiffers, what, have, want))
+		}
+	}
+	differ("storage", have.Storage, want.Storage)
+	differ("retention", have.Retention, want.Retention)
+	differ("persist mode", have.PersistMode, want.PersistMode)
+	differ("no-ack", have.NoAck, want.NoAck)
+	return errors.Join(errs...)
+}
+
+func withUpdatable(have, want jetstream.StreamConfig) jetstream.StreamConfig {
+	merged := have
+	merged.Description, merged.Subjects = want.Description, want.Subjects
+	merged.Discard, merged.MaxAge, merged.MaxBytes = want.Discard, want.MaxAge, want.MaxBytes
+	merged.Replicas, merged.AllowDirect = want.Replicas, want.AllowDirect
+	return merged
+}
+
+func sameUpdatable(a, b jetstream.StreamConfig) bool {
+	return a.Description == b.Description && slices.Equal(a.Subjects, b.Subjects) &&
+		a.Discard == b.Discard && a.MaxAge == b.MaxAge && a.MaxBytes == b.MaxBytes &&
+		a.Replicas == b.Replicas && a.AllowDirect == b.AllowDirect
+}
+
+// EnsureDeployment brings up everything that a deployment's roles meet at: the
+// buckets, the record of its parameters, the streams. Zero fields of asked mean
+// what is recorded, or the default at the first start; a field that contradicts
+// the record is an error. It is safe to call from every process at once.
+func EnsureDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
+	if err := options.Validate(); err != nil {
+		return topology.Deployment{}, err
+	}
+	for _, bucket := range options.BucketConfigs() {
+		if _, err := js.CreateOrUpdateKeyValue(ctx, bucket); err != nil {
+			return topology.Deployment{}, fmt.Errorf("key-value bucket %s: %w", bucket.Bucket, err)
+		}
+	}
+	deployment, err := recordDeployment(ctx, js, asked)
+	if err != nil {
+		return topology.Deployment{}, err
+	}
+	if _, err := js.CreateOrUpdateObjectStore(ctx, options.CheckpointConfig()); err != nil {
+		return topology.Deployment{}, fmt.Errorf("object store %s: %w", topology.CheckpointBucket, err)
+	}
+	streams := []jetstream.StreamConfig{options.DeadLettersConfig()}
+	for p := range deployment.Partitions {
+		streams = append(streams, options.WALConfig(p), options.MessagesConfig(p))
+	}
+	for _, want := range streams {
+		if _, err := EnsureStream(ctx, js, want); err != nil {
+			return topology.Deployment{}, err
+		}
+	}
+	return deployment, nil
+}
+
+const deploymentKey = "deployment"
+
+// recordDeployment writes the parameters once; whoever comes later must agree.
+func recordDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment) (topology.Deployment, error) {
+	kv, err := js.KeyValue(ctx, topology.DeploymentBucket)
+	if err != nil {
+		return topology.Deployment{}, fmt.Errorf("key-value bucket %s: %w", topology.DeploymentBucket, err)
+	}
+	first := asked.Or(topology.DefaultDeployment())
+	if err := first.Validate(); err != nil {
+		return topology.Deployment{}, err
+	}
+	value, err := json.Marshal(first)
+	if err != nil {
+		return topology.Deployment{}, fmt.Errorf("encode deployment parameters: %w", err)
+	}
+	switch _, err := kv.Create(ctx, deploymentKey, value); {
+	case err == nil:
+		return first, nil
+	case !errors.Is(err, jetstream.ErrKeyExists):
+		return topology.Deployment{}, fmt.Errorf("record deployment parameters: %w", err)
+	}
+	entry, err := kv.Get(ctx, deploymentKey)
+	if err != nil {
+		return topology.Deployment{}, fmt.Errorf("read deployment parameters: %w", err)
+	}
+	var recorded topology.Deployment
+	if err := json.Unmarshal(entry.Value(), &recorded); err != nil {
+		return topology.Deployment{}, fmt.Errorf("deployment parameters in bucket %s are damaged: %w", topology.DeploymentBucket, err)
+	}
+	if err := asked.Or(recorded).Conflict(recorded); err != nil {
+		return topology.Deployment{}, fmt.Errorf("this deployment was first started with other parameters, which cannot change: %w", err)
+	}
+	return recorded, nil
+}

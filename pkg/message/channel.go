@@ -1,0 +1,85 @@
+package message
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+)
+
+// ChannelType is the kind of a channel. The numbers are WuKongIM's.
+type ChannelType uint32
+
+// The channel types.
+const (
+	ChannelPerson          ChannelType = 1
+	ChannelGroup           ChannelType = 2
+	ChannelCustomerService ChannelType = 3
+	ChannelCommunity       ChannelType = 4
+	ChannelCommunityTopic  ChannelType = 5
+	ChannelInfo            ChannelType = 6
+	ChannelData            ChannelType = 7
+	ChannelTemporary       ChannelType = 8
+	ChannelLive            ChannelType = 9
+	ChannelVisitors        ChannelType = 10
+	ChannelAgent           ChannelType = 11
+	ChannelAgentGroup      ChannelType = 12
+)
+
+// Valid says whether t is one of the channel types.
+func (t ChannelType) Valid() bool { return t >= ChannelPerson && t <= ChannelAgentGroup }
+
+// CommandSuffix is appended to the canonical name of a channel for commands
+// (sync_once), which have a sequence of their own.
+const CommandSuffix = "____cmd"
+
+// ErrNotAMember is returned where a composed person channel names neither side
+// as the sender.
+var ErrNotAMember = errors.New("the sender is neither side of the person channel")
+
+// PersonChannel is the canonical name of the person channel of uids a and b. It
+// is the same whichever of them comes first: the uid with the larger CRC32
+// (IEEE) leads, and on a tie the lexicographically greater one, joined by "@"
+// (WuKongIM's GetFakeChannelIDWith).
+func PersonChannel(a, b string) string {
+	ha, hb := crc32.ChecksumIEEE([]byte(a)), crc32.ChecksumIEEE([]byte(b))
+	if ha > hb || (ha == hb && a > b) {
+		return a + "@" + b
+	}
+	return b + "@" + a
+}
+
+// CanonicalChannel is the channel that a send of fromUID to channelID goes to.
+// For a person channel, channelID is the other side's uid, or the composed
+// "a@b" in either order with fromUID as one side (else ErrNotAMember). A command
+// goes to the channel's command channel.
+//
+// It takes the parts as validated; in particular no uid of a person channel may
+// hold "@", or two channels could share a name.
+func CanonicalChannel(fromUID, channelID string, channelType ChannelType, syncOnce bool) (string, error) {
+	if channelType == ChannelPerson {
+		other, err := otherSide(fromUID, channelID)
+		if err != nil {
+			return "", err
+		}
+		channelID = PersonChannel(fromUID, other)
+	}
+	if syncOnce {
+		channelID += CommandSuffix
+	}
+	return channelID, nil
+}
+
+func otherSide(fromUID, channelID string) (string, error) {
+	left, right, composed := strings.Cut(channelID, "@")
+	switch {
+	case !composed:
+		return channelID, nil
+	case left == fromUID:
+		return right, nil
+	case right == fromUID:
+		return left, nil
+	default:
+		return "", fmt.Errorf("channel %q, sender %q: %w", channelID, fromUID, ErrNotAMember)
+	}
+}

@@ -1,0 +1,130 @@
+package topology
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Options are the settings of the streams that an operator may choose.
+type Options struct {
+	// Replicas of every stream and bucket: 1 on one machine, 3 or 5 in a cluster.
+	Replicas int
+	// WALBytesMax bounds one partition's write-ahead log. A full log refuses
+	// sends (503) until the sequencer has trimmed it.
+	WALBytesMax int64
+	// MessagesAgeMax and MessagesBytesMax bound one partition's message log; the
+	// oldest messages go first. 0 bytes means no bound by size.
+	MessagesAgeMax   time.Duration
+	MessagesBytesMax int64
+}
+
+// DefaultOptions are those of one machine.
+func DefaultOptions() Options {
+	return Options{
+		Replicas:         1,
+		WALBytesMax:      4 << 30,
+		MessagesAgeMax:   7 * 24 * time.Hour,
+		MessagesBytesMax: 16 << 30,
+	}
+}
+
+// Validate reports every setting out of its range.
+func (o Options) Validate() error {
+	var errs []error
+	if o.Replicas != 1 && o.Replicas != 3 && o.Replicas != 5 {
+		errs = append(errs, fmt.Errorf("replicas %d: must be 1, 3 or 5", o.Replicas))
+	}
+	if o.WALBytesMax < 16<<20 {
+		errs = append(errs, fmt.Errorf("WAL bytes %d: must be at least 16 MiB", o.WALBytesMax))
+	}
+	if o.MessagesAgeMax < time.Minute {
+		errs = append(errs, fmt.Errorf("messages age %s: must be at least a minute", o.MessagesAgeMax))
+	}
+	if o.MessagesBytesMax < 0 {
+		errs = append(errs, fmt.Errorf("messages bytes %d: must not be negative", o.MessagesBytesMax))
+	}
+	return errors.Join(errs...)
+}
+
+// WALConfig is the stream of a partition's write-ahead log. Limits retention
+// with DiscardNew: what is not yet folded is never dropped to make room, the
+// publisher is refused instead.
+func (o Options) WALConfig(partition int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        WALStream(partition),
+		Description: "Sendhouse write-ahead log: one record is one group commit of sends",
+		Subjects:    []string{WALSubject(partition)},
+		Storage:     jetstream.FileStorage,
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardNew,
+		MaxBytes:    o.WALBytesMax,
+		Replicas:    o.Replicas,
+		AllowDirect: true,
+	}
+}
+
+// MessagesConfig is the stream of a partition's message log. It is derived from
+// the write-ahead log, so on one server it need not be on disk before it is
+// acknowledged; a lost tail is derived again.
+func (o Options) MessagesConfig(partition int) jetstream.StreamConfig {
+	persist := jetstream.DefaultPersistMode
+	if o.Replicas == 1 {
+		persist = jetstream.AsyncPersistMode
+	}
+	return jetstream.StreamConfig{
+		Name:        MessagesStream(partition),
+		Description: "Sendhouse message log: one record is one message",
+		Subjects:    []string{MessagesSubjects(partition)},
+		Storage:     jetstream.FileStorage,
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardOld,
+		MaxAge:      o.MessagesAgeMax,
+		MaxBytes:    unlimitedIfZero(o.MessagesBytesMax),
+		Replicas:    o.Replicas,
+		AllowDirect: true,
+		PersistMode: persist,
+	}
+}
+
+// DeadLettersConfig is the stream of dead letters.
+func (o Options) DeadLettersConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        DeadLettersStream,
+		Description: "Sendhouse dead letters: what could not be processed, whole, with the reason",
+		Subjects:    []string{"deadletters.>"},
+		Storage:     jetstream.FileStorage,
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardNew,
+		MaxBytes:    1 << 30,
+		Replicas:    o.Replicas,
+		AllowDirect: true,
+	}
+}
+
+// BucketConfigs are the key-value buckets of a deployment. All of them live in
+// streams that are on disk before a write is acknowledged.
+func (o Options) BucketConfigs() []jetstream.KeyValueConfig {
+	bucket := func(name, description string) jetstream.KeyValueConfig {
+		return jetstream.KeyValueConfig{Bucket: name, Description: description, History: 1, Storage: jetstream.FileStorage, Replicas: o.Replicas}
+	}
+	return []jetstream.KeyValueConfig{
+		bucket(DeploymentBucket, "Sendhouse deployment parameters"),
+		bucket(WriterBucket, "Sendhouse writer ranges"),
+		bucket(CheckpointPointerBucket, "Sendhouse checkpoint pointers"),
+	}
+}
+
+// CheckpointConfig is the object store of sequencer state.
+func (o Options) CheckpointConfig() jetstream.ObjectStoreConfig {
+	return jetstream.ObjectStoreConfig{Bucket: CheckpointBucket, Description: "Sendhouse sequencer state", Storage: jetstream.FileStorage, Replicas: o.Replicas}
+}
+
+func unlimitedIfZero(n int64) int64 {
+	if n == 0 {
+		return -1
+	}
+	return n
+}

@@ -1,0 +1,70 @@
+package topology
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// Names that do not depend on the partition.
+const (
+	// DeadLettersStream holds what could not be processed.
+	DeadLettersStream = "DEAD_LETTERS"
+	// DeploymentBucket is the key-value bucket of the deployment's parameters.
+	DeploymentBucket = "SENDHOUSE"
+	// WriterBucket is the key-value bucket of the writers' ranges.
+	WriterBucket = "SENDHOUSE_WRITER"
+	// CheckpointPointerBucket is the key-value bucket that says which
+	// checkpoints of a partition are whole.
+	CheckpointPointerBucket = "SENDHOUSE_CHECKPOINTS"
+	// CheckpointBucket is the object store of sequencer state.
+	CheckpointBucket = "CHECKPOINTS"
+)
+
+// Headers of our records.
+const (
+	// HeaderReply, on a record of the write-ahead log, is the core-NATS subject
+	// that its AnswerBatch goes to.
+	HeaderReply = "Sendhouse-Reply"
+	// HeaderContentType, on a record of the message log, is message.ContentType.
+	HeaderContentType = "Content-Type"
+)
+
+// WALStream is the stream of a partition's write-ahead log.
+func WALStream(partition int) string { return "SENDS_" + strconv.Itoa(partition) }
+
+// WALSubject is the one subject of a partition's write-ahead log.
+func WALSubject(partition int) string { return "sends." + strconv.Itoa(partition) }
+
+// MessagesStream is the stream of a partition's message log.
+func MessagesStream(partition int) string { return "MESSAGES_" + strconv.Itoa(partition) }
+
+// MessagesSubjects is the wildcard that a partition's message log listens to.
+func MessagesSubjects(partition int) string { return fmt.Sprintf("messages.%d.>", partition) }
+
+// AppendMessageSubject appends the subject of a channel's messages,
+// messages.<p>.<channel_type>.<channel token>.
+func AppendMessageSubject(dst []byte, partition int, channelType message.ChannelType, channelID string) []byte {
+	dst = append(dst, "messages."...)
+	dst = strconv.AppendInt(dst, int64(partition), 10)
+	return appendChannel(dst, channelType, channelID)
+}
+
+// AppendLiveSubject appends the plain NATS subject of a channel's no_persist
+// messages, live.<channel_type>.<channel token>.
+func AppendLiveSubject(dst []byte, channelType message.ChannelType, channelID string) []byte {
+	return appendChannel(append(dst, "live"...), channelType, channelID)
+}
+
+func appendChannel(dst []byte, channelType message.ChannelType, channelID string) []byte {
+	dst = append(dst, '.')
+	dst = strconv.AppendUint(dst, uint64(channelType), 10)
+	dst = append(dst, '.')
+	return message.AppendChannelToken(dst, channelID)
+}
+
+// DeadLetterSubject is where a role puts what it could not process.
+func DeadLetterSubject(role, reason string) string {
+	return "deadletters." + role + "." + reason
+}
