@@ -13,20 +13,23 @@ const ContentType = "application/x-protobuf; messageType=sendhouse.v1.Message"
 // Field numbers of the .proto that the codec below writes by itself; a test
 // holds them against the descriptor.
 const (
-	fieldBatchSends      protowire.Number = 1
-	fieldMessageID       protowire.Number = 16
-	fieldMessageSeq      protowire.Number = 17
-	fieldWALSeq          protowire.Number = 18
-	fieldWALIndex        protowire.Number = 19
-	identitySizeMax                       = 2 + 8 + 2 + 10 + 2 + 10 + 2 + 5
-	sendFrameOverheadMax                  = 1 + 5
+	fieldBatchSends    protowire.Number = 1
+	fieldBatchAnswers  protowire.Number = 1
+	fieldAnswerID      protowire.Number = 1
+	fieldAnswerSeq     protowire.Number = 2
+	fieldAnswerOutcome protowire.Number = 3
+	fieldMessageID     protowire.Number = 16
+	fieldMessageSeq    protowire.Number = 17
+	fieldWALSeq        protowire.Number = 18
+	fieldWALIndex      protowire.Number = 19
 )
 
-// IdentitySizeMax is the most that AppendMessage adds to an encoded send, in bytes.
-const IdentitySizeMax = identitySizeMax
-
-// SendFrameOverheadMax is the most that AppendSend adds to an encoded send, in bytes.
-const SendFrameOverheadMax = sendFrameOverheadMax
+const (
+	// IdentitySizeMax is the most that AppendMessage adds to an encoded send, in bytes.
+	IdentitySizeMax = 2 + 8 + 2 + 10 + 2 + 10 + 2 + 5
+	// SendFrameOverheadMax is the most that AppendSend adds to an encoded send, in bytes.
+	SendFrameOverheadMax = 1 + 5
+)
 
 // Identity is what the sequencer adds to a send.
 type Identity struct {
@@ -71,6 +74,19 @@ func AppendSend(dst []byte, s *Send) ([]byte, error) {
 		return dst, fmt.Errorf("encode send: wrote %d bytes of %d", n, size)
 	}
 	return dst, nil
+}
+
+// AppendAnswer appends an answer to dst as one element of an encoded AnswerBatch.
+func AppendAnswer(dst []byte, id ID, seq uint64, outcome Outcome) []byte {
+	size := 1 + 8 + 1 + protowire.SizeVarint(seq) + 1 + protowire.SizeVarint(uint64(outcome))
+	dst = protowire.AppendTag(dst, fieldBatchAnswers, protowire.BytesType)
+	dst = protowire.AppendVarint(dst, uint64(size))
+	dst = protowire.AppendTag(dst, fieldAnswerID, protowire.Fixed64Type)
+	dst = protowire.AppendFixed64(dst, uint64(id))
+	dst = protowire.AppendTag(dst, fieldAnswerSeq, protowire.VarintType)
+	dst = protowire.AppendVarint(dst, seq)
+	dst = protowire.AppendTag(dst, fieldAnswerOutcome, protowire.VarintType)
+	return protowire.AppendVarint(dst, uint64(outcome))
 }
 
 // ErrNotABatch is returned for bytes that are not an encoded SendBatch.

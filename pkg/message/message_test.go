@@ -98,6 +98,26 @@ func TestMessageIsItsSendAndIdentity(t *testing.T) {
 	})
 }
 
+func TestAnswerRoundTrip(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		answers := rapid.SliceOf(rapid.Custom(func(t *rapid.T) *message.Answer {
+			return &message.Answer{
+				MessageId:  rapid.Uint64().Draw(t, "id"),
+				MessageSeq: rapid.Uint64().Draw(t, "seq"),
+				Outcome:    message.Outcome(rapid.Int32Range(0, 2).Draw(t, "outcome")),
+			}
+		})).Draw(t, "answers")
+		var encoded []byte
+		for _, a := range answers {
+			encoded = message.AppendAnswer(encoded, message.ID(a.GetMessageId()), a.GetMessageSeq(), a.GetOutcome())
+		}
+		var back message.AnswerBatch
+		require.NoError(t, back.UnmarshalVT(encoded))
+		require.True(t, proto.Equal(&message.AnswerBatch{Answers: answers}, &back))
+	})
+}
+
 func TestMessageHasTheFieldsOfSend(t *testing.T) {
 	t.Parallel()
 	send, msg := (&message.Send{}).ProtoReflect().Descriptor().Fields(), (&message.Message{}).ProtoReflect().Descriptor().Fields()

@@ -1,0 +1,130 @@
+package fold
+
+import (
+	"bytes"
+	"hash/maphash"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// channelTable holds the last message_seq of every channel of the partition.
+//
+// Names lie one after another in an arena of blocks that are never written
+// again; an entry points into it. The index is an open-addressing hash table of
+// entry positions, each beside 32 bits of its hash, so that a probe touches an
+// entry only where it very likely matches. The hash is seeded anew in each
+// process against flooding; it decides where an entry is found, never what the
+// fold answers.
+type channelTable struct {
+	entries chunkList[channelEntry]
+	arena   nameArena
+	index   []indexSlot
+	seed    maphash.Seed
+}
+
+type channelEntry struct {
+	name nameRef
+	seq  uint64
+}
+
+type indexSlot struct {
+	tag   uint32 // high bits of the hash
+	entry uint32 // position + 1; 0 is an empty slot
+}
+
+const (
+	indexLenMin   = 1024
+	indexLoadMax4 = 3 // quarters
+)
+
+func newChannelTable() channelTable {
+	return channelTable{index: make([]indexSlot, indexLenMin), seed: maphash.MakeSeed()}
+}
+
+func (t *channelTable) len() int { return t.entries.len() }
+
+// next gives the channel's next sequence number.
+func (t *channelTable) next(channelType message.ChannelType, name []byte) uint64 {
+	e := t.find(channelType, name)
+	e.seq++
+	return e.seq
+}
+
+// find returns the channel's entry, made with sequence 0 where there is none.
+func (t *channelTable) find(channelType message.ChannelType, name []byte) *channelEntry {
+	hash := t.hash(channelType, name)
+	mask := uint64(len(t.index) - 1)
+	tag := uint32(hash >> 32)
+	slot := hash & mask
+	for ; t.index[slot].entry != 0; slot = (slot + 1) & mask {
+		if t.index[slot].tag != tag {
+			continue
+		}
+		e := t.entries.at(uint64(t.index[slot].entry - 1))
+		gotType, gotName := t.arena.get(e.name)
+		if gotType == channelType && bytes.Equal(gotName, name) {
+			return e
+		}
+	}
+	pos := t.entries.append(channelEntry{name: t.arena.put(channelType, name)})
+	t.index[slot] = indexSlot{tag: tag, entry: uint32(pos) + 1}
+	if t.len()*4 > len(t.index)*indexLoadMax4 {
+		t.reindex(len(t.index) * 2)
+	}
+	return t.entries.at(pos)
+}
+
+func (t *channelTable) hash(channelType message.ChannelType, name []byte) uint64 {
+	return maphash.Bytes(t.seed, name) ^ uint64(channelType)*0x9E3779B97F4A7C15
+}
+
+func (t *channelTable) reindex(length int) {
+	t.index = make([]indexSlot, length)
+	mask := uint64(length - 1)
+	for pos := range t.entries.next {
+		channelType, name := t.arena.get(t.entries.at(pos).name)
+		hash := t.hash(channelType, name)
+		slot := hash & mask
+		for t.index[slot].entry != 0 {
+			slot = (slot + 1) & mask
+		}
+		t.index[slot] = indexSlot{tag: uint32(hash >> 32), entry: uint32(pos) + 1}
+	}
+}
+
+// nameArena keeps channel names: a byte of type, then the name.
+type nameArena struct {
+	blocks [][]byte
+}
+
+// nameRef is where a name lies: block (24 bits) | offset (24) | length (16).
+type nameRef uint64
+
+const (
+	arenaBlockBytes = 1 << 20
+	nameBytesMax    = 1<<16 - 1
+)
+
+func (a *nameArena) put(channelType message.ChannelType, name []byte) nameRef {
+	size := 1 + len(name)
+	last := len(a.blocks) - 1
+	if last < 0 || len(a.blocks[last])+size > arenaBlockBytes {
+		a.blocks = append(a.blocks, make([]byte, 0, arenaBlockBytes))
+		last++
+	}
+	offset := len(a.blocks[last])
+	a.blocks[last] = append(append(a.blocks[last], byte(channelType)), name...)
+	return nameRef(last)<<40 | nameRef(offset)<<16 | nameRef(len(name))
+}
+
+func (a *nameArena) get(ref nameRef) (message.ChannelType, []byte) {
+	offset, length := int(ref>>16&(1<<24-1)), int(ref&nameBytesMax)
+	b := a.blocks[ref>>40][offset : offset+1+length]
+	return message.ChannelType(b[0]), b[1:]
+}
+
+// share returns an arena with the names put so far. Later puts append behind
+// what it can see.
+func (a *nameArena) share() nameArena {
+	return nameArena{blocks: append([][]byte(nil), a.blocks...)}
+}

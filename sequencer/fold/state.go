@@ -1,0 +1,173 @@
+package fold
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// Params decide, beside the log, what the fold answers. They are fixed for the
+// life of a deployment.
+type Params struct {
+	Partition       int
+	DedupWindow     time.Duration // of WAL time
+	DedupEntriesMax int           // the oldest are forgotten first
+}
+
+// Record is one record of the write-ahead log.
+type Record struct {
+	Seq  uint64    // stream sequence, from 1
+	Time time.Time // the broker's timestamp
+	Data []byte    // an encoded SendBatch
+}
+
+// Effect is what one send became.
+type Effect struct {
+	Outcome message.Outcome
+	// Identity is the send's own or, for a duplicate or a conflict, that of the
+	// earlier send.
+	Identity message.Identity
+	// Output is the stream sequence of the message in the message log, counted
+	// from 1 over the life of the partition; 0 where the send adds no message
+	// there: a duplicate, a conflict, or no_persist.
+	Output uint64
+	// Send and View alias the record's data.
+	Send []byte
+	View message.SendView
+}
+
+// Live says whether the send is to be published once and stored nowhere.
+func (e *Effect) Live() bool {
+	return e.Outcome == message.Outcome_OUTCOME_ACCEPTED && e.View.NoPersist
+}
+
+var (
+	// ErrNotNext is returned for a record that does not follow the last one
+	// folded. Nothing was folded.
+	ErrNotNext = errors.New("record does not follow the last one folded")
+	// ErrMalformed is returned for a record that is no batch of sends. The record
+	// counts as folded and has no effects, whoever folds it.
+	ErrMalformed = errors.New("malformed record")
+)
+
+// State is a partition's state. It is not safe for concurrent use.
+type State struct {
+	params   Params
+	clock    message.IDClock
+	nowMilli int64 // WAL time: the latest record time seen, Unix milliseconds
+	walSeq   uint64
+	output   uint64
+	channels channelTable
+	window   window
+}
+
+// New is the state before the first record.
+func New(params Params) (*State, error) {
+	if params.DedupWindow <= 0 || params.DedupEntriesMax <= 0 || params.DedupEntriesMax >= slotInUse/2 {
+		return nil, fmt.Errorf("fold: deduplication window %s, %d entries: out of range", params.DedupWindow, params.DedupEntriesMax)
+	}
+	clock, err := message.NewIDClock(params.Partition, 0)
+	if err != nil {
+		return nil, fmt.Errorf("fold: %w", err)
+	}
+	return &State{params: params, clock: clock, channels: newChannelTable(), window: newWindow()}, nil
+}
+
+// WALSeq is the stream sequence of the last record folded, 0 if none.
+func (s *State) WALSeq() uint64 { return s.walSeq }
+
+// Output is the number of messages that the records folded so far put into the
+// message log; it is also the stream sequence of the last of them.
+func (s *State) Output() uint64 { return s.output }
+
+// Channels is the number of channels that have a sequence.
+func (s *State) Channels() int { return s.channels.len() }
+
+// DedupEntries is the number of sends in the deduplication window.
+func (s *State) DedupEntries() int { return s.window.len() }
+
+// Fold folds the next record and appends an effect for each of its sends, in
+// order, to effects. A record that is not the next one is ErrNotNext; one that
+// cannot be read is ErrMalformed.
+func (s *State) Fold(r Record, effects []Effect) ([]Effect, error) {
+	if r.Seq != s.walSeq+1 {
+		return effects, fmt.Errorf("%w: have %d, got %d", ErrNotNext, s.walSeq, r.Seq)
+	}
+	s.walSeq = r.Seq
+	s.nowMilli = max(s.nowMilli, r.Time.UnixMilli())
+
+	start := len(effects)
+	effects, err := read(r.Data, effects)
+	if err != nil {
+		return effects[:start], fmt.Errorf("%w %d: %w", ErrMalformed, r.Seq, err)
+	}
+	s.forgetExpired()
+	for i := range effects[start:] {
+		s.apply(&effects[start+i], uint32(i))
+	}
+	return effects, nil
+}
+
+// read reads a whole record before any of it takes effect.
+func read(batch []byte, effects []Effect) ([]Effect, error) {
+	for len(batch) > 0 {
+		send, rest, err := message.NextSend(batch)
+		if err != nil {
+			return effects, err
+		}
+		view, err := message.ViewSend(send)
+		if err != nil {
+			return effects, err
+		}
+		if len(view.ChannelID) == 0 || len(view.ChannelID) > nameBytesMax || !view.ChannelType.Valid() {
+			return effects, fmt.Errorf("channel of %d bytes, type %d", len(view.ChannelID), view.ChannelType)
+		}
+		effects = append(effects, Effect{Send: send, View: view})
+		batch = rest
+	}
+	return effects, nil
+}
+
+// forgetExpired drops what the deduplication window has left behind. An entry's
+// age counts from its ID, which is its WAL time, or a little later where the ID
+// clock had to borrow.
+func (s *State) forgetExpired() {
+	horizon := s.nowMilli - s.params.DedupWindow.Milliseconds()
+	for s.window.len() > 0 && s.window.oldest().id.UnixMilli() < horizon {
+		s.window.evict()
+	}
+}
+
+func (s *State) apply(e *Effect, index uint32) {
+	if len(e.View.ClientMsgNo) == 0 { // ingest always sets one; another publisher may not
+		s.accept(e, index)
+		return
+	}
+	key, content := s.window.keyOf(&e.View), contentOf(e.Send)
+	if earlier := s.window.find(key); earlier != nil {
+		e.Outcome = message.Outcome_OUTCOME_DUPLICATE
+		if earlier.content != content {
+			e.Outcome = message.Outcome_OUTCOME_CONFLICT
+		}
+		e.Identity.ID, e.Identity.Seq = earlier.id, earlier.seq
+		return
+	}
+	s.accept(e, index)
+	if s.window.len() == s.params.DedupEntriesMax {
+		s.window.evict()
+	}
+	s.window.add(windowEntry{key: key, content: content, id: e.Identity.ID, seq: e.Identity.Seq})
+}
+
+func (s *State) accept(e *Effect, index uint32) {
+	e.Outcome = message.Outcome_OUTCOME_ACCEPTED
+	e.Identity = message.Identity{ID: s.clock.Next(s.nowMilli), WALSeq: s.walSeq, WALIndex: index}
+	if e.View.NoPersist {
+		return
+	}
+	e.Identity.Seq = s.channels.next(e.View.ChannelType, e.View.ChannelID)
+	s.output++
+	e.Output = s.output
+}

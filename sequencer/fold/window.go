@@ -1,0 +1,128 @@
+package fold
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// window remembers the sends of the deduplication window, oldest first, and
+// finds one by its key: channel, sender and client_msg_no.
+//
+// A key is kept as 128 bits of its SHA-256, which no sender can make collide
+// with another's; the content as 64 bits of the SHA-256 of the encoded send,
+// which a sender could only turn against its own message.
+type window struct {
+	entries chunkList[windowEntry]
+	// index is open addressing with linear probing. A slot in use has its top bit
+	// set and holds the low 31 bits of an entry's position, which no two entries
+	// kept at one time share.
+	index []uint32
+	key   []byte // scratch
+}
+
+type windowEntry struct {
+	key     [2]uint64
+	content uint64
+	id      message.ID
+	seq     uint64
+}
+
+// windowEntryBytes is the size of an entry in a snapshot.
+const windowEntryBytes = 40
+
+const slotInUse = 1 << 31
+
+func slotOf(pos uint64) uint32 { return uint32(pos) | slotInUse }
+
+func newWindow() window { return window{index: make([]uint32, indexLenMin)} }
+
+func (w *window) len() int { return w.entries.len() }
+
+// keyOf hashes what makes a send the same as another. Each part but the last is
+// preceded by its length, so that no two keys run together.
+func (w *window) keyOf(v *message.SendView) [2]uint64 {
+	b := append(w.key[:0], byte(v.ChannelType))
+	b = binary.AppendUvarint(b, uint64(len(v.ChannelID)))
+	b = append(b, v.ChannelID...)
+	b = binary.AppendUvarint(b, uint64(len(v.FromUID)))
+	b = append(b, v.FromUID...)
+	b = append(b, v.ClientMsgNo...)
+	w.key = b
+	sum := sha256.Sum256(b)
+	return [2]uint64{binary.LittleEndian.Uint64(sum[0:8]), binary.LittleEndian.Uint64(sum[8:16])}
+}
+
+func contentOf(encodedSend []byte) uint64 {
+	sum := sha256.Sum256(encodedSend)
+	return binary.LittleEndian.Uint64(sum[:8])
+}
+
+// find returns the entry of a key, nil if there is none.
+func (w *window) find(key [2]uint64) *windowEntry {
+	mask := uint64(len(w.index) - 1)
+	for slot := key[0] & mask; w.index[slot] != 0; slot = (slot + 1) & mask {
+		if e := w.entryOf(w.index[slot]); e.key == key {
+			return e
+		}
+	}
+	return nil
+}
+
+// add appends an entry. Its key must not be there.
+func (w *window) add(e windowEntry) {
+	pos := w.entries.append(e)
+	w.insertIndex(e.key, pos)
+	if w.len()*4 > len(w.index)*indexLoadMax4 {
+		w.reindex(len(w.index) * 2)
+	}
+}
+
+// evict forgets the oldest entry.
+func (w *window) evict() {
+	w.deleteIndex(w.entries.first)
+	w.entries.dropFirst()
+}
+
+func (w *window) oldest() *windowEntry { return w.entries.at(w.entries.first) }
+
+// entryOf turns a slot's 31 bits back into the position in [first, next).
+func (w *window) entryOf(slot uint32) *windowEntry {
+	behind := (slot - uint32(w.entries.first)) & (slotInUse - 1)
+	return w.entries.at(w.entries.first + uint64(behind))
+}
+
+func (w *window) insertIndex(key [2]uint64, pos uint64) {
+	mask := uint64(len(w.index) - 1)
+	slot := key[0] & mask
+	for w.index[slot] != 0 {
+		slot = (slot + 1) & mask
+	}
+	w.index[slot] = slotOf(pos)
+}
+
+// deleteIndex empties the slot of the entry at pos and moves back those behind
+// it that would no longer be found (Knuth, 6.4, algorithm R).
+func (w *window) deleteIndex(pos uint64) {
+	mask := uint64(len(w.index) - 1)
+	hole := w.entries.at(pos).key[0] & mask
+	for w.index[hole] != slotOf(pos) {
+		hole = (hole + 1) & mask
+	}
+	for slot := (hole + 1) & mask; w.index[slot] != 0; slot = (slot + 1) & mask {
+		home := w.entryOf(w.index[slot]).key[0] & mask
+		if (slot-home)&mask >= (slot-hole)&mask {
+			w.index[hole] = w.index[slot]
+			hole = slot
+		}
+	}
+	w.index[hole] = 0
+}
+
+func (w *window) reindex(length int) {
+	w.index = make([]uint32, length)
+	for pos := w.entries.first; pos < w.entries.next; pos++ {
+		w.insertIndex(w.entries.at(pos).key, pos)
+	}
+}
