@@ -8,6 +8,7 @@ import (
 	binary "encoding/binary"
 	fmt "fmt"
 	protohelpers "github.com/planetscale/vtprotobuf/protohelpers"
+	proto "google.golang.org/protobuf/proto"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	io "io"
 	unsafe "unsafe"
@@ -20,6 +21,225 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+func (this *Send) EqualVT(that *Send) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.ChannelId != that.ChannelId {
+		return false
+	}
+	if this.ChannelType != that.ChannelType {
+		return false
+	}
+	if this.FromUid != that.FromUid {
+		return false
+	}
+	if this.ClientMsgNo != that.ClientMsgNo {
+		return false
+	}
+	if this.NoPersist != that.NoPersist {
+		return false
+	}
+	if this.RedDot != that.RedDot {
+		return false
+	}
+	if this.SyncOnce != that.SyncOnce {
+		return false
+	}
+	if this.StreamNo != that.StreamNo {
+		return false
+	}
+	if this.TagKey != that.TagKey {
+		return false
+	}
+	if this.Expire != that.Expire {
+		return false
+	}
+	if len(this.Subscribers) != len(that.Subscribers) {
+		return false
+	}
+	for i, vx := range this.Subscribers {
+		vy := that.Subscribers[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if string(this.Payload) != string(that.Payload) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Send) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Send)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *SendBatch) EqualVT(that *SendBatch) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Sends) != len(that.Sends) {
+		return false
+	}
+	for i, vx := range this.Sends {
+		vy := that.Sends[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Send{}
+			}
+			if q == nil {
+				q = &Send{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *SendBatch) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*SendBatch)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Message) EqualVT(that *Message) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.ChannelId != that.ChannelId {
+		return false
+	}
+	if this.ChannelType != that.ChannelType {
+		return false
+	}
+	if this.FromUid != that.FromUid {
+		return false
+	}
+	if this.ClientMsgNo != that.ClientMsgNo {
+		return false
+	}
+	if this.NoPersist != that.NoPersist {
+		return false
+	}
+	if this.RedDot != that.RedDot {
+		return false
+	}
+	if this.SyncOnce != that.SyncOnce {
+		return false
+	}
+	if this.StreamNo != that.StreamNo {
+		return false
+	}
+	if this.TagKey != that.TagKey {
+		return false
+	}
+	if this.Expire != that.Expire {
+		return false
+	}
+	if len(this.Subscribers) != len(that.Subscribers) {
+		return false
+	}
+	for i, vx := range this.Subscribers {
+		vy := that.Subscribers[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if string(this.Payload) != string(that.Payload) {
+		return false
+	}
+	if this.MessageId != that.MessageId {
+		return false
+	}
+	if this.MessageSeq != that.MessageSeq {
+		return false
+	}
+	if this.WalSeq != that.WalSeq {
+		return false
+	}
+	if this.WalIndex != that.WalIndex {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Message) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Message)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Answer) EqualVT(that *Answer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.MessageId != that.MessageId {
+		return false
+	}
+	if this.MessageSeq != that.MessageSeq {
+		return false
+	}
+	if this.Outcome != that.Outcome {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Answer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Answer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AnswerBatch) EqualVT(that *AnswerBatch) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Answers) != len(that.Answers) {
+		return false
+	}
+	for i, vx := range this.Answers {
+		vy := that.Answers[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Answer{}
+			}
+			if q == nil {
+				q = &Answer{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AnswerBatch) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AnswerBatch)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Send) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

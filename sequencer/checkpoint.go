@@ -1,0 +1,139 @@
+package sequencer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+)
+
+// errDamaged is wrapped where a checkpoint cannot be read back as it was written.
+var errDamaged = errors.New("damaged checkpoint")
+
+func isDamage(err error) bool { return errors.Is(err, errDamaged) }
+
+// natsCheckpoints keeps two checkpoints of a partition as objects, by turns, and
+// a pointer that says what they are. The pointer moves, by compare-and-swap, only
+// when the object is whole; so a checkpoint that was cut short by a crash is
+// never taken for one: what the pointer says of the object then does not match.
+type natsCheckpoints struct {
+	objects   jetstream.ObjectStore
+	pointers  jetstream.KeyValue
+	partition int
+}
+
+// pointer is the value in the key-value bucket.
+type pointer struct {
+	Checkpoints []checkpointMeta `json:"checkpoints"` // newest first, at most two
+}
+
+func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int) (*natsCheckpoints, error) {
+	objects, err := js.ObjectStore(ctx, topology.CheckpointBucket)
+	if err != nil {
+		return nil, fmt.Errorf("object store %s: %w", topology.CheckpointBucket, err)
+	}
+	pointers, err := js.KeyValue(ctx, topology.CheckpointPointerBucket)
+	if err != nil {
+		return nil, fmt.Errorf("key-value bucket %s: %w", topology.CheckpointPointerBucket, err)
+	}
+	return &natsCheckpoints{objects: objects, pointers: pointers, partition: partition}, nil
+}
+
+func (c *natsCheckpoints) key() string { return "p" + strconv.Itoa(c.partition) }
+
+func (c *natsCheckpoints) List(ctx context.Context) ([]checkpointMeta, error) {
+	p, _, err := c.pointer(ctx)
+	return p.Checkpoints, err
+}
+
+func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) {
+	entry, err := c.pointers.Get(ctx, c.key())
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return pointer{}, 0, nil
+	}
+	if err != nil {
+		return pointer{}, 0, fmt.Errorf("read the checkpoint pointer: %w", err)
+	}
+	var p pointer
+	if err := json.Unmarshal(entry.Value(), &p); err != nil {
+		return pointer{}, 0, fmt.Errorf("checkpoint pointer %s: %w", c.key(), err)
+	}
+	return p, entry.Revision(), nil
+}
+
+func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time) ([]checkpointMeta, error) {
+	p, revision, err := c.pointer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	meta := checkpointMeta{Object: c.key() + ".a", WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	if len(p.Checkpoints) > 0 && p.Checkpoints[0].Object == meta.Object {
+		meta.Object = c.key() + ".b"
+	}
+	if meta.Bytes, meta.CRC32C, err = c.put(ctx, meta.Object, snapshot); err != nil {
+		return nil, fmt.Errorf("store checkpoint %s: %w", meta.Object, err)
+	}
+	kept := pointer{Checkpoints: append([]checkpointMeta{meta}, p.Checkpoints[:min(1, len(p.Checkpoints))]...)}
+	value, err := json.Marshal(kept)
+	if err != nil {
+		return nil, fmt.Errorf("encode the checkpoint pointer: %w", err)
+	}
+	if _, err := c.pointers.Update(ctx, c.key(), value, revision); err != nil {
+		return nil, fmt.Errorf("move the checkpoint pointer: %w", err)
+	}
+	return kept.Checkpoints, nil
+}
+
+// put streams the snapshot into the object store.
+func (c *natsCheckpoints) put(ctx context.Context, name string, snapshot *fold.Snapshot) (int64, uint32, error) {
+	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	read, write := io.Pipe()
+	written := make(chan error, 1)
+	var bytes int64
+	go func() {
+		n, err := snapshot.WriteTo(io.MultiWriter(write, sum))
+		bytes = n
+		written <- errors.Join(err, write.CloseWithError(err))
+	}()
+	_, err := c.objects.Put(ctx, jetstream.ObjectMeta{Name: name}, read)
+	err = errors.Join(err, read.CloseWithError(err)) // lets the writer go where Put stopped early
+	if writeErr := <-written; err == nil {
+		err = writeErr
+	}
+	return bytes, sum.Sum32(), err
+}
+
+func (c *natsCheckpoints) Load(ctx context.Context, meta checkpointMeta, params fold.Params) (*fold.State, error) {
+	object, err := c.objects.Get(ctx, meta.Object)
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		return nil, fmt.Errorf("%w: object %s is gone", errDamaged, meta.Object)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open checkpoint %s: %w", meta.Object, err)
+	}
+	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	state, err := fold.Read(io.TeeReader(object, sum), params)
+	if closeErr := object.Close(); err == nil {
+		err = closeErr
+	}
+	switch {
+	case errors.Is(err, fold.ErrSnapshot), errors.Is(err, jetstream.ErrDigestMismatch):
+		return nil, fmt.Errorf("%w: object %s: %w", errDamaged, meta.Object, err)
+	case err != nil:
+		return nil, fmt.Errorf("read checkpoint %s: %w", meta.Object, err)
+	case sum.Sum32() != meta.CRC32C:
+		return nil, fmt.Errorf("%w: object %s has checksum %08x, wanted %08x", errDamaged, meta.Object, sum.Sum32(), meta.CRC32C)
+	case state.WALSeq() != meta.WALSeq || state.Output() != meta.Output:
+		return nil, fmt.Errorf("%w: object %s is of record %d, the pointer says %d", errDamaged, meta.Object, state.WALSeq(), meta.WALSeq)
+	}
+	return state, nil
+}

@@ -1,0 +1,24 @@
+// Package sequencer is the role that turns sends into messages. For each
+// partition it reads the write-ahead log in order, folds it (package fold),
+// answers each record, and derives the message log from it.
+//
+// Order and delivery. A send is answered when it is durable in the write-ahead
+// log and folded; nothing else is written first. Answers go out once for each
+// time a record is folded, so after a crash some go out again, the same. Each
+// message has its fixed place in the message log: the n-th that the fold accepts
+// has stream sequence n, and a write carries the sequence it expects before it,
+// so a message can be neither repeated nor skipped nor overtaken, whoever writes.
+// A no_persist message is published on its live subject once; after a crash it
+// may come a second time, with the same ID.
+//
+// When a neighbour fails:
+//   - The broker is away: folding waits; sends run into their time-out at
+//     ingest, and a retry gets the answer that the first try would have got.
+//   - The message log refuses or loses writes: its tail is read again, and what
+//     is missing is written from memory or, if that no longer reaches back, from
+//     a checkpoint and the write-ahead log. Answers go on until the outbox is full.
+//   - A checkpoint is damaged: the older one is taken, and a longer tail read.
+//   - The write-ahead log lacks what the message log or every checkpoint was made
+//     from: the sequencer refuses to start and says what is missing, since to go
+//     on would give sequence numbers out twice.
+package sequencer

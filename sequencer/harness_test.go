@@ -1,0 +1,187 @@
+package sequencer
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+)
+
+// patience is how long a test waits for what must come.
+const patience = 20 * time.Second
+
+// harness is a broker with the streams of one partition, a client that writes
+// records as ingest does, and sequencers over them.
+type harness struct {
+	t          *testing.T
+	ctx        context.Context
+	nc         *nats.Conn
+	js         jetstream.JetStream
+	options    topology.Options
+	deployment topology.Deployment
+	inbox      string
+	answers    chan *nats.Msg
+	records    int
+}
+
+func setup(t *testing.T) *harness {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(server.Shutdown)
+	h := &harness{t: t, ctx: ctx, options: topology.DefaultOptions(), answers: make(chan *nats.Msg, 1024)}
+	h.options.WALBytesMax, h.options.MessagesBytesMax = 64<<20, 64<<20
+	h.nc, h.js, err = broker.Connect(ctx, broker.Config{URL: server.URL(), Name: "test", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(h.nc.Close)
+	h.ensure()
+	h.inbox = h.nc.NewInbox()
+	_, err = h.nc.ChanSubscribe(h.inbox+".*", h.answers)
+	require.NoError(t, err)
+	return h
+}
+
+func (h *harness) ensure() {
+	var err error
+	h.deployment, err = broker.EnsureDeployment(h.ctx, h.js, topology.Deployment{Partitions: 1}, h.options)
+	require.NoError(h.t, err)
+}
+
+// start runs a sequencer; the returned function stops it and waits.
+func (h *harness) start() (*Service, func()) {
+	s, err := New(DefaultConfig(), Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	require.NoError(h.t, err)
+	ctx, cancel := context.WithCancel(h.ctx)
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stop := func() {
+		cancel()
+		require.NoError(h.t, <-done)
+		done <- nil
+	}
+	h.t.Cleanup(stop)
+	return s, stop
+}
+
+func send(channel, no string) *message.Send {
+	return &message.Send{ChannelId: channel, ChannelType: 2, FromUid: "u", ClientMsgNo: no, Payload: []byte("payload of " + no)}
+}
+
+// publish writes one record, durable when it returns, and gives the subject that
+// its answer comes on.
+func (h *harness) publish(sends ...*message.Send) string {
+	var data []byte
+	for _, s := range sends {
+		var err error
+		data, err = message.AppendSend(data, s)
+		require.NoError(h.t, err)
+	}
+	h.records++
+	reply := fmt.Sprintf("%s.%d", h.inbox, h.records)
+	_, err := h.js.PublishMsg(h.ctx, &nats.Msg{Subject: topology.WALSubject(0), Data: data, Header: nats.Header{topology.HeaderReply: []string{reply}}})
+	require.NoError(h.t, err)
+	return reply
+}
+
+// answer waits for the answer on a subject; others are dropped.
+func (h *harness) answer(subject string) []*message.Answer {
+	h.t.Helper()
+	timeout := time.After(patience)
+	for {
+		select {
+		case m := <-h.answers:
+			if m.Subject != subject {
+				continue
+			}
+			var batch message.AnswerBatch
+			require.NoError(h.t, batch.UnmarshalVT(m.Data))
+			return batch.GetAnswers()
+		case <-timeout:
+			require.FailNow(h.t, "no answer", subject)
+		}
+	}
+}
+
+func (h *harness) ask(sends ...*message.Send) []*message.Answer {
+	h.t.Helper()
+	return h.answer(h.publish(sends...))
+}
+
+// messages reads the message log until it has n messages.
+func (h *harness) messages(n uint64) []*message.Message {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.ctx, patience)
+	defer cancel()
+	consumer, err := h.js.OrderedConsumer(ctx, topology.MessagesStream(0), jetstream.OrderedConsumerConfig{})
+	require.NoError(h.t, err)
+	reader, err := consumer.Messages()
+	require.NoError(h.t, err)
+	defer reader.Stop()
+	var all []*message.Message
+	for uint64(len(all)) < n {
+		raw, err := reader.Next(jetstream.NextContext(ctx))
+		require.NoError(h.t, err, "after %d of %d messages", len(all), n)
+		meta, err := raw.Metadata()
+		require.NoError(h.t, err)
+		require.EqualValues(h.t, len(all)+1, meta.Sequence.Stream)
+		require.Equal(h.t, message.ContentType, raw.Headers().Get("Content-Type"))
+		m := new(message.Message)
+		require.NoError(h.t, m.UnmarshalVT(raw.Data()))
+		require.Equal(h.t, string(topology.AppendMessageSubject(nil, 0, message.ChannelType(m.GetChannelType()), m.GetChannelId())), raw.Subject())
+		all = append(all, m)
+	}
+	return all
+}
+
+// refold is what the message log must hold: the write-ahead log folded from the
+// start.
+func (h *harness) refold() []*message.Message {
+	state, err := fold.New(fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax})
+	require.NoError(h.t, err)
+	logs, err := openLogs(h.nc, h.js, 0)
+	require.NoError(h.t, err)
+	wal, err := logs.WALBounds(h.ctx)
+	require.NoError(h.t, err)
+	reader, err := logs.ReadWAL(h.ctx, 1)
+	require.NoError(h.t, err)
+	defer reader.Stop()
+	var all []*message.Message
+	for state.WALSeq() < wal.Last {
+		r, err := reader.Next(h.ctx)
+		require.NoError(h.t, err)
+		effects, err := state.Fold(r.Record, nil)
+		require.NoError(h.t, err)
+		for _, e := range effects {
+			if e.Output == 0 {
+				continue
+			}
+			m := new(message.Message)
+			require.NoError(h.t, m.UnmarshalVT(message.AppendMessage(nil, e.Send, e.Identity)))
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// requireDerived holds the message log against the refolded write-ahead log.
+func (h *harness) requireDerived() {
+	h.t.Helper()
+	want := h.refold()
+	got := h.messages(uint64(len(want)))
+	for i := range want {
+		require.True(h.t, want[i].EqualVT(got[i]), "message %d: want %v, got %v", i+1, want[i], got[i])
+	}
+}

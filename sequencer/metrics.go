@@ -1,0 +1,127 @@
+package sequencer
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+)
+
+// metrics are the role's, by partition.
+type metrics struct {
+	sends              *prometheus.CounterVec
+	foldSeconds        *prometheus.HistogramVec
+	malformed          *prometheus.CounterVec
+	answersFailed      *prometheus.CounterVec
+	liveFailed         *prometheus.CounterVec
+	resumed            *prometheus.CounterVec
+	walLag             *prometheus.GaugeVec
+	outputLag          *prometheus.GaugeVec
+	channels           *prometheus.GaugeVec
+	dedupEntries       *prometheus.GaugeVec
+	restarts           *prometheus.CounterVec
+	checkpointAge      *prometheus.GaugeVec
+	checkpointBytes    *prometheus.GaugeVec
+	checkpointSeconds  *prometheus.HistogramVec
+	snapshotSeconds    *prometheus.HistogramVec
+	checkpointsDamaged *prometheus.CounterVec
+	checkpointsFailed  *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	partition := []string{"partition"}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "sendhouse", Subsystem: "sequencer", Name: name, Help: help}, append(labels, partition...))
+		reg.MustRegister(v)
+		return v
+	}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sendhouse", Subsystem: "sequencer", Name: name, Help: help}, partition)
+		reg.MustRegister(v)
+		return v
+	}
+	histogram := func(name, help string, start float64) *prometheus.HistogramVec {
+		v := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "sendhouse", Subsystem: "sequencer", Name: name, Help: help,
+			Buckets: prometheus.ExponentialBuckets(start, 4, 10), NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
+		}, partition)
+		reg.MustRegister(v)
+		return v
+	}
+	return &metrics{
+		sends:              counter("sends_total", "Sends folded, by outcome.", "outcome"),
+		foldSeconds:        histogram("fold_record_seconds", "Time to fold and answer one record of the write-ahead log.", 1e-6),
+		malformed:          counter("malformed_records_total", "Records of the write-ahead log that were no batch of sends and were skipped."),
+		answersFailed:      counter("answers_failed_total", "Answers that could not be published."),
+		liveFailed:         counter("live_failed_total", "no_persist messages that could not be published."),
+		resumed:            counter("output_resumes_total", "Times that writing the message log went on from its tail after a refusal, a time-out or a lost connection."),
+		walLag:             gauge("wal_lag_records", "Records of the write-ahead log not yet folded."),
+		outputLag:          gauge("output_lag_messages", "Messages derived and not yet acknowledged by the message log."),
+		channels:           gauge("channels", "Channels that have a sequence."),
+		dedupEntries:       gauge("dedup_entries", "Sends in the deduplication window."),
+		restarts:           counter("restarts_total", "Times that the partition recovered after an error."),
+		checkpointAge:      gauge("checkpoint_age_seconds", "Age of the newest checkpoint."),
+		checkpointBytes:    gauge("checkpoint_bytes", "Size of the newest checkpoint."),
+		checkpointSeconds:  histogram("checkpoint_seconds", "Time from taking a checkpoint until it is stored.", 1e-3),
+		snapshotSeconds:    histogram("snapshot_pause_seconds", "Time that folding stood still for a checkpoint.", 1e-5),
+		checkpointsDamaged: counter("checkpoints_damaged_total", "Checkpoints that could not be read back."),
+		checkpointsFailed:  counter("checkpoints_failed_total", "Checkpoints that could not be stored."),
+	}
+}
+
+// partitionMetrics are the children of one partition, looked up once.
+type partitionMetrics struct {
+	accepted, duplicate, conflict                   prometheus.Counter
+	malformed, answersFailed, liveFailed, resumed   prometheus.Counter
+	restarts, checkpointsDamaged, checkpointsFailed prometheus.Counter
+	walLag, outputLag, channels, dedupEntries       prometheus.Gauge
+	checkpointAge, checkpointBytes                  prometheus.Gauge
+	foldSeconds, checkpointSeconds, snapshotSeconds prometheus.Observer
+}
+
+func (m *metrics) partition(partition int) *partitionMetrics {
+	p := strconv.Itoa(partition)
+	return &partitionMetrics{
+		accepted:           m.sends.WithLabelValues("accepted", p),
+		duplicate:          m.sends.WithLabelValues("duplicate", p),
+		conflict:           m.sends.WithLabelValues("conflict", p),
+		malformed:          m.malformed.WithLabelValues(p),
+		answersFailed:      m.answersFailed.WithLabelValues(p),
+		liveFailed:         m.liveFailed.WithLabelValues(p),
+		resumed:            m.resumed.WithLabelValues(p),
+		restarts:           m.restarts.WithLabelValues(p),
+		checkpointsDamaged: m.checkpointsDamaged.WithLabelValues(p),
+		checkpointsFailed:  m.checkpointsFailed.WithLabelValues(p),
+		walLag:             m.walLag.WithLabelValues(p),
+		outputLag:          m.outputLag.WithLabelValues(p),
+		channels:           m.channels.WithLabelValues(p),
+		dedupEntries:       m.dedupEntries.WithLabelValues(p),
+		checkpointAge:      m.checkpointAge.WithLabelValues(p),
+		checkpointBytes:    m.checkpointBytes.WithLabelValues(p),
+		foldSeconds:        m.foldSeconds.WithLabelValues(p),
+		checkpointSeconds:  m.checkpointSeconds.WithLabelValues(p),
+		snapshotSeconds:    m.snapshotSeconds.WithLabelValues(p),
+	}
+}
+
+// folded counts the effects of one record.
+func (m *partitionMetrics) folded(effects []fold.Effect, took time.Duration) {
+	var accepted, duplicate, conflict int
+	for i := range effects {
+		switch effects[i].Outcome {
+		case message.Outcome_OUTCOME_DUPLICATE:
+			duplicate++
+		case message.Outcome_OUTCOME_CONFLICT:
+			conflict++
+		default:
+			accepted++
+		}
+	}
+	m.accepted.Add(float64(accepted))
+	m.duplicate.Add(float64(duplicate))
+	m.conflict.Add(float64(conflict))
+	m.foldSeconds.Observe(took.Seconds())
+}

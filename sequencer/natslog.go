@@ -1,0 +1,217 @@
+package sequencer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+)
+
+// readAheadBytes is how much of the write-ahead log may wait in memory to be
+// folded, for each partition.
+const readAheadBytes = 8 << 20
+
+// natsLogs are the streams of one partition on NATS.
+type natsLogs struct {
+	nc        *nats.Conn
+	js        jetstream.JetStream
+	partition int
+
+	acks   *nats.Subscription
+	prefix string // of the subjects that acknowledgements come back on
+	onAck  func(seq uint64, err error)
+	msg    nats.Msg // reused: publishing encodes it before it returns
+	last   []string // its Nats-Expected-Last-Sequence
+}
+
+func openLogs(nc *nats.Conn, js jetstream.JetStream, partition int) (*natsLogs, error) {
+	l := &natsLogs{nc: nc, js: js, partition: partition, prefix: nc.NewInbox() + ".", last: []string{""}}
+	l.msg.Header = nats.Header{
+		jetstream.ExpectedLastSeqHeader: l.last,
+		topology.HeaderContentType:      []string{message.ContentType},
+	}
+	var err error
+	if l.acks, err = nc.Subscribe(l.prefix+"*", l.acknowledged); err != nil {
+		return nil, fmt.Errorf("subscribe to acknowledgements: %w", err)
+	}
+	return l, nil
+}
+
+// close ends the subscription; a connection that is closed already is fine.
+func (l *natsLogs) close() error {
+	if err := l.acks.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
+		return fmt.Errorf("unsubscribe from acknowledgements: %w", err)
+	}
+	return nil
+}
+
+func (l *natsLogs) OnAck(f func(seq uint64, err error)) { l.onAck = f }
+
+func (l *natsLogs) Append(m *output, ack bool) error {
+	l.msg.Subject, l.msg.Data, l.msg.Reply = m.Subject, m.Data, ""
+	if ack {
+		l.msg.Reply = l.prefix + strconv.FormatUint(m.Seq, 10)
+	}
+	l.last[0] = strconv.FormatUint(m.Seq-1, 10)
+	if err := l.nc.PublishMsg(&l.msg); err != nil {
+		return fmt.Errorf("publish message %d: %w", m.Seq, err)
+	}
+	return nil
+}
+
+// acknowledged reads JetStream's answer to the last message of a chunk.
+func (l *natsLogs) acknowledged(m *nats.Msg) {
+	want, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, l.prefix), 10, 64)
+	if err != nil {
+		return // not a subject that was given out
+	}
+	l.onAck(want, readAck(m, want))
+}
+
+func readAck(m *nats.Msg, want uint64) error {
+	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+		return nats.ErrNoResponders
+	}
+	var ack struct {
+		Seq   uint64              `json:"seq"`
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &ack); err != nil {
+		return fmt.Errorf("acknowledgement of message %d: %w", want, err)
+	}
+	if ack.Error != nil {
+		return ack.Error
+	}
+	if ack.Seq != want {
+		return fmt.Errorf("message %d was stored as %d", want, ack.Seq)
+	}
+	return nil
+}
+
+func (l *natsLogs) Answer(subject string, answers []byte) error {
+	return l.nc.Publish(subject, answers)
+}
+
+func (l *natsLogs) Live(subject string, data []byte) error {
+	return l.nc.Publish(subject, data)
+}
+
+func (l *natsLogs) WALBounds(ctx context.Context) (bounds, error) {
+	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
+	if err != nil {
+		return bounds{}, fmt.Errorf("look at the write-ahead log: %w", err)
+	}
+	state := stream.CachedInfo().State
+	b := bounds{First: state.FirstSeq, Last: state.LastSeq}
+	if state.Msgs == 0 {
+		b.First = b.Last + 1
+	}
+	return b, nil
+}
+
+func (l *natsLogs) TrimWAL(ctx context.Context, first uint64) error {
+	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
+	if err == nil {
+		err = stream.Purge(ctx, jetstream.WithPurgeSequence(first))
+	}
+	if err != nil {
+		return fmt.Errorf("trim the write-ahead log: %w", err)
+	}
+	return nil
+}
+
+// OutputTail asks the leader: stream information and the fetch by sequence both
+// go through it.
+func (l *natsLogs) OutputTail(ctx context.Context) (tail, error) {
+	stream, err := l.js.Stream(ctx, topology.MessagesStream(l.partition))
+	if err != nil {
+		return tail{}, fmt.Errorf("look at the message log: %w", err)
+	}
+	state := stream.CachedInfo().State
+	if state.Msgs == 0 {
+		return tail{Seq: state.LastSeq}, nil
+	}
+	last, err := l.lastMessage(ctx, state.LastSeq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return tail{Seq: state.LastSeq}, nil // retention took it meanwhile
+	}
+	if err != nil {
+		return tail{}, fmt.Errorf("read message %d of the message log: %w", state.LastSeq, err)
+	}
+	return tail{Seq: state.LastSeq, Found: true, WALSeq: last.GetWalSeq(), WALIndex: last.GetWalIndex()}, nil
+}
+
+// lastMessage fetches by the leader's API; a direct get may be answered by a
+// follower that is behind.
+func (l *natsLogs) lastMessage(ctx context.Context, seq uint64) (*message.Message, error) {
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Data []byte `json:"data"`
+		} `json:"message"`
+	}
+	request := fmt.Appendf(nil, `{"seq":%d}`, seq)
+	response, err := l.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+topology.MessagesStream(l.partition), request)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(response.Data, &answer); err != nil {
+		return nil, err
+	}
+	switch {
+	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, jetstream.ErrMsgNotFound
+	case answer.Error != nil:
+		return nil, answer.Error
+	case answer.Message == nil:
+		return nil, errors.New("an answer without a message")
+	}
+	m := new(message.Message)
+	if err := m.UnmarshalVT(answer.Message.Data); err != nil {
+		return nil, fmt.Errorf("%w: not an encoded Message: %w", ErrInvariant, err)
+	}
+	return m, nil
+}
+
+func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (walReader, error) {
+	consumer, err := l.js.OrderedConsumer(ctx, topology.WALStream(l.partition), jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:   from,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxBytes(readAheadBytes))
+	if err != nil {
+		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
+	}
+	return &natsReader{messages: messages}, nil
+}
+
+type natsReader struct{ messages jetstream.MessagesContext }
+
+func (r *natsReader) Stop() { r.messages.Stop() }
+
+func (r *natsReader) Next(ctx context.Context) (record, error) {
+	m, err := r.messages.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		return record{}, fmt.Errorf("read the write-ahead log: %w", err)
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return record{}, fmt.Errorf("read the write-ahead log: %w", err)
+	}
+	return record{
+		Record:  fold.Record{Seq: meta.Sequence.Stream, Time: meta.Timestamp, Data: m.Data()},
+		ReplyTo: m.Headers().Get(topology.HeaderReply),
+	}, nil
+}

@@ -1,0 +1,204 @@
+package sequencer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// Limits of what is on its way to the message log at one time. A chunk is
+// acknowledged as one.
+const (
+	chunkMessagesMax = 512
+	chunkBytesMax    = 1 << 20
+	chunksInFlight   = 8
+)
+
+// outbox holds the messages of a partition from when they are derived until the
+// message log has acknowledged them, in order. Folding puts, emitting takes,
+// acknowledgements move the front.
+type outbox struct {
+	messagesMax, bytesMax int
+
+	mu     sync.Mutex
+	queue  []output // queue[i].Seq = acked+1+i
+	acked  uint64   // stream sequence up to which the message log has everything
+	sent   uint64   // acked ≤ sent ≤ last derived
+	ends   []uint64 // last sequence of each chunk in flight, ascending
+	bytes  int      // of the queue
+	failed error    // why the chain broke; cleared by rewind
+
+	waiting []ackWaiter
+
+	room   chan struct{} // signals put: the queue got shorter
+	change chan struct{} // signals the emitter: something to send, or an outcome
+}
+
+type ackWaiter struct {
+	seq  uint64
+	done chan struct{}
+}
+
+// newOutbox starts behind a message log that already has everything up to acked.
+func newOutbox(messagesMax, bytesMax int, acked uint64) *outbox {
+	return &outbox{
+		messagesMax: messagesMax, bytesMax: bytesMax, acked: acked, sent: acked,
+		room: make(chan struct{}, 1), change: make(chan struct{}, 1),
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is pending, which is enough
+	}
+}
+
+// put appends the next messages. It waits while the outbox is full.
+func (o *outbox) put(ctx context.Context, messages []output) error {
+	for {
+		o.mu.Lock()
+		if len(o.queue) == 0 || (len(o.queue)+len(messages) <= o.messagesMax && o.bytes < o.bytesMax) {
+			break
+		}
+		o.mu.Unlock()
+		select {
+		case <-o.room:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	defer o.mu.Unlock()
+	for i := range messages {
+		if want := o.acked + uint64(len(o.queue)) + 1; messages[i].Seq != want {
+			return fmt.Errorf("%w: message %d put into the outbox where %d is next", ErrInvariant, messages[i].Seq, want)
+		}
+		o.queue = append(o.queue, messages[i])
+		o.bytes += len(messages[i].Data)
+	}
+	signal(o.change)
+	return nil
+}
+
+// take appends to chunk the next messages to send and counts them as sent. It
+// gives none while enough are in flight, or when the chain is broken.
+func (o *outbox) take(chunk []output) ([]output, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.failed != nil {
+		return chunk, o.failed
+	}
+	if len(o.ends) >= chunksInFlight {
+		return chunk, nil
+	}
+	size := 0
+	for i := int(o.sent - o.acked); i < len(o.queue) && len(chunk) < chunkMessagesMax && size < chunkBytesMax; i++ {
+		chunk = append(chunk, o.queue[i])
+		size += len(o.queue[i].Data)
+	}
+	if len(chunk) > 0 {
+		o.sent += uint64(len(chunk))
+		o.ends = append(o.ends, o.sent)
+	}
+	return chunk, nil
+}
+
+// ack records the outcome of a chunk whose last message has this sequence.
+func (o *outbox) ack(seq uint64, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	defer signal(o.change)
+	switch {
+	case seq <= o.acked || seq > o.sent:
+		// Of a chunk from before a rewind; the tail that was read has said more.
+	case err != nil:
+		o.failed = err
+	default:
+		o.forget(seq)
+	}
+}
+
+// forget drops what the message log has. Called with mu held.
+func (o *outbox) forget(upTo uint64) {
+	n := min(int(upTo-o.acked), len(o.queue))
+	for i := range o.queue[:n] {
+		o.bytes -= len(o.queue[i].Data)
+		o.queue[i] = output{}
+	}
+	o.queue = o.queue[n:]
+	o.acked += uint64(n)
+	o.sent = max(o.sent, o.acked)
+	for len(o.ends) > 0 && o.ends[0] <= o.acked {
+		o.ends = o.ends[1:]
+	}
+	waiting := o.waiting[:0]
+	for _, w := range o.waiting {
+		if w.seq > o.acked {
+			waiting = append(waiting, w)
+			continue
+		}
+		close(w.done)
+	}
+	o.waiting = waiting
+	signal(o.room)
+}
+
+// waitAcked waits until the message log has everything up to seq.
+func (o *outbox) waitAcked(ctx context.Context, seq uint64) error {
+	o.mu.Lock()
+	if o.acked >= seq {
+		o.mu.Unlock()
+		return nil
+	}
+	w := ackWaiter{seq: seq, done: make(chan struct{})}
+	o.waiting = append(o.waiting, w)
+	o.mu.Unlock()
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// rewind takes up sending again behind the tail that the message log really has.
+// ackedBefore is what was acknowledged before the tail was read. It says
+// errOutputLost where the outbox no longer holds what the log lacks.
+func (o *outbox) rewind(t tail, ackedBefore uint64) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	last := o.acked + uint64(len(o.queue))
+	if t.Seq < ackedBefore {
+		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, t.Seq, ackedBefore)
+	}
+	if t.Seq > last {
+		return fmt.Errorf("%w: it ends at %d, past message %d derived here; another sequencer is ahead", errOutputLost, t.Seq, last)
+	}
+	if t.Found && t.Seq > o.acked {
+		if err := sameMessage(&o.queue[t.Seq-o.acked-1], t); err != nil {
+			return err
+		}
+	}
+	o.failed, o.ends = nil, nil
+	if t.Seq > o.acked {
+		o.forget(t.Seq)
+	}
+	o.sent = o.acked
+	return nil
+}
+
+// sameMessage asserts that the message log's last message is the one derived.
+func sameMessage(m *output, t tail) error {
+	if m.WALSeq != t.WALSeq || m.WALIndex != t.WALIndex {
+		return fmt.Errorf("%w: message %d of the message log was made from record %d, place %d; the fold makes it from record %d, place %d",
+			ErrInvariant, t.Seq, t.WALSeq, t.WALIndex, m.WALSeq, m.WALIndex)
+	}
+	return nil
+}
+
+// state gives how far things are: acknowledged, chunks in flight, last derived.
+func (o *outbox) state() (acked uint64, inFlight int, last uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.acked, len(o.ends), o.acked + uint64(len(o.queue))
+}

@@ -1,0 +1,81 @@
+package sequencer
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+)
+
+// recover finds the newest state from which everything that the message log
+// lacks can be derived again, and sets the outbox behind the log's tail.
+func (p *partition) recover(ctx context.Context) error {
+	start := p.now()
+	end, err := p.logs.OutputTail(ctx)
+	if err != nil {
+		return err
+	}
+	wal, err := p.logs.WALBounds(ctx)
+	if err != nil {
+		return err
+	}
+	if end.Found && end.WALSeq > wal.Last {
+		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d; restore it from a backup", ErrMissing, end.WALSeq, wal.Last)
+	}
+	state, err := p.startingState(ctx, end, wal)
+	if err != nil {
+		return err
+	}
+	p.state, p.recovered, p.walEnd = state, end, wal.Last
+	p.outbox = newOutbox(p.cfg.OutboxMessagesMax, p.cfg.OutboxBytesMax, max(end.Seq, state.Output()))
+	p.logs.OnAck(p.outbox.ack)
+	p.log.Info("recovered the state",
+		"from_wal_seq", state.WALSeq(), "wal_last", wal.Last, "message_log_last", end.Seq,
+		"channels", state.Channels(), "dedup_entries", state.DedupEntries(), "took", p.now().Sub(start))
+	return nil
+}
+
+// startingState is the newest checkpoint that lies at or before the message log's
+// tail and from which the write-ahead log goes on; the empty state where the
+// write-ahead log is whole.
+func (p *partition) startingState(ctx context.Context, end tail, wal bounds) (*fold.State, error) {
+	metas, err := p.checkpoints.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var reasons []error
+	for _, meta := range metas {
+		if err := usable(meta, end, wal); err != nil {
+			p.log.Warn("passed over a checkpoint", "object", meta.Object, "wal_seq", meta.WALSeq, "error", err)
+			reasons = append(reasons, err)
+			continue
+		}
+		state, err := p.checkpoints.Load(ctx, meta, p.params)
+		if err == nil {
+			return state, nil
+		}
+		if ctx.Err() != nil || !isDamage(err) {
+			return nil, err
+		}
+		p.metrics.checkpointsDamaged.Inc()
+		p.log.Warn("a checkpoint is damaged; taking an older state and reading a longer tail", "object", meta.Object, "error", err)
+		reasons = append(reasons, err)
+	}
+	if wal.First > 1 {
+		return nil, fmt.Errorf("%w: the write-ahead log starts at record %d, the message log ends at %d, and no checkpoint joins them: %v; restore the stream or the checkpoints from a backup",
+			ErrMissing, wal.First, end.Seq, reasons)
+	}
+	return fold.New(p.params)
+}
+
+func usable(meta checkpointMeta, end tail, wal bounds) error {
+	switch {
+	case meta.WALSeq > wal.Last:
+		return fmt.Errorf("it was taken at record %d, and the write-ahead log ends at %d", meta.WALSeq, wal.Last)
+	case meta.WALSeq+1 < wal.First:
+		return fmt.Errorf("it was taken at record %d, and the write-ahead log starts at %d", meta.WALSeq, wal.First)
+	case meta.Output > end.Seq:
+		return fmt.Errorf("it was taken at message %d, and the message log ends at %d", meta.Output, end.Seq)
+	}
+	return nil
+}

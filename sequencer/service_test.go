@@ -1,0 +1,293 @@
+package sequencer
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+)
+
+func TestSendsAreAnsweredAndDerived(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	h.start()
+
+	first := h.ask(send("c", "1"), send("d", "1"), send("c", "2"))
+	require.Equal(t, []uint64{1, 1, 2}, []uint64{first[0].GetMessageSeq(), first[1].GetMessageSeq(), first[2].GetMessageSeq()})
+
+	again := h.ask(send("c", "2"))
+	require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, again[0].GetOutcome())
+	require.Equal(t, first[2].GetMessageId(), again[0].GetMessageId())
+
+	other := send("c", "2")
+	other.Payload = []byte("something else")
+	require.Equal(t, message.Outcome_OUTCOME_CONFLICT, h.ask(other)[0].GetOutcome())
+
+	require.EqualValues(t, 3, h.ask(send("c", "3"))[0].GetMessageSeq())
+	h.requireDerived()
+}
+
+func TestNoPersistIsLiveOnly(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	live, err := h.nc.SubscribeSync("live.2.c%2E1")
+	require.NoError(t, err)
+	h.start()
+
+	fleeting := send("c.1", "1")
+	fleeting.NoPersist = true
+	answer := h.ask(fleeting)[0]
+	require.Zero(t, answer.GetMessageSeq())
+	require.NotZero(t, answer.GetMessageId())
+
+	raw, err := live.NextMsg(patience)
+	require.NoError(t, err)
+	var m message.Message
+	require.NoError(t, m.UnmarshalVT(raw.Data))
+	require.Equal(t, answer.GetMessageId(), m.GetMessageId())
+
+	require.EqualValues(t, 1, h.ask(send("c.1", "2"))[0].GetMessageSeq(), "it took no sequence number")
+	require.Len(t, h.messages(1), 1)
+}
+
+func TestRestartGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	before := h.ask(send("c", "1"), send("c", "2"))
+	stop()
+	waiting := h.publish(send("c", "3"), send("c", "2")) // written while nobody folds
+	s, _ := h.start()
+	after := h.answer(waiting)
+	require.EqualValues(t, 3, after[0].GetMessageSeq())
+	require.Equal(t, before[1].GetMessageId(), after[1].GetMessageId())
+	<-s.Ready()
+	require.NoError(t, s.Check())
+	h.requireDerived()
+}
+
+// Two sequencers over one partition cannot harm it: their answers are the same,
+// and each message gets into the log once.
+func TestTwoSequencersWriteOnce(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	h.start()
+	h.start()
+	answers := map[string][]*message.Answer{}
+	for i := range 100 {
+		reply := h.publish(send("c", strconv.Itoa(i)))
+		answers[reply] = h.answer(reply)
+		require.EqualValues(t, i+1, answers[reply][0].GetMessageSeq())
+	}
+	h.requireDerived()
+	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	require.EqualValues(t, 100, stream.CachedInfo().State.LastSeq)
+}
+
+func TestLostMessageLogIsDerivedAgain(t *testing.T) {
+	t.Parallel()
+	for _, running := range []bool{true, false} {
+		t.Run(fmt.Sprintf("running=%t", running), func(t *testing.T) {
+			t.Parallel()
+			h := setup(t)
+			_, stop := h.start()
+			for i := range 50 {
+				h.ask(send("c", strconv.Itoa(i)))
+			}
+			h.messages(50)
+			if !running {
+				stop()
+			}
+			require.NoError(t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
+			h.ensure()
+			if !running {
+				h.start()
+			}
+			h.ask(send("c", "50"))
+			h.requireDerived()
+		})
+	}
+}
+
+// A message log that was cut behind an acknowledged message, as a power loss
+// cuts it, is filled up from a checkpoint and the write-ahead log.
+func TestMessageLogTailCut(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	for i := range 20 {
+		h.ask(send("c", strconv.Itoa(i)))
+	}
+	whole := h.messages(20)
+	stop()
+
+	// Put back only the first 12.
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
+	h.ensure()
+	for i, m := range whole[:12] {
+		data, err := m.MarshalVT()
+		require.NoError(t, err)
+		_, err = h.js.PublishMsg(h.ctx, &nats.Msg{
+			Subject: "messages.0.2.c", Data: data, Header: nats.Header{"Content-Type": []string{message.ContentType}},
+		}, jetstream.WithExpectLastSequence(uint64(i)))
+		require.NoError(t, err)
+	}
+	h.start()
+	got := h.messages(20)
+	for i := range whole {
+		require.True(t, whole[i].EqualVT(got[i]))
+	}
+}
+
+func TestForeignMessageIsAnInvariantBroken(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	data, err := (&message.Message{ChannelId: "c", ChannelType: 2, WalSeq: 1, WalIndex: 1}).MarshalVT()
+	require.NoError(t, err)
+	h.publish(send("c", "1"))
+	_, err = h.js.Publish(h.ctx, "messages.0.2.c", data)
+	require.NoError(t, err)
+	s := newService(h)
+	require.ErrorIs(t, s.Run(h.ctx), ErrInvariant)
+}
+
+func newService(h *harness) *Service {
+	s, err := New(DefaultConfig(), Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	require.NoError(h.t, err)
+	return s
+}
+
+// keeperOf gives a keeper over a partition that has recovered and folded all that
+// is in the log, with a clock of its own.
+func keeperOf(h *harness, now func() time.Time) *keeper {
+	p := h.partition(now)
+	require.NoError(h.t, p.recover(h.ctx))
+	ctx, cancel := context.WithCancel(h.ctx)
+	folded := make(chan struct{})
+	emitted := make(chan error, 1)
+	go func() { emitted <- p.emitAll(ctx, folded, time.Second) }()
+	reader, err := p.logs.ReadWAL(ctx, p.state.WALSeq()+1)
+	require.NoError(h.t, err)
+	for p.state.WALSeq() < p.walEnd {
+		r, err := reader.Next(ctx)
+		require.NoError(h.t, err)
+		require.NoError(h.t, p.fold(ctx, r))
+	}
+	reader.Stop()
+	close(folded)
+	require.NoError(h.t, <-emitted)
+	cancel()
+	metas, err := p.checkpoints.List(h.ctx)
+	require.NoError(h.t, err)
+	return &keeper{partition: p, metas: metas}
+}
+
+func (h *harness) partition(now func() time.Time) *partition {
+	logs, err := openLogs(h.nc, h.js, 0)
+	require.NoError(h.t, err)
+	store, err := openCheckpoints(h.ctx, h.js, 0)
+	require.NoError(h.t, err)
+	return &partition{
+		cfg:    DefaultConfig(),
+		params: fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax},
+		logs:   logs, checkpoints: store, log: slog.New(slog.DiscardHandler),
+		metrics: newMetrics(prometheus.NewRegistry()).partition(0), now: now,
+	}
+}
+
+func TestCheckpointsTrimAndRecover(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	at := time.Now()
+	now := func() time.Time { return at }
+	var answers []*message.Answer
+	_, stop := h.start()
+	for round := range 3 {
+		for i := range 10 {
+			answers = append(answers, h.ask(send("c", fmt.Sprint(round, "-", i)))...)
+		}
+		if round == 0 {
+			stop() // from here on only the keeper writes checkpoints
+			_, stop = h.start()
+		}
+		k := keeperOf(h, now)
+		require.True(t, k.due(), "round %d", round)
+		require.NoError(t, k.checkpoint(h.ctx))
+		require.False(t, k.due())
+		at = at.Add(DefaultConfig().CheckpointInterval)
+		wal, err := k.logs.WALBounds(h.ctx)
+		require.NoError(t, err)
+		require.EqualValues(t, max(1, round*10+1), wal.First, "trimmed behind the older checkpoint of round %d", round)
+	}
+	stop()
+
+	// From the newest, and, when that is damaged, from the older.
+	store, err := openCheckpoints(h.ctx, h.js, 0)
+	require.NoError(t, err)
+	metas, err := store.List(h.ctx)
+	require.NoError(t, err)
+	require.Len(t, metas, 2)
+	require.EqualValues(t, []uint64{30, 20}, []uint64{metas[0].WALSeq, metas[1].WALSeq})
+
+	p := h.partition(time.Now)
+	require.NoError(t, p.recover(h.ctx))
+	require.EqualValues(t, 30, p.state.WALSeq())
+
+	_, err = store.objects.PutBytes(h.ctx, metas[0].Object, []byte("not a checkpoint"))
+	require.NoError(t, err)
+	p = h.partition(time.Now)
+	require.NoError(t, p.recover(h.ctx))
+	require.EqualValues(t, 20, p.state.WALSeq())
+
+	_, stop = h.start()
+	again := h.ask(send("c", "2-9"))
+	require.Equal(t, answers[29].GetMessageId(), again[0].GetMessageId())
+	require.EqualValues(t, 31, h.ask(send("c", "new"))[0].GetMessageSeq())
+	stop()
+
+	// With neither, and the log trimmed, going on would repeat sequence numbers.
+	require.NoError(t, store.objects.Delete(h.ctx, metas[1].Object))
+	require.ErrorIs(t, newService(h).Run(h.ctx), ErrMissing)
+}
+
+func TestWriteAheadLogLost(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	h.ask(send("c", "1"))
+	h.messages(1)
+	stop()
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
+	h.ensure()
+	require.ErrorIs(t, newService(h).Run(h.ctx), ErrMissing)
+}
+
+func TestMalformedRecordIsPassedBy(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	h.start()
+	_, err := h.js.Publish(h.ctx, topology.WALSubject(0), []byte("garbage"))
+	require.NoError(t, err)
+	require.EqualValues(t, 1, h.ask(send("c", "1"))[0].GetMessageSeq())
+}
+
+func TestNewReportsEverything(t *testing.T) {
+	t.Parallel()
+	_, err := New(Config{}, Deps{})
+	require.ErrorContains(t, err, "checkpoint interval")
+	require.ErrorContains(t, err, "outbox messages")
+	require.ErrorContains(t, err, "partitions")
+	require.ErrorContains(t, err, "a connection")
+}
