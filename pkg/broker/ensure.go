@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -45,17 +46,20 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 }
 
 func fixedDifferences(have, want jetstream.StreamConfig) error {
-	var errs []error
+	var differences []string
 	differ := func(what string, have, want any) {
 		if have != want {
-			errs = append(errs, fmt.Errorf("%w: %s is %v, wanted %v", ErrStreamDiffers, what, have, want))
+			differences = append(differences, fmt.Sprintf("%s is %v, wanted %v", what, have, want))
 		}
 	}
 	differ("storage", have.Storage, want.Storage)
 	differ("retention", have.Retention, want.Retention)
 	differ("persist mode", have.PersistMode, want.PersistMode)
 	differ("no-ack", have.NoAck, want.NoAck)
-	return errors.Join(errs...)
+	if len(differences) > 0 {
+		return fmt.Errorf("%w: %s", ErrStreamDiffers, strings.Join(differences, ", "))
+	}
+	return nil
 }
 
 func withUpdatable(have, want jetstream.StreamConfig) jetstream.StreamConfig {

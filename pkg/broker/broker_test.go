@@ -1,0 +1,135 @@
+package broker_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+func startEmbedded(t *testing.T, dir string) *broker.Embedded {
+	t.Helper()
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(server.Shutdown)
+	return server
+}
+
+func connect(t *testing.T, server *broker.Embedded, options ...nats.Option) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	nc, js, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "test", Options: options, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	return nc, js
+}
+
+func options() topology.Options {
+	o := topology.DefaultOptions()
+	o.WALBytesMax, o.MessagesBytesMax = 64<<20, 64<<20
+	return o
+}
+
+func TestDeploymentIsFixedByTheFirst(t *testing.T) {
+	t.Parallel()
+	_, js := connect(t, startEmbedded(t, t.TempDir()))
+	first, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 2}, options())
+	require.NoError(t, err)
+	require.Equal(t, 2, first.Partitions)
+
+	again, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{}, options())
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+
+	_, err = broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 3}, options())
+	require.ErrorContains(t, err, "partitions: recorded 2, configured 3")
+	_, err = js.Stream(t.Context(), topology.WALStream(2))
+	require.ErrorIs(t, err, jetstream.ErrStreamNotFound, "a refused start leaves nothing behind")
+}
+
+func TestStreamIsBroughtToWhatIsWanted(t *testing.T) {
+	t.Parallel()
+	_, js := connect(t, startEmbedded(t, t.TempDir()))
+	o := options()
+	_, err := broker.EnsureStream(t.Context(), js, o.MessagesConfig(0))
+	require.NoError(t, err)
+
+	o.MessagesAgeMax = 2 * time.Hour
+	stream, err := broker.EnsureStream(t.Context(), js, o.MessagesConfig(0))
+	require.NoError(t, err)
+	require.Equal(t, 2*time.Hour, stream.CachedInfo().Config.MaxAge)
+	require.Equal(t, jetstream.AsyncPersistMode, stream.CachedInfo().Config.PersistMode)
+
+	other := o.MessagesConfig(0)
+	other.PersistMode, other.Storage = jetstream.DefaultPersistMode, jetstream.MemoryStorage
+	_, err = broker.EnsureStream(t.Context(), js, other)
+	require.ErrorIs(t, err, broker.ErrStreamDiffers)
+	require.ErrorContains(t, err, "storage is File, wanted Memory")
+	require.ErrorContains(t, err, "persist mode is Async, wanted Default")
+}
+
+func TestStoredDataSurvivesAShutdown(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	server := startEmbedded(t, dir)
+	nc, js := connect(t, server, server.InProcess())
+	_, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 1}, options())
+	require.NoError(t, err)
+	_, err = js.Publish(t.Context(), topology.WALSubject(0), []byte("one"))
+	require.NoError(t, err)
+	require.NoError(t, broker.Drained(t.Context(), nc))
+	server.Shutdown()
+	server.Shutdown() // twice is harmless
+
+	_, js = connect(t, startEmbedded(t, dir))
+	stream, err := js.Stream(t.Context(), topology.WALStream(0))
+	require.NoError(t, err)
+	require.EqualValues(t, 1, stream.CachedInfo().State.LastSeq)
+}
+
+func TestEmbeddedRefusesClearly(t *testing.T) {
+	t.Parallel()
+	start := func(dir, addr string) error {
+		server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, StoreBytesMax: 1 << 30, Logger: slog.New(slog.DiscardHandler)})
+		if err == nil {
+			server.Shutdown()
+		}
+		return err
+	}
+
+	used := t.TempDir()
+	startEmbedded(t, used)
+	require.ErrorContains(t, start(used, "127.0.0.1:0"), "in use by another process")
+
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = taken.Close() })
+	free := t.TempDir()
+	require.ErrorContains(t, start(free, taken.Addr().String()), "--nats-addr")
+	require.NoError(t, start(free, "127.0.0.1:0"), "the refusal let the folder go")
+
+	file := free + "/file"
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.ErrorContains(t, start(file+"/below", "127.0.0.1:0"), "--data-dir")
+	require.ErrorContains(t, start(free, "nonsense"), "nonsense")
+}
+
+func TestConnectSaysWhatToLookAt(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := l.Addr().String()
+	require.NoError(t, l.Close())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, _, err = broker.Connect(ctx, broker.Config{URL: "nats://" + addr, Name: "test", Logger: slog.New(slog.DiscardHandler)})
+	require.ErrorContains(t, err, "--nats-url")
+}
