@@ -4,25 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
-// Config are the settings of the role. The zero value is not usable; start from
-// DefaultConfig or the command line.
+// Config is what an operator may set. The defaults stand in the tags.
 type Config struct {
-	CheckpointInterval time.Duration `help:"Time between checkpoints of a partition; recovery reads at most about this much of the log again." default:"60s"`
-	OutboxMessagesMax  int           `help:"Messages of a partition that may wait for the message log before folding pauses." default:"65536"`
-	OutboxBytesMax     int           `help:"Bytes of messages of a partition that may wait for the message log before folding pauses." default:"67108864"`
-	AckTimeout         time.Duration `help:"Time without word from the message log after which its tail is read again." default:"5s"`
-}
-
-// DefaultConfig has the defaults of the command line.
-func DefaultConfig() Config {
-	return Config{
-		CheckpointInterval: time.Minute,
-		OutboxMessagesMax:  65536,
-		OutboxBytesMax:     64 << 20,
-		AckTimeout:         5 * time.Second,
-	}
+	CheckpointInterval time.Duration   `help:"Time between checkpoints of a partition. A restart reads about this much of the write-ahead log again, and the log keeps about twice as much." default:"60s"`
+	OutboxMessagesMax  int             `help:"Messages of a partition that may wait for the message log; beyond it folding waits." default:"65536"`
+	OutboxBytesMax     config.ByteSize `help:"Bytes of messages of a partition that may wait for the message log; beyond it folding waits." default:"64MiB"`
+	OutputAckTimeout   time.Duration   `help:"How long the message log may leave writes unacknowledged before its tail is read again." default:"5s"`
 }
 
 // durableHorizon is the age behind which the message log is surely on disk on a
@@ -31,20 +22,20 @@ func DefaultConfig() Config {
 // replaces it is older.
 const durableHorizon = 30 * time.Second
 
-// Validate reports every setting out of its range.
-func (c Config) Validate() error {
+// validate reports every setting out of its range.
+func (c Config) validate() error {
 	var errs []error
 	if c.CheckpointInterval < durableHorizon {
-		errs = append(errs, fmt.Errorf("checkpoint interval %s: must be at least %s, or the kept checkpoints may both be newer than the message log after a power loss", c.CheckpointInterval, durableHorizon))
+		errs = append(errs, fmt.Errorf("checkpoint-interval %s: must be at least %s, or the kept checkpoints may both be newer than the message log after a power loss", c.CheckpointInterval, durableHorizon))
 	}
 	if c.OutboxMessagesMax < chunkMessagesMax {
-		errs = append(errs, fmt.Errorf("outbox messages %d: must be at least %d", c.OutboxMessagesMax, chunkMessagesMax))
+		errs = append(errs, fmt.Errorf("outbox-messages-max %d: must be at least %d", c.OutboxMessagesMax, chunkMessagesMax))
 	}
-	if c.OutboxBytesMax < chunkBytesMax {
-		errs = append(errs, fmt.Errorf("outbox bytes %d: must be at least %d", c.OutboxBytesMax, chunkBytesMax))
+	if int64(c.OutboxBytesMax) < chunkBytesMax {
+		errs = append(errs, fmt.Errorf("outbox-bytes-max %s: must be at least %s", c.OutboxBytesMax, config.ByteSize(chunkBytesMax)))
 	}
-	if c.AckTimeout < 100*time.Millisecond {
-		errs = append(errs, fmt.Errorf("ack timeout %s: must be at least 100ms", c.AckTimeout))
+	if c.OutputAckTimeout < 100*time.Millisecond {
+		errs = append(errs, fmt.Errorf("output-ack-timeout %s: must be at least 100ms", c.OutputAckTimeout))
 	}
 	return errors.Join(errs...)
 }

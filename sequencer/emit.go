@@ -14,7 +14,7 @@ func (p *partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(drain, cancel) })
 	defer stop()
 
-	timer := time.NewTimer(p.cfg.AckTimeout)
+	timer := time.NewTimer(p.cfg.OutputAckTimeout)
 	defer timer.Stop()
 	var chunk []output
 	for {
@@ -36,7 +36,7 @@ func (p *partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 		if acked < last {
 			ended = nil // not before the outbox is empty
 		}
-		timer.Reset(p.cfg.AckTimeout)
+		timer.Reset(p.cfg.OutputAckTimeout)
 		select {
 		case <-p.outbox.change:
 		case <-timer.C:

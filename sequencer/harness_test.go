@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
@@ -30,6 +31,7 @@ type harness struct {
 	js         jetstream.JetStream
 	options    topology.Options
 	deployment topology.Deployment
+	config     Config
 	inbox      string
 	answers    chan *nats.Msg
 	records    int
@@ -43,6 +45,8 @@ func setup(t *testing.T) *harness {
 	require.NoError(t, err)
 	t.Cleanup(server.Shutdown)
 	h := &harness{t: t, ctx: ctx, options: topology.DefaultOptions(), answers: make(chan *nats.Msg, 1024)}
+	_, err = config.Parse(nil, &h.config)
+	require.NoError(t, err)
 	h.options.WALBytesMax, h.options.MessagesBytesMax = 64<<20, 64<<20
 	h.nc, h.js, err = broker.Connect(ctx, broker.Config{URL: server.URL(), Name: "test", Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
@@ -62,7 +66,7 @@ func (h *harness) ensure() {
 
 // start runs a sequencer; the returned function stops it and waits.
 func (h *harness) start() (*Service, func()) {
-	s, err := New(DefaultConfig(), Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	s, err := New(h.config, Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	require.NoError(h.t, err)
 	ctx, cancel := context.WithCancel(h.ctx)
 	done := make(chan error, 1)

@@ -164,7 +164,7 @@ func TestForeignMessageIsAnInvariantBroken(t *testing.T) {
 }
 
 func newService(h *harness) *Service {
-	s, err := New(DefaultConfig(), Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	s, err := New(h.config, Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	require.NoError(h.t, err)
 	return s
 }
@@ -200,7 +200,7 @@ func (h *harness) partition(now func() time.Time) *partition {
 	store, err := openCheckpoints(h.ctx, h.js, 0)
 	require.NoError(h.t, err)
 	return &partition{
-		cfg:    DefaultConfig(),
+		cfg:    h.config,
 		params: fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax},
 		logs:   logs, checkpoints: store, log: slog.New(slog.DiscardHandler),
 		metrics: newMetrics(prometheus.NewRegistry()).partition(0), now: now,
@@ -226,7 +226,7 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 		require.True(t, k.due(), "round %d", round)
 		require.NoError(t, k.checkpoint(h.ctx))
 		require.False(t, k.due())
-		at = at.Add(DefaultConfig().CheckpointInterval)
+		at = at.Add(h.config.CheckpointInterval)
 		wal, err := k.logs.WALBounds(h.ctx)
 		require.NoError(t, err)
 		require.EqualValues(t, max(1, round*10+1), wal.First, "trimmed behind the older checkpoint of round %d", round)
@@ -286,8 +286,8 @@ func TestMalformedRecordIsPassedBy(t *testing.T) {
 func TestNewReportsEverything(t *testing.T) {
 	t.Parallel()
 	_, err := New(Config{}, Deps{})
-	require.ErrorContains(t, err, "checkpoint interval")
-	require.ErrorContains(t, err, "outbox messages")
+	require.ErrorContains(t, err, "checkpoint-interval")
+	require.ErrorContains(t, err, "outbox-messages-max")
 	require.ErrorContains(t, err, "partitions")
 	require.ErrorContains(t, err, "a connection")
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -130,6 +131,40 @@ func recordDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 	case !errors.Is(err, jetstream.ErrKeyExists):
 		return topology.Deployment{}, fmt.Errorf("record deployment parameters: %w", err)
 	}
+	return readDeployment(ctx, kv, asked)
+}
+
+// ErrNoDeployment is returned where no sequencer has set the deployment up yet.
+var ErrNoDeployment = errors.New("this NATS holds no deployment yet: start a sequencer first, it sets the streams up")
+
+// AwaitDeployment reads the parameters that EnsureDeployment has recorded, waiting
+// for them until ctx ends. A field that contradicts asked is an error.
+func AwaitDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment) (topology.Deployment, error) {
+	ticker := time.NewTicker(awaitInterval)
+	defer ticker.Stop()
+	for {
+		kv, err := js.KeyValue(ctx, topology.DeploymentBucket)
+		if err == nil {
+			var deployment topology.Deployment
+			if deployment, err = readDeployment(ctx, kv, asked); err == nil {
+				return deployment, nil
+			}
+		}
+		if ctx.Err() == nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, jetstream.ErrKeyNotFound) {
+			return topology.Deployment{}, fmt.Errorf("deployment parameters: %w", err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return topology.Deployment{}, ErrNoDeployment
+		}
+	}
+}
+
+// awaitInterval is how often AwaitDeployment looks.
+const awaitInterval = 200 * time.Millisecond
+
+func readDeployment(ctx context.Context, kv jetstream.KeyValue, asked topology.Deployment) (topology.Deployment, error) {
 	entry, err := kv.Get(ctx, deploymentKey)
 	if err != nil {
 		return topology.Deployment{}, fmt.Errorf("read deployment parameters: %w", err)

@@ -12,11 +12,11 @@ import (
 // otherwise refuses to start.
 type Deployment struct {
 	// Partitions is the number of partitions, 1 to PartitionsMax.
-	Partitions int `json:"partitions"`
+	Partitions int `json:"partitions" help:"Number of partitions; fixed when the deployment is first started. Default: as recorded, or 4 at the first start."`
 	// DedupWindow is how long, in WAL time, a client_msg_no is remembered.
-	DedupWindow time.Duration `json:"dedup_window_ns"`
+	DedupWindow time.Duration `json:"dedup_window_ns" help:"How long a client_msg_no is remembered; fixed at the first start. Default: as recorded, or 10m."`
 	// DedupEntriesMax bounds what is remembered in a partition; the oldest go first.
-	DedupEntriesMax int `json:"dedup_entries_max"`
+	DedupEntriesMax int `json:"dedup_entries_max" help:"How many client_msg_no a partition remembers at most; fixed at the first start. Default: as recorded, or 1000000."`
 }
 
 // DefaultDeployment is what a deployment gets where nothing is asked.

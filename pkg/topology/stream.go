@@ -6,19 +6,16 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
 // Options are the settings of the streams that an operator may choose.
 type Options struct {
-	// Replicas of every stream and bucket: 1 on one machine, 3 or 5 in a cluster.
-	Replicas int
-	// WALBytesMax bounds one partition's write-ahead log. A full log refuses
-	// sends (503) until the sequencer has trimmed it.
-	WALBytesMax int64
-	// MessagesAgeMax and MessagesBytesMax bound one partition's message log; the
-	// oldest messages go first. 0 bytes means no bound by size.
-	MessagesAgeMax   time.Duration
-	MessagesBytesMax int64
+	Replicas         int             `help:"Copies of each stream and bucket: 1 on one server, 3 or 5 in a cluster." default:"1"`
+	WALBytesMax      config.ByteSize `name:"wal-bytes-max" help:"Size of a partition's write-ahead log. A full one refuses sends (503) until the sequencer has trimmed it." default:"4GiB"`
+	MessagesAgeMax   time.Duration   `help:"How long the message log keeps messages for replay." default:"168h"`
+	MessagesBytesMax config.ByteSize `help:"How much a partition's message log keeps, the oldest messages going first; 0 for no bound by size." default:"16GiB"`
 }
 
 // DefaultOptions are those of one machine.
@@ -38,13 +35,13 @@ func (o Options) Validate() error {
 		errs = append(errs, fmt.Errorf("replicas %d: must be 1, 3 or 5", o.Replicas))
 	}
 	if o.WALBytesMax < 16<<20 {
-		errs = append(errs, fmt.Errorf("WAL bytes %d: must be at least 16 MiB", o.WALBytesMax))
+		errs = append(errs, fmt.Errorf("wal-bytes-max %s: must be at least 16 MiB", o.WALBytesMax))
 	}
 	if o.MessagesAgeMax < time.Minute {
-		errs = append(errs, fmt.Errorf("messages age %s: must be at least a minute", o.MessagesAgeMax))
+		errs = append(errs, fmt.Errorf("messages-age-max %s: must be at least a minute", o.MessagesAgeMax))
 	}
 	if o.MessagesBytesMax < 0 {
-		errs = append(errs, fmt.Errorf("messages bytes %d: must not be negative", o.MessagesBytesMax))
+		errs = append(errs, fmt.Errorf("messages-bytes-max %d: must not be negative", o.MessagesBytesMax))
 	}
 	return errors.Join(errs...)
 }
@@ -60,7 +57,7 @@ func (o Options) WALConfig(partition int) jetstream.StreamConfig {
 		Storage:     jetstream.FileStorage,
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardNew,
-		MaxBytes:    o.WALBytesMax,
+		MaxBytes:    int64(o.WALBytesMax),
 		Replicas:    o.Replicas,
 		AllowDirect: true,
 	}
@@ -82,7 +79,7 @@ func (o Options) MessagesConfig(partition int) jetstream.StreamConfig {
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardOld,
 		MaxAge:      o.MessagesAgeMax,
-		MaxBytes:    unlimitedIfZero(o.MessagesBytesMax),
+		MaxBytes:    unlimitedIfZero(int64(o.MessagesBytesMax)),
 		Replicas:    o.Replicas,
 		AllowDirect: true,
 		PersistMode: persist,

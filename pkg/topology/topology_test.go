@@ -81,7 +81,7 @@ func TestOptionsValidateReportsAll(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, topology.DefaultOptions().Validate())
 	err := topology.Options{Replicas: 2, MessagesBytesMax: -1}.Validate()
-	for _, part := range []string{"replicas 2", "WAL bytes", "messages age", "messages bytes"} {
+	for _, part := range []string{"replicas 2", "wal-bytes-max", "messages-age-max", "messages-bytes-max"} {
 		require.ErrorContains(t, err, part)
 	}
 }
