@@ -1,0 +1,96 @@
+package ingest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
+)
+
+// checkMediaType takes application/json, in UTF-8 and not compressed.
+func checkMediaType(h http.Header) problem {
+	contentType, encoding := first(h, "Content-Type"), first(h, "Content-Encoding")
+	if contentType != "application/json" && !isJSON(contentType) {
+		return problem{outcome: outcomeMediaType, msg: "Content-Type must be application/json (charset utf-8, if any)"}
+	}
+	if encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return problem{outcome: outcomeMediaType, msg: "Content-Encoding is not taken: send the body as it is"}
+	}
+	return problem{}
+}
+
+func isJSON(contentType string) bool {
+	mediaType, params, err := mime.ParseMediaType(contentType)
+	if err != nil || mediaType != "application/json" {
+		return false
+	}
+	charset, given := params["charset"]
+	return !given || strings.EqualFold(charset, "utf-8") || strings.EqualFold(charset, "utf8")
+}
+
+// first is h.Get for a key that is in canonical form.
+func first(h http.Header, key string) string {
+	if v := h[key]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// read reads the body into r.body. The buffer grows with what really comes, not
+// with what Content-Length promises, and from the shared budget once it is large.
+func (r *request) read(in *http.Request, bytesMax int) problem {
+	if in.ContentLength > int64(bytesMax) {
+		return tooLarge(bytesMax)
+	}
+	for {
+		if len(r.body) == cap(r.body) {
+			if !r.grow(bytesMax) {
+				return problem{outcome: outcomeOverloaded, msg: "too many large bodies at one time; nothing was written"}
+			}
+		}
+		n, err := in.Body.Read(r.body[len(r.body):cap(r.body)])
+		r.body = r.body[:len(r.body)+n]
+		if len(r.body) > bytesMax {
+			return tooLarge(bytesMax)
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return problem{}
+		case err != nil:
+			return unreadable(err)
+		}
+	}
+}
+
+// grow doubles the buffer, up to one byte more than a body may have.
+func (r *request) grow(bytesMax int) bool {
+	size := min(2*cap(r.body), bytesMax+1)
+	if size > bodyBytesKept {
+		more := int64(size) - r.reserved
+		if !r.budget.take(more) {
+			return false
+		}
+		r.reserved += more
+	}
+	grown := make([]byte, len(r.body), size)
+	copy(grown, r.body)
+	r.body = grown
+	return true
+}
+
+func tooLarge(bytesMax int) problem {
+	return problem{outcome: outcomeTooLarge, msg: fmt.Sprintf("the body is larger than %s", config.ByteSize(bytesMax))}
+}
+
+func unreadable(err error) problem {
+	msg := "the body could not be read to its end"
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		msg = "the body did not come in time"
+	}
+	return problem{outcome: outcomeBodyUnread, msg: msg}
+}

@@ -1,0 +1,349 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// partition commits the sends of one partition, one publish in flight at a time.
+//
+// There is no goroutine of its own and no timer at low load. A request that finds
+// nothing in flight publishes at once; whoever sees the batch in flight end
+// publishes the next. So a lone send leaves immediately, and the busier the log,
+// the larger the batches.
+type partition struct {
+	number int
+	*committer
+
+	mu       sync.Mutex
+	inFlight *batch            // published and not yet known to be durable
+	queue    []*batch          // gathering, oldest first; only the last takes sends
+	waiting  map[uint64]*batch // published and not yet answered, by number; includes inFlight
+	lastNo   uint64
+	sends    int // in queue
+	bytes    int // in queue
+
+	ackTimer      *time.Timer
+	ackTimerArmed bool
+}
+
+// committer is what the partitions share.
+type committer struct {
+	publisher  publisher
+	inbox      *inbox
+	log        *slog.Logger
+	metrics    *metrics
+	ackTimeout time.Duration
+	sendsMax   int // that may wait, per partition
+	bytesMax   int // that may wait, per partition
+	batchBytes int // in one batch
+	buffers    *bytesPool
+	timers     *timerPool
+	connected  atomic.Bool
+	partitions []*partition
+}
+
+// publisher is the part of nats.Conn that a commit needs.
+type publisher interface {
+	PublishMsg(msg *nats.Msg) error
+	MaxPayload() int64
+}
+
+func newPartition(number int, c *committer) *partition {
+	p := &partition{number: number, committer: c, waiting: make(map[uint64]*batch)}
+	p.ackTimer = time.AfterFunc(time.Hour, p.onAckTimer)
+	p.ackTimer.Stop()
+	return p
+}
+
+// enqueue encodes a send of size bytes into the gathering batch. The send may be
+// reused when it returns.
+func (p *partition) enqueue(s *message.Send, size int) (ticket, outcome) {
+	size += message.SendFrameOverheadMax
+	if !p.connected.Load() {
+		return ticket{}, outcomeWALUnavailable
+	}
+	if size > p.batchBytes && int64(size) > p.publisher.MaxPayload()-headerRoomBytes {
+		return ticket{}, outcomeTooLarge
+	}
+	t, next, failed := p.gather(s, size)
+	if next != nil {
+		p.publish(next)
+	}
+	return t, failed
+}
+
+// gather is enqueue under the lock; it also takes the batch to be published, if the
+// way is free.
+func (p *partition) gather(s *message.Send, size int) (t ticket, next *batch, failed outcome) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sends >= p.sendsMax || p.bytes+size > p.bytesMax {
+		return ticket{}, nil, outcomeOverloaded
+	}
+	b := p.gathering(size)
+	before := len(b.bytes)
+	encoded, err := message.AppendSend(b.bytes, s)
+	if err != nil { // cannot happen: it writes into memory it has measured
+		p.log.Error("a send could not be encoded", "error", err)
+		b.bytes = encoded[:before]
+		return ticket{}, nil, outcomeInternal
+	}
+	b.bytes = encoded
+	t = ticket{partition: p, batch: b, index: b.sends}
+	b.sends++
+	p.sends++
+	p.bytes += len(encoded) - before
+	if p.inFlight == nil {
+		next = p.takeNext()
+	}
+	return t, next, outcomeAccepted
+}
+
+// gathering is the batch that a send of size bytes goes to: the last one if it has
+// room, or a new one. A send that is larger than a batch may be goes alone. Under the
+// lock.
+func (p *partition) gathering(size int) *batch {
+	if n := len(p.queue); n > 0 {
+		if b := p.queue[n-1]; b.sends == 0 || b.sends < batchSendsMax && len(b.bytes)+size <= p.batchBytes {
+			return b
+		}
+	}
+	buffer := p.buffers.get()
+	b := &batch{buffer: buffer, bytes: *buffer, gathered: time.Now(), done: make(chan struct{})}
+	p.queue = append(p.queue, b)
+	return b
+}
+
+// takeNext takes the oldest batch off the queue and makes it the one in flight.
+// Under the lock; the caller publishes it after unlocking.
+func (p *partition) takeNext() *batch {
+	if len(p.queue) == 0 {
+		return nil
+	}
+	b := p.queue[0]
+	if b.sends == 0 { // its only send could not be encoded
+		return nil
+	}
+	p.queue[0] = nil
+	if len(p.queue) == 1 {
+		p.queue = p.queue[:0] // the usual case; keeps the memory
+	} else {
+		p.queue = p.queue[1:]
+	}
+	p.sends -= b.sends
+	p.bytes -= len(b.bytes)
+	p.lastNo++
+	b.no, b.published = p.lastNo, time.Now()
+	p.inFlight = b
+	p.waiting[b.no] = b
+	if !p.ackTimerArmed {
+		p.ackTimerArmed = true
+		p.ackTimer.Reset(p.ackTimeout)
+	}
+	return b
+}
+
+// publish sends a batch, and goes on to the next where that fails at once. Nothing
+// is ever published twice.
+func (p *partition) publish(b *batch) {
+	for b != nil {
+		p.metrics.gathered(b)
+		err := p.publisher.PublishMsg(&nats.Msg{
+			Subject: topology.WALSubject(p.number),
+			Reply:   p.inbox.ackSubject(p.number, b.no),
+			Header:  nats.Header{topology.HeaderReply: {p.inbox.replySubject(p.number, b.no)}},
+			Data:    b.bytes,
+		})
+		*b.buffer = b.bytes
+		p.buffers.put(b.buffer) // PublishMsg has copied it
+		b.buffer, b.bytes = nil, nil
+		if err == nil {
+			return
+		}
+		failed := outcomeWALUnavailable
+		if errors.Is(err, nats.ErrMaxPayload) {
+			failed = outcomeTooLarge
+		}
+		p.log.Warn("group commit could not be published", "partition", p.number, "sends", b.sends, "error", err)
+		b = p.fail(b.no, failed)
+	}
+}
+
+// fail answers a batch with a failure and returns the batch to be published next, if
+// the way is free now. A batch that is no longer waited for is left alone.
+func (p *partition) fail(no uint64, failed outcome) (next *batch) {
+	p.mu.Lock()
+	b, next := p.takeOut(no)
+	p.mu.Unlock()
+	if b != nil {
+		b.settle(nil, failed)
+	}
+	return next
+}
+
+// takeOut ends the partition's hold on a published batch: the caller settles it. It
+// is nil if it had ended before. Under the lock.
+func (p *partition) takeOut(no uint64) (b, next *batch) {
+	b = p.waiting[no]
+	delete(p.waiting, no)
+	return b, p.free(b)
+}
+
+// free notes that b is no longer in flight, and takes the next batch if it was.
+// Under the lock.
+func (p *partition) free(b *batch) (next *batch) {
+	if b == nil || p.inFlight != b {
+		return nil
+	}
+	p.inFlight = nil
+	return p.takeNext()
+}
+
+// onAck is told that the log has the batch.
+func (p *partition) onAck(no uint64) {
+	p.mu.Lock()
+	b := p.inFlight
+	if b == nil || b.no != no { // late, or answered already
+		p.mu.Unlock()
+		return
+	}
+	b.acknowledged = true
+	took := time.Since(b.published)
+	next := p.free(b)
+	if b.left == b.sends {
+		delete(p.waiting, no)
+	}
+	p.mu.Unlock()
+	p.publish(next)
+	p.metrics.ackDuration.Observe(took.Seconds())
+}
+
+// onRefusal is told that the log has not taken the batch.
+func (p *partition) onRefusal(no uint64, failed outcome) {
+	p.publish(p.fail(no, failed))
+}
+
+// onAnswer is told what became of the batch. An answer also says that the log has it.
+func (p *partition) onAnswer(no uint64, data []byte) {
+	p.mu.Lock()
+	b, next := p.takeOut(no)
+	p.mu.Unlock()
+	p.publish(next) // first, so that the log works while the requests are woken
+	if b == nil {
+		p.metrics.lateAnswers.Inc()
+		return
+	}
+	answers, err := parseAnswers(data, b.sends)
+	if err != nil {
+		p.log.Error("the sequencer's answer makes no sense", "partition", p.number, "batch", no, "sends", b.sends, "error", err)
+		b.settle(nil, outcomeInternal)
+		return
+	}
+	b.settle(answers, outcomeAccepted)
+	p.metrics.answerDuration.Observe(time.Since(b.published).Seconds())
+}
+
+// onAckTimer runs at most once per AckTimeout while there is work: publishing does
+// not touch the timer, the timer looks how old the batch in flight is.
+func (p *partition) onAckTimer() {
+	p.mu.Lock()
+	b := p.inFlight
+	if b == nil {
+		p.ackTimerArmed = false
+		p.mu.Unlock()
+		return
+	}
+	if left := p.ackTimeout - time.Since(b.published); left > 0 {
+		p.ackTimer.Reset(left)
+		p.mu.Unlock()
+		return
+	}
+	p.ackTimerArmed = false // takeNext arms it again
+	_, next := p.takeOut(b.no)
+	p.mu.Unlock()
+	p.log.Warn("the write-ahead log did not acknowledge in time", "partition", p.number, "batch", b.no, "sends", b.sends, "timeout", p.ackTimeout)
+	b.settle(nil, outcomeUnknown)
+	p.publish(next)
+}
+
+// onDisconnect answers what is in flight and what is queued. What is acknowledged
+// and not yet answered goes on waiting: its answer may come after a reconnect.
+func (p *partition) onDisconnect() {
+	p.mu.Lock()
+	failed := p.queue
+	p.queue, p.sends, p.bytes = nil, 0, 0
+	flying := p.inFlight
+	if flying != nil {
+		p.inFlight = nil
+		delete(p.waiting, flying.no)
+	}
+	p.mu.Unlock()
+	if flying != nil {
+		flying.settle(nil, outcomeUnknown)
+	}
+	for _, b := range failed {
+		b.settle(nil, outcomeWALUnavailable)
+	}
+}
+
+// wait waits for the answer to a ticket. ctx is the request's own.
+func (t ticket) wait(ctx context.Context, timeout time.Duration) (answer, outcome) {
+	b := t.batch
+	select {
+	case <-b.done: // often, under load: spares the timer
+		return t.result()
+	default:
+	}
+	timers := t.partition.timers
+	timer := timers.get(timeout)
+	defer timers.put(timer)
+	select {
+	case <-b.done:
+		return t.result()
+	case <-timer.C:
+		return answer{}, t.partition.leave(b)
+	case <-ctx.Done():
+		t.partition.leave(b)
+		return answer{}, outcomeClientGone
+	}
+}
+
+func (t ticket) result() (answer, outcome) {
+	if t.batch.failure != outcomeAccepted {
+		return answer{}, t.batch.failure
+	}
+	a := t.batch.answers[t.index]
+	switch a.outcome {
+	case message.Outcome_OUTCOME_DUPLICATE:
+		return a, outcomeDuplicate
+	case message.Outcome_OUTCOME_CONFLICT:
+		return a, outcomeConflict
+	default:
+		return a, outcomeAccepted
+	}
+}
+
+// leave notes that a request no longer waits. A published batch that nobody waits
+// for is forgotten, so that a sequencer that never answers costs no memory.
+func (p *partition) leave(b *batch) outcome {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b.left++
+	if b.left == b.sends && b.no != 0 && p.inFlight != b {
+		delete(p.waiting, b.no)
+	}
+	if b.acknowledged {
+		return outcomeNoAnswer
+	}
+	return outcomeUnknown
+}

@@ -1,0 +1,82 @@
+package ingest
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
+)
+
+// Config is what an operator may set. The defaults stand in the tags; kong fills them in.
+type Config struct {
+	APIAddr config.Addr `name:"api-addr" help:"Address of the HTTP API that producers send to." default:"127.0.0.1:5001"`
+
+	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
+	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`
+	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all large request bodies being read at one time; beyond it they are answered 503." default:"256MiB"`
+
+	RequestsMax   int             `name:"ingest-requests-max" help:"Requests in flight at one time; beyond it they are answered 503." default:"16384"`
+	QueueSendsMax int             `name:"ingest-queue-sends-max" help:"Sends that may wait for their group commit, per partition; beyond it they are answered 503." default:"8192"`
+	QueueBytesMax config.ByteSize `name:"ingest-queue-bytes-max" help:"Bytes that may wait for their group commit, per partition; beyond it sends are answered 503." default:"32MiB"`
+
+	AckTimeout    time.Duration `name:"ingest-ack-timeout" help:"How long the write-ahead log may take to acknowledge a group commit." default:"3s"`
+	AnswerTimeout time.Duration `name:"ingest-answer-timeout" help:"How long a request waits for its answer before it is answered 503." default:"5s"`
+	DrainTimeout  time.Duration `name:"ingest-drain-timeout" help:"How long accepted requests may take to be answered when the process stops." default:"20s"`
+
+	HeaderReadTimeout time.Duration `name:"ingest-header-read-timeout" help:"How long a client may take to send the header of a request." default:"5s"`
+	BodyReadTimeout   time.Duration `name:"ingest-body-read-timeout" help:"How long a client may take to send a whole request." default:"15s"`
+	WriteTimeout      time.Duration `name:"ingest-write-timeout" help:"How long a request may take from its header to the last byte of its answer. Must exceed the body-read and answer timeouts together." default:"30s"`
+	IdleTimeout       time.Duration `name:"ingest-idle-timeout" help:"How long a connection is kept with no request on it." default:"2m"`
+	HeaderBytesMax    int           `name:"ingest-header-bytes-max" help:"Largest header of a request, in bytes." default:"16384"`
+}
+
+// Limits that are part of the format and not settings.
+const (
+	// A group commit, as the design and the readers of the log know it.
+	batchSendsMax = 256
+	batchBytesMax = 512 << 10
+
+	// headerRoomBytes is kept free of the server's max_payload for the headers of a
+	// record: our reply subject, and what JetStream may add.
+	headerRoomBytes = 1 << 10
+
+	payloadBytesMaxMax = 4 << 20
+)
+
+// validate reports every setting that is out of its range.
+func (c Config) validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.APIAddr != "", "api-addr: is missing")
+	check(c.PayloadBytesMax >= 1 && c.PayloadBytesMax <= payloadBytesMaxMax,
+		"ingest-payload-bytes-max %s: must be 1B to %s", c.PayloadBytesMax, config.ByteSize(payloadBytesMaxMax))
+	// Base64 makes four bytes of three; a KiB is for the other fields.
+	least := (c.PayloadBytesMax+2)/3*4 + config.KiB
+	check(c.BodyBytesMax >= least && c.BodyBytesMax <= 64*config.MiB,
+		"ingest-body-bytes-max %s: must be %s (to hold the largest payload) to 64MiB", c.BodyBytesMax, least)
+	check(c.BodiesBytesMax >= 2*c.BodyBytesMax,
+		"ingest-bodies-bytes-max %s: must hold at least two of the largest bodies (%s)", c.BodiesBytesMax, 2*c.BodyBytesMax)
+	check(c.RequestsMax >= 1, "ingest-requests-max %d: must be at least 1", c.RequestsMax)
+	check(c.QueueSendsMax >= 1, "ingest-queue-sends-max %d: must be at least 1", c.QueueSendsMax)
+	check(c.QueueBytesMax >= c.BodyBytesMax,
+		"ingest-queue-bytes-max %s: must hold at least one of the largest bodies (%s)", c.QueueBytesMax, c.BodyBytesMax)
+	check(c.AnswerTimeout > 0, "ingest-answer-timeout %s: must be positive", c.AnswerTimeout)
+	check(c.AckTimeout > 0 && c.AckTimeout <= c.AnswerTimeout,
+		"ingest-ack-timeout %s: must be positive and at most the answer timeout (%s)", c.AckTimeout, c.AnswerTimeout)
+	check(c.DrainTimeout >= c.AnswerTimeout,
+		"ingest-drain-timeout %s: must be at least the answer timeout (%s), or accepted requests go unanswered", c.DrainTimeout, c.AnswerTimeout)
+	check(c.HeaderReadTimeout > 0, "ingest-header-read-timeout %s: must be positive", c.HeaderReadTimeout)
+	check(c.BodyReadTimeout >= c.HeaderReadTimeout,
+		"ingest-body-read-timeout %s: must be at least the header timeout (%s)", c.BodyReadTimeout, c.HeaderReadTimeout)
+	check(c.WriteTimeout > c.BodyReadTimeout+c.AnswerTimeout,
+		"ingest-write-timeout %s: must exceed the body-read and answer timeouts together (%s)", c.WriteTimeout, c.BodyReadTimeout+c.AnswerTimeout)
+	check(c.IdleTimeout > 0, "ingest-idle-timeout %s: must be positive", c.IdleTimeout)
+	check(c.HeaderBytesMax >= 1<<10 && c.HeaderBytesMax <= 1<<20,
+		"ingest-header-bytes-max %d: must be 1024 to 1048576", c.HeaderBytesMax)
+	return errors.Join(errs...)
+}

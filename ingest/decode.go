@@ -1,0 +1,323 @@
+package ingest
+
+import (
+	"encoding/base64"
+	"errors"
+	"io"
+	"strconv"
+	"unicode/utf8"
+	"unsafe"
+
+	"github.com/go-faster/jx"
+)
+
+// subscribersMax is the most receivers that a request may name.
+const subscribersMax = 10_000
+
+// depthMax bounds the nesting of a body. Ours has two levels; the rest is for
+// fields that are ignored.
+const depthMax = 64
+
+var (
+	errDepth    = errors.New("nested too deep")
+	errTrailing = errors.New("something follows the object")
+)
+
+// decode reads r.body into r.fields. It returns a problem only where the body is
+// not one JSON object; a field of a wrong type is noted and the reading goes on, so
+// that one error can name every bad field.
+//
+// It takes what encoding/json takes for a struct with pointer fields and exact
+// names, and refuses what that refuses, but for these:
+//   - bytes that are not UTF-8, and unpaired surrogates in a field that is used, are
+//     refused: replacing them could make two names one
+//   - an element of subscribers must not be null
+//   - nesting deeper than depthMax is refused
+//
+// A key that stands there twice counts once: the last value wins, null included,
+// which means absent; but a wrong type is wrong wherever it stands.
+func (r *request) decode() problem {
+	if len(r.body) == 0 {
+		return problem{outcome: outcomeInvalidJSON, msg: "the body is empty; it must be a JSON object"}
+	}
+	if !utf8.Valid(r.body) {
+		return problem{outcome: outcomeInvalidJSON, msg: "the body is not valid UTF-8"}
+	}
+	d := &r.json
+	d.ResetBytes(r.body)
+	if d.Next() != jx.Object {
+		return problem{outcome: outcomeInvalidJSON, msg: "the body must be a JSON object"}
+	}
+	err := r.object(d)
+	if err == nil {
+		err = atEnd(d)
+	}
+	if err != nil {
+		return problem{outcome: outcomeInvalidJSON, msg: "the body is not valid JSON: " + err.Error()}
+	}
+	return problem{}
+}
+
+func atEnd(d *jx.Decoder) error {
+	if d.Next() != jx.Invalid {
+		return errTrailing
+	}
+	if err := d.Skip(); !errors.Is(err, io.EOF) {
+		return errTrailing
+	}
+	return nil
+}
+
+// object reads the body's own object.
+func (r *request) object(d *jx.Decoder) error {
+	f := &r.fields
+	it, err := d.ObjIter()
+	if err != nil {
+		return err
+	}
+	for it.Next() {
+		switch string(it.Key()) {
+		case "from_uid":
+			err = r.string(d, fieldFromUID, &f.fromUID)
+		case "sender_uid":
+			err = r.string(d, fieldSenderUID, &f.senderUID)
+		case "channel_id":
+			err = r.string(d, fieldChannelID, &f.channelID)
+		case "channel_type":
+			err = r.integer(d, fieldChannelType, &f.channelType)
+		case "payload":
+			err = r.base64(d)
+		case "client_msg_no":
+			err = r.string(d, fieldClientMsgNo, &f.clientMsgNo)
+		case "stream_no":
+			err = r.string(d, fieldStreamNo, &f.streamNo)
+		case "tag_key":
+			err = r.string(d, fieldTagKey, &f.tagKey)
+		case "expire":
+			err = r.integer(d, fieldExpire, &f.expire)
+		case "header":
+			err = r.header(d)
+		case "no_persist":
+			err = r.integer(d, fieldNoPersist, &f.topFlags[flagNoPersist])
+		case "red_dot":
+			err = r.integer(d, fieldRedDot, &f.topFlags[flagRedDot])
+		case "sync_once":
+			err = r.integer(d, fieldSyncOnce, &f.topFlags[flagSyncOnce])
+		case "subscribers":
+			err = r.subscribers(d)
+		default:
+			err = skip(d, 2)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return it.Err()
+}
+
+func (r *request) header(d *jx.Decoder) error {
+	f := &r.fields
+	switch d.Next() {
+	case jx.Object:
+	case jx.Null:
+		for flag := range f.headerFlags {
+			f.given.remove(fieldHeaderNoPersist + field(flag))
+			f.headerFlags[flag] = 0
+		}
+		return d.Null()
+	default:
+		r.bad(fieldHeader, "must be an object")
+		return skip(d, 2)
+	}
+	it, err := d.ObjIter()
+	if err != nil {
+		return err
+	}
+	for it.Next() {
+		switch string(it.Key()) {
+		case "no_persist":
+			err = r.integer(d, fieldHeaderNoPersist, &f.headerFlags[flagNoPersist])
+		case "red_dot":
+			err = r.integer(d, fieldHeaderRedDot, &f.headerFlags[flagRedDot])
+		case "sync_once":
+			err = r.integer(d, fieldHeaderSyncOnce, &f.headerFlags[flagSyncOnce])
+		default:
+			err = skip(d, 3)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return it.Err()
+}
+
+// string reads a string field into dst.
+func (r *request) string(d *jx.Decoder, f field, dst *string) error {
+	r.fields.given.remove(f)
+	*dst = ""
+	switch d.Next() {
+	case jx.String:
+	case jx.Null:
+		return d.Null()
+	default:
+		r.bad(f, "must be a string")
+		return skip(d, 2)
+	}
+	raw, err := d.Raw()
+	if err != nil {
+		return err
+	}
+	text, ok := r.unquote(raw)
+	if !ok {
+		r.bad(f, unpairedSurrogate)
+		return nil
+	}
+	r.fields.given.add(f)
+	*dst = alias(text)
+	return nil
+}
+
+// integer reads an integer field into dst. What is no integer, or none of 64 bits,
+// is noted; ranges are the validation's.
+func (r *request) integer(d *jx.Decoder, f field, dst *int64) error {
+	r.fields.given.remove(f)
+	*dst = 0
+	switch d.Next() {
+	case jx.Number:
+	case jx.Null:
+		return d.Null()
+	default:
+		r.bad(f, "must be an integer")
+		return skip(d, 2)
+	}
+	raw, err := d.Raw()
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseInt(alias(raw), 10, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		r.bad(f, "is out of range")
+	case err != nil:
+		r.bad(f, "must be an integer")
+	default:
+		r.fields.given.add(f)
+		*dst = n
+	}
+	return nil
+}
+
+// base64 reads the payload into r.payload. As for encoding/json, line breaks in it
+// are passed over.
+func (r *request) base64(d *jx.Decoder) error {
+	f := &r.fields
+	f.given.remove(fieldPayload)
+	switch d.Next() {
+	case jx.String:
+	case jx.Null:
+		return d.Null()
+	default:
+		r.bad(fieldPayload, "must be a string in base64")
+		return skip(d, 2)
+	}
+	raw, err := d.Raw()
+	if err != nil {
+		return err
+	}
+	text, ok := r.unquote(raw)
+	if !ok {
+		r.bad(fieldPayload, unpairedSurrogate)
+		return nil
+	}
+	most := base64.StdEncoding.DecodedLen(len(text))
+	if cap(r.payload) < most {
+		r.payload = make([]byte, most)
+	}
+	n, err := base64.StdEncoding.Decode(r.payload[:most], text)
+	if err != nil {
+		r.bad(fieldPayload, "must be in standard base64 with padding")
+		return nil
+	}
+	f.given.add(fieldPayload)
+	f.payload = r.payload[:n]
+	return nil
+}
+
+func (r *request) subscribers(d *jx.Decoder) error {
+	f := &r.fields
+	f.given.remove(fieldSubscribers)
+	f.subscribers = f.subscribers[:0]
+	switch d.Next() {
+	case jx.Array:
+	case jx.Null:
+		return d.Null()
+	default:
+		r.bad(fieldSubscribers, "must be an array of strings")
+		return skip(d, 2)
+	}
+	it, err := d.ArrIter()
+	if err != nil {
+		return err
+	}
+	for it.Next() {
+		if d.Next() != jx.String {
+			r.bad(fieldSubscribers, "must be an array of strings")
+			if err := skip(d, 3); err != nil {
+				return err
+			}
+			continue
+		}
+		raw, err := d.Raw()
+		if err != nil {
+			return err
+		}
+		text, ok := r.unquote(raw)
+		switch {
+		case !ok:
+			r.bad(fieldSubscribers, unpairedSurrogate)
+		case len(f.subscribers) == subscribersMax:
+			r.bad(fieldSubscribers, "must be at most 10000")
+		default:
+			f.subscribers = append(f.subscribers, alias(text))
+		}
+	}
+	f.given.add(fieldSubscribers)
+	return it.Err()
+}
+
+// skip passes over a value that stands at the given depth. jx's own Skip recurses
+// 10,000 deep.
+func skip(d *jx.Decoder, depth int) error {
+	if depth > depthMax {
+		return errDepth
+	}
+	switch d.Next() {
+	case jx.Object:
+		it, err := d.ObjIter()
+		if err != nil {
+			return err
+		}
+		for it.Next() {
+			if err := skip(d, depth+1); err != nil {
+				return err
+			}
+		}
+		return it.Err()
+	case jx.Array:
+		it, err := d.ArrIter()
+		if err != nil {
+			return err
+		}
+		for it.Next() {
+			if err := skip(d, depth+1); err != nil {
+				return err
+			}
+		}
+		return it.Err()
+	default:
+		return d.Skip()
+	}
+}
+
+// alias is a string over b, without a copy. It lives as long as b is not changed.
+func alias(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -1,0 +1,44 @@
+// Package ingest is the way in: it takes POST /message/send, checks the request,
+// commits it to the write-ahead log, and answers with what the sequencer made of
+// it. It keeps no state that outlives a request.
+//
+// # Delivery
+//
+// A 200 means that the send is durable in the write-ahead log and has its ID and
+// sequence number; it will be in every derived log. A 4xx means that nothing was
+// written. A 503 with code outcome_unknown or no_answer means that the send may
+// have been written, or has been: the caller sends it again with the same
+// client_msg_no, and gets the first answer if it had been. The service itself never
+// publishes a send twice.
+//
+// # Ordering
+//
+// Sends of one channel go to one partition. A partition has one publish in flight
+// from this process; what comes meanwhile gathers, and leaves as the next group
+// commit in the order of its coming. So two sends of one process to one channel,
+// the second begun after the first was queued, keep that order in the log. Between
+// two processes the log alone decides.
+//
+// # When a neighbour fails
+//
+//   - NATS is away: sends in flight are answered outcome_unknown at once, queued
+//     and new ones wal_unavailable; /readyz says no; the client reconnects for ever.
+//   - The log refuses (full, no leader, no stream): the batch is answered at once,
+//     wal_full, wal_refused or wal_unavailable.
+//   - No acknowledgement within AckTimeout: outcome_unknown, and the next batch goes.
+//   - No sequencer answers within AnswerTimeout: no_answer. Nothing else stops; the
+//     log holds the sends and the sequencer folds them when it is back.
+//   - The producers send too much: overloaded, at once, with Retry-After.
+//   - A producer goes away while it waits: its send is committed all the same, and
+//     nobody else notices.
+//
+// # How a request goes through
+//
+//	handler.go   admit, and the steps in their order
+//	body.go      the bytes, into a pooled buffer
+//	decode.go    JSON to fields; text.go, number.go and base64 underneath
+//	validate.go  fields to a message.Send, or every bad field by name
+//	commit.go    into the partition's gathering batch; batch.go is one group commit
+//	inbox.go     acknowledgements and answers of all batches, one subscription
+//	reply.go     the answer's JSON; problem.go all that is not 200
+package ingest

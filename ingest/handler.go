@@ -1,0 +1,170 @@
+package ingest
+
+import (
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// routes lays out the API.
+func (s *Service) routes() http.Handler {
+	r := chi.NewRouter()
+	r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
+		s.refuse(w, problem{outcome: outcomeNotFound})
+	})
+	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Allow", strings.Join(allowed(r, req.URL.Path), ", "))
+		s.refuse(w, problem{outcome: outcomeMethod})
+	})
+	r.Post("/message/send", s.handleSend)
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		r.MethodFunc(method, "/healthz", s.handleHealth)
+		r.MethodFunc(method, "/readyz", s.handleReady)
+	}
+	return s.recovered(r)
+}
+
+// allowed is the methods that a path takes.
+func allowed(r chi.Routes, path string) []string {
+	var methods []string
+	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if r.Match(chi.NewRouteContext(), m, path) {
+			methods = append(methods, m)
+		}
+	}
+	return methods
+}
+
+// recovered turns a panic into a 500 whose details are in the log.
+func (s *Service) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			cause := recover()
+			if cause == nil {
+				return
+			}
+			if cause == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+				panic(cause)
+			}
+			s.log.Error("a request panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			s.refuse(w, problem{outcome: outcomeInternal})
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Service) handleHealth(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") }
+
+func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
+	if err := s.Ready(); err != nil {
+		problem{outcome: outcomeDraining, msg: err.Error()}.write(w)
+		return
+	}
+	writeText(w, "ready\n")
+}
+
+func writeText(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write([]byte(text)) // a prober that has gone need not know
+}
+
+// refuse answers with a problem and counts it.
+func (s *Service) refuse(w http.ResponseWriter, p problem) {
+	s.metrics.requests[p.outcome].Inc()
+	p.write(w)
+}
+
+// handleSend is POST /message/send.
+func (s *Service) handleSend(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	nth, p := s.admit()
+	defer s.leave()
+	if p.ok() {
+		p = s.send(w, r, start, nth)
+	} else {
+		p.write(w)
+	}
+	s.metrics.requests[p.outcome].Inc()
+	s.metrics.requestDuration.Observe(time.Since(start).Seconds())
+}
+
+// send takes a request through its steps and answers it. It returns what became of
+// it, for the books.
+func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem {
+	req := s.requests.get()
+	p := s.check(req, r)
+	if p.outcome == outcomeTooLarge || p.outcome == outcomeBodyUnread || p.outcome == outcomeOverloaded {
+		// What is left of the body would have to be read to use the connection again.
+		w.Header().Set("Connection", "close")
+	}
+	if nth%decodeSampled == 0 {
+		s.metrics.decodeDuration.Observe(time.Since(start).Seconds())
+	}
+	// Permissions and payload rules belong here: the send is whole, and nothing has
+	// been written yet.
+	var t ticket
+	if p.ok() {
+		partition := s.partitions[s.topology.Of(req.send.ChannelId, message.ChannelType(req.send.ChannelType))]
+		t, p.outcome = partition.enqueue(&req.send, req.send.SizeVT())
+	}
+	// The answer echoes client_msg_no; everything else of the request can be reused
+	// while it waits.
+	var echo [clientMsgNoBytesMax]byte
+	clientMsgNo := echo[:copy(echo[:], req.send.ClientMsgNo)]
+	generated := req.generated
+	s.requests.put(req)
+	if !p.ok() {
+		p.write(w)
+		return p
+	}
+
+	a, became := t.wait(r.Context(), s.cfg.AnswerTimeout)
+	switch became {
+	case outcomeAccepted, outcomeDuplicate:
+		s.reply(w, a, became, clientMsgNo)
+		return problem{outcome: became}
+	case outcomeConflict:
+		p = problem{outcome: became, field: fieldClientMsgNo.String(),
+			msg: fmt.Sprintf("client_msg_no %q was used for another message, %d", string(clientMsgNo), a.id)}
+	default:
+		p = problem{outcome: became}
+		if generated && became.spec().retryAfter > 0 {
+			p.msg = fmt.Sprintf("%s (use client_msg_no %q, which was made for this request)", became.spec().msg, string(clientMsgNo))
+		}
+	}
+	p.write(w)
+	return p
+}
+
+// check reads, decodes and validates.
+func (s *Service) check(req *request, r *http.Request) problem {
+	if p := checkMediaType(r.Header); !p.ok() {
+		return p
+	}
+	if p := req.read(r, int(s.cfg.BodyBytesMax)); !p.ok() {
+		return p
+	}
+	if p := req.decode(); !p.ok() {
+		return p
+	}
+	return req.validate(int(s.cfg.PayloadBytesMax))
+}
+
+func (s *Service) reply(w http.ResponseWriter, a answer, became outcome, clientMsgNo []byte) {
+	h := w.Header()
+	h["Content-Type"] = s.contentType // shared, and so not allocated; net/http only reads it
+	if became == outcomeDuplicate {
+		h.Set("Idempotent-Replayed", "true")
+	}
+	body := s.replies.get()
+	*body = appendReply(*body, a, clientMsgNo)
+	_, _ = w.Write(*body) // a caller that has gone asks again
+	s.replies.put(body)
+}

@@ -1,0 +1,107 @@
+package ingest
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/go-faster/jx"
+	"github.com/nats-io/nats.go"
+
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// inbox is the one subscription that everything said to this process comes to:
+//
+//	<prefix>.a.<partition>.<batch>   JetStream acknowledges or refuses a group commit
+//	<prefix>.r.<partition>.<batch>   the sequencer answers it
+//
+// The prefix is unique to the process, so an answer to an earlier life of it finds
+// nobody.
+type inbox struct {
+	prefix string
+	log    *slog.Logger
+	json   jx.Decoder // only the subscription's goroutine uses it
+}
+
+const (
+	kindAck   = 'a'
+	kindReply = 'r'
+)
+
+func newInbox(nc *nats.Conn, log *slog.Logger) *inbox {
+	return &inbox{prefix: nc.NewInbox(), log: log}
+}
+
+func (i *inbox) ackSubject(partition int, no uint64) string {
+	return i.subject(kindAck, partition, no)
+}
+
+func (i *inbox) replySubject(partition int, no uint64) string {
+	return i.subject(kindReply, partition, no)
+}
+
+func (i *inbox) subject(kind byte, partition int, no uint64) string {
+	b := make([]byte, 0, 96)
+	b = append(b, i.prefix...)
+	b = append(b, '.', kind, '.')
+	b = strconv.AppendInt(b, int64(partition), 10)
+	b = append(b, '.')
+	b = strconv.AppendUint(b, no, 10)
+	return string(b)
+}
+
+var errForeignSubject = errors.New("not a subject of this inbox")
+
+// parse reads a subject of the inbox.
+func (i *inbox) parse(subject string) (kind byte, partition int, no uint64, err error) {
+	rest, ok := strings.CutPrefix(subject, i.prefix+".")
+	if !ok || len(rest) < len("a.0.1") || rest[1] != '.' {
+		return 0, 0, 0, fmt.Errorf("%q: %w", subject, errForeignSubject)
+	}
+	kind = rest[0]
+	p, n, _ := strings.Cut(rest[2:], ".")
+	partition, perr := strconv.Atoi(p)
+	no, nerr := strconv.ParseUint(n, 10, 64)
+	if perr != nil || nerr != nil || kind != kindAck && kind != kindReply {
+		return 0, 0, 0, fmt.Errorf("%q: %w", subject, errForeignSubject)
+	}
+	return kind, partition, no, nil
+}
+
+// receive handles one message of the inbox. The subscription calls it for one at a
+// time; it must not block, for every request waits behind it.
+func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
+	kind, number, no, err := i.parse(msg.Subject)
+	if err != nil || number < 0 || number >= len(partitions) {
+		i.log.Warn("a message that nobody waits for", "subject", msg.Subject)
+		return
+	}
+	p := partitions[number]
+	if kind == kindReply {
+		p.onAnswer(no, msg.Data)
+		return
+	}
+	// Nobody listens on the log's subject: the stream is not there, or has no leader.
+	if len(msg.Data) == 0 && msg.Header.Get("Status") == "503" {
+		i.log.Warn("no stream takes the write-ahead log's subject", "partition", number, "stream", topology.WALStream(number))
+		p.onRefusal(no, outcomeWALUnavailable)
+		return
+	}
+	a, err := parseAck(&i.json, msg.Data)
+	switch {
+	case err != nil:
+		// It may have been taken or not; the acknowledgement timer says so in time.
+		i.log.Error("an acknowledgement that makes no sense", "partition", number, "error", err)
+	case a.refused():
+		i.log.Warn("the write-ahead log refused a group commit", "partition", number, "code", a.code, "err_code", a.errCode, "description", string(a.description))
+		p.onRefusal(no, a.outcome())
+	case a.seq == 0 || string(a.stream) != topology.WALStream(number):
+		i.log.Error("acknowledged by another stream than the write-ahead log", "partition", number, "stream", string(a.stream), "seq", a.seq)
+		p.onRefusal(no, outcomeInternal)
+	default:
+		p.onAck(no)
+	}
+}

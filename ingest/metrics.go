@@ -1,0 +1,113 @@
+package ingest
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics is what the role shows of itself. Every child is resolved here, so that
+// the hot path looks nothing up.
+type metrics struct {
+	requests        [outcomes]prometheus.Counter
+	requestDuration prometheus.Histogram
+	decodeDuration  prometheus.Histogram
+	gatherDuration  prometheus.Histogram
+	ackDuration     prometheus.Histogram
+	answerDuration  prometheus.Histogram
+	batchSends      prometheus.Histogram
+	batchBytes      prometheus.Histogram
+	lateAnswers     prometheus.Counter
+}
+
+// newMetrics registers the role's metrics, and reports every one that could not be.
+func newMetrics(reg prometheus.Registerer, requestsInFlight func() float64, queues prometheus.Collector) (*metrics, error) {
+	var errs []error
+	register := func(c prometheus.Collector) {
+		if err := reg.Register(c); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sendhouse_ingest_" + name, Help: help, Buckets: buckets,
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		})
+		register(h)
+		return h
+	}
+	seconds := []float64{.0005, .001, .002, .004, .008, .015, .03, .06, .125, .25, .5, 1, 2.5, 5}
+	micros := []float64{1e-6, 2e-6, 4e-6, 8e-6, 16e-6, 64e-6, 256e-6, .001, .004, .016, .25}
+
+	m := &metrics{
+		requestDuration: histogram("request_duration_seconds", "From the header of a request to its answer.", seconds),
+		decodeDuration:  histogram("decode_duration_seconds", "From the header of a request until it is checked; includes reading the body. Of one request in 16.", micros),
+		gatherDuration:  histogram("gather_duration_seconds", "From the first send of a group commit until it is published.", seconds),
+		ackDuration:     histogram("ack_duration_seconds", "From publishing a group commit until the write-ahead log acknowledged it. Not of those whose answer came first.", seconds),
+		answerDuration:  histogram("answer_duration_seconds", "From publishing a group commit until the sequencer's answer.", seconds),
+		batchSends:      histogram("batch_sends", "Sends in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, batchSendsMax}),
+		batchBytes:      histogram("batch_size_bytes", "Bytes of a group commit.", prometheus.ExponentialBuckets(256, 4, 8)),
+		lateAnswers: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sendhouse_ingest_late_answers_total", Help: "Answers of the sequencer that nobody waited for any more.",
+		}),
+	}
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sendhouse_ingest_requests_total", Help: "Requests answered, by HTTP status and by what became of them.",
+	}, []string{"code", "reason"})
+	for o := range outcomes {
+		s := o.spec()
+		m.requests[o] = requests.WithLabelValues(strconv.Itoa(s.status), s.code)
+	}
+	register(requests)
+	register(m.lateAnswers)
+	register(queues)
+	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sendhouse_ingest_in_flight_requests", Help: "Requests being worked on.",
+	}, requestsInFlight))
+	return m, errors.Join(errs...)
+}
+
+// gathered is told of each batch that leaves.
+func (m *metrics) gathered(b *batch) {
+	m.batchSends.Observe(float64(b.sends))
+	m.batchBytes.Observe(float64(len(b.bytes)))
+	m.gatherDuration.Observe(b.published.Sub(b.gathered).Seconds())
+}
+
+// queueCollector shows how much waits in each partition. It looks when it is asked,
+// so that the hot path keeps no gauges.
+type queueCollector struct {
+	partitions   []*partition
+	sends, bytes *prometheus.Desc
+}
+
+func newQueueCollector(partitions []*partition) *queueCollector {
+	labels := []string{"partition"}
+	return &queueCollector{
+		partitions: partitions,
+		sends:      prometheus.NewDesc("sendhouse_ingest_queue_sends", "Sends that wait for their group commit.", labels, nil),
+		bytes:      prometheus.NewDesc("sendhouse_ingest_queue_bytes", "Bytes that wait for their group commit.", labels, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *queueCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.sends
+	ch <- c.bytes
+}
+
+// Collect implements prometheus.Collector.
+func (c *queueCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, p := range c.partitions {
+		p.mu.Lock()
+		sends, bytes := p.sends, p.bytes
+		p.mu.Unlock()
+		label := strconv.Itoa(p.number)
+		ch <- prometheus.MustNewConstMetric(c.sends, prometheus.GaugeValue, float64(sends), label)
+		ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(bytes), label)
+	}
+}

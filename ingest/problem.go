@@ -1,0 +1,153 @@
+package ingest
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// outcome is what became of a request. It decides everything else about the
+// answer: see spec.
+type outcome uint8
+
+const (
+	outcomeAccepted outcome = iota
+	outcomeDuplicate
+	outcomeConflict
+	outcomeInvalidJSON
+	outcomeInvalidRequest
+	outcomeTooLarge
+	outcomeMediaType
+	outcomeMethod
+	outcomeNotFound
+	outcomeBodyUnread
+	outcomeOverloaded
+	outcomeDraining
+	outcomeWALUnavailable
+	outcomeWALFull
+	outcomeWALRefused
+	outcomeUnknown
+	outcomeNoAnswer
+	outcomeClientGone
+	outcomeInternal
+	outcomes // the number of them
+)
+
+// WuKongIM's reason codes, as far as they say something about a send
+// (WuKongIM pkg/protocol/frame).
+const (
+	reasonNone          = 0
+	reasonSuccess       = 1
+	reasonPayloadDecode = 9
+	reasonSystemError   = 15
+	reasonChannelID     = 16
+	reasonRateLimit     = 22
+	reasonChannelType   = 23
+	reasonConflict      = 28
+)
+
+// spec is how an outcome is told to the caller.
+type spec struct {
+	status     int
+	code       string // stable; also the metrics' label
+	reason     int    // WuKongIM's
+	retryAfter int    // seconds; 0 means that trying again does not help
+	msg        string // where the case has nothing better to say
+}
+
+// spec is the one place where the status of an answer is decided.
+func (o outcome) spec() spec {
+	const safe = "; sending it again with the same client_msg_no is safe"
+	switch o {
+	case outcomeAccepted:
+		return spec{status: http.StatusOK, code: "accepted", reason: reasonSuccess}
+	case outcomeDuplicate:
+		return spec{status: http.StatusOK, code: "duplicate", reason: reasonSuccess}
+	case outcomeConflict:
+		return spec{status: http.StatusConflict, code: "client_msg_no_conflict", reason: reasonConflict}
+	case outcomeInvalidJSON:
+		return spec{status: http.StatusBadRequest, code: "invalid_json"}
+	case outcomeInvalidRequest:
+		return spec{status: http.StatusBadRequest, code: "invalid_request"}
+	case outcomeTooLarge:
+		return spec{status: http.StatusRequestEntityTooLarge, code: "too_large",
+			msg: "the send is larger than the write-ahead log takes in one record"}
+	case outcomeMediaType:
+		return spec{status: http.StatusUnsupportedMediaType, code: "unsupported_media_type"}
+	case outcomeMethod:
+		return spec{status: http.StatusMethodNotAllowed, code: "method_not_allowed", msg: "this route does not take this method; see Allow"}
+	case outcomeNotFound:
+		return spec{status: http.StatusNotFound, code: "not_found", msg: "no such route"}
+	case outcomeBodyUnread:
+		return spec{status: http.StatusBadRequest, code: "body_unreadable"}
+	case outcomeOverloaded:
+		return spec{status: http.StatusServiceUnavailable, code: "overloaded", reason: reasonRateLimit, retryAfter: 1,
+			msg: "more is being sent than can be taken; nothing was written"}
+	case outcomeDraining:
+		return spec{status: http.StatusServiceUnavailable, code: "draining", reason: reasonSystemError, retryAfter: 1,
+			msg: "this process is not serving: it is starting or stopping; nothing was written"}
+	case outcomeWALUnavailable:
+		return spec{status: http.StatusServiceUnavailable, code: "wal_unavailable", reason: reasonSystemError, retryAfter: 1,
+			msg: "the write-ahead log cannot be reached; nothing was written"}
+	case outcomeWALFull:
+		return spec{status: http.StatusServiceUnavailable, code: "wal_full", reason: reasonSystemError, retryAfter: 5,
+			msg: "the write-ahead log is full; nothing was written"}
+	case outcomeWALRefused:
+		return spec{status: http.StatusServiceUnavailable, code: "wal_refused", reason: reasonSystemError, retryAfter: 1,
+			msg: "the write-ahead log refused the send; nothing was written"}
+	case outcomeUnknown:
+		return spec{status: http.StatusServiceUnavailable, code: "outcome_unknown", reason: reasonSystemError, retryAfter: 1,
+			msg: "the write-ahead log did not acknowledge in time, so the send may have been written or not" + safe}
+	case outcomeNoAnswer:
+		return spec{status: http.StatusServiceUnavailable, code: "no_answer", reason: reasonSystemError, retryAfter: 1,
+			msg: "the send is stored, but no sequencer answered in time" + safe}
+	case outcomeClientGone:
+		// Nobody reads this; the status, nginx's, is for the metrics.
+		return spec{status: 499, code: "client_gone"}
+	default:
+		return spec{status: http.StatusInternalServerError, code: "internal", reason: reasonSystemError,
+			msg: "a fault in this service; its log says more"}
+	}
+}
+
+// problem is an answer other than 200. The zero value means that there is none.
+type problem struct {
+	outcome outcome
+	msg     string // "" means the outcome's own
+	field   string // names of the bad fields, separated by commas
+	reason  int    // 0 means the outcome's own
+}
+
+func (p problem) ok() bool { return p.outcome == outcomeAccepted }
+
+// write sends the problem in the error shape of the contract:
+// {"status":400,"code":"invalid_request","msg":"…","field":"…","reason":0}.
+func (p problem) write(w http.ResponseWriter) {
+	s := p.outcome.spec()
+	if p.msg != "" {
+		s.msg = p.msg
+	}
+	if p.reason != reasonNone {
+		s.reason = p.reason
+	}
+	body := make([]byte, 0, 256)
+	body = append(body, `{"status":`...)
+	body = strconv.AppendInt(body, int64(s.status), 10)
+	body = append(body, `,"code":`...)
+	body = appendJSONString(body, s.code)
+	body = append(body, `,"msg":`...)
+	body = appendJSONString(body, s.msg)
+	body = append(body, `,"field":`...)
+	body = appendJSONString(body, p.field)
+	body = append(body, `,"reason":`...)
+	body = strconv.AppendInt(body, int64(s.reason), 10)
+	body = append(body, "}\n"...)
+
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if s.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(s.retryAfter))
+	}
+	w.WriteHeader(s.status)
+	_, _ = w.Write(body) // a caller that has gone need not know
+}

@@ -1,0 +1,297 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// Deps is what the role works with. All fields must be set.
+type Deps struct {
+	// NATS is a connection that reconnects for ever and buffers nothing meanwhile, as
+	// broker.Connect makes it. The role does not close it.
+	NATS *nats.Conn
+	// Partitions is the deployment's number of them.
+	Partitions topology.Partitions
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Service is the role. It is a lifecycle.Service.
+type Service struct {
+	cfg         Config
+	nc          *nats.Conn
+	topology    topology.Partitions
+	log         *slog.Logger
+	metrics     *metrics
+	requests    *requestPool
+	replies     *bytesPool
+	contentType []string
+	handler     http.Handler
+	*committer
+
+	state    atomic.Int32
+	inFlight atomic.Int64  // requests
+	admitted atomic.Uint64 // requests, ever
+	idle     chan struct{} // told when, in a drain, the last request has gone
+	bound    chan struct{} // closed once addr is set
+	addr     net.Addr
+}
+
+// The states of a Service, in their order.
+const (
+	stateNew int32 = iota
+	stateServing
+	stateDraining
+	stateStopped
+)
+
+const (
+	// decodeSampled is how many requests share one look at the clock after decoding.
+	decodeSampled = 16
+	// closeTimeout is how long the inbox may take to close.
+	closeTimeout = 5 * time.Second
+)
+
+// Reasons for which a service is not ready or does not run.
+var (
+	// ErrNotServing says that the service has not been started, or is stopping.
+	ErrNotServing = errors.New("ingest: not serving")
+	// ErrDisconnected says that NATS cannot be reached.
+	ErrDisconnected = errors.New("ingest: not connected to NATS")
+	// ErrRunTwice is returned by the second Run of a service.
+	ErrRunTwice = errors.New("ingest: a service can be run only once")
+)
+
+// New checks cfg and deps and reports everything that is wrong with them. It opens
+// nothing.
+func New(cfg Config, deps Deps) (*Service, error) {
+	errs := []error{cfg.validate()}
+	require := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s is missing", what))
+		}
+	}
+	require(deps.NATS != nil, "the NATS connection")
+	require(deps.Logger != nil, "the logger")
+	require(deps.Registerer != nil, "the metrics registerer")
+	if _, err := topology.NewPartitions(int(deps.Partitions)); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("ingest: %w", err)
+	}
+
+	log := deps.Logger.With("component", "ingest")
+	s := &Service{
+		cfg: cfg, nc: deps.NATS, topology: deps.Partitions, log: log,
+		requests:    newRequestPool(int64(cfg.BodiesBytesMax)),
+		replies:     newBytesPool(512),
+		contentType: []string{"application/json"},
+		idle:        make(chan struct{}, 1),
+		bound:       make(chan struct{}),
+	}
+	s.committer = &committer{
+		publisher: deps.NATS, inbox: newInbox(deps.NATS, log), log: log,
+		ackTimeout: cfg.AckTimeout, sendsMax: cfg.QueueSendsMax, bytesMax: int(cfg.QueueBytesMax),
+		batchBytes: int(min(batchBytesMax, deps.NATS.MaxPayload()-headerRoomBytes)),
+		buffers:    newBytesPool(batchBytesFirst), timers: &timerPool{},
+	}
+	for n := range int(deps.Partitions) {
+		s.partitions = append(s.partitions, newPartition(n, s.committer))
+	}
+	var err error
+	s.metrics, err = newMetrics(deps.Registerer, func() float64 { return float64(s.inFlight.Load()) }, newQueueCollector(s.partitions))
+	if err != nil {
+		return nil, fmt.Errorf("ingest: metrics: %w", err)
+	}
+	s.committer.metrics = s.metrics
+	s.handler = s.routes()
+	return s, nil
+}
+
+// Handler is the API. It takes sends while Run runs, and refuses them before and
+// after.
+func (s *Service) Handler() http.Handler { return s.handler }
+
+// Started is closed once the service accepts connections.
+func (s *Service) Started() <-chan struct{} { return s.bound }
+
+// Addr is the address that is listened on, with the port that the system chose if it
+// was to. It is nil before Started.
+func (s *Service) Addr() net.Addr {
+	select {
+	case <-s.bound:
+		return s.addr
+	default:
+		return nil
+	}
+}
+
+// Ready is nil while sends can be taken: the service runs and NATS is connected. It
+// answers from what is known and asks nobody.
+func (s *Service) Ready() error {
+	if s.state.Load() != stateServing {
+		return ErrNotServing
+	}
+	if !s.connected.Load() {
+		return ErrDisconnected
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then drains: it stops accepting, answers every request
+// that it has accepted, and returns.
+func (s *Service) Run(ctx context.Context) error {
+	if !s.state.CompareAndSwap(stateNew, stateServing) {
+		return ErrRunTwice
+	}
+	defer s.state.Store(stateStopped)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.APIAddr.String())
+	if err != nil {
+		return fmt.Errorf("ingest: listen: %w (choose another address with --api-addr)", err)
+	}
+	closeInbox, err := s.openInbox()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	stopWatching := s.watchConnection()
+	server := s.server()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }() // ends with Shutdown or Close below
+	s.addr = listener.Addr()
+	close(s.bound)
+	s.log.Info("ingest is up", "addr", s.addr.String(), "partitions", int(s.topology))
+
+	select {
+	case err = <-served: // the listener broke
+		err = fmt.Errorf("ingest: serve: %w", err)
+		served <- nil
+	case <-ctx.Done():
+	}
+	s.state.Store(stateDraining)
+	err = errors.Join(err, s.drain(ctx, server))
+	<-served
+	stopWatching()
+	err = errors.Join(err, closeInbox())
+	for _, p := range s.partitions {
+		p.ackTimer.Stop()
+	}
+	return err
+}
+
+func (s *Service) server() *http.Server {
+	return &http.Server{
+		Handler:                      s.handler,
+		ReadHeaderTimeout:            s.cfg.HeaderReadTimeout,
+		ReadTimeout:                  s.cfg.BodyReadTimeout,
+		WriteTimeout:                 s.cfg.WriteTimeout,
+		IdleTimeout:                  s.cfg.IdleTimeout,
+		MaxHeaderBytes:               s.cfg.HeaderBytesMax,
+		DisableGeneralOptionsHandler: true, // OPTIONS * has the error shape too
+		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// openInbox subscribes to what is said to this process.
+func (s *Service) openInbox() (closeInbox func() error, err error) {
+	sub, err := s.nc.Subscribe(s.inbox.prefix+".>", func(m *nats.Msg) { s.inbox.receive(s.partitions, m) })
+	if err != nil {
+		return nil, fmt.Errorf("ingest: subscribe to the inbox: %w", err)
+	}
+	closed := make(chan struct{})
+	sub.SetClosedHandler(func(string) { close(closed) })
+	return func() error {
+		if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
+			return fmt.Errorf("ingest: close the inbox: %w", err)
+		}
+		select {
+		case <-closed:
+		case <-time.After(closeTimeout):
+			return errors.New("ingest: the inbox did not close")
+		}
+		return nil
+	}, nil
+}
+
+// watchConnection follows the state of the connection until the returned function
+// is called, which waits for its goroutine.
+func (s *Service) watchConnection() (stop func()) {
+	changes := s.nc.StatusChanged()
+	s.connected.Store(s.nc.IsConnected())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for status := range changes {
+			if status != nats.CONNECTED {
+				s.connected.Store(false)
+				for _, p := range s.partitions {
+					p.onDisconnect()
+				}
+			}
+			// Changes may be lost where they come fast, so the last word is the
+			// connection's.
+			s.connected.Store(s.nc.IsConnected())
+		}
+	}()
+	return func() {
+		s.nc.RemoveStatusListener(changes)
+		<-done
+	}
+}
+
+// drain waits until every accepted request is answered. Clients that are still
+// sending a request when the time is up are cut off; a request that waits for its
+// answer cannot be, since AnswerTimeout is shorter.
+func (s *Service) drain(ctx context.Context, server *http.Server) error {
+	s.log.Info("ingest is draining", "requests", s.inFlight.Load())
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		s.log.Warn("clients that did not finish their request are cut off", "error", err)
+		_ = server.Close() // nothing is lost that was not lost before
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+	}
+	// Requests that came through Handler and not through the server.
+	for s.inFlight.Load() > 0 {
+		select {
+		case <-s.idle:
+		case <-ctx.Done():
+			return fmt.Errorf("ingest: drain: %d requests were not answered within %s", s.inFlight.Load(), s.cfg.DrainTimeout)
+		}
+	}
+	return nil
+}
+
+// admit lets a request in, or says why not. Either way leave must be called.
+func (s *Service) admit() (nth uint64, p problem) {
+	n := s.inFlight.Add(1)
+	switch {
+	case s.state.Load() != stateServing:
+		return 0, problem{outcome: outcomeDraining}
+	case n > int64(s.cfg.RequestsMax):
+		return 0, problem{outcome: outcomeOverloaded}
+	default:
+		return s.admitted.Add(1), problem{}
+	}
+}
+
+func (s *Service) leave() {
+	if s.inFlight.Add(-1) == 0 && s.state.Load() == stateDraining {
+		select {
+		case s.idle <- struct{}{}:
+		default:
+		}
+	}
+}

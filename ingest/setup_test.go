@@ -1,0 +1,305 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// example is the body of the seed page's first example.
+const example = `{
+    "header": {
+      "no_persist": 0,
+      "red_dot": 1,
+      "sync_once": 0
+    },
+    "client_msg_no": "client_msg_123",
+    "from_uid": "user123",
+    "channel_id": "group123",
+    "channel_type": 2,
+    "expire": 0,
+    "payload": "SGVsbG8gV29ybGQ=",
+    "tag_key": "important"
+  }`
+
+// testTimeout bounds every wait of a test; no test takes this long unless it fails.
+const testTimeout = 30 * time.Second
+
+// bundle is a service on a real server.
+type bundle struct {
+	t        testing.TB
+	server   *broker.Embedded
+	dataDir  string
+	addr     string
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	service  *Service
+	registry *prometheus.Registry
+	stop     context.CancelFunc // begins the drain
+	ended    chan error         // Run's answer
+	client   *http.Client
+	url      string
+}
+
+type options struct {
+	config     func(*Config)
+	topology   func(*topology.Options)
+	partitions int
+	noStreams  bool
+	dataDir    string
+	natsAddr   string
+}
+
+// defaultConfig is what kong makes of the tags, on a free port.
+func defaultConfig(t testing.TB) Config {
+	t.Helper()
+	var cfg Config
+	require.NoError(t, kong.ApplyDefaults(&cfg))
+	cfg.APIAddr = "127.0.0.1:0"
+	return cfg
+}
+
+func setup(t testing.TB, o options) *bundle {
+	t.Helper()
+	b := &bundle{t: t, dataDir: t.TempDir()}
+	b.startServer("127.0.0.1:0")
+	b.addr = b.server.URL()[len("nats://"):]
+
+	// Over TCP, so that tests can stop the server under the connection.
+	b.nc = connect(t, b.server.URL())
+	js, err := jetstream.New(b.nc)
+	require.NoError(t, err)
+	b.js = js
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	if o.partitions == 0 {
+		o.partitions = 2
+	}
+	if !o.noStreams {
+		settings := topology.DefaultOptions()
+		settings.WALBytesMax, settings.MessagesBytesMax = 256<<20, 256<<20
+		if o.topology != nil {
+			o.topology(&settings)
+		}
+		_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: o.partitions}, settings)
+		require.NoError(t, err)
+	}
+
+	cfg := defaultConfig(t)
+	if o.config != nil {
+		o.config(&cfg)
+	}
+	b.registry = prometheus.NewRegistry()
+	b.service, err = New(cfg, Deps{NATS: b.nc, Partitions: topology.Partitions(o.partitions), Logger: logger(t), Registerer: b.registry})
+	require.NoError(t, err)
+	b.run()
+	return b
+}
+
+func (b *bundle) run() {
+	b.t.Helper()
+	ctx, stop := context.WithCancel(context.WithoutCancel(b.t.Context()))
+	b.stop, b.ended = stop, make(chan error, 1)
+	go func() { b.ended <- b.service.Run(ctx) }()
+	select {
+	case <-b.service.Started():
+	case err := <-b.ended:
+		require.NoError(b.t, err)
+	}
+	b.url = "http://" + b.service.Addr().String()
+	b.client = &http.Client{Timeout: testTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
+	b.t.Cleanup(func() {
+		b.client.CloseIdleConnections()
+		stop()
+		select {
+		case err := <-b.ended:
+			require.NoError(b.t, err)
+		case <-time.After(testTimeout):
+			b.t.Error("Run did not return")
+		}
+	})
+}
+
+func (b *bundle) startServer(addr string) {
+	b.t.Helper()
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: b.dataDir, Addr: addr, StoreBytesMax: 8 << 30, Logger: logger(b.t)})
+	require.NoError(b.t, err)
+	b.server = server
+	b.t.Cleanup(server.Shutdown)
+}
+
+func connect(t testing.TB, url string) *nats.Conn {
+	t.Helper()
+	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: url, Name: t.Name(), Logger: logger(t)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// logger is quiet: what a test wants to know it asks for.
+func logger(testing.TB) *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// got is an answer as a client sees it.
+type got struct {
+	status int
+	header http.Header
+	raw    string
+	body   map[string]any
+}
+
+func (g got) code() string {
+	code, _ := g.body["code"].(string)
+	return code
+}
+
+func (b *bundle) post(body string) got {
+	b.t.Helper()
+	g, err := b.try(body)
+	require.NoError(b.t, err)
+	return g
+}
+
+// try is post for goroutines that may not end the test.
+func (b *bundle) try(body string) (got, error) {
+	req, err := http.NewRequest(http.MethodPost, b.url+"/message/send", bytes.NewReader([]byte(body)))
+	if err != nil {
+		return got{}, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	return b.do(req)
+}
+
+func (b *bundle) do(req *http.Request) (got, error) {
+	res, err := b.client.Do(req)
+	if err != nil {
+		return got{}, err
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(res.Body)
+	if err != nil {
+		return got{}, err
+	}
+	g := got{status: res.StatusCode, header: res.Header, raw: string(raw)}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	if err := decoder.Decode(&g.body); err != nil {
+		return g, fmt.Errorf("%d %q: %w", res.StatusCode, raw, err)
+	}
+	return g, nil
+}
+
+// send is a body with these parts.
+func send(channel, clientMsgNo string) string {
+	return fmt.Sprintf(`{"from_uid":"u","channel_id":%q,"channel_type":2,"client_msg_no":%q,"payload":"aGk="}`, channel, clientMsgNo)
+}
+
+// sequencer is a tiny sequencer that speaks the real protocol: it reads the
+// write-ahead log in order and answers each batch.
+type sequencer struct {
+	b         *bundle
+	partition int
+
+	mu      sync.Mutex
+	seqs    map[string]uint64
+	seen    map[string]seen
+	batches []walBatch
+	clock   message.IDClock
+}
+
+type seen struct {
+	content string
+	answer  *message.Answer
+}
+
+type walBatch struct {
+	seq   uint64
+	bytes int
+	sends []*message.Send
+}
+
+// sequence starts a sequencer for every partition.
+func (b *bundle) sequence() []*sequencer {
+	b.t.Helper()
+	var all []*sequencer
+	for p := range b.service.partitions {
+		clock, err := message.NewIDClock(p, 0)
+		require.NoError(b.t, err)
+		s := &sequencer{b: b, partition: p, seqs: make(map[string]uint64), seen: make(map[string]seen), clock: clock}
+		consumer, err := b.js.OrderedConsumer(b.t.Context(), topology.WALStream(p), jetstream.OrderedConsumerConfig{})
+		require.NoError(b.t, err)
+		running, err := consumer.Consume(s.fold)
+		require.NoError(b.t, err)
+		b.t.Cleanup(running.Stop)
+		all = append(all, s)
+	}
+	return all
+}
+
+func (s *sequencer) fold(msg jetstream.Msg) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		s.b.t.Errorf("metadata: %v", err)
+		return
+	}
+	var batch message.SendBatch
+	if err := proto.Unmarshal(msg.Data(), &batch); err != nil {
+		s.b.t.Errorf("batch: %v", err)
+		return
+	}
+	s.mu.Lock()
+	answers := &message.AnswerBatch{}
+	for _, one := range batch.GetSends() {
+		answers.Answers = append(answers.Answers, s.answer(one, meta.Timestamp))
+	}
+	s.batches = append(s.batches, walBatch{seq: meta.Sequence.Stream, bytes: len(msg.Data()), sends: batch.GetSends()})
+	s.mu.Unlock()
+	data, err := proto.Marshal(answers)
+	if err != nil {
+		s.b.t.Errorf("answers: %v", err)
+		return
+	}
+	if err := s.b.nc.Publish(msg.Headers().Get(topology.HeaderReply), data); err != nil && !s.b.nc.IsReconnecting() {
+		s.b.t.Logf("reply: %v", err)
+	}
+}
+
+func (s *sequencer) answer(one *message.Send, at time.Time) *message.Answer {
+	content, err := proto.MarshalOptions{Deterministic: true}.Marshal(one)
+	if err != nil {
+		s.b.t.Errorf("send: %v", err)
+	}
+	key := fmt.Sprintf("%d/%s/%s/%s", one.GetChannelType(), one.GetChannelId(), one.GetFromUid(), one.GetClientMsgNo())
+	if earlier, ok := s.seen[key]; ok {
+		outcome := message.Outcome_OUTCOME_DUPLICATE
+		if earlier.content != string(content) {
+			outcome = message.Outcome_OUTCOME_CONFLICT
+		}
+		return &message.Answer{MessageId: earlier.answer.GetMessageId(), MessageSeq: earlier.answer.GetMessageSeq(), Outcome: outcome}
+	}
+	a := &message.Answer{MessageId: uint64(s.clock.Next(at.UnixMilli()))}
+	if !one.GetNoPersist() {
+		channel := fmt.Sprintf("%d/%s", one.GetChannelType(), one.GetChannelId())
+		s.seqs[channel]++
+		a.MessageSeq = s.seqs[channel]
+	}
+	s.seen[key] = seen{content: string(content), answer: a}
+	return a
+}

@@ -1,0 +1,240 @@
+package ingest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// Limits of the contract, in bytes.
+const (
+	uidBytesMax         = 256
+	channelIDBytesMax   = 256
+	clientMsgNoBytesMax = 128
+	tagBytesMax         = 128
+)
+
+// What is said of a field in more than one place.
+const (
+	isRequired   = "is required"
+	isFlag       = "must be 0 or 1"
+	hasControls  = "must not hold control characters"
+	personAtSign = "must not hold '@' where the channel is a person's"
+)
+
+// validate makes r.send of r.fields, or notes everything that is wrong with them.
+// The send's strings alias the request.
+//
+// Of a field that has two places, from_uid goes before sender_uid, and a flag in
+// header before the same at top level.
+func (r *request) validate(payloadBytesMax int) problem {
+	f, s := &r.fields, &r.send
+	r.checkPayload(payloadBytesMax)
+	s.NoPersist = r.flag(flagNoPersist)
+	s.RedDot = r.flag(flagRedDot)
+	s.SyncOnce = r.flag(flagSyncOnce)
+	r.checkLength(fieldClientMsgNo, f.clientMsgNo, clientMsgNoBytesMax)
+	r.checkLength(fieldStreamNo, f.streamNo, tagBytesMax)
+	r.checkLength(fieldTagKey, f.tagKey, tagBytesMax)
+	if f.expire < 0 || f.expire > math.MaxUint32 {
+		r.bad(fieldExpire, "must be 0 to 4294967295 seconds")
+	}
+	r.checkSubscribers(s.SyncOnce)
+	from := r.checkSender()
+	channelID, channelType := r.checkChannel(from)
+	if len(r.issues) > 0 {
+		return r.problem()
+	}
+
+	canonical, err := message.CanonicalChannel(from, channelID, channelType, s.SyncOnce)
+	if errors.Is(err, message.ErrNotAMember) {
+		r.bad(fieldChannelID, "names a person channel that the sender is no side of")
+		return r.problem()
+	}
+	if err != nil {
+		return problem{outcome: outcomeInternal}
+	}
+	if f.clientMsgNo == "" {
+		id, err := uuid.NewV7()
+		if err != nil { // the system has no randomness
+			return problem{outcome: outcomeInternal}
+		}
+		f.clientMsgNo, r.generated = id.String(), true
+	}
+	s.ChannelId, s.ChannelType = canonical, uint32(channelType)
+	s.FromUid, s.ClientMsgNo = from, f.clientMsgNo
+	s.StreamNo, s.TagKey = f.streamNo, f.tagKey
+	s.Expire = uint32(f.expire)
+	s.Payload = f.payload
+	if len(f.subscribers) > 0 {
+		s.Subscribers = f.subscribers
+	}
+	return problem{}
+}
+
+func (r *request) checkPayload(bytesMax int) {
+	switch n := len(r.fields.payload); {
+	case !r.fields.given.has(fieldPayload):
+		r.bad(fieldPayload, isRequired)
+	case n == 0:
+		r.bad(fieldPayload, "must not be empty")
+	case n > bytesMax:
+		r.note(issue{field: fieldPayload, large: true,
+			what: fmt.Sprintf("is %d bytes; at most %s are taken", n, config.ByteSize(bytesMax))})
+	}
+}
+
+// flag is a flag's value.
+func (r *request) flag(flag int) bool {
+	f := &r.fields
+	inHeader, atTop := fieldHeaderNoPersist+field(flag), fieldNoPersist+field(flag)
+	if v := f.headerFlags[flag]; v != 0 && v != 1 {
+		r.bad(inHeader, isFlag)
+	}
+	if v := f.topFlags[flag]; v != 0 && v != 1 {
+		r.bad(atTop, isFlag)
+	}
+	if f.given.has(inHeader) {
+		return f.headerFlags[flag] == 1
+	}
+	return f.topFlags[flag] == 1
+}
+
+func (r *request) checkLength(f field, s string, bytesMax int) {
+	if len(s) > bytesMax {
+		r.bad(f, fmt.Sprintf("is %d bytes; at most %d are taken", len(s), bytesMax))
+	}
+}
+
+// checkSender picks and checks the sender's uid.
+func (r *request) checkSender() string {
+	where, uid := fieldFromUID, r.fields.fromUID
+	if uid == "" && r.fields.given.has(fieldSenderUID) && !r.isBad(fieldFromUID) {
+		where, uid = fieldSenderUID, r.fields.senderUID
+	}
+	switch {
+	case uid == "" && !r.isBad(fieldSenderUID):
+		r.bad(fieldFromUID, isRequired)
+	case len(uid) > uidBytesMax:
+		r.checkLength(where, uid, uidBytesMax)
+	case hasControl(uid):
+		r.bad(where, hasControls)
+	case r.fields.channelType == int64(message.ChannelPerson):
+		// Canonical names join two uids with '@' and mark command channels with a
+		// suffix: a uid that holds either could make two channels one.
+		if strings.Contains(uid, "@") {
+			r.bad(where, personAtSign)
+		}
+		if strings.HasSuffix(uid, message.CommandSuffix) {
+			r.bad(where, "must not end in "+message.CommandSuffix+" where the channel is a person's")
+		}
+	}
+	return uid
+}
+
+// checkChannel checks the channel, or names the temporary one where the request has
+// receivers in its place.
+func (r *request) checkChannel(from string) (string, message.ChannelType) {
+	f := &r.fields
+	channelType := message.ChannelType(0)
+	if f.channelType > 0 && f.channelType <= math.MaxUint8 {
+		channelType = message.ChannelType(f.channelType)
+	}
+	temporary := f.channelID == "" && len(f.subscribers) > 0 && !r.isBad(fieldChannelID)
+	switch {
+	case channelType.Valid():
+	case f.given.has(fieldChannelType):
+		r.bad(fieldChannelType, "must be an integer from 1 to 12")
+	case !temporary:
+		r.bad(fieldChannelType, isRequired)
+	}
+	if temporary {
+		if len(r.issues) > 0 {
+			return "", 0 // no need for a name
+		}
+		return temporaryChannel(f.subscribers), message.ChannelTemporary
+	}
+	r.checkChannelID(f.channelID, channelType)
+	return f.channelID, channelType
+}
+
+func (r *request) checkChannelID(id string, channelType message.ChannelType) {
+	sides := 1
+	if channelType == message.ChannelPerson {
+		// Each side of a composed name is a uid; "a@", "@b" and "a@b@c" are none.
+		left, right, composed := strings.Cut(id, "@")
+		if composed && (left == "" || right == "" || strings.Contains(right, "@") || len(left) > uidBytesMax || len(right) > uidBytesMax ||
+			strings.HasSuffix(left, message.CommandSuffix)) {
+			r.bad(fieldChannelID, "must be a uid, or two uids joined by one '@'")
+			return
+		}
+		if composed {
+			sides = 2
+		}
+	}
+	switch {
+	case id == "":
+		r.bad(fieldChannelID, isRequired)
+	case sides == 1 && len(id) > channelIDBytesMax:
+		r.checkLength(fieldChannelID, id, channelIDBytesMax)
+	case hasControl(id):
+		r.bad(fieldChannelID, hasControls)
+	case hasSpace(id):
+		r.bad(fieldChannelID, "must not hold white space")
+	case strings.ContainsAny(id, "#&") || channelType != message.ChannelPerson && strings.Contains(id, "@"):
+		r.bad(fieldChannelID, "must not hold '@', '#' or '&'")
+	case strings.HasSuffix(id, message.CommandSuffix):
+		r.bad(fieldChannelID, "must not end in "+message.CommandSuffix+"; a command is sent with header.sync_once=1 to the channel itself")
+	}
+}
+
+// checkSubscribers brings the receivers to their canonical form: trimmed, blanks
+// left out, sorted by bytes, each once. So the same set in another order is the
+// same send.
+func (r *request) checkSubscribers(syncOnce bool) {
+	f := &r.fields
+	if len(f.subscribers) == 0 {
+		return
+	}
+	uids := f.subscribers[:0]
+	for _, uid := range f.subscribers {
+		uid = strings.TrimSpace(uid)
+		switch {
+		case uid == "":
+			continue
+		case len(uid) > uidBytesMax:
+			r.bad(fieldSubscribers, "must be uids of at most 256 bytes")
+		case hasControl(uid):
+			r.bad(fieldSubscribers, hasControls)
+		}
+		uids = append(uids, uid)
+	}
+	slices.Sort(uids)
+	f.subscribers = slices.Compact(uids)
+	if len(f.subscribers) > 0 && !syncOnce && !r.isBad(fieldHeaderSyncOnce) && !r.isBad(fieldSyncOnce) {
+		r.bad(fieldSubscribers, "is only for commands: header.sync_once=1")
+	}
+}
+
+// temporaryChannel names the channel of a set of receivers, given sorted: the first
+// 128 bits of the SHA-256 of the uids joined by line feeds, which no uid holds, in
+// hex. It is the same in every process and for every order of the same uids.
+func temporaryChannel(sorted []string) string {
+	h := sha256.New()
+	for i, uid := range sorted {
+		if i > 0 {
+			_, _ = h.Write([]byte{'\n'}) // a hash never fails
+		}
+		_, _ = h.Write([]byte(uid))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
