@@ -1,0 +1,102 @@
+package chdb
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// folder is the data folder, held by this process.
+type folder struct {
+	enginePath string // What ClickHouse calls its path.
+	configPath string
+	spoolPath  string // The data of inserts on their way in.
+	lock       *os.File
+}
+
+// openFolder makes the data folder if need be and takes it for this process. The engine has a lock of its own; this one comes before it
+// because the engine's complaint goes to standard error and cannot be answered with advice.
+func openFolder(path string) (*folder, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("find the data folder: %w", err)
+	}
+	held := &folder{
+		enginePath: filepath.Join(path, "engine"),
+		configPath: filepath.Join(path, "engine.xml"),
+		spoolPath:  filepath.Join(path, "spool"),
+	}
+	if err := os.MkdirAll(path, 0o750); err != nil {
+		return nil, folderError(path, err)
+	}
+	if held.lock, err = lockFile(filepath.Join(path, "lock"), path); err != nil {
+		return nil, err
+	}
+	if err := held.prepare(); err != nil {
+		_ = held.lock.Close()
+		return nil, folderError(path, err)
+	}
+	return held, nil
+}
+
+// prepare makes the folders inside. Data of inserts that a kill left behind is removed: those inserts were never acknowledged.
+func (f *folder) prepare() error {
+	// The engine starts the tasks that DROP … SYNC waits for only where it finds the folder "metadata" when it starts. In a fresh data
+	// folder it would make that later, and the first DROP … SYNC would wait for ever.
+	if err := os.MkdirAll(filepath.Join(f.enginePath, "metadata"), 0o750); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(f.spoolPath); err != nil {
+		return err
+	}
+	if err := os.Mkdir(f.spoolPath, 0o700); err != nil {
+		return err
+	}
+	probe, err := os.CreateTemp(f.enginePath, ".writable-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// release gives the folder back. The lock file stays: to remove it would let two processes lock two files of one name.
+func (f *folder) release() error {
+	if err := f.lock.Close(); err != nil {
+		return fmt.Errorf("unlock the data folder: %w", err)
+	}
+	return nil
+}
+
+func lockFile(path, dataDir string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, folderError(dataDir, err)
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // A descriptor fits an int.
+		holder, _ := io.ReadAll(io.LimitReader(file, 32))
+		_ = file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: %s is held by process %s; stop that process or choose another data folder",
+				ErrLocked, dataDir, strings.TrimSpace(string(holder)))
+		}
+		return nil, fmt.Errorf("lock the data folder %s: %w", dataDir, err)
+	}
+	if err := errors.Join(file.Truncate(0), writeAt(file, fmt.Sprintln(os.Getpid()))); err != nil {
+		_ = file.Close()
+		return nil, folderError(dataDir, err)
+	}
+	return file, nil
+}
+
+func writeAt(file *os.File, text string) error {
+	_, err := file.WriteAt([]byte(text), 0)
+	return err
+}
+
+func folderError(path string, err error) error {
+	return fmt.Errorf("%w: %s: %w; make it writable for this user, or choose another data folder", ErrUnwritable, path, err)
+}

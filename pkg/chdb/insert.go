@@ -1,0 +1,78 @@
+package chdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// insert runs an INSERT whose data comes from a reader. The data is written to a private file before anything else happens and inserted
+// from there: SQL text with binary data in it does not survive the engine's interface, and a reader that breaks off must insert nothing.
+// FROM INFILE gives the engine's INSERT the same as a server gives it: columns by name, defaults for those left out, and blocks as they
+// are in the data, which is what deduplication needs.
+func (e *Engine) insert(ctx context.Context, req request, parsed statement, data io.Reader) (stats, error) {
+	path, size, err := e.spool(data)
+	if err != nil {
+		return stats{}, err
+	}
+	defer e.unspool(path, size)
+	s, err := e.begin(ctx, e.inserts, req)
+	if err != nil {
+		return stats{}, err
+	}
+	defer s.end()
+	s.endWith(e.ending)
+	res, err := s.conn.exec(parsed.withInfile(path), "Null")
+	if err != nil {
+		return stats{}, s.cause(ctx, err)
+	}
+	defer res.free()
+	return res.stats(), nil
+}
+
+// spool writes data to a file of its own in the spool folder. The caller owes unspool.
+func (e *Engine) spool(data io.Reader) (path string, size int64, err error) {
+	file, err := os.CreateTemp(e.folder.spoolPath, "insert-*")
+	if err != nil {
+		return "", 0, fmt.Errorf("make room for the data of an insert: %w", err)
+	}
+	limited := &spoolReader{from: data, engine: e}
+	_, err = io.Copy(file, limited)
+	if err = errors.Join(err, file.Close()); err != nil {
+		e.unspool(file.Name(), limited.size)
+		return "", 0, err
+	}
+	return file.Name(), limited.size, nil
+}
+
+func (e *Engine) unspool(path string, size int64) {
+	e.spooled.Add(-size)
+	if err := os.Remove(path); err != nil {
+		e.log.Warn("cannot remove the data of a finished insert", "path", path, "error", err)
+	}
+}
+
+// spoolReader counts what is spooled, of one insert and of all, and stops at either limit.
+type spoolReader struct {
+	from   io.Reader
+	engine *Engine
+	size   int64
+}
+
+func (r *spoolReader) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	r.size += int64(n)
+	all := r.engine.spooled.Add(int64(n))
+	if r.size > r.engine.config.InsertBytesMax {
+		return 0, &Exception{Code: codeTooManyBytes, Message: fmt.Sprintf(
+			"The data of an INSERT may have up to %d bytes. Send it in parts. (TOO_MANY_BYTES)", r.engine.config.InsertBytesMax)}
+	}
+	if all > r.engine.config.SpoolBytesMax {
+		return 0, &Exception{Code: codeTooManyQueries, Message: fmt.Sprintf(
+			"INSERT statements under way hold %d bytes, the most they may. Try again later. (TOO_MANY_SIMULTANEOUS_QUERIES)",
+			r.engine.config.SpoolBytesMax)}
+	}
+	return n, err
+}

@@ -1,0 +1,108 @@
+package chdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	headerBytesMax    = 1 << 20 // A statement may be in the URL.
+)
+
+// ErrOpenToAll says that the listener would let anyone on the network run SQL, which reads files too.
+var ErrOpenToAll = errors.New("the ClickHouse interface would be open to the network")
+
+// ServerConfig says where the HTTP interface listens.
+type ServerConfig struct {
+	// Addr is host:port. Port 0 takes a free one, which Addr of the server tells.
+	Addr string
+	// ConnectionsMax bounds the connections that are open at once; more wait. Default 512.
+	ConnectionsMax int
+	// ShutdownTimeout is how long requests under way may go on after the end of Run's context. Default 10 seconds.
+	ShutdownTimeout time.Duration
+}
+
+// Server serves an engine's HTTP interface.
+type Server struct {
+	config   ServerConfig
+	listener net.Listener
+	server   *http.Server
+	log      *slog.Logger
+}
+
+// NewServer takes the port, so that a port that is taken is an error here. Close or Run must follow. An address beyond this machine needs
+// an engine with a password; else the error is ErrOpenToAll.
+func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
+	setDefault(&config.ConnectionsMax, 512)
+	setDefault(&config.ShutdownTimeout, 10*time.Second)
+	if config.ConnectionsMax < 0 || config.ShutdownTimeout < 0 {
+		return nil, fmt.Errorf("chdb server configuration: %d connections and %s to shut down must not be negative",
+			config.ConnectionsMax, config.ShutdownTimeout)
+	}
+	listener, err := net.Listen("tcp", config.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for ClickHouse's HTTP interface on %s: %w", config.Addr, err)
+	}
+	if address, ok := listener.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() && engine.config.Password == "" {
+		_ = listener.Close()
+		return nil, fmt.Errorf("%w at %s: set a password, or listen on 127.0.0.1", ErrOpenToAll, config.Addr)
+	}
+	return &Server{
+		config:   config,
+		listener: newBoundedListener(listener, config.ConnectionsMax),
+		log:      engine.log,
+		server: &http.Server{
+			Handler:           engine.Handler(),
+			ReadHeaderTimeout: readHeaderTimeout,
+			IdleTimeout:       idleTimeout,
+			MaxHeaderBytes:    headerBytesMax,
+			ErrorLog:          slog.NewLogLogger(engine.log.Handler(), slog.LevelDebug),
+		},
+	}, nil
+}
+
+// Addr is the address that is listened on, as host:port.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Run serves until ctx is done, then lets requests under way finish within ShutdownTimeout and breaks off the rest. It returns nil after
+// that, or what ended it otherwise.
+func (s *Server) Run(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- s.server.Serve(s.listener) }()
+	s.log.Info("ClickHouse's HTTP interface is up", "addr", s.Addr())
+	select {
+	case err := <-served:
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return fmt.Errorf("serve ClickHouse's HTTP interface on %s: %w", s.Addr(), err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout)
+	defer cancel()
+	if err := s.server.Shutdown(grace); err != nil {
+		s.log.Warn("requests to ClickHouse's HTTP interface were broken off", "error", err)
+	}
+	err := s.Close()
+	<-served
+	return err
+}
+
+// Close stops listening and breaks off what is under way. It may be called at any time and more than once.
+func (s *Server) Close() error {
+	err := s.server.Close()
+	if closing := s.listener.Close(); closing != nil && !errors.Is(closing, net.ErrClosed) {
+		err = errors.Join(err, closing)
+	}
+	if err != nil {
+		return fmt.Errorf("close ClickHouse's HTTP interface: %w", err)
+	}
+	return nil
+}
