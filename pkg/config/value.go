@@ -22,7 +22,7 @@ const (
 	TiB ByteSize = 1 << 40
 )
 
-// byteUnits lists what may stand behind the number, in lower case, the largest binary unit first.
+// byteUnits lists what may stand behind the number.
 var byteUnits = []struct {
 	name string
 	size ByteSize
@@ -64,14 +64,16 @@ func unitSize(name string) ByteSize {
 	return 0
 }
 
-// String writes the size in the largest binary unit that divides it, so that it can be read back unchanged.
+// String writes the size with the unit that divides it and leaves the smallest number, so that it
+// is read back unchanged: 64KiB, 64MB, 65537B.
 func (s ByteSize) String() string {
-	for _, unit := range byteUnits[:4] {
-		if s != 0 && s%unit.size == 0 {
-			return strconv.FormatInt(int64(s/unit.size), 10) + unit.name
+	number, name := s, "B"
+	for _, unit := range byteUnits {
+		if s%unit.size == 0 && s/unit.size < number {
+			number, name = s/unit.size, unit.name
 		}
 	}
-	return strconv.FormatInt(int64(s), 10) + "B"
+	return strconv.FormatInt(int64(number), 10) + name
 }
 
 // MarshalText writes what String writes.

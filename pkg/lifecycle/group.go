@@ -165,8 +165,8 @@ func (g *Group) setState(state string) {
 // startAll starts the members in order and reports whether all became ready.
 func (g *Group) startAll(ctx context.Context) bool {
 	for _, m := range g.members {
-		// Asked first: with an ended ctx nothing at all should start.
-		if ctx.Err() != nil {
+		// Asked first: nothing should start that would have to stop at once.
+		if g.over(ctx) {
 			return false
 		}
 		g.setState("starting: waiting for " + m.name)
@@ -188,6 +188,18 @@ func (g *Group) startAll(ctx context.Context) bool {
 		case <-g.failed:
 			return false
 		}
+	}
+	return true
+}
+
+// over says whether the group is to stop already.
+func (g *Group) over(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+	case <-g.stop:
+	case <-g.failed:
+	default:
+		return false
 	}
 	return true
 }

@@ -21,7 +21,7 @@ import (
 // The limits of the admin listener. They are not settings: nobody has needed others.
 const (
 	readTimeout  = 10 * time.Second
-	writeTimeout = 2 * time.Minute // also the longest CPU profile or trace that can be taken
+	writeTimeout = 30 * time.Second // profiles and traces extend it by what they were asked for
 	idleTimeout  = 2 * time.Minute
 	// closeTimeout is how long a scrape or a profile may go on once the process stops.
 	closeTimeout   = 3 * time.Second
