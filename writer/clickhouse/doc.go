@@ -1,0 +1,30 @@
+// Package clickhouse is the writer's way into ClickHouse: it creates the table of messages and keeps it
+// up to date ([Client.Migrate]), checks that a table has what is needed ([Client.Check]), turns encoded
+// messages into columns ([Block]), and inserts blocks exactly once ([Client.Insert]).
+//
+// # Exactly once
+//
+// One call of Insert is one INSERT statement with one block and one deduplication token. A table made
+// by this package remembers the tokens of its latest inserts, so the same block inserted again under the
+// same token adds nothing. This holds as long as
+//
+//   - the block stays below the size at which the server would cut it in two ([BlockRowsMax],
+//     [BlockBytesMax]), and
+//   - fewer inserts than the table's non_replicated_deduplication_window lie between the two.
+//
+// Behind this stands a second net: the table is a ReplacingMergeTree by channel and message_seq, so what
+// is nevertheless there twice becomes one row when its parts are merged, or at once with FINAL.
+//
+// An insert that has returned without an error is on disk: the table sets fsync_after_insert.
+//
+// # Errors
+//
+// Every error of a call to the server is an [*Error] with a [Class] that says what the caller can do:
+// the decision is taken in one place, from the exception code or from what the driver reports.
+//
+// # Schemas
+//
+// [SchemaFull] is the table for any ClickHouse since 23.3. [SchemaReduced] is for tests against the
+// server that Debian ships (18.16), which knows no codecs, TTL, DateTime64 or deduplication tokens: rows
+// can be there twice in it after a failure, until they are merged or read with FINAL.
+package clickhouse

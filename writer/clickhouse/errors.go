@@ -1,0 +1,140 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	chcolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
+)
+
+// Class says what can be done about an error.
+type Class int
+
+// The classes. Anything that is not surely one of the others is ambiguous.
+const (
+	// Ambiguous: nothing is known about what was sent. Insert the same rows again under the same token.
+	Ambiguous Class = iota
+	// Backpressure: the server refused and has too much to do, or no room. Wait, then as Ambiguous.
+	Backpressure
+	// Oversize: the server refused this block but would take smaller ones.
+	Oversize
+	// Configuration: nothing will go in before a person changes something. Alert, wait, try again.
+	Configuration
+	// Data: the server refused the content of at least one row of the block.
+	Data
+)
+
+// String is the class as a metric label.
+func (c Class) String() string {
+	switch c {
+	case Backpressure:
+		return "backpressure"
+	case Oversize:
+		return "oversize"
+	case Configuration:
+		return "configuration"
+	case Data:
+		return "data"
+	default:
+		return "ambiguous"
+	}
+}
+
+// Classes lists all classes.
+func Classes() []Class { return []Class{Ambiguous, Backpressure, Oversize, Configuration, Data} }
+
+// Error is an error of a call to ClickHouse.
+type Error struct {
+	Op     string // what was being done: connect, insert, migrate, check
+	Target string // what to: addresses and table, without the password
+	Class  Class
+	Code   int    // ClickHouse's exception code, 0 if it was not the server that refused
+	Hint   string // what to do about it, empty where nothing special
+	Err    error
+}
+
+// Error is one line.
+func (e *Error) Error() string {
+	text := fmt.Sprintf("clickhouse: %s %s: %v", e.Op, e.Target, e.Err)
+	if e.Hint != "" {
+		text += " (" + e.Hint + ")"
+	}
+	return text
+}
+
+// Unwrap gives the driver's error.
+func (e *Error) Unwrap() error { return e.Err }
+
+// ClassOf is the class of an error: that of the [*Error] in it, else Ambiguous.
+func ClassOf(err error) Class {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Class
+	}
+	return Ambiguous
+}
+
+// errColumnMismatch marks what the driver refuses before it sends anything: the table's type for a column
+// does not take what we have.
+var errColumnMismatch = errors.New("the table's column does not take the writer's values")
+
+func newError(op, target string, err error) *Error {
+	var known *Error
+	if errors.As(err, &known) {
+		return known
+	}
+	class, code := classify(err)
+	return &Error{Op: op, Target: target, Class: class, Code: code, Hint: hint(class, code, err), Err: err}
+}
+
+// classify is the one place where errors are told apart.
+func classify(err error) (class Class, code int) {
+	var exception *clickhouse.Exception
+	var httpError *clickhouse.HTTPError
+	var converter *chcolumn.ColumnConverterError
+	switch {
+	case errors.As(err, &exception):
+		return classOfCode(exception.Code, exception.Message), int(exception.Code)
+	case errors.As(err, &httpError):
+		return classOfStatus(httpError.StatusCode), 0
+	case errors.Is(err, errColumnMismatch), errors.As(err, &converter):
+		return Configuration, 0
+	default:
+		// The network, a timeout, a connection that was closed, a driver error that is new to us.
+		return Ambiguous, 0
+	}
+}
+
+// classOfStatus is for answers over HTTP that did not come from ClickHouse itself but from something
+// before it, such as a proxy.
+func classOfStatus(status int) Class {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return Backpressure
+	case http.StatusRequestEntityTooLarge:
+		return Oversize
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
+		return Configuration
+	default:
+		return Ambiguous
+	}
+}
+
+func hint(class Class, code int, err error) string {
+	var netError *net.OpError
+	switch {
+	case class == Configuration && code != 0:
+		return configurationHint(code)
+	case errors.As(err, &netError) && netError.Op == "dial":
+		return "is ClickHouse running, and --clickhouse-dsn right?"
+	case errors.Is(err, io.EOF) && !errors.Is(err, context.DeadlineExceeded):
+		return "the server closed the connection: does the port of --clickhouse-dsn speak the protocol of its scheme?"
+	default:
+		return ""
+	}
+}

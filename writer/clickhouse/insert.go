@@ -1,0 +1,91 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+)
+
+// appender is the part of the driver's batch column that columns are handed to.
+type appender interface {
+	Append(values any) error
+	AppendRow(value any) error
+}
+
+// Insert inserts the rows [first, end) of the block as one block under a deduplication token, and returns
+// when they are on disk. On an error nothing is known about them unless its class says so; the same rows
+// may be inserted again under the same token. The block is not changed.
+//
+// The reduced schema knows no tokens: there a repeated insert adds the rows again, until they are merged.
+func (c *Client) Insert(ctx context.Context, b *Block, first, end int, token string) error {
+	if first < 0 || first >= end || end > b.Rows() || end-first > BlockRowsMax {
+		panic(fmt.Sprintf("clickhouse: insert of rows %d to %d of %d", first, end, b.Rows()))
+	}
+	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
+	defer cancel()
+	if err := c.insert(c.withInsertOptions(ctx, token), b, first, end); err != nil {
+		return newError("insert", c.target(tableMessages), err)
+	}
+	return nil
+}
+
+func (c *Client) withInsertOptions(ctx context.Context, token string) context.Context {
+	options := []clickhouse.QueryOption{clickhouse.WithColumnNamesAndTypes(c.types)}
+	if c.schema == SchemaFull {
+		options = append(options, clickhouse.WithSettings(clickhouse.Settings{
+			"insert_deduplicate":         1,
+			"insert_deduplication_token": token,
+		}))
+	}
+	return clickhouse.Context(ctx, options...)
+}
+
+func (c *Client) insert(ctx context.Context, b *Block, first, end int) (err error) {
+	batch, err := c.conn.PrepareBatch(ctx, c.statement)
+	if err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	for i, col := range c.columns {
+		to := batch.Column(i)
+		if err := col.append(b, first, end, to); err != nil {
+			// The connection is in the middle of an INSERT: Abort closes it, and nothing is inserted.
+			_ = batch.Abort()
+			return fmt.Errorf("column %s: %w: %w", col.name, errColumnMismatch, err)
+		}
+	}
+	// Send gives the connection back, or closes it after an error.
+	if err := batch.Send(); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	return nil
+}
+
+// appendSubscribers goes row by row, since the driver's columnar way for arrays allocates for each row.
+// Nearly all rows have none, and for those the same boxed value does.
+func appendSubscribers(b *Block, first, end int, to appender) error {
+	var none any = []string{}
+	for i := first; i < end; i++ {
+		value := none
+		if s := b.subscribersOf(i); len(s) > 0 {
+			value = s
+		}
+		if err := to.AppendRow(value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// appendSeconds serves the reduced schema. The driver takes an int64 in the unit of the column: seconds for
+// a DateTime, milliseconds for a DateTime64(3).
+func appendSeconds(b *Block, first, end int, to appender) error {
+	b.unixSeconds = b.unixSeconds[:0]
+	for _, ms := range b.unixMilli[first:end] {
+		b.unixSeconds = append(b.unixSeconds, ms/1000)
+	}
+	return to.Append(b.unixSeconds)
+}
+
+var _ appender = driver.BatchColumn(nil)

@@ -1,0 +1,154 @@
+package clickhouse
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"hash/crc32"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+//go:embed migrations
+//nolint:gochecknoglobals // embedding needs one
+var migrationFiles embed.FS
+
+// Migration is one statement that brings the tables a step further. It is idempotent: to run it twice, or
+// from two processes at once, is as good as once.
+type Migration struct {
+	Version  int
+	Name     string // of the file, without the version and the ending
+	Checksum uint32 // CRC32 of the file
+	SQL      string // with the database's name in place
+}
+
+// Migrations are the steps of a schema in their order, for a database.
+func Migrations(schema Schema, database string) ([]Migration, error) {
+	dir := path.Join("migrations", string(schema))
+	entries, err := migrationFiles.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("clickhouse: schema %q: %w", schema, err)
+	}
+	var all []Migration
+	for i, entry := range entries { // sorted by name
+		text, err := migrationFiles.ReadFile(path.Join(dir, entry.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("clickhouse: %w", err)
+		}
+		number, name, _ := strings.Cut(strings.TrimSuffix(entry.Name(), ".sql"), "_")
+		version, err := strconv.Atoi(number)
+		if err != nil || version != i+1 {
+			return nil, fmt.Errorf("clickhouse: migration %s: the number must be %04d", entry.Name(), i+1)
+		}
+		all = append(all, Migration{
+			Version:  version,
+			Name:     name,
+			Checksum: crc32.ChecksumIEEE(text),
+			SQL:      strings.ReplaceAll(string(text), "{database}", database),
+		})
+	}
+	return all, nil
+}
+
+// ledgerVersion is the migration that creates the ledger. Those up to it cannot be looked up there
+// before they have run, so they are run whenever the ledger is not there.
+const ledgerVersion = 2
+
+// Pending lists the migrations that the ledger of the database does not have. A migration that was applied
+// with another text, or one that this program does not know, is an error of class Configuration.
+func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
+	all, err := Migrations(c.schema, c.database)
+	if err != nil {
+		return nil, err
+	}
+	applied, err := c.ledger(ctx)
+	if err != nil {
+		return nil, newError("read the ledger of migrations", c.target(tableLedger), err)
+	}
+	if err := compareLedger(applied, all); err != nil {
+		return nil, &Error{Op: "read the ledger of migrations", Target: c.target(tableLedger), Class: Configuration, Err: err}
+	}
+	return slices.DeleteFunc(all, func(m Migration) bool { _, done := applied[m.Version]; return done }), nil
+}
+
+// Migrate runs the migrations that are pending and enters each in the ledger.
+func (c *Client) Migrate(ctx context.Context) error {
+	pending, err := c.Pending(ctx)
+	if err != nil {
+		return err
+	}
+	var unrecorded []Migration
+	for _, m := range pending {
+		if err := c.conn.Exec(ctx, m.SQL); err != nil {
+			return newError(fmt.Sprintf("migration %04d_%s", m.Version, m.Name), c.target(tableMessages), err)
+		}
+		c.log.Info("migration applied", "version", m.Version, "name", m.Name, "database", c.database)
+		unrecorded = append(unrecorded, m)
+		if m.Version < ledgerVersion {
+			continue
+		}
+		if err := c.record(ctx, unrecorded); err != nil {
+			return newError("record migrations", c.target(tableLedger), err)
+		}
+		unrecorded = nil
+	}
+	return nil
+}
+
+// ledger reads what has been applied: checksums by version. It is empty where there is no ledger.
+func (c *Client) ledger(ctx context.Context) (map[int]uint32, error) {
+	var tables uint64
+	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count() FROM system.tables WHERE database = '%s' AND name = '%s'", c.database, tableLedger))
+	if err := row.Scan(&tables); err != nil {
+		return nil, fmt.Errorf("look for the ledger: %w", err)
+	}
+	applied := make(map[int]uint32)
+	if tables == 0 {
+		return applied, nil
+	}
+	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT version, checksum FROM %s.%s", quoteName(c.database), tableLedger))
+	if err != nil {
+		return nil, fmt.Errorf("query: %w", err)
+	}
+	defer rows.Close() //nolint:errcheck // what could fail has failed in Err
+	for rows.Next() {
+		var version, checksum uint32
+		if err := rows.Scan(&version, &checksum); err != nil {
+			return nil, fmt.Errorf("scan: %w", err)
+		}
+		applied[int(version)] = checksum
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("query: %w", err)
+	}
+	return applied, nil
+}
+
+// record enters migrations in the ledger.
+func (c *Client) record(ctx context.Context, migrations []Migration) error {
+	for _, m := range migrations {
+		statement := fmt.Sprintf("INSERT INTO %s.%s (version, name, checksum, applied_at) SELECT %d, '%s', %d, now()",
+			quoteName(c.database), tableLedger, m.Version, m.Name, m.Checksum)
+		if err := c.conn.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("insert: %w", err)
+		}
+	}
+	return nil
+}
+
+func compareLedger(applied map[int]uint32, all []Migration) error {
+	for _, m := range all {
+		if checksum, done := applied[m.Version]; done && checksum != m.Checksum {
+			return fmt.Errorf("migration %04d_%s was applied with another text (checksum %08x, this program has %08x): "+
+				"the database belongs to another schema or version", m.Version, m.Name, checksum, m.Checksum)
+		}
+	}
+	for version := range applied {
+		if version > len(all) {
+			return fmt.Errorf("migration %04d was applied, but this program knows only %d: it is too old for the database", version, len(all))
+		}
+	}
+	return nil
+}

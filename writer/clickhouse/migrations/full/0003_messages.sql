@@ -1,0 +1,31 @@
+CREATE TABLE IF NOT EXISTS `{database}`.messages
+(
+    message_id Int64 CODEC(Delta, ZSTD(1)) COMMENT 'milliseconds since 2024-01-01 (41 bits), partition (10), counter (12)',
+    message_seq UInt64 CODEC(Delta, ZSTD(1)) COMMENT '1, 2, 3, ... in the channel',
+    channel_id String CODEC(ZSTD(1)) COMMENT 'canonical: a@b for a person channel, ____cmd behind it for commands',
+    channel_type UInt8 CODEC(T64, ZSTD(1)) COMMENT '1 person, 2 group, 3 customer service, 4 community, 5 community topic, 6 info, 7 data, 8 temporary, 9 live, 10 visitors, 11 agent, 12 agent group',
+    from_uid String CODEC(ZSTD(1)) COMMENT 'sender',
+    client_msg_no String CODEC(ZSTD(1)) COMMENT 'key of the sender for this message',
+    red_dot UInt8 CODEC(T64, ZSTD(1)) COMMENT '1: show the unread mark',
+    sync_once UInt8 CODEC(T64, ZSTD(1)) COMMENT '1: a command',
+    stream_no String CODEC(ZSTD(1)),
+    tag_key String CODEC(ZSTD(1)),
+    expire UInt32 CODEC(T64, ZSTD(1)) COMMENT 'seconds after timestamp until the row is gone; 0: never',
+    subscribers Array(String) CODEC(ZSTD(1)) COMMENT 'receivers, where the send named them',
+    payload String CODEC(ZSTD(3)),
+    timestamp DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)) COMMENT 'when the message was accepted; the time in message_id',
+    partition UInt16 CODEC(T64, ZSTD(1)) COMMENT 'of the message log',
+    stream_seq UInt64 CODEC(Delta, ZSTD(1)) COMMENT 'in the message log, MESSAGES_<partition>',
+    wal_seq UInt64 CODEC(Delta, ZSTD(1)) COMMENT 'in the write-ahead log, SENDS_<partition>',
+    wal_index UInt32 CODEC(T64, ZSTD(1)) COMMENT 'place in the record of the write-ahead log',
+    INDEX message_id_index message_id TYPE bloom_filter(0.01) GRANULARITY 4,
+    INDEX client_msg_no_index client_msg_no TYPE bloom_filter(0.01) GRANULARITY 4
+)
+ENGINE = ReplacingMergeTree
+PARTITION BY toYYYYMM(timestamp)
+ORDER BY (channel_id, channel_type, message_seq)
+TTL toDateTime(least(toUnixTimestamp(timestamp) + toUInt64(expire), 4294967295), 'UTC') DELETE WHERE expire > 0
+SETTINGS
+    fsync_after_insert = 1,
+    fsync_part_directory = 1,
+    non_replicated_deduplication_window = 100000

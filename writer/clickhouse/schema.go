@@ -1,0 +1,88 @@
+package clickhouse
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+)
+
+// Schema is a variant of the tables.
+type Schema string
+
+// The variants.
+const (
+	// SchemaFull has codecs, indexes, row TTL, durability settings and deduplication.
+	SchemaFull Schema = "full"
+	// SchemaReduced is what ClickHouse 18.16 can hold. It is meant for tests.
+	SchemaReduced Schema = "reduced"
+)
+
+// Valid says whether s is one of the variants.
+func (s Schema) Valid() bool { return s == SchemaFull || s == SchemaReduced }
+
+// DatabaseDefault is the database of a DSN that names none.
+const DatabaseDefault = "sendhouse"
+
+const (
+	tableMessages = "messages"
+	tableLedger   = "schema_migrations"
+)
+
+// column is one column of the table of messages: its name, its type, and how a range of a block's rows is
+// handed to the driver.
+type column struct {
+	name     string
+	typeName string
+	append   func(b *Block, first, end int, to appender) error
+}
+
+// tableColumns lists what the writer fills, in the order of the INSERT. Columns that a table has besides
+// these take their defaults.
+func tableColumns(schema Schema) []column {
+	timestamp := column{"timestamp", "DateTime64(3, 'UTC')", func(b *Block, i, j int, to appender) error { return to.Append(b.unixMilli[i:j]) }}
+	if schema == SchemaReduced {
+		timestamp = column{"timestamp", "DateTime", appendSeconds}
+	}
+	return []column{
+		{"message_id", "Int64", func(b *Block, i, j int, to appender) error { return to.Append(b.messageID[i:j]) }},
+		{"message_seq", "UInt64", func(b *Block, i, j int, to appender) error { return to.Append(b.messageSeq[i:j]) }},
+		{"channel_id", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.channelID[i:j]) }},
+		{"channel_type", "UInt8", func(b *Block, i, j int, to appender) error { return to.Append(b.channelType[i:j]) }},
+		{"from_uid", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.fromUID[i:j]) }},
+		{"client_msg_no", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.clientMsgNo[i:j]) }},
+		{"red_dot", "UInt8", func(b *Block, i, j int, to appender) error { return to.Append(b.redDot[i:j]) }},
+		{"sync_once", "UInt8", func(b *Block, i, j int, to appender) error { return to.Append(b.syncOnce[i:j]) }},
+		{"stream_no", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.streamNo[i:j]) }},
+		{"tag_key", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.tagKey[i:j]) }},
+		{"expire", "UInt32", func(b *Block, i, j int, to appender) error { return to.Append(b.expire[i:j]) }},
+		{"subscribers", "Array(String)", appendSubscribers},
+		{"payload", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.payload[i:j]) }},
+		timestamp,
+		{"partition", "UInt16", func(b *Block, i, j int, to appender) error { return to.Append(b.partition[i:j]) }},
+		{"stream_seq", "UInt64", func(b *Block, i, j int, to appender) error { return to.Append(b.streamSeq[i:j]) }},
+		{"wal_seq", "UInt64", func(b *Block, i, j int, to appender) error { return to.Append(b.walSeq[i:j]) }},
+		{"wal_index", "UInt32", func(b *Block, i, j int, to appender) error { return to.Append(b.walIndex[i:j]) }},
+	}
+}
+
+// insertStatement is the INSERT for these columns, as the driver wants it: without VALUES.
+func insertStatement(database string, columns []column) string {
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = c.name
+	}
+	return fmt.Sprintf("INSERT INTO %s.%s (%s)", quoteName(database), tableMessages, strings.Join(names, ", "))
+}
+
+// namesAndTypes spares the driver the question for the table's columns before each insert over HTTP.
+func namesAndTypes(columns []column) []clickhouse.ColumnNameAndType {
+	out := make([]clickhouse.ColumnNameAndType, len(columns))
+	for i, c := range columns {
+		out[i] = clickhouse.ColumnNameAndType{Name: c.name, Type: c.typeName}
+	}
+	return out
+}
+
+// quoteName writes a database name into a statement. Open has checked that it holds no backtick.
+func quoteName(name string) string { return "`" + name + "`" }

@@ -1,0 +1,79 @@
+package writer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// The reasons of the writer's dead letters, the last token of their subject.
+const (
+	// reasonUndecodable: the record is not a message that can be stored. The body is the record.
+	reasonUndecodable = "undecodable"
+	// reasonRefused: ClickHouse refuses this one row. The body is the record.
+	reasonRefused = "refused"
+	// reasonLost: records were gone from the stream before they were read. The body is a JSON object that
+	// names their range.
+	reasonLost = "lost"
+)
+
+// Headers of a dead letter.
+const (
+	// HeaderError is why the record could not be processed, in words.
+	HeaderError = "Sendhouse-Error"
+	// HeaderStream is the stream that the record is from.
+	HeaderStream = "Sendhouse-Stream"
+	// HeaderStreamSeq is the record's stream sequence; of a lost range, the first.
+	HeaderStreamSeq = "Sendhouse-Stream-Seq"
+)
+
+// deadLetters puts what cannot become a row where it can be looked at. A letter may be put there twice
+// after a failure: its Nats-Msg-Id is the same, so JetStream drops the second within its duplicate window,
+// and behind that the stream sequence tells.
+type deadLetters struct {
+	js      jetstream.JetStream
+	stream  string
+	timeout time.Duration
+}
+
+func (d *deadLetters) put(ctx context.Context, reason string, seq uint64, body []byte, contentType string, cause error) error {
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	subject := topology.DeadLetterSubject(subsystem, reason)
+	oneLine := strings.NewReplacer("\r", " ", "\n", " ") // a header's value ends at the end of the line
+	msg := &nats.Msg{
+		Subject: subject,
+		Data:    body,
+		Header: nats.Header{
+			topology.HeaderContentType: {contentType},
+			HeaderError:                {oneLine.Replace(cause.Error())},
+			HeaderStream:               {d.stream},
+			HeaderStreamSeq:            {strconv.FormatUint(seq, 10)},
+		},
+	}
+	if _, err := d.js.PublishMsg(ctx, msg, jetstream.WithMsgID(subject+"/"+d.stream+"/"+strconv.FormatUint(seq, 10))); err != nil {
+		return fmt.Errorf("put %s %d into the dead letters: %w", d.stream, seq, err)
+	}
+	return nil
+}
+
+func (d *deadLetters) putRecord(ctx context.Context, reason string, seq uint64, record []byte, cause error) error {
+	return d.put(ctx, reason, seq, record, message.ContentType, cause)
+}
+
+func (d *deadLetters) putLost(ctx context.Context, partition int, lost seqRange) error {
+	body, err := json.Marshal(map[string]any{"partition": partition, "stream": d.stream, "first": lost.First, "last": lost.Last})
+	if err != nil {
+		return fmt.Errorf("encode lost range: %w", err)
+	}
+	return d.put(ctx, reasonLost, lost.First, body, "application/json", fmt.Errorf("%d records were gone before they were read", lost.count()))
+}

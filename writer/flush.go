@@ -1,0 +1,164 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// flush makes a batch durable: its limits and its token are recorded, its rows inserted under the token,
+// and the position moved behind it. ctx says whether to begin another attempt, work is for what has begun.
+//
+// A batch that ClickHouse refuses for its size or its content is cut in two, each half with limits and a
+// token of its own, down to the single row; that one becomes a dead letter.
+//
+// Of the last piece the position is moved in memory only: the caller decides when it is recorded.
+func (r *runner) flush(ctx, work context.Context, b *batch) error {
+	if err := r.checkPending(b); err != nil {
+		return err
+	}
+	pieces := []seqRange{b.span()} // the next one is at the end
+	for len(pieces) > 0 {
+		piece := pieces[len(pieces)-1]
+		pieces = pieces[:len(pieces)-1]
+		if err := r.begin(work, b, piece); err != nil {
+			return err
+		}
+		err := r.insertPiece(ctx, work, b, piece)
+		var refused *refusedError
+		switch {
+		case err == nil:
+			r.finish(b, piece)
+		case errors.As(err, &refused) && piece.count() > 1:
+			r.metrics.splits.Inc()
+			middle := piece.First + piece.count()/2
+			pieces = append(pieces, seqRange{First: middle, Last: piece.Last}, seqRange{First: piece.First, Last: middle - 1})
+		case errors.As(err, &refused):
+			if err := r.bury(ctx, work, b, badRecord{seq: piece.First, reason: reasonRefused, err: refused.err}); err != nil {
+				return err
+			}
+			r.finish(b, piece)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// checkPending compares a batch that was read again with what was recorded of it.
+func (r *runner) checkPending(b *batch) error {
+	p := r.position.Pending
+	if p == nil {
+		return nil
+	}
+	if b.span() != p.seqRange {
+		panic(fmt.Sprintf("writer: %s: pending range %s was read as %s", r.stream, p, b.span()))
+	}
+	if have := b.digest(p.seqRange); have != p.Digest {
+		return &contentError{what: fmt.Sprintf("the pending range %s of %s", p, r.stream), have: have, want: p.Digest}
+	}
+	return nil
+}
+
+// begin records the limits and the token of a piece, and with it that what is before it is done. A piece
+// that is recorded already, since it was pending at the start, keeps its token.
+func (r *runner) begin(work context.Context, b *batch, piece seqRange) error {
+	if p := r.position.Pending; p != nil && p.seqRange == piece {
+		return nil
+	}
+	first, end := b.rows(piece)
+	r.position.Pending = &pendingRange{
+		seqRange: piece,
+		Rows:     end - first,
+		Digest:   b.digest(piece),
+		Token:    tokenOf(r.stream, r.position.StreamCreated, piece),
+	}
+	return r.advance(work)
+}
+
+// finish moves the position behind a piece, in memory.
+func (r *runner) finish(b *batch, piece seqRange) {
+	r.position.Pending = nil
+	r.position.Done, r.position.DoneDigest = piece.Last, b.digestAt(piece.Last)
+	r.unsaved = true
+	r.shown.Store(piece.Last)
+}
+
+// refusedError says that ClickHouse refused a piece for good, but may take parts of it.
+type refusedError struct{ err error }
+
+func (e *refusedError) Error() string { return "refused: " + e.err.Error() }
+
+// insertPiece puts the bad records of a piece into the dead letters and inserts its rows. It goes on
+// trying for ever, until ctx ends: the error is then that of the last attempt.
+func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange) error {
+	for _, bad := range b.badIn(piece) {
+		if err := r.bury(ctx, work, b, bad); err != nil {
+			return err
+		}
+	}
+	first, end := b.rows(piece)
+	if first == end {
+		return nil
+	}
+	for attempt := 0; ; attempt++ {
+		err := r.insertOnce(work, b, first, end)
+		if err == nil {
+			return nil
+		}
+		class := clickhouse.ClassOf(err)
+		r.metrics.retries[class].Inc()
+		if (class == clickhouse.Data) || (class == clickhouse.Oversize && piece.count() > 1) {
+			return &refusedError{err: err}
+		}
+		state := stateRetrying
+		if class == clickhouse.Configuration {
+			state = statePaused
+		}
+		r.setStatus(state, err)
+		r.logOnce(slog.LevelError, "ClickHouse does not take a batch, trying again: "+class.String(), err)
+		if r.timing.backoff(ctx, attempt, err) != nil {
+			return err
+		}
+	}
+}
+
+// insertOnce makes one attempt, when its turn has come.
+func (r *runner) insertOnce(work context.Context, b *batch, first, end int) error {
+	select {
+	case r.inserts <- struct{}{}:
+	case <-work.Done():
+		return context.Cause(work)
+	}
+	defer func() { <-r.inserts }()
+	begun := time.Now()
+	if err := r.store.Insert(work, &b.block, first, end, r.position.Pending.Token); err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	r.well()
+	r.metrics.observeInsert(r.own, end-first, b.block.Bytes()*(end-first)/b.block.Rows(), time.Since(begun),
+		b.block.MessageID(first).Time(), b.block.MessageID(end-1).Time(), r.now())
+	return nil
+}
+
+// bury puts one record into the dead letters, trying for ever until ctx ends.
+func (r *runner) bury(ctx, work context.Context, b *batch, bad badRecord) error {
+	r.log.Error("a record becomes a dead letter", "stream", r.stream, "stream_seq", bad.seq, "reason", bad.reason, "error", bad.err)
+	for attempt := 0; ; attempt++ {
+		err := r.letters.putRecord(work, bad.reason, bad.seq, b.record(bad.seq), bad.err)
+		if err == nil {
+			r.metrics.deadLetters[bad.reason].Inc()
+			return nil
+		}
+		r.metrics.natsRetries.Inc()
+		r.setStatus(stateRetrying, err)
+		r.logOnce(slog.LevelError, "the dead letters cannot be reached, trying again", err)
+		if r.timing.backoff(ctx, attempt, err) != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package writer
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// state is what a partition's runner is doing.
+type state string
+
+const (
+	stateStarting state = "starting" // looking at the position and the stream
+	stateRunning  state = "running"  // reading and inserting
+	stateBehind   state = "behind"   // the stream ends before the position: waiting for it
+	stateRetrying state = "retrying" // a neighbour is away or refuses: trying again
+	statePaused   state = "paused"   // a person must look
+	stateStopped  state = "stopped"
+)
+
+func states() []state {
+	return []state{stateStarting, stateRunning, stateBehind, stateRetrying, statePaused, stateStopped}
+}
+
+// metrics are those of the role.
+type metrics struct {
+	batchRows      prometheus.Histogram
+	batchBytes     prometheus.Histogram
+	insertDuration prometheus.Histogram
+	visibleDelay   prometheus.Histogram
+	retries        map[clickhouse.Class]prometheus.Counter
+	splits         prometheus.Counter
+	natsRetries    prometheus.Counter
+	deadLetters    map[string]prometheus.Counter
+
+	partitions []*partitionMetrics
+}
+
+// partitionMetrics are those of one partition.
+type partitionMetrics struct {
+	inserted    prometheus.Counter
+	lost        prometheus.Counter
+	restarts    prometheus.Counter
+	fenced      prometheus.Counter
+	lagMessages prometheus.Gauge
+	lagSeconds  prometheus.Gauge
+	states      map[state]prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer, partitions int) *metrics {
+	retries := counterVec("retries_total", "Attempts to insert a batch that failed, by the class of the error.", "class")
+	letters := counterVec("dead_letters_total", "Records put into the dead letters, by reason.", "reason")
+	m := &metrics{
+		batchRows:      histogram("batch_rows", "Rows of an inserted batch.", prometheus.ExponentialBuckets(1, 4, 11)),
+		batchBytes:     histogram("batch_bytes", "Bytes of an inserted batch, uncompressed.", prometheus.ExponentialBuckets(1<<10, 4, 10)),
+		insertDuration: histogram("insert_duration_seconds", "Time of a successful insert.", prometheus.ExponentialBuckets(0.002, 2, 15)),
+		visibleDelay:   histogram("visible_delay_seconds", "Time from the acceptance of a batch's oldest message until its row can be read.", prometheus.ExponentialBuckets(0.05, 2, 16)),
+		splits:         counter("batch_splits_total", "Batches cut in two because ClickHouse refused them whole."),
+		natsRetries:    counter("nats_retries_total", "Writes to NATS (positions, dead letters) that had to be tried again."),
+		retries:        make(map[clickhouse.Class]prometheus.Counter),
+		deadLetters:    make(map[string]prometheus.Counter),
+	}
+	for _, class := range clickhouse.Classes() {
+		m.retries[class] = retries.WithLabelValues(class.String())
+	}
+	for _, reason := range []string{reasonUndecodable, reasonRefused, reasonLost} {
+		m.deadLetters[reason] = letters.WithLabelValues(reason)
+	}
+	reg.MustRegister(retries, letters, m.batchRows, m.batchBytes, m.insertDuration, m.visibleDelay, m.splits, m.natsRetries)
+	m.registerPartitions(reg, partitions)
+	return m
+}
+
+func (m *metrics) registerPartitions(reg prometheus.Registerer, partitions int) {
+	inserted := counterVec("messages_inserted_total", "Messages inserted.", "partition")
+	lost := counterVec("messages_lost_total", "Messages that were gone from the message log before they could be inserted.", "partition")
+	restarts := counterVec("reader_restarts_total", "Times that a partition was read anew from its recorded position, after an error.", "partition")
+	fenced := counterVec("fenced_total", "Writes of the position that were refused because another writer had moved it.", "partition")
+	lagMessages := gaugeVec("lag_messages", "Messages in the message log that are not in ClickHouse yet.", "partition")
+	lagSeconds := gaugeVec("lag_seconds", "Age of the newest inserted message when its insert ended.", "partition")
+	byState := gaugeVec("partition_state", "1 for the state that a partition is in.", "partition", "state")
+	for p := range partitions {
+		label := strconv.Itoa(p)
+		pm := &partitionMetrics{
+			inserted:    inserted.WithLabelValues(label),
+			lost:        lost.WithLabelValues(label),
+			restarts:    restarts.WithLabelValues(label),
+			fenced:      fenced.WithLabelValues(label),
+			lagMessages: lagMessages.WithLabelValues(label),
+			lagSeconds:  lagSeconds.WithLabelValues(label),
+			states:      make(map[state]prometheus.Gauge),
+		}
+		for _, s := range states() {
+			pm.states[s] = byState.WithLabelValues(label, string(s))
+		}
+		m.partitions = append(m.partitions, pm)
+	}
+	reg.MustRegister(inserted, lost, restarts, fenced, lagMessages, lagSeconds, byState)
+}
+
+func (m *partitionMetrics) setState(now state) {
+	for s, gauge := range m.states {
+		if s == now {
+			gauge.Set(1)
+		} else {
+			gauge.Set(0)
+		}
+	}
+}
+
+// observeInsert records a successful insert of rows whose oldest and newest messages have these times.
+func (m *metrics) observeInsert(p *partitionMetrics, rows int, bytes int, took time.Duration, oldest, newest, now time.Time) {
+	m.batchRows.Observe(float64(rows))
+	m.batchBytes.Observe(float64(bytes))
+	m.insertDuration.Observe(took.Seconds())
+	m.visibleDelay.Observe(now.Sub(oldest).Seconds())
+	p.inserted.Add(float64(rows))
+	p.lagSeconds.Set(now.Sub(newest).Seconds())
+}
+
+const (
+	namespace = "sendhouse"
+	subsystem = "writer"
+)
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Subsystem: subsystem, Name: name, Help: help})
+}
+
+func histogram(name, help string, buckets []float64) prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Subsystem: subsystem, Name: name, Help: help, Buckets: buckets})
+}
+
+func counterVec(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
+}
+
+func gaugeVec(name, help string, labels ...string) *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
+}

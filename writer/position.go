@@ -1,0 +1,191 @@
+package writer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// positionVersion is the version of the record's form. A record of another version is not touched.
+const positionVersion = 1
+
+// lostRangesMax bounds how many lost ranges a record names; the count covers all.
+const lostRangesMax = 16
+
+// position is the record of one partition in the bucket of the writer: how far the message log is in
+// ClickHouse, and what is being inserted. It is only ever changed by compare-and-set, so of two writers
+// that both believe the partition to be theirs, one is refused.
+type position struct {
+	Version int `json:"version"`
+	// Writer is the process that wrote the record; it tells a write of ours that we were not told of from
+	// one of somebody else.
+	Writer string `json:"writer"`
+	// StreamCreated is when the stream was created that the sequences are of.
+	StreamCreated time.Time `json:"stream_created"`
+	// Done is the last stream_seq that is in ClickHouse, or is a dead letter or lost. 0 means none.
+	Done uint64 `json:"done"`
+	// DoneDigest is the digest of the record at Done, 0 if not known. The stream must still have the same
+	// record there.
+	DoneDigest uint64 `json:"done_digest,omitempty,string"`
+	// Pending is the range that is being inserted, nil if none. It starts at Done+1.
+	Pending *pendingRange `json:"pending,omitempty"`
+	// LostMessages counts what was gone from the stream before it could be inserted, Lost names the latest
+	// ranges of it.
+	LostMessages uint64     `json:"lost_messages,omitempty"`
+	Lost         []seqRange `json:"lost,omitempty"`
+
+	revision uint64 // of the record in the bucket, 0 if there is none yet
+}
+
+// pendingRange is a batch that has been given its limits and its token, for good.
+type pendingRange struct {
+	seqRange
+	// Rows is the number of rows, which can be less than the range has where records are dead letters.
+	Rows int `json:"rows"`
+	// Digest is the digest of all records in the range: what is read again must be the same.
+	Digest uint64 `json:"digest,string"`
+	// Token is the deduplication token of the insert.
+	Token string `json:"token"`
+}
+
+// seqRange is a range of stream sequences, both ends included.
+type seqRange struct {
+	First uint64 `json:"first"`
+	Last  uint64 `json:"last"`
+}
+
+func (s seqRange) count() uint64  { return s.Last - s.First + 1 }
+func (s seqRange) String() string { return fmt.Sprintf("%d-%d", s.First, s.Last) }
+
+// tokenOf is the deduplication token of a range: the stream, its creation time and the range, so that no
+// two different batches ever share one.
+func tokenOf(stream string, created time.Time, r seqRange) string {
+	return stream + "/" + created.UTC().Format(time.RFC3339Nano) + "/" + r.String()
+}
+
+func (p *position) lose(r seqRange) {
+	p.LostMessages += r.count()
+	p.Lost = append(p.Lost, r)
+	if extra := len(p.Lost) - lostRangesMax; extra > 0 {
+		p.Lost = p.Lost[extra:]
+	}
+}
+
+// errFenced says that another writer has moved the position.
+var errFenced = errors.New("another writer has moved this partition's position")
+
+// positions reads and writes the record of one partition.
+type positions struct {
+	kv      jetstream.KeyValue
+	key     string
+	writer  string
+	timeout time.Duration
+	wait    func(ctx context.Context, attempt int, err error) error // between attempts
+}
+
+// load reads the record; where there is none, the answer is a position at the start with revision 0.
+func (s *positions) load(ctx context.Context) (position, error) {
+	entry, err := s.get(ctx)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return position{Version: positionVersion}, nil
+	}
+	if err != nil {
+		return position{}, fmt.Errorf("read position %s: %w", s.key, err)
+	}
+	var p position
+	if err := json.Unmarshal(entry.Value(), &p); err != nil {
+		return position{}, fmt.Errorf("position %s is damaged: %w", s.key, err)
+	}
+	if err := p.check(); err != nil {
+		return position{}, fmt.Errorf("position %s: %w", s.key, err)
+	}
+	p.revision = entry.Revision()
+	return p, nil
+}
+
+func (p *position) check() error {
+	switch {
+	case p.Version != positionVersion:
+		return fmt.Errorf("version %d, this program knows %d", p.Version, positionVersion)
+	case p.Pending != nil && (p.Pending.First != p.Done+1 || p.Pending.Last < p.Pending.First || p.Pending.Token == ""):
+		return fmt.Errorf("pending range %s does not follow what is done, %d", p.Pending, p.Done)
+	default:
+		return nil
+	}
+}
+
+func (s *positions) get(ctx context.Context) (jetstream.KeyValueEntry, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	return s.kv.Get(ctx, s.key) //nolint:wrapcheck // the callers say what was being done
+}
+
+// save replaces the record that p was loaded from, or last saved to, and sets p's new revision. errFenced
+// means that the record is another one by now. While NATS cannot be reached it goes on trying until ctx
+// ends; a write whose answer was lost is recognised.
+func (s *positions) save(ctx context.Context, p *position) error {
+	p.Writer = s.writer
+	if err := p.check(); err != nil {
+		panic(fmt.Sprintf("writer: position %s: %v", s.key, err)) // only a bug gets here
+	}
+	value, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("encode position %s: %w", s.key, err)
+	}
+	for attempt := 0; ; attempt++ {
+		revision, err := s.update(ctx, value, p.revision)
+		if err != nil {
+			revision, err = s.outcome(ctx, value, p.revision, err)
+		}
+		switch {
+		case err == nil:
+			p.revision = revision
+			return nil
+		case errors.Is(err, errFenced), ctx.Err() != nil:
+			return err
+		}
+		if s.wait(ctx, attempt, err) != nil {
+			return err
+		}
+	}
+}
+
+func (s *positions) update(ctx context.Context, value []byte, revision uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	var err error
+	if revision == 0 {
+		revision, err = s.kv.Create(ctx, s.key, value)
+	} else {
+		revision, err = s.kv.Update(ctx, s.key, value, revision)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("write position %s: %w", s.key, err)
+	}
+	return revision, nil
+}
+
+// outcome finds out what became of a write that failed: the record is what we wrote and only the answer was
+// lost, or it is what it was before and updateErr stands, or it is somebody else's.
+func (s *positions) outcome(ctx context.Context, value []byte, before uint64, updateErr error) (uint64, error) {
+	entry, err := s.get(ctx)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound) && before == 0:
+		return 0, updateErr
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return 0, fmt.Errorf("%w: the record %s was deleted", errFenced, s.key)
+	case err != nil:
+		return 0, fmt.Errorf("%w; then read position %s: %w", updateErr, s.key, err)
+	case bytes.Equal(entry.Value(), value):
+		return entry.Revision(), nil
+	case entry.Revision() == before:
+		return 0, updateErr
+	default:
+		return 0, errFenced
+	}
+}

@@ -1,0 +1,157 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// prepare brings position and stream together before reading, as reconcile decides, and gives the creation
+// time of the stream that is about to be read.
+func (r *runner) prepare(ctx context.Context) (time.Time, error) {
+	for {
+		s, err := r.streamState(ctx)
+		if err != nil {
+			return time.Time{}, err
+		}
+		todo := reconcile(r.position, s)
+		r.showLag(s.last)
+		if todo.behind {
+			r.setStatus(stateBehind, errBehind)
+			r.logOnce(slog.LevelWarn, "waiting for the message log", fmt.Errorf("%w: done %d, last %d", errBehind, r.position.Done, s.last))
+			if err := r.timing.pause(ctx, r.timing.watch); err != nil {
+				return time.Time{}, err
+			}
+			continue
+		}
+		return s.created, r.carryOut(ctx, todo, s)
+	}
+}
+
+// carryOut does what is to be done before the partition is read on, and records it.
+func (r *runner) carryOut(ctx context.Context, todo plan, s streamState) error {
+	if todo.verify {
+		if err := r.verify(ctx, todo.recreated); err != nil {
+			return err
+		}
+	}
+	changed := r.position.revision == 0
+	if todo.recreated {
+		r.log.Warn("the message log was made anew; it holds the same records, so it is read on",
+			"created_before", r.position.StreamCreated, "created", s.created, "done", r.position.Done)
+		changed = true
+	}
+	r.position.StreamCreated = s.created
+	missing := todo.missing
+	if missing == nil && r.suspected != nil && r.suspected.First <= r.stopsAt() && r.suspected.Last > r.position.Done {
+		confirmed, err := r.confirmGap(ctx, *r.suspected)
+		if err != nil {
+			return err
+		}
+		missing = confirmed
+	}
+	r.suspected = nil
+	if missing != nil {
+		if err := r.skip(ctx, *missing); err != nil {
+			return err
+		}
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	return r.positions.save(ctx, &r.position)
+}
+
+// stopsAt is the last sequence at which a gap concerns what is to be read first.
+func (r *runner) stopsAt() uint64 {
+	if r.position.Pending != nil {
+		return r.position.Pending.Last
+	}
+	return r.position.Done + 1
+}
+
+// verify compares the record at the position with what it was when it was read.
+func (r *runner) verify(ctx context.Context, recreated bool) error {
+	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
+	defer cancel()
+	record, err := r.record(ctx, r.position.Done)
+	if errors.Is(err, jetstream.ErrMsgNotFound) && !recreated {
+		// Deleted by hand, or a replica that lags: the stream is the same, so the rest of it is too.
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("compare record %d of %s: %w", r.position.Done, r.stream, err)
+	}
+	if have := xxhash.Sum64(record); have != r.position.DoneDigest {
+		return &contentError{what: fmt.Sprintf("record %d of %s", r.position.Done, r.stream), have: have, want: r.position.DoneDigest}
+	}
+	return nil
+}
+
+func (r *runner) record(ctx context.Context, seq uint64) ([]byte, error) {
+	stream, err := r.js.Stream(ctx, r.stream)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // the caller says what was being done
+	}
+	msg, err := stream.GetMsg(ctx, seq)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // the caller says what was being done
+	}
+	return msg.Data, nil
+}
+
+// confirmGap asks for each end of a gap that a reader met: nil if the records are there after all.
+func (r *runner) confirmGap(ctx context.Context, gap seqRange) (*seqRange, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
+	defer cancel()
+	for _, seq := range []uint64{gap.First, gap.Last} {
+		switch _, err := r.record(ctx, seq); {
+		case err == nil:
+			return nil, nil //nolint:nilnil // nothing is missing
+		case !errors.Is(err, jetstream.ErrMsgNotFound):
+			return nil, fmt.Errorf("look for record %d of %s: %w", seq, r.stream, err)
+		}
+	}
+	return &gap, nil
+}
+
+// skip goes past records that are gone from the stream: it counts them, names them in the log, the position
+// and a dead letter, and moves the position behind them. The caller records the position.
+//
+// Records of a pending range can have been inserted before they were gone; ClickHouse is asked.
+func (r *runner) skip(ctx context.Context, missing seqRange) error {
+	if p := r.position.Pending; p != nil {
+		count, err := r.store.CountStreamRange(ctx, r.partition, p.First, p.Last)
+		if err != nil {
+			return fmt.Errorf("look for the rows of the pending range %s: %w", p, err)
+		}
+		r.position.Pending = nil
+		if count == uint64(p.Rows) {
+			r.log.Warn("the pending range is partly gone from the message log, but was inserted", "range", p.String())
+			r.position.Done, r.position.DoneDigest = p.Last, 0
+			if missing.Last <= p.Last {
+				return nil
+			}
+			missing.First = max(missing.First, p.Last+1)
+		} else if missing.First > r.position.Done+1 {
+			// What lies before the gap is inserted first, under a range of its own.
+			return nil
+		}
+	}
+	r.log.Error("messages are lost: they were gone from the message log before they were inserted",
+		"stream", r.stream, "first", missing.First, "last", missing.Last, "count", missing.count())
+	if err := r.letters.putLost(ctx, r.partition, missing); err != nil {
+		return err
+	}
+	r.metrics.deadLetters[reasonLost].Inc()
+	r.own.lost.Add(float64(missing.count()))
+	r.position.lose(missing)
+	r.position.Done, r.position.DoneDigest = missing.Last, 0
+	return nil
+}

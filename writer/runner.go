@@ -1,0 +1,233 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// store is what the runner needs of ClickHouse.
+type store interface {
+	Insert(ctx context.Context, b *clickhouse.Block, first, end int, token string) error
+	CountStreamRange(ctx context.Context, partition int, first, last uint64) (uint64, error)
+}
+
+// runner writes one partition. It works in sessions: a session loads the position, compares it with the
+// stream, finishes the pending range if there is one, and then reads on for as long as all goes well. What
+// goes wrong ends the session, and the next one starts from what is recorded; so there is one way to start
+// after a crash, a failure and a change of ownership.
+type runner struct {
+	partition int
+	stream    string
+	js        jetstream.JetStream
+	source    source
+	store     store
+	positions *positions
+	letters   *deadLetters
+	inserts   chan struct{} // holds a token for each insert that may be under way
+	budget    *budget
+	limits    gatherLimits
+	timing    timing
+	log       *slog.Logger
+	metrics   *metrics
+	own       *partitionMetrics
+	now       func() time.Time
+
+	batches [2]*batch
+	status  atomic.Pointer[status]
+	shown   atomic.Uint64 // position.Done, for the watcher
+
+	// What follows belongs to the session that runs.
+	position  position
+	unsaved   bool      // position is ahead of the record
+	suspected *seqRange // a gap that the last session met; met again, it is a fact
+	logged    string    // the last problem logged, so that it is not logged at each attempt
+}
+
+// status is what readiness and the metrics show of a runner.
+type status struct {
+	state   state
+	problem error // nil when all is well
+}
+
+func (r *runner) setStatus(s state, problem error) {
+	r.status.Store(&status{state: s, problem: problem})
+	r.own.setState(s)
+}
+
+// run writes the partition until ctx ends.
+func (r *runner) run(ctx context.Context) {
+	work, cancel := r.workContext(ctx)
+	defer cancel()
+	r.setStatus(stateStarting, errStarting)
+	for attempt := 0; ctx.Err() == nil; attempt++ {
+		progressed := r.position.Done
+		err := r.session(ctx, work)
+		if ctx.Err() != nil {
+			break
+		}
+		r.own.restarts.Inc()
+		if r.position.Done != progressed {
+			attempt = 0
+		}
+		r.report(err)
+		if r.timing.backoff(ctx, attempt, err) != nil {
+			break
+		}
+	}
+	r.setStatus(stateStopped, errStopped)
+}
+
+// workContext is for what has been begun: it ends a while after ctx, so that an insert under way can be
+// finished and recorded.
+func (r *runner) workContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var timer atomic.Pointer[time.Timer]
+	stop := context.AfterFunc(ctx, func() { timer.Store(time.AfterFunc(r.timing.stop, cancel)) })
+	return work, func() {
+		stop()
+		if t := timer.Load(); t != nil {
+			t.Stop()
+		}
+		cancel()
+	}
+}
+
+var (
+	errStarting = errors.New("starting")
+	errStopped  = errors.New("stopped")
+	errBehind   = errors.New("the message log ends before the position: waiting until its tail is derived again")
+	errStalled  = errors.New("the consumer has stopped delivering though there are messages")
+	errSession  = errors.New("session ended")
+)
+
+// report makes the end of a session known: once in the log, and in the state.
+func (r *runner) report(err error) {
+	var gap *gapError
+	var content *contentError
+	switch {
+	case errors.As(err, &gap):
+		r.suspected = &gap.missing
+		r.setStatus(stateRetrying, err)
+	case errors.As(err, &content):
+		r.setStatus(statePaused, err)
+	case errors.Is(err, errFenced):
+		r.own.fenced.Inc()
+		r.setStatus(stateRetrying, err)
+	default:
+		r.setStatus(stateRetrying, err)
+	}
+	r.logOnce(slog.LevelError, "partition is read anew from its recorded position", err)
+}
+
+// logOnce logs a problem unless it was the last one logged: one that lasts is seen in the metrics.
+func (r *runner) logOnce(level slog.Level, msg string, err error) {
+	text := msg + err.Error()
+	if r.logged == text {
+		level = slog.LevelDebug
+	}
+	r.logged = text
+	r.log.Log(context.Background(), level, msg, "error", err)
+}
+
+// well says that all is well again.
+func (r *runner) well() {
+	if r.logged != "" {
+		r.log.Info("partition is being written again", "done", r.position.Done)
+		r.logged = ""
+	}
+	r.setStatus(stateRunning, nil)
+}
+
+// session brings the partition from its record up to the live end of the stream and goes on until ctx ends
+// or something fails. work outlives ctx, for what has been begun.
+func (r *runner) session(ctx, work context.Context) error {
+	var err error
+	if r.position, err = r.positions.load(ctx); err != nil {
+		return err
+	}
+	r.unsaved = false
+	r.shown.Store(r.position.Done)
+	created, err := r.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	first, endAt := r.position.Done+1, uint64(0)
+	if r.position.Pending != nil {
+		endAt = r.position.Pending.Last
+	}
+	g := newGatherer(r.limits, r.budget, first, endAt, r.batches)
+	defer g.stop(errSession)
+
+	stop, err := r.source.consume(ctx, first, g.add, g.fail)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	watching, unwatch := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() { // ends with the session
+		defer close(watched)
+		r.watch(watching, g, created)
+	}()
+	defer func() {
+		unwatch()
+		<-watched
+	}()
+	return r.write(ctx, work, g)
+}
+
+// write takes batches and inserts them, until something fails.
+func (r *runner) write(ctx, work context.Context, g *gatherer) error {
+	for {
+		if r.unsaved && (ctx.Err() != nil || g.idle()) {
+			// Where records wait already, the end of this batch is recorded with the limits of the next one:
+			// one write instead of two.
+			if err := r.advance(work); err != nil {
+				return err
+			}
+		}
+		if r.position.Pending == nil {
+			r.well()
+		}
+		b, err := g.take(ctx)
+		if err != nil {
+			if r.unsaved {
+				return errors.Join(err, r.advance(work))
+			}
+			return err
+		}
+		err = r.flush(ctx, work, b)
+		g.give(b)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *runner) advance(ctx context.Context) error {
+	if err := r.positions.save(ctx, &r.position); err != nil {
+		return err
+	}
+	r.unsaved = false
+	return nil
+}
+
+// streamState asks for the stream as it is now.
+func (r *runner) streamState(ctx context.Context) (streamState, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
+	defer cancel()
+	stream, err := r.js.Stream(ctx, r.stream)
+	if err != nil {
+		return streamState{}, fmt.Errorf("stream %s: %w", r.stream, err)
+	}
+	info := stream.CachedInfo()
+	return streamState{created: info.Created, first: info.State.FirstSeq, last: info.State.LastSeq}, nil
+}

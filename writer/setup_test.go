@@ -1,0 +1,211 @@
+package writer
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// bundle is a NATS server with a deployment of one or more partitions.
+type bundle struct {
+	t          testing.TB
+	ctx        context.Context
+	js         jetstream.JetStream
+	nats       *broker.Embedded
+	partitions int
+	ids        []message.IDClock
+	log        *slog.Logger
+}
+
+func setup(t testing.TB, partitions int) *bundle {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	log := testLogger(t)
+	dir := t.TempDir()
+	nats, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: filepath.Join(dir, "nats"), Addr: "127.0.0.1:0", StoreBytesMax: 64 << 30, Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(nats.Shutdown)
+	nc, js, err := broker.Connect(ctx, broker.Config{URL: nats.URL(), Name: t.Name(), Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	asked := topology.DefaultDeployment()
+	asked.Partitions = partitions
+	options := topology.DefaultOptions()
+	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 4<<30
+	_, err = broker.EnsureDeployment(ctx, js, asked, options)
+	require.NoError(t, err)
+	b := &bundle{t: t, ctx: ctx, js: js, nats: nats, partitions: partitions, log: log}
+	for p := range partitions {
+		clock, err := message.NewIDClock(p, 0)
+		require.NoError(t, err)
+		b.ids = append(b.ids, clock)
+	}
+	return b
+}
+
+// testLogger shows the log of a failed test with -v, and all of it with WRITER_TEST_LOG set.
+func testLogger(t testing.TB) *slog.Logger {
+	if os.Getenv("WRITER_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("test", t.Name())
+}
+
+// encode makes record number n (from 1) of a partition, as the sequencer would.
+func (b *bundle) encode(partition, n int) []byte {
+	send := &message.Send{
+		ChannelId:   fmt.Sprintf("channel-%d", n%7),
+		ChannelType: 2,
+		FromUid:     fmt.Sprintf("user-%d", n%11),
+		ClientMsgNo: fmt.Sprintf("no-%d-%d", partition, n),
+		Payload:     fmt.Appendf(nil, `{"type":1,"content":"message %d"}`, n),
+	}
+	encoded, err := send.MarshalVT()
+	require.NoError(b.t, err)
+	return message.AppendMessage(nil, encoded, message.Identity{
+		ID: b.ids[partition].Next(time.Now().UnixMilli()), Seq: uint64(n/7 + 1), WALSeq: uint64(n), WALIndex: 0,
+	})
+}
+
+// publish appends records first to last to a partition's message log.
+func (b *bundle) publish(partition, first, last int) {
+	b.t.Helper()
+	for n := first; n <= last; n++ {
+		b.publishRecord(partition, b.encode(partition, n))
+	}
+	b.flush()
+}
+
+func (b *bundle) publishRecord(partition int, record []byte) {
+	b.t.Helper()
+	_, err := b.js.PublishAsync(string(topology.AppendMessageSubject(nil, partition, 2, "channel")), record)
+	require.NoError(b.t, err)
+}
+
+func (b *bundle) flush() {
+	b.t.Helper()
+	select {
+	case <-b.js.PublishAsyncComplete():
+	case <-b.ctx.Done():
+		require.FailNow(b.t, "publishing did not end")
+	}
+}
+
+func (b *bundle) config(dsn string, schema clickhouse.Schema) Config {
+	return Config{
+		Config:            clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: schema},
+		ClickHouseMigrate: true,
+		FlushRowsMax:      100_000,
+		FlushBytesMax:     32 << 20,
+		FlushInterval:     50 * time.Millisecond,
+		WriterBytesMax:    256 << 20,
+		WriterInsertsMax:  8,
+		WriterStopTimeout: 10 * time.Second,
+	}
+}
+
+// service makes a writer that waits little.
+func (b *bundle) service(cfg Config) *Service {
+	b.t.Helper()
+	s, err := New(cfg, Deps{JetStream: b.js, Partitions: b.partitions, Logger: b.log, Registerer: prometheus.NewRegistry()})
+	require.NoError(b.t, err)
+	s.timing.watch, s.timing.backoffMin, s.timing.backoffMax = 50*time.Millisecond, 10*time.Millisecond, 100*time.Millisecond
+	return s
+}
+
+// start runs a writer until the answer is called, which returns what Run returned.
+func (b *bundle) start(s *Service) (stop func() error) {
+	b.t.Helper()
+	ctx, cancel := context.WithCancel(b.ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	b.t.Cleanup(cancel)
+	select {
+	case <-s.Ready():
+	case err := <-ended:
+		require.NoError(b.t, err, "the writer ended at once")
+	}
+	return func() error {
+		cancel()
+		return <-ended
+	}
+}
+
+// recorded is the position in the bucket.
+func (b *bundle) recorded(partition int) position {
+	b.t.Helper()
+	kv, err := b.js.KeyValue(b.ctx, topology.WriterBucket)
+	require.NoError(b.t, err)
+	p, err := (&positions{kv: kv, key: positionKey(partition), timeout: 5 * time.Second}).load(b.ctx)
+	require.NoError(b.t, err)
+	return p
+}
+
+// waitDone waits until a partition's recorded position has reached a sequence.
+func (b *bundle) waitDone(partition int, done uint64) position {
+	b.t.Helper()
+	kv, err := b.js.KeyValue(b.ctx, topology.WriterBucket)
+	require.NoError(b.t, err)
+	watcher, err := kv.Watch(b.ctx, positionKey(partition))
+	require.NoError(b.t, err)
+	defer watcher.Stop() //nolint:errcheck // the test is over
+	for {
+		select {
+		case <-b.ctx.Done():
+			require.FailNow(b.t, "position not reached", "want %d, have %+v", done, b.recorded(partition))
+		case entry := <-watcher.Updates():
+			if entry == nil {
+				continue
+			}
+			if p := b.recorded(partition); p.Done >= done && p.Pending == nil {
+				return p
+			}
+		}
+	}
+}
+
+// table is a connection for looking into a table.
+type table struct {
+	t    testing.TB
+	conn driver.Conn
+	name string
+}
+
+func openTable(t testing.TB, dsn, database string) *table {
+	t.Helper()
+	options, err := chgo.ParseDSN(dsn)
+	require.NoError(t, err)
+	options.Auth.Database = ""
+	conn, err := chgo.Open(options)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	return &table{t: t, conn: conn, name: database + ".messages"}
+}
+
+// counts gives the rows, and the different stream sequences among them.
+func (tb *table) counts(final bool) (rows, different uint64) {
+	tb.t.Helper()
+	suffix := ""
+	if final {
+		suffix = " FINAL"
+	}
+	require.NoError(tb.t, tb.conn.QueryRow(context.Background(),
+		"SELECT count(), uniqExact(partition, stream_seq) FROM "+tb.name+suffix).Scan(&rows, &different))
+	return rows, different
+}

@@ -1,0 +1,88 @@
+package writer
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// stalledAfter is how many looks in a row must find a consumer that delivers nothing though the stream has
+// more, before it is made anew. It happens (nats-server issues).
+const stalledAfter = 3
+
+// watch looks at the stream from time to time while a session reads it: for the lag, and for what the
+// consumer would not notice. What it finds ends the session. It returns when ctx ends.
+func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
+	var seen uint64
+	stalled := 0
+	for r.timing.pause(ctx, r.timing.watch) == nil {
+		next, received, blocked := g.progress()
+		s, err := r.streamState(ctx)
+		if err != nil {
+			continue // NATS is away: the consumer waits for it by itself
+		}
+		r.showLag(s.last)
+		switch {
+		case !s.created.Equal(created):
+			g.fail(fmt.Errorf("stream %s was made anew", r.stream))
+			return
+		case s.last+1 < next:
+			g.fail(fmt.Errorf("stream %s: %w: read up to %d, last %d", r.stream, errBehind, next-1, s.last))
+			return
+		case blocked || s.last+1 == next || received != seen:
+			stalled = 0
+		default:
+			stalled++
+		}
+		seen = received
+		if stalled >= stalledAfter {
+			g.fail(fmt.Errorf("stream %s: %w: expected %d, last %d", r.stream, errStalled, next, s.last))
+			return
+		}
+	}
+}
+
+// showLag shows how far the stream is ahead of what is in ClickHouse.
+func (r *runner) showLag(last uint64) {
+	done := r.shown.Load()
+	if last < done {
+		last = done
+	}
+	r.own.lagMessages.Set(float64(last - done))
+}
+
+// timing is how long the runner waits for what.
+type timing struct {
+	request    time.Duration // for an answer of NATS
+	watch      time.Duration // between looks at the stream
+	stop       time.Duration // for what has begun, when told to stop
+	backoffMin time.Duration
+	backoffMax time.Duration
+}
+
+func defaultTiming(stop time.Duration) timing {
+	return timing{request: 5 * time.Second, watch: 2 * time.Second, stop: stop, backoffMin: 100 * time.Millisecond, backoffMax: 5 * time.Second}
+}
+
+// backoff waits before another attempt: twice as long as before the last one, up to the most, and
+// half of that at random, so that partitions do not all come at once. The error is that of ctx.
+func (t timing) backoff(ctx context.Context, attempt int, _ error) error {
+	wait := t.backoffMin << min(attempt, 16)
+	if wait > t.backoffMax || wait <= 0 {
+		wait = t.backoffMax
+	}
+	return t.pause(ctx, wait/2+rand.N(wait/2+1)) //nolint:gosec // spreads load, guards nothing
+}
+
+// pause waits for a time, or until ctx ends.
+func (t timing) pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
