@@ -18,6 +18,10 @@ import (
 // cannot change.
 var ErrStreamDiffers = errors.New("stream differs from what is wanted in a way that cannot be updated")
 
+// errCodeStorageResources is JetStream's code for a stream that does not fit; its
+// size is reserved when it is made.
+const errCodeStorageResources jetstream.ErrorCode = 10047
+
 // EnsureStream creates a stream or brings it to what is wanted. A setting that
 // cannot be changed on an existing stream is an error that names each difference.
 func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
@@ -27,6 +31,10 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was first, with other settings
 			stream, err = js.Stream(ctx, want.Name)
 		}
+	}
+	if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == errCodeStorageResources {
+		return nil, fmt.Errorf("stream %s wants %d MiB, more than the server has left for JetStream: %w (free disk space, or lower --wal-bytes-max, --messages-bytes-max or, at the first start, --partitions)",
+			want.Name, want.MaxBytes>>20, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", want.Name, err)
@@ -118,7 +126,7 @@ func recordDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 		return topology.Deployment{}, fmt.Errorf("key-value bucket %s: %w", topology.DeploymentBucket, err)
 	}
 	first := asked.Or(topology.DefaultDeployment())
-	if err := first.Validate(); err != nil {
+	if err := first.Check(); err != nil {
 		return topology.Deployment{}, err
 	}
 	value, err := json.Marshal(first)

@@ -38,8 +38,8 @@ func (d Deployment) Or(other Deployment) Deployment {
 	return d
 }
 
-// Validate reports every parameter out of its range.
-func (d Deployment) Validate() error {
+// Check reports every parameter out of its range.
+func (d Deployment) Check() error {
 	var errs []error
 	if _, err := NewPartitions(d.Partitions); err != nil {
 		errs = append(errs, err)

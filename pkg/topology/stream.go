@@ -13,18 +13,18 @@ import (
 // Options are the settings of the streams that an operator may choose.
 type Options struct {
 	Replicas         int             `help:"Copies of each stream and bucket: 1 on one server, 3 or 5 in a cluster." default:"1"`
-	WALBytesMax      config.ByteSize `name:"wal-bytes-max" help:"Size of a partition's write-ahead log. A full one refuses sends (503) until the sequencer has trimmed it." default:"4GiB"`
+	WALBytesMax      config.ByteSize `name:"wal-bytes-max" help:"Size of a partition's write-ahead log. A full one refuses sends (503) until the sequencer has trimmed it." default:"1GiB"`
 	MessagesAgeMax   time.Duration   `help:"How long the message log keeps messages for replay." default:"168h"`
-	MessagesBytesMax config.ByteSize `help:"How much a partition's message log keeps, the oldest messages going first; 0 for no bound by size." default:"16GiB"`
+	MessagesBytesMax config.ByteSize `help:"How much a partition's message log keeps, the oldest messages going first; 0 for no bound by size." default:"2GiB"`
 }
 
 // DefaultOptions are those of one machine.
 func DefaultOptions() Options {
 	return Options{
 		Replicas:         1,
-		WALBytesMax:      4 << 30,
+		WALBytesMax:      1 << 30,
 		MessagesAgeMax:   7 * 24 * time.Hour,
-		MessagesBytesMax: 16 << 30,
+		MessagesBytesMax: 2 << 30,
 	}
 }
 
@@ -95,7 +95,7 @@ func (o Options) DeadLettersConfig() jetstream.StreamConfig {
 		Storage:     jetstream.FileStorage,
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardNew,
-		MaxBytes:    1 << 30,
+		MaxBytes:    256 << 20,
 		Replicas:    o.Replicas,
 		AllowDirect: true,
 	}

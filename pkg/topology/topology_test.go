@@ -64,14 +64,14 @@ func TestMessageSubjectHasFourTokens(t *testing.T) {
 
 func TestDeployment(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, topology.DefaultDeployment().Validate())
+	require.NoError(t, topology.DefaultDeployment().Check())
 	asked := topology.Deployment{Partitions: 8}.Or(topology.DefaultDeployment())
 	require.Equal(t, 8, asked.Partitions)
 	err := asked.Conflict(topology.DefaultDeployment())
 	require.ErrorContains(t, err, "partitions: recorded 4, configured 8")
 	require.NotContains(t, err.Error(), "window")
 
-	err = topology.Deployment{Partitions: 5000, DedupWindow: time.Millisecond}.Validate()
+	err = topology.Deployment{Partitions: 5000, DedupWindow: time.Millisecond}.Check()
 	require.ErrorContains(t, err, "5000 partitions")
 	require.ErrorContains(t, err, "dedup window")
 	require.ErrorContains(t, err, "dedup entries")

@@ -1,0 +1,388 @@
+// Sendhouse is a durable, ordered, exactly-once ingestion pipeline: messages come
+// in over HTTP, get an ID and a gap-free sequence number in their channel, and
+// end up as rows in ClickHouse. `sendhouse up` runs all of it in one process; the
+// commands ingest, sequencer and writer run its roles apart.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sendhouse/sendhouse/ingest"
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/chdb"
+	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/telemetry"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer"
+	"github.com/sendhouse/sendhouse/writer"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+const description = `A durable, ordered, exactly-once ingestion pipeline: POST /message/send in, ClickHouse rows out.
+
+Every setting is a flag, a variable of the environment (SENDHOUSE_ and the flag's name in capitals, with underscores) or a key of the YAML file given by --config; the first of these that is set counts.`
+
+// cli is the command line.
+type cli struct {
+	Config config.File `help:"Read settings from this YAML file; its keys are the names of the flags." placeholder:"PATH"`
+	telemetry.LogConfig
+
+	Up        upCommand        `cmd:"" help:"Run everything in one process, with NATS and ClickHouse inside unless URLs are given."`
+	Ingest    ingestCommand    `cmd:"" help:"Run the HTTP API alone."`
+	Sequencer sequencerCommand `cmd:"" help:"Run the sequencer alone; it also sets up the streams."`
+	Writer    writerCommand    `cmd:"" help:"Run the writer into ClickHouse alone."`
+	Migrate   migrateCommand   `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
+	Version   versionCommand   `cmd:"" help:"Print the version and exit."`
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main with its surroundings as arguments; it gives the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	var c cli
+	command, err := config.Parse(args, &c, kong.Description(description), kong.Writers(stdout, stderr), kong.UsageOnError())
+	switch {
+	case errors.Is(err, config.ErrHelp):
+		return 0
+	case err != nil:
+		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\nTry 'sendhouse --help'.\n", oneLine(err))
+		return 2
+	}
+	log, level, err := telemetry.NewLogger(c.LogConfig, stderr)
+	if err == nil {
+		ctx, stop := lifecycle.WithSignals(context.Background(), log)
+		defer stop()
+		err = command.Run(newProcess(log, level), &invocation{ctx: ctx, stdout: stdout})
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
+		return 1
+	}
+	return 0
+}
+
+// oneLine keeps joined errors on one line, where an operator and a log collector
+// look for them.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+type invocation struct {
+	ctx    context.Context //nolint:containedctx // the life of the process, for kong's Run methods
+	stdout io.Writer
+}
+
+// brokerFlags say where NATS is.
+type brokerFlags struct {
+	NATSURL         string `name:"nats-url" help:"NATS servers, separated by commas." placeholder:"nats://HOST:4222"`
+	NATSCredentials string `name:"nats-credentials" help:"NATS credentials file." type:"existingfile" placeholder:"PATH"`
+}
+
+func (f brokerFlags) options() []nats.Option {
+	if f.NATSCredentials == "" {
+		return nil
+	}
+	return []nats.Option{nats.UserCredentials(f.NATSCredentials)}
+}
+
+type upCommand struct {
+	DataDir        string      `help:"Folder of the embedded servers' data." default:"./data" placeholder:"PATH"`
+	NATSAddr       config.Addr `name:"nats-addr" help:"Where the embedded NATS listens for other clients." default:"127.0.0.1:4222"`
+	ClickHouseAddr config.Addr `name:"clickhouse-addr" help:"Where the embedded ClickHouse listens (HTTP interface)." default:"127.0.0.1:8123"`
+	brokerFlags
+	topology.Deployment
+	topology.Options
+	ingest.Config
+	Sequencer sequencer.Config `embed:""`
+	Writer    writer.Config    `embed:""`
+	telemetry.AdminConfig
+}
+
+// Run wires everything in one process:
+//
+//	              ┌────────────── this process ───────────────┐
+//	producers ──▶ │ ingest ──▶ NATS ◀──▶ sequencer            │
+//	              │             │                             │
+//	              │             └──────▶ writer ──▶ ClickHouse│ ◀── curl, Grafana
+//	              └─ admin ───────────────────────────────────┘
+//
+// Services start in the order in which they are added and stop in the reverse one:
+// ingest first, when every request is answered; the servers last.
+func (c *upCommand) Run(p *process, in *invocation) error {
+	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
+		if c.Writer.ClickHouseDSN == "" {
+			dsn, err := p.startClickHouse(filepath.Join(c.DataDir, "clickhouse"), c.ClickHouseAddr.String())
+			if err != nil {
+				return err
+			}
+			c.Writer.ClickHouseDSN = dsn
+		}
+		if c.NATSURL == "" {
+			if err := p.startNATS(filepath.Join(c.DataDir, "nats"), c.NATSAddr.String()); err != nil {
+				return err
+			}
+		}
+		deployment, err := p.addSequencer(ctx, c.brokerFlags, c.Sequencer, c.Deployment, c.Options)
+		if err != nil {
+			return err
+		}
+		if err := p.addWriter(ctx, c.brokerFlags, c.Writer, deployment); err != nil {
+			return err
+		}
+		return p.addIngest(ctx, c.brokerFlags, c.Config, deployment)
+	})
+}
+
+type ingestCommand struct {
+	brokerFlags
+	ingest.Config
+	telemetry.AdminConfig
+}
+
+func (c *ingestCommand) Run(p *process, in *invocation) error {
+	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
+		return p.addIngest(ctx, c.brokerFlags, c.Config, topology.Deployment{})
+	})
+}
+
+type sequencerCommand struct {
+	brokerFlags
+	topology.Deployment
+	topology.Options
+	sequencer.Config
+	telemetry.AdminConfig
+}
+
+func (c *sequencerCommand) Run(p *process, in *invocation) error {
+	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
+		_, err := p.addSequencer(ctx, c.brokerFlags, c.Config, c.Deployment, c.Options)
+		return err
+	})
+}
+
+type writerCommand struct {
+	brokerFlags
+	writer.Config
+	telemetry.AdminConfig
+}
+
+func (c *writerCommand) Run(p *process, in *invocation) error {
+	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
+		return p.addWriter(ctx, c.brokerFlags, c.Config, topology.Deployment{})
+	})
+}
+
+type migrateCommand struct {
+	clickhouse.Config
+}
+
+func (c *migrateCommand) Run(p *process, in *invocation) (err error) {
+	client, err := clickhouse.Open(c.Config, p.log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	return client.Migrate(in.ctx)
+}
+
+type versionCommand struct{}
+
+func (versionCommand) Run(in *invocation) error {
+	_, err := fmt.Fprintln(in.stdout, telemetry.ReadBuild())
+	return err
+}
+
+// process is what the roles of one process share.
+type process struct {
+	log       *slog.Logger
+	level     *slog.LevelVar
+	registry  *prometheus.Registry
+	readiness *lifecycle.Readiness
+	group     *lifecycle.Group
+	opened    []func() error // closes what was opened so far, should building fail
+	embedded  *broker.Embedded
+}
+
+func newProcess(log *slog.Logger, level *slog.LevelVar) *process {
+	return &process{
+		log: log, level: level,
+		registry:  telemetry.NewRegistry(telemetry.ReadBuild()),
+		readiness: new(lifecycle.Readiness),
+		group:     lifecycle.NewGroup(lifecycle.GroupConfig{Logger: log}),
+	}
+}
+
+// serve builds the services behind the admin listener and runs them until ctx
+// ends.
+func (p *process) serve(ctx context.Context, adminConfig telemetry.AdminConfig, build func(context.Context) error) error {
+	admin, err := telemetry.NewAdmin(adminConfig, telemetry.AdminDeps{Logger: p.log, Level: p.level, Registry: p.registry, Readiness: p.readiness})
+	if err != nil {
+		return err
+	}
+	p.readiness.Register("process", p.group.Check)
+	p.group.Add("admin", admin)
+	if err := build(ctx); err != nil {
+		for i := len(p.opened) - 1; i >= 0; i-- {
+			err = errors.Join(err, p.opened[i]())
+		}
+		return err
+	}
+	p.group.Add("start", lifecycle.Func(func(ctx context.Context) error {
+		p.log.Info("sendhouse is up", "version", telemetry.ReadBuild().Version)
+		<-ctx.Done()
+		return nil
+	}))
+	return p.group.Run(ctx)
+}
+
+// own makes something that is open already a service: it is closed in its turn.
+func (p *process) own(name string, closing func() error) {
+	p.opened = append(p.opened, closing)
+	p.group.Add(name, lifecycle.Func(func(ctx context.Context) error {
+		<-ctx.Done()
+		return closing()
+	}))
+}
+
+// startClickHouse opens the embedded engine behind its HTTP interface and gives
+// the DSN to reach it.
+func (p *process) startClickHouse(dir, addr string) (string, error) {
+	engine, err := chdb.Open(chdb.Config{DataDir: dir, Logger: p.log})
+	if err != nil {
+		return "", err
+	}
+	p.own("clickhouse", engine.Close)
+	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr}, engine)
+	if err != nil {
+		return "", fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
+	}
+	p.opened = append(p.opened, server.Close)
+	p.group.Add("clickhouse interface", server)
+	return "http://" + server.Addr() + "/sendhouse", nil
+}
+
+func (p *process) startNATS(dir, addr string) error {
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, Logger: p.log})
+	if err != nil {
+		return err
+	}
+	p.embedded = server
+	p.own("nats", func() error { server.Shutdown(); return nil })
+	return nil
+}
+
+// drainTimeout bounds how long a connection may take to hand over what it has.
+const drainTimeout = 5 * time.Second
+
+// connect opens a role's own connection to NATS.
+func (p *process) connect(ctx context.Context, flags brokerFlags, role string) (*nats.Conn, jetstream.JetStream, error) {
+	cfg := broker.Config{URL: flags.NATSURL, Name: "sendhouse-" + role, Options: flags.options(), Logger: p.log}
+	switch {
+	case p.embedded != nil:
+		cfg.URL, cfg.Options = p.embedded.URL(), append(cfg.Options, p.embedded.InProcess())
+	case flags.NATSURL == "":
+		return nil, nil, errors.New("--nats-url is missing (for example nats://localhost:4222)")
+	}
+	nc, js, err := broker.Connect(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.own(role+" connection", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		return broker.Drained(ctx, nc)
+	})
+	p.readiness.Register(role+" nats", func() error {
+		if !nc.IsConnected() {
+			return errors.New("not connected to NATS, reconnecting")
+		}
+		return nil
+	})
+	return nc, js, nil
+}
+
+func (p *process) addSequencer(ctx context.Context, flags brokerFlags, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
+	nc, js, err := p.connect(ctx, flags, "sequencer")
+	if err != nil {
+		return topology.Deployment{}, err
+	}
+	deployment, err := broker.EnsureDeployment(ctx, js, asked, options)
+	if err != nil {
+		return topology.Deployment{}, err
+	}
+	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, JetStream: js, Deployment: deployment, Logger: p.log, Registerer: p.registry})
+	if err != nil {
+		return topology.Deployment{}, err
+	}
+	p.readiness.Register("sequencer", service.Check)
+	p.group.Add("sequencer", service)
+	return deployment, nil
+}
+
+// awaitTimeout is how long a role that does not set the deployment up waits for
+// one that does.
+const awaitTimeout = 8 * time.Second
+
+// deployment is the given one or, where a role runs apart, the recorded one.
+func (p *process) deployment(ctx context.Context, js jetstream.JetStream, given topology.Deployment) (topology.Deployment, error) {
+	if given != (topology.Deployment{}) {
+		return given, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
+	defer cancel()
+	return broker.AwaitDeployment(ctx, js, topology.Deployment{})
+}
+
+func (p *process) addWriter(ctx context.Context, flags brokerFlags, cfg writer.Config, given topology.Deployment) error {
+	_, js, err := p.connect(ctx, flags, "writer")
+	if err != nil {
+		return err
+	}
+	deployment, err := p.deployment(ctx, js, given)
+	if err != nil {
+		return err
+	}
+	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Logger: p.log, Registerer: p.registry})
+	if err != nil {
+		return err
+	}
+	p.readiness.Register("writer", service.Check)
+	p.group.Add("writer", service)
+	return nil
+}
+
+func (p *process) addIngest(ctx context.Context, flags brokerFlags, cfg ingest.Config, given topology.Deployment) error {
+	nc, js, err := p.connect(ctx, flags, "ingest")
+	if err != nil {
+		return err
+	}
+	deployment, err := p.deployment(ctx, js, given)
+	if err != nil {
+		return err
+	}
+	partitions, err := topology.NewPartitions(deployment.Partitions)
+	if err != nil {
+		return err
+	}
+	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, Partitions: partitions, Logger: p.log, Registerer: p.registry})
+	if err != nil {
+		return err
+	}
+	p.readiness.Register("ingest", service.Ready)
+	p.group.Add("ingest", service)
+	return nil
+}
