@@ -5,15 +5,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/servertest"
 )
 
 func TestServerWritesAllPartitions(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 3)
-	server := servertest.Start(t)
-	s := b.service(b.config(server.DSN("test"), clickhouse.SchemaReduced))
+	server := testkit.StartClickHouse(t)
+	s := b.service(b.config(serverDSN(server, "test"), clickhouse.SchemaReduced))
 	require.ErrorContains(t, s.Check(), "not started")
 	stop := b.start(s)
 	for p := range 3 {
@@ -28,7 +28,7 @@ func TestServerWritesAllPartitions(t *testing.T) {
 	require.NoError(t, stop())
 	require.ErrorIs(t, s.Check(), errStopped)
 
-	rows, different := openTable(t, server.DSN("test"), "test").counts(false)
+	rows, different := openTable(t, serverDSN(server, "test"), "test").counts(false)
 	require.EqualValues(t, 1510, rows)
 	require.EqualValues(t, 1510, different)
 }

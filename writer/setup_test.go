@@ -17,6 +17,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -208,4 +209,9 @@ func (tb *table) counts(final bool) (rows, different uint64) {
 	require.NoError(tb.t, tb.conn.QueryRow(context.Background(),
 		"SELECT count(), uniqExact(partition, stream_seq) FROM "+tb.name+suffix).Scan(&rows, &different))
 	return rows, different
+}
+
+// serverDSN is the address of a database on a server process.
+func serverDSN(s *testkit.ClickHouseServer, database string) string {
+	return "clickhouse://" + s.Addr + "/" + database
 }

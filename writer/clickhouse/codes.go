@@ -93,7 +93,7 @@ func configurationHint(code int) string {
 		return "run with --clickhouse-migrate, or run `sendhouse migrate`"
 	case 8, 10, 16, 20, 47, 53:
 		return "the table is not as the writer needs it: run `sendhouse migrate`"
-	case 50, 62, 115:
+	case 50, 115:
 		return "the server is older than 23.3; --clickhouse-schema=reduced is for such servers, in tests only"
 	default:
 		return ""

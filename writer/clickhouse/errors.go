@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	chcolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
@@ -60,7 +61,8 @@ type Error struct {
 
 // Error is one line.
 func (e *Error) Error() string {
-	text := fmt.Sprintf("clickhouse: %s %s: %v", e.Op, e.Target, e.Err)
+	// The server's own text can go over several lines, where it repeats the statement.
+	text := strings.Join(strings.Fields(fmt.Sprintf("clickhouse: %s %s: %v", e.Op, e.Target, e.Err)), " ")
 	if e.Hint != "" {
 		text += " (" + e.Hint + ")"
 	}

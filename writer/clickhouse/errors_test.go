@@ -1,0 +1,101 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	chcolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
+	"github.com/stretchr/testify/require"
+)
+
+func TestClassify(t *testing.T) {
+	t.Parallel()
+	exception := func(code int32, text string) error {
+		return fmt.Errorf("send: %w", &clickhouse.Exception{Code: code, Message: text})
+	}
+	status := func(code int) error {
+		return &clickhouse.HTTPError{StatusCode: code, Err: errors.New("from a proxy")}
+	}
+	for _, c := range []struct {
+		name string
+		err  error
+		want Class
+		code int
+	}{
+		{"too many parts", exception(252, "Too many parts (300). Merges are processing significantly slower than inserts"), Backpressure, 252},
+		{"too many partitions", exception(252, "Too many partitions for single INSERT block (more than 100)"), Oversize, 252},
+		{"memory", exception(241, "Memory limit (total) exceeded"), Backpressure, 241},
+		{"replica without keeper", exception(242, "Table is in readonly mode"), Backpressure, 242},
+		{"too many queries", exception(202, ""), Backpressure, 202},
+		{"disk full", exception(243, "Cannot reserve 1.00 MiB, not enough space"), Backpressure, 243},
+		{"over HTTP", &clickhouse.HTTPError{StatusCode: 500, Err: exception(241, "")}, Backpressure, 241},
+		{"wrong password", exception(516, "Authentication failed"), Configuration, 516},
+		{"no table", exception(60, ""), Configuration, 60},
+		{"no database", exception(81, ""), Configuration, 81},
+		{"no column", exception(16, ""), Configuration, 16},
+		{"other type", exception(53, ""), Configuration, 53},
+		{"readonly user", exception(164, ""), Configuration, 164},
+		{"no grant", exception(497, ""), Configuration, 497},
+		{"driver cannot convert", fmt.Errorf("column a: %w: %w", errColumnMismatch, &chcolumn.ColumnConverterError{}), Configuration, 0},
+		{"constraint", exception(469, ""), Data, 469},
+		{"out of range", exception(321, ""), Data, 321},
+		{"query timeout", exception(159, ""), Ambiguous, 159},
+		{"keeper", exception(999, ""), Ambiguous, 999},
+		{"unknown status of insert", exception(319, ""), Ambiguous, 319},
+		{"new code", exception(54321, ""), Ambiguous, 54321},
+		{"connection closed", fmt.Errorf("read: %w", io.EOF), Ambiguous, 0},
+		{"refused", &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, Ambiguous, 0},
+		{"reset", &net.OpError{Op: "write", Err: syscall.ECONNRESET}, Ambiguous, 0},
+		{"timeout", context.DeadlineExceeded, Ambiguous, 0},
+		{"no connection free", clickhouse.ErrAcquireConnTimeout, Ambiguous, 0},
+		{"proxy: later", status(503), Backpressure, 0},
+		{"proxy: too many", status(429), Backpressure, 0},
+		{"proxy: too large", status(413), Oversize, 0},
+		{"proxy: not allowed", status(403), Configuration, 0},
+		{"proxy: bad gateway", status(502), Ambiguous, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			err := newError("insert", "db.messages at host", c.err)
+			require.Equal(t, c.want, ClassOf(fmt.Errorf("wrapped: %w", err)))
+			var typed *Error
+			require.ErrorAs(t, err, &typed)
+			require.Equal(t, c.code, typed.Code)
+			require.ErrorIs(t, err, c.err)
+			require.NotContains(t, err.Error(), "\n")
+		})
+	}
+	require.Equal(t, Ambiguous, ClassOf(errors.New("foreign")))
+}
+
+func TestConfigErrors(t *testing.T) {
+	t.Parallel()
+	for dsn, want := range map[string]string{
+		"":                                     "is missing",
+		"localhost:9000":                       "scheme",
+		"mysql://localhost/db":                 "scheme",
+		"clickhouse://localhost/a`b":           "must be letters",
+		"clickhouse://u:secret@localhost:x/db": "dsn",
+	} {
+		_, _, err := Config{ClickHouseDSN: dsn, ClickHouseSchema: SchemaFull}.options()
+		require.ErrorContains(t, err, want, dsn)
+		require.NotContains(t, err.Error(), "secret")
+	}
+	_, _, err := Config{ClickHouseDSN: "clickhouse://h/d", ClickHouseSchema: "half"}.options()
+	require.ErrorContains(t, err, "--clickhouse-schema")
+
+	options, database, err := Config{ClickHouseDSN: "clickhouse://u:p@a:1,b:2/d?max_threads=2&async_insert=1&read_timeout=7s", ClickHouseSchema: SchemaFull}.options()
+	require.NoError(t, err)
+	require.Equal(t, "d", database)
+	require.Equal(t, []string{"a:1", "b:2"}, options.Addr)
+	require.Equal(t, 0, options.Settings["async_insert"])
+	require.Equal(t, 2, options.Settings["max_threads"])
+	require.EqualValues(t, 7e9, options.ReadTimeout)
+	require.Equal(t, clickhouse.CompressionLZ4, options.Compression.Method)
+}

@@ -1,0 +1,89 @@
+package clickhouse_test
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
+)
+
+var engine *enginetest.Engine
+
+func TestMain(m *testing.M) {
+	os.Exit(enginetest.Main(m, func(e *enginetest.Engine) { engine = e }))
+}
+
+// bench is a client of a database of its own, and a plain connection to look into it.
+type bench struct {
+	client   *clickhouse.Client
+	plain    driver.Conn
+	ctx      context.Context
+	database string
+}
+
+// setup gives a bench without tables.
+func setup(t testing.TB, dsn string, schema clickhouse.Schema) bench {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: schema}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	options, err := chgo.ParseDSN(dsn)
+	require.NoError(t, err)
+	options.Auth.Database = ""
+	plain, err := chgo.Open(options)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, plain.Close()) })
+	return bench{client: client, plain: plain, ctx: ctx, database: client.Database()}
+}
+
+func (b bench) exec(t testing.TB, statement string) {
+	t.Helper()
+	require.NoError(t, b.plain.Exec(b.ctx, statement))
+}
+
+func (b bench) number(t testing.TB, query string) uint64 {
+	t.Helper()
+	var n uint64
+	require.NoError(t, b.plain.QueryRow(b.ctx, query).Scan(&n))
+	return n
+}
+
+// variants runs a test against the embedded engine over HTTP with the full schema, and against a server
+// process over the native protocol with the reduced one.
+func variants(t *testing.T, test func(t *testing.T, b bench, schema clickhouse.Schema)) {
+	t.Helper()
+	t.Run("full", func(t *testing.T) {
+		t.Parallel()
+		test(t, setup(t, engine.DSN(databaseOf(t)), clickhouse.SchemaFull), clickhouse.SchemaFull)
+	})
+	t.Run("reduced", func(t *testing.T) {
+		t.Parallel()
+		test(t, setup(t, serverDSN(testkit.StartClickHouse(t), databaseOf(t)), clickhouse.SchemaReduced), clickhouse.SchemaReduced)
+	})
+}
+
+func databaseOf(t testing.TB) string {
+	name := []byte(t.Name())
+	for i, c := range name {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+			name[i] = '_'
+		}
+	}
+	return string(name)
+}
+
+// serverDSN is the address of a database on a server process.
+func serverDSN(s *testkit.ClickHouseServer, database string) string {
+	return "clickhouse://" + s.Addr + "/" + database
+}

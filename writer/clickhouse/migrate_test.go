@@ -1,0 +1,86 @@
+package clickhouse_test
+
+import (
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
+		all, err := clickhouse.Migrations(schema, b.database)
+		require.NoError(t, err)
+
+		require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there")
+		pending, err := b.client.Pending(b.ctx)
+		require.NoError(t, err)
+		require.Equal(t, all, pending)
+
+		// From two processes at once.
+		var both sync.WaitGroup
+		for range 2 {
+			both.Go(func() {
+				if err := b.client.Migrate(b.ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		both.Wait()
+		require.NoError(t, b.client.Check(b.ctx))
+
+		pending, err = b.client.Pending(b.ctx)
+		require.NoError(t, err)
+		require.Empty(t, pending)
+		require.NoError(t, b.client.Migrate(b.ctx))
+		require.EqualValues(t, len(all), b.number(t, "SELECT count() FROM "+b.database+".schema_migrations FINAL"))
+	})
+}
+
+func TestMigrateRefusesAForeignLedger(t *testing.T) {
+	t.Parallel()
+	variants(t, func(t *testing.T, b bench, _ clickhouse.Schema) {
+		require.NoError(t, b.client.Migrate(b.ctx))
+		b.exec(t, "INSERT INTO "+b.database+".schema_migrations (version, name, checksum, applied_at) SELECT 99, 'later', 1, now()")
+		_, err := b.client.Pending(b.ctx)
+		require.ErrorContains(t, err, "migration 0099 was applied")
+		require.Equal(t, clickhouse.Configuration, clickhouse.ClassOf(err))
+	})
+}
+
+func TestCheckNamesWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
+		require.NoError(t, b.client.Migrate(b.ctx))
+		b.exec(t, "ALTER TABLE "+b.database+".messages DROP COLUMN tag_key")
+		b.exec(t, "ALTER TABLE "+b.database+".messages MODIFY COLUMN wal_index UInt64")
+		err := b.client.Check(b.ctx)
+		require.ErrorContains(t, err, "column tag_key String is missing")
+		require.ErrorContains(t, err, "column wal_index is UInt64, needed is UInt32")
+		var typed *clickhouse.Error
+		require.True(t, errors.As(err, &typed))
+		require.Equal(t, clickhouse.Configuration, typed.Class)
+		require.Contains(t, typed.Hint, "sendhouse migrate")
+
+		if schema == clickhouse.SchemaFull {
+			b.exec(t, "ALTER TABLE "+b.database+".messages RESET SETTING non_replicated_deduplication_window")
+			require.ErrorContains(t, b.client.Check(b.ctx), "non_replicated_deduplication_window")
+		}
+	})
+}
+
+func TestCheckLetsTheOperatorAdd(t *testing.T) {
+	t.Parallel()
+	b := setup(t, engine.DSN(databaseOf(t)), clickhouse.SchemaFull)
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "ALTER TABLE "+b.database+".messages ADD COLUMN region String DEFAULT 'eu'")
+	b.exec(t, "ALTER TABLE "+b.database+".messages MODIFY COLUMN tag_key LowCardinality(String)")
+	require.NoError(t, b.client.Check(b.ctx))
+	block := fill(t, 1, 10)
+	require.NoError(t, b.client.Insert(b.ctx, block, 0, 10, "token"))
+	require.EqualValues(t, 10, b.number(t, "SELECT count() FROM "+b.database+".messages WHERE region = 'eu'"))
+}

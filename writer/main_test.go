@@ -1,0 +1,14 @@
+package writer
+
+import (
+	"os"
+	"testing"
+
+	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
+)
+
+var engine *enginetest.Engine
+
+func TestMain(m *testing.M) {
+	os.Exit(enginetest.Main(m, func(e *enginetest.Engine) { engine = e }))
+}
