@@ -79,9 +79,16 @@ func (p *position) lose(r seqRange) {
 // errFenced says that another writer has moved the position.
 var errFenced = errors.New("another writer has moved this partition's position")
 
+// bucket is what is needed of the key-value bucket.
+type bucket interface {
+	Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error)
+	Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error)
+	Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+}
+
 // positions reads and writes the record of one partition.
 type positions struct {
-	kv      jetstream.KeyValue
+	kv      bucket
 	key     string
 	writer  string
 	timeout time.Duration

@@ -28,7 +28,7 @@ func TestServerWritesAllPartitions(t *testing.T) {
 	require.NoError(t, stop())
 	require.ErrorIs(t, s.Check(), errStopped)
 
-	rows, different := openTable(t, serverDSN(server, "test"), "test").counts(false)
+	rows, different := openTable(t, serverDSN(server, "test")).counts(false)
 	require.EqualValues(t, 1510, rows)
 	require.EqualValues(t, 1510, different)
 }

@@ -31,6 +31,7 @@ type Service struct {
 	deps    Deps
 	client  *clickhouse.Client
 	store   store
+	bucket  func(context.Context) (bucket, error)
 	metrics *metrics
 	log     *slog.Logger
 	timing  timing
@@ -55,6 +56,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, deps: deps, client: client, store: client, log: log,
+		bucket:  func(ctx context.Context) (bucket, error) { return openBucket(ctx, deps.JetStream) },
 		metrics: newMetrics(deps.Registerer, deps.Partitions),
 		timing:  defaultTiming(cfg.WriterStopTimeout),
 		ready:   make(chan struct{}),
@@ -157,9 +159,9 @@ func (s *Service) openTable(ctx context.Context) error {
 func (s *Service) newRunners(ctx context.Context) ([]*runner, error) {
 	ctx, cancel := context.WithTimeout(ctx, bucketWait)
 	defer cancel()
-	kv, err := s.deps.JetStream.KeyValue(ctx, topology.WriterBucket)
+	kv, err := s.bucket(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("key-value bucket %s: %w", topology.WriterBucket, err)
+		return nil, err
 	}
 	shared := newBudget(s.cfg.WriterBytesMax)
 	inserts := make(chan struct{}, s.cfg.WriterInsertsMax)
@@ -171,7 +173,15 @@ func (s *Service) newRunners(ctx context.Context) ([]*runner, error) {
 	return runners, nil
 }
 
-func (s *Service) newRunner(partition int, kv jetstream.KeyValue, id string, shared *budget, inserts chan struct{}) *runner {
+func openBucket(ctx context.Context, js jetstream.JetStream) (bucket, error) {
+	kv, err := js.KeyValue(ctx, topology.WriterBucket)
+	if err != nil {
+		return nil, fmt.Errorf("key-value bucket %s: %w", topology.WriterBucket, err)
+	}
+	return kv, nil
+}
+
+func (s *Service) newRunner(partition int, kv bucket, id string, shared *budget, inserts chan struct{}) *runner {
 	stream := topology.MessagesStream(partition)
 	log := s.log.With("partition", partition)
 	r := &runner{

@@ -161,6 +161,13 @@ func (b *bundle) recorded(partition int) position {
 // waitDone waits until a partition's recorded position has reached a sequence.
 func (b *bundle) waitDone(partition int, done uint64) position {
 	b.t.Helper()
+	b.waitDoneOr(partition, done, nil)
+	return b.recorded(partition)
+}
+
+// waitDoneOr is waitDone that ends early, with true, when other is closed.
+func (b *bundle) waitDoneOr(partition int, done uint64, other <-chan struct{}) bool {
+	b.t.Helper()
 	kv, err := b.js.KeyValue(b.ctx, topology.WriterBucket)
 	require.NoError(b.t, err)
 	watcher, err := kv.Watch(b.ctx, positionKey(partition))
@@ -168,6 +175,8 @@ func (b *bundle) waitDone(partition int, done uint64) position {
 	defer watcher.Stop() //nolint:errcheck // the test is over
 	for {
 		select {
+		case <-other:
+			return true
 		case <-b.ctx.Done():
 			require.FailNow(b.t, "position not reached", "want %d, have %+v", done, b.recorded(partition))
 		case entry := <-watcher.Updates():
@@ -175,10 +184,38 @@ func (b *bundle) waitDone(partition int, done uint64) position {
 				continue
 			}
 			if p := b.recorded(partition); p.Done >= done && p.Pending == nil {
-				return p
+				return false
 			}
 		}
 	}
+}
+
+// requireEachOnce checks that the table has the records 1 to last of partition 0, each once: as they lie
+// there with the full schema, with FINAL with the reduced one.
+func (b *bundle) requireEachOnce(cfg Config, last uint64) {
+	b.t.Helper()
+	rows, different := openTable(b.t, cfg.ClickHouseDSN).counts(cfg.ClickHouseSchema == clickhouse.SchemaReduced)
+	require.EqualValues(b.t, last, different, "different stream sequences")
+	require.EqualValues(b.t, last, rows, "rows")
+}
+
+// stopMerges keeps the full table as it was inserted: a merge would hide that a row was there twice.
+func (b *bundle) stopMerges(cfg Config) {
+	b.t.Helper()
+	if cfg.ClickHouseSchema == clickhouse.SchemaFull {
+		tb := openTable(b.t, cfg.ClickHouseDSN)
+		require.NoError(b.t, tb.conn.Exec(b.ctx, "SYSTEM STOP MERGES "+tb.name))
+	}
+}
+
+func databaseOf(t testing.TB) string {
+	name := []byte(t.Name())
+	for i, c := range name {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+			name[i] = '_'
+		}
+	}
+	return string(name)
 }
 
 // table is a connection for looking into a table.
@@ -188,10 +225,11 @@ type table struct {
 	name string
 }
 
-func openTable(t testing.TB, dsn, database string) *table {
+func openTable(t testing.TB, dsn string) *table {
 	t.Helper()
 	options, err := chgo.ParseDSN(dsn)
 	require.NoError(t, err)
+	database := options.Auth.Database
 	options.Auth.Database = ""
 	conn, err := chgo.Open(options)
 	require.NoError(t, err)
