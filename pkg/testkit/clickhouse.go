@@ -1,0 +1,118 @@
+package testkit
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+)
+
+// clickHouseAskTimeout bounds one question to a server that is not ready yet.
+const clickHouseAskTimeout = 2 * time.Second
+
+// ClickHouseServer is a real clickhouse-server process as Debian packages it (18.16.1): old, and
+// without TTL, codecs or deduplication tokens, but a separate process with the native protocol. After
+// Kill9 or Stop, Start runs it again on the same port and data.
+type ClickHouseServer struct {
+	*Process
+	Port    int    // of the native protocol
+	Addr    string // 127.0.0.1:port
+	DSN     string // clickhouse://127.0.0.1:port/default, user default, no password
+	DataDir string
+}
+
+// StartClickHouse starts a server on an empty folder and waits until it answers a query.
+func StartClickHouse(t testing.TB) *ClickHouseServer {
+	t.Helper()
+	binary, err := clickHouseBinary()
+	if err != nil {
+		t.Fatalf("%v; install it with: apt-get install clickhouse-server", err)
+	}
+	s := &ClickHouseServer{Port: FreePort(t), DataDir: t.TempDir()}
+	s.Addr = loopback(s.Port)
+	s.DSN = "clickhouse://" + s.Addr + "/default"
+
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "users.xml"), clickHouseUsers)
+	config := filepath.Join(dir, "config.xml")
+	writeFile(t, config, fmt.Sprintf(clickHouseConfig, s.Port, FreePort(t), FreePort(t), s.DataDir))
+	s.Process = StartProcess(t, ProcessConfig{
+		Name:  "clickhouse-server",
+		Path:  binary,
+		Args:  []string{"--config-file=" + config},
+		Dir:   dir,
+		Ready: s.ready,
+	})
+	return s
+}
+
+// ready asks for one row over a connection of its own.
+func (s *ClickHouseServer) ready(ctx context.Context) error {
+	conn, err := clickhouse.Open(&clickhouse.Options{
+		Addr: []string{s.Addr}, DialTimeout: clickHouseAskTimeout, ReadTimeout: clickHouseAskTimeout, MaxOpenConns: 1,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // it has served its purpose
+	ctx, cancel := context.WithTimeout(ctx, clickHouseAskTimeout)
+	defer cancel()
+	var one uint8
+	return conn.QueryRow(ctx, "SELECT 1").Scan(&one)
+}
+
+// clickHouseBinary finds the server; Debian has had it in both places.
+func clickHouseBinary() (string, error) {
+	const name = "clickhouse-server"
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/usr/sbin", "/usr/bin"} {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not on this machine", name)
+}
+
+// clickHouseConfig takes the ports of the native protocol, of HTTP and of the exchange between
+// replicas, then the data folder.
+const clickHouseConfig = `<?xml version="1.0"?>
+<yandex>
+  <logger><level>error</level><console>1</console></logger>
+  <listen_host>127.0.0.1</listen_host>
+  <tcp_port>%d</tcp_port>
+  <http_port>%d</http_port>
+  <interserver_http_port>%d</interserver_http_port>
+  <interserver_http_host>127.0.0.1</interserver_http_host>
+  <path>%[4]s/</path>
+  <tmp_path>%[4]s/tmp/</tmp_path>
+  <user_files_path>%[4]s/user_files/</user_files_path>
+  <format_schema_path>%[4]s/format_schemas/</format_schema_path>
+  <users_config>users.xml</users_config>
+  <default_profile>default</default_profile>
+  <default_database>default</default_database>
+  <mark_cache_size>67108864</mark_cache_size>
+</yandex>
+`
+
+const clickHouseUsers = `<?xml version="1.0"?>
+<yandex>
+  <profiles><default><max_memory_usage>2000000000</max_memory_usage></default></profiles>
+  <quotas><default/></quotas>
+  <users>
+    <default>
+      <password></password>
+      <networks><ip>127.0.0.1</ip></networks>
+      <profile>default</profile>
+      <quota>default</quota>
+    </default>
+  </users>
+</yandex>
+`

@@ -1,0 +1,230 @@
+package testkit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const natsModule = "github.com/nats-io/nats-server/v2"
+
+// natsAskTimeout bounds one question to a server that is not ready yet.
+const natsAskTimeout = 2 * time.Second
+
+// NATSOptions says how to run a NATS server; the zero value will do.
+type NATSOptions struct {
+	Name     string // of the server; "nats" if empty
+	Port     int    // for clients; a FreePort if 0
+	StoreDir string // of JetStream; a folder of the test if empty
+	// Config is added to the end of the configuration file, in its own language.
+	Config string
+}
+
+// NATSServer is a real nats-server process with JetStream, which calls fsync before it acknowledges.
+// After Kill9 or Stop, Start runs it again on the same port and data.
+type NATSServer struct {
+	*Process
+	Name     string
+	Port     int
+	URL      string // nats://127.0.0.1:port
+	StoreDir string
+
+	monitorURL string
+}
+
+// StartNATS starts a server and waits until JetStream answers.
+func StartNATS(t testing.TB, opts NATSOptions) *NATSServer {
+	t.Helper()
+	s := newNATS(t, opts)
+	s.Start()
+	return s
+}
+
+// StartNATSCluster starts three servers that form a cluster, and waits until each of them knows the
+// leader. Name, Port and StoreDir of the options are chosen for each server.
+func StartNATSCluster(t testing.TB, opts NATSOptions) []*NATSServer {
+	t.Helper()
+	const size = 3
+	var routes []string
+	var routePorts []int
+	for range size {
+		port := FreePort(t)
+		routePorts = append(routePorts, port)
+		routes = append(routes, fmt.Sprintf("%q", "nats://"+loopback(port)))
+	}
+	servers := make([]*NATSServer, size)
+	for i := range servers {
+		servers[i] = newNATS(t, NATSOptions{
+			Name: fmt.Sprintf("nats-%d", i+1),
+			Config: fmt.Sprintf("cluster { name: testkit, listen: %q, routes: [%s] }\n%s",
+				loopback(routePorts[i]), strings.Join(routes, ", "), opts.Config),
+		})
+	}
+	// One alone has no majority and never gets ready: launch all before waiting for the first.
+	for _, s := range servers {
+		s.Launch()
+	}
+	for _, s := range servers {
+		s.WaitReady()
+	}
+	return servers
+}
+
+// newNATS prepares a server without starting it.
+func newNATS(t testing.TB, opts NATSOptions) *NATSServer {
+	t.Helper()
+	if opts.Name == "" {
+		opts.Name = "nats"
+	}
+	if opts.Port == 0 {
+		opts.Port = FreePort(t)
+	}
+	if opts.StoreDir == "" {
+		opts.StoreDir = t.TempDir()
+	}
+	monitor := FreeAddr(t)
+	s := &NATSServer{
+		Name: opts.Name, Port: opts.Port, URL: "nats://" + loopback(opts.Port), StoreDir: opts.StoreDir,
+		monitorURL: "http://" + monitor,
+	}
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	writeFile(t, file, fmt.Sprintf(`server_name: %q
+listen: %q
+http: %q
+jetstream { store_dir: %q, sync_interval: always, max_memory_store: 256MB, max_file_store: 64GB }
+%s
+`, s.Name, loopback(s.Port), monitor, s.StoreDir, opts.Config))
+	s.Process = NewProcess(t, ProcessConfig{
+		Name:  s.Name,
+		Path:  natsBinary(t),
+		Args:  []string{"--config", file},
+		Ready: s.ready,
+	})
+	return s
+}
+
+// ready asks the server's own health check, then JetStream through a connection of its own.
+func (s *NATSServer) ready(ctx context.Context) error {
+	if err := s.healthy(ctx); err != nil {
+		return err
+	}
+	nc, err := nats.Connect(s.URL, nats.Timeout(natsAskTimeout), nats.NoReconnect())
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w", s.URL, err)
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(ctx, natsAskTimeout)
+	defer cancel()
+	answer, err := nc.RequestWithContext(ctx, "$JS.API.INFO", nil)
+	if err != nil {
+		return fmt.Errorf("ask JetStream: %w", err)
+	}
+	if bytes.Contains(answer.Data, []byte(`"error"`)) {
+		return fmt.Errorf("ask JetStream: %s", answer.Data)
+	}
+	return nil
+}
+
+// healthy asks /healthz, which also waits for a server of a cluster to have caught up with the others.
+func (s *NATSServer) healthy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, natsAskTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.monitorURL+"/healthz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("healthz: %s", text)
+	}
+	return nil
+}
+
+// natsBuild makes sure that one test binary asks the Go command only once.
+//
+//nolint:gochecknoglobals // a cache
+var natsBuild = sync.OnceValues(buildNATS)
+
+// natsBinary gives the path of a nats-server of the version that go.mod names.
+func natsBinary(t testing.TB) string {
+	t.Helper()
+	path, err := natsBuild()
+	if err != nil {
+		t.Fatalf("build nats-server: %v", err)
+	}
+	return path
+}
+
+// buildNATS builds the server from the module that this module requires anyway, once for each
+// version, and keeps it in the user's cache.
+func buildNATS() (string, error) {
+	// Not the context of the test that asks first: others wait for the outcome.
+	ctx := context.Background()
+	version, err := goCommand(ctx, "list", "-m", "-f", "{{.Version}}", natsModule)
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "sendhouse")
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "nats-server-"+version)
+
+	// Test binaries run side by side; one builds, the others wait.
+	lock, err := lockFile(path+".lock", syscall.LOCK_EX)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = lock.Close() }() // gives the lock back
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if _, err := goCommand(ctx, "build", "-o", path+".new", natsModule); err != nil {
+		return "", err
+	}
+	// Renamed when whole: a build that was cut short leaves nothing that looks finished.
+	return path, os.Rename(path+".new", path)
+}
+
+// goCommand runs the Go command in the module that is being tested.
+func goCommand(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // the arguments are in this file
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, errOut.String())
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+func writeFile(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatalf("write a configuration file: %v", err)
+	}
+}

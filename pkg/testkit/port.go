@@ -1,0 +1,85 @@
+package testkit
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+)
+
+// Ports are taken from below the range from which Linux and macOS give ports to outgoing
+// connections. One of those could otherwise sit on a port while the server that owns it restarts.
+const (
+	portFirst = 20000
+	portEnd   = 32000
+	portTries = 1000
+)
+
+// FreePort gives a TCP port of 127.0.0.1 that nothing listens on. No other test on this machine
+// gets the same one before this test ends, so a server may be stopped and started on it.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	dir := filepath.Join(os.TempDir(), "sendhouse-test-ports")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatalf("reserve a port: %v", err)
+	}
+	for range portTries {
+		port := portFirst + rand.IntN(portEnd-portFirst)
+		lock, err := lockFile(filepath.Join(dir, strconv.Itoa(port)), syscall.LOCK_EX|syscall.LOCK_NB)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			continue // reserved by another test
+		}
+		if err != nil {
+			t.Fatalf("reserve a port: %v", err)
+		}
+		if !portIsFree(t, port) {
+			_ = lock.Close() // gives the lock back
+			continue
+		}
+		t.Cleanup(func() { _ = lock.Close() })
+		return port
+	}
+	t.Fatalf("no free port found in %d tries between %d and %d", portTries, portFirst, portEnd)
+	return 0
+}
+
+// FreeAddr gives 127.0.0.1 with a [FreePort].
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	return loopback(FreePort(t))
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+func portIsFree(t testing.TB, port int) bool {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", loopback(port))
+	if err != nil {
+		return false
+	}
+	return listener.Close() == nil
+}
+
+// lockFile opens a file and locks it as how says. Closing the file, or the end of the process, gives the lock back.
+func lockFile(path string, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), how)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}

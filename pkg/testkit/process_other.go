@@ -1,0 +1,8 @@
+//go:build !linux
+
+package testkit
+
+import "syscall"
+
+// sysProcAttr puts the process into a group of its own, so that its children die with it.
+func sysProcAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
