@@ -136,7 +136,11 @@ func (c *upCommand) Run(p *process, in *invocation) error {
 				return err
 			}
 		}
-		deployment, err := p.addSequencer(ctx, c.brokerFlags, c.Sequencer, c.Deployment, c.Options)
+		instance := "" // of a sequencer beside others
+		if c.NATSURL == "" {
+			instance = "embedded" // the data folder's lock keeps a second one out
+		}
+		deployment, err := p.addSequencer(ctx, c.brokerFlags, instance, c.Sequencer, c.Deployment, c.Options)
 		if err != nil {
 			return err
 		}
@@ -169,7 +173,7 @@ type sequencerCommand struct {
 
 func (c *sequencerCommand) Run(p *process, in *invocation) error {
 	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
-		_, err := p.addSequencer(ctx, c.brokerFlags, c.Config, c.Deployment, c.Options)
+		_, err := p.addSequencer(ctx, c.brokerFlags, "", c.Config, c.Deployment, c.Options)
 		return err
 	})
 }
@@ -315,7 +319,7 @@ func (p *process) connect(ctx context.Context, flags brokerFlags, role string) (
 	return nc, js, nil
 }
 
-func (p *process) addSequencer(ctx context.Context, flags brokerFlags, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
+func (p *process) addSequencer(ctx context.Context, flags brokerFlags, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
 	nc, js, err := p.connect(ctx, flags, "sequencer")
 	if err != nil {
 		return topology.Deployment{}, err
@@ -324,7 +328,7 @@ func (p *process) addSequencer(ctx context.Context, flags brokerFlags, cfg seque
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, JetStream: js, Deployment: deployment, Logger: p.log, Registerer: p.registry})
+	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.log, Registerer: p.registry})
 	if err != nil {
 		return topology.Deployment{}, err
 	}

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,6 +31,8 @@ type natsCheckpoints struct {
 	objects   jetstream.ObjectStore
 	pointers  jetstream.KeyValue
 	partition int
+	epoch     uint64 // part of the names, so that a paused owner cannot write over its successor's
+	swept     bool
 }
 
 // pointer is the value in the key-value bucket.
@@ -36,7 +40,7 @@ type pointer struct {
 	Checkpoints []checkpointMeta `json:"checkpoints"` // newest first, at most two
 }
 
-func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int) (*natsCheckpoints, error) {
+func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int, epoch uint64) (*natsCheckpoints, error) {
 	objects, err := js.ObjectStore(ctx, topology.CheckpointBucket)
 	if err != nil {
 		return nil, fmt.Errorf("object store %s: %w", topology.CheckpointBucket, err)
@@ -45,7 +49,7 @@ func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int)
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", topology.CheckpointPointerBucket, err)
 	}
-	return &natsCheckpoints{objects: objects, pointers: pointers, partition: partition}, nil
+	return &natsCheckpoints{objects: objects, pointers: pointers, partition: partition, epoch: epoch}, nil
 }
 
 func (c *natsCheckpoints) key() string { return "p" + strconv.Itoa(c.partition) }
@@ -75,9 +79,9 @@ func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, tak
 	if err != nil {
 		return nil, err
 	}
-	meta := checkpointMeta{Object: c.key() + ".a", WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	meta := checkpointMeta{Object: c.object("a"), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
 	if len(p.Checkpoints) > 0 && p.Checkpoints[0].Object == meta.Object {
-		meta.Object = c.key() + ".b"
+		meta.Object = c.object("b")
 	}
 	if meta.Bytes, meta.CRC32C, err = c.put(ctx, meta.Object, snapshot); err != nil {
 		return nil, fmt.Errorf("store checkpoint %s: %w", meta.Object, err)
@@ -90,7 +94,36 @@ func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, tak
 	if _, err := c.pointers.Update(ctx, c.key(), value, revision); err != nil {
 		return nil, fmt.Errorf("move the checkpoint pointer: %w", err)
 	}
+	if !c.swept {
+		if err := c.sweep(ctx, kept); err != nil {
+			return nil, err
+		}
+		c.swept = true
+	}
 	return kept.Checkpoints, nil
+}
+
+func (c *natsCheckpoints) object(turn string) string {
+	return fmt.Sprintf("%s.%d.%s", c.key(), c.epoch, turn)
+}
+
+// sweep deletes the partition's objects that the pointer does not name: those of
+// earlier owners. An owner's own two are written over by turns.
+func (c *natsCheckpoints) sweep(ctx context.Context, kept pointer) error {
+	all, err := c.objects.List(ctx)
+	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+		return fmt.Errorf("list the checkpoints: %w", err)
+	}
+	for _, info := range all {
+		named := slices.ContainsFunc(kept.Checkpoints, func(m checkpointMeta) bool { return m.Object == info.Name })
+		if named || !strings.HasPrefix(info.Name, c.key()+".") {
+			continue
+		}
+		if err := c.objects.Delete(ctx, info.Name); err != nil {
+			return fmt.Errorf("delete checkpoint %s of an earlier owner: %w", info.Name, err)
+		}
+	}
+	return nil
 }
 
 // put streams the snapshot into the object store.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/lease"
 )
 
 // Config is what an operator may set. The defaults stand in the tags.
@@ -13,6 +14,7 @@ type Config struct {
 	CheckpointInterval time.Duration   `help:"Time between checkpoints of a partition. A restart reads about this much of the write-ahead log again, and the log keeps about twice as much." default:"60s"`
 	OutboxMessagesMax  int             `help:"Messages of a partition that may wait for the message log; beyond it folding waits." default:"65536"`
 	OutboxBytesMax     config.ByteSize `help:"Bytes of messages of a partition that may wait for the message log; beyond it folding waits." default:"64MiB"`
+	LeaseTTL           time.Duration   `name:"sequencer-lease-ttl" help:"Time after which the partitions of a sequencer that has died go to another; the same for all of them." default:"6s"`
 	OutputAckTimeout   time.Duration   `help:"How long the message log may leave writes unacknowledged before its tail is read again." default:"5s"`
 }
 
@@ -36,6 +38,9 @@ func (c Config) validate() error {
 	}
 	if c.OutputAckTimeout < 100*time.Millisecond {
 		errs = append(errs, fmt.Errorf("output-ack-timeout %s: must be at least 100ms", c.OutputAckTimeout))
+	}
+	if c.LeaseTTL < lease.TTLMin {
+		errs = append(errs, fmt.Errorf("sequencer-lease-ttl %s: must be at least %s", c.LeaseTTL, lease.TTLMin))
 	}
 	return errors.Join(errs...)
 }

@@ -2,7 +2,10 @@ package sequencer
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/lease"
 )
 
 // emitAll sends the outbox to the message log until folding has ended and the
@@ -11,7 +14,12 @@ func (p *partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 	// Emitting outlives ctx, to hand over what is derived.
 	emitCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(drain, cancel) })
+	stop := context.AfterFunc(ctx, func() {
+		if reason := context.Cause(ctx); errors.Is(reason, lease.ErrExpired) || errors.Is(reason, lease.ErrLost) {
+			drain = 0 // another may own the partition by now
+		}
+		time.AfterFunc(drain, cancel)
+	})
 	defer stop()
 
 	timer := time.NewTimer(p.cfg.OutputAckTimeout)
@@ -21,6 +29,9 @@ func (p *partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 		var err error
 		if chunk, err = p.outbox.take(chunk[:0]); err == nil {
 			err = p.send(chunk)
+		}
+		if errors.Is(err, errNotOwner) {
+			return err
 		}
 		if err != nil && emitCtx.Err() == nil {
 			if err := p.resume(emitCtx, err); err != nil {
@@ -55,8 +66,12 @@ func (p *partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 }
 
 // send appends a chunk to the message log and asks for the outcome of its last
-// message, which speaks for all.
+// message, which speaks for all. A process that was paused may find here, before
+// its context has ended, that its lease has.
 func (p *partition) send(chunk []output) error {
+	if len(chunk) > 0 && !p.mayWrite() {
+		return errNotOwner
+	}
 	for i := range chunk {
 		if err := p.logs.Append(&chunk[i], i == len(chunk)-1); err != nil {
 			return err

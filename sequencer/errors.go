@@ -16,6 +16,8 @@ var (
 	// errOutputLost: the message log lost more than the outbox still holds. The
 	// partition recovers from a checkpoint.
 	errOutputLost = errors.New("the message log lost its tail")
+	// errNotOwner: the lease has run out.
+	errNotOwner = errors.New("the lease has run out")
 	// errReadAgain: reading the write-ahead log came to a stop and starts again.
 	errReadAgain = errors.New("reading the write-ahead log stalled")
 )

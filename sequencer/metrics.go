@@ -23,6 +23,7 @@ type metrics struct {
 	channels           *prometheus.GaugeVec
 	dedupEntries       *prometheus.GaugeVec
 	restarts           *prometheus.CounterVec
+	epoch              *prometheus.GaugeVec
 	checkpointAge      *prometheus.GaugeVec
 	checkpointBytes    *prometheus.GaugeVec
 	checkpointSeconds  *prometheus.HistogramVec
@@ -63,6 +64,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		channels:           gauge("channels", "Channels that have a sequence."),
 		dedupEntries:       gauge("dedup_entries", "Sends in the deduplication window."),
 		restarts:           counter("restarts_total", "Times that the partition recovered after an error."),
+		epoch:              gauge("lease_epoch", "Epoch of the lease of each partition that this instance owns."),
 		checkpointAge:      gauge("checkpoint_age_seconds", "Age of the newest checkpoint."),
 		checkpointBytes:    gauge("checkpoint_bytes", "Size of the newest checkpoint."),
 		checkpointSeconds:  histogram("checkpoint_seconds", "Time from taking a checkpoint until it is stored.", 1e-3),
@@ -74,12 +76,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 
 // partitionMetrics are the children of one partition, looked up once.
 type partitionMetrics struct {
-	accepted, duplicate, conflict                   prometheus.Counter
-	malformed, answersFailed, liveFailed, resumed   prometheus.Counter
-	restarts, checkpointsDamaged, checkpointsFailed prometheus.Counter
-	walLag, outputLag, channels, dedupEntries       prometheus.Gauge
-	checkpointAge, checkpointBytes                  prometheus.Gauge
-	foldSeconds, checkpointSeconds, snapshotSeconds prometheus.Observer
+	accepted, duplicate, conflict                    prometheus.Counter
+	malformed, answersFailed, liveFailed, resumed    prometheus.Counter
+	restarts, checkpointsDamaged, checkpointsFailed  prometheus.Counter
+	walLag, outputLag, channels, dedupEntries, epoch prometheus.Gauge
+	checkpointAge, checkpointBytes                   prometheus.Gauge
+	foldSeconds, checkpointSeconds, snapshotSeconds  prometheus.Observer
 }
 
 func (m *metrics) partition(partition int) *partitionMetrics {
@@ -99,11 +101,21 @@ func (m *metrics) partition(partition int) *partitionMetrics {
 		outputLag:          m.outputLag.WithLabelValues(p),
 		channels:           m.channels.WithLabelValues(p),
 		dedupEntries:       m.dedupEntries.WithLabelValues(p),
+		epoch:              m.epoch.WithLabelValues(p),
 		checkpointAge:      m.checkpointAge.WithLabelValues(p),
 		checkpointBytes:    m.checkpointBytes.WithLabelValues(p),
 		foldSeconds:        m.foldSeconds.WithLabelValues(p),
 		checkpointSeconds:  m.checkpointSeconds.WithLabelValues(p),
 		snapshotSeconds:    m.snapshotSeconds.WithLabelValues(p),
+	}
+}
+
+// forget drops the gauges of a partition that is another's now, which would tell
+// its past as the present.
+func (m *metrics) forget(partition int) {
+	p := strconv.Itoa(partition)
+	for _, gauge := range []*prometheus.GaugeVec{m.walLag, m.outputLag, m.channels, m.dedupEntries, m.epoch, m.checkpointAge, m.checkpointBytes} {
+		gauge.DeleteLabelValues(p)
 	}
 }
 

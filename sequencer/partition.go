@@ -38,8 +38,9 @@ type partition struct {
 	// recovered is the message log's tail at recovery. Messages up to it are there
 	// already; when the fold comes by the last of them, it must be the same.
 	recovered tail
-	caughtUp  func() // called once, when the log's end at recovery is folded
-	walEnd    uint64 // that end
+	mayWrite  func() bool // the lease surely stands
+	caughtUp  func()      // called once, when the log's end at recovery is folded
+	walEnd    uint64      // that end
 
 	// Reused from record to record.
 	effects []fold.Effect
@@ -195,4 +196,15 @@ func (p *partition) noteCaughtUp() {
 		p.caughtUp()
 		p.caughtUp = nil
 	}
+}
+
+// progress may be called from any goroutine.
+func (p *partition) progress() Progress {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state == nil { // not recovered yet
+		return Progress{}
+	}
+	acked, _, _ := p.outbox.state()
+	return Progress{WALSeq: p.state.WALSeq(), Output: acked}
 }

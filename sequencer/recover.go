@@ -26,8 +26,10 @@ func (p *partition) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
 	p.state, p.recovered, p.walEnd = state, end, wal.Last
 	p.outbox = newOutbox(p.cfg.OutboxMessagesMax, int(p.cfg.OutboxBytesMax), max(end.Seq, state.Output()))
+	p.mu.Unlock()
 	p.logs.OnAck(p.outbox.ack)
 	p.log.Info("recovered the state",
 		"from_wal_seq", state.WALSeq(), "wal_last", wal.Last, "message_log_last", end.Seq,

@@ -2,21 +2,26 @@ package sequencer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
+	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
+
+// leaseRole is the role's name in the lease bucket.
+const leaseRole = "sequencer"
 
 // drainTimeout bounds how long a stopping partition hands over what is derived.
 const drainTimeout = 5 * time.Second
@@ -26,18 +31,28 @@ type Deps struct {
 	NATS       *nats.Conn
 	JetStream  jetstream.JetStream
 	Deployment topology.Deployment
+	// Replicas of the lease bucket.
+	Replicas int
+	// Instance, if given, is a name that no other process can have, such as one tied
+	// to a locked folder. What an earlier run under it still held is taken at once.
+	Instance   string
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
-// Service sequences all partitions of a deployment.
+// Service sequences its share of a deployment's partitions.
 type Service struct {
 	cfg     Config
 	deps    Deps
+	log     *slog.Logger
 	metrics *metrics
-	behind  atomic.Int64 // partitions that have not caught up
+
+	mu      sync.Mutex
+	joined  bool
+	behind  int                // partitions held that have not caught up
+	running map[int]*partition // held and recovered
 	ready   chan struct{}
-	once    sync.Once // closes ready
+	isReady bool // ready is closed
 }
 
 // New checks the settings and what it is given, and reports everything that is
@@ -50,56 +65,122 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("sequencer: %w", err)
 	}
-	s := &Service{cfg: cfg, deps: deps, metrics: newMetrics(deps.Registerer), ready: make(chan struct{})}
-	s.behind.Store(int64(deps.Deployment.Partitions))
-	return s, nil
+	return &Service{
+		cfg: cfg, deps: deps, log: deps.Logger.With("role", "sequencer"), metrics: newMetrics(deps.Registerer),
+		running: make(map[int]*partition), ready: make(chan struct{}),
+	}, nil
 }
 
-// Ready is closed when every partition has folded what was in its log at start.
+// Ready is closed when the instance has joined and every partition of its first
+// share has folded what was in its log.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
-// Check is nil while every partition is caught up.
+// Check is nil while the instance takes part and its partitions are caught up.
 func (s *Service) Check() error {
-	if n := s.behind.Load(); n > 0 {
-		return fmt.Errorf("%d partitions are still reading their write-ahead log", n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !s.joined:
+		return errors.New("has not joined the sequencers yet")
+	case s.behind > 0:
+		return fmt.Errorf("%d partitions are still reading their write-ahead log", s.behind)
+	default:
+		return nil
 	}
-	return nil
 }
 
-// Run sequences until ctx ends, then hands over what is derived. A partition that
-// fails recovers by itself; Run returns an error only where trying again cannot
-// help.
+// Run takes its share of the partitions and sequences them until ctx ends, then
+// hands over what is derived and gives them back. A partition that fails recovers
+// by itself; Run returns an error only where trying again cannot help.
 func (s *Service) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	for p := range s.deps.Deployment.Partitions {
-		group.Go(func() error { return s.supervise(ctx, p) })
+	kv, err := s.deps.JetStream.CreateOrUpdateKeyValue(ctx, lease.BucketConfig(topology.LeaseBucket, s.cfg.LeaseTTL, max(s.deps.Replicas, 1)))
+	if err != nil {
+		return fmt.Errorf("sequencer: key-value bucket %s: %w", topology.LeaseBucket, err)
 	}
-	return group.Wait()
+	instance := s.deps.Instance
+	if instance == "" {
+		instance = randomInstance()
+	}
+	balancer, err := lease.New(kv, lease.Config{
+		Role: leaseRole, Instance: instance, Partitions: s.deps.Deployment.Partitions, TTL: s.cfg.LeaseTTL,
+		Sole: s.deps.Instance != "", Logger: s.log, Status: s.status,
+	}, s.hold)
+	if err != nil {
+		return fmt.Errorf("sequencer: %w", err)
+	}
+	go func() {
+		select {
+		case <-balancer.Joined():
+			s.update(func() { s.joined = true })
+		case <-ctx.Done():
+		}
+	}()
+	return balancer.Run(ctx)
 }
 
-// supervise runs a partition and starts it again, from recovery, after an error
-// that may pass.
-func (s *Service) supervise(ctx context.Context, number int) error {
-	log := s.deps.Logger.With("role", "sequencer", "partition", number)
+// randomInstance names a process so that an operator can find it and no other has
+// the name.
+func randomInstance() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s-%d-%s", subjectSafe(host), os.Getpid(), nuid.Next()[16:])
+}
+
+func subjectSafe(host string) string {
+	safe := []byte(host)
+	for i, b := range safe {
+		if (b < 'a' || b > 'z') && (b < 'A' || b > 'Z') && (b < '0' || b > '9') {
+			safe[i] = '-'
+		}
+	}
+	return string(safe)
+}
+
+// update changes what Ready and Check go by.
+func (s *Service) update(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+	if s.joined && s.behind == 0 && !s.isReady {
+		s.isReady = true
+		close(s.ready)
+	}
+}
+
+// hold runs a partition while the lease stands, and starts it again, from
+// recovery, after an error that may pass.
+func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
+	number := l.Partition
+	log := s.log.With("partition", number, "epoch", l.Epoch)
 	m := s.metrics.partition(number)
-	caughtUp := false
+	m.epoch.Set(float64(l.Epoch))
+	defer s.metrics.forget(number)
+	behind := true
+	s.update(func() { s.behind++ })
+	setBehind := func(to bool) {
+		s.update(func() {
+			if behind && !to {
+				s.behind--
+			} else if !behind && to {
+				s.behind++
+			}
+			behind = to
+		})
+	}
+	defer setBehind(false)
+
 	for attempt := 0; ; attempt++ {
 		started := time.Now()
-		err := s.runPartition(ctx, number, log, m, func() {
-			if caughtUp = true; s.behind.Add(-1) == 0 {
-				s.once.Do(func() { close(s.ready) })
-			}
-		})
-		if caughtUp {
-			caughtUp = false
-			s.behind.Add(1)
-		}
+		err := s.runPartition(ctx, l, log, m, func() { setBehind(false) })
 		switch {
-		case err == nil || ctx.Err() != nil:
-			return nil
+		case ctx.Err() != nil:
+			return nil // the lease has ended, and says why
 		case permanent(err):
 			return err
 		}
+		setBehind(true)
 		if time.Since(started) > backoffMax*2 {
 			attempt = 0
 		}
@@ -111,24 +192,47 @@ func (s *Service) supervise(ctx context.Context, number int) error {
 	}
 }
 
-func (s *Service) runPartition(ctx context.Context, number int, log *slog.Logger, m *partitionMetrics, caughtUp func()) (err error) {
-	logs, err := openLogs(s.deps.NATS, s.deps.JetStream, number)
+func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Logger, m *partitionMetrics, caughtUp func()) (err error) {
+	logs, err := openLogs(s.deps.NATS, s.deps.JetStream, l.Partition)
 	if err != nil {
-		return &Error{Op: "open the logs", Partition: number, Err: err}
+		return &Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
 	defer func() { err = errors.Join(err, logs.close()) }()
-	store, err := openCheckpoints(ctx, s.deps.JetStream, number)
+	store, err := openCheckpoints(ctx, s.deps.JetStream, l.Partition, l.Epoch)
 	if err != nil {
-		return &Error{Op: "open the checkpoints", Partition: number, Err: err}
+		return &Error{Op: "open the checkpoints", Partition: l.Partition, Err: err}
 	}
 	p := &partition{
 		cfg: s.cfg,
 		params: fold.Params{
-			Partition:       number,
+			Partition:       l.Partition,
 			DedupWindow:     s.deps.Deployment.DedupWindow,
 			DedupEntriesMax: s.deps.Deployment.DedupEntriesMax,
 		},
-		logs: logs, checkpoints: store, log: log, metrics: m, now: time.Now, caughtUp: caughtUp,
+		logs: logs, checkpoints: store, log: log, metrics: m, now: time.Now, caughtUp: caughtUp, mayWrite: l.Good,
 	}
+	s.update(func() { s.running[l.Partition] = p })
+	defer s.update(func() { delete(s.running, l.Partition) })
 	return p.run(ctx, drainTimeout)
+}
+
+// Progress is how far the owner of a partition is; it goes into the lease.
+type Progress struct {
+	WALSeq uint64 `json:"wal_seq"` // last record folded
+	Output uint64 `json:"output"`  // last message acknowledged by the message log
+}
+
+// status describes a held partition for the lease bucket.
+func (s *Service) status(number int) json.RawMessage {
+	s.mu.Lock()
+	p := s.running[number]
+	s.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	encoded, err := json.Marshal(p.progress())
+	if err != nil {
+		return nil // two numbers
+	}
+	return encoded
 }

@@ -197,13 +197,13 @@ func keeperOf(h *harness, now func() time.Time) *keeper {
 func (h *harness) partition(now func() time.Time) *partition {
 	logs, err := openLogs(h.nc, h.js, 0)
 	require.NoError(h.t, err)
-	store, err := openCheckpoints(h.ctx, h.js, 0)
+	store, err := openCheckpoints(h.ctx, h.js, 0, 1)
 	require.NoError(h.t, err)
 	return &partition{
 		cfg:    h.config,
 		params: fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax},
 		logs:   logs, checkpoints: store, log: slog.New(slog.DiscardHandler),
-		metrics: newMetrics(prometheus.NewRegistry()).partition(0), now: now,
+		metrics: newMetrics(prometheus.NewRegistry()).partition(0), now: now, mayWrite: func() bool { return true },
 	}
 }
 
@@ -234,7 +234,7 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 	stop()
 
 	// From the newest, and, when that is damaged, from the older.
-	store, err := openCheckpoints(h.ctx, h.js, 0)
+	store, err := openCheckpoints(h.ctx, h.js, 0, 1)
 	require.NoError(t, err)
 	metas, err := store.List(h.ctx)
 	require.NoError(t, err)

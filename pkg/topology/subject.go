@@ -13,6 +13,8 @@ const (
 	DeadLettersStream = "DEAD_LETTERS"
 	// DeploymentBucket is the key-value bucket of the deployment's parameters.
 	DeploymentBucket = "SENDHOUSE"
+	// LeaseBucket is the key-value bucket of the leases; its values expire.
+	LeaseBucket = "SENDHOUSE_LEASES"
 	// WriterBucket is the key-value bucket of the writers' ranges.
 	WriterBucket = "SENDHOUSE_WRITER"
 	// CheckpointPointerBucket is the key-value bucket that says which

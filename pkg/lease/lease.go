@@ -1,0 +1,138 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Reasons for which a holder's context ends, as its cause.
+var (
+	// ErrExpired: the lease could not be renewed in time.
+	ErrExpired = errors.New("the lease could not be renewed in time")
+	// ErrLost: another instance holds the partition.
+	ErrLost = errors.New("the lease is another's")
+	// ErrReleased: the instance gives the partition to another, or leaves.
+	ErrReleased = errors.New("the lease is released")
+)
+
+// Lease is the holding of one partition.
+type Lease struct {
+	Partition int
+	// Epoch grows with each change of hands: the revision under which the key was
+	// made.
+	Epoch uint64
+
+	revision uint64       // of the key now; only the balancer's goroutine writes it while Hold runs
+	deadline atomic.Int64 // after base
+	base     time.Time    // with a monotonic reading
+	timer    *time.Timer  // ends the context at the deadline
+	end      context.CancelCauseFunc
+	ended    bool // Hold has returned; guarded by the balancer
+}
+
+// Good says whether the lease surely stands at this moment. A context ends a
+// little after its deadline, and a process that was paused may run on before the
+// timer does; whoever is about to do what only the holder may asks here.
+func (l *Lease) Good() bool { return time.Since(l.base) < time.Duration(l.deadline.Load()) }
+
+// extend moves the deadline to d after the moment before the renewal was sent.
+func (l *Lease) extend(before time.Time, d time.Duration) {
+	l.deadline.Store(int64(before.Sub(l.base) + d))
+	l.timer.Reset(time.Until(before.Add(d)))
+}
+
+// renew renews the key of a partition. A key that another has, or that is gone,
+// ends the lease.
+func (b *Balancer) renew(ctx context.Context, l *Lease) error {
+	before := time.Now()
+	revision, err := b.kv.Update(ctx, b.partitionKey(l.Partition), b.partitionValue(l), l.revision)
+	if isConflict(err) {
+		// A renewal whose answer was lost may have moved the key.
+		var ours bool
+		if revision, ours, err = b.ownRevision(ctx, b.partitionKey(l.Partition)); err == nil && !ours {
+			l.end(ErrLost)
+			return nil
+		}
+		before = time.Time{} // when it was renewed is not known: the deadline stays
+	}
+	if err != nil {
+		return fmt.Errorf("renew the lease of partition %d: %w", l.Partition, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l.revision = revision
+	if !l.ended && !before.IsZero() {
+		l.extend(before, b.holdFor())
+	}
+	return nil
+}
+
+// ownRevision looks up a key whose revision is not what it was, and says whether
+// it is this instance's all the same.
+func (b *Balancer) ownRevision(ctx context.Context, key string) (revision uint64, ours bool, err error) {
+	entry, err := b.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	v, err := parseValue(entry)
+	return entry.Revision(), v.Instance == b.cfg.Instance, err
+}
+
+// begin runs Hold under a lease whose key was just made.
+func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, before time.Time) {
+	ctx, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	l := &Lease{Partition: partition, Epoch: revision, revision: revision, base: before, end: end}
+	l.timer = time.AfterFunc(time.Hour, func() { end(ErrExpired) })
+	l.extend(before, b.holdFor())
+	b.mu.Lock()
+	b.held[partition] = l
+	b.mu.Unlock()
+	b.log.Info("took a partition", "partition", partition, "epoch", l.Epoch)
+	b.wg.Go(func() {
+		err := b.hold(ctx, l)
+		reason := context.Cause(ctx)
+		end(ErrReleased)
+		b.giveBack(l)
+		if reason != nil {
+			b.log.Info("gave a partition up", "partition", partition, "epoch", l.Epoch, "reason", reason)
+			return
+		}
+		if err == nil {
+			err = errors.New("ended without being told to")
+		}
+		select {
+		case b.failed <- fmt.Errorf("partition %d: %w", partition, err):
+		default: // another failed first
+		}
+	})
+}
+
+// giveBack deletes the key, where it is still ours.
+func (b *Balancer) giveBack(l *Lease) {
+	b.mu.Lock()
+	l.ended = true
+	l.timer.Stop()
+	revision := l.revision
+	delete(b.held, l.Partition)
+	b.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.TTL)
+	defer cancel()
+	if err := b.kv.Delete(ctx, b.partitionKey(l.Partition), jetstream.LastRevision(revision)); err != nil && !isConflict(err) {
+		b.log.Debug("a lease was not released and will expire", "partition", l.Partition, "error", err)
+	}
+}
+
+// isConflict says whether a key was changed by another, or has expired.
+func isConflict(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, jetstream.ErrKeyExists) ||
+		(errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence)
+}

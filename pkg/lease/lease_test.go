@@ -1,0 +1,201 @@
+package lease_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/lease"
+)
+
+const (
+	partitions = 8
+	ttl        = time.Second
+	patience   = 20 * time.Second
+)
+
+// fleet records who holds what, and fails the test where two do at once.
+type fleet struct {
+	t      *testing.T
+	server *broker.Embedded
+	kv     jetstream.KeyValue
+
+	mu      sync.Mutex
+	holders map[int]string
+	epochs  map[int]uint64
+	changed chan struct{} // closed and replaced at each change
+}
+
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 1 << 30, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(server.Shutdown)
+	f := &fleet{t: t, server: server, holders: map[int]string{}, epochs: map[int]uint64{}, changed: make(chan struct{})}
+	_, js := f.connect()
+	f.kv, err = js.CreateKeyValue(t.Context(), lease.BucketConfig("LEASES", ttl, 1))
+	require.NoError(t, err)
+	return f
+}
+
+func (f *fleet) connect() (*nats.Conn, jetstream.JetStream) {
+	nc, js, err := broker.Connect(f.t.Context(), broker.Config{URL: f.server.URL(), Name: "test", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(f.t, err)
+	f.t.Cleanup(nc.Close)
+	return nc, js
+}
+
+type instance struct {
+	nc   *nats.Conn
+	stop func() error
+}
+
+func (f *fleet) join(name string, sole bool) *instance {
+	f.t.Helper()
+	nc, js := f.connect()
+	kv, err := js.KeyValue(f.t.Context(), "LEASES")
+	require.NoError(f.t, err)
+	b, err := lease.New(kv, lease.Config{Role: "test", Instance: name, Partitions: partitions, TTL: ttl, Sole: sole, Logger: slog.New(slog.DiscardHandler)},
+		func(ctx context.Context, l *lease.Lease) error { f.hold(ctx, name, l); return nil })
+	require.NoError(f.t, err)
+	ctx, cancel := context.WithCancel(f.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	i := &instance{nc: nc, stop: sync.OnceValue(func() error { cancel(); return <-done })}
+	f.t.Cleanup(func() { _ = i.stop() })
+	return i
+}
+
+func (f *fleet) hold(ctx context.Context, name string, l *lease.Lease) {
+	f.change(func() {
+		require.Empty(f.t, f.holders[l.Partition], "partition %d is held twice", l.Partition)
+		require.Greater(f.t, l.Epoch, f.epochs[l.Partition])
+		require.True(f.t, l.Good())
+		f.holders[l.Partition], f.epochs[l.Partition] = name, l.Epoch
+	})
+	<-ctx.Done()
+	require.Error(f.t, context.Cause(ctx))
+	f.change(func() { f.holders[l.Partition] = "" })
+}
+
+func (f *fleet) change(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// await waits until the partitions are shared as wanted.
+func (f *fleet) await(want map[string]int) {
+	f.t.Helper()
+	timeout := time.After(patience)
+	for {
+		f.mu.Lock()
+		got := map[string]int{}
+		for _, name := range f.holders {
+			if name != "" {
+				got[name]++
+			}
+		}
+		changed := f.changed
+		f.mu.Unlock()
+		if equal(got, want) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			require.Equal(f.t, want, got)
+		}
+	}
+}
+
+func equal(a, b map[string]int) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if b[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+func TestSharesFollowTheMembers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a := f.join("a", false)
+	f.await(map[string]int{"a": 8})
+	f.join("b", false)
+	f.await(map[string]int{"a": 4, "b": 4})
+	f.join("c", false)
+	f.await(map[string]int{"a": 3, "b": 3, "c": 2})
+	require.NoError(t, a.stop())
+	f.await(map[string]int{"b": 4, "c": 4})
+
+	state, err := lease.List(t.Context(), f.kv, "test")
+	require.NoError(t, err)
+	require.Len(t, state.Owners, partitions)
+	require.Equal(t, []string{"b", "c"}, []string{state.Members[0].Instance, state.Members[1].Instance})
+}
+
+// An instance that cannot renew ends by itself before another can take over, and
+// joins again when it can.
+func TestCutOffInstanceStopsByItself(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a := f.join("a", false)
+	f.await(map[string]int{"a": 8})
+	f.join("b", false)
+	f.await(map[string]int{"a": 4, "b": 4})
+	a.nc.Close()
+	f.await(map[string]int{"b": 8}) // hold fails the test where both hold one
+}
+
+func TestSoleInstanceReclaims(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	for _, key := range []string{"test.member.a", "test.partition.0", "test.partition.5"} {
+		_, err := f.kv.Put(t.Context(), key, []byte(`{"instance":"a"}`))
+		require.NoError(t, err)
+	}
+	f.join("a", true)
+	f.await(map[string]int{"a": 8})
+}
+
+func TestFailedHoldEndsRun(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	broken := errors.New("broken")
+	b, err := lease.New(f.kv, lease.Config{Role: "test", Instance: "a", Partitions: 2, TTL: ttl, Logger: slog.New(slog.DiscardHandler)},
+		func(ctx context.Context, l *lease.Lease) error {
+			if l.Partition == 1 {
+				return broken
+			}
+			<-ctx.Done()
+			return nil
+		})
+	require.NoError(t, err)
+	require.ErrorIs(t, b.Run(t.Context()), broken)
+	state, err := lease.List(t.Context(), f.kv, "test")
+	require.NoError(t, err)
+	require.Empty(t, state.Owners)
+	require.Empty(t, state.Members)
+}
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	_, err := lease.New(nil, lease.Config{TTL: time.Millisecond}, nil)
+	require.ErrorContains(t, err, "time to live 1ms")
+	require.ErrorContains(t, err, "a role")
+}

@@ -1,0 +1,172 @@
+package lease
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Keys of a role: <role>.member.<instance> and <role>.partition.<number>.
+
+func (b *Balancer) memberKey() string { return b.cfg.Role + ".member." + b.cfg.Instance }
+
+func (b *Balancer) partitionKey(partition int) string {
+	return b.cfg.Role + ".partition." + strconv.Itoa(partition)
+}
+
+// Value is what a key holds.
+type Value struct {
+	Instance string `json:"instance"`
+	// Since is the revision under which a member joined, or a partition's epoch. It
+	// is 0 in the first value of a key, whose own revision it is.
+	Since uint64 `json:"since,omitempty"`
+	// Status is what the holder of a partition says of it.
+	Status json.RawMessage `json:"status,omitempty"`
+}
+
+func (v Value) encode() []byte {
+	encoded, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("lease: encode a value: %v", err)) // only a Status that is no JSON can do it
+	}
+	return encoded
+}
+
+func parseValue(entry jetstream.KeyValueEntry) (Value, error) {
+	var v Value
+	if err := json.Unmarshal(entry.Value(), &v); err != nil {
+		return v, fmt.Errorf("lease %s: %w", entry.Key(), err)
+	}
+	if v.Since == 0 {
+		v.Since = entry.Revision()
+	}
+	return v, nil
+}
+
+func (b *Balancer) partitionValue(l *Lease) []byte {
+	v := Value{Instance: b.cfg.Instance, Since: l.Epoch}
+	if b.cfg.Status != nil && l.Epoch != 0 {
+		v.Status = b.cfg.Status(l.Partition)
+	}
+	return v.encode()
+}
+
+// renewMember says that the instance is there, and joins where it is not known.
+func (b *Balancer) renewMember(ctx context.Context) error {
+	if b.member != 0 {
+		revision, err := b.kv.Update(ctx, b.memberKey(), Value{Instance: b.cfg.Instance, Since: b.joined}.encode(), b.member)
+		ours := true
+		if isConflict(err) {
+			revision, ours, err = b.ownRevision(ctx, b.memberKey())
+		}
+		if err != nil {
+			return fmt.Errorf("renew the membership: %w", err)
+		}
+		if ours {
+			b.member = revision
+			return nil
+		}
+	}
+	revision, err := b.kv.Create(ctx, b.memberKey(), Value{Instance: b.cfg.Instance}.encode())
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		return fmt.Errorf("join: another instance is named %q, or one was until a moment ago: %w", b.cfg.Instance, err)
+	}
+	if err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	b.joined, b.member = revision, revision
+	return nil
+}
+
+// reclaim deletes what an earlier run under this instance's name left behind.
+func (b *Balancer) reclaim(ctx context.Context) error {
+	state, err := List(ctx, b.kv, b.cfg.Role)
+	if err != nil {
+		return err
+	}
+	keys := []string{b.memberKey()}
+	for partition, owner := range state.Owners {
+		if owner.Instance == b.cfg.Instance {
+			keys = append(keys, b.partitionKey(partition))
+		}
+	}
+	for _, key := range keys {
+		if err := b.kv.Delete(ctx, key); err != nil {
+			return fmt.Errorf("reclaim lease %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// State is what a role's keys say.
+type State struct {
+	Members []Value       // by when they joined
+	Owners  map[int]Value // by partition; Since is the epoch
+}
+
+// quota is the share of the member that joined at the given revision. Shares
+// differ by one at most, and earlier members have the larger ones, so that a
+// newcomer moves as little as may be.
+func (s State) quota(joined uint64, partitions int) int {
+	rank, found := slices.BinarySearchFunc(s.Members, joined, func(v Value, joined uint64) int { return cmp.Compare(v.Since, joined) })
+	if !found {
+		return 0
+	}
+	share := partitions / len(s.Members)
+	if rank < partitions%len(s.Members) {
+		share++
+	}
+	return share
+}
+
+// List reads a role's keys.
+func List(ctx context.Context, kv jetstream.KeyValue, role string) (State, error) {
+	watcher, err := kv.Watch(ctx, role+".>", jetstream.IgnoreDeletes())
+	if err != nil {
+		return State{}, fmt.Errorf("read the leases: %w", err)
+	}
+	defer func() { _ = watcher.Stop() }() // read to its end; the connection may be gone
+	state := State{Owners: make(map[int]Value)}
+	for {
+		select {
+		case entry, ok := <-watcher.Updates():
+			if !ok {
+				return State{}, errors.New("read the leases: the connection is closed")
+			}
+			if entry == nil { // that was all
+				slices.SortFunc(state.Members, func(a, b Value) int { return cmp.Compare(a.Since, b.Since) })
+				return state, nil
+			}
+			if err := state.add(role, entry); err != nil {
+				return State{}, err
+			}
+		case <-ctx.Done():
+			return State{}, fmt.Errorf("read the leases: %w", ctx.Err())
+		}
+	}
+}
+
+func (s *State) add(role string, entry jetstream.KeyValueEntry) error {
+	v, err := parseValue(entry)
+	if err != nil {
+		return err
+	}
+	kind, name, _ := strings.Cut(strings.TrimPrefix(entry.Key(), role+"."), ".")
+	if kind == "member" {
+		s.Members = append(s.Members, v)
+		return nil
+	}
+	partition, err := strconv.Atoi(name)
+	if err != nil {
+		return fmt.Errorf("lease %s: %w", entry.Key(), err)
+	}
+	s.Owners[partition] = v
+	return nil
+}
