@@ -189,6 +189,9 @@ func (s *stream) next() (*result, error) {
 		s.done = true
 		return nil, err
 	}
+	// The engine ends the stream with output that has no rows, which is nothing at all, or the totals. It would answer the next question
+	// with an error.
+	s.done = s.conn.lib.rows(res.handle) == 0
 	if s.conn.lib.length(res.handle) == 0 {
 		s.done = true
 		res.free()

@@ -57,7 +57,21 @@ func parseException(text string) *Exception {
 	if err != nil || code == 0 {
 		return &Exception{Code: codeLogicalError, Message: text}
 	}
-	return &Exception{Code: code, Message: match[2]}
+	return &Exception{Code: code, Message: innermost(match[1], match[2])}
+}
+
+// innermost takes off what the engine puts around an exception that it throws again: another prefix before and the version after it.
+func innermost(code, message string) string {
+	for {
+		inner, nested := strings.CutPrefix(message, "Code: "+code+". DB::Exception: ")
+		if !nested {
+			return message
+		}
+		if at := strings.LastIndex(inner, " (version "); at >= 0 {
+			inner = inner[:at]
+		}
+		message = inner
+	}
 }
 
 // isCode says whether err is an Exception with one of the codes.
@@ -92,7 +106,7 @@ func httpStatuses() map[int]int {
 	}
 	for _, code := range []int{ // What the client wrote is wrong.
 		6, 8, 15, 25, 26, 27, codeBadArguments, 37, 38, 41, 44, 53, codeSyntaxError, 72, codeUnknownCompression, 117, 123, 167, 168, 223, 321,
-		376, codeBadRequestParameter, 427, 441, 675, 676,
+		codeOutfileNotAllowed, 376, codeBadRequestParameter, 427, 441, 675, 676,
 	} {
 		statuses[code] = http.StatusBadRequest
 	}

@@ -95,22 +95,24 @@ func (p plainWriter) Write(text []byte) (int, error) {
 		if a.held.Len()+len(text) <= holdBackBytes {
 			return a.held.Write(text)
 		}
-		if err := a.start(); err != nil {
+		if err := a.start(true); err != nil {
 			return 0, err
 		}
 	}
 	return len(text), a.send(text)
 }
 
-// start sends the status, the headers and what was held back.
-func (a *responder) start() error {
+// start sends the status, the headers and what was held back. An answer without output is not coded: it would become output.
+func (a *responder) start(output bool) error {
 	a.started = true
 	head := a.w.Header()
 	var to io.Writer = wireWriter{a.w}
-	if coder, name := contentEncoder(a.accept, to); coder != nil && a.held.Len() > 0 {
-		head.Set("Content-Encoding", name)
-		head.Add("Vary", "Accept-Encoding")
-		a.coder, to = coder, coder
+	if output {
+		if coder, name := contentEncoder(a.accept, to); coder != nil {
+			head.Set("Content-Encoding", name)
+			head.Add("Vary", "Accept-Encoding")
+			a.coder, to = coder, coder
+		}
 	}
 	if a.frames != nil {
 		a.frames.to = to
@@ -119,7 +121,9 @@ func (a *responder) start() error {
 	head.Set("X-ClickHouse-Exception-Tag", a.tag)
 	head.Set("X-ClickHouse-Summary", a.summary())
 	a.w.WriteHeader(http.StatusOK)
-	return a.send(a.held.Bytes())
+	held := a.held.Bytes()
+	a.held = bytes.Buffer{}
+	return a.send(held)
 }
 
 // send codes output and puts it on the wire.
@@ -141,7 +145,7 @@ func (a *responder) send(text []byte) error {
 func (a *responder) finish(counted stats) error {
 	a.counted = counted
 	if !a.started {
-		if err := a.start(); err != nil {
+		if err := a.start(a.held.Len() > 0); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 // insert runs an INSERT whose data comes from a reader. The data is written to a private file before anything else happens and inserted
@@ -26,10 +27,19 @@ func (e *Engine) insert(ctx context.Context, req request, parsed statement, data
 	s.endWith(e.ending)
 	res, err := s.conn.exec(parsed.withInfile(path), "Null")
 	if err != nil {
-		return stats{}, s.cause(ctx, err)
+		return stats{}, s.cause(ctx, withoutPath(err, path))
 	}
 	defer res.free()
 	return res.stats(), nil
+}
+
+// withoutPath takes the private file out of the engine's message: the client knows nothing of it.
+func withoutPath(err error, path string) error {
+	var exception *Exception
+	if !errors.As(err, &exception) {
+		return err
+	}
+	return &Exception{Code: exception.Code, Message: strings.ReplaceAll(exception.Message, " (in file/uri "+path+")", "")}
 }
 
 // spool writes data to a file of its own in the spool folder. The caller owes unspool.

@@ -23,8 +23,8 @@ func discard(piece io.Reader) error {
 // a server would send. In the others each block would come with a head of its own (names, brackets, row numbers).
 func streamable(format string) bool {
 	switch strings.ToLower(format) {
-	case "native", "rowbinary", "tabseparated", "tsv", "tabseparatedraw", "tsvraw", "raw", "csv", "tskv", "jsoneachrow", "jsonlines", "ndjson",
-		"jsonstringseachrow", "jsoncompacteachrow", "jsoncompactstringseachrow", "lineasstring", "rawblob", "null":
+	case "native", "tabseparated", "tsv", "tabseparatedraw", "tsvraw", "raw", "csv", "tskv", "jsoneachrow", "jsonlines", "ndjson",
+		"jsonstringseachrow", "jsoncompacteachrow", "jsoncompactstringseachrow", "lineasstring":
 		return true
 	}
 	return false
@@ -44,15 +44,16 @@ func (e *Engine) query(ctx context.Context, req request, parsed statement, out d
 	if format == "" {
 		format = req.format
 	}
-	if parsed.kind != kindRead {
-		counted, err := s.whole(parsed, format, out)
-		return counted, s.cause(ctx, err)
-	}
-	s.endWith(ctx)
 	var counted stats
-	if streamable(format) && !req.wholly {
+	if parsed.kind == kindRead {
+		s.endWith(ctx)
+	}
+	switch {
+	case parsed.kind != kindRead || strings.EqualFold(format, "Null"):
+		counted, err = s.whole(parsed, format, out)
+	case streamable(format) && !req.wholly:
 		counted, err = s.stream(parsed, format, out)
-	} else {
+	default:
 		counted, err = s.viaFile(parsed, format, out)
 	}
 	if isCode(err, codeBadArguments) && strings.Contains(err.Error(), "Streaming query is not supported") {

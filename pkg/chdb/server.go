@@ -34,6 +34,7 @@ type Server struct {
 	config   ServerConfig
 	listener net.Listener
 	server   *http.Server
+	waiting  *newcomers
 	log      *slog.Logger
 }
 
@@ -54,7 +55,9 @@ func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
 		_ = listener.Close()
 		return nil, fmt.Errorf("%w at %s: set a password, or listen on 127.0.0.1", ErrOpenToAll, config.Addr)
 	}
+	waiting := new(newcomers)
 	return &Server{
+		waiting:  waiting,
 		config:   config,
 		listener: newBoundedListener(listener, config.ConnectionsMax),
 		log:      engine.log,
@@ -63,6 +66,7 @@ func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
 			ReadHeaderTimeout: readHeaderTimeout,
 			IdleTimeout:       idleTimeout,
 			MaxHeaderBytes:    headerBytesMax,
+			ConnState:         waiting.note,
 			ErrorLog:          slog.NewLogLogger(engine.log.Handler(), slog.LevelDebug),
 		},
 	}, nil
@@ -87,6 +91,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout)
 	defer cancel()
+	s.waiting.hurry()
 	if err := s.server.Shutdown(grace); err != nil {
 		s.log.Warn("requests to ClickHouse's HTTP interface were broken off", "error", err)
 	}
