@@ -63,7 +63,7 @@ func (c Config) validate() error {
 		"ingest-bodies-bytes-max %s: must hold at least two of the largest bodies (%s)", c.BodiesBytesMax, 2*c.BodyBytesMax)
 	check(c.RequestsMax >= 1, "ingest-requests-max %d: must be at least 1", c.RequestsMax)
 	check(c.QueueSendsMax >= 1, "ingest-queue-sends-max %d: must be at least 1", c.QueueSendsMax)
-	check(c.QueueBytesMax >= c.BodyBytesMax,
+	check(c.QueueBytesMax >= max(c.BodyBytesMax, 1),
 		"ingest-queue-bytes-max %s: must hold at least one of the largest bodies (%s)", c.QueueBytesMax, c.BodyBytesMax)
 	check(c.AnswerTimeout > 0, "ingest-answer-timeout %s: must be positive", c.AnswerTimeout)
 	check(c.AckTimeout > 0 && c.AckTimeout <= c.AnswerTimeout,

@@ -64,8 +64,7 @@ type options struct {
 	topology   func(*topology.Options)
 	partitions int
 	noStreams  bool
-	dataDir    string
-	natsAddr   string
+	log        *slog.Logger // nil: quiet
 }
 
 // defaultConfig is what kong makes of the tags, on a free port.
@@ -107,8 +106,11 @@ func setup(t testing.TB, o options) *bundle {
 	if o.config != nil {
 		o.config(&cfg)
 	}
+	if o.log == nil {
+		o.log = logger(t)
+	}
 	b.registry = prometheus.NewRegistry()
-	b.service, err = New(cfg, Deps{NATS: b.nc, Partitions: topology.Partitions(o.partitions), Logger: logger(t), Registerer: b.registry})
+	b.service, err = New(cfg, Deps{NATS: b.nc, Partitions: topology.Partitions(o.partitions), Logger: o.log, Registerer: b.registry})
 	require.NoError(t, err)
 	b.run()
 	return b
