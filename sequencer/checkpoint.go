@@ -16,12 +16,8 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
-
-// errDamaged is wrapped where a checkpoint cannot be read back as it was written.
-var errDamaged = errors.New("damaged checkpoint")
-
-func isDamage(err error) bool { return errors.Is(err, errDamaged) }
 
 // natsCheckpoints keeps two checkpoints of a partition as objects, by turns, and
 // a pointer that says what they are. The pointer moves, by compare-and-swap, only
@@ -37,7 +33,8 @@ type natsCheckpoints struct {
 
 // pointer is the value in the key-value bucket.
 type pointer struct {
-	Checkpoints []checkpointMeta `json:"checkpoints"` // newest first, at most two
+	Epoch       uint64                  `json:"epoch"`       // of the owner that stored the newest
+	Checkpoints []runner.CheckpointMeta `json:"checkpoints"` // newest first, at most two
 }
 
 func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int, epoch uint64) (*natsCheckpoints, error) {
@@ -54,7 +51,7 @@ func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int,
 
 func (c *natsCheckpoints) key() string { return "p" + strconv.Itoa(c.partition) }
 
-func (c *natsCheckpoints) List(ctx context.Context) ([]checkpointMeta, error) {
+func (c *natsCheckpoints) List(ctx context.Context) ([]runner.CheckpointMeta, error) {
 	p, _, err := c.pointer(ctx)
 	return p.Checkpoints, err
 }
@@ -74,19 +71,22 @@ func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) 
 	return p, entry.Revision(), nil
 }
 
-func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time) ([]checkpointMeta, error) {
+func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time) ([]runner.CheckpointMeta, error) {
 	p, revision, err := c.pointer(ctx)
 	if err != nil {
 		return nil, err
 	}
-	meta := checkpointMeta{Object: c.object("a"), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	if p.Epoch > c.epoch || (len(p.Checkpoints) > 0 && p.Checkpoints[0].WALSeq >= snapshot.WALSeq()) {
+		return nil, fmt.Errorf("%w: a checkpoint of epoch %d stands, this owner's is %d", runner.ErrNotOwner, p.Epoch, c.epoch)
+	}
+	meta := runner.CheckpointMeta{Object: c.object("a"), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
 	if len(p.Checkpoints) > 0 && p.Checkpoints[0].Object == meta.Object {
 		meta.Object = c.object("b")
 	}
 	if meta.Bytes, meta.CRC32C, err = c.put(ctx, meta.Object, snapshot); err != nil {
 		return nil, fmt.Errorf("store checkpoint %s: %w", meta.Object, err)
 	}
-	kept := pointer{Checkpoints: append([]checkpointMeta{meta}, p.Checkpoints[:min(1, len(p.Checkpoints))]...)}
+	kept := pointer{Epoch: c.epoch, Checkpoints: append([]runner.CheckpointMeta{meta}, p.Checkpoints[:min(1, len(p.Checkpoints))]...)}
 	value, err := json.Marshal(kept)
 	if err != nil {
 		return nil, fmt.Errorf("encode the checkpoint pointer: %w", err)
@@ -115,7 +115,7 @@ func (c *natsCheckpoints) sweep(ctx context.Context, kept pointer) error {
 		return fmt.Errorf("list the checkpoints: %w", err)
 	}
 	for _, info := range all {
-		named := slices.ContainsFunc(kept.Checkpoints, func(m checkpointMeta) bool { return m.Object == info.Name })
+		named := slices.ContainsFunc(kept.Checkpoints, func(m runner.CheckpointMeta) bool { return m.Object == info.Name })
 		if named || !strings.HasPrefix(info.Name, c.key()+".") {
 			continue
 		}
@@ -145,10 +145,10 @@ func (c *natsCheckpoints) put(ctx context.Context, name string, snapshot *fold.S
 	return bytes, sum.Sum32(), err
 }
 
-func (c *natsCheckpoints) Load(ctx context.Context, meta checkpointMeta, params fold.Params) (*fold.State, error) {
+func (c *natsCheckpoints) Load(ctx context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
 	object, err := c.objects.Get(ctx, meta.Object)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		return nil, fmt.Errorf("%w: object %s is gone", errDamaged, meta.Object)
+		return nil, fmt.Errorf("%w: object %s is gone", runner.ErrDamaged, meta.Object)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open checkpoint %s: %w", meta.Object, err)
@@ -160,13 +160,13 @@ func (c *natsCheckpoints) Load(ctx context.Context, meta checkpointMeta, params 
 	}
 	switch {
 	case errors.Is(err, fold.ErrSnapshot), errors.Is(err, jetstream.ErrDigestMismatch):
-		return nil, fmt.Errorf("%w: object %s: %w", errDamaged, meta.Object, err)
+		return nil, fmt.Errorf("%w: object %s: %w", runner.ErrDamaged, meta.Object, err)
 	case err != nil:
 		return nil, fmt.Errorf("read checkpoint %s: %w", meta.Object, err)
 	case sum.Sum32() != meta.CRC32C:
-		return nil, fmt.Errorf("%w: object %s has checksum %08x, wanted %08x", errDamaged, meta.Object, sum.Sum32(), meta.CRC32C)
+		return nil, fmt.Errorf("%w: object %s has checksum %08x, wanted %08x", runner.ErrDamaged, meta.Object, sum.Sum32(), meta.CRC32C)
 	case state.WALSeq() != meta.WALSeq || state.Output() != meta.Output:
-		return nil, fmt.Errorf("%w: object %s is of record %d, the pointer says %d", errDamaged, meta.Object, state.WALSeq(), meta.WALSeq)
+		return nil, fmt.Errorf("%w: object %s is of record %d, the pointer says %d", runner.ErrDamaged, meta.Object, state.WALSeq(), meta.WALSeq)
 	}
 	return state, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
 // readAheadBytes is how much of the write-ahead log may wait in memory to be
@@ -56,7 +57,7 @@ func (l *natsLogs) close() error {
 
 func (l *natsLogs) OnAck(f func(seq uint64, err error)) { l.onAck = f }
 
-func (l *natsLogs) Append(m *output, ack bool) error {
+func (l *natsLogs) Append(m *runner.Output, ack bool) error {
 	l.msg.Subject, l.msg.Data, l.msg.Reply = m.Subject, m.Data, ""
 	if ack {
 		l.msg.Reply = l.prefix + strconv.FormatUint(m.Seq, 10)
@@ -105,13 +106,13 @@ func (l *natsLogs) Live(subject string, data []byte) error {
 	return l.nc.Publish(subject, data)
 }
 
-func (l *natsLogs) WALBounds(ctx context.Context) (bounds, error) {
+func (l *natsLogs) WALBounds(ctx context.Context) (runner.Bounds, error) {
 	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
 	if err != nil {
-		return bounds{}, fmt.Errorf("look at the write-ahead log: %w", err)
+		return runner.Bounds{}, fmt.Errorf("look at the write-ahead log: %w", err)
 	}
 	state := stream.CachedInfo().State
-	b := bounds{First: state.FirstSeq, Last: state.LastSeq}
+	b := runner.Bounds{First: state.FirstSeq, Last: state.LastSeq}
 	if state.Msgs == 0 {
 		b.First = b.Last + 1
 	}
@@ -131,23 +132,23 @@ func (l *natsLogs) TrimWAL(ctx context.Context, first uint64) error {
 
 // OutputTail asks the leader: stream information and the fetch by sequence both
 // go through it.
-func (l *natsLogs) OutputTail(ctx context.Context) (tail, error) {
+func (l *natsLogs) OutputTail(ctx context.Context) (runner.Tail, error) {
 	stream, err := l.js.Stream(ctx, topology.MessagesStream(l.partition))
 	if err != nil {
-		return tail{}, fmt.Errorf("look at the message log: %w", err)
+		return runner.Tail{}, fmt.Errorf("look at the message log: %w", err)
 	}
 	state := stream.CachedInfo().State
 	if state.Msgs == 0 {
-		return tail{Seq: state.LastSeq}, nil
+		return runner.Tail{Seq: state.LastSeq}, nil
 	}
 	last, err := l.lastMessage(ctx, state.LastSeq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return tail{Seq: state.LastSeq}, nil // retention took it meanwhile
+		return runner.Tail{Seq: state.LastSeq}, nil // retention took it meanwhile
 	}
 	if err != nil {
-		return tail{}, fmt.Errorf("read message %d of the message log: %w", state.LastSeq, err)
+		return runner.Tail{}, fmt.Errorf("read message %d of the message log: %w", state.LastSeq, err)
 	}
-	return tail{Seq: state.LastSeq, Found: true, WALSeq: last.GetWalSeq(), WALIndex: last.GetWalIndex()}, nil
+	return runner.Tail{Seq: state.LastSeq, Found: true, WALSeq: last.GetWalSeq(), WALIndex: last.GetWalIndex()}, nil
 }
 
 // lastMessage fetches by the leader's API; a direct get may be answered by a
@@ -177,12 +178,12 @@ func (l *natsLogs) lastMessage(ctx context.Context, seq uint64) (*message.Messag
 	}
 	m := new(message.Message)
 	if err := m.UnmarshalVT(answer.Message.Data); err != nil {
-		return nil, fmt.Errorf("%w: not an encoded Message: %w", ErrInvariant, err)
+		return nil, fmt.Errorf("%w: not an encoded Message: %w", runner.ErrInvariant, err)
 	}
 	return m, nil
 }
 
-func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (walReader, error) {
+func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {
 	consumer, err := l.js.OrderedConsumer(ctx, topology.WALStream(l.partition), jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:   from,
@@ -201,16 +202,16 @@ type natsReader struct{ messages jetstream.MessagesContext }
 
 func (r *natsReader) Stop() { r.messages.Stop() }
 
-func (r *natsReader) Next(ctx context.Context) (record, error) {
+func (r *natsReader) Next(ctx context.Context) (runner.Record, error) {
 	m, err := r.messages.Next(jetstream.NextContext(ctx))
 	if err != nil {
-		return record{}, fmt.Errorf("read the write-ahead log: %w", err)
+		return runner.Record{}, fmt.Errorf("read the write-ahead log: %w", err)
 	}
 	meta, err := m.Metadata()
 	if err != nil {
-		return record{}, fmt.Errorf("read the write-ahead log: %w", err)
+		return runner.Record{}, fmt.Errorf("read the write-ahead log: %w", err)
 	}
-	return record{
+	return runner.Record{
 		Record:  fold.Record{Seq: meta.Sequence.Stream, Time: meta.Timestamp, Data: m.Data()},
 		ReplyTo: m.Headers().Get(topology.HeaderReply),
 	}, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
 // leaseRole is the role's name in the lease bucket.
@@ -25,6 +26,10 @@ const leaseRole = "sequencer"
 
 // drainTimeout bounds how long a stopping partition hands over what is derived.
 const drainTimeout = 5 * time.Second
+
+// attemptsForgotten: a partition that ran this long starts again without a pause
+// when it fails.
+const attemptsForgotten = 10 * time.Second
 
 // Deps are what the role is given.
 type Deps struct {
@@ -45,12 +50,12 @@ type Service struct {
 	cfg     Config
 	deps    Deps
 	log     *slog.Logger
-	metrics *metrics
+	metrics *runner.Metrics
 
 	mu      sync.Mutex
 	joined  bool
-	behind  int                // partitions held that have not caught up
-	running map[int]*partition // held and recovered
+	behind  int                       // partitions held that have not caught up
+	running map[int]*runner.Partition // held and recovered
 	ready   chan struct{}
 	isReady bool // ready is closed
 }
@@ -66,8 +71,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("sequencer: %w", err)
 	}
 	return &Service{
-		cfg: cfg, deps: deps, log: deps.Logger.With("role", "sequencer"), metrics: newMetrics(deps.Registerer),
-		running: make(map[int]*partition), ready: make(chan struct{}),
+		cfg: cfg, deps: deps, log: deps.Logger.With("role", "sequencer"), metrics: runner.NewMetrics(deps.Registerer),
+		running: make(map[int]*runner.Partition), ready: make(chan struct{}),
 	}, nil
 }
 
@@ -154,9 +159,9 @@ func (s *Service) update(change func()) {
 func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 	number := l.Partition
 	log := s.log.With("partition", number, "epoch", l.Epoch)
-	m := s.metrics.partition(number)
-	m.epoch.Set(float64(l.Epoch))
-	defer s.metrics.forget(number)
+	m := s.metrics.Partition(number)
+	m.Epoch.Set(float64(l.Epoch))
+	defer s.metrics.Forget(number)
 	behind := true
 	s.update(func() { s.behind++ })
 	setBehind := func(to bool) {
@@ -177,49 +182,39 @@ func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil // the lease has ended, and says why
-		case permanent(err):
+		case runner.Permanent(err):
 			return err
 		}
 		setBehind(true)
-		if time.Since(started) > backoffMax*2 {
+		if time.Since(started) > attemptsForgotten {
 			attempt = 0
 		}
-		m.restarts.Inc()
+		m.Restarts.Inc()
 		log.Warn("the partition stopped and recovers", "error", err)
-		if !pause(ctx, attempt) {
+		if !runner.Pause(ctx, attempt) {
 			return nil
 		}
 	}
 }
 
-func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Logger, m *partitionMetrics, caughtUp func()) (err error) {
+func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Logger, m *runner.PartitionMetrics, caughtUp func()) (err error) {
 	logs, err := openLogs(s.deps.NATS, s.deps.JetStream, l.Partition)
 	if err != nil {
-		return &Error{Op: "open the logs", Partition: l.Partition, Err: err}
+		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
 	defer func() { err = errors.Join(err, logs.close()) }()
 	store, err := openCheckpoints(ctx, s.deps.JetStream, l.Partition, l.Epoch)
 	if err != nil {
-		return &Error{Op: "open the checkpoints", Partition: l.Partition, Err: err}
+		return &runner.Error{Op: "open the checkpoints", Partition: l.Partition, Err: err}
 	}
-	p := &partition{
-		cfg: s.cfg,
-		params: fold.Params{
-			Partition:       l.Partition,
-			DedupWindow:     s.deps.Deployment.DedupWindow,
-			DedupEntriesMax: s.deps.Deployment.DedupEntriesMax,
-		},
-		logs: logs, checkpoints: store, log: log, metrics: m, now: time.Now, caughtUp: caughtUp, mayWrite: l.Good,
-	}
+	p := runner.New(s.cfg.Config, fold.Params{
+		Partition:       l.Partition,
+		DedupWindow:     s.deps.Deployment.DedupWindow,
+		DedupEntriesMax: s.deps.Deployment.DedupEntriesMax,
+	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: log, Metrics: m, Now: time.Now, MayWrite: l.Good, CaughtUp: caughtUp})
 	s.update(func() { s.running[l.Partition] = p })
 	defer s.update(func() { delete(s.running, l.Partition) })
-	return p.run(ctx, drainTimeout)
-}
-
-// Progress is how far the owner of a partition is; it goes into the lease.
-type Progress struct {
-	WALSeq uint64 `json:"wal_seq"` // last record folded
-	Output uint64 `json:"output"`  // last message acknowledged by the message log
+	return p.Run(ctx, drainTimeout)
 }
 
 // status describes a held partition for the lease bucket.
@@ -230,7 +225,7 @@ func (s *Service) status(number int) json.RawMessage {
 	if p == nil {
 		return nil
 	}
-	encoded, err := json.Marshal(p.progress())
+	encoded, err := json.Marshal(p.Progress())
 	if err != nil {
 		return nil // two numbers
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
 func TestSendsAreAnsweredAndDerived(t *testing.T) {
@@ -77,23 +78,39 @@ func TestRestartGoesOnWhereItWas(t *testing.T) {
 	h.requireDerived()
 }
 
-// Two sequencers over one partition cannot harm it: their answers are the same,
-// and each message gets into the log once.
-func TestTwoSequencersWriteOnce(t *testing.T) {
+// Two that both believe to own a partition cannot harm it: their answers are the
+// same, and each message gets into the log once.
+func TestTwoOwnersWriteOnce(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	h.start()
-	h.start()
-	answers := map[string][]*message.Answer{}
-	for i := range 100 {
+	ctx, cancel := context.WithCancel(h.ctx)
+	done := make(chan error, 2)
+	for range 2 {
+		p := h.partition(time.Now, func() {})
+		go func() {
+			for ctx.Err() == nil {
+				if err := p.Run(ctx, patience); runner.Permanent(err) {
+					done <- err
+					return
+				}
+				p = h.partition(time.Now, func() {}) // it saw that another is ahead, and recovers
+			}
+			done <- nil
+		}()
+	}
+	for i := range 200 {
 		reply := h.publish(send("c", strconv.Itoa(i)))
-		answers[reply] = h.answer(reply)
-		require.EqualValues(t, i+1, answers[reply][0].GetMessageSeq())
+		first, second := h.answer(reply), h.answer(reply)
+		require.EqualValues(t, i+1, first[0].GetMessageSeq())
+		require.True(t, first[0].EqualVT(second[0]))
 	}
 	h.requireDerived()
+	cancel()
+	require.NoError(t, <-done)
+	require.NoError(t, <-done)
 	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
-	require.EqualValues(t, 100, stream.CachedInfo().State.LastSeq)
+	require.EqualValues(t, 200, stream.CachedInfo().State.LastSeq)
 }
 
 func TestLostMessageLogIsDerivedAgain(t *testing.T) {
@@ -160,7 +177,7 @@ func TestForeignMessageIsAnInvariantBroken(t *testing.T) {
 	_, err = h.js.Publish(h.ctx, "messages.0.2.c", data)
 	require.NoError(t, err)
 	s := newService(h)
-	require.ErrorIs(t, s.Run(h.ctx), ErrInvariant)
+	require.ErrorIs(t, s.Run(h.ctx), runner.ErrInvariant)
 }
 
 func newService(h *harness) *Service {
@@ -169,42 +186,43 @@ func newService(h *harness) *Service {
 	return s
 }
 
-// keeperOf gives a keeper over a partition that has recovered and folded all that
-// is in the log, with a clock of its own.
-func keeperOf(h *harness, now func() time.Time) *keeper {
-	p := h.partition(now)
-	require.NoError(h.t, p.recover(h.ctx))
+// keeperOf gives a keeper over a partition of its own that has folded all that is in
+// the log and brought it into the message log.
+func keeperOf(h *harness, now func() time.Time) *runner.Keeper {
+	caughtUp := make(chan struct{})
+	p := h.partition(now, func() { close(caughtUp) })
 	ctx, cancel := context.WithCancel(h.ctx)
-	folded := make(chan struct{})
-	emitted := make(chan error, 1)
-	go func() { emitted <- p.emitAll(ctx, folded, time.Second) }()
-	reader, err := p.logs.ReadWAL(ctx, p.state.WALSeq()+1)
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx, patience) }()
+	<-caughtUp
+	cancel() // Run hands over what is derived
+	require.NoError(h.t, <-done)
+	k, err := p.Keeper(h.ctx)
 	require.NoError(h.t, err)
-	for p.state.WALSeq() < p.walEnd {
-		r, err := reader.Next(ctx)
-		require.NoError(h.t, err)
-		require.NoError(h.t, p.fold(ctx, r))
-	}
-	reader.Stop()
-	close(folded)
-	require.NoError(h.t, <-emitted)
-	cancel()
-	metas, err := p.checkpoints.List(h.ctx)
-	require.NoError(h.t, err)
-	return &keeper{partition: p, metas: metas}
+	return k
 }
 
-func (h *harness) partition(now func() time.Time) *partition {
+func (h *harness) partition(now func() time.Time, caughtUp func()) *runner.Partition {
 	logs, err := openLogs(h.nc, h.js, 0)
 	require.NoError(h.t, err)
-	store, err := openCheckpoints(h.ctx, h.js, 0, 1)
+	return runner.New(h.config.Config, fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax}, runner.Deps{
+		Logs: logs, Checkpoints: h.checkpoints(), Logger: slog.New(slog.DiscardHandler),
+		Metrics: runner.NewMetrics(prometheus.NewRegistry()).Partition(0), Now: now, MayWrite: func() bool { return true }, CaughtUp: caughtUp,
+	})
+}
+
+// checkpoints are those of an owner later than any that the test starts.
+func (h *harness) checkpoints() *natsCheckpoints {
+	store, err := openCheckpoints(h.ctx, h.js, 0, 1<<40)
 	require.NoError(h.t, err)
-	return &partition{
-		cfg:    h.config,
-		params: fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax},
-		logs:   logs, checkpoints: store, log: slog.New(slog.DiscardHandler),
-		metrics: newMetrics(prometheus.NewRegistry()).partition(0), now: now, mayWrite: func() bool { return true },
-	}
+	return store
+}
+
+// recovered is the record up to which a checkpoint is good.
+func (h *harness) recovered() uint64 {
+	p := h.partition(time.Now, func() {})
+	require.NoError(h.t, p.Recover(h.ctx))
+	return p.Progress().WALSeq
 }
 
 func TestCheckpointsTrimAndRecover(t *testing.T) {
@@ -213,45 +231,34 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 	at := time.Now()
 	now := func() time.Time { return at }
 	var answers []*message.Answer
-	_, stop := h.start()
 	for round := range 3 {
+		_, stop := h.start()
 		for i := range 10 {
 			answers = append(answers, h.ask(send("c", fmt.Sprint(round, "-", i)))...)
 		}
-		if round == 0 {
-			stop() // from here on only the keeper writes checkpoints
-			_, stop = h.start()
-		}
+		stop()
 		k := keeperOf(h, now)
-		require.True(t, k.due(), "round %d", round)
-		require.NoError(t, k.checkpoint(h.ctx))
-		require.False(t, k.due())
+		require.True(t, k.Due(), "round %d", round)
+		require.NoError(t, k.Checkpoint(h.ctx))
+		require.False(t, k.Due())
 		at = at.Add(h.config.CheckpointInterval)
-		wal, err := k.logs.WALBounds(h.ctx)
+		wal, err := k.Logs.WALBounds(h.ctx)
 		require.NoError(t, err)
-		require.EqualValues(t, max(1, round*10+1), wal.First, "trimmed behind the older checkpoint of round %d", round)
+		require.EqualValues(t, max(1, (round-1)*10+11), wal.First, "trimmed behind the older checkpoint of round %d", round)
 	}
-	stop()
 
 	// From the newest, and, when that is damaged, from the older.
-	store, err := openCheckpoints(h.ctx, h.js, 0, 1)
-	require.NoError(t, err)
+	store := h.checkpoints()
 	metas, err := store.List(h.ctx)
 	require.NoError(t, err)
 	require.Len(t, metas, 2)
-	require.EqualValues(t, []uint64{30, 20}, []uint64{metas[0].WALSeq, metas[1].WALSeq})
-
-	p := h.partition(time.Now)
-	require.NoError(t, p.recover(h.ctx))
-	require.EqualValues(t, 30, p.state.WALSeq())
-
+	require.Equal(t, []uint64{30, 20}, []uint64{metas[0].WALSeq, metas[1].WALSeq})
+	require.EqualValues(t, 30, h.recovered())
 	_, err = store.objects.PutBytes(h.ctx, metas[0].Object, []byte("not a checkpoint"))
 	require.NoError(t, err)
-	p = h.partition(time.Now)
-	require.NoError(t, p.recover(h.ctx))
-	require.EqualValues(t, 20, p.state.WALSeq())
+	require.EqualValues(t, 20, h.recovered())
 
-	_, stop = h.start()
+	_, stop := h.start()
 	again := h.ask(send("c", "2-9"))
 	require.Equal(t, answers[29].GetMessageId(), again[0].GetMessageId())
 	require.EqualValues(t, 31, h.ask(send("c", "new"))[0].GetMessageSeq())
@@ -259,7 +266,23 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 
 	// With neither, and the log trimmed, going on would repeat sequence numbers.
 	require.NoError(t, store.objects.Delete(h.ctx, metas[1].Object))
-	require.ErrorIs(t, newService(h).Run(h.ctx), ErrMissing)
+	require.ErrorIs(t, newService(h).Run(h.ctx), runner.ErrMissing)
+}
+
+// A paused owner that wakes up cannot put its checkpoint in its successor's place.
+func TestEarlierOwnerCannotStoreACheckpoint(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	h.ask(send("c", "1"))
+	stop()
+	k := keeperOf(h, time.Now)
+	snapshot := k.Snapshot()
+	require.NoError(t, k.Store(h.ctx, snapshot))
+	earlier, err := openCheckpoints(h.ctx, h.js, 0, 1)
+	require.NoError(t, err)
+	_, err = earlier.Save(h.ctx, snapshot, time.Now())
+	require.ErrorIs(t, err, runner.ErrNotOwner)
 }
 
 func TestWriteAheadLogLost(t *testing.T) {
@@ -271,7 +294,7 @@ func TestWriteAheadLogLost(t *testing.T) {
 	stop()
 	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
 	h.ensure()
-	require.ErrorIs(t, newService(h).Run(h.ctx), ErrMissing)
+	require.ErrorIs(t, newService(h).Run(h.ctx), runner.ErrMissing)
 }
 
 func TestMalformedRecordIsPassedBy(t *testing.T) {

@@ -1,4 +1,4 @@
-package sequencer
+package runner
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 
 // emitAll sends the outbox to the message log until folding has ended and the
 // outbox is empty, or drain has passed since.
-func (p *partition) emitAll(ctx context.Context, folded <-chan struct{}, drain time.Duration) error {
+func (p *Partition) emitAll(ctx context.Context, folded <-chan struct{}, drain time.Duration) error {
 	// Emitting outlives ctx, to hand over what is derived.
 	emitCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -24,13 +24,9 @@ func (p *partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 
 	timer := time.NewTimer(p.cfg.OutputAckTimeout)
 	defer timer.Stop()
-	var chunk []output
 	for {
-		var err error
-		if chunk, err = p.outbox.take(chunk[:0]); err == nil {
-			err = p.send(chunk)
-		}
-		if errors.Is(err, errNotOwner) {
+		sent, err := p.Emit()
+		if errors.Is(err, ErrNotOwner) {
 			return err
 		}
 		if err != nil && emitCtx.Err() == nil {
@@ -39,7 +35,7 @@ func (p *partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 			}
 			continue
 		}
-		if len(chunk) > 0 && err == nil {
+		if sent > 0 {
 			continue
 		}
 		acked, inFlight, last := p.outbox.state()
@@ -59,45 +55,65 @@ func (p *partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 		case <-ended:
 			return nil
 		case <-emitCtx.Done():
-			p.log.Warn("stopped with messages not yet in the message log; they will be derived again", "messages", last-acked)
+			p.Logger.Warn("stopped with messages not yet in the message log; they will be derived again", "messages", last-acked)
 			return nil
 		}
 	}
 }
 
+// Emit sends the next chunk, if there is one to send, and says of how many
+// messages it was. An error says that the chain is broken, and Resume must follow.
+func (p *Partition) Emit() (int, error) {
+	var err error
+	if p.chunk, err = p.outbox.take(p.chunk[:0]); err != nil {
+		return 0, err
+	}
+	return len(p.chunk), p.send(p.chunk)
+}
+
 // send appends a chunk to the message log and asks for the outcome of its last
 // message, which speaks for all. A process that was paused may find here, before
 // its context has ended, that its lease has.
-func (p *partition) send(chunk []output) error {
-	if len(chunk) > 0 && !p.mayWrite() {
-		return errNotOwner
+func (p *Partition) send(chunk []Output) error {
+	if len(chunk) > 0 && !p.MayWrite() {
+		return ErrNotOwner
 	}
 	for i := range chunk {
-		if err := p.logs.Append(&chunk[i], i == len(chunk)-1); err != nil {
+		if err := p.Logs.Append(&chunk[i], i == len(chunk)-1); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// Resume reads the message log's tail and goes on from there. It says again where
+// the tail could not be read.
+func (p *Partition) Resume(ctx context.Context) (again bool, err error) {
+	ackedBefore, _, _ := p.outbox.state()
+	end, err := p.Logs.OutputTail(ctx)
+	if err != nil {
+		return true, err
+	}
+	return false, p.outbox.rewind(end, ackedBefore)
+}
+
 // resume goes on after a refusal, a time-out or a failed publish: never blindly,
 // but from the tail that the message log's leader reports.
-func (p *partition) resume(ctx context.Context, cause error) error {
-	p.metrics.resumed.Inc()
-	p.log.Warn("the message log did not take what was sent; going on from its tail", "error", cause)
+func (p *Partition) resume(ctx context.Context, cause error) error {
+	p.Metrics.resumed.Inc()
+	p.Logger.Warn("the message log did not take what was sent; going on from its tail", "error", cause)
 	for attempt := 0; ; attempt++ {
-		ackedBefore, _, _ := p.outbox.state()
-		end, err := p.logs.OutputTail(ctx)
-		if err == nil {
-			return p.outbox.rewind(end, ackedBefore)
+		again, err := p.Resume(ctx)
+		if !again {
+			return err
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		if attempt == 0 {
-			p.log.Warn("the message log's tail cannot be read; trying on", "error", err)
+			p.Logger.Warn("the message log's tail cannot be read; trying on", "error", err)
 		}
-		if !pause(ctx, attempt) {
+		if !Pause(ctx, attempt) {
 			return nil
 		}
 	}

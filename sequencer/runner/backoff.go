@@ -1,4 +1,4 @@
-package sequencer
+package runner
 
 import (
 	"context"
@@ -11,9 +11,9 @@ const (
 	backoffMax = 5 * time.Second
 )
 
-// pause waits before try attempt+1, doubling up to backoffMax, with jitter so
+// Pause waits before try attempt+1, doubling up to backoffMax, with jitter so
 // that partitions do not try in step. It says false where ctx ended first.
-func pause(ctx context.Context, attempt int) bool {
+func Pause(ctx context.Context, attempt int) bool {
 	most := min(backoffMin<<min(attempt, 10), backoffMax)
 	timer := time.NewTimer(most/2 + rand.N(most/2))
 	defer timer.Stop()

@@ -1,4 +1,4 @@
-package sequencer
+package runner
 
 import (
 	"context"
@@ -21,7 +21,7 @@ type outbox struct {
 	messagesMax, bytesMax int
 
 	mu     sync.Mutex
-	queue  []output // queue[i].Seq = acked+1+i
+	queue  []Output // queue[i].Seq = acked+1+i
 	acked  uint64   // stream sequence up to which the message log has everything
 	sent   uint64   // acked ≤ sent ≤ last derived
 	ends   []uint64 // last sequence of each chunk in flight, ascending
@@ -55,10 +55,10 @@ func signal(c chan struct{}) {
 }
 
 // put appends the next messages. It waits while the outbox is full.
-func (o *outbox) put(ctx context.Context, messages []output) error {
+func (o *outbox) put(ctx context.Context, messages []Output) error {
 	for {
 		o.mu.Lock()
-		if len(o.queue) == 0 || (len(o.queue)+len(messages) <= o.messagesMax && o.bytes < o.bytesMax) {
+		if o.fits(len(messages)) {
 			break
 		}
 		o.mu.Unlock()
@@ -82,7 +82,7 @@ func (o *outbox) put(ctx context.Context, messages []output) error {
 
 // take appends to chunk the next messages to send and counts them as sent. It
 // gives none while enough are in flight, or when the chain is broken.
-func (o *outbox) take(chunk []output) ([]output, error) {
+func (o *outbox) take(chunk []Output) ([]Output, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.failed != nil {
@@ -101,6 +101,11 @@ func (o *outbox) take(chunk []output) ([]output, error) {
 		o.ends = append(o.ends, o.sent)
 	}
 	return chunk, nil
+}
+
+// fits is called with mu held.
+func (o *outbox) fits(more int) bool {
+	return len(o.queue) == 0 || (len(o.queue)+more <= o.messagesMax && o.bytes < o.bytesMax)
 }
 
 // ack records the outcome of a chunk whose last message has this sequence.
@@ -123,7 +128,7 @@ func (o *outbox) forget(upTo uint64) {
 	n := min(int(upTo-o.acked), len(o.queue))
 	for i := range o.queue[:n] {
 		o.bytes -= len(o.queue[i].Data)
-		o.queue[i] = output{}
+		o.queue[i] = Output{}
 	}
 	o.queue = o.queue[n:]
 	o.acked += uint64(n)
@@ -164,7 +169,7 @@ func (o *outbox) waitAcked(ctx context.Context, seq uint64) error {
 // rewind takes up sending again behind the tail that the message log really has.
 // ackedBefore is what was acknowledged before the tail was read. It says
 // errOutputLost where the outbox no longer holds what the log lacks.
-func (o *outbox) rewind(t tail, ackedBefore uint64) error {
+func (o *outbox) rewind(t Tail, ackedBefore uint64) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	last := o.acked + uint64(len(o.queue))
@@ -188,7 +193,7 @@ func (o *outbox) rewind(t tail, ackedBefore uint64) error {
 }
 
 // sameMessage asserts that the message log's last message is the one derived.
-func sameMessage(m *output, t tail) error {
+func sameMessage(m *Output, t Tail) error {
 	if m.WALSeq != t.WALSeq || m.WALIndex != t.WALIndex {
 		return fmt.Errorf("%w: message %d of the message log was made from record %d, place %d; the fold makes it from record %d, place %d",
 			ErrInvariant, t.Seq, t.WALSeq, t.WALIndex, m.WALSeq, m.WALIndex)

@@ -1,21 +1,22 @@
-package sequencer
+package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
-// recover finds the newest state from which everything that the message log
+// Recover finds the newest state from which everything that the message log
 // lacks can be derived again, and sets the outbox behind the log's tail.
-func (p *partition) recover(ctx context.Context) error {
-	start := p.now()
-	end, err := p.logs.OutputTail(ctx)
+func (p *Partition) Recover(ctx context.Context) error {
+	start := p.Now()
+	end, err := p.Logs.OutputTail(ctx)
 	if err != nil {
 		return err
 	}
-	wal, err := p.logs.WALBounds(ctx)
+	wal, err := p.Logs.WALBounds(ctx)
 	if err != nil {
 		return err
 	}
@@ -30,37 +31,37 @@ func (p *partition) recover(ctx context.Context) error {
 	p.state, p.recovered, p.walEnd = state, end, wal.Last
 	p.outbox = newOutbox(p.cfg.OutboxMessagesMax, int(p.cfg.OutboxBytesMax), max(end.Seq, state.Output()))
 	p.mu.Unlock()
-	p.logs.OnAck(p.outbox.ack)
-	p.log.Info("recovered the state",
+	p.Logs.OnAck(p.outbox.ack)
+	p.Logger.Info("recovered the state",
 		"from_wal_seq", state.WALSeq(), "wal_last", wal.Last, "message_log_last", end.Seq,
-		"channels", state.Channels(), "dedup_entries", state.DedupEntries(), "took", p.now().Sub(start))
+		"channels", state.Channels(), "dedup_entries", state.DedupEntries(), "took", p.Now().Sub(start))
 	return nil
 }
 
 // startingState is the newest checkpoint that lies at or before the message log's
-// tail and from which the write-ahead log goes on; the empty state where the
+// Tail and from which the write-ahead log goes on; the empty state where the
 // write-ahead log is whole.
-func (p *partition) startingState(ctx context.Context, end tail, wal bounds) (*fold.State, error) {
-	metas, err := p.checkpoints.List(ctx)
+func (p *Partition) startingState(ctx context.Context, end Tail, wal Bounds) (*fold.State, error) {
+	metas, err := p.Checkpoints.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var reasons []error
 	for _, meta := range metas {
 		if err := usable(meta, end, wal); err != nil {
-			p.log.Warn("passed over a checkpoint", "object", meta.Object, "wal_seq", meta.WALSeq, "error", err)
+			p.Logger.Warn("passed over a checkpoint", "object", meta.Object, "wal_seq", meta.WALSeq, "error", err)
 			reasons = append(reasons, err)
 			continue
 		}
-		state, err := p.checkpoints.Load(ctx, meta, p.params)
+		state, err := p.Checkpoints.Load(ctx, meta, p.params)
 		if err == nil {
 			return state, nil
 		}
-		if ctx.Err() != nil || !isDamage(err) {
+		if ctx.Err() != nil || !errors.Is(err, ErrDamaged) {
 			return nil, err
 		}
-		p.metrics.checkpointsDamaged.Inc()
-		p.log.Warn("a checkpoint is damaged; taking an older state and reading a longer tail", "object", meta.Object, "error", err)
+		p.Metrics.checkpointsDamaged.Inc()
+		p.Logger.Warn("a checkpoint is damaged; taking an older state and reading a longer tail", "object", meta.Object, "error", err)
 		reasons = append(reasons, err)
 	}
 	if wal.First > 1 {
@@ -70,7 +71,7 @@ func (p *partition) startingState(ctx context.Context, end tail, wal bounds) (*f
 	return fold.New(p.params)
 }
 
-func usable(meta checkpointMeta, end tail, wal bounds) error {
+func usable(meta CheckpointMeta, end Tail, wal Bounds) error {
 	switch {
 	case meta.WALSeq > wal.Last:
 		return fmt.Errorf("it was taken at record %d, and the write-ahead log ends at %d", meta.WALSeq, wal.Last)

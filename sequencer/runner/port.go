@@ -1,4 +1,4 @@
-package sequencer
+package runner
 
 import (
 	"context"
@@ -8,17 +8,17 @@ import (
 )
 
 // The ports are what a partition needs of the world. On the real system NATS is
-// behind all of them (natslog.go, checkpoint.go).
+// behind all of them (package sequencer).
 
-// record is one record of the write-ahead log and the subject that its answer
+// Record is one record of the write-ahead log and the subject that its answer
 // goes to, empty where nobody waits.
-type record struct {
+type Record struct {
 	fold.Record
 	ReplyTo string
 }
 
-// output is one message on its way into the message log.
-type output struct {
+// Output is one message on its way into the message log.
+type Output struct {
 	Seq      uint64 // the stream sequence that it must get
 	WALSeq   uint64
 	WALIndex uint32
@@ -26,40 +26,40 @@ type output struct {
 	Data     []byte // an encoded Message
 }
 
-// bounds are the first and last stream sequence of a stream. Of an empty stream
+// Bounds are the first and last stream sequence of a stream. Of an empty stream
 // first is last+1.
-type bounds struct{ First, Last uint64 }
+type Bounds struct{ First, Last uint64 }
 
-// tail is the end of the message log. Where the last message is no longer kept,
+// Tail is the end of the message log. Where the last message is no longer kept,
 // Found is false and only Seq is known.
-type tail struct {
+type Tail struct {
 	Seq      uint64
 	Found    bool
 	WALSeq   uint64
 	WALIndex uint32
 }
 
-// walReader reads the write-ahead log in order.
-type walReader interface {
+// Reader reads the write-ahead log in order.
+type Reader interface {
 	// Next blocks until there is a record or ctx ends.
-	Next(ctx context.Context) (record, error)
+	Next(ctx context.Context) (Record, error)
 	Stop()
 }
 
-// logs are the streams of one partition.
-type logs interface {
-	WALBounds(ctx context.Context) (bounds, error)
-	ReadWAL(ctx context.Context, from uint64) (walReader, error)
+// Logs are the streams of one partition.
+type Logs interface {
+	WALBounds(ctx context.Context) (Bounds, error)
+	ReadWAL(ctx context.Context, from uint64) (Reader, error)
 	// TrimWAL drops the records before first.
 	TrimWAL(ctx context.Context, first uint64) error
 
 	// OutputTail asks the message log's leader.
-	OutputTail(ctx context.Context) (tail, error)
+	OutputTail(ctx context.Context) (Tail, error)
 	// Append sends a message on the condition that the log's last sequence is the
 	// one before the message's. It does not wait. Only with ack set does the
 	// outcome come back, to the function given to OnAck: since each message is
 	// conditional on the one before, the word on the last speaks for all.
-	Append(m *output, ack bool) error
+	Append(m *Output, ack bool) error
 	OnAck(func(seq uint64, err error))
 
 	// Answer and Live publish at most once.
@@ -67,8 +67,8 @@ type logs interface {
 	Live(subject string, message []byte) error
 }
 
-// checkpointMeta describes a stored checkpoint.
-type checkpointMeta struct {
+// CheckpointMeta describes a stored checkpoint.
+type CheckpointMeta struct {
 	Object  string    `json:"object"`
 	WALSeq  uint64    `json:"wal_seq"`
 	Output  uint64    `json:"output"`
@@ -77,13 +77,14 @@ type checkpointMeta struct {
 	TakenAt time.Time `json:"taken_at"`
 }
 
-// checkpoints keeps the newest two checkpoints of one partition.
-type checkpoints interface {
+// Checkpoints keeps the newest two checkpoints of one partition.
+type Checkpoints interface {
 	// List gives them, newest first.
-	List(ctx context.Context) ([]checkpointMeta, error)
-	// Load reads a state back; damage is an error that wraps errDamaged.
-	Load(ctx context.Context, meta checkpointMeta, params fold.Params) (*fold.State, error)
+	List(ctx context.Context) ([]CheckpointMeta, error)
+	// Load reads a state back; damage is an error that wraps ErrDamaged.
+	Load(ctx context.Context, meta CheckpointMeta, params fold.Params) (*fold.State, error)
 	// Save stores a snapshot in place of the older one and returns what is kept
-	// then, newest first.
-	Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time) ([]checkpointMeta, error)
+	// then, newest first. It refuses, with ErrNotOwner, where a later owner has
+	// stored one.
+	Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time) ([]CheckpointMeta, error)
 }

@@ -1,4 +1,4 @@
-package sequencer
+package runner
 
 import (
 	"strconv"
@@ -10,8 +10,8 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
-// metrics are the role's, by partition.
-type metrics struct {
+// Metrics are the role's, by partition.
+type Metrics struct {
 	sends              *prometheus.CounterVec
 	foldSeconds        *prometheus.HistogramVec
 	malformed          *prometheus.CounterVec
@@ -32,7 +32,8 @@ type metrics struct {
 	checkpointsFailed  *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
+// NewMetrics registers them.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
 	partition := []string{"partition"}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "sendhouse", Subsystem: "sequencer", Name: name, Help: help}, append(labels, partition...))
@@ -52,7 +53,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		reg.MustRegister(v)
 		return v
 	}
-	return &metrics{
+	return &Metrics{
 		sends:              counter("sends_total", "Sends folded, by outcome.", "outcome"),
 		foldSeconds:        histogram("fold_record_seconds", "Time to fold and answer one record of the write-ahead log.", 1e-6),
 		malformed:          counter("malformed_records_total", "Records of the write-ahead log that were no batch of sends and were skipped."),
@@ -74,19 +75,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 }
 
-// partitionMetrics are the children of one partition, looked up once.
-type partitionMetrics struct {
+// PartitionMetrics are the children of one partition, looked up once.
+type PartitionMetrics struct {
 	accepted, duplicate, conflict                    prometheus.Counter
 	malformed, answersFailed, liveFailed, resumed    prometheus.Counter
-	restarts, checkpointsDamaged, checkpointsFailed  prometheus.Counter
-	walLag, outputLag, channels, dedupEntries, epoch prometheus.Gauge
+	Restarts, checkpointsDamaged, checkpointsFailed  prometheus.Counter
+	walLag, outputLag, channels, dedupEntries, Epoch prometheus.Gauge
 	checkpointAge, checkpointBytes                   prometheus.Gauge
 	foldSeconds, checkpointSeconds, snapshotSeconds  prometheus.Observer
 }
 
-func (m *metrics) partition(partition int) *partitionMetrics {
+// Partition gives the children of one partition.
+func (m *Metrics) Partition(partition int) *PartitionMetrics {
 	p := strconv.Itoa(partition)
-	return &partitionMetrics{
+	return &PartitionMetrics{
 		accepted:           m.sends.WithLabelValues("accepted", p),
 		duplicate:          m.sends.WithLabelValues("duplicate", p),
 		conflict:           m.sends.WithLabelValues("conflict", p),
@@ -94,14 +96,14 @@ func (m *metrics) partition(partition int) *partitionMetrics {
 		answersFailed:      m.answersFailed.WithLabelValues(p),
 		liveFailed:         m.liveFailed.WithLabelValues(p),
 		resumed:            m.resumed.WithLabelValues(p),
-		restarts:           m.restarts.WithLabelValues(p),
+		Restarts:           m.restarts.WithLabelValues(p),
 		checkpointsDamaged: m.checkpointsDamaged.WithLabelValues(p),
 		checkpointsFailed:  m.checkpointsFailed.WithLabelValues(p),
 		walLag:             m.walLag.WithLabelValues(p),
 		outputLag:          m.outputLag.WithLabelValues(p),
 		channels:           m.channels.WithLabelValues(p),
 		dedupEntries:       m.dedupEntries.WithLabelValues(p),
-		epoch:              m.epoch.WithLabelValues(p),
+		Epoch:              m.epoch.WithLabelValues(p),
 		checkpointAge:      m.checkpointAge.WithLabelValues(p),
 		checkpointBytes:    m.checkpointBytes.WithLabelValues(p),
 		foldSeconds:        m.foldSeconds.WithLabelValues(p),
@@ -110,9 +112,9 @@ func (m *metrics) partition(partition int) *partitionMetrics {
 	}
 }
 
-// forget drops the gauges of a partition that is another's now, which would tell
+// Forget drops the gauges of a partition that is another's now, which would tell
 // its past as the present.
-func (m *metrics) forget(partition int) {
+func (m *Metrics) Forget(partition int) {
 	p := strconv.Itoa(partition)
 	for _, gauge := range []*prometheus.GaugeVec{m.walLag, m.outputLag, m.channels, m.dedupEntries, m.epoch, m.checkpointAge, m.checkpointBytes} {
 		gauge.DeleteLabelValues(p)
@@ -120,7 +122,7 @@ func (m *metrics) forget(partition int) {
 }
 
 // folded counts the effects of one record.
-func (m *partitionMetrics) folded(effects []fold.Effect, took time.Duration) {
+func (m *PartitionMetrics) folded(effects []fold.Effect, took time.Duration) {
 	var accepted, duplicate, conflict int
 	for i := range effects {
 		switch effects[i].Outcome {

@@ -1,4 +1,4 @@
-package sequencer
+package runner
 
 import (
 	"errors"
@@ -16,8 +16,10 @@ var (
 	// errOutputLost: the message log lost more than the outbox still holds. The
 	// partition recovers from a checkpoint.
 	errOutputLost = errors.New("the message log lost its tail")
-	// errNotOwner: the lease has run out.
-	errNotOwner = errors.New("the lease has run out")
+	// ErrDamaged: a checkpoint cannot be read back as it was written.
+	ErrDamaged = errors.New("damaged checkpoint")
+	// ErrNotOwner: the lease has run out.
+	ErrNotOwner = errors.New("the lease has run out")
 	// errReadAgain: reading the write-ahead log came to a stop and starts again.
 	errReadAgain = errors.New("reading the write-ahead log stalled")
 )
@@ -37,7 +39,7 @@ func (e *Error) Error() string {
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// permanent says whether trying again cannot help.
-func permanent(err error) bool {
+// Permanent says whether trying again cannot help.
+func Permanent(err error) bool {
 	return errors.Is(err, ErrMissing) || errors.Is(err, ErrInvariant)
 }

@@ -1,4 +1,4 @@
-package sequencer
+package runner
 
 import (
 	"context"
@@ -15,21 +15,17 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
-// partition runs one partition from recovery until something breaks: folding,
+// Partition runs one partition from recovery until something breaks: folding,
 // emitting and housekeeping, each in its own goroutine.
 //
 //	write-ahead log ──▶ fold ──▶ answers
 //	                      │
 //	                      ▼
 //	                   outbox ──▶ message log
-type partition struct {
-	cfg         Config
-	params      fold.Params
-	logs        logs
-	checkpoints checkpoints
-	log         *slog.Logger
-	metrics     *partitionMetrics
-	now         func() time.Time
+type Partition struct {
+	cfg    Config
+	params fold.Params
+	Deps
 
 	mu    sync.Mutex // guards state: folding against snapshots
 	state *fold.State
@@ -37,21 +33,40 @@ type partition struct {
 	outbox *outbox
 	// recovered is the message log's tail at recovery. Messages up to it are there
 	// already; when the fold comes by the last of them, it must be the same.
-	recovered tail
-	mayWrite  func() bool // the lease surely stands
-	caughtUp  func()      // called once, when the log's end at recovery is folded
-	walEnd    uint64      // that end
+	recovered Tail
+	walEnd    uint64 // the write-ahead log's end at recovery
+	caughtUp  bool   // it is folded
 
 	// Reused from record to record.
 	effects []fold.Effect
 	answers []byte
-	outputs []output
+	outputs []Output
+	chunk   []Output // emitting
 }
 
-// run recovers and works until ctx ends or something breaks. On a clean end it
+// Deps are what a partition works with. All fields must be set.
+type Deps struct {
+	Logs        Logs
+	Checkpoints Checkpoints
+	Logger      *slog.Logger
+	Metrics     *PartitionMetrics
+	Now         func() time.Time
+	// MayWrite says whether the lease surely stands.
+	MayWrite func() bool
+	// CaughtUp is called once, when what was in the write-ahead log at recovery is
+	// folded.
+	CaughtUp func()
+}
+
+// New makes a partition that has not recovered yet.
+func New(cfg Config, params fold.Params, deps Deps) *Partition {
+	return &Partition{cfg: cfg, params: params, Deps: deps}
+}
+
+// Run recovers and works until ctx ends or something breaks. On a clean end it
 // hands the message log what is already derived, for as long as drain allows.
-func (p *partition) run(ctx context.Context, drain time.Duration) error {
-	if err := p.recover(ctx); err != nil {
+func (p *Partition) Run(ctx context.Context, drain time.Duration) error {
+	if err := p.Recover(ctx); err != nil {
 		return &Error{Op: "recover", Partition: p.params.Partition, Err: err}
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -65,7 +80,7 @@ func (p *partition) run(ctx context.Context, drain time.Duration) error {
 	return group.Wait()
 }
 
-func (p *partition) asError(op string, err error) error {
+func (p *Partition) asError(op string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -73,8 +88,8 @@ func (p *partition) asError(op string, err error) error {
 }
 
 // foldAll reads and folds until ctx ends.
-func (p *partition) foldAll(ctx context.Context) error {
-	reader, err := p.logs.ReadWAL(ctx, p.state.WALSeq()+1)
+func (p *Partition) foldAll(ctx context.Context) error {
+	reader, err := p.Logs.ReadWAL(ctx, p.state.WALSeq()+1)
 	if err != nil {
 		return err
 	}
@@ -85,22 +100,31 @@ func (p *partition) foldAll(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if r.Seq <= p.state.WALSeq() {
-			continue // the reader started again a little before where it was
-		}
-		if r.Seq > p.state.WALSeq()+1 {
-			return fmt.Errorf("%w: record %d came after %d", errReadAgain, r.Seq, p.state.WALSeq())
-		}
-		if err := p.fold(ctx, r); err != nil {
+		if err := p.Fold(ctx, r); err != nil {
 			return err
 		}
-		p.noteCaughtUp()
 	}
 }
 
-// fold folds one record, answers it, and queues its messages.
-func (p *partition) fold(ctx context.Context, r record) error {
-	start := p.now()
+// Fold folds the next record, answers it, and queues its messages. A record that
+// was folded before is passed over; one that comes too early is an error. It waits
+// while the outbox is full.
+func (p *Partition) Fold(ctx context.Context, r Record) error {
+	if r.Seq <= p.state.WALSeq() {
+		return nil // the reader started again a little before where it was
+	}
+	if r.Seq > p.state.WALSeq()+1 {
+		return fmt.Errorf("%w: record %d came after %d", errReadAgain, r.Seq, p.state.WALSeq())
+	}
+	if err := p.fold(ctx, r); err != nil {
+		return err
+	}
+	p.noteCaughtUp()
+	return nil
+}
+
+func (p *Partition) fold(ctx context.Context, r Record) error {
+	start := p.Now()
 	p.mu.Lock()
 	effects, err := p.state.Fold(r.Record, p.effects[:0])
 	p.mu.Unlock()
@@ -109,14 +133,14 @@ func (p *partition) fold(ctx context.Context, r record) error {
 	case errors.Is(err, fold.ErrMalformed):
 		// Nobody of ours wrote it. It has no effects, and whoever folds the log
 		// passes it by in the same way; it stays in the log for a look.
-		p.metrics.malformed.Inc()
-		p.log.Error("skipped a record of the write-ahead log that is no batch of sends", "wal_seq", r.Seq, "bytes", len(r.Data), "error", err)
+		p.Metrics.malformed.Inc()
+		p.Logger.Error("skipped a record of the write-ahead log that is no batch of sends", "wal_seq", r.Seq, "bytes", len(r.Data), "error", err)
 		return nil
 	case err != nil:
 		return err
 	}
 	p.answer(r)
-	p.metrics.folded(p.effects, p.now().Sub(start))
+	p.Metrics.folded(p.effects, p.Now().Sub(start))
 	if err := p.derive(r); err != nil {
 		return err
 	}
@@ -125,7 +149,7 @@ func (p *partition) fold(ctx context.Context, r record) error {
 
 // answer tells ingest what became of the record's sends. A lost answer costs the
 // client a retry, so a failed publish is counted and not tried again.
-func (p *partition) answer(r record) {
+func (p *Partition) answer(r Record) {
 	if r.ReplyTo == "" {
 		return
 	}
@@ -134,14 +158,14 @@ func (p *partition) answer(r record) {
 		e := &p.effects[i]
 		p.answers = message.AppendAnswer(p.answers, e.Identity.ID, e.Identity.Seq, e.Outcome)
 	}
-	if err := p.logs.Answer(r.ReplyTo, p.answers); err != nil {
-		p.metrics.answersFailed.Inc()
+	if err := p.Logs.Answer(r.ReplyTo, p.answers); err != nil {
+		p.Metrics.answersFailed.Inc()
 	}
 }
 
 // derive makes the messages that the message log does not have yet, and sends
 // live ones off.
-func (p *partition) derive(r record) error {
+func (p *Partition) derive(r Record) error {
 	p.outputs = p.outputs[:0]
 	var buf []byte // one for the record; the outbox keeps slices of it
 	for i := range p.effects {
@@ -163,7 +187,7 @@ func (p *partition) derive(r record) error {
 		}
 		from := len(buf)
 		buf = message.AppendMessage(buf, e.Send, e.Identity)
-		p.outputs = append(p.outputs, output{
+		p.outputs = append(p.outputs, Output{
 			Seq: e.Output, WALSeq: e.Identity.WALSeq, WALIndex: e.Identity.WALIndex,
 			Subject: string(topology.AppendMessageSubject(nil, p.params.Partition, e.View.ChannelType, string(e.View.ChannelID))),
 			Data:    buf[from:len(buf):len(buf)],
@@ -172,34 +196,40 @@ func (p *partition) derive(r record) error {
 	return nil
 }
 
-func (p *partition) checkRecovered(e *fold.Effect) error {
+func (p *Partition) checkRecovered(e *fold.Effect) error {
 	if e.Output != p.recovered.Seq || !p.recovered.Found {
 		return nil
 	}
-	return sameMessage(&output{Seq: e.Output, WALSeq: e.Identity.WALSeq, WALIndex: e.Identity.WALIndex}, p.recovered)
+	return sameMessage(&Output{Seq: e.Output, WALSeq: e.Identity.WALSeq, WALIndex: e.Identity.WALIndex}, p.recovered)
 }
 
 // live publishes a no_persist message, unless the message log shows that the
-// record was folded before: then it went out before.
-func (p *partition) live(e *fold.Effect) {
+// Record was folded before: then it went out before.
+func (p *Partition) live(e *fold.Effect) {
 	if e.Identity.WALSeq <= p.recovered.WALSeq {
 		return
 	}
 	subject := string(topology.AppendLiveSubject(nil, e.View.ChannelType, string(e.View.ChannelID)))
-	if err := p.logs.Live(subject, message.AppendMessage(nil, e.Send, e.Identity)); err != nil {
-		p.metrics.liveFailed.Inc()
+	if err := p.Logs.Live(subject, message.AppendMessage(nil, e.Send, e.Identity)); err != nil {
+		p.Metrics.liveFailed.Inc()
 	}
 }
 
-func (p *partition) noteCaughtUp() {
-	if p.caughtUp != nil && p.state.WALSeq() >= p.walEnd {
-		p.caughtUp()
-		p.caughtUp = nil
+func (p *Partition) noteCaughtUp() {
+	if !p.caughtUp && p.state.WALSeq() >= p.walEnd {
+		p.caughtUp = true
+		p.CaughtUp()
 	}
 }
 
-// progress may be called from any goroutine.
-func (p *partition) progress() Progress {
+// Progress is how far a partition is.
+type Progress struct {
+	WALSeq uint64 `json:"wal_seq"` // last record folded
+	Output uint64 `json:"output"`  // last message that the message log has acknowledged
+}
+
+// Progress may be called from any goroutine, before recovery too.
+func (p *Partition) Progress() Progress {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state == nil { // not recovered yet
