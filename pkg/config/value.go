@@ -23,6 +23,8 @@ const (
 )
 
 // byteUnits lists what may stand behind the number.
+//
+//nolint:gochecknoglobals // a table that is never written
 var byteUnits = []struct {
 	name string
 	size ByteSize

@@ -50,7 +50,9 @@ func TestStopOfSignalsEndsTheContextAndTheWatcher(t *testing.T) {
 	})
 }
 
-// TestRealSignal sends SIGTERM to the test process itself, so it is not parallel.
+// TestRealSignal sends SIGTERM to the test process itself.
+//
+//nolint:paralleltest // the signal reaches everyone who listens at that time
 func TestRealSignal(t *testing.T) {
 	ctx, stop := WithSignals(t.Context(), slog.New(slog.DiscardHandler))
 	defer stop()

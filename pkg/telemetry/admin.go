@@ -155,6 +155,8 @@ func (a *Admin) Run(ctx context.Context) error {
 			return fmt.Errorf("admin listener: close: %w", err)
 		}
 	}
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin listener: %w", err)
+	}
 	return nil
 }

@@ -105,7 +105,6 @@ func (p *Process) Launch() {
 	if p.run != nil && !p.run.ended() {
 		p.t.Fatalf("%s is started, but still runs with pid %d", p.cfg.Name, p.run.cmd.Process.Pid)
 	}
-	//nolint:gosec // what to run is for the test to say
 	cmd := exec.CommandContext(context.WithoutCancel(p.t.Context()), p.cfg.Path, p.cfg.Args...)
 	cmd.Env = append(os.Environ(), p.cfg.Env...)
 	cmd.Dir = p.cfg.Dir
