@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -41,12 +42,16 @@ type cli struct {
 	Config config.File `help:"Read settings from this YAML file; its keys are the names of the flags." placeholder:"PATH"`
 	telemetry.LogConfig
 
-	Up        upCommand        `cmd:"" help:"Run everything in one process, with NATS and ClickHouse inside unless URLs are given."`
-	Ingest    ingestCommand    `cmd:"" help:"Run the HTTP API alone."`
-	Sequencer sequencerCommand `cmd:"" help:"Run the sequencer alone; it also sets up the streams."`
-	Writer    writerCommand    `cmd:"" help:"Run the writer into ClickHouse alone."`
-	Migrate   migrateCommand   `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
-	Version   versionCommand   `cmd:"" help:"Print the version and exit."`
+	Up        upCommand     `cmd:"" help:"Run everything in one process, with NATS and ClickHouse inside unless URLs are given."`
+	Ingest    ingestCommand `cmd:"" help:"Run the HTTP API alone."`
+	Sequencer struct {
+		Run    sequencerCommand       `cmd:"" default:"withargs" help:"Run the sequencer alone; it also sets up the streams."`
+		Status sequencerStatusCommand `cmd:"" help:"Print each partition's owner, lag and checkpoint, and exit."`
+	} `cmd:"" help:"Run the sequencer alone, or ask how the sequencers are."`
+	Writer  writerCommand  `cmd:"" help:"Run the writer into ClickHouse alone."`
+	Audit   auditCommand   `cmd:"" help:"Fold the write-ahead log again and compare the message log with it; exit status 1 if they differ."`
+	Migrate migrateCommand `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
+	Version versionCommand `cmd:"" help:"Print the version and exit."`
 }
 
 func main() {
@@ -175,6 +180,37 @@ func (c *sequencerCommand) Run(p *process, in *invocation) error {
 	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
 		_, err := p.addSequencer(ctx, c.brokerFlags, "", c.Config, c.Deployment, c.Options)
 		return err
+	})
+}
+
+type sequencerStatusCommand struct {
+	brokerFlags
+	JSON bool `help:"Print JSON instead of a table."`
+}
+
+func (c *sequencerStatusCommand) Run(p *process, in *invocation) error {
+	return p.ask(in.ctx, c.brokerFlags, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		all, err := sequencer.Status(ctx, js, deployment)
+		switch {
+		case err != nil:
+			return err
+		case c.JSON:
+			return json.NewEncoder(in.stdout).Encode(all)
+		default:
+			return sequencer.WriteStatus(in.stdout, all)
+		}
+	})
+}
+
+type auditCommand struct {
+	brokerFlags
+}
+
+// Run prints the report as JSON, differences or not.
+func (c *auditCommand) Run(p *process, in *invocation) error {
+	return p.ask(in.ctx, c.brokerFlags, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		all, err := sequencer.Audit(ctx, js, deployment, p.log)
+		return errors.Join(json.NewEncoder(in.stdout).Encode(all), err)
 	})
 }
 
@@ -317,6 +353,20 @@ func (p *process) connect(ctx context.Context, flags brokerFlags, role string) (
 		return nil
 	})
 	return nc, js, nil
+}
+
+// ask connects for one question.
+func (p *process) ask(ctx context.Context, flags brokerFlags, question func(context.Context, jetstream.JetStream, topology.Deployment) error) error {
+	_, js, err := p.connect(ctx, flags, "question")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.opened[len(p.opened)-1]() }() // nothing was written
+	deployment, err := p.deployment(ctx, js, topology.Deployment{})
+	if err != nil {
+		return err
+	}
+	return question(ctx, js, deployment)
 }
 
 func (p *process) addSequencer(ctx context.Context, flags brokerFlags, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {

@@ -1,6 +1,7 @@
 package sequencer
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -313,4 +314,52 @@ func TestNewReportsEverything(t *testing.T) {
 	require.ErrorContains(t, err, "outbox-messages-max")
 	require.ErrorContains(t, err, "partitions")
 	require.ErrorContains(t, err, "a connection")
+}
+
+func TestRefoldFindsWhatDiffers(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	for i := range 30 {
+		h.ask(send("c", strconv.Itoa(i)), send("c", strconv.Itoa(i)))
+	}
+	h.messages(30)
+	report, err := Refold(h.ctx, h.js, h.deployment, 0)
+	require.NoError(t, err)
+	require.Zero(t, report.Differences)
+	require.EqualValues(t, []uint64{60, 30}, []uint64{report.Sends, report.Compared})
+	stop()
+
+	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	require.NoError(t, stream.DeleteMsg(h.ctx, 7))
+	_, err = h.js.Publish(h.ctx, "messages.0.2.c", []byte("a foreign message"))
+	require.NoError(t, err)
+	report, err = Refold(h.ctx, h.js, h.deployment, 0)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, report.Differences)
+	require.Contains(t, report.First[0], "message 7 ")
+	require.Contains(t, report.First[0], "is missing")
+	require.Contains(t, report.First[1], "had 31 messages, the write-ahead log makes 30")
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	s, stop := h.start()
+	<-s.Ready()
+	h.ask(send("c", "1"))
+	all, err := Status(h.ctx, h.js, h.deployment)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.NotEmpty(t, all[0].Owner)
+	require.NotZero(t, all[0].Epoch)
+	require.EqualValues(t, 1, all[0].WALLast)
+	stop()
+	all, err = Status(h.ctx, h.js, h.deployment)
+	require.NoError(t, err)
+	require.Empty(t, all[0].Owner)
+	var b bytes.Buffer
+	require.NoError(t, WriteStatus(&b, all))
+	require.Contains(t, b.String(), "nobody")
 }
