@@ -115,12 +115,12 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		if (class == clickhouse.Data) || (class == clickhouse.Oversize && piece.count() > 1) {
 			return &refusedError{err: err}
 		}
-		state := stateRetrying
+		state, level := stateRetrying, slog.LevelWarn
 		if class == clickhouse.Configuration {
-			state = statePaused
+			state, level = statePaused, slog.LevelError
 		}
 		r.setStatus(state, err)
-		r.logOnce(slog.LevelError, "ClickHouse does not take a batch, trying again: "+class.String(), err)
+		r.logOnce(level, "ClickHouse does not take a batch, trying again: "+class.String(), err)
 		if r.timing.backoff(ctx, attempt, err) != nil {
 			return err
 		}

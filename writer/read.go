@@ -25,13 +25,18 @@ type source interface {
 	consume(ctx context.Context, first uint64, handle func(seq uint64, encoded []byte), failed func(error)) (stop func(), err error)
 }
 
-// orderedSource reads a stream with an ordered consumer: the client makes it anew by itself after a
-// disconnect, from the record after the last one delivered.
+// orderedSource reads a stream with an ordered consumer.
+//
+// The client makes such a consumer anew by itself when something is wrong with it. Here that ends the
+// reading instead: behind a new consumer can stand a stream that has lost its tail, or was made anew, and
+// whoever reads must look at that first.
 type orderedSource struct {
 	js     jetstream.JetStream
 	stream string
 	warn   func(error)
 }
+
+var errConsumerReplaced = errors.New("the consumer was made anew")
 
 func (s *orderedSource) consume(ctx context.Context, first uint64, handle func(seq uint64, encoded []byte), failed func(error)) (func(), error) {
 	consumer, err := s.js.OrderedConsumer(ctx, s.stream, jetstream.OrderedConsumerConfig{
@@ -41,15 +46,19 @@ func (s *orderedSource) consume(ctx context.Context, first uint64, handle func(s
 	if err != nil {
 		return nil, fmt.Errorf("read %s from %d: %w", s.stream, first, err)
 	}
+	name := consumer.CachedInfo().Name
 	bytesMax := int(s.js.Conn().MaxPayload()) + prefetchSlackBytes
 	consuming, err := consumer.Consume(
 		func(msg jetstream.Msg) {
-			seq, err := streamSeqOf(msg.Reply())
-			if err != nil {
+			from, seq, err := parseReply(msg.Reply())
+			switch {
+			case err != nil:
 				failed(err)
-				return
+			case from != name:
+				failed(fmt.Errorf("read %s: %w", s.stream, errConsumerReplaced))
+			default:
+				handle(seq, msg.Data())
 			}
-			handle(seq, msg.Data())
 		},
 		jetstream.PullMaxMessagesWithBytesLimit(prefetchRecords, bytesMax),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
@@ -57,7 +66,7 @@ func (s *orderedSource) consume(ctx context.Context, first uint64, handle func(s
 				failed(fmt.Errorf("read %s: %w", s.stream, err))
 				return
 			}
-			s.warn(err) // the consumer deals with it
+			s.warn(err) // the client deals with it, or makes the consumer anew
 		}),
 	)
 	if err != nil {
@@ -66,27 +75,26 @@ func (s *orderedSource) consume(ctx context.Context, first uint64, handle func(s
 	return consuming.Stop, nil
 }
 
-// streamSeqOf reads the stream sequence out of a reply subject, without the allocations of Metadata:
+// parseReply reads the consumer and the stream sequence out of a reply subject, without the allocations of
+// Metadata:
 //
 //	$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
 //	$JS.ACK.<domain>.<account hash>.<stream>.<consumer>.<delivered>.<stream seq>.…
-func streamSeqOf(reply string) (uint64, error) {
-	index := 5
-	if strings.Count(reply, ".") >= 10 {
-		index = 7
+func parseReply(reply string) (consumer string, seq uint64, err error) {
+	rest, ok := strings.CutPrefix(reply, "$JS.ACK.")
+	before := 1 // tokens before the consumer
+	if strings.Count(rest, ".") >= 8 {
+		before = 3
 	}
-	rest := reply
-	for range index {
-		_, after, found := strings.Cut(rest, ".")
-		if !found {
-			return 0, fmt.Errorf("reply subject %q is not that of a stream", reply)
-		}
-		rest = after
+	for range before {
+		_, rest, _ = strings.Cut(rest, ".")
 	}
+	consumer, rest, _ = strings.Cut(rest, ".")
+	_, rest, _ = strings.Cut(rest, ".")
 	text, _, _ := strings.Cut(rest, ".")
-	seq, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || !strings.HasPrefix(reply, "$JS.ACK.") {
-		return 0, fmt.Errorf("reply subject %q is not that of a stream", reply)
+	seq, err = strconv.ParseUint(text, 10, 64)
+	if err != nil || !ok {
+		return "", 0, fmt.Errorf("reply subject %q is not that of a stream", reply)
 	}
-	return seq, nil
+	return consumer, seq, nil
 }

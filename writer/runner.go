@@ -112,11 +112,13 @@ var (
 func (r *runner) report(err error) {
 	var gap *gapError
 	var content *contentError
+	level := slog.LevelWarn
 	switch {
 	case errors.As(err, &gap):
 		r.suspected = &gap.missing
 		r.setStatus(stateRetrying, err)
 	case errors.As(err, &content):
+		level = slog.LevelError
 		r.setStatus(statePaused, err)
 	case errors.Is(err, errFenced):
 		r.own.fenced.Inc()
@@ -124,7 +126,7 @@ func (r *runner) report(err error) {
 	default:
 		r.setStatus(stateRetrying, err)
 	}
-	r.logOnce(slog.LevelError, "partition is read anew from its recorded position", err)
+	r.logOnce(level, "partition is read anew from its recorded position", err)
 }
 
 // logOnce logs a problem unless it was the last one logged: one that lasts is seen in the metrics.
@@ -171,6 +173,9 @@ func (r *runner) session(ctx, work context.Context) error {
 		return err
 	}
 	defer stop()
+	if err := r.unchanged(ctx, created); err != nil {
+		return err
+	}
 	watching, unwatch := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() { // ends with the session
@@ -218,6 +223,22 @@ func (r *runner) advance(ctx context.Context) error {
 	}
 	r.unsaved = false
 	return nil
+}
+
+// unchanged makes sure that the consumer reads the stream that prepare looked at: one that was made anew in
+// between has another creation time, and the consumer of the old one is gone with it.
+func (r *runner) unchanged(ctx context.Context, created time.Time) error {
+	s, err := r.streamState(ctx)
+	switch {
+	case err != nil:
+		return err
+	case !s.created.Equal(created):
+		return fmt.Errorf("stream %s was made anew", r.stream)
+	case s.last < r.position.Done:
+		return fmt.Errorf("stream %s: %w", r.stream, errBehind)
+	default:
+		return nil
+	}
 }
 
 // streamState asks for the stream as it is now.

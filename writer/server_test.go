@@ -1,10 +1,17 @@
 package writer
 
 import (
+	"context"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -13,7 +20,8 @@ func TestServerWritesAllPartitions(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 3)
 	server := testkit.StartClickHouse(t)
-	s := b.service(b.config(serverDSN(server, "test"), clickhouse.SchemaReduced))
+	cfg := b.config(serverDSN(server, "test"), clickhouse.SchemaReduced)
+	s := b.service(cfg)
 	require.ErrorContains(t, s.Check(), "not started")
 	stop := b.start(s)
 	for p := range 3 {
@@ -28,7 +36,188 @@ func TestServerWritesAllPartitions(t *testing.T) {
 	require.NoError(t, stop())
 	require.ErrorIs(t, s.Check(), errStopped)
 
-	rows, different := openTable(t, serverDSN(server, "test")).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
 	require.EqualValues(t, 1510, rows)
 	require.EqualValues(t, 1510, different)
+}
+
+// hooked tells when an insert begins.
+type hooked struct {
+	store
+	begins func()
+}
+
+func (s *hooked) Insert(ctx context.Context, b *clickhouse.Block, first, end int, token string) error {
+	s.begins()
+	return s.store.Insert(ctx, b, first, end, token)
+}
+
+// The server is killed while an insert is under way, stays away for a while, and comes back; five times.
+func TestServerKilledInMidInsert(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 2)
+	server := testkit.StartClickHouse(t)
+	cfg := b.config(serverDSN(server, "test"), clickhouse.SchemaReduced)
+	cfg.FlushRowsMax = 2000
+	s := b.service(cfg)
+	begun := make(chan struct{}, 1)
+	s.store = &hooked{store: s.store, begins: func() {
+		select {
+		case begun <- struct{}{}:
+		default:
+		}
+	}}
+	stop := b.start(s)
+	const burst = 6000
+	for n := range 5 {
+		b.publish(1, n*burst+1, (n+1)*burst)
+		b.publish(0, n*burst+1, n*burst+burst-10)
+		<-begun
+		time.Sleep(time.Duration(n) * 3 * time.Millisecond) // to hit different moments
+		server.Kill9()
+		b.publish(0, n*burst+burst-9, (n+1)*burst) // so that there is something to fail for, if all was inserted
+		b.waitStatus(s, 0, stateRetrying)
+		require.Error(t, s.Check())
+		server.Start()
+		b.waitDone(0, uint64(n+1)*burst)
+		b.waitDone(1, uint64(n+1)*burst)
+	}
+	require.NoError(t, s.Check())
+	require.NoError(t, stop())
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts(true)
+	require.EqualValues(t, 2*5*burst, rows)
+	require.EqualValues(t, 2*5*burst, different)
+}
+
+// A server that is stopped with its connections open is noticed, and waited for.
+func TestServerHangs(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	server := testkit.StartClickHouse(t)
+	cfg := b.config(serverDSN(server, "test")+"?read_timeout=1s&dial_timeout=1s", clickhouse.SchemaReduced)
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.publish(0, 1, 100)
+	b.waitDone(0, 100)
+	server.Pause()
+	b.publish(0, 101, 200)
+	b.waitStatus(s, 0, stateRetrying)
+	server.Resume()
+	b.waitDone(0, 200)
+	require.NoError(t, stop())
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts(true)
+	require.EqualValues(t, 200, rows)
+	require.EqualValues(t, 200, different)
+}
+
+// While ClickHouse is away the writer takes no more memory than it may, and is told to stop at any time.
+func TestServerAwayUnderLoad(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	server := testkit.StartClickHouse(t)
+	cfg := b.config(serverDSN(server, "test"), clickhouse.SchemaReduced)
+	cfg.FlushRowsMax, cfg.WriterStopTimeout = 500, 50*time.Millisecond
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.publish(0, 1, 10)
+	b.waitDone(0, 10)
+	server.Kill9()
+	b.publish(0, 11, 5000)
+	b.waitStatus(s, 0, stateRetrying)
+	require.ErrorContains(t, s.Check(), "partition 0: clickhouse: insert")
+	require.NoError(t, stop())
+	require.NotNil(t, b.recorded(0).Pending, "what was begun is left to the next start")
+
+	server.Start()
+	stop = b.start(b.service(cfg))
+	b.waitDone(0, 5000)
+	require.NoError(t, stop())
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts(true)
+	require.EqualValues(t, 5000, rows)
+	require.EqualValues(t, 5000, different)
+}
+
+// NATS goes away in the middle and comes back on the same data.
+func TestNATSAway(t *testing.T) {
+	t.Parallel()
+	addr := testkit.FreeAddr(t)
+	b := setupAt(t, 1, addr, filepath.Join(t.TempDir(), "nats"))
+	cfg := b.full()
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.stopMerges(cfg)
+	b.publish(0, 1, 100)
+	b.waitDone(0, 100)
+
+	b.nats.Shutdown()
+	again, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: b.dir, Addr: addr, StoreBytesMax: 64 << 30, Logger: b.log})
+	require.NoError(t, err)
+	t.Cleanup(again.Shutdown)
+	nc, js, err := broker.Connect(b.ctx, broker.Config{URL: again.URL(), Name: "again", Logger: b.log})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	b.js = js
+	b.publish(0, 101, 200)
+	b.waitDone(0, 200)
+	require.NoError(t, stop())
+	b.requireEachOnce(cfg, 200)
+}
+
+func TestStartErrors(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	run := func(cfg Config) error {
+		return b.service(cfg).Run(b.ctx)
+	}
+	var all sync.WaitGroup
+	all.Go(func() { // nobody listens
+		begun := time.Now()
+		err := run(b.config("clickhouse://"+testkit.FreeAddr(t)+"/x", clickhouse.SchemaReduced))
+		requireLine(t, err, "is ClickHouse running, and --clickhouse-dsn right?")
+		if took := time.Since(begun); took > 10*time.Second {
+			t.Errorf("took %s", took)
+		}
+	})
+	all.Go(func() { // the table is not there, and may not be made
+		cfg := b.full()
+		cfg.ClickHouseMigrate = false
+		requireLine(t, run(cfg), "the table is not there", "sendhouse migrate")
+	})
+	all.Go(func() { // no bucket: the deployment was never set up
+		other := b.full()
+		s := b.service(other)
+		s.bucket = func(ctx context.Context) (bucket, error) {
+			_, err := b.js.KeyValue(ctx, "NO_SUCH_BUCKET")
+			return nil, err
+		}
+		requireLine(t, s.Run(b.ctx), "bucket not found")
+	})
+	all.Wait()
+
+	s := b.service(b.full())
+	require.NoError(t, b.start(s)())
+	require.ErrorContains(t, s.Run(b.ctx), "only once")
+}
+
+func requireLine(t *testing.T, err error, parts ...string) {
+	if err == nil || strings.Contains(err.Error(), "\n") {
+		t.Errorf("want one line, have %v", err)
+		return
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("want %q in %v", part, err)
+		}
+	}
+}
+
+func TestNewReportsEverythingAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := New(Config{FlushRowsMax: -1}, Deps{Registerer: prometheus.NewRegistry()})
+	for _, part := range []string{
+		"--clickhouse-dsn", "--flush-rows-max", "--flush-bytes-max", "--flush-interval", "--writer-bytes-max", "--writer-inserts-max",
+		"--writer-stop-timeout", "JetStream", "logger", "partitions",
+	} {
+		require.ErrorContains(t, err, part)
+	}
 }

@@ -27,16 +27,18 @@ const (
 
 // Service is the writer role: it writes all partitions of a deployment into ClickHouse.
 type Service struct {
-	cfg     Config
-	deps    Deps
-	client  *clickhouse.Client
-	store   store
-	bucket  func(context.Context) (bucket, error)
-	metrics *metrics
-	log     *slog.Logger
-	timing  timing
-	ready   chan struct{}
-	ran     atomic.Bool
+	cfg    Config
+	deps   Deps
+	client *clickhouse.Client
+	store  store
+	bucket func(context.Context) (bucket, error)
+	// wrapSource is nil but in tests.
+	wrapSource func(source) source
+	metrics    *metrics
+	log        *slog.Logger
+	timing     timing
+	ready      chan struct{}
+	ran        atomic.Bool
 
 	mu      sync.Mutex
 	state   error // what Check reports while there are no runners
@@ -202,6 +204,9 @@ func (s *Service) newRunner(partition int, kv bucket, id string, shared *budget,
 			r.logOnce(slog.LevelError, "the position cannot be recorded, trying again", err)
 			return s.timing.backoff(ctx, attempt, err)
 		},
+	}
+	if s.wrapSource != nil {
+		r.source = s.wrapSource(r.source)
 	}
 	r.setStatus(stateStarting, errStarting)
 	return r

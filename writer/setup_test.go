@@ -13,6 +13,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
@@ -28,6 +29,7 @@ type bundle struct {
 	ctx        context.Context
 	js         jetstream.JetStream
 	nats       *broker.Embedded
+	dir        string
 	partitions int
 	ids        []message.IDClock
 	log        *slog.Logger
@@ -35,11 +37,15 @@ type bundle struct {
 
 func setup(t testing.TB, partitions int) *bundle {
 	t.Helper()
+	return setupAt(t, partitions, "127.0.0.1:0", filepath.Join(t.TempDir(), "nats"))
+}
+
+func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	log := testLogger(t)
-	dir := t.TempDir()
-	nats, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: filepath.Join(dir, "nats"), Addr: "127.0.0.1:0", StoreBytesMax: 64 << 30, Logger: log})
+	nats, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, StoreBytesMax: 64 << 30, Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(nats.Shutdown)
 	nc, js, err := broker.Connect(ctx, broker.Config{URL: nats.URL(), Name: t.Name(), Logger: log})
@@ -51,7 +57,7 @@ func setup(t testing.TB, partitions int) *bundle {
 	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 4<<30
 	_, err = broker.EnsureDeployment(ctx, js, asked, options)
 	require.NoError(t, err)
-	b := &bundle{t: t, ctx: ctx, js: js, nats: nats, partitions: partitions, log: log}
+	b := &bundle{t: t, ctx: ctx, js: js, nats: nats, dir: dir, partitions: partitions, log: log}
 	for p := range partitions {
 		clock, err := message.NewIDClock(p, 0)
 		require.NoError(t, err)
@@ -71,7 +77,7 @@ func testLogger(t testing.TB) *slog.Logger {
 // encode makes record number n (from 1) of a partition, as the sequencer would.
 func (b *bundle) encode(partition, n int) []byte {
 	send := &message.Send{
-		ChannelId:   fmt.Sprintf("channel-%d", n%7),
+		ChannelId:   fmt.Sprintf("channel-%d-%d", partition, n%7),
 		ChannelType: 2,
 		FromUid:     fmt.Sprintf("user-%d", n%11),
 		ClientMsgNo: fmt.Sprintf("no-%d-%d", partition, n),
@@ -95,7 +101,7 @@ func (b *bundle) publish(partition, first, last int) {
 
 func (b *bundle) publishRecord(partition int, record []byte) {
 	b.t.Helper()
-	_, err := b.js.PublishAsync(string(topology.AppendMessageSubject(nil, partition, 2, "channel")), record)
+	_, err := b.js.PublishAsync(string(topology.AppendMessageSubject(nil, partition, 2, "channel")), record, jetstream.WithStallWait(time.Minute))
 	require.NoError(b.t, err)
 }
 
@@ -252,4 +258,12 @@ func (tb *table) counts(final bool) (rows, different uint64) {
 // serverDSN is the address of a database on a server process.
 func serverDSN(s *testkit.ClickHouseServer, database string) string {
 	return "clickhouse://" + s.Addr + "/" + database
+}
+
+// valueOf is the value of a counter or gauge.
+func valueOf(t testing.TB, m prometheus.Metric) float64 {
+	t.Helper()
+	var out dto.Metric
+	require.NoError(t, m.Write(&out))
+	return out.GetCounter().GetValue() + out.GetGauge().GetValue()
 }

@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	dialTimeout   = 4 * time.Second
-	readTimeout   = 60 * time.Second
-	insertTimeout = 60 * time.Second
+	dialTimeout = 4 * time.Second
+	// readTimeout is how long a call may take: the driver counts a deadline of the whole call instead of the
+	// wait for a byte as soon as there is one, and without one a server that takes no more data would be
+	// waited for in vain.
+	readTimeout = 60 * time.Second
 	// connectionsMax bounds the connections of one client. Each partition of a writer inserts one block at
 	// a time; those that find no connection wait for one, up to the dial timeout.
 	connectionsMax = 64
@@ -43,6 +45,7 @@ type Client struct {
 	columns   []column
 	types     []clickhouse.ColumnNameAndType
 	statement string
+	timeout   time.Duration // of an insert
 }
 
 // Open checks the configuration and makes a client. It connects with the first call.
@@ -65,6 +68,7 @@ func Open(cfg Config, log *slog.Logger) (*Client, error) {
 		columns:   columns,
 		types:     namesAndTypes(columns),
 		statement: insertStatement(database, columns),
+		timeout:   options.ReadTimeout,
 	}, nil
 }
 
@@ -145,7 +149,7 @@ func (c *Client) Database() string { return c.database }
 // Ping reaches the server.
 func (c *Client) Ping(ctx context.Context) error {
 	if err := c.conn.Ping(ctx); err != nil {
-		return newError("connect to", c.addresses, err)
+		return newError(opConnect, c.addresses, err)
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package clickhouse
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -85,13 +84,15 @@ func ClassOf(err error) Class {
 // does not take what we have.
 var errColumnMismatch = errors.New("the table's column does not take the writer's values")
 
+const opConnect = "connect to"
+
 func newError(op, target string, err error) *Error {
 	var known *Error
 	if errors.As(err, &known) {
 		return known
 	}
 	class, code := classify(err)
-	return &Error{Op: op, Target: target, Class: class, Code: code, Hint: hint(class, code, err), Err: err}
+	return &Error{Op: op, Target: target, Class: class, Code: code, Hint: hint(op, class, code, err), Err: err}
 }
 
 // classify is the one place where errors are told apart.
@@ -127,14 +128,14 @@ func classOfStatus(status int) Class {
 	}
 }
 
-func hint(class Class, code int, err error) string {
+func hint(op string, class Class, code int, err error) string {
 	var netError *net.OpError
 	switch {
 	case class == Configuration && code != 0:
 		return configurationHint(code)
 	case errors.As(err, &netError) && netError.Op == "dial":
 		return "is ClickHouse running, and --clickhouse-dsn right?"
-	case errors.Is(err, io.EOF) && !errors.Is(err, context.DeadlineExceeded):
+	case op == opConnect && errors.Is(err, io.EOF):
 		return "the server closed the connection: does the port of --clickhouse-dsn speak the protocol of its scheme?"
 	default:
 		return ""

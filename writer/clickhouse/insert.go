@@ -23,7 +23,7 @@ func (c *Client) Insert(ctx context.Context, b *Block, first, end int, token str
 	if first < 0 || first >= end || end > b.Rows() || end-first > BlockRowsMax {
 		panic(fmt.Sprintf("clickhouse: insert of rows %d to %d of %d", first, end, b.Rows()))
 	}
-	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	if err := c.insert(c.withInsertOptions(ctx, token), b, first, end); err != nil {
 		return newError("insert", c.target(tableMessages), err)

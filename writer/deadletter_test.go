@@ -1,0 +1,105 @@
+package writer
+
+import (
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+func TestUndecodableRecordsBecomeDeadLetters(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	cfg.FlushRowsMax = 10
+	bad := map[uint64]string{1: "x", 2: "", 15: "not a message\x00\xff", 31: "a", 32: "b", 33: "c"}
+	for n := 1; n <= 33; n++ {
+		record := b.encode(0, n)
+		if text, ok := bad[uint64(n)]; ok {
+			record = []byte(text)
+		}
+		b.publishRecord(0, record)
+	}
+	b.flush()
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.stopMerges(cfg)
+	p := b.waitDone(0, 33)
+	require.Zero(t, p.LostMessages)
+	require.NoError(t, s.Check())
+	require.NoError(t, stop())
+
+	letters := b.deadLetters()
+	require.Len(t, letters, len(bad))
+	for _, letter := range letters {
+		require.Equal(t, "deadletters.writer.undecodable", letter.Subject)
+		require.Equal(t, "MESSAGES_0", letter.Header.Get(HeaderStream))
+		require.Equal(t, message.ContentType, letter.Header.Get(topology.HeaderContentType))
+		require.Contains(t, letter.Header.Get(HeaderError), "not a message that can be stored")
+		seq, err := strconv.ParseUint(letter.Header.Get(HeaderStreamSeq), 10, 64)
+		require.NoError(t, err)
+		require.Equal(t, bad[seq], string(letter.Data))
+		delete(bad, seq)
+	}
+	require.Empty(t, bad)
+	require.InDelta(t, 6, valueOf(t, s.metrics.deadLetters[reasonUndecodable]), 0)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	require.EqualValues(t, 27, rows)
+	require.EqualValues(t, 27, different)
+}
+
+// A row that the table refuses is found by halving and put aside; all others go in, each once.
+func TestPoisonRowsBecomeDeadLetters(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.stopMerges(cfg)
+	tb := openTable(t, cfg.ClickHouseDSN)
+	require.NoError(t, tb.conn.Exec(b.ctx, "ALTER TABLE "+tb.name+" ADD CONSTRAINT poison CHECK wal_seq NOT IN (1, 500, 501, 777, 1000)"))
+	b.publish(0, 1, 1000)
+	b.waitDone(0, 1000)
+	require.NoError(t, s.Check())
+	require.NoError(t, stop())
+
+	var seqs []string
+	for _, letter := range b.deadLetters() {
+		require.Equal(t, "deadletters.writer.refused", letter.Subject)
+		require.Contains(t, letter.Header.Get(HeaderError), "poison")
+		seqs = append(seqs, letter.Header.Get(HeaderStreamSeq))
+		var m message.Message
+		require.NoError(t, m.UnmarshalVT(letter.Data))
+		require.Equal(t, letter.Header.Get(HeaderStreamSeq), strconv.FormatUint(m.GetWalSeq(), 10))
+	}
+	require.Equal(t, []string{"1", "500", "501", "777", "1000"}, seqs, "in their order")
+	rows, different := tb.counts(false)
+	require.EqualValues(t, 995, rows)
+	require.EqualValues(t, 995, different)
+}
+
+// Without a stream for dead letters the partition stops, loudly, and loses nothing.
+func TestDeadLettersAway(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	stream, err := b.js.Stream(b.ctx, topology.DeadLettersStream)
+	require.NoError(t, err)
+	require.NoError(t, b.js.DeleteStream(b.ctx, topology.DeadLettersStream))
+	b.publishRecord(0, []byte("bad"))
+	b.publish(0, 2, 10)
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.waitStatus(s, 0, stateRetrying)
+	require.ErrorContains(t, s.Check(), "into the dead letters")
+	require.Zero(t, b.recorded(0).Done)
+
+	_, err = b.js.CreateStream(b.ctx, stream.CachedInfo().Config)
+	require.NoError(t, err)
+	b.waitDone(0, 10)
+	require.NoError(t, stop())
+	require.Len(t, b.deadLetters(), 1)
+}

@@ -1,0 +1,216 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// testRecord makes a record of the message log with a payload of a size.
+func testRecord(t testing.TB, seq uint64, payload int) []byte {
+	t.Helper()
+	m := &message.Message{ChannelId: "c", ChannelType: 2, MessageId: uint64(message.MakeID(int64(seq), 0, 0)), MessageSeq: seq, Payload: make([]byte, payload)}
+	encoded, err := m.MarshalVT()
+	require.NoError(t, err)
+	return encoded
+}
+
+type gathering struct {
+	*gatherer
+	t      *testing.T
+	budget *budget
+}
+
+func gather(t *testing.T, limits gatherLimits, bytes int64, next, endAt uint64) *gathering {
+	shared := newBudget(bytes)
+	return &gathering{gatherer: newGatherer(limits, shared, next, endAt, [2]*batch{{}, {}}), t: t, budget: shared}
+}
+
+// feed adds records from a goroutine of its own, as the consumer does.
+func (g *gathering) feed(first, last uint64, payload int) {
+	go func() {
+		for seq := first; seq <= last; seq++ {
+			g.add(seq, testRecord(g.t, seq, payload))
+		}
+	}()
+}
+
+// spans takes batches until the last sequence has come.
+func (g *gathering) spans(last uint64) []seqRange {
+	var spans []seqRange
+	for {
+		b, err := g.take(g.t.Context())
+		require.NoError(g.t, err)
+		spans = append(spans, b.span())
+		end := b.span().Last
+		g.give(b)
+		if end >= last {
+			return spans
+		}
+	}
+}
+
+var wide = gatherLimits{rows: 1000, bytes: 1 << 30, interval: time.Hour}
+
+func TestBatchEndsByRows(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		limits := wide
+		limits.rows = 10
+		g := gather(t, limits, 1<<30, 5, 0)
+		g.feed(5, 34, 1)
+		require.Equal(t, []seqRange{{5, 14}, {15, 24}, {25, 34}}, g.spans(34))
+	})
+}
+
+func TestBatchEndsByBytes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		limits := wide
+		limits.bytes = 4500
+		g := gather(t, limits, 1<<30, 1, 0)
+		g.feed(1, 15, 1000)
+		require.Equal(t, []seqRange{{1, 4}, {5, 8}, {9, 12}}, g.spans(12))
+	})
+}
+
+func TestBatchEndsByTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		limits := wide
+		limits.interval = 500 * time.Millisecond
+		g := gather(t, limits, 1<<30, 1, 0)
+		begun := time.Now()
+		g.feed(1, 3, 1)
+		require.Equal(t, []seqRange{{1, 3}}, g.spans(3))
+		require.Equal(t, 500*time.Millisecond, time.Since(begun))
+
+		// The time counts from the first record, not from the last batch.
+		time.Sleep(10 * time.Second)
+		begun = time.Now()
+		g.feed(4, 4, 1)
+		require.Equal(t, []seqRange{{4, 4}}, g.spans(4))
+		require.Equal(t, 500*time.Millisecond, time.Since(begun))
+	})
+}
+
+// While the last batch is still being inserted, the next one goes on growing, up to its limit, and then
+// the consumer waits.
+func TestBatchGrowsWhileNobodyTakesIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		limits := gatherLimits{rows: 100, bytes: 1 << 30, interval: time.Second}
+		g := gather(t, limits, 1<<30, 1, 0)
+		g.feed(1, 10, 1)
+		first, err := g.take(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, seqRange{1, 10}, first.span())
+		g.feed(11, 1000, 1)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		_, received, blocked := g.progress()
+		require.EqualValues(t, 110, received)
+		require.True(t, blocked)
+		require.Equal(t, seqRange{1, 10}, first.span(), "a taken batch does not change")
+		g.give(first)
+		require.Equal(t, seqRange{11, 110}, g.spans(110)[0])
+		g.stop(errSession)
+	})
+}
+
+func TestPendingRangeIsReadAsItWas(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := gather(t, gatherLimits{rows: 10, bytes: 1, interval: time.Millisecond}, 1, 7, 31)
+		g.feed(7, 20, 100)
+		time.Sleep(time.Minute) // neither time nor size nor memory ends it
+		g.feed(21, 31, 100)
+		require.Equal(t, []seqRange{{7, 31}}, g.spans(31))
+	})
+}
+
+func TestBatchesShareTheBudget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		// Of two partitions with room for less than one and a half batches, the second gets what is left,
+		// inserts that, and goes on when the first gives its memory back.
+		const memory = 3 << 20
+		a := gather(t, wide, memory, 1, 0)
+		b := gather(t, wide, memory, 1, 0)
+		b.gatherer.budget = a.budget
+		a.feed(1, 1<<20/600, 8)
+		synctest.Wait()
+		b.feed(1, 600, 8<<10)
+		synctest.Wait()
+		taken, err := b.take(t.Context())
+		require.NoError(t, err)
+		some := taken.span().Last
+		require.Less(t, some, uint64(600))
+		synctest.Wait()
+		_, _, blocked := b.progress()
+		require.True(t, blocked, "no memory while the batch is being inserted")
+		b.give(taken)
+		b.spans(599)
+		a.stop(errSession)
+		b.stop(errSession)
+		ok, _ := a.budget.take(memory)
+		require.True(t, ok, "all memory came back")
+	})
+}
+
+func TestGapEndsTheFlowBehindWhatCameBefore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := gather(t, wide, 1<<30, 1, 0)
+		for _, seq := range []uint64{1, 2, 1, 2, 3, 7} { // 1 and 2 again: a tail derived anew
+			g.add(seq, testRecord(t, seq, 1))
+		}
+		require.Equal(t, []seqRange{{1, 3}}, g.spans(3))
+		_, err := g.take(t.Context())
+		var gap *gapError
+		require.ErrorAs(t, err, &gap)
+		require.Equal(t, seqRange{4, 6}, gap.missing)
+	})
+}
+
+func TestStopFreesAWaitingConsumer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		limits := wide
+		limits.rows = 2
+		g := gather(t, limits, 1<<30, 1, 0)
+		g.feed(1, 10, 1)
+		synctest.Wait()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cause := errors.New("stop")
+		cancel(cause)
+		g.stop(errSession)
+		synctest.Wait() // the consumer's goroutine ends, or the bubble reports it
+		_, err := g.take(ctx)
+		require.ErrorIs(t, err, errSession)
+	})
+}
+
+func TestParseReply(t *testing.T) {
+	t.Parallel()
+	for reply, want := range map[string]uint64{
+		"$JS.ACK.MESSAGES_0.consumer_1.1.42.7.1700000000000000000.3":                42,
+		"$JS.ACK.hub.ABCDEF.MESSAGES_0.consumer_1.1.43.7.1700000000000000000.3":     43,
+		"$JS.ACK._.ABCDEF.MESSAGES_0.consumer_1.1.44.7.1700000000000000000.3.token": 44,
+	} {
+		consumer, seq, err := parseReply(reply)
+		require.NoError(t, err)
+		require.Equal(t, "consumer_1", consumer)
+		require.Equal(t, want, seq)
+	}
+	for _, reply := range []string{"", "_INBOX.a.b", "$JS.ACK.MESSAGES_0.consumer.1.x.7.1.3", "$JS.NAK.MESSAGES_0.consumer.1.42.7.1.3"} {
+		_, _, err := parseReply(reply)
+		require.Error(t, err, reply)
+	}
+}
