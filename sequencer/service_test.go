@@ -327,7 +327,7 @@ func TestRefoldFindsWhatDiffers(t *testing.T) {
 	report, err := Refold(h.ctx, h.js, h.deployment, 0)
 	require.NoError(t, err)
 	require.Zero(t, report.Differences)
-	require.EqualValues(t, []uint64{60, 30}, []uint64{report.Sends, report.Compared})
+	require.Equal(t, []uint64{60, 30}, []uint64{report.Sends, report.Compared})
 	stop()
 
 	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))

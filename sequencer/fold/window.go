@@ -43,7 +43,8 @@ func (w *window) len() int { return w.entries.len() }
 // keyOf hashes what makes a send the same as another. Each part but the last is
 // preceded by its length, so that no two keys run together.
 func (w *window) keyOf(v *message.SendView) [2]uint64 {
-	b := append(w.key[:0], byte(v.ChannelType))
+	b := w.key[:0]
+	b = append(b, byte(v.ChannelType))
 	b = binary.AppendUvarint(b, uint64(len(v.ChannelID)))
 	b = append(b, v.ChannelID...)
 	b = binary.AppendUvarint(b, uint64(len(v.FromUID)))

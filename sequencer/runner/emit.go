@@ -107,10 +107,7 @@ func (p *Partition) resume(ctx context.Context, cause error) error {
 		if !again {
 			return err
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if attempt == 0 {
+		if attempt == 0 && ctx.Err() == nil {
 			p.Logger.Warn("the message log's tail cannot be read; trying on", "error", err)
 		}
 		if !Pause(ctx, attempt) {
