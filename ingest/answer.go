@@ -78,7 +78,7 @@ func parseAnswer(data []byte) (answer, error) {
 		case num == fieldOutcome && typ == protowire.VarintType:
 			var v uint64
 			v, n = protowire.ConsumeVarint(data)
-			a.outcome = message.Outcome(v) //nolint:gosec // an enum; check refuses what is none
+			a.outcome = message.Outcome(v) // check refuses what is none
 		default:
 			n = protowire.ConsumeFieldValue(num, typ, data)
 		}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
@@ -58,33 +58,37 @@ func BenchmarkEncodingJSON(b *testing.B) {
 	}
 }
 
-// toy answers every batch as soon as it is published, without waiting for the log:
-// the least a sequencer could cost.
+// toy answers every batch as soon as the log delivers it: the least a sequencer
+// could cost.
 func (b *bundle) toy() {
 	for p := range b.service.partitions {
-		var clock atomic.Uint64
-		clock.Store(uint64(message.MakeID(1, p, 1)))
 		nc := connect(b.t, b.server.URL())
-		_, err := nc.Subscribe(topology.WALSubject(p), func(m *nats.Msg) {
+		js, err := jetstream.New(nc)
+		require.NoError(b.t, err)
+		consumer, err := js.OrderedConsumer(b.t.Context(), topology.WALStream(p), jetstream.OrderedConsumerConfig{})
+		require.NoError(b.t, err)
+		last := uint64(message.MakeID(1, p, 1))
+		running, err := consumer.Consume(func(m jetstream.Msg) {
 			out := make([]byte, 0, 4096)
-			for rest := m.Data; len(rest) > 0; {
+			for rest := m.Data(); len(rest) > 0; {
 				_, next, err := message.NextSend(rest)
 				if err != nil {
 					b.t.Error(err)
 					return
 				}
 				rest = next
-				a := message.Answer{MessageId: clock.Add(1), MessageSeq: 1}
+				last++
+				a := message.Answer{MessageId: last, MessageSeq: 1}
 				one, _ := a.MarshalVT()
 				out = append(out, 0x0a, byte(len(one)))
 				out = append(out, one...)
 			}
-			if err := nc.Publish(m.Header.Get(topology.HeaderReply), out); err != nil {
+			if err := nc.Publish(m.Headers().Get(topology.HeaderReply), out); err != nil {
 				b.t.Error(err)
 			}
 		})
 		require.NoError(b.t, err)
-		require.NoError(b.t, nc.Flush())
+		b.t.Cleanup(running.Stop)
 	}
 }
 
@@ -161,6 +165,7 @@ func BenchmarkHandler(b *testing.B) {
 			s := setup(b, options{partitions: 4})
 			s.toy()
 			load(b, s.service.Addr().String(), n, b.N, benchBody)
+			b.ReportMetric(float64(b.N)/s.metric("sendhouse_ingest_batch_sends", ""), "sends/batch")
 		})
 	}
 }

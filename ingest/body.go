@@ -42,7 +42,7 @@ func first(h http.Header, key string) string {
 }
 
 // read reads the body into r.body. The buffer grows with what really comes, not
-// with what Content-Length promises, and from the shared budget once it is large.
+// with what Content-Length promises, and out of the shared budget.
 func (r *request) read(in *http.Request, bytesMax int) problem {
 	if in.ContentLength > int64(bytesMax) {
 		return tooLarge(bytesMax)
@@ -70,13 +70,11 @@ func (r *request) read(in *http.Request, bytesMax int) problem {
 // grow doubles the buffer, up to one byte more than a body may have.
 func (r *request) grow(bytesMax int) bool {
 	size := min(2*cap(r.body), bytesMax+1)
-	if size > bodyBytesKept {
-		more := int64(size) - r.reserved
-		if !r.budget.take(more) {
-			return false
-		}
-		r.reserved += more
+	more := int64(size - cap(r.body))
+	if !r.budget.take(more) {
+		return false
 	}
+	r.reserved += more
 	grown := make([]byte, len(r.body), size)
 	copy(grown, r.body)
 	r.body = grown

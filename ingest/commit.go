@@ -23,6 +23,7 @@ import (
 type partition struct {
 	number int
 	*committer
+	warner warner
 
 	mu       sync.Mutex
 	inFlight *batch            // published and not yet known to be durable
@@ -174,7 +175,9 @@ func (p *partition) publish(b *batch) {
 		if errors.Is(err, nats.ErrMaxPayload) {
 			failed = outcomeTooLarge
 		}
-		p.log.Warn("group commit could not be published", "partition", p.number, "sends", b.sends, "error", err)
+		if skipped, due := p.warner.due(); due {
+			p.log.Warn("a group commit could not be published", "partition", p.number, "sends", b.sends, "error", err, "skipped", skipped)
+		}
 		b = p.fail(b.no, failed)
 	}
 }

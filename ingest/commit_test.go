@@ -384,7 +384,7 @@ func TestRefusals(t *testing.T) {
 		{503, 10008, "JetStream system temporarily unavailable", "wal_unavailable"},
 		{400, 10054, "message size exceeds maximum allowed", "wal_refused"},
 	}
-	for _, row := range rows {
+	for _, row := range rows { //nolint:paralleltest // they share one log
 		t.Run(row.description, func(t *testing.T) {
 			c := b.async(send("g", row.description))
 			wal.next().refuse(row.code, row.errCode, row.description)
@@ -404,7 +404,8 @@ func TestAnswersThatMakeNoSense(t *testing.T) {
 	require.NoError(t, err)
 	noID, err := proto.Marshal(&message.AnswerBatch{Answers: []*message.Answer{{MessageSeq: 1}}})
 	require.NoError(t, err)
-	for name, data := range map[string][]byte{"nothing": nil, "no protobuf": []byte("\xff\xff"), "two for one": twoAnswers, "without an ID": noID} {
+	rows := map[string][]byte{"nothing": nil, "no protobuf": []byte("\xff\xff"), "two for one": twoAnswers, "without an ID": noID}
+	for name, data := range rows { //nolint:paralleltest // they share one log
 		t.Run(name, func(t *testing.T) {
 			c := b.async(send("g", name))
 			wal.next().say(data)

@@ -14,7 +14,7 @@ type Config struct {
 
 	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
 	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`
-	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all large request bodies being read at one time; beyond it they are answered 503." default:"256MiB"`
+	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies being read at one time, without the first 2KiB of each; beyond it requests are answered 503." default:"256MiB"`
 
 	RequestsMax   int             `name:"ingest-requests-max" help:"Requests in flight at one time; beyond it they are answered 503." default:"16384"`
 	QueueSendsMax int             `name:"ingest-queue-sends-max" help:"Sends that may wait for their group commit, per partition; beyond it they are answered 503." default:"8192"`

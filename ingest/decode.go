@@ -233,13 +233,12 @@ func (r *request) base64(d *jx.Decoder) error {
 	if cap(r.payload) < most {
 		r.payload = make([]byte, most)
 	}
-	n, err := base64.StdEncoding.Decode(r.payload[:most], text)
-	if err != nil {
+	if n, wrong := base64.StdEncoding.Decode(r.payload[:most], text); wrong == nil {
+		f.given.add(fieldPayload)
+		f.payload = r.payload[:n]
+	} else {
 		r.bad(fieldPayload, "must be in standard base64 with padding")
-		return nil
 	}
-	f.given.add(fieldPayload)
-	f.payload = r.payload[:n]
 	return nil
 }
 

@@ -211,7 +211,7 @@ func TestSend(t *testing.T) {
 	require.Equal(t, "6c516cfc306e5363", temporaryChannel([]string{"b", "c"})[:16])
 }
 
-func TestDecodeAllocates(t *testing.T) {
+func TestDecodeAllocates(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of other goroutines too
 	pool := newRequestPool(1 << 30)
 	body := []byte(example)
 	allocs := testing.AllocsPerRun(1000, func() {

@@ -31,12 +31,14 @@
 //   - The producers send too much: overloaded, at once, with Retry-After.
 //   - A producer goes away while it waits: its send is committed all the same, and
 //     nobody else notices.
+//   - A client is slow, or sends what is too large or malformed: it is cut off or
+//     refused; its memory comes from a budget that all requests share.
 //
 // # How a request goes through
 //
 //	handler.go   admit, and the steps in their order
 //	body.go      the bytes, into a pooled buffer
-//	decode.go    JSON to fields; text.go, number.go and base64 underneath
+//	decode.go    JSON to fields; text.go underneath
 //	validate.go  fields to a message.Send, or every bad field by name
 //	commit.go    into the partition's gathering batch; batch.go is one group commit
 //	inbox.go     acknowledgements and answers of all batches, one subscription

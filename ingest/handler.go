@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -62,7 +63,12 @@ func (s *Service) recovered(next http.Handler) http.Handler {
 func (s *Service) handleHealth(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") }
 
 func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
-	if err := s.Ready(); err != nil {
+	err := s.Ready()
+	switch {
+	case errors.Is(err, ErrDisconnected):
+		problem{outcome: outcomeWALUnavailable, msg: err.Error()}.write(w)
+		return
+	case err != nil:
 		problem{outcome: outcomeDraining, msg: err.Error()}.write(w)
 		return
 	}
@@ -99,11 +105,7 @@ func (s *Service) handleSend(w http.ResponseWriter, r *http.Request) {
 // it, for the books.
 func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem {
 	req := s.requests.get()
-	p := s.check(req, r)
-	if p.outcome == outcomeTooLarge || p.outcome == outcomeBodyUnread || p.outcome == outcomeOverloaded {
-		// What is left of the body would have to be read to use the connection again.
-		w.Header().Set("Connection", "close")
-	}
+	p := s.check(w, r, req)
 	if nth%decodeSampled == 0 {
 		s.metrics.decodeDuration.Observe(time.Since(start).Seconds())
 	}
@@ -144,11 +146,13 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 }
 
 // check reads, decodes and validates.
-func (s *Service) check(req *request, r *http.Request) problem {
+func (s *Service) check(w http.ResponseWriter, r *http.Request, req *request) problem {
 	if p := checkMediaType(r.Header); !p.ok() {
 		return p
 	}
 	if p := req.read(r, int(s.cfg.BodyBytesMax)); !p.ok() {
+		// What is left of the body would have to be read to use the connection again.
+		w.Header().Set("Connection", "close")
 		return p
 	}
 	if p := req.decode(); !p.ok() {

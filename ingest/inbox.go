@@ -86,7 +86,9 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 	}
 	// Nobody listens on the log's subject: the stream is not there, or has no leader.
 	if len(msg.Data) == 0 && msg.Header.Get("Status") == "503" {
-		i.log.Warn("no stream takes the write-ahead log's subject", "partition", number, "stream", topology.WALStream(number))
+		if skipped, due := p.warner.due(); due {
+			i.log.Warn("no stream takes the write-ahead log's subject", "partition", number, "stream", topology.WALStream(number), "skipped", skipped)
+		}
 		p.onRefusal(no, outcomeWALUnavailable)
 		return
 	}
@@ -96,7 +98,10 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 		// It may have been taken or not; the acknowledgement timer says so in time.
 		i.log.Error("an acknowledgement that makes no sense", "partition", number, "error", err)
 	case a.refused():
-		i.log.Warn("the write-ahead log refused a group commit", "partition", number, "code", a.code, "err_code", a.errCode, "description", string(a.description))
+		if skipped, due := p.warner.due(); due {
+			i.log.Warn("the write-ahead log refused a group commit", "partition", number,
+				"code", a.code, "err_code", a.errCode, "description", string(a.description), "skipped", skipped)
+		}
 		p.onRefusal(no, a.outcome())
 	case a.seq == 0 || string(a.stream) != topology.WALStream(number):
 		i.log.Error("acknowledged by another stream than the write-ahead log", "partition", number, "stream", string(a.stream), "seq", a.seq)

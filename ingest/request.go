@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	bodyBytesFirst  = 2 << 10  // what a pooled buffer begins with; holds the usual body
+	bodyBytesFirst  = 2 << 10  // what a buffer begins with; holds the usual body, and is not counted
 	bodyBytesKept   = 64 << 10 // larger buffers go to the garbage collector, not the pool
 	subscribersKept = 256
 )
@@ -31,7 +31,7 @@ type request struct {
 	// generated says that client_msg_no was made here.
 	generated bool
 
-	reserved int64 // of budget, for body
+	reserved int64 // of budget, for the buffers
 	budget   *budget
 }
 
@@ -67,7 +67,21 @@ func newRequestPool(bodiesBytesMax int64) *requestPool {
 	return p
 }
 
-func (p *requestPool) get() *request { return p.pool.Get().(*request) } //nolint:forcetypeassert // the pool holds nothing else
+// get hands out a request. Large buffers that it has from before count as if they
+// were made now; where there is no room for them it gets small ones.
+func (p *requestPool) get() *request {
+	r := p.pool.Get().(*request) //nolint:forcetypeassert // the pool holds nothing else
+	extra := int64(cap(r.body) + cap(r.payload) + cap(r.text) - bodyBytesFirst)
+	if extra <= 0 {
+		return r
+	}
+	if p.budget.take(extra) {
+		r.reserved = extra
+	} else {
+		r.body, r.payload, r.text = make([]byte, 0, bodyBytesFirst), nil, nil
+	}
+	return r
+}
 
 // put takes r back. The caller must not touch r, nor what aliases it, any more.
 func (p *requestPool) put(r *request) {

@@ -168,7 +168,10 @@ func (s *Service) Run(ctx context.Context) error {
 	stopWatching := s.watchConnection()
 	server := s.server()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }() // ends with Shutdown or Close below
+	go func() { // ends with Shutdown or Close below
+		served <- server.Serve(listener)
+		close(served)
+	}()
 	s.addr = listener.Addr()
 	close(s.bound)
 	s.log.Info("ingest is up", "addr", s.addr.String(), "partitions", int(s.topology))
@@ -176,12 +179,13 @@ func (s *Service) Run(ctx context.Context) error {
 	select {
 	case err = <-served: // the listener broke
 		err = fmt.Errorf("ingest: serve: %w", err)
-		served <- nil
 	case <-ctx.Done():
 	}
 	s.state.Store(stateDraining)
 	err = errors.Join(err, s.drain(ctx, server))
-	<-served
+	for range served {
+		// ErrServerClosed, and then the end of it.
+	}
 	stopWatching()
 	err = errors.Join(err, closeInbox())
 	for _, p := range s.partitions {

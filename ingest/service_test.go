@@ -170,13 +170,27 @@ func TestBodiesShareABudget(t *testing.T) {
 	large := with(`"x":"` + strings.Repeat("x", 3<<20) + `"`)
 	budget := &b.service.requests.budget
 	require.True(t, budget.take(6<<20))
-	g := b.post(large)
+	g, err := b.try(large)
+	require.NoError(t, err)
 	require.Equal(t, "overloaded", g.code())
 	requireShape(t, g)
 	require.Equal(t, http.StatusOK, b.post(example).status, "small bodies need none of it")
 	budget.giveBack(6 << 20)
 	require.Equal(t, http.StatusOK, b.post(large).status)
 	require.Equal(t, int64(8<<20), budget.left.Load(), "all of it was given back")
+
+	// Buffers that were large before are counted as soon as they are handed out.
+	pool := newRequestPool(100 << 10)
+	r := pool.get()
+	require.Equal(t, bodyBytesFirst, cap(r.body))
+	for cap(r.body) < 64<<10 {
+		r.body = r.body[:cap(r.body)]
+		require.True(t, r.grow(1<<20))
+	}
+	pool.put(r)
+	require.Equal(t, int64(100<<10), pool.budget.left.Load())
+	require.True(t, pool.budget.take(90<<10))
+	require.Equal(t, bodyBytesFirst, cap(pool.get().body))
 }
 
 func TestPanicIsA500(t *testing.T) {

@@ -50,7 +50,7 @@ func (r *request) validate(payloadBytesMax int) problem {
 	}
 	r.checkSubscribers(s.SyncOnce)
 	from := r.checkSender()
-	channelID, channelType := r.checkChannel(from)
+	channelID, channelType := r.checkChannel()
 	if len(r.issues) > 0 {
 		return r.problem()
 	}
@@ -143,7 +143,7 @@ func (r *request) checkSender() string {
 
 // checkChannel checks the channel, or names the temporary one where the request has
 // receivers in its place.
-func (r *request) checkChannel(from string) (string, message.ChannelType) {
+func (r *request) checkChannel() (string, message.ChannelType) {
 	f := &r.fields
 	channelType := message.ChannelType(0)
 	if f.channelType > 0 && f.channelType <= math.MaxUint8 {
