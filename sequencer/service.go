@@ -98,9 +98,9 @@ func (s *Service) Check() error {
 // hands over what is derived and gives them back. A partition that fails recovers
 // by itself; Run returns an error only where trying again cannot help.
 func (s *Service) Run(ctx context.Context) error {
-	kv, err := s.deps.JetStream.CreateOrUpdateKeyValue(ctx, lease.BucketConfig(topology.LeaseBucket, s.cfg.LeaseTTL, max(s.deps.Replicas, 1)))
+	kv, err := s.leaseBucket(ctx)
 	if err != nil {
-		return fmt.Errorf("sequencer: key-value bucket %s: %w", topology.LeaseBucket, err)
+		return err
 	}
 	instance := s.deps.Instance
 	if instance == "" {
@@ -121,6 +121,27 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 	}()
 	return balancer.Run(ctx)
+}
+
+const (
+	bucketTimeout  = 5 * time.Second
+	bucketAttempts = 10
+)
+
+// leaseBucket makes the bucket. In a cluster that has just come up, or where two
+// make it at once, the first tries may go unanswered.
+func (s *Service) leaseBucket(ctx context.Context) (jetstream.KeyValue, error) {
+	for attempt := 0; ; attempt++ {
+		once, cancel := context.WithTimeout(ctx, bucketTimeout)
+		kv, err := s.deps.JetStream.CreateOrUpdateKeyValue(once, lease.BucketConfig(topology.LeaseBucket, s.cfg.LeaseTTL, max(s.deps.Replicas, 1)))
+		cancel()
+		if err == nil {
+			return kv, nil
+		}
+		if attempt+1 == bucketAttempts || !runner.Pause(ctx, attempt) {
+			return nil, fmt.Errorf("sequencer: key-value bucket %s: %w", topology.LeaseBucket, err)
+		}
+	}
 }
 
 // randomInstance names a process so that an operator can find it and no other has

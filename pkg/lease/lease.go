@@ -100,7 +100,7 @@ func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, be
 		err := b.hold(ctx, l)
 		reason := context.Cause(ctx)
 		end(ErrReleased)
-		b.giveBack(l)
+		b.giveBack(l, errors.Is(reason, ErrExpired) || errors.Is(reason, ErrLost))
 		if reason != nil {
 			b.log.Info("gave a partition up", "partition", partition, "epoch", l.Epoch, "reason", reason)
 			return
@@ -116,13 +116,16 @@ func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, be
 }
 
 // giveBack deletes the key, where it is still ours.
-func (b *Balancer) giveBack(l *Lease) {
+func (b *Balancer) giveBack(l *Lease, gone bool) {
 	b.mu.Lock()
 	l.ended = true
 	l.timer.Stop()
 	revision := l.revision
 	delete(b.held, l.Partition)
 	b.mu.Unlock()
+	if gone {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.TTL)
 	defer cancel()
 	if err := b.kv.Delete(ctx, b.partitionKey(l.Partition), jetstream.LastRevision(revision)); err != nil && !isConflict(err) {

@@ -42,7 +42,7 @@ type NATSServer struct {
 	URL      string // nats://127.0.0.1:port
 	StoreDir string
 
-	monitorURL string
+	MonitorURL string // of the HTTP monitoring endpoint
 }
 
 // StartNATS starts a server and waits until JetStream answers.
@@ -98,7 +98,7 @@ func newNATS(t testing.TB, opts NATSOptions) *NATSServer {
 	monitor := FreeAddr(t)
 	s := &NATSServer{
 		Name: opts.Name, Port: opts.Port, URL: "nats://" + loopback(opts.Port), StoreDir: opts.StoreDir,
-		monitorURL: "http://" + monitor,
+		MonitorURL: "http://" + monitor,
 	}
 	file := filepath.Join(t.TempDir(), "nats.conf")
 	writeFile(t, file, fmt.Sprintf(`server_name: %q
@@ -142,7 +142,7 @@ func (s *NATSServer) ready(ctx context.Context) error {
 func (s *NATSServer) healthy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, natsAskTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.monitorURL+"/healthz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.MonitorURL+"/healthz", nil)
 	if err != nil {
 		return err
 	}
