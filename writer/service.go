@@ -20,7 +20,7 @@ import (
 const (
 	// startTimeout is how long the first way to ClickHouse may take. It is retried within it, for a server
 	// that is started at the same time.
-	startTimeout = 9 * time.Second
+	startTimeout = 8 * time.Second
 	startRetry   = 250 * time.Millisecond
 	bucketWait   = 5 * time.Second
 )

@@ -146,9 +146,18 @@ func applyDefaults(o *clickhouse.Options, schema Schema) {
 // Database is the database of the DSN, or the default one.
 func (c *Client) Database() string { return c.database }
 
-// Ping reaches the server.
+// Ping reaches the server, or returns when ctx ends. The driver's handshake does not look at ctx: with a server
+// that accepts and says nothing it goes on behind our back, for the dial timeout.
 func (c *Client) Ping(ctx context.Context) error {
-	if err := c.conn.Ping(ctx); err != nil {
+	answer := make(chan error, 1)
+	go func() { answer <- c.conn.Ping(ctx) }()
+	var err error
+	select {
+	case err = <-answer:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		return newError(opConnect, c.addresses, err)
 	}
 	return nil

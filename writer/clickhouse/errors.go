@@ -1,11 +1,13 @@
 package clickhouse
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -137,6 +139,8 @@ func hint(op string, class Class, code int, err error) string {
 		return "is ClickHouse running, and --clickhouse-dsn right?"
 	case op == opConnect && errors.Is(err, io.EOF):
 		return "the server closed the connection: does the port of --clickhouse-dsn speak the protocol of its scheme?"
+	case op == opConnect && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)):
+		return "the server does not answer: is it well, and does the port of --clickhouse-dsn speak the protocol of its scheme?"
 	default:
 		return ""
 	}
