@@ -182,7 +182,7 @@ func readDeployment(ctx context.Context, kv jetstream.KeyValue, asked topology.D
 		return topology.Deployment{}, fmt.Errorf("deployment parameters in bucket %s are damaged: %w", topology.DeploymentBucket, err)
 	}
 	if err := asked.Or(recorded).Conflict(recorded); err != nil {
-		return topology.Deployment{}, fmt.Errorf("this deployment was first started with other parameters, which cannot change: %w", err)
+		return topology.Deployment{}, fmt.Errorf("this deployment was first started with other parameters, which cannot change: %w (leave --partitions, --dedup-window and --dedup-entries-max out to take what is recorded)", err)
 	}
 	return recorded, nil
 }
