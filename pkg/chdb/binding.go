@@ -105,7 +105,7 @@ func (b *binding) open(arguments []string) (*connection, error) {
 		argv = append(argv, &append([]byte(argument), 0)[0])
 	}
 	argv = append(argv, nil)
-	handle := b.connect(int32(len(argv)-1), unsafe.Pointer(&argv[0])) //nolint:gosec // A handful of arguments.
+	handle := b.connect(int32(len(argv)-1), unsafe.Pointer(&argv[0]))
 	runtime.KeepAlive(argv)
 	if handle == nil {
 		return nil, errNoConnection
@@ -182,7 +182,7 @@ type stream struct {
 // next waits for the next block and returns it, or nil after the last one.
 func (s *stream) next() (*result, error) {
 	if s.done {
-		return nil, nil //nolint:nilnil // The end of a stream is neither a block nor an error.
+		return nil, nil // The end of a stream is neither a block nor an error.
 	}
 	res, err := s.conn.result(s.conn.lib.fetch(s.conn.session(), s.handle))
 	if err != nil {
@@ -195,7 +195,7 @@ func (s *stream) next() (*result, error) {
 	if s.conn.lib.length(res.handle) == 0 {
 		s.done = true
 		res.free()
-		return nil, nil //nolint:nilnil // As above.
+		return nil, nil
 	}
 	return res, nil
 }
@@ -218,7 +218,7 @@ type result struct {
 
 // data is the output itself, not a copy: it is gone after free.
 func (r *result) data() []byte {
-	return unsafe.Slice((*byte)(r.lib.buffer(r.handle)), int(r.lib.length(r.handle))) //nolint:gosec // A length of memory.
+	return unsafe.Slice((*byte)(r.lib.buffer(r.handle)), int(r.lib.length(r.handle)))
 }
 
 func (r *result) stats() stats {

@@ -127,7 +127,7 @@ func TestDriverParametersAndStatements(t *testing.T) {
 	require.Contains(t, shared.engine.Version(), fmt.Sprintf("%d.%d.", version.Version.Major, version.Version.Minor))
 
 	b.exec(t, "CREATE TABLE t (a UInt64, s String DEFAULT 'none') ENGINE = MergeTree ORDER BY a")
-	require.NoError(t, b.driver.AsyncInsert(t.Context(), "INSERT INTO t (a) VALUES (1), (2)", true))
+	require.NoError(t, b.driver.Exec(clickhouse.Context(t.Context(), clickhouse.WithAsync(true)), "INSERT INTO t (a) VALUES (1), (2)"))
 	b.exec(t, "INSERT INTO t VALUES (3, 'three')")
 	rows, err := b.driver.Query(t.Context(), "SHOW TABLES")
 	require.NoError(t, err)

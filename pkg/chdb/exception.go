@@ -10,7 +10,7 @@ import (
 )
 
 // Exception is an error of ClickHouse, or one of this package in ClickHouse's form: what a client of a server would be told.
-type Exception struct {
+type Exception struct { //nolint:errname // ClickHouse's word, and its drivers'.
 	// Code is ClickHouse's number of the error, such as 60. It is never 0.
 	Code int
 	// Message is the text after "DB::Exception: ", with the symbolic name at its end, such as "(UNKNOWN_TABLE)".

@@ -76,7 +76,7 @@ func lockFile(path, dataDir string) (*os.File, error) {
 	if err != nil {
 		return nil, folderError(dataDir, err)
 	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // A descriptor fits an int.
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(file, 32))
 		_ = file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {

@@ -205,7 +205,7 @@ func do(t testing.TB, req *http.Request, headers ...string) answer {
 
 // How long to wait for what the engine does in its own time, and how often to look.
 const (
-	waitLong = 40 * time.Second
+	waitLong = 2 * time.Minute
 	waitStep = 20 * time.Millisecond
 )
 

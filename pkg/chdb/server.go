@@ -96,7 +96,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Warn("requests to ClickHouse's HTTP interface were broken off", "error", err)
 	}
 	err := s.Close()
-	<-served
+	if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
 	return err
 }
 

@@ -18,15 +18,15 @@ import (
 func main() {
 	verify := flag.Bool("verify", false, "hash the library that is there and fetch it again if it is damaged")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *verify); err != nil {
+	if err := run(*verify); err != nil {
 		fmt.Fprintln(os.Stderr, "fetch libchdb:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, verify bool) error {
+func run(verify bool) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	if named := os.Getenv(library.EnvPath); named != "" {
 		if _, err := library.Locate(""); err != nil {
 			return err
