@@ -1,0 +1,55 @@
+package e2e
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestEndToEndKill9 kills the whole under load, ten times, and holds what the clients were told against
+// what is in ClickHouse.
+func TestEndToEndKill9(t *testing.T) {
+	t.Parallel()
+	const kills = 10
+	seed := newSeed(t)
+	choose := rand.New(rand.NewPCG(seed, 1<<32))
+	// More and smaller inserts than usual, so that many a kill finds one under way.
+	up := newUp(t, "--flush-interval=100ms", "--checkpoint-interval=30s")
+	up.Start()
+	table := embeddedTable(t, up)
+	table.keepDuplicates(t)
+
+	load := startLoad(t, up.api, loadConfig{seed: seed})
+	for kill := range kills {
+		load.await(1 + choose.IntN(2500))
+		up.Kill9()
+		if kill%3 == 2 { // and again, on its way up
+			up.Launch()
+			awaitEnd(up, time.Duration(choose.IntN(1200))*time.Millisecond)
+			up.Kill9()
+		}
+		up.Start()
+	}
+	load.await(500)
+	records := load.finish()
+	verify(t, table, records)
+
+	// An orderly restart changes nothing, and what was answered before the first kill is still known.
+	require.Equal(t, 0, up.Stop())
+	up.Start()
+	load.repeatSome(records, len(records)/100)
+	verify(t, table, records)
+	t.Logf("%d sends, %d repeats; what else the clients saw: %v", len(records), load.repeats, load.outcomes)
+}
+
+// awaitEnd gives a process some time, and returns early if it ends by itself.
+func awaitEnd(h *house, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-h.Done():
+	}
+}

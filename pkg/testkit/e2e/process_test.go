@@ -1,0 +1,148 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+)
+
+const (
+	// askTimeout bounds one question to a process.
+	askTimeout = 5 * time.Second
+	// arriveTimeout bounds how long rows may take. How fast they should be is the benchmark's business.
+	arriveTimeout = time.Minute
+)
+
+// small makes a deployment fit on a machine with little disk: JetStream reserves the size of its streams.
+var small = []string{"--wal-bytes-max=64MiB", "--messages-bytes-max=128MiB"}
+
+// house is one process of the binary under test; what it does not have is empty.
+type house struct {
+	*testkit.Process
+	api, admin, nats, clickHouse string // host:port
+	dataDir                      string
+	args                         []string
+}
+
+// newUp prepares `sendhouse up` on free ports and an empty data folder. Flags that come later win.
+func newUp(t *testing.T, flags ...string) *house {
+	t.Helper()
+	return newUpOn(t, t.TempDir(), flags...)
+}
+
+func newUpOn(t *testing.T, dataDir string, flags ...string) *house {
+	t.Helper()
+	h := &house{
+		api: testkit.FreeAddr(t), admin: testkit.FreeAddr(t), nats: testkit.FreeAddr(t), clickHouse: testkit.FreeAddr(t),
+		dataDir: dataDir,
+	}
+	h.args = append([]string{
+		"up", "--data-dir=" + dataDir, "--api-addr=" + h.api, "--admin-addr=" + h.admin,
+		"--nats-addr=" + h.nats, "--clickhouse-addr=" + h.clickHouse,
+	}, small...)
+	h.args = append(h.args, flags...)
+	h.prepare(t, "up")
+	return h
+}
+
+// newRole prepares a role that runs apart.
+func newRole(t *testing.T, role string, flags ...string) *house {
+	t.Helper()
+	h := &house{admin: testkit.FreeAddr(t)}
+	h.args = []string{role, "--admin-addr=" + h.admin}
+	if role == "ingest" {
+		h.api = testkit.FreeAddr(t)
+		h.args = append(h.args, "--api-addr="+h.api)
+	}
+	h.args = append(h.args, flags...)
+	h.prepare(t, role)
+	return h
+}
+
+func (h *house) prepare(t *testing.T, name string) {
+	t.Helper()
+	h.Process = testkit.NewProcess(t, testkit.ProcessConfig{
+		Name: name, Path: binary(t), Args: h.args, Ready: func(ctx context.Context) error { return h.ready(ctx) },
+	})
+}
+
+// ready is nil if the process says that it is able to serve.
+func (h *house) ready(ctx context.Context) error {
+	status, body, err := ask(ctx, "http://"+h.admin+"/readyz")
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("/readyz: %d %s", status, body)
+	}
+	return nil
+}
+
+// awaitNotReady waits until the process says that it is not able to serve, and why.
+func (h *house) awaitNotReady(t *testing.T, why string) {
+	t.Helper()
+	testkit.WaitFor(t, arriveTimeout, "/readyz to say no", func(ctx context.Context) error {
+		status, body, err := ask(ctx, "http://"+h.admin+"/readyz")
+		switch {
+		case err != nil:
+			return err
+		case status == http.StatusOK:
+			return errors.New("it is still ready")
+		}
+		require.Equal(t, http.StatusServiceUnavailable, status)
+		require.Contains(t, body, why)
+		return nil
+	})
+}
+
+func (h *house) awaitReady(t *testing.T) {
+	t.Helper()
+	testkit.WaitFor(t, arriveTimeout, "/readyz to say yes", h.ready)
+}
+
+// running is the process's life so far; it fails the test if it has ended.
+func (h *house) requireRuns(t *testing.T) {
+	t.Helper()
+	select {
+	case <-h.Done():
+		t.Fatal("the process has ended")
+	default:
+	}
+}
+
+// query asks the embedded ClickHouse in plain HTTP.
+func (h *house) query(t *testing.T, sql string) string {
+	t.Helper()
+	status, body, err := ask(t.Context(), "http://"+h.clickHouse+"/?query="+url.QueryEscape(sql))
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, status, body)
+	return body
+}
+
+// ask gets a page.
+func ask(ctx context.Context, address string) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return 0, "", err
+	}
+	return resp.StatusCode, string(text), nil
+}

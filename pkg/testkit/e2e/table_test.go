@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+)
+
+// table is sendhouse.messages as a reader of ClickHouse sees it.
+type table struct {
+	conn driver.Conn
+	name string // with FINAL where the table needs it
+}
+
+// row is one row of it.
+type row struct {
+	id          int64
+	seq         uint64
+	channelID   string
+	channelType uint8
+	fromUID     string
+	clientMsgNo string
+	redDot      uint8
+	syncOnce    uint8
+	streamNo    string
+	tagKey      string
+	expire      uint32
+	subscribers []string
+	payload     string
+	unixTime    uint32
+	partition   uint16
+	streamSeq   uint64
+	walSeq      uint64
+	walIndex    uint32
+}
+
+const rowColumns = "message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, " +
+	"stream_no, tag_key, expire, subscribers, payload, toUInt32(toUnixTimestamp(timestamp)), partition, stream_seq, wal_seq, wal_index"
+
+func (r *row) targets() []any {
+	return []any{
+		&r.id, &r.seq, &r.channelID, &r.channelType, &r.fromUID, &r.clientMsgNo, &r.redDot, &r.syncOnce,
+		&r.streamNo, &r.tagKey, &r.expire, &r.subscribers, &r.payload, &r.unixTime, &r.partition, &r.streamSeq, &r.walSeq, &r.walIndex,
+	}
+}
+
+// embeddedTable reads the table of the embedded engine.
+func embeddedTable(t *testing.T, h *house) *table {
+	t.Helper()
+	return &table{name: "sendhouse.messages", conn: open(t, "http://"+h.clickHouse+"/default")}
+}
+
+// serverTable reads the table of Debian's server. It has no deduplication tokens, so an insert whose
+// answer was lost is there twice until a merge has replaced it: readers have to use FINAL.
+func serverTable(t *testing.T, s *testkit.ClickHouseServer) *table {
+	t.Helper()
+	return &table{name: "sendhouse.messages FINAL", conn: open(t, s.DSN)}
+}
+
+func open(t *testing.T, dsn string) driver.Conn {
+	t.Helper()
+	opts, err := clickhouse.ParseDSN(dsn)
+	require.NoError(t, err)
+	opts.DialTimeout, opts.ReadTimeout = askTimeout, arriveTimeout
+	conn, err := clickhouse.Open(opts)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close()) })
+	return conn
+}
+
+// keepDuplicates turns merges off, for good: with them ReplacingMergeTree would hide what was inserted
+// twice. It lets the table have more parts, since they stay.
+func (tb *table) keepDuplicates(t *testing.T) {
+	t.Helper()
+	require.NoError(t, tb.conn.Exec(t.Context(), "ALTER TABLE "+tb.name+" MODIFY SETTING max_bytes_to_merge_at_max_space_in_pool = 1, "+
+		"max_bytes_to_merge_at_min_space_in_pool = 1, parts_to_delay_insert = 100000, parts_to_throw_insert = 100000"))
+}
+
+// count gives the number of rows.
+func (tb *table) count(ctx context.Context) (n uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, arriveTimeout)
+	defer cancel()
+	err = tb.conn.QueryRow(ctx, "SELECT count() FROM "+tb.name).Scan(&n)
+	return n, err
+}
+
+// await waits until there are at least n rows.
+func (tb *table) await(t *testing.T, n int) {
+	t.Helper()
+	testkit.WaitFor(t, 2*time.Minute, "the rows", func(ctx context.Context) error {
+		got, err := tb.count(ctx)
+		if err == nil && got < uint64(n) {
+			err = fmt.Errorf("%d of %d rows are there", got, n)
+		}
+		return err
+	})
+}
+
+// rows reads everything.
+func (tb *table) rows(t *testing.T) []*row {
+	t.Helper()
+	cursor, err := tb.conn.Query(t.Context(), "SELECT "+rowColumns+" FROM "+tb.name+" ORDER BY partition, stream_seq")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, cursor.Close()) }()
+	var all []*row
+	for cursor.Next() {
+		r := new(row)
+		require.NoError(t, cursor.Scan(r.targets()...))
+		all = append(all, r)
+	}
+	require.NoError(t, cursor.Err())
+	return all
+}

@@ -1,0 +1,164 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// verify waits for the rows of all records and proves what the package promises of them.
+func verify(t *testing.T, tb *table, records []*record) {
+	t.Helper()
+	require.NotEmpty(t, records)
+	tb.await(t, len(records))
+	v := &verification{rows: tb.rows(t), records: records}
+	v.everySendOnce()
+	v.everyChannelCounts()
+	v.everyPartitionCounts()
+	require.Empty(t, v.problems, "%d rows, %d sends", len(v.rows), len(v.records))
+}
+
+// verification collects what is wrong.
+type verification struct {
+	rows     []*row // by partition and stream_seq
+	records  []*record
+	problems []string
+}
+
+const problemsMax = 20
+
+func (v *verification) wrong(format string, args ...any) {
+	if len(v.problems) < problemsMax {
+		v.problems = append(v.problems, fmt.Sprintf(format, args...))
+	}
+}
+
+// everySendOnce: each record has one row, with its answer and its content, and each row has a record.
+func (v *verification) everySendOnce() {
+	byKey := make(map[string]*row, len(v.rows))
+	ids := make(map[int64]bool, len(v.rows))
+	for _, r := range v.rows {
+		if twin := byKey[r.clientMsgNo]; twin != nil {
+			v.wrong("%s is there twice: %s and %s", r.clientMsgNo, twin.place(), r.place())
+		}
+		byKey[r.clientMsgNo] = r
+		if ids[r.id] {
+			v.wrong("message_id %d is there twice", r.id)
+		}
+		ids[r.id] = true
+	}
+	for _, s := range v.records {
+		r := byKey[s.clientMsgNo]
+		if r == nil {
+			v.wrong("%s was answered %v and is not there", s.clientMsgNo, s.answer)
+			continue
+		}
+		delete(byKey, s.clientMsgNo)
+		if got := (answer{r.id, r.seq}); got != s.answer {
+			v.wrong("%s was answered %v and is there as %v, %s", s.clientMsgNo, s.answer, got, r.place())
+		}
+		if !s.matches(r) {
+			v.wrong("%s is not what was sent: %+v, sent %+v", s.clientMsgNo, *r, s.send)
+		}
+	}
+	for key, r := range byKey {
+		v.wrong("%s is there, %s, and nobody was told so", key, r.place())
+	}
+}
+
+func (r *row) place() string {
+	return fmt.Sprintf("partition %d, stream_seq %d, wal_seq %d[%d], message_seq %d of %d %q",
+		r.partition, r.streamSeq, r.walSeq, r.walIndex, r.seq, r.channelType, r.channelID)
+}
+
+// matches says whether the row holds what was sent, in every column.
+func (s *send) matches(r *row) bool {
+	return r.channelID == s.channel() && r.channelType == uint8(s.channelType) && r.fromUID == s.fromUID &&
+		r.redDot == uint8(flag(s.redDot)) && r.syncOnce == uint8(flag(s.syncOnce)) && r.streamNo == s.streamNo && r.tagKey == s.tagKey &&
+		r.expire == s.expire && slices.Equal(r.subscribers, s.subscribers) && r.payload == string(s.payload) &&
+		int64(r.unixTime) == message.ID(r.id).UnixMilli()/1000
+}
+
+// everyChannelCounts: the sequences of a channel are 1 to n, and in an order that its clients can have seen.
+func (v *verification) everyChannelCounts() {
+	type channel struct {
+		name string
+		kind uint8
+	}
+	byChannel := make(map[channel][]*row)
+	for _, r := range v.rows {
+		c := channel{r.channelID, r.channelType}
+		byChannel[c] = append(byChannel[c], r)
+	}
+	records := make(map[string]*record, len(v.records))
+	for _, s := range v.records {
+		records[s.clientMsgNo] = s
+	}
+	for c, rows := range byChannel {
+		slices.SortFunc(rows, func(a, b *row) int { return int(a.seq) - int(b.seq) })
+		for i, r := range rows {
+			if r.seq != uint64(i)+1 {
+				v.wrong("channel %d %q: %d follows %d", c.kind, c.name, r.seq, i)
+				break
+			}
+		}
+		// From the last to the first: nobody may have begun after one that stands behind it was answered.
+		earliest := time.Duration(1<<63 - 1)
+		for _, r := range slices.Backward(rows) {
+			s := records[r.clientMsgNo]
+			if s == nil {
+				continue // everySendOnce has said so
+			}
+			if s.begun > earliest {
+				v.wrong("channel %d %q: %d began at %s, when one behind it was answered at %s", c.kind, c.name, r.seq, s.begun, earliest)
+			}
+			earliest = min(earliest, s.answered)
+		}
+	}
+}
+
+// everyPartitionCounts: the message log of a partition is 1 to n in the table too, in the order of the
+// write-ahead log and of the IDs.
+func (v *verification) everyPartitionCounts() {
+	var last *row
+	for _, r := range v.rows {
+		if last == nil || last.partition != r.partition {
+			last = &row{partition: r.partition}
+		}
+		if r.streamSeq != last.streamSeq+1 {
+			v.wrong("partition %d: stream_seq %d follows %d", r.partition, r.streamSeq, last.streamSeq)
+		}
+		if r.id <= last.id {
+			v.wrong("partition %d: message_id %d follows %d", r.partition, r.id, last.id)
+		}
+		if r.walSeq < last.walSeq || (r.walSeq == last.walSeq && last.streamSeq > 0 && r.walIndex <= last.walIndex) {
+			v.wrong("partition %d: WAL place %d[%d] follows %d[%d]", r.partition, r.walSeq, r.walIndex, last.walSeq, last.walIndex)
+		}
+		if message.ID(r.id).Partition() != int(r.partition) {
+			v.wrong("partition %d: message_id %d is of partition %d", r.partition, r.id, message.ID(r.id).Partition())
+		}
+		last = r
+	}
+}
+
+// requireAbsent proves that none of the sends has a row.
+func requireAbsent(t *testing.T, tb *table, sends []send) {
+	t.Helper()
+	there := make(map[string]*row)
+	for _, r := range tb.rows(t) {
+		there[r.clientMsgNo] = r
+	}
+	var problems []string
+	for _, s := range sends {
+		if r := there[s.clientMsgNo]; r != nil {
+			problems = append(problems, s.clientMsgNo+" got no answer, but was taken: "+r.place())
+		}
+	}
+	require.Empty(t, strings.Join(problems, "\n"))
+}
