@@ -10,9 +10,15 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// recordOverheadBytes is what a record takes in memory besides its own bytes: its columns, its digest, and
-// the client's message around it.
-const recordOverheadBytes = 512
+const (
+	// recordOverheadBytes is what a record takes in memory besides its own bytes: some 200 for its columns,
+	// its digest and its place, and what the allocator rounds up.
+	recordOverheadBytes = 256
+	// A batch keeps its slices for the next one. After a time of large batches they are let go when so many
+	// in a row have used less than an eighth of them.
+	smallBatchesMax   = 64
+	recordsKeptAlways = 8192
+)
 
 // batch is a run of records of the message log without a gap, decoded into columns. It is made once per
 // partition and side of the pipeline, and filled again and again.
@@ -25,7 +31,9 @@ type batch struct {
 
 	due      time.Time // when it is to be inserted at the latest
 	closed   bool      // it takes no more records
+	memory   int64     // bytes that its records take
 	reserved int64     // bytes taken from the budget
+	small    int       // batches in a row that have used little of the slices
 }
 
 // badRecord is a record that cannot become a row.
@@ -37,10 +45,6 @@ type badRecord struct {
 
 func (b *batch) empty() bool { return len(b.records) == 0 }
 
-func (b *batch) bytes() int64 {
-	return int64(b.block.Bytes()) + int64(len(b.records))*recordOverheadBytes
-}
-
 // span is the range of the batch, which must not be empty.
 func (b *batch) span() seqRange {
 	return seqRange{First: b.first, Last: b.first + uint64(len(b.records)) - 1}
@@ -51,6 +55,7 @@ func (b *batch) add(seq uint64, encoded []byte) {
 	if b.empty() {
 		b.first = seq
 	}
+	b.memory += int64(len(encoded)) + recordOverheadBytes
 	b.records = append(b.records, encoded)
 	b.digests = append(b.digests, xxhash.Sum64(encoded))
 	if err := b.block.Append(seq, encoded); err != nil {
@@ -59,11 +64,20 @@ func (b *batch) add(seq uint64, encoded []byte) {
 }
 
 func (b *batch) reset() {
+	if kept := cap(b.records); kept > recordsKeptAlways && len(b.records) < kept/8 {
+		b.small++
+	} else {
+		b.small = 0
+	}
+	if b.small > smallBatchesMax {
+		*b = batch{reserved: b.reserved}
+		return
+	}
 	b.block.Reset()
 	clear(b.records)
 	clear(b.bad)
 	b.records, b.digests, b.bad = b.records[:0], b.digests[:0], b.bad[:0]
-	b.first, b.due, b.closed = 0, time.Time{}, false
+	b.first, b.due, b.closed, b.memory = 0, time.Time{}, false, 0
 }
 
 // rows is where the rows of a range are in the block. Bad records have none.

@@ -105,7 +105,7 @@ func (g *gatherer) reserveLocked(n int64) (changed <-chan struct{}, ok bool) {
 	if b == nil || b.closed {
 		return nil, false
 	}
-	need := b.bytes() + n - b.reserved
+	need := b.memory + n - b.reserved
 	if need <= 0 {
 		return nil, true
 	}

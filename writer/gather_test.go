@@ -92,7 +92,7 @@ func TestBatchEndsByTime(t *testing.T) {
 		require.Equal(t, 500*time.Millisecond, time.Since(begun))
 
 		// The time counts from the first record, not from the last batch.
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		begun = time.Now()
 		g.feed(4, 4, 1)
 		require.Equal(t, []seqRange{{4, 4}}, g.spans(4))
@@ -112,7 +112,7 @@ func TestBatchGrowsWhileNobodyTakesIt(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, seqRange{1, 10}, first.span())
 		g.feed(11, 1000, 1)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		_, received, blocked := g.progress()
 		require.EqualValues(t, 110, received)
@@ -129,7 +129,7 @@ func TestPendingRangeIsReadAsItWas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := gather(t, gatherLimits{rows: 10, bytes: 1, interval: time.Millisecond}, 1, 7, 31)
 		g.feed(7, 20, 100)
-		time.Sleep(time.Minute) // neither time nor size nor memory ends it
+		<-time.After(time.Minute) // neither time nor size nor memory ends it
 		g.feed(21, 31, 100)
 		require.Equal(t, []seqRange{{7, 31}}, g.spans(31))
 	})
@@ -162,6 +162,32 @@ func TestBatchesShareTheBudget(t *testing.T) {
 		ok, _ := a.budget.take(memory)
 		require.True(t, ok, "all memory came back")
 	})
+}
+
+func TestBatchLetsGoOfLargeSlices(t *testing.T) {
+	t.Parallel()
+	var b batch
+	use := func(records int) {
+		for i := range records {
+			b.add(uint64(i+1), []byte("x"))
+		}
+		b.reset()
+	}
+	use(20_000)
+	for range smallBatchesMax {
+		use(100)
+		require.GreaterOrEqual(t, cap(b.records), 20_000)
+	}
+	use(100)
+	require.Zero(t, cap(b.records))
+	use(20_000)
+	for range 3 { // large ones in between keep them
+		for range smallBatchesMax {
+			use(100)
+		}
+		use(10_000)
+	}
+	require.GreaterOrEqual(t, cap(b.records), 20_000)
 }
 
 func TestGapEndsTheFlowBehindWhatCameBefore(t *testing.T) {

@@ -136,7 +136,7 @@ func (r *runner) logOnce(level slog.Level, msg string, err error) {
 		level = slog.LevelDebug
 	}
 	r.logged = text
-	r.log.Log(context.Background(), level, msg, "error", err)
+	r.log.Log(context.Background(), level, msg, "error", err) //nolint:sloglint // the callers give literals
 }
 
 // well says that all is well again.

@@ -73,7 +73,7 @@ func TestServerKilledInMidInsert(t *testing.T) {
 		b.publish(1, n*burst+1, (n+1)*burst)
 		b.publish(0, n*burst+1, n*burst+burst-10)
 		<-begun
-		time.Sleep(time.Duration(n) * 3 * time.Millisecond) // to hit different moments
+		<-time.After(time.Duration(n) * 3 * time.Millisecond) // to hit different moments
 		server.Kill9()
 		b.publish(0, n*burst+burst-9, (n+1)*burst) // so that there is something to fail for, if all was inserted
 		b.waitStatus(s, 0, stateRetrying)

@@ -201,8 +201,8 @@ func (b *bundle) waitDoneOr(partition int, done uint64, other <-chan struct{}) b
 func (b *bundle) requireEachOnce(cfg Config, last uint64) {
 	b.t.Helper()
 	rows, different := openTable(b.t, cfg.ClickHouseDSN).counts(cfg.ClickHouseSchema == clickhouse.SchemaReduced)
-	require.EqualValues(b.t, last, different, "different stream sequences")
-	require.EqualValues(b.t, last, rows, "rows")
+	require.Equal(b.t, last, different, "different stream sequences")
+	require.Equal(b.t, last, rows, "rows")
 }
 
 // stopMerges keeps the full table as it was inserted: a merge would hide that a row was there twice.

@@ -72,7 +72,7 @@ func (t timing) backoff(ctx context.Context, attempt int, _ error) error {
 	if wait > t.backoffMax || wait <= 0 {
 		wait = t.backoffMax
 	}
-	return t.pause(ctx, wait/2+rand.N(wait/2+1)) //nolint:gosec // spreads load, guards nothing
+	return t.pause(ctx, wait/2+rand.N(wait/2+1))
 }
 
 // pause waits for a time, or until ctx ends.

@@ -45,7 +45,7 @@ func (c *Client) engine(ctx context.Context) (engine, engineFull string, err err
 	if err != nil {
 		return "", "", fmt.Errorf("query system.tables: %w", err)
 	}
-	defer rows.Close() //nolint:errcheck // what could fail has failed in Err
+	defer rows.Close()
 	for rows.Next() {
 		if err := rows.Scan(&engine, &engineFull); err != nil {
 			return "", "", fmt.Errorf("scan system.tables: %w", err)
@@ -70,7 +70,7 @@ func (c *Client) columnTypes(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("query system.columns: %w", err)
 	}
-	defer rows.Close() //nolint:errcheck // what could fail has failed in Err
+	defer rows.Close()
 	have := make(map[string]string)
 	for rows.Next() {
 		var name, typeName string

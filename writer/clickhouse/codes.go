@@ -4,8 +4,6 @@ import "strings"
 
 // Exception codes, from ClickHouse's src/Common/ErrorCodes.cpp. Codes that are not listed are ambiguous:
 // the same block again under the same token can do no harm.
-//
-//nolint:funlen // a table
 func classOfCode(code int32, text string) Class {
 	switch code {
 	case 252: // TOO_MANY_PARTS is two things

@@ -8,6 +8,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	chcolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
@@ -96,6 +97,6 @@ func TestConfigErrors(t *testing.T) {
 	require.Equal(t, []string{"a:1", "b:2"}, options.Addr)
 	require.Equal(t, 0, options.Settings["async_insert"])
 	require.Equal(t, 2, options.Settings["max_threads"])
-	require.EqualValues(t, 7e9, options.ReadTimeout)
+	require.Equal(t, 7*time.Second, options.ReadTimeout)
 	require.Equal(t, clickhouse.CompressionLZ4, options.Compression.Method)
 }

@@ -12,7 +12,6 @@ import (
 )
 
 //go:embed migrations
-//nolint:gochecknoglobals // embedding needs one
 var migrationFiles embed.FS
 
 // Migration is one statement that brings the tables a step further. It is idempotent: to run it twice, or
@@ -112,7 +111,7 @@ func (c *Client) ledger(ctx context.Context) (map[int]uint32, error) {
 	if err != nil {
 		return nil, fmt.Errorf("query: %w", err)
 	}
-	defer rows.Close() //nolint:errcheck // what could fail has failed in Err
+	defer rows.Close()
 	for rows.Next() {
 		var version, checksum uint32
 		if err := rows.Scan(&version, &checksum); err != nil {

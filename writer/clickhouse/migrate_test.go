@@ -1,7 +1,6 @@
 package clickhouse_test
 
 import (
-	"errors"
 	"sync"
 	"testing"
 
@@ -62,7 +61,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 		require.ErrorContains(t, err, "column tag_key String is missing")
 		require.ErrorContains(t, err, "column wal_index is UInt64, needed is UInt32")
 		var typed *clickhouse.Error
-		require.True(t, errors.As(err, &typed))
+		require.ErrorAs(t, err, &typed)
 		require.Equal(t, clickhouse.Configuration, typed.Class)
 		require.Contains(t, typed.Hint, "sendhouse migrate")
 

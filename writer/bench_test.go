@@ -1,0 +1,152 @@
+package writer
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+const benchBlock = 100_000
+
+// benchRows is how many messages are replayed; WRITER_BENCH_ROWS sets another number.
+func benchRows(b *testing.B) int {
+	if text := os.Getenv("WRITER_BENCH_ROWS"); text != "" {
+		n, err := strconv.Atoi(text)
+		require.NoError(b, err)
+		return n
+	}
+	return 500_000
+}
+
+// benchRecords makes records of some 250 bytes over 10,000 channels.
+func benchRecords(b *testing.B, n int) [][]byte {
+	random := rand.New(rand.NewPCG(1, 2))
+	now := time.Since(message.Epoch()).Milliseconds()
+	records := make([][]byte, n)
+	for i := range records {
+		m := &message.Message{
+			ChannelId: fmt.Sprintf("channel-%05d", i%10_000), ChannelType: 2, FromUid: fmt.Sprintf("user-%05d", random.IntN(5000)),
+			ClientMsgNo: fmt.Sprintf("%016x%016x", random.Uint64(), random.Uint64()), RedDot: true,
+			Payload:   fmt.Appendf(nil, `{"type":1,"content":"%016x message number %d, as people write them in a chat, not long but not short"}`, random.Uint64(), i),
+			MessageId: uint64(message.MakeID(now+int64(i/10), 0, i%10)), MessageSeq: uint64(i/10_000 + 1), WalSeq: uint64(i/100 + 1), WalIndex: uint32(i % 100),
+		}
+		var err error
+		records[i], err = m.MarshalVT()
+		require.NoError(b, err)
+	}
+	return records
+}
+
+// BenchmarkReplay replays a message log into ClickHouse, and inserts the same rows, decoded before, from
+// memory, in blocks of the same size. "of_memory" is the speed of the first by that of the second.
+func BenchmarkReplay(b *testing.B) {
+	records := benchRecords(b, benchRows(b))
+	for _, schema := range []clickhouse.Schema{clickhouse.SchemaFull, clickhouse.SchemaReduced} {
+		b.Run(string(schema), func(b *testing.B) {
+			t := setup(b, 1)
+			for _, record := range records {
+				t.publishRecord(0, record)
+			}
+			t.flush()
+			dsn := func(database string) string { return engine.DSN(database) }
+			if schema == clickhouse.SchemaReduced {
+				server := testkit.StartClickHouse(b)
+				dsn = func(database string) string { return serverDSN(server, database) }
+			}
+			round := 0
+			for b.Loop() {
+				round++
+				memory := insertFromMemory(b, t, dsn(fmt.Sprintf("memory_%d", round)), schema, records)
+				replay, allocs := replayOnce(b, t, dsn(fmt.Sprintf("replay_%d", round)), schema, len(records))
+				b.ReportMetric(float64(len(records))/replay.Seconds(), "rows/s")
+				b.ReportMetric(float64(len(records))/memory.Seconds(), "memory_rows/s")
+				b.ReportMetric(memory.Seconds()/replay.Seconds(), "of_memory")
+				b.ReportMetric(float64(allocs)/float64(len(records)), "allocs/row")
+			}
+		})
+	}
+}
+
+// insertFromMemory inserts blocks that are there already, one after another.
+func insertFromMemory(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, records [][]byte) time.Duration {
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: schema}, t.log)
+	require.NoError(b, err)
+	defer client.Close()
+	require.NoError(b, client.Migrate(t.ctx))
+	var blocks []*clickhouse.Block
+	for i, record := range records {
+		if i%benchBlock == 0 {
+			blocks = append(blocks, &clickhouse.Block{})
+		}
+		require.NoError(b, blocks[len(blocks)-1].Append(uint64(i+1), record))
+	}
+	runtime.GC()
+	begun := time.Now()
+	for i, block := range blocks {
+		require.NoError(b, client.Insert(t.ctx, block, 0, block.Rows(), strconv.Itoa(i)))
+	}
+	return time.Since(begun)
+}
+
+// replayOnce runs a writer from the start of the log to its end.
+func replayOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, rows int) (took time.Duration, allocs uint64) {
+	t.put(0, position{})
+	cfg := t.config(dsn, schema)
+	cfg.FlushInterval = 500 * time.Millisecond
+	s := t.service(cfg)
+	client, err := clickhouse.Open(cfg.Config, t.log)
+	require.NoError(b, err)
+	require.NoError(b, client.Migrate(context.Background()))
+	require.NoError(b, client.Close())
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	begun := time.Now()
+	stop := t.start(s)
+	t.waitDone(0, uint64(rows))
+	took = time.Since(begun)
+	runtime.ReadMemStats(&after)
+	require.NoError(b, stop())
+	have, different := openTable(b, dsn).counts(false)
+	require.EqualValues(b, rows, have)
+	require.EqualValues(b, rows, different)
+	return took, after.Mallocs - before.Mallocs
+}
+
+// nowhere takes every insert at once.
+type nowhere struct{}
+
+func (nowhere) Insert(context.Context, *clickhouse.Block, int, int, string) error { return nil }
+
+func (nowhere) CountStreamRange(context.Context, int, uint64, uint64) (uint64, error) { return 0, nil }
+
+// BenchmarkRead reads and decodes a message log and inserts it nowhere: what the writer itself can do.
+func BenchmarkRead(b *testing.B) {
+	records := benchRecords(b, benchRows(b))
+	t := setup(b, 1)
+	for _, record := range records {
+		t.publishRecord(0, record)
+	}
+	t.flush()
+	for b.Loop() {
+		t.put(0, position{})
+		s := t.service(t.config(engine.DSN("bench_read"), clickhouse.SchemaFull))
+		s.store = nowhere{}
+		begun := time.Now()
+		stop := t.start(s)
+		t.waitDone(0, uint64(len(records)))
+		b.ReportMetric(float64(len(records))/time.Since(begun).Seconds(), "rows/s")
+		require.NoError(b, stop())
+	}
+}
