@@ -31,11 +31,12 @@ const (
 	codeSyntaxError         = 62
 	codeUnknownFormat       = 73
 	codeUnknownCompression  = 89
-	codeReadonly            = 164
+	codeCannotWrite         = 75
 	codeTooManyQueries      = 202
 	codeNetworkError        = 210
 	codeQueryTooLarge       = 229
 	codeAborted             = 236
+	codeNotEnoughSpace      = 243
 	codeCannotDecompress    = 271
 	codeTooManyBytes        = 307
 	codeOutfileNotAllowed   = 358

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 )
 
 // insert runs an INSERT whose data comes from a reader. The data is written to a private file before anything else happens and inserted
@@ -46,15 +47,27 @@ func withoutPath(err error, path string) error {
 func (e *Engine) spool(data io.Reader) (path string, size int64, err error) {
 	file, err := os.CreateTemp(e.folder.spoolPath, "insert-*")
 	if err != nil {
-		return "", 0, fmt.Errorf("make room for the data of an insert: %w", err)
+		return "", 0, storageError(err)
 	}
 	limited := &spoolReader{from: data, engine: e}
 	_, err = io.Copy(file, limited)
 	if err = errors.Join(err, file.Close()); err != nil {
 		e.unspool(file.Name(), limited.size)
-		return "", 0, err
+		return "", 0, storageError(err)
 	}
 	return file.Name(), limited.size, nil
+}
+
+// storageError gives an error of the disk the code that a server would have given it. Errors of the client have one already.
+func storageError(err error) error {
+	var exception *Exception
+	switch {
+	case errors.As(err, &exception):
+		return exception
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &Exception{Code: codeNotEnoughSpace, Message: fmt.Sprintf("No space for the data of an INSERT: %v. (NOT_ENOUGH_SPACE)", err)}
+	}
+	return &Exception{Code: codeCannotWrite, Message: fmt.Sprintf("Cannot keep the data of an INSERT: %v. (CANNOT_WRITE_TO_FILE_DESCRIPTOR)", err)}
 }
 
 func (e *Engine) unspool(path string, size int64) {

@@ -2,6 +2,10 @@ package chdb
 
 import (
 	"context"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,4 +46,26 @@ func TestLimiterLetsSoManyRunAndSoManyWait(t *testing.T) {
 		limit.release()
 		require.NoError(t, limit.acquire(t.Context()))
 	})
+}
+
+// A client that comes when all slots are taken is told to come again, and when.
+func TestRefusalTellsWhenToComeAgain(t *testing.T) {
+	t.Parallel()
+	w := httptest.NewRecorder()
+	newResponder(w, &Engine{version: "1.2"}, "mine").fail(newLimiter(3, time.Second).refusal())
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.Equal(t, "1", w.Header().Get("Retry-After"))
+	require.Equal(t, "202", w.Header().Get("X-ClickHouse-Exception-Code"))
+	require.Equal(t, "Code: 202. DB::Exception: Too many simultaneous queries. Maximum: 3. Try again later. "+
+		"(TOO_MANY_SIMULTANEOUS_QUERIES) (version 1.2)\n", w.Body.String())
+}
+
+// Errors of the disk have the codes that a server gives them, so that a writer knows to wait and try again.
+func TestStorageErrors(t *testing.T) {
+	t.Parallel()
+	full := storageError(&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC})
+	require.True(t, isCode(full, codeNotEnoughSpace), "%v", full)
+	require.True(t, isCode(storageError(fs.ErrPermission), codeCannotWrite))
+	client := &Exception{Code: codeNetworkError}
+	require.Equal(t, client, storageError(client))
 }
