@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -253,7 +254,7 @@ type process struct {
 	registry  *prometheus.Registry
 	readiness *lifecycle.Readiness
 	group     *lifecycle.Group
-	opened    []func() error // closes what was opened so far, should building fail
+	opened    []func() error // closes what was opened so far, should the services not come to it
 	embedded  *broker.Embedded
 }
 
@@ -268,17 +269,16 @@ func newProcess(log *slog.Logger, level *slog.LevelVar) *process {
 
 // serve builds the services behind the admin listener and runs them until ctx
 // ends.
-func (p *process) serve(ctx context.Context, adminConfig telemetry.AdminConfig, build func(context.Context) error) error {
+func (p *process) serve(ctx context.Context, adminConfig telemetry.AdminConfig, build func(context.Context) error) (err error) {
 	admin, err := telemetry.NewAdmin(adminConfig, telemetry.AdminDeps{Logger: p.log, Level: p.level, Registry: p.registry, Readiness: p.readiness})
 	if err != nil {
 		return err
 	}
 	p.readiness.Register("process", p.group.Check)
 	p.group.Add("admin", admin)
+	// What was opened before its service was started, or never got one, is closed here.
+	defer func() { err = errors.Join(err, p.closeOpened()) }()
 	if err := build(ctx); err != nil {
-		for i := len(p.opened) - 1; i >= 0; i-- {
-			err = errors.Join(err, p.opened[i]())
-		}
 		return err
 	}
 	p.group.Add("start", lifecycle.Func(func(ctx context.Context) error {
@@ -289,9 +289,30 @@ func (p *process) serve(ctx context.Context, adminConfig telemetry.AdminConfig, 
 	return p.group.Run(ctx)
 }
 
+// opens remembers how to close something that is open already. The returned function does it the first time
+// it is called, and later calls do not wait for the first: it may hang.
+func (p *process) opens(closing func() error) func() error {
+	var closed atomic.Bool
+	first := func() error {
+		if closed.Swap(true) {
+			return nil
+		}
+		return closing()
+	}
+	p.opened = append(p.opened, first)
+	return first
+}
+
+func (p *process) closeOpened() (err error) {
+	for i := len(p.opened) - 1; i >= 0; i-- {
+		err = errors.Join(err, p.opened[i]())
+	}
+	return err
+}
+
 // own makes something that is open already a service: it is closed in its turn.
 func (p *process) own(name string, closing func() error) {
-	p.opened = append(p.opened, closing)
+	closing = p.opens(closing)
 	p.group.Add(name, lifecycle.Func(func(ctx context.Context) error {
 		<-ctx.Done()
 		return closing()
@@ -310,7 +331,7 @@ func (p *process) startClickHouse(dir, addr string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
 	}
-	p.opened = append(p.opened, server.Close)
+	p.opens(server.Close)
 	p.group.Add("clickhouse interface", server)
 	return "http://" + server.Addr() + "/sendhouse", nil
 }
