@@ -3,28 +3,28 @@ module github.com/sendhouse/sendhouse
 go 1.26.8
 
 require (
-	github.com/ClickHouse/ch-go v0.74.0
-	github.com/ClickHouse/clickhouse-go/v2 v2.50.0
-	github.com/alecthomas/kong v1.17.0
-	github.com/andybalholm/brotli v1.2.6
-	github.com/cespare/xxhash/v2 v2.3.0
-	github.com/ebitengine/purego v0.11.3
-	github.com/go-chi/chi/v5 v5.5.0
-	github.com/go-faster/jx v1.2.0
-	github.com/google/uuid v1.6.0
-	github.com/klauspost/compress v1.20.3
-	github.com/nats-io/nats-server/v2 v2.15.2
-	github.com/nats-io/nats.go v1.55.0
-	github.com/nats-io/nuid v1.0.1
-	github.com/planetscale/vtprotobuf v0.6.0
-	github.com/prometheus/client_golang v1.25.0
-	github.com/prometheus/client_model v0.6.3
-	github.com/shopspring/decimal v1.5.0
-	github.com/stretchr/testify v1.12.1
-	go.yaml.in/yaml/v3 v3.0.6
-	golang.org/x/sync v0.24.0
-	google.golang.org/protobuf v1.36.12
-	pgregory.net/rapid v1.3.0
+	github.com/ClickHouse/ch-go v0.74.0 // ClickHouse LZ4 frames in the embedded engine's HTTP interface
+	github.com/ClickHouse/clickhouse-go/v2 v2.50.0 // the ClickHouse client; also its block format
+	github.com/alecthomas/kong v1.17.0 // command line
+	github.com/andybalholm/brotli v1.2.6 // a Content-Encoding that ClickHouse clients may ask for
+	github.com/cespare/xxhash/v2 v2.3.0 // the writer checks that a range reads the same again
+	github.com/ebitengine/purego v0.11.3 // calls libchdb without cgo
+	github.com/go-chi/chi/v5 v5.5.0 // HTTP routes
+	github.com/go-faster/jx v1.2.0 // JSON decoding of requests without allocation
+	github.com/google/uuid v1.6.0 // client_msg_no (UUIDv7) where a request has none
+	github.com/klauspost/compress v1.20.3 // zstd and gzip Content-Encodings
+	github.com/nats-io/nats-server/v2 v2.15.2 // the embedded server
+	github.com/nats-io/nats.go v1.55.0 // the NATS client
+	github.com/nats-io/nuid v1.0.1 // names of instances
+	github.com/planetscale/vtprotobuf v0.6.0 // the generated codec
+	github.com/prometheus/client_golang v1.25.0 // metrics
+	github.com/prometheus/client_model v0.6.3 // reading metrics in tests
+	github.com/shopspring/decimal v1.5.0 // ClickHouse Decimal columns in tests of the embedded engine
+	github.com/stretchr/testify v1.12.1 // assertions in tests
+	go.yaml.in/yaml/v3 v3.0.6 // the configuration file
+	golang.org/x/sync v0.24.0 // errgroup
+	google.golang.org/protobuf v1.36.12 // the records' format
+	pgregory.net/rapid v1.3.0 // property tests
 )
 
 require (
