@@ -72,6 +72,7 @@ func TestContract(t *testing.T) {
 		{"payload null", with(`"payload":null`), bad, invalid, "payload"},
 		{"payload empty", with(`"payload":""`), bad, invalid, "payload"},
 		{"payload a number", with(`"payload":1`), bad, invalid, "payload"},
+		{"payload an array", with(`"payload":[104,105]`), bad, invalid, "payload"},
 		{"payload an object", with(`"payload":{"type":1}`), bad, invalid, "payload"},
 		{"payload not base64", with(`"payload":"{}"`), bad, invalid, "payload"},
 		{"payload without padding", with(`"payload":"aGk"`), bad, invalid, "payload"},

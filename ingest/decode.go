@@ -32,6 +32,7 @@ var (
 //   - bytes that are not UTF-8, and unpaired surrogates in a field that is used, are
 //     refused: replacing them could make two names one
 //   - an element of subscribers must not be null
+//   - the payload must be a string; encoding/json also takes an array of numbers
 //   - nesting deeper than depthMax is refused
 //
 // A key that stands there twice counts once: the last value wins, null included,

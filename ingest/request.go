@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	bodyBytesFirst  = 2 << 10  // what a buffer begins with; holds the usual body, and is not counted
-	bodyBytesKept   = 64 << 10 // larger buffers go to the garbage collector, not the pool
+	bodyBytesFirst  = 2 << 10   // what a buffer begins with; holds the usual body, and is not counted
+	bodyBytesKept   = 128 << 10 // larger buffers go to the garbage collector; holds a payload of 64 KiB
 	subscribersKept = 256
 )
 
