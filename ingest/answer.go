@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/go-faster/jx"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -165,11 +166,14 @@ func (a *ack) outcome() outcome {
 		if bytes.HasPrefix(a.description, []byte("maximum ")) {
 			return outcomeWALFull
 		}
-		return outcomeWALRefused
+		return outcomeUnknown // the disk failed somewhere on the way
+	}
+	switch {
+	case a.code == http.StatusServiceUnavailable:
+		return outcomeWALUnavailable
+	case a.code >= http.StatusInternalServerError:
+		return outcomeUnknown
 	default:
-		if a.code == 503 {
-			return outcomeWALUnavailable
-		}
 		return outcomeWALRefused
 	}
 }

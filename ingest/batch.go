@@ -37,13 +37,6 @@ func (b *batch) settle(answers []answer, failure outcome) {
 	close(b.done)
 }
 
-// ticket is a request's place in a batch.
-type ticket struct {
-	partition *partition
-	batch     *batch
-	index     int
-}
-
 const (
 	batchBytesFirst = 4 << 10
 	batchBytesKept  = 2 * batchBytesMax

@@ -1,17 +1,12 @@
 package ingest
 
 import (
-	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/sendhouse/sendhouse/pkg/message"
-	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // partition commits the sends of one partition, one publish in flight at a time.
@@ -51,12 +46,6 @@ type committer struct {
 	timers     *timerPool
 	connected  atomic.Bool
 	partitions []*partition
-}
-
-// publisher is the part of nats.Conn that a commit needs.
-type publisher interface {
-	PublishMsg(msg *nats.Msg) error
-	MaxPayload() int64
 }
 
 func newPartition(number int, c *committer) *partition {
@@ -152,34 +141,6 @@ func (p *partition) takeNext() *batch {
 		p.ackTimer.Reset(p.ackTimeout)
 	}
 	return b
-}
-
-// publish sends a batch, and goes on to the next where that fails at once. Nothing
-// is ever published twice.
-func (p *partition) publish(b *batch) {
-	for b != nil {
-		p.metrics.gathered(b)
-		err := p.publisher.PublishMsg(&nats.Msg{
-			Subject: topology.WALSubject(p.number),
-			Reply:   p.inbox.ackSubject(p.number, b.no),
-			Header:  nats.Header{topology.HeaderReply: {p.inbox.replySubject(p.number, b.no)}},
-			Data:    b.bytes,
-		})
-		*b.buffer = b.bytes
-		p.buffers.put(b.buffer) // PublishMsg has copied it
-		b.buffer, b.bytes = nil, nil
-		if err == nil {
-			return
-		}
-		failed := outcomeWALUnavailable
-		if errors.Is(err, nats.ErrMaxPayload) {
-			failed = outcomeTooLarge
-		}
-		if skipped, due := p.warner.due(); due {
-			p.log.Warn("a group commit could not be published", "partition", p.number, "sends", b.sends, "error", err, "skipped", skipped)
-		}
-		b = p.fail(b.no, failed)
-	}
 }
 
 // fail answers a batch with a failure and returns the batch to be published next, if
@@ -297,56 +258,4 @@ func (p *partition) onDisconnect() {
 	for _, b := range failed {
 		b.settle(nil, outcomeWALUnavailable)
 	}
-}
-
-// wait waits for the answer to a ticket. ctx is the request's own.
-func (t ticket) wait(ctx context.Context, timeout time.Duration) (answer, outcome) {
-	b := t.batch
-	select {
-	case <-b.done: // often, under load: spares the timer
-		return t.result()
-	default:
-	}
-	timers := t.partition.timers
-	timer := timers.get(timeout)
-	defer timers.put(timer)
-	select {
-	case <-b.done:
-		return t.result()
-	case <-timer.C:
-		return answer{}, t.partition.leave(b)
-	case <-ctx.Done():
-		t.partition.leave(b)
-		return answer{}, outcomeClientGone
-	}
-}
-
-func (t ticket) result() (answer, outcome) {
-	if t.batch.failure != outcomeAccepted {
-		return answer{}, t.batch.failure
-	}
-	a := t.batch.answers[t.index]
-	switch a.outcome {
-	case message.Outcome_OUTCOME_DUPLICATE:
-		return a, outcomeDuplicate
-	case message.Outcome_OUTCOME_CONFLICT:
-		return a, outcomeConflict
-	default:
-		return a, outcomeAccepted
-	}
-}
-
-// leave notes that a request no longer waits. A published batch that nobody waits
-// for is forgotten, so that a sequencer that never answers costs no memory.
-func (p *partition) leave(b *batch) outcome {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	b.left++
-	if b.left == b.sends && b.no != 0 && p.inFlight != b {
-		delete(p.waiting, b.no)
-	}
-	if b.acknowledged {
-		return outcomeNoAnswer
-	}
-	return outcomeUnknown
 }

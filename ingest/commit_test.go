@@ -1,10 +1,8 @@
 package ingest
 
 import (
-	"context"
 	"fmt"
 	"net/http"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,122 +10,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
-
-// scripted stands where the stream of a write-ahead log and its sequencer would be,
-// on a real server: the test decides when, and whether, each speaks.
-type scripted struct {
-	t       testing.TB
-	nc      *nats.Conn
-	records chan *record
-}
-
-// record is one group commit as it came.
-type record struct {
-	*scripted
-	msg   *nats.Msg
-	sends []*message.Send
-}
-
-func (b *bundle) script(partition int) *scripted {
-	b.t.Helper()
-	s := &scripted{t: b.t, nc: connect(b.t, b.server.URL()), records: make(chan *record, 1000)}
-	_, err := s.nc.Subscribe(topology.WALSubject(partition), func(m *nats.Msg) {
-		var batch message.SendBatch
-		if err := proto.Unmarshal(m.Data, &batch); err != nil {
-			b.t.Errorf("batch: %v", err)
-		}
-		s.records <- &record{scripted: s, msg: m, sends: batch.GetSends()}
-	})
-	require.NoError(b.t, err)
-	require.NoError(b.t, s.nc.Flush())
-	return s
-}
-
-func (s *scripted) next() *record {
-	s.t.Helper()
-	return receive(s.t, s.records)
-}
-
-// ack is JetStream's acknowledgement.
-func (r *record) ack() {
-	stream := "SENDS_" + strings.TrimPrefix(r.msg.Subject, "sends.")
-	r.must(r.msg.Respond([]byte(`{"stream":"` + stream + `","seq":1}`)))
-}
-
-// refuse is JetStream's refusal.
-func (r *record) refuse(code, errCode int, description string) {
-	r.must(r.msg.Respond(fmt.Appendf(nil, `{"error":{"code":%d,"err_code":%d,"description":%q},"stream":"SENDS_0","seq":0}`, code, errCode, description)))
-}
-
-// answer is the sequencer's, with sequences from first.
-func (r *record) answer(first uint64) {
-	answers := &message.AnswerBatch{}
-	for i := range r.sends {
-		answers.Answers = append(answers.Answers, &message.Answer{MessageId: first + uint64(i), MessageSeq: first + uint64(i)})
-	}
-	data, err := proto.Marshal(answers)
-	r.must(err)
-	r.say(data)
-}
-
-func (r *record) say(data []byte) {
-	r.must(r.nc.Publish(r.msg.Header.Get(topology.HeaderReply), data))
-}
-
-// must is for any goroutine.
-func (r *record) must(err error) {
-	if err != nil {
-		r.t.Errorf("record: %v", err)
-	}
-}
-
-func receive[T any](t testing.TB, c <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(testTimeout):
-		require.FailNow(t, "nothing came")
-		panic("unreachable")
-	}
-}
-
-// async posts in the background.
-func (b *bundle) async(body string) <-chan got {
-	c := make(chan got, 1)
-	go func() {
-		g, err := b.try(body)
-		if err != nil {
-			b.t.Errorf("post: %v", err)
-		}
-		c <- g
-	}()
-	return c
-}
-
-// queued waits until n sends wait in partition p. It looks again and again, since a
-// queue that fills has nobody to tell.
-func (b *bundle) queued(p, n int) {
-	b.t.Helper()
-	deadline := time.Now().Add(testTimeout)
-	for {
-		b.service.partitions[p].mu.Lock()
-		have := b.service.partitions[p].sends
-		b.service.partitions[p].mu.Unlock()
-		if have == n {
-			return
-		}
-		require.True(b.t, time.Now().Before(deadline), "%d of %d sends are queued", have, n)
-		runtime.Gosched()
-	}
-}
 
 // shortTimeout is for tests in which one request must run into a timeout and another
 // must not, on a machine that does much else.
@@ -291,169 +179,7 @@ func TestManyAtOnce(t *testing.T) {
 	require.Equal(t, clients*each, total)
 }
 
-func TestNoAckInTime(t *testing.T) {
-	t.Parallel()
-	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.AckTimeout = shortTimeout }})
-	wal := b.script(0)
-
-	first := b.async(send("g", "1"))
-	silent := wal.next()
-	second := b.async(send("g", "2"))
-	g := receive(t, first)
-	require.Equal(t, http.StatusServiceUnavailable, g.status)
-	require.Equal(t, "outcome_unknown", g.code())
-	requireShape(t, g)
-	// The slot is free again, and the batch that was given up stays that.
-	r := wal.next()
-	silent.ack()
-	silent.answer(1)
-	r.ack()
-	r.answer(2)
-	g = receive(t, second)
-	require.Equal(t, http.StatusOK, g.status, g.raw)
-	require.Contains(t, g.raw, `"message_seq":2`)
-}
-
-func TestNoSequencer(t *testing.T) {
-	t.Parallel()
-	b := setup(t, options{partitions: 1, config: func(c *Config) { c.AckTimeout, c.AnswerTimeout = 200*time.Millisecond, 200*time.Millisecond }})
-	g := b.post(send("g", "1"))
-	require.Equal(t, http.StatusServiceUnavailable, g.status)
-	requireShape(t, g)
-	require.Contains(t, []string{"no_answer", "outcome_unknown"}, g.code())
-	require.Contains(t, g.body["msg"], "same client_msg_no is safe")
-	require.NotContains(t, g.body["msg"], "made for this request")
-
-	g = b.post(with(``))
-	require.Contains(t, g.body["msg"], "made for this request", "the caller cannot repeat a number that it does not know")
-	requireForgotten(t, b)
-}
-
 // requireForgotten checks that nothing is kept of requests that have been answered.
-func requireForgotten(t *testing.T, b *bundle) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		for _, p := range b.service.partitions {
-			p.mu.Lock()
-			left := len(p.waiting) + len(p.queue) + p.sends + p.bytes
-			p.mu.Unlock()
-			if left != 0 {
-				return false
-			}
-		}
-		return true
-	}, testTimeout, time.Millisecond)
-}
-
-func TestLateAnswerFindsNobody(t *testing.T) {
-	t.Parallel()
-	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
-		c.AckTimeout, c.AnswerTimeout = shortTimeout, shortTimeout
-	}})
-	wal := b.script(0)
-	for round := range 2 {
-		first := b.async(send("g", fmt.Sprint("late", round)))
-		late := wal.next()
-		late.ack()
-		require.Equal(t, "no_answer", receive(t, first).code())
-
-		second := b.async(send("g", fmt.Sprint("good", round)))
-		r := wal.next()
-		late.answer(1) // while another request waits, on recycled memory
-		late.answer(1)
-		r.answer(uint64(100 + round))
-		require.Contains(t, receive(t, second).raw, fmt.Sprintf(`"message_seq":%d`, 100+round))
-	}
-	requireForgotten(t, b)
-}
-
-func TestRefusals(t *testing.T) {
-	t.Parallel()
-	b := setup(t, one())
-	wal := b.script(0)
-	rows := []struct {
-		code, errCode int
-		description   string
-		want          string
-	}{
-		{503, 10077, "maximum bytes exceeded", "wal_full"},
-		{503, 10077, "maximum messages exceeded", "wal_full"},
-		{503, 10077, "write sends: no space left on device", "wal_refused"},
-		{503, 10023, "insufficient resources", "wal_full"},
-		{500, 10047, "insufficient storage resources available", "wal_full"},
-		{503, 10008, "JetStream system temporarily unavailable", "wal_unavailable"},
-		{400, 10054, "message size exceeds maximum allowed", "wal_refused"},
-	}
-	for _, row := range rows { //nolint:paralleltest // they share one log
-		t.Run(row.description, func(t *testing.T) {
-			c := b.async(send("g", row.description))
-			wal.next().refuse(row.code, row.errCode, row.description)
-			g := receive(t, c)
-			require.Equal(t, http.StatusServiceUnavailable, g.status)
-			require.Equal(t, row.want, g.code())
-			requireShape(t, g)
-		})
-	}
-}
-
-func TestAnswersThatMakeNoSense(t *testing.T) {
-	t.Parallel()
-	b := setup(t, one())
-	wal := b.script(0)
-	twoAnswers, err := proto.Marshal(&message.AnswerBatch{Answers: []*message.Answer{{MessageId: 1}, {MessageId: 2}}})
-	require.NoError(t, err)
-	noID, err := proto.Marshal(&message.AnswerBatch{Answers: []*message.Answer{{MessageSeq: 1}}})
-	require.NoError(t, err)
-	rows := map[string][]byte{"nothing": nil, "no protobuf": []byte("\xff\xff"), "two for one": twoAnswers, "without an ID": noID}
-	for name, data := range rows { //nolint:paralleltest // they share one log
-		t.Run(name, func(t *testing.T) {
-			c := b.async(send("g", name))
-			wal.next().say(data)
-			g := receive(t, c)
-			require.Equal(t, http.StatusInternalServerError, g.status)
-			require.Equal(t, "internal", g.code())
-			requireShape(t, g)
-		})
-	}
-	t.Run("subjects of no batch", func(t *testing.T) {
-		for _, tail := range []string{"", ".", ".r", ".r.", ".r.0", ".r.0.", ".r.9.1", ".r.-1.1", ".x.0.1", ".r.0.1.1", ".a.0.x", ".a.0.77", ".r.0.77"} {
-			_ = b.nc.Publish(b.service.inbox.prefix+tail, []byte("x")) // some of these the client itself refuses
-		}
-		c := b.async(send("g", "after"))
-		r := wal.next()
-		r.answer(5)
-		require.Equal(t, http.StatusOK, receive(t, c).status)
-	})
-}
-
-func TestNoStream(t *testing.T) {
-	t.Parallel()
-	b := setup(t, one())
-	g := b.post(send("g", "1"))
-	require.Equal(t, http.StatusServiceUnavailable, g.status)
-	require.Equal(t, "wal_unavailable", g.code())
-}
-
-func TestStreamFull(t *testing.T) {
-	t.Parallel()
-	b := setup(t, one())
-	_, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{
-		Name: topology.WALStream(0), Subjects: []string{topology.WALSubject(0)}, MaxBytes: 2000, Discard: jetstream.DiscardNew,
-	})
-	require.NoError(t, err)
-	b.sequence()
-	full := false
-	for i := 0; i < 100 && !full; i++ {
-		g := b.post(send("g", fmt.Sprint(i)))
-		if g.status != http.StatusOK {
-			require.Equal(t, "wal_full", g.code(), g.raw)
-			requireShape(t, g)
-			full = true
-		}
-	}
-	require.True(t, full)
-}
-
 func TestOverloaded(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.QueueSendsMax = 3 }})
@@ -485,38 +211,6 @@ func TestTooManyRequests(t *testing.T) {
 	require.Equal(t, "overloaded", g.code())
 	r.answer(1)
 	require.Equal(t, http.StatusOK, receive(t, first).status)
-}
-
-func TestClientThatGoesAway(t *testing.T) {
-	t.Parallel()
-	b := setup(t, one())
-	wal := b.script(0)
-	first := b.async(send("g", "0"))
-	r := wal.next()
-
-	ctx, goAway := context.WithCancel(t.Context())
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url+"/message/send", strings.NewReader(send("g", "gone")))
-	require.NoError(t, err)
-	req.Header.Set("Content-Type", "application/json")
-	gone := make(chan error, 1)
-	go func() {
-		_, err := b.do(req)
-		gone <- err
-	}()
-	b.queued(0, 1)
-	other := b.async(send("g", "stays"))
-	b.queued(0, 2)
-	goAway()
-	require.Error(t, receive(t, gone))
-	r.answer(1)
-	require.Equal(t, http.StatusOK, receive(t, first).status)
-	both := wal.next()
-	require.Len(t, both.sends, 2, "what was accepted is committed")
-	both.answer(2)
-	g := receive(t, other)
-	require.Contains(t, g.raw, `"client_msg_no":"stays"`)
-	require.Contains(t, g.raw, `"message_seq":3`)
-	requireForgotten(t, b)
 }
 
 func TestLargeSendGoesAlone(t *testing.T) {

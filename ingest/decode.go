@@ -3,25 +3,14 @@ package ingest
 import (
 	"encoding/base64"
 	"errors"
-	"io"
 	"strconv"
 	"unicode/utf8"
-	"unsafe"
 
 	"github.com/go-faster/jx"
 )
 
 // subscribersMax is the most receivers that a request may name.
 const subscribersMax = 10_000
-
-// depthMax bounds the nesting of a body. Ours has two levels; the rest is for
-// fields that are ignored.
-const depthMax = 64
-
-var (
-	errDepth    = errors.New("nested too deep")
-	errTrailing = errors.New("something follows the object")
-)
 
 // decode reads r.body into r.fields. It returns a problem only where the body is
 // not one JSON object; a field of a wrong type is noted and the reading goes on, so
@@ -57,16 +46,6 @@ func (r *request) decode() problem {
 		return problem{outcome: outcomeInvalidJSON, msg: "the body is not valid JSON: " + err.Error()}
 	}
 	return problem{}
-}
-
-func atEnd(d *jx.Decoder) error {
-	if d.Next() != jx.Invalid {
-		return errTrailing
-	}
-	if err := d.Skip(); !errors.Is(err, io.EOF) {
-		return errTrailing
-	}
-	return nil
 }
 
 // object reads the body's own object.
@@ -284,40 +263,3 @@ func (r *request) subscribers(d *jx.Decoder) error {
 	f.given.add(fieldSubscribers)
 	return it.Err()
 }
-
-// skip passes over a value that stands at the given depth. jx's own Skip recurses
-// 10,000 deep.
-func skip(d *jx.Decoder, depth int) error {
-	if depth > depthMax {
-		return errDepth
-	}
-	switch d.Next() {
-	case jx.Object:
-		it, err := d.ObjIter()
-		if err != nil {
-			return err
-		}
-		for it.Next() {
-			if err := skip(d, depth+1); err != nil {
-				return err
-			}
-		}
-		return it.Err()
-	case jx.Array:
-		it, err := d.ArrIter()
-		if err != nil {
-			return err
-		}
-		for it.Next() {
-			if err := skip(d, depth+1); err != nil {
-				return err
-			}
-		}
-		return it.Err()
-	default:
-		return d.Skip()
-	}
-}
-
-// alias is a string over b, without a copy. It lives as long as b is not changed.
-func alias(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

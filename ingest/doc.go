@@ -38,9 +38,10 @@
 //
 //	handler.go   admit, and the steps in their order
 //	body.go      the bytes, into a pooled buffer
-//	decode.go    JSON to fields; text.go underneath
+//	decode.go    JSON to fields; json.go and text.go underneath
 //	validate.go  fields to a message.Send, or every bad field by name
-//	commit.go    into the partition's gathering batch; batch.go is one group commit
+//	commit.go    into the partition's gathering batch; batch.go is one group commit,
+//	             ticket.go a request's place in it, publish.go its way out
 //	inbox.go     acknowledgements and answers of all batches, one subscription
 //	reply.go     the answer's JSON; problem.go all that is not 200
 package ingest

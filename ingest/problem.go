@@ -96,7 +96,7 @@ func (o outcome) spec() spec {
 			msg: "the write-ahead log refused the send; nothing was written"}
 	case outcomeUnknown:
 		return spec{status: http.StatusServiceUnavailable, code: "outcome_unknown", reason: reasonSystemError, retryAfter: 1,
-			msg: "the write-ahead log did not acknowledge in time, so the send may have been written or not" + safe}
+			msg: "the write-ahead log did not acknowledge the send, so it may have been written or not" + safe}
 	case outcomeNoAnswer:
 		return spec{status: http.StatusServiceUnavailable, code: "no_answer", reason: reasonSystemError, retryAfter: 1,
 			msg: "the send is stored, but no sequencer answered in time" + safe}

@@ -104,7 +104,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s.committer = &committer{
 		publisher: deps.NATS, inbox: newInbox(deps.NATS, log), log: log,
 		ackTimeout: cfg.AckTimeout, sendsMax: cfg.QueueSendsMax, bytesMax: int(cfg.QueueBytesMax),
-		batchBytes: int(min(batchBytesMax, deps.NATS.MaxPayload()-headerRoomBytes)),
+		batchBytes: batchBytes(deps.NATS.MaxPayload()),
 		buffers:    newBytesPool(batchBytesFirst), timers: &timerPool{},
 	}
 	for n := range int(deps.Partitions) {
@@ -118,6 +118,15 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s.committer.metrics = s.metrics
 	s.handler = s.routes()
 	return s, nil
+}
+
+// batchBytes is how large a group commit may be where the server takes maxPayload
+// bytes; 0 means that it has not said.
+func batchBytes(maxPayload int64) int {
+	if maxPayload <= headerRoomBytes {
+		return batchBytesMax
+	}
+	return int(min(batchBytesMax, maxPayload-headerRoomBytes))
 }
 
 // Handler is the API. It takes sends while Run runs, and refuses them before and
@@ -204,53 +213,6 @@ func (s *Service) server() *http.Server {
 		MaxHeaderBytes:               s.cfg.HeaderBytesMax,
 		DisableGeneralOptionsHandler: true, // OPTIONS * has the error shape too
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-}
-
-// openInbox subscribes to what is said to this process.
-func (s *Service) openInbox() (closeInbox func() error, err error) {
-	sub, err := s.nc.Subscribe(s.inbox.prefix+".>", func(m *nats.Msg) { s.inbox.receive(s.partitions, m) })
-	if err != nil {
-		return nil, fmt.Errorf("ingest: subscribe to the inbox: %w", err)
-	}
-	closed := make(chan struct{})
-	sub.SetClosedHandler(func(string) { close(closed) })
-	return func() error {
-		if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
-			return fmt.Errorf("ingest: close the inbox: %w", err)
-		}
-		select {
-		case <-closed:
-		case <-time.After(closeTimeout):
-			return errors.New("ingest: the inbox did not close")
-		}
-		return nil
-	}, nil
-}
-
-// watchConnection follows the state of the connection until the returned function
-// is called, which waits for its goroutine.
-func (s *Service) watchConnection() (stop func()) {
-	changes := s.nc.StatusChanged()
-	s.connected.Store(s.nc.IsConnected())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for status := range changes {
-			if status != nats.CONNECTED {
-				s.connected.Store(false)
-				for _, p := range s.partitions {
-					p.onDisconnect()
-				}
-			}
-			// Changes may be lost where they come fast, so the last word is the
-			// connection's.
-			s.connected.Store(s.nc.IsConnected())
-		}
-	}()
-	return func() {
-		s.nc.RemoveStatusListener(changes)
-		<-done
 	}
 }
 

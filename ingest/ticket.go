@@ -1,0 +1,67 @@
+package ingest
+
+import (
+	"context"
+	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// ticket is a request's place in a batch.
+type ticket struct {
+	partition *partition
+	batch     *batch
+	index     int
+}
+
+// wait waits for the answer to a ticket. ctx is the request's own.
+func (t ticket) wait(ctx context.Context, timeout time.Duration) (answer, outcome) {
+	b := t.batch
+	select {
+	case <-b.done: // often, under load: spares the timer
+		return t.result()
+	default:
+	}
+	timers := t.partition.timers
+	timer := timers.get(timeout)
+	defer timers.put(timer)
+	select {
+	case <-b.done:
+		return t.result()
+	case <-timer.C:
+		return answer{}, t.partition.leave(b)
+	case <-ctx.Done():
+		t.partition.leave(b)
+		return answer{}, outcomeClientGone
+	}
+}
+
+func (t ticket) result() (answer, outcome) {
+	if t.batch.failure != outcomeAccepted {
+		return answer{}, t.batch.failure
+	}
+	a := t.batch.answers[t.index]
+	switch a.outcome {
+	case message.Outcome_OUTCOME_DUPLICATE:
+		return a, outcomeDuplicate
+	case message.Outcome_OUTCOME_CONFLICT:
+		return a, outcomeConflict
+	default:
+		return a, outcomeAccepted
+	}
+}
+
+// leave notes that a request no longer waits. A published batch that nobody waits
+// for is forgotten, so that a sequencer that never answers costs no memory.
+func (p *partition) leave(b *batch) outcome {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b.left++
+	if b.left == b.sends && b.no != 0 && p.inFlight != b {
+		delete(p.waiting, b.no)
+	}
+	if b.acknowledged {
+		return outcomeNoAnswer
+	}
+	return outcomeUnknown
+}
