@@ -116,6 +116,7 @@ func (c *fleetClient) more(n int64) {
 // Each kind of server of a cluster is killed in turn, under load: the leader of a
 // write-ahead log, a follower of it, and the leader of the metadata. Nothing that
 // was answered is lost, repeated or changed.
+//
 //nolint:paralleltest // it wants the machine for itself
 func TestEndToEndCluster(t *testing.T) {
 	servers := testkit.StartNATSCluster(t, testkit.NATSOptions{})
