@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 const (
@@ -33,6 +35,7 @@ const (
 // loadConfig says what clients do; the zero value will do.
 type loadConfig struct {
 	seed    uint64
+	name    string // of this load, where a test has several
 	clients int
 	// once: a client whose request got no answer, or was refused, ends instead of trying again.
 	once bool
@@ -45,7 +48,6 @@ type load struct {
 	cfg     loadConfig
 	url     string
 	client  *http.Client
-	started time.Time
 	clients sync.WaitGroup
 	stop    context.CancelFunc // no new sends
 	going   context.Context    //nolint:containedctx // ends with stop
@@ -68,13 +70,13 @@ func startLoad(t *testing.T, address string, cfg loadConfig) *load {
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: cfg.clients}
 	l := &load{
-		t: t, cfg: cfg, url: "http://" + address + "/message/send", started: time.Now(),
+		t: t, cfg: cfg, url: "http://" + address + "/message/send",
 		client:   &http.Client{Transport: transport, Timeout: requestTimeout},
 		outcomes: make(map[string]int),
 	}
 	l.going, l.stop = context.WithCancel(t.Context())
 	for n := range cfg.clients {
-		d := &dice{Rand: rand.New(rand.NewPCG(cfg.seed, uint64(n))), channels: channelsDefault, prefix: fmt.Sprintf("c%d", n)}
+		d := &dice{Rand: rand.New(rand.NewPCG(cfg.seed, uint64(n))), channels: channelsDefault, prefix: fmt.Sprintf("%sc%d", cfg.name, n)}
 		l.clients.Go(func() { l.run(t.Context(), d) })
 	}
 	t.Cleanup(func() {
@@ -92,7 +94,7 @@ func startLoad(t *testing.T, address string, cfg loadConfig) *load {
 func (l *load) run(ctx context.Context, d *dice) {
 	var own []*record
 	for l.going.Err() == nil && ctx.Err() == nil {
-		r := &record{send: d.send(), begun: time.Since(l.started)}
+		r := &record{send: d.send(), begun: time.Now()}
 		var ok bool
 		if r.answer, ok = l.deliver(ctx, &r.send, false); !ok {
 			l.mu.Lock()
@@ -100,7 +102,7 @@ func (l *load) run(ctx context.Context, d *dice) {
 			l.mu.Unlock()
 			return
 		}
-		r.answered = time.Since(l.started)
+		r.answered = time.Now()
 		l.add(r)
 		own = append(own, r)
 		if d.IntN(20) == 0 && !l.repeat(ctx, own[d.IntN(len(own))]) {
@@ -233,6 +235,23 @@ func (l *load) await(n int) {
 			len(l.records)-l.target+n, n, answeredTimeout, l.outcomes)
 	}
 	l.check()
+}
+
+// awaitOutcome waits until a client has seen the outcome once more.
+func (l *load) awaitOutcome(outcome string) {
+	l.t.Helper()
+	seen := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.outcomes[outcome]
+	}
+	before := seen()
+	testkit.WaitFor(l.t, answeredTimeout, "a client to see "+outcome, func(context.Context) error {
+		if seen() == before {
+			return errors.New("none did")
+		}
+		return nil
+	})
 }
 
 // finish lets every client see its last send answered, and gives all that were.

@@ -34,7 +34,7 @@ func runTests(m *testing.M) int {
 // build builds the binary as the Makefile does, once.
 var build = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(buildDir, "sendhouse")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/sendhouse/sendhouse") //nolint:noctx // belongs to all tests
+	cmd := exec.Command("go", "build", "-o", path, "github.com/sendhouse/sendhouse") // belongs to all tests
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, text)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,15 +93,10 @@ func (h *house) awaitNotReady(t *testing.T, why string) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, "/readyz to say no", func(ctx context.Context) error {
 		status, body, err := ask(ctx, "http://"+h.admin+"/readyz")
-		switch {
-		case err != nil:
-			return err
-		case status == http.StatusOK:
-			return errors.New("it is still ready")
+		if err == nil && (status != http.StatusServiceUnavailable || !strings.Contains(body, why)) {
+			err = fmt.Errorf("it says %d %s", status, body)
 		}
-		require.Equal(t, http.StatusServiceUnavailable, status)
-		require.Contains(t, body, why)
-		return nil
+		return err
 	})
 }
 
@@ -109,12 +105,12 @@ func (h *house) awaitReady(t *testing.T) {
 	testkit.WaitFor(t, arriveTimeout, "/readyz to say yes", h.ready)
 }
 
-// running is the process's life so far; it fails the test if it has ended.
+// requireRuns fails the test if the process has ended.
 func (h *house) requireRuns(t *testing.T) {
 	t.Helper()
 	select {
 	case <-h.Done():
-		t.Fatal("the process has ended")
+		require.Fail(t, "the process has ended")
 	default:
 	}
 }

@@ -34,8 +34,8 @@ type answer struct {
 type record struct {
 	send
 	answer
-	// The first try began, and the first answer came, so long after the load had started.
-	begun, answered time.Duration
+	begun    time.Time // before the first try
+	answered time.Time // after the first answer
 }
 
 // body is the request.

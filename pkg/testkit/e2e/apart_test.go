@@ -1,0 +1,129 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+)
+
+// apart are the roles as processes of their own, around a NATS server and a ClickHouse server.
+type apart struct {
+	nats                      *testkit.NATSServer
+	clickHouse                *testkit.ClickHouseServer
+	ingest, sequencer, writer *house
+}
+
+// startApart starts all at once, as a supervisor would: they wait for each other.
+func startApart(t *testing.T) *apart {
+	t.Helper()
+	a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: testkit.StartClickHouse(t)}
+	a.writer = newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+a.nats.URL)...)
+	a.ingest = newRole(t, "ingest", "--nats-url="+a.nats.URL, "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
+	a.sequencer = a.newSequencer(t)
+	for _, role := range a.roles() {
+		role.Launch()
+	}
+	for _, role := range a.roles() {
+		role.WaitReady()
+	}
+	return a
+}
+
+func (a *apart) roles() []*house { return []*house{a.ingest, a.sequencer, a.writer} }
+
+// newSequencer has short leases, so that what a dead one held is soon taken.
+func (a *apart) newSequencer(t *testing.T) *house {
+	t.Helper()
+	return newRole(t, "sequencer", append([]string{"--nats-url=" + a.nats.URL, "--sequencer-lease-ttl=2s"}, small...)...)
+}
+
+// verify checks everything that there is, and stops the roles.
+func (a *apart) verify(t *testing.T, records []*record) {
+	t.Helper()
+	verify(t, serverTable(t, a.clickHouse), records)
+	audit(t, a.nats.URL)
+	for _, role := range a.roles() {
+		require.Equal(t, 0, role.Stop())
+	}
+}
+
+// TestEndToEndRolesApart kills each role in turn under load.
+func TestEndToEndRolesApart(t *testing.T) {
+	t.Parallel()
+	seed := newSeed(t)
+	a := startApart(t)
+	load := startLoad(t, a.ingest.api, loadConfig{seed: seed})
+
+	load.await(300)
+	a.writer.Kill9()
+	load.await(300) // nobody misses it but the table
+	a.writer.Start()
+
+	load.await(300)
+	a.ingest.Kill9()
+	a.ingest.Start()
+
+	load.await(300)
+	a.sequencer.Kill9()
+	load.awaitOutcome("503 no_answer")
+	a.sequencer.Start()
+
+	load.await(300)
+	for _, role := range a.roles() {
+		role.Kill9()
+	}
+	for _, role := range a.roles() {
+		role.Launch()
+	}
+	load.await(300)
+	for _, role := range a.roles() {
+		role.WaitReady()
+	}
+	a.verify(t, load.finish())
+}
+
+// TestEndToEndNATSKilled kills the NATS server under load: what was answered is in the write-ahead log, and
+// the tail of the message log, which is written without waiting for the disk, is derived again.
+func TestEndToEndNATSKilled(t *testing.T) {
+	t.Parallel()
+	seed := newSeed(t)
+	a := startApart(t)
+	load := startLoad(t, a.ingest.api, loadConfig{seed: seed})
+	for range 3 {
+		load.await(500)
+		a.nats.Kill9()
+		for _, role := range a.roles() {
+			role.awaitNotReady(t, "not connected to NATS")
+		}
+		a.nats.Start()
+		for _, role := range a.roles() {
+			role.awaitReady(t)
+		}
+	}
+	load.await(500)
+	a.verify(t, load.finish())
+}
+
+// TestEndToEndZombieSequencer pauses a sequencer until another has its partitions, then lets it go on.
+func TestEndToEndZombieSequencer(t *testing.T) {
+	t.Parallel()
+	seed := newSeed(t)
+	a := startApart(t)
+	second := a.newSequencer(t)
+	second.Start()
+	load := startLoad(t, a.ingest.api, loadConfig{seed: seed})
+	for range 2 {
+		for _, zombie := range []*house{a.sequencer, second} {
+			load.await(300)
+			zombie.Pause()
+			load.await(1000) // more than can be without the partitions that it had: the other one has taken over
+			zombie.Resume()
+		}
+	}
+	load.await(300)
+	records := load.finish()
+	a.verify(t, records)
+	require.Equal(t, 0, second.Stop())
+}
