@@ -59,7 +59,7 @@ func BenchmarkReplay(b *testing.B) {
 				t.publishRecord(0, record)
 			}
 			t.flush()
-			dsn := func(database string) string { return engine.DSN(database) }
+			dsn := engine.Named
 			if schema == clickhouse.SchemaReduced {
 				server := testkit.StartClickHouse(b)
 				dsn = func(database string) string { return serverDSN(server, database) }
@@ -141,7 +141,7 @@ func BenchmarkRead(b *testing.B) {
 	t.flush()
 	for b.Loop() {
 		t.put(0, position{})
-		s := t.service(t.config(engine.DSN("bench_read"), clickhouse.SchemaFull))
+		s := t.service(t.config(engine.DSN(b), clickhouse.SchemaFull))
 		s.store = nowhere{}
 		begun := time.Now()
 		stop := t.start(s)

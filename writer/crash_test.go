@@ -14,6 +14,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
+	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 // step is a call of the writer to a neighbour that changes something.
@@ -171,9 +172,9 @@ func faultCases(t *testing.T, crash bool, test func(t *testing.T, b *bundle, f *
 					t.Run(fmt.Sprintf("%s/%s/applied=%t/skip=%d", schema, at, applied, skip), func(t *testing.T) {
 						t.Parallel()
 						b := setup(t, 1)
-						cfg := b.config(engine.DSN(databaseOf(t)), schema)
+						cfg := b.config(engine.DSN(t), schema)
 						if schema == clickhouse.SchemaReduced {
-							cfg.ClickHouseDSN = serverDSN(server, databaseOf(t))
+							cfg.ClickHouseDSN = serverDSN(server, enginetest.DatabaseOf(t))
 						}
 						cfg.FlushRowsMax = 100
 						test(t, b, newFaults(at, applied, crash, skip), cfg)

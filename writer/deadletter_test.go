@@ -81,6 +81,29 @@ func TestPoisonRowsBecomeDeadLetters(t *testing.T) {
 	require.EqualValues(t, 995, different)
 }
 
+// A table that refuses everything is wrong, not the rows: the writer pauses, and goes on when it was mended.
+func TestTableRefusesEverything(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	s := b.service(cfg)
+	s.refusedInARowMax = 5
+	stop := b.start(s)
+	tb := openTable(t, cfg.ClickHouseDSN)
+	require.NoError(t, tb.conn.Exec(b.ctx, "ALTER TABLE "+tb.name+" ADD CONSTRAINT wrong CHECK message_seq = 0"))
+	b.publish(0, 1, 1000)
+	require.ErrorContains(t, b.waitStatus(s, 0, statePaused).problem, "wrong")
+	require.NoError(t, tb.conn.Exec(b.ctx, "ALTER TABLE "+tb.name+" DROP CONSTRAINT wrong"))
+	b.waitDone(0, 1000)
+	require.NoError(t, s.Check())
+	require.NoError(t, stop())
+	rows, different := tb.counts(true)
+	buried := uint64(len(b.deadLetters()))
+	require.GreaterOrEqual(t, buried, uint64(5))
+	require.Equal(t, 1000-buried, rows)
+	require.Equal(t, 1000-buried, different)
+}
+
 // Without a stream for dead letters the partition stops, loudly, and loses nothing.
 func TestDeadLettersAway(t *testing.T) {
 	t.Parallel()

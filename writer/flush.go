@@ -38,7 +38,7 @@ func (r *runner) flush(ctx, work context.Context, b *batch) error {
 			middle := piece.First + piece.count()/2
 			pieces = append(pieces, seqRange{First: middle, Last: piece.Last}, seqRange{First: piece.First, Last: middle - 1})
 		case errors.As(err, &refused):
-			if err := r.bury(ctx, work, b, badRecord{seq: piece.First, reason: reasonRefused, err: refused.err}); err != nil {
+			if err := r.refuse(ctx, work, b, piece, refused.err); err != nil {
 				return err
 			}
 			r.finish(b, piece)
@@ -127,6 +127,26 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 	}
 }
 
+// refuse deals with a single row that ClickHouse refused: it becomes a dead letter. When very many in a row
+// were, it is more likely that the table is wrong than that all rows are: then the runner is paused between
+// them, so that a person can see and mend it, and each is tried once more.
+func (r *runner) refuse(ctx, work context.Context, b *batch, piece seqRange, cause error) error {
+	if r.refusedInARow >= r.limits.refusedInARow {
+		r.setStatus(statePaused, cause)
+		r.logOnce(slog.LevelError, "ClickHouse refuses one row after another", cause)
+		if err := r.timing.pause(ctx, r.timing.backoffMax); err != nil {
+			return err
+		}
+		first, end := b.rows(piece)
+		err := r.insertOnce(work, b, first, end)
+		if err == nil || clickhouse.ClassOf(err) != clickhouse.Data {
+			return err // it is in, or the next session tries again
+		}
+	}
+	r.refusedInARow++
+	return r.bury(ctx, work, b, badRecord{seq: piece.First, reason: reasonRefused, err: cause})
+}
+
 // insertOnce makes one attempt, when its turn has come.
 func (r *runner) insertOnce(work context.Context, b *batch, first, end int) error {
 	select {
@@ -139,6 +159,7 @@ func (r *runner) insertOnce(work context.Context, b *batch, first, end int) erro
 	if err := r.store.Insert(work, &b.block, first, end, r.position.Pending.Token); err != nil {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
+	r.refusedInARow = 0
 	r.well()
 	r.metrics.observeInsert(r.own, end-first, b.block.Bytes()*(end-first)/b.block.Rows(), time.Since(begun),
 		b.block.MessageID(first).Time(), b.block.MessageID(end-1).Time(), r.now())

@@ -17,11 +17,12 @@ func (e *gapError) Error() string {
 	return fmt.Sprintf("the stream goes on at %d without %s", e.missing.Last+1, e.missing)
 }
 
-// gatherLimits is when a batch is full.
-type gatherLimits struct {
-	rows     int
-	bytes    int64
-	interval time.Duration
+// limits is when a batch is full, and when something must be wrong.
+type limits struct {
+	rows          int
+	bytes         int64
+	interval      time.Duration
+	refusedInARow int
 }
 
 // gatherer is the middle of a partition's pipeline: the consumer adds records to one batch while the other
@@ -30,7 +31,7 @@ type gatherLimits struct {
 // A batch whose time is up goes on growing for as long as nobody takes it: when ClickHouse is slow, batches
 // get larger, not more.
 type gatherer struct {
-	limits gatherLimits
+	limits limits
 	budget *budget
 
 	changed chan struct{} // wakes the taker; holds one token
@@ -48,9 +49,9 @@ type gatherer struct {
 	err      error  // why nothing more will come
 }
 
-func newGatherer(limits gatherLimits, budget *budget, next, endAt uint64, batches [2]*batch) *gatherer {
+func newGatherer(bounds limits, budget *budget, next, endAt uint64, batches [2]*batch) *gatherer {
 	return &gatherer{
-		limits: limits, budget: budget, next: next, endAt: endAt, filling: batches[0], spare: batches[1],
+		limits: bounds, budget: budget, next: next, endAt: endAt, filling: batches[0], spare: batches[1],
 		changed: make(chan struct{}, 1), room: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }

@@ -27,9 +27,9 @@ type gathering struct {
 	budget *budget
 }
 
-func gather(t *testing.T, limits gatherLimits, bytes int64, next, endAt uint64) *gathering {
+func gather(t *testing.T, bounds limits, bytes int64, next, endAt uint64) *gathering {
 	shared := newBudget(bytes)
-	return &gathering{gatherer: newGatherer(limits, shared, next, endAt, [2]*batch{{}, {}}), t: t, budget: shared}
+	return &gathering{gatherer: newGatherer(bounds, shared, next, endAt, [2]*batch{{}, {}}), t: t, budget: shared}
 }
 
 // feed adds records from a goroutine of its own, as the consumer does.
@@ -56,14 +56,14 @@ func (g *gathering) spans(last uint64) []seqRange {
 	}
 }
 
-var wide = gatherLimits{rows: 1000, bytes: 1 << 30, interval: time.Hour}
+var wide = limits{rows: 1000, bytes: 1 << 30, interval: time.Hour}
 
 func TestBatchEndsByRows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		limits := wide
-		limits.rows = 10
-		g := gather(t, limits, 1<<30, 5, 0)
+		bounds := wide
+		bounds.rows = 10
+		g := gather(t, bounds, 1<<30, 5, 0)
 		g.feed(5, 34, 1)
 		require.Equal(t, []seqRange{{5, 14}, {15, 24}, {25, 34}}, g.spans(34))
 	})
@@ -72,9 +72,9 @@ func TestBatchEndsByRows(t *testing.T) {
 func TestBatchEndsByBytes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		limits := wide
-		limits.bytes = 4500
-		g := gather(t, limits, 1<<30, 1, 0)
+		bounds := wide
+		bounds.bytes = 4500
+		g := gather(t, bounds, 1<<30, 1, 0)
 		g.feed(1, 15, 1000)
 		require.Equal(t, []seqRange{{1, 4}, {5, 8}, {9, 12}}, g.spans(12))
 	})
@@ -83,9 +83,9 @@ func TestBatchEndsByBytes(t *testing.T) {
 func TestBatchEndsByTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		limits := wide
-		limits.interval = 500 * time.Millisecond
-		g := gather(t, limits, 1<<30, 1, 0)
+		bounds := wide
+		bounds.interval = 500 * time.Millisecond
+		g := gather(t, bounds, 1<<30, 1, 0)
 		begun := time.Now()
 		g.feed(1, 3, 1)
 		require.Equal(t, []seqRange{{1, 3}}, g.spans(3))
@@ -105,8 +105,8 @@ func TestBatchEndsByTime(t *testing.T) {
 func TestBatchGrowsWhileNobodyTakesIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		limits := gatherLimits{rows: 100, bytes: 1 << 30, interval: time.Second}
-		g := gather(t, limits, 1<<30, 1, 0)
+		bounds := limits{rows: 100, bytes: 1 << 30, interval: time.Second}
+		g := gather(t, bounds, 1<<30, 1, 0)
 		g.feed(1, 10, 1)
 		first, err := g.take(t.Context())
 		require.NoError(t, err)
@@ -127,7 +127,7 @@ func TestBatchGrowsWhileNobodyTakesIt(t *testing.T) {
 func TestPendingRangeIsReadAsItWas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		g := gather(t, gatherLimits{rows: 10, bytes: 1, interval: time.Millisecond}, 1, 7, 31)
+		g := gather(t, limits{rows: 10, bytes: 1, interval: time.Millisecond}, 1, 7, 31)
 		g.feed(7, 20, 100)
 		<-time.After(time.Minute) // neither time nor size nor memory ends it
 		g.feed(21, 31, 100)
@@ -208,9 +208,9 @@ func TestGapEndsTheFlowBehindWhatCameBefore(t *testing.T) {
 func TestStopFreesAWaitingConsumer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		limits := wide
-		limits.rows = 2
-		g := gather(t, limits, 1<<30, 1, 0)
+		bounds := wide
+		bounds.rows = 2
+		g := gather(t, bounds, 1<<30, 1, 0)
 		g.feed(1, 10, 1)
 		synctest.Wait()
 		ctx, cancel := context.WithCancelCause(t.Context())

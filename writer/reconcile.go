@@ -13,7 +13,7 @@ type streamState struct {
 
 // plan is what is to be done before a partition is read on.
 type plan struct {
-	// behind: the stream ends before the position. Its tail was lost and is being derived again: wait.
+	// behind: the stream ends before what was read of it. Its tail was lost and is being derived again: wait.
 	behind bool
 	// recreated: the stream is not the one that the position is of.
 	recreated bool
@@ -26,8 +26,8 @@ type plan struct {
 // reconcile compares a position with the stream that it is of. It decides nothing that cannot be seen from
 // the two, and it never goes back to the start:
 //
-//   - A stream that ends before the position has lost its tail (it is written without fsync on one server).
-//     The sequencer derives the same records again, so the position stays good.
+//   - A stream that ends before what was read of it has lost its tail (it is written without fsync on one
+//     server). The sequencer derives the same records again, so the position stays good.
 //   - A stream made anew is derived from the same write-ahead log, and a record's place is a function of
 //     that log, so the position stays good too, if the record at the position proves to be the same. The
 //     creation time matters only for the tokens of batches to come.
@@ -37,7 +37,11 @@ func reconcile(p position, s streamState) plan {
 	if p.revision != 0 && !p.StreamCreated.Equal(s.created) {
 		out.recreated = true
 	}
-	if s.last < p.Done {
+	known := p.Done
+	if p.Pending != nil {
+		known = p.Pending.Last
+	}
+	if s.last < known {
 		out.behind = true
 		return out
 	}

@@ -33,7 +33,7 @@ type runner struct {
 	letters   *deadLetters
 	inserts   chan struct{} // holds a token for each insert that may be under way
 	budget    *budget
-	limits    gatherLimits
+	limits    limits
 	timing    timing
 	log       *slog.Logger
 	metrics   *metrics
@@ -48,7 +48,9 @@ type runner struct {
 	position  position
 	unsaved   bool      // position is ahead of the record
 	suspected *seqRange // a gap that the last session met; met again, it is a fact
-	logged    string    // the last problem logged, so that it is not logged at each attempt
+	// refusedInARow counts rows that ClickHouse refused since it last took one.
+	refusedInARow int
+	logged        string // the last problem logged, so that it is not logged at each attempt
 }
 
 // status is what readiness and the metrics show of a runner.

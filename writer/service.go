@@ -22,7 +22,9 @@ const (
 	// that is started at the same time.
 	startTimeout = 8 * time.Second
 	startRetry   = 250 * time.Millisecond
-	bucketWait   = 5 * time.Second
+	// refusedInARowMax is how many rows in a row ClickHouse may refuse before the table is suspected.
+	refusedInARowMax = 1000
+	bucketWait       = 5 * time.Second
 )
 
 // Service is the writer role: it writes all partitions of a deployment into ClickHouse.
@@ -33,12 +35,13 @@ type Service struct {
 	store  store
 	bucket func(context.Context) (bucket, error)
 	// wrapSource is nil but in tests.
-	wrapSource func(source) source
-	metrics    *metrics
-	log        *slog.Logger
-	timing     timing
-	ready      chan struct{}
-	ran        atomic.Bool
+	wrapSource       func(source) source
+	refusedInARowMax int
+	metrics          *metrics
+	log              *slog.Logger
+	timing           timing
+	ready            chan struct{}
+	ran              atomic.Bool
 
 	mu      sync.Mutex
 	state   error // what Check reports while there are no runners
@@ -62,7 +65,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		metrics: newMetrics(deps.Registerer, deps.Partitions),
 		timing:  defaultTiming(cfg.WriterStopTimeout),
 		ready:   make(chan struct{}),
-		state:   errors.New("not started"),
+
+		refusedInARowMax: refusedInARowMax,
+		state:            errors.New("not started"),
 	}, nil
 }
 
@@ -192,7 +197,7 @@ func (s *Service) newRunner(partition int, kv bucket, id string, shared *budget,
 			log.Debug("reading the message log", "error", err)
 		}},
 		letters: &deadLetters{js: s.deps.JetStream, stream: stream, timeout: s.timing.request},
-		limits:  gatherLimits{rows: s.cfg.FlushRowsMax, bytes: s.cfg.FlushBytesMax, interval: s.cfg.FlushInterval},
+		limits:  limits{rows: s.cfg.FlushRowsMax, bytes: s.cfg.FlushBytesMax, interval: s.cfg.FlushInterval, refusedInARow: s.refusedInARowMax},
 		timing:  s.timing, log: log, metrics: s.metrics, own: s.metrics.partitions[partition], now: time.Now,
 		batches: [2]*batch{{}, {}},
 	}

@@ -11,6 +11,7 @@ import (
 
 	chgo "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -45,10 +46,10 @@ func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	log := testLogger(t)
-	nats, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, StoreBytesMax: 64 << 30, Logger: log})
+	embedded, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, StoreBytesMax: 64 << 30, Logger: log})
 	require.NoError(t, err)
-	t.Cleanup(nats.Shutdown)
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: nats.URL(), Name: t.Name(), Logger: log})
+	t.Cleanup(embedded.Shutdown)
+	nc, js, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Name: t.Name(), Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	asked := topology.DefaultDeployment()
@@ -57,7 +58,7 @@ func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 4<<30
 	_, err = broker.EnsureDeployment(ctx, js, asked, options)
 	require.NoError(t, err)
-	b := &bundle{t: t, ctx: ctx, js: js, nats: nats, dir: dir, partitions: partitions, log: log}
+	b := &bundle{t: t, ctx: ctx, js: js, nats: embedded, dir: dir, partitions: partitions, log: log}
 	for p := range partitions {
 		clock, err := message.NewIDClock(p, 0)
 		require.NoError(t, err)
@@ -99,9 +100,17 @@ func (b *bundle) publish(partition, first, last int) {
 	b.flush()
 }
 
+// publishRecord appends a record with the headers that the sequencer gives it.
 func (b *bundle) publishRecord(partition int, record []byte) {
 	b.t.Helper()
-	_, err := b.js.PublishAsync(string(topology.AppendMessageSubject(nil, partition, 2, "channel")), record, jetstream.WithStallWait(time.Minute))
+	_, err := b.js.PublishMsgAsync(&nats.Msg{
+		Subject: string(topology.AppendMessageSubject(nil, partition, 2, "channel")),
+		Data:    record,
+		Header: nats.Header{
+			topology.HeaderContentType: {message.ContentType},
+			"Nats-Expected":            {"1000000"}, // as long as the real one, that would be refused when a stream is made anew
+		},
+	}, jetstream.WithStallWait(time.Minute))
 	require.NoError(b.t, err)
 }
 
@@ -212,16 +221,6 @@ func (b *bundle) stopMerges(cfg Config) {
 		tb := openTable(b.t, cfg.ClickHouseDSN)
 		require.NoError(b.t, tb.conn.Exec(b.ctx, "SYSTEM STOP MERGES "+tb.name))
 	}
-}
-
-func databaseOf(t testing.TB) string {
-	name := []byte(t.Name())
-	for i, c := range name {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
-			name[i] = '_'
-		}
-	}
-	return string(name)
 }
 
 // table is a connection for looking into a table.

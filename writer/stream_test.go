@@ -14,7 +14,7 @@ import (
 )
 
 // full is the configuration for the embedded engine, with a database of the test's own.
-func (b *bundle) full() Config { return b.config(engine.DSN(databaseOf(b.t)), clickhouse.SchemaFull) }
+func (b *bundle) full() Config { return b.config(engine.DSN(b.t), clickhouse.SchemaFull) }
 
 // waitStatus waits until a partition is in a state.
 func (b *bundle) waitStatus(s *Service, partition int, want state) *status {
@@ -93,6 +93,8 @@ func TestReconcile(t *testing.T) {
 		"retention has passed":     {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{day, 8, 9}, plan{missing: &seqRange{6, 7}}},
 		"all lost":                 {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{day, 10, 9}, plan{missing: &seqRange{6, 9}}},
 		"tail lost":                {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{day, 1, 8}, plan{behind: true}},
+		"tail of pending lost":     {position{revision: 1, StreamCreated: day, Done: 5, Pending: &pendingRange{seqRange: seqRange{6, 9}}}, streamState{day, 1, 8}, plan{behind: true}},
+		"pending to be read":       {position{revision: 1, StreamCreated: day, Done: 5, Pending: &pendingRange{seqRange: seqRange{6, 9}}}, streamState{day, 1, 9}, plan{}},
 		"made anew, still shorter": {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{other, 1, 0}, plan{behind: true, recreated: true}},
 		"made anew, long enough":   {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{other, 1, 9}, plan{recreated: true, verify: true}},
 	} {

@@ -105,7 +105,7 @@ func TestInsertRoundTrip(t *testing.T) {
 
 func TestInsertOncePerToken(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(databaseOf(t)), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
 	require.NoError(t, b.client.Migrate(b.ctx))
 	b.exec(t, "SYSTEM STOP MERGES "+b.database+".messages") // so that only the token can be at work
 	block := fill(t, 1, 100_000)                            // over three months
@@ -134,7 +134,7 @@ func TestInsertOncePerToken(t *testing.T) {
 
 func TestRowsExpire(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(databaseOf(t)), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
 	require.NoError(t, b.client.Migrate(b.ctx))
 	var block clickhouse.Block
 	now := time.Since(message.Epoch()).Milliseconds()
@@ -151,7 +151,7 @@ func TestRowsExpire(t *testing.T) {
 
 func TestIndexesAreUsed(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(databaseOf(t)), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
 	require.NoError(t, b.client.Migrate(b.ctx))
 	require.NoError(t, b.client.Insert(b.ctx, fill(t, 1, 20_000), 0, 20_000, "t"))
 	for _, where := range []string{fmt.Sprintf("message_id = %d", sample(77).GetMessageId()), "client_msg_no = 'no-77'"} {

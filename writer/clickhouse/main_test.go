@@ -65,22 +65,12 @@ func variants(t *testing.T, test func(t *testing.T, b bench, schema clickhouse.S
 	t.Helper()
 	t.Run("full", func(t *testing.T) {
 		t.Parallel()
-		test(t, setup(t, engine.DSN(databaseOf(t)), clickhouse.SchemaFull), clickhouse.SchemaFull)
+		test(t, setup(t, engine.DSN(t), clickhouse.SchemaFull), clickhouse.SchemaFull)
 	})
 	t.Run("reduced", func(t *testing.T) {
 		t.Parallel()
-		test(t, setup(t, serverDSN(testkit.StartClickHouse(t), databaseOf(t)), clickhouse.SchemaReduced), clickhouse.SchemaReduced)
+		test(t, setup(t, serverDSN(testkit.StartClickHouse(t), enginetest.DatabaseOf(t)), clickhouse.SchemaReduced), clickhouse.SchemaReduced)
 	})
-}
-
-func databaseOf(t testing.TB) string {
-	name := []byte(t.Name())
-	for i, c := range name {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
-			name[i] = '_'
-		}
-	}
-	return string(name)
 }
 
 // serverDSN is the address of a database on a server process.

@@ -51,9 +51,12 @@ func Migrations(schema Schema, database string) ([]Migration, error) {
 	return all, nil
 }
 
-// ledgerVersion is the migration that creates the ledger. Those up to it cannot be looked up there
-// before they have run, so they are run whenever the ledger is not there.
-const ledgerVersion = 2
+// The first migrations create the database and the ledger. They cannot be looked up there before they have
+// run, so they are run whenever the ledger is not there.
+const (
+	databaseVersion = 1
+	ledgerVersion   = 2
+)
 
 // Pending lists the migrations that the ledger of the database does not have. A migration that was applied
 // with another text, or one that this program does not know, is an error of class Configuration.
@@ -72,7 +75,8 @@ func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
 	return slices.DeleteFunc(all, func(m Migration) bool { _, done := applied[m.Version]; return done }), nil
 }
 
-// Migrate runs the migrations that are pending and enters each in the ledger.
+// Migrate runs the migrations that are pending and enters each in the ledger. A database that is there
+// already is not created, so that the right to do so is not needed.
 func (c *Client) Migrate(ctx context.Context) error {
 	pending, err := c.Pending(ctx)
 	if err != nil {
@@ -80,7 +84,7 @@ func (c *Client) Migrate(ctx context.Context) error {
 	}
 	var unrecorded []Migration
 	for _, m := range pending {
-		if err := c.conn.Exec(ctx, m.SQL); err != nil {
+		if err := c.apply(ctx, m); err != nil {
 			return newError(fmt.Sprintf("migration %04d_%s", m.Version, m.Name), c.target(tableMessages), err)
 		}
 		c.log.Info("migration applied", "version", m.Version, "name", m.Name, "database", c.database)
@@ -94,6 +98,20 @@ func (c *Client) Migrate(ctx context.Context) error {
 		unrecorded = nil
 	}
 	return nil
+}
+
+func (c *Client) apply(ctx context.Context, m Migration) error {
+	if m.Version == databaseVersion {
+		var databases uint64
+		row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count() FROM system.databases WHERE name = '%s'", c.database))
+		if err := row.Scan(&databases); err != nil {
+			return fmt.Errorf("look for the database: %w", err)
+		}
+		if databases > 0 {
+			return nil
+		}
+	}
+	return c.conn.Exec(ctx, m.SQL) //nolint:wrapcheck // the caller says what was being done
 }
 
 // ledger reads what has been applied: checksums by version. It is empty where there is no ledger.

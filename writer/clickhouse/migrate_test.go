@@ -74,7 +74,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 
 func TestCheckLetsTheOperatorAdd(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(databaseOf(t)), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
 	require.NoError(t, b.client.Migrate(b.ctx))
 	b.exec(t, "ALTER TABLE "+b.database+".messages ADD COLUMN region String DEFAULT 'eu'")
 	b.exec(t, "ALTER TABLE "+b.database+".messages MODIFY COLUMN tag_key LowCardinality(String)")

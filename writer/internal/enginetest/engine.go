@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 )
@@ -16,8 +19,34 @@ import (
 // package share it, each with a database of its own.
 type Engine struct{ addr string }
 
-// DSN is the engine's address with a database.
-func (e *Engine) DSN(database string) string { return fmt.Sprintf("http://%s/%s", e.addr, database) }
+// DSN is the engine's address with a database that is named for the test and dropped at its end.
+func (e *Engine) DSN(t testing.TB) string {
+	t.Helper()
+	database := DatabaseOf(t)
+	t.Cleanup(func() {
+		conn, err := clickhouse.Open(&clickhouse.Options{Protocol: clickhouse.HTTP, Addr: []string{e.addr}})
+		if err == nil {
+			err = errors.Join(conn.Exec(context.WithoutCancel(t.Context()), "DROP DATABASE IF EXISTS "+database), conn.Close())
+		}
+		if err != nil {
+			t.Errorf("drop the test's database: %v", err)
+		}
+	})
+	return e.Named(database)
+}
+
+// Named is the engine's address with a database that stays.
+func (e *Engine) Named(database string) string { return fmt.Sprintf("http://%s/%s", e.addr, database) }
+
+// DatabaseOf makes the name of a database of a test's name.
+func DatabaseOf(t testing.TB) string {
+	return strings.Map(func(c rune) rune {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+			return '_'
+		}
+		return c
+	}, t.Name())
+}
 
 // Main is a TestMain around the tests of a package: it starts an engine, hands it to use, and runs them.
 func Main(m *testing.M, use func(*Engine)) int {
