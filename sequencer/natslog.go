@@ -111,8 +111,9 @@ func (l *natsLogs) WALBounds(ctx context.Context) (runner.Bounds, error) {
 	if err != nil {
 		return runner.Bounds{}, fmt.Errorf("look at the write-ahead log: %w", err)
 	}
-	state := stream.CachedInfo().State
-	b := runner.Bounds{First: state.FirstSeq, Last: state.LastSeq}
+	info := stream.CachedInfo()
+	state := info.State
+	b := runner.Bounds{First: state.FirstSeq, Last: state.LastSeq, Bytes: state.Bytes, BytesMax: uint64(max(info.Config.MaxBytes, 0))}
 	if state.Msgs == 0 {
 		b.First = b.Last + 1
 	}

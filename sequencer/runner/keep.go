@@ -48,6 +48,7 @@ type Keeper struct {
 	metas    []CheckpointMeta // kept, newest first
 	lastSeen uint64           // walSeq at the last tick
 	stalled  int              // ticks without progress
+	filling  bool             // the write-ahead log is a quarter full
 }
 
 func (k *Keeper) tick(ctx context.Context) error {
@@ -91,6 +92,7 @@ func (k *Keeper) Measure(ctx context.Context) error {
 	k.mu.Unlock()
 	k.Metrics.channels.Set(float64(channels))
 	k.Metrics.dedupEntries.Set(float64(entries))
+	k.filling = wal.BytesMax > 0 && wal.Bytes > wal.BytesMax/4
 	k.Metrics.walLag.Set(float64(wal.Last - min(walSeq, wal.Last)))
 	k.Metrics.outputLag.Set(float64(last - ackedBefore))
 	if walSeq >= wal.Last || walSeq != k.lastSeen || inFlight > 0 {
@@ -113,8 +115,12 @@ func (k *Keeper) Due() bool {
 	if len(k.metas) == 0 {
 		return walSeq > 0
 	}
+	interval := k.cfg.CheckpointInterval
+	if k.filling { // trim it sooner
+		interval = durableHorizon
+	}
 	age := k.Now().Sub(k.metas[0].TakenAt)
-	return walSeq > k.metas[0].WALSeq && (age >= k.cfg.CheckpointInterval || age < 0)
+	return walSeq > k.metas[0].WALSeq && (age >= interval || age < 0)
 }
 
 // Checkpoint stores the state, once the message log has everything up to it, and

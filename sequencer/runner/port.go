@@ -26,9 +26,12 @@ type Output struct {
 	Data     []byte // an encoded Message
 }
 
-// Bounds are the first and last stream sequence of a stream. Of an empty stream
-// first is last+1.
-type Bounds struct{ First, Last uint64 }
+// Bounds are the first and last stream sequence of a stream, and its size. Of an
+// empty stream First is Last+1. BytesMax is 0 where there is no limit.
+type Bounds struct {
+	First, Last     uint64
+	Bytes, BytesMax uint64
+}
 
 // Tail is the end of the message log. Where the last message is no longer kept,
 // Found is false and only Seq is known.
