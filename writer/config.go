@@ -29,7 +29,7 @@ type Config struct {
 
 // Limits of the settings.
 const (
-	flushBytesMaxLimit  = 128 << 20
+	flushBytesMaxLimit  = clickhouse.BlockBytesMax / 2 // a batch ends behind the record that passes the limit
 	flushIntervalLimit  = time.Minute
 	writerBytesMaxFloor = 16 << 20
 	insertsMaxLimit     = 64
