@@ -457,7 +457,7 @@ func (p *process) addIngest(ctx context.Context, flags brokerFlags, cfg ingest.C
 	if err != nil {
 		return err
 	}
-	p.readiness.Register("ingest", service.Ready)
+	p.readiness.Register("ingest", service.Check)
 	p.group.Add("ingest", service)
 	return nil
 }

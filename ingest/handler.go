@@ -63,7 +63,7 @@ func (s *Service) recovered(next http.Handler) http.Handler {
 func (s *Service) handleHealth(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") }
 
 func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
-	err := s.Ready()
+	err := s.Check()
 	switch {
 	case errors.Is(err, ErrDisconnected):
 		problem{outcome: outcomeWALUnavailable, msg: err.Error()}.write(w)

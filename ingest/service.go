@@ -27,7 +27,7 @@ type Deps struct {
 	Registerer prometheus.Registerer
 }
 
-// Service is the role. It is a lifecycle.Service.
+// Service is the role. It is a lifecycle.Service and a lifecycle.Readier.
 type Service struct {
 	cfg         Config
 	nc          *nats.Conn
@@ -133,11 +133,11 @@ func batchBytes(maxPayload int64) int {
 // after.
 func (s *Service) Handler() http.Handler { return s.handler }
 
-// Started is closed once the service accepts connections.
-func (s *Service) Started() <-chan struct{} { return s.bound }
+// Ready is closed once the service accepts connections.
+func (s *Service) Ready() <-chan struct{} { return s.bound }
 
 // Addr is the address that is listened on, with the port that the system chose if it
-// was to. It is nil before Started.
+// was to. It is nil before Ready.
 func (s *Service) Addr() net.Addr {
 	select {
 	case <-s.bound:
@@ -147,9 +147,9 @@ func (s *Service) Addr() net.Addr {
 	}
 }
 
-// Ready is nil while sends can be taken: the service runs and NATS is connected. It
+// Check is nil while sends can be taken: the service runs and NATS is connected. It
 // answers from what is known and asks nobody.
-func (s *Service) Ready() error {
+func (s *Service) Check() error {
 	if s.state.Load() != stateServing {
 		return ErrNotServing
 	}

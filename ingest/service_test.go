@@ -23,7 +23,10 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
-var _ lifecycle.Service = (*Service)(nil)
+var (
+	_ lifecycle.Service = (*Service)(nil)
+	_ lifecycle.Readier = (*Service)(nil)
+)
 
 func TestNewReportsEverything(t *testing.T) {
 	t.Parallel()
@@ -61,7 +64,7 @@ func TestAddressTaken(t *testing.T) {
 	s, err := New(cfg, Deps{NATS: b.nc, Partitions: 1, Logger: logger(t), Registerer: prometheus.NewRegistry()})
 	require.NoError(t, err)
 	require.Nil(t, s.Addr())
-	require.ErrorIs(t, s.Ready(), ErrNotServing)
+	require.ErrorIs(t, s.Check(), ErrNotServing)
 	require.ErrorContains(t, s.Run(t.Context()), "--api-addr")
 }
 
@@ -79,8 +82,8 @@ func TestDrain(t *testing.T) {
 	b.queued(0, 20)
 
 	b.stop()
-	require.Eventually(t, func() bool { return b.service.Ready() != nil }, testTimeout, time.Millisecond)
-	require.ErrorIs(t, b.service.Ready(), ErrNotServing)
+	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.ErrorIs(t, b.service.Check(), ErrNotServing)
 	late := httptest.NewRecorder()
 	req := httptest.NewRequest(http.MethodPost, "/message/send", strings.NewReader(example))
 	req.Header.Set("Content-Type", "application/json")
@@ -116,7 +119,7 @@ func TestDrainWaitsForHandler(t *testing.T) {
 	}()
 	r := wal.next()
 	b.stop()
-	require.Eventually(t, func() bool { return b.service.Ready() != nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
 	select {
 	case err := <-b.ended:
 		require.Fail(t, "Run returned with a request in flight", err)
@@ -214,7 +217,7 @@ func TestPanicIsA500(t *testing.T) {
 func TestServerRestarts(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
-	require.NoError(t, b.service.Ready())
+	require.NoError(t, b.service.Check())
 
 	// The log's stream is there, but nobody answers: a request that waits.
 	waits := b.async(send("g", "waits"))
@@ -226,8 +229,8 @@ func TestServerRestarts(t *testing.T) {
 	}, testTimeout, time.Millisecond)
 
 	b.server.Shutdown()
-	require.Eventually(t, func() bool { return b.service.Ready() != nil }, testTimeout, time.Millisecond)
-	require.ErrorIs(t, b.service.Ready(), ErrDisconnected)
+	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.ErrorIs(t, b.service.Check(), ErrDisconnected)
 	g := b.post(send("g", "away"))
 	require.Equal(t, "wal_unavailable", g.code(), g.raw)
 	requireShape(t, g)
@@ -237,7 +240,7 @@ func TestServerRestarts(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
 
 	b.startServer(b.addr)
-	require.Eventually(t, func() bool { return b.service.Ready() == nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return b.service.Check() == nil }, testTimeout, time.Millisecond)
 	b.sequence() // reads the log from its beginning, and answers what waits
 	g = receive(t, waits)
 	require.Contains(t, []string{"", "no_answer"}, g.code(), "it was durable")
@@ -276,7 +279,7 @@ func TestClosedConnection(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())
 	b.nc.Close()
-	require.Eventually(t, func() bool { return b.service.Ready() != nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
 	require.Equal(t, "wal_unavailable", b.post(example).code())
 	// The clean-up checks that Run still returns without an error.
 }
@@ -340,7 +343,7 @@ func TestNoGoroutineIsLeft(t *testing.T) { //nolint:paralleltest // see above
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.Run(ctx) }()
-		receive(t, s.Started())
+		receive(t, s.Ready())
 		res, err := http.Post("http://"+s.Addr().String()+"/message/send", "application/json", strings.NewReader(example))
 		require.NoError(t, err)
 		require.NoError(t, res.Body.Close())

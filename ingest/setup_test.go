@@ -122,7 +122,7 @@ func (b *bundle) run() {
 	b.stop, b.ended = stop, make(chan error, 1)
 	go func() { b.ended <- b.service.Run(ctx) }()
 	select {
-	case <-b.service.Started():
+	case <-b.service.Ready():
 	case err := <-b.ended:
 		require.NoError(b.t, err)
 	}
