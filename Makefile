@@ -39,6 +39,7 @@ RUN      ?=
 COUNT    ?= 1
 FUZZTIME ?= 30s
 BENCH    ?= .
+ROUNDS   ?= 20
 ARGS     ?=
 
 ## Working
@@ -84,6 +85,10 @@ E2E_RUN  = $(if $(RUN),$(filter TestEndToEnd% ^TestEndToEnd%,$(RUN)),^TestEndToE
 test: deps ## Run all tests: first with the race detector, then the end-to-end ones without it.
 	$(GO) test -race -count=$(COUNT) -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') -skip '^TestEndToEnd' $(PKG)
 	$(if $(and $(E2E_PKGS),$(E2E_RUN)),$(GO) test -count=$(COUNT) -timeout $(TIMEOUT) -run '$(E2E_RUN)' $(E2E_PKGS))
+
+.PHONY: chaos
+chaos: deps ## Kill sequencers under load, ROUNDS times, and check everything.
+	CHAOS_ROUNDS=$(ROUNDS) CHAOS_PAUSE_MAX=10s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndChaos$$' ./pkg/testkit/e2e/
 
 .PHONY: cover
 cover: deps ## Write coverage.out and print the coverage of each package.
