@@ -2,17 +2,27 @@ package e2e
 
 import (
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
+// killsVariable asks for more kills than the usual ten: SENDHOUSE_TEST_KILLS=200 go test -run …
+const killsVariable = "SENDHOUSE_TEST_KILLS"
+
 // TestEndToEndKill9 kills the whole under load, ten times, and holds what the clients were told against
 // what is in ClickHouse.
 func TestEndToEndKill9(t *testing.T) {
 	t.Parallel()
-	const kills = 10
+	kills := 10
+	if text := os.Getenv(killsVariable); text != "" {
+		var err error
+		kills, err = strconv.Atoi(text)
+		require.NoError(t, err, killsVariable)
+	}
 	seed := newSeed(t)
 	choose := rand.New(rand.NewPCG(seed, 1<<32))
 	// More and smaller inserts than usual, so that many a kill finds one under way.
@@ -24,6 +34,9 @@ func TestEndToEndKill9(t *testing.T) {
 	load := startLoad(t, up.api, loadConfig{seed: seed})
 	for kill := range kills {
 		load.await(1 + choose.IntN(2500))
+		if kill == kills/2 { // from now on a start goes on from a checkpoint
+			up.awaitCheckpoints(t)
+		}
 		up.Kill9()
 		if kill%3 == 2 { // and again, on its way up
 			up.Launch()
@@ -32,6 +45,7 @@ func TestEndToEndKill9(t *testing.T) {
 		}
 		up.Start()
 	}
+	require.Regexp(t, "recovered the state.*from_wal_seq=[1-9]", up.Output())
 	load.await(500)
 	records := load.finish()
 	verify(t, table, records)
@@ -41,6 +55,7 @@ func TestEndToEndKill9(t *testing.T) {
 	up.Start()
 	load.repeatSome(records, len(records)/100)
 	verify(t, table, records)
+	audit(t, "nats://"+up.nats)
 	t.Logf("%d sends, %d repeats; what else the clients saw: %v", len(records), load.repeats, load.outcomes)
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,20 @@ func (h *house) awaitNotReady(t *testing.T, why string) {
 func (h *house) awaitReady(t *testing.T) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, "/readyz to say yes", h.ready)
+}
+
+// awaitCheckpoints waits until each partition of the process has stored its state.
+func (h *house) awaitCheckpoints(t *testing.T) {
+	t.Helper()
+	stored := regexp.MustCompile(`(?m)^sendhouse_sequencer_checkpoint_bytes\{partition="\d+"\} [1-9]`)
+	none := regexp.MustCompile(`(?m)^sendhouse_sequencer_checkpoint_bytes\{partition="\d+"\} 0$`)
+	testkit.WaitFor(t, arriveTimeout, "checkpoints", func(ctx context.Context) error {
+		_, page, err := ask(ctx, "http://"+h.admin+"/metrics")
+		if err == nil && (!stored.MatchString(page) || none.MatchString(page)) {
+			err = errors.New("there are partitions without one")
+		}
+		return err
+	})
 }
 
 // requireRuns fails the test if the process has ended.
