@@ -3,6 +3,7 @@ package ingest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/config"
@@ -15,6 +16,8 @@ type Config struct {
 	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
 	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`
 	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies being read at one time, without the first 2KiB of each; beyond it requests are answered 503." default:"256MiB"`
+
+	PayloadRules string `name:"ingest-payload-rules" help:"What to do with payloads that are not as WuKongIM's protocol recommends for their message type: off does not look, warn takes and counts them, enforce answers 400." enum:"off,warn,enforce" default:"warn"`
 
 	RequestsMax   int             `name:"ingest-requests-max" help:"Requests in flight at one time; beyond it they are answered 503." default:"16384"`
 	QueueSendsMax int             `name:"ingest-queue-sends-max" help:"Sends that may wait for their group commit, per partition; beyond it they are answered 503." default:"8192"`
@@ -61,6 +64,8 @@ func (c Config) validate() error {
 		"ingest-body-bytes-max %s: must be %s (to hold the largest payload) to 64MiB", c.BodyBytesMax, least)
 	check(c.BodiesBytesMax >= 2*c.BodyBytesMax,
 		"ingest-bodies-bytes-max %s: must hold at least two of the largest bodies (%s)", c.BodiesBytesMax, 2*c.BodyBytesMax)
+	check(slices.Contains([]string{payloadRulesOff, payloadRulesWarn, payloadRulesEnforce}, c.PayloadRules),
+		"ingest-payload-rules %q: must be off, warn or enforce", c.PayloadRules)
 	check(c.RequestsMax >= 1, "ingest-requests-max %d: must be at least 1", c.RequestsMax)
 	check(c.QueueSendsMax >= 1, "ingest-queue-sends-max %d: must be at least 1", c.QueueSendsMax)
 	check(c.QueueBytesMax >= max(c.BodyBytesMax, 1),

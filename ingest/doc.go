@@ -40,6 +40,7 @@
 //	body.go      the bytes, into a pooled buffer
 //	decode.go    JSON to fields; json.go and text.go underneath
 //	validate.go  fields to a message.Send, or every bad field by name
+//	payload_rules.go  what a payload of each message type must be; payload_check.go looks
 //	commit.go    into the partition's gathering batch; batch.go is one group commit,
 //	             ticket.go a request's place in it, publish.go its way out
 //	inbox.go     acknowledgements and answers of all batches, one subscription

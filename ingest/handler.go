@@ -109,8 +109,7 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	if nth%decodeSampled == 0 {
 		s.metrics.decodeDuration.Observe(time.Since(start).Seconds())
 	}
-	// Permissions and payload rules belong here: the send is whole, and nothing has
-	// been written yet.
+	// Permissions belong here: the send is whole, and nothing has been written yet.
 	var t ticket
 	if p.ok() {
 		partition := s.partitions[s.topology.Of(req.send.ChannelId, message.ChannelType(req.send.ChannelType))]
@@ -145,7 +144,7 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	return p
 }
 
-// check reads, decodes and validates.
+// check reads, decodes and validates, and holds the payload against the rules.
 func (s *Service) check(w http.ResponseWriter, r *http.Request, req *request) problem {
 	if p := checkMediaType(r.Header); !p.ok() {
 		return p
@@ -158,7 +157,10 @@ func (s *Service) check(w http.ResponseWriter, r *http.Request, req *request) pr
 	if p := req.decode(); !p.ok() {
 		return p
 	}
-	return req.validate(int(s.cfg.PayloadBytesMax))
+	if p := req.validate(int(s.cfg.PayloadBytesMax)); !p.ok() {
+		return p
+	}
+	return s.checkPayloadRules(req)
 }
 
 func (s *Service) reply(w http.ResponseWriter, a answer, became outcome, clientMsgNo []byte) {

@@ -20,6 +20,8 @@ type metrics struct {
 	batchSends      prometheus.Histogram
 	batchBytes      prometheus.Histogram
 	lateAnswers     prometheus.Counter
+	// payloadViolations is by the rule's name, for every name that there is.
+	payloadViolations map[string]prometheus.Counter
 }
 
 // newMetrics registers the role's metrics, and reports every one that could not be.
@@ -62,6 +64,14 @@ func newMetrics(reg prometheus.Registerer, requestsInFlight func() float64, queu
 		s := o.spec()
 		m.requests[o] = requests.WithLabelValues(strconv.Itoa(s.status), s.code)
 	}
+	m.payloadViolations = make(map[string]prometheus.Counter)
+	violations := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sendhouse_ingest_payload_violations_total", Help: "Sends whose payload breaks a rule, by the rule; taken or refused, as ingest-payload-rules says.",
+	}, []string{"rule"})
+	for _, rule := range payloadRuleNames(payloadRuleTable()) {
+		m.payloadViolations[rule] = violations.WithLabelValues(rule)
+	}
+	register(violations)
 	register(requests)
 	register(m.lateAnswers)
 	register(queues)

@@ -15,6 +15,7 @@ const (
 	outcomeConflict
 	outcomeInvalidJSON
 	outcomeInvalidRequest
+	outcomeInvalidPayload
 	outcomeTooLarge
 	outcomeMediaType
 	outcomeMethod
@@ -68,6 +69,8 @@ func (o outcome) spec() spec {
 		return spec{status: http.StatusBadRequest, code: "invalid_json"}
 	case outcomeInvalidRequest:
 		return spec{status: http.StatusBadRequest, code: "invalid_request"}
+	case outcomeInvalidPayload:
+		return spec{status: http.StatusBadRequest, code: "invalid_payload", reason: reasonPayloadDecode}
 	case outcomeTooLarge:
 		return spec{status: http.StatusRequestEntityTooLarge, code: "too_large",
 			msg: "the send is larger than the write-ahead log takes in one record"}

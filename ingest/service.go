@@ -34,6 +34,7 @@ type Service struct {
 	topology    topology.Partitions
 	log         *slog.Logger
 	metrics     *metrics
+	rules       *payloadRules // nil: they are off
 	requests    *requestPool
 	replies     *bytesPool
 	contentType []string
@@ -100,6 +101,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		contentType: []string{"application/json"},
 		idle:        make(chan struct{}, 1),
 		bound:       make(chan struct{}),
+	}
+	if cfg.PayloadRules != payloadRulesOff {
+		s.rules = newPayloadRules()
 	}
 	s.committer = &committer{
 		publisher: deps.NATS, inbox: newInbox(deps.NATS, log), log: log,
