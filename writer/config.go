@@ -21,9 +21,9 @@ type Config struct {
 
 	FlushRowsMax      int           `help:"A batch is inserted when it has this many rows." default:"100000"`
 	FlushBytesMax     int64         `help:"A batch is inserted when it has this many bytes." default:"33554432"`
-	FlushInterval     time.Duration `help:"A batch is inserted this long after its first message at the latest. Each batch of each partition makes a part in ClickHouse: with many partitions, wait longer." default:"500ms"`
+	FlushInterval     time.Duration `help:"A batch is inserted this long after its first message at the latest. Each batch of each partition makes a part in ClickHouse: with many partitions, wait longer." default:"1s"`
 	WriterBytesMax    int64         `help:"Memory for batches of all partitions together, in bytes; a partition that finds none waits." default:"268435456"`
-	WriterInsertsMax  int           `help:"Inserts at the same time. Each needs about three times the size of its batch besides." default:"4"`
+	WriterInsertsMax  int           `help:"Inserts at the same time. Each needs about three times the size of its batch besides." default:"2"`
 	WriterStopTimeout time.Duration `help:"When told to stop, an insert that is under way may take this long; after that it is left to the next start." default:"10s"`
 }
 
