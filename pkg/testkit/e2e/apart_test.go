@@ -3,9 +3,12 @@ package e2e
 import (
 	"testing"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // apart are the roles as processes of their own, around a NATS server and a ClickHouse server.
@@ -15,20 +18,25 @@ type apart struct {
 	ingest, sequencer, writer *house
 }
 
-// startApart starts all at once, as a supervisor would: they wait for each other.
+// startApart starts the servers, and then the roles on an empty deployment.
 func startApart(t *testing.T) *apart {
 	t.Helper()
 	a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: testkit.StartClickHouse(t)}
 	a.writer = newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+a.nats.URL)...)
 	a.ingest = newRole(t, "ingest", "--nats-url="+a.nats.URL, "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
 	a.sequencer = a.newSequencer(t)
+	a.start()
+	return a
+}
+
+// start starts all roles at once, as a supervisor would: they wait for each other.
+func (a *apart) start() {
 	for _, role := range a.roles() {
 		role.Launch()
 	}
 	for _, role := range a.roles() {
 		role.WaitReady()
 	}
-	return a
 }
 
 func (a *apart) roles() []*house { return []*house{a.ingest, a.sequencer, a.writer} }
@@ -104,6 +112,40 @@ func TestEndToEndNATSKilled(t *testing.T) {
 	}
 	load.await(500)
 	a.verify(t, load.finish())
+}
+
+// TestEndToEndDerivedAgain deletes all that is derived from the write-ahead log while nobody runs: the
+// message log and the checkpoints. They are made again, the same, and the writer goes on where it was.
+func TestEndToEndDerivedAgain(t *testing.T) {
+	t.Parallel()
+	seed := newSeed(t)
+	a := startApart(t)
+	load := startLoad(t, a.ingest.api, loadConfig{seed: seed, name: "first-"})
+	load.await(1000)
+	a.sequencer.awaitCheckpoints(t)
+	records := load.finish()
+	table := serverTable(t, a.clickHouse)
+	table.await(t, len(records)/2) // and some are perhaps not there yet
+	for _, role := range a.roles() {
+		role.Kill9()
+	}
+
+	nc, err := nats.Connect(a.nats.URL)
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	require.NoError(t, js.DeleteObjectStore(t.Context(), topology.CheckpointBucket))
+	require.NoError(t, js.DeleteKeyValue(t.Context(), topology.CheckpointPointerBucket))
+	for partition := range topology.DefaultDeployment().Partitions {
+		require.NoError(t, js.DeleteStream(t.Context(), topology.MessagesStream(partition)))
+	}
+
+	a.start()
+	load = startLoad(t, a.ingest.api, loadConfig{seed: seed, name: "second-"})
+	load.await(500)
+	load.repeatSome(records, len(records)/100)
+	a.verify(t, append(records, load.finish()...))
 }
 
 // TestEndToEndZombieSequencer pauses a sequencer until another has its partitions, then lets it go on.

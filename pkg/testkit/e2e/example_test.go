@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
@@ -21,12 +23,17 @@ import (
 const exampleBody = `{"header":{"no_persist":0,"red_dot":1,"sync_once":0},"client_msg_no":"client_msg_123","from_uid":"user123",` +
 	`"channel_id":"group123","channel_type":2,"expire":0,"payload":"SGVsbG8gV29ybGQ=","tag_key":"important"}`
 
-func TestEndToEndExample(t *testing.T) {
-	t.Parallel()
-	up := newUp(t)
-	up.Start()
+// posted is the body of a 200.
+type posted struct {
+	MessageID    int64  `json:"message_id"`
+	MessageIDStr string `json:"message_idstr"`
+	MessageSeq   int64  `json:"message_seq"`
+	ClientMsgNo  string `json:"client_msg_no"`
+}
 
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+up.api+"/message/send", strings.NewReader(exampleBody))
+func post(t *testing.T, h *house, body string) (answer posted) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+h.api+"/message/send", strings.NewReader(body))
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
@@ -34,13 +41,16 @@ func TestEndToEndExample(t *testing.T) {
 	defer func() { require.NoError(t, resp.Body.Close()) }()
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
-	var answer struct {
-		MessageID    int64  `json:"message_id"`
-		MessageIDStr string `json:"message_idstr"`
-		MessageSeq   int64  `json:"message_seq"`
-		ClientMsgNo  string `json:"client_msg_no"`
-	}
 	require.NoError(t, json.NewDecoder(resp.Body).Decode(&answer))
+	return answer
+}
+
+func TestEndToEndExample(t *testing.T) {
+	t.Parallel()
+	up := newUp(t)
+	up.Start()
+
+	answer := post(t, up, exampleBody)
 	require.Positive(t, answer.MessageID)
 	require.Equal(t, strconv.FormatInt(answer.MessageID, 10), answer.MessageIDStr)
 	require.EqualValues(t, 1, answer.MessageSeq)
@@ -69,6 +79,36 @@ func TestEndToEndExample(t *testing.T) {
 		require.Contains(t, body, want, page)
 	}
 	require.Equal(t, 0, up.Stop())
+}
+
+// TestEndToEndNoPersist: a message that is not to be stored gets an ID, comes on its live subject, and leaves
+// no trace.
+func TestEndToEndNoPersist(t *testing.T) {
+	t.Parallel()
+	up := newUp(t)
+	up.Start()
+	nc, err := nats.Connect("nats://" + up.nats)
+	require.NoError(t, err)
+	defer nc.Close()
+	live, err := nc.SubscribeSync("live.>")
+	require.NoError(t, err)
+	require.NoError(t, nc.Flush())
+
+	fleeting := post(t, up, `{"header":{"no_persist":1},"client_msg_no":"typing","from_uid":"u","channel_id":"g","channel_type":2,"payload":"aGk="}`)
+	require.Positive(t, fleeting.MessageID)
+	require.Zero(t, fleeting.MessageSeq)
+	m, err := live.NextMsg(arriveTimeout)
+	require.NoError(t, err)
+	require.Equal(t, "live.2.g", m.Subject)
+	var decoded message.Message
+	require.NoError(t, decoded.UnmarshalVT(m.Data))
+	require.Equal(t, "hi", string(decoded.GetPayload()))
+	require.EqualValues(t, fleeting.MessageID, decoded.GetMessageId())
+
+	stored := post(t, up, `{"client_msg_no":"text","from_uid":"u","channel_id":"g","channel_type":2,"payload":"aGk="}`)
+	require.EqualValues(t, 1, stored.MessageSeq)
+	embeddedTable(t, up).await(t, 1)
+	require.Equal(t, "text\t1\n", up.query(t, "SELECT client_msg_no, message_seq FROM sendhouse.messages FORMAT TSV"))
 }
 
 // command runs the binary to its end.

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,11 +38,15 @@ func TestEndToEndKill9(t *testing.T) {
 		if kill == kills/2 { // from now on a start goes on from a checkpoint
 			up.awaitCheckpoints(t)
 		}
-		up.Kill9()
+		if kill%3 == 0 { // on its way down
+			up.Signal(syscall.SIGTERM)
+			killWithin(up, time.Duration(choose.IntN(300))*time.Millisecond)
+		} else {
+			up.Kill9()
+		}
 		if kill%3 == 2 { // and again, on its way up
 			up.Launch()
-			awaitEnd(up, time.Duration(choose.IntN(1200))*time.Millisecond)
-			up.Kill9()
+			killWithin(up, time.Duration(choose.IntN(1200))*time.Millisecond)
 		}
 		up.Start()
 	}
@@ -59,12 +64,14 @@ func TestEndToEndKill9(t *testing.T) {
 	t.Logf("%d sends, %d repeats; what else the clients saw: %v", len(records), load.repeats, load.outcomes)
 }
 
-// awaitEnd gives a process some time, and returns early if it ends by itself.
-func awaitEnd(h *house, d time.Duration) {
+// killWithin kills a process after some time, unless it has ended by then.
+func killWithin(h *house, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-h.Done():
 	}
+	h.Signal(syscall.SIGKILL)
+	<-h.Done()
 }
