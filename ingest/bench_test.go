@@ -181,6 +181,47 @@ func BenchmarkHandler(b *testing.B) {
 	}
 }
 
+// BenchmarkBulk is BenchmarkHandler for bulks of 100; an op is one message.
+func BenchmarkBulk(b *testing.B) {
+	s := setup(b, options{partitions: 4})
+	s.toy()
+	const each, clients = 100, 8
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	start, cpu := time.Now(), cpuTime(b)
+	for range clients {
+		wg.Go(func() {
+			for {
+				last := int(next.Add(each))
+				if last-each >= b.N {
+					return
+				}
+				var body strings.Builder
+				for i := range each {
+					body.WriteString(benchBody(last-i) + "\n")
+				}
+				res, err := s.client.Post(s.url+"/message/sendbulk", ndjson, strings.NewReader(body.String()))
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				raw, err := io.ReadAll(res.Body)
+				_ = res.Body.Close()
+				if n := strings.Count(string(raw), `{"status":200,`); err != nil || n != each {
+					b.Errorf("%d: %v: %s", n, err, raw[:min(len(raw), 300)])
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64((cpuTime(b)-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
+	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "messages/s")
+	b.ReportMetric(float64(next.Load())/s.metric("sendhouse_ingest_batch_sends", ""), "sends/batch")
+}
+
 // BenchmarkNothing is a chi handler that reads the body and answers a constant: what
 // HTTP alone costs here.
 func BenchmarkNothing(b *testing.B) {

@@ -58,6 +58,17 @@ func newPartition(number int, c *committer) *partition {
 // enqueue encodes a send of size bytes into the gathering batch. The send may be
 // reused when it returns.
 func (p *partition) enqueue(s *message.Send, size int) (ticket, outcome) {
+	return p.add(s, size, false)
+}
+
+// enqueueHeld is enqueue for one of many: it does not publish, so that a bulk does not
+// begin with a group commit of one. Release must follow, and soon: until then the send
+// leaves only if another one takes it along.
+func (p *partition) enqueueHeld(s *message.Send, size int) (ticket, outcome) {
+	return p.add(s, size, true)
+}
+
+func (p *partition) add(s *message.Send, size int, hold bool) (ticket, outcome) {
 	size += message.SendFrameOverheadMax
 	if !p.connected.Load() {
 		return ticket{}, outcomeWALUnavailable
@@ -65,16 +76,28 @@ func (p *partition) enqueue(s *message.Send, size int) (ticket, outcome) {
 	if size > p.batchBytes && int64(size) > p.publisher.MaxPayload()-headerRoomBytes {
 		return ticket{}, outcomeTooLarge
 	}
-	t, next, failed := p.gather(s, size)
+	t, next, failed := p.gather(s, size, hold)
 	if next != nil {
 		p.publish(next)
 	}
 	return t, failed
 }
 
+// release publishes what enqueueHeld has held back, if the way is free; if it is not,
+// it leaves when it is.
+func (p *partition) release() {
+	p.mu.Lock()
+	var next *batch
+	if p.inFlight == nil {
+		next = p.takeNext()
+	}
+	p.mu.Unlock()
+	p.publish(next)
+}
+
 // gather is enqueue under the lock; it also takes the batch to be published, if the
 // way is free.
-func (p *partition) gather(s *message.Send, size int) (t ticket, next *batch, failed outcome) {
+func (p *partition) gather(s *message.Send, size int, hold bool) (t ticket, next *batch, failed outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.sends >= p.sendsMax || p.bytes+size > p.bytesMax {
@@ -93,7 +116,7 @@ func (p *partition) gather(s *message.Send, size int) (t ticket, next *batch, fa
 	b.sends++
 	p.sends++
 	p.bytes += len(encoded) - before
-	if p.inFlight == nil {
+	if p.inFlight == nil && !hold {
 		next = p.takeNext()
 	}
 	return t, next, outcomeAccepted

@@ -1,6 +1,6 @@
-// Package ingest is the way in: it takes POST /message/send, checks the request,
-// commits it to the write-ahead log, and answers with what the sequencer made of
-// it. It keeps no state that outlives a request.
+// Package ingest is the way in: it takes POST /message/send, and many sends in one by
+// /message/sendbatch and /message/sendbulk; it checks each, commits it to the write-ahead
+// log, and answers with what the sequencer made of it. It keeps no state that outlives a request.
 //
 // # Delivery
 //
@@ -43,6 +43,9 @@
 //	payload_rules.go  what a payload of each message type must be; payload_check.go looks
 //	commit.go    into the partition's gathering batch; batch.go is one group commit,
 //	             ticket.go a request's place in it, publish.go its way out
+//	flight.go    the many sends of one request: held back a little so that they leave
+//	             together, at most so many at a time, answered in their order; for
+//	             sendbatch.go and sendbulk.go, whose items splitter.go takes apart
 //	inbox.go     acknowledgements and answers of all batches, one subscription
 //	reply.go     the answer's JSON; problem.go all that is not 200
 package ingest

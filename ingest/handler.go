@@ -23,7 +23,9 @@ func (s *Service) routes() http.Handler {
 		w.Header().Set("Allow", strings.Join(allowed(r, req.URL.Path), ", "))
 		s.refuse(w, problem{outcome: outcomeMethod})
 	})
-	r.Post("/message/send", s.handleSend)
+	r.Post("/message/send", s.counted(s.send))
+	r.Post("/message/sendbatch", s.counted(s.sendBatch))
+	r.Post("/message/sendbulk", s.counted(s.sendBulk))
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r.MethodFunc(method, "/healthz", s.handleHealth)
 		r.MethodFunc(method, "/readyz", s.handleReady)
@@ -87,22 +89,24 @@ func (s *Service) refuse(w http.ResponseWriter, p problem) {
 	p.write(w)
 }
 
-// handleSend is POST /message/send.
-func (s *Service) handleSend(w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
-	nth, p := s.admit()
-	defer s.leave()
-	if p.ok() {
-		p = s.send(w, r, start, nth)
-	} else {
-		p.write(w)
+// counted admits requests to an endpoint, and keeps the books. The endpoint answers,
+// and returns what became of the request.
+func (s *Service) counted(endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		nth, p := s.admit()
+		defer s.leave()
+		if p.ok() {
+			p = endpoint(w, r, start, nth)
+		} else {
+			p.write(w)
+		}
+		s.metrics.requests[p.outcome].Inc()
+		s.metrics.requestDuration.Observe(time.Since(start).Seconds())
 	}
-	s.metrics.requests[p.outcome].Inc()
-	s.metrics.requestDuration.Observe(time.Since(start).Seconds())
 }
 
-// send takes a request through its steps and answers it. It returns what became of
-// it, for the books.
+// send is POST /message/send: it takes a request through its steps and answers it.
 func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem {
 	req := s.requests.get()
 	p := s.check(w, r, req)
@@ -112,8 +116,7 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	// Permissions belong here: the send is whole, and nothing has been written yet.
 	var t ticket
 	if p.ok() {
-		partition := s.partitions[s.topology.Of(req.send.ChannelId, message.ChannelType(req.send.ChannelType))]
-		t, p.outcome = partition.enqueue(&req.send, req.send.SizeVT())
+		t, p.outcome = s.partitionOf(req).enqueue(&req.send, req.send.SizeVT())
 	}
 	// The answer echoes client_msg_no; everything else of the request can be reused
 	// while it waits.
@@ -127,33 +130,55 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	}
 
 	a, became := t.wait(r.Context(), s.cfg.AnswerTimeout)
-	switch became {
-	case outcomeAccepted, outcomeDuplicate:
+	p = problemOf(a, became, clientMsgNo, generated)
+	if became == outcomeAccepted || became == outcomeDuplicate {
 		s.reply(w, a, became, clientMsgNo)
-		return problem{outcome: became}
-	case outcomeConflict:
-		p = problem{outcome: became, field: fieldClientMsgNo.String(),
-			msg: fmt.Sprintf("client_msg_no %q was used for another message, %d", string(clientMsgNo), a.id)}
-	default:
-		p = problem{outcome: became}
-		if generated && became.spec().retryAfter > 0 {
-			p.msg = fmt.Sprintf("%s (use client_msg_no %q, which was made for this request)", became.spec().msg, string(clientMsgNo))
-		}
+	} else {
+		p.write(w)
 	}
-	p.write(w)
+	return p
+}
+
+func (s *Service) partitionOf(req *request) *partition {
+	return s.partitions[s.topology.Of(req.send.ChannelId, message.ChannelType(req.send.ChannelType))]
+}
+
+// problemOf makes the answer's problem of what became of a send.
+func problemOf(a answer, became outcome, clientMsgNo []byte, generated bool) problem {
+	p := problem{outcome: became}
+	switch {
+	case became == outcomeConflict:
+		p.field = fieldClientMsgNo.String()
+		p.msg = fmt.Sprintf("client_msg_no %q was used for another message, %d", string(clientMsgNo), a.id)
+	case generated && became.spec().retryAfter > 0:
+		p.msg = fmt.Sprintf("%s (use client_msg_no %q, which was made for this request)", became.spec().msg, string(clientMsgNo))
+	}
 	return p
 }
 
 // check reads, decodes and validates, and holds the payload against the rules.
 func (s *Service) check(w http.ResponseWriter, r *http.Request, req *request) problem {
+	if p := s.receive(w, r, req); !p.ok() {
+		return p
+	}
+	return s.checkSend(req)
+}
+
+// receive reads a body into req.
+func (s *Service) receive(w http.ResponseWriter, r *http.Request, req *request) problem {
 	if p := checkMediaType(r.Header); !p.ok() {
 		return p
 	}
-	if p := req.read(r, int(s.cfg.BodyBytesMax)); !p.ok() {
+	p := req.read(r, int(s.cfg.BodyBytesMax))
+	if !p.ok() {
 		// What is left of the body would have to be read to use the connection again.
 		w.Header().Set("Connection", "close")
-		return p
 	}
+	return p
+}
+
+// checkSend makes a whole send of a body that has been read.
+func (s *Service) checkSend(req *request) problem {
 	if p := req.decode(); !p.ok() {
 		return p
 	}

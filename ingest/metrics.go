@@ -12,6 +12,7 @@ import (
 // the hot path looks nothing up.
 type metrics struct {
 	requests        [outcomes]prometheus.Counter
+	items           [outcomes]prometheus.Counter // of requests that hold many sends
 	requestDuration prometheus.Histogram
 	decodeDuration  prometheus.Histogram
 	gatherDuration  prometheus.Histogram
@@ -60,8 +61,12 @@ func newMetrics(reg prometheus.Registerer, requestsInFlight func() float64, queu
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sendhouse_ingest_requests_total", Help: "Requests answered, by HTTP status and by what became of them.",
 	}, []string{"code", "reason"})
+	items := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sendhouse_ingest_items_total", Help: "Sends of sendbatch and sendbulk answered, by status and by what became of them.",
+	}, []string{"code", "reason"})
 	for o := range outcomes {
 		s := o.spec()
+		m.items[o] = items.WithLabelValues(strconv.Itoa(s.status), s.code)
 		m.requests[o] = requests.WithLabelValues(strconv.Itoa(s.status), s.code)
 	}
 	m.payloadViolations = make(map[string]prometheus.Counter)
@@ -73,6 +78,7 @@ func newMetrics(reg prometheus.Registerer, requestsInFlight func() float64, queu
 	}
 	register(violations)
 	register(requests)
+	register(items)
 	register(m.lateAnswers)
 	register(queues)
 	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

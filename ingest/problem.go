@@ -122,29 +122,38 @@ type problem struct {
 
 func (p problem) ok() bool { return p.outcome == outcomeAccepted }
 
-// write sends the problem in the error shape of the contract:
-// {"status":400,"code":"invalid_request","msg":"…","field":"…","reason":0}.
-func (p problem) write(w http.ResponseWriter) {
-	s := p.outcome.spec()
+// message is what the problem says.
+func (p problem) message() string {
 	if p.msg != "" {
-		s.msg = p.msg
+		return p.msg
 	}
+	return p.outcome.spec().msg
+}
+
+// append appends the problem in the error shape of the contract:
+// {"status":400,"code":"invalid_request","msg":"…","field":"…","reason":0}.
+func (p problem) append(body []byte) []byte {
+	s := p.outcome.spec()
 	if p.reason != reasonNone {
 		s.reason = p.reason
 	}
-	body := make([]byte, 0, 256)
 	body = append(body, `{"status":`...)
 	body = strconv.AppendInt(body, int64(s.status), 10)
 	body = append(body, `,"code":`...)
 	body = appendJSONString(body, s.code)
 	body = append(body, `,"msg":`...)
-	body = appendJSONString(body, s.msg)
+	body = appendJSONString(body, p.message())
 	body = append(body, `,"field":`...)
 	body = appendJSONString(body, p.field)
 	body = append(body, `,"reason":`...)
 	body = strconv.AppendInt(body, int64(s.reason), 10)
-	body = append(body, "}\n"...)
+	return append(body, "}\n"...)
+}
 
+// write sends the problem.
+func (p problem) write(w http.ResponseWriter) {
+	s := p.outcome.spec()
+	body := p.append(make([]byte, 0, 256))
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")

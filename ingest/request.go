@@ -83,6 +83,20 @@ func (p *requestPool) get() *request {
 	return r
 }
 
+// of is get with a body that has been read elsewhere; it is copied. There is none where
+// there is no room for it.
+func (p *requestPool) of(body []byte) (r *request, ok bool) {
+	r = p.get()
+	for cap(r.body) < len(body) {
+		if !r.grow(len(body)) {
+			p.put(r)
+			return nil, false
+		}
+	}
+	r.body = append(r.body, body...)
+	return r, true
+}
+
 // put takes r back. The caller must not touch r, nor what aliases it, any more.
 func (p *requestPool) put(r *request) {
 	p.budget.giveBack(r.reserved)

@@ -1,0 +1,157 @@
+package ingest
+
+import (
+	"context"
+	"time"
+)
+
+// Limits of requests that hold many sends.
+const (
+	flightItemsMax = 2_000         // items of one request that may wait for their answers
+	flightHeldMax  = batchSendsMax // items held back before they are released
+	itemBytes      = 512           // what an item counts in the budget, beside its text
+)
+
+// flight is the sends of one request on their way: each in its place, committed in the
+// order of their coming, and answered in it. They gather in the partitions' batches like
+// the sends of others.
+//
+// What it keeps of an item is small, and counted in the budget that all requests share;
+// where that has no room the item is refused and keeps nothing.
+type flight struct {
+	s       *Service
+	items   []item
+	text    []byte // client_msg_no of all
+	settled int    // items[:settled] are answered
+
+	held    int
+	touched []bool // partitions that hold something back
+
+	waited   time.Duration // for answers, altogether
+	reserved int64
+}
+
+// item is one send and, once it is settled, what became of it.
+type item struct {
+	ticket    ticket // no batch: it never got as far
+	deadline  time.Time
+	answer    answer
+	problem   problem
+	from, to  int // of its client_msg_no in text
+	generated bool
+}
+
+func (s *Service) newFlight() *flight {
+	return &flight{s: s, touched: make([]bool, len(s.partitions))}
+}
+
+// add takes the next item: a send that has been checked, or the problem with it. It
+// waits for the oldest one's answer where too many are under way. The request may be
+// used again when it returns; it may be nil where there is a problem.
+func (f *flight) add(ctx context.Context, req *request, p problem) {
+	if len(f.items)-f.settled >= flightItemsMax {
+		f.settle(ctx)
+	}
+	if p.ok() && f.s.state.Load() != stateServing {
+		p = problem{outcome: outcomeDraining}
+	}
+	cost := int64(itemBytes + len(p.msg) + len(p.field))
+	if p.ok() {
+		cost += int64(len(req.send.ClientMsgNo))
+	}
+	if !f.s.requests.budget.take(cost) {
+		f.items = append(f.items, item{problem: problem{outcome: outcomeOverloaded}})
+		return
+	}
+	f.reserved += cost
+	next := item{problem: p}
+	if p.ok() {
+		next.from = len(f.text)
+		f.text = append(f.text, req.send.ClientMsgNo...)
+		next.to, next.generated = len(f.text), req.generated
+		next.deadline = time.Now().Add(f.s.cfg.AnswerTimeout)
+		next.ticket, next.problem.outcome = f.enqueue(req)
+	}
+	f.items = append(f.items, next)
+	if f.held >= flightHeldMax {
+		f.release()
+	}
+}
+
+func (f *flight) enqueue(req *request) (ticket, outcome) {
+	partition, size := f.s.partitionOf(req), req.send.SizeVT()
+	t, failed := partition.enqueueHeld(&req.send, size)
+	if failed == outcomeOverloaded && f.held > 0 { // perhaps with what is held back
+		f.release()
+		t, failed = partition.enqueueHeld(&req.send, size)
+	}
+	if failed == outcomeAccepted {
+		f.touched[partition.number] = true
+		f.held++
+	}
+	return t, failed
+}
+
+// release lets the items leave that are held back. It must be called before anything
+// that may take time.
+func (f *flight) release() {
+	if f.held == 0 {
+		return
+	}
+	f.held = 0
+	for n, touched := range f.touched {
+		if touched {
+			f.touched[n] = false
+			f.s.partitions[n].release()
+		}
+	}
+}
+
+// settle waits for the answer to the oldest item that has none yet.
+func (f *flight) settle(ctx context.Context) {
+	it := &f.items[f.settled]
+	f.settled++
+	if it.ticket.batch != nil {
+		f.release()
+		start := time.Now()
+		var became outcome
+		it.answer, became = it.ticket.wait(ctx, it.deadline.Sub(start))
+		f.waited += time.Since(start)
+		it.ticket = ticket{} // lets go of the batch
+		it.problem = problemOf(it.answer, became, f.clientMsgNo(it), it.generated)
+	}
+	f.s.metrics.items[it.problem.outcome].Inc()
+}
+
+// at is the item in a place, settled.
+func (f *flight) at(ctx context.Context, i int) *item {
+	for f.settled <= i {
+		f.settle(ctx)
+	}
+	return &f.items[i]
+}
+
+func (f *flight) clientMsgNo(it *item) []byte { return f.text[it.from:it.to] }
+
+// append appends the answer to an item that is settled.
+func (f *flight) append(dst []byte, it *item) []byte {
+	switch it.problem.outcome {
+	case outcomeAccepted, outcomeDuplicate:
+		return appendReplyElement(dst, it.answer, it.problem.outcome == outcomeDuplicate, f.clientMsgNo(it))
+	default:
+		return it.problem.append(dst)
+	}
+}
+
+// end gives back what the flight has taken. Items that are not settled go their way;
+// nobody waits for them any more.
+func (f *flight) end() {
+	f.release()
+	for i := f.settled; i < len(f.items); i++ {
+		if t := f.items[i].ticket; t.batch != nil {
+			t.partition.leave(t.batch)
+		}
+	}
+	f.s.requests.budget.giveBack(f.reserved)
+	f.items, f.text, f.reserved = nil, nil, 0
+}

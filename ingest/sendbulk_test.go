@@ -1,0 +1,384 @@
+package ingest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const ndjson = "application/x-ndjson"
+
+// many is the answer to many sends.
+type many struct {
+	got
+	items []got
+}
+
+// codes are the items' codes; "" is a 200.
+func (m many) codes() []string {
+	codes := make([]string, 0, len(m.items))
+	for _, item := range m.items {
+		codes = append(codes, item.code())
+	}
+	return codes
+}
+
+// bulk posts a bulk, and takes the answer apart.
+func (b *bundle) bulk(t *testing.T, contentType string, body io.Reader) many {
+	t.Helper()
+	return takeApart(t, b.tryBulk(contentType, body))
+}
+
+// asyncBulk is bulk in the background; the function it gives waits for the answer.
+func (b *bundle) asyncBulk(t *testing.T, body io.Reader) (answer func() many) {
+	t.Helper()
+	c := make(chan whole, 1)
+	go func() { c <- b.tryBulk(ndjson, body) }()
+	return func() many { return takeApart(t, receive(t, c)) }
+}
+
+// whole is an answer that has been read.
+type whole struct {
+	status int
+	header http.Header
+	raw    []byte
+	err    error
+}
+
+// tryBulk is bulk for goroutines that may not end the test.
+func (b *bundle) tryBulk(contentType string, body io.Reader) (w whole) {
+	req, err := http.NewRequest(http.MethodPost, b.url+"/message/sendbulk", body)
+	if err != nil {
+		return whole{err: err}
+	}
+	req.Header.Set("Content-Type", contentType)
+	res, err := b.client.Do(req)
+	if err != nil {
+		return whole{err: err}
+	}
+	defer res.Body.Close()
+	w.status, w.header = res.StatusCode, res.Header
+	w.raw, w.err = io.ReadAll(res.Body)
+	return w
+}
+
+func takeApart(t *testing.T, w whole) many {
+	t.Helper()
+	require.NoError(t, w.err)
+	raw := w.raw
+	m := many{got: got{status: w.status, header: w.header, raw: string(raw)}}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	var elements []map[string]any
+	switch {
+	case w.status != http.StatusOK:
+		require.NoError(t, decoder.Decode(&m.body))
+		requireShape(t, m.got)
+		return m
+	case w.header.Get("Content-Type") == ndjson:
+		require.Equal(t, strings.Count(m.raw, "\n"), strings.Count(m.raw, `{"status":`), "a line each")
+		for decoder.More() {
+			var element map[string]any
+			require.NoError(t, decoder.Decode(&element))
+			elements = append(elements, element)
+		}
+	default:
+		require.Equal(t, "application/json", w.header.Get("Content-Type"))
+		require.NoError(t, decoder.Decode(&elements))
+		require.True(t, json.Valid(raw))
+	}
+	for _, element := range elements {
+		status, err := element["status"].(json.Number).Int64()
+		require.NoError(t, err)
+		item := got{status: int(status), body: element}
+		if status == http.StatusOK {
+			require.Equal(t, element["message_id"], json.Number(element["message_idstr"].(string)))
+			require.Contains(t, element, "message_seq")
+			require.Contains(t, element, "client_msg_no")
+		} else {
+			require.Len(t, element, 5)
+			require.NotEmpty(t, element["msg"])
+		}
+		m.items = append(m.items, item)
+	}
+	return m
+}
+
+// TestBulk: each item has its own outcome, in its place, in both forms.
+func TestBulk(t *testing.T) {
+	t.Parallel()
+	conflict := `{"from_uid":"u","channel_id":"g","channel_type":2,"client_msg_no":"1","payload":"b3RoZXI="}`
+	for _, form := range []string{ndjson, "application/json"} {
+		t.Run(form, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, options{})
+			b.sequence()
+			items := []string{
+				send("g", "1"), `{"channel_type":2}`, send("g", "2"), `{"from_uid":tru}`, send("g", "1"), conflict, send("h", "3"),
+				`"]},{["`, strings.Replace(send("g", "4"), "}", `,"x":"\"]}\\"}`, 1), `7`,
+			}
+			body := strings.Join(items, "\r\n\n") + "\n"
+			if form != ndjson {
+				body = " [" + strings.Join(items, " ,\n") + "] \n"
+			}
+			m := b.bulk(t, form, strings.NewReader(body))
+			require.Equal(t, http.StatusOK, m.status, m.raw)
+			require.Equal(t, form, m.header.Get("Content-Type"))
+			require.Equal(t, []string{"", "invalid_request", "", "invalid_json", "", "client_msg_no_conflict", "", "invalid_json", "", "invalid_json"}, m.codes(), m.raw)
+			for i, no := range map[int]string{0: "1", 2: "2", 4: "1", 6: "3", 8: "4"} {
+				require.Equal(t, no, m.items[i].body["client_msg_no"])
+			}
+			require.Equal(t, m.items[0].body["message_id"], m.items[4].body["message_id"], "the same send twice in one bulk")
+			require.Equal(t, true, m.items[4].body["idempotent_replayed"])
+			require.NotContains(t, m.items[0].body, "idempotent_replayed")
+			require.Equal(t, "payload,from_uid,channel_id", m.items[1].body["field"])
+			require.Equal(t, json.Number("28"), m.items[5].body["reason"])
+			for i, seq := range map[int]string{0: "1", 2: "2", 6: "1", 8: "3"} {
+				require.Equal(t, json.Number(seq), m.items[i].body["message_seq"], "they keep their order")
+			}
+			require.InDelta(t, 4, b.metric("sendhouse_ingest_items_total", `reason="accepted"`), 0)
+			require.InDelta(t, 3, b.metric("sendhouse_ingest_items_total", `reason="invalid_json"`), 0)
+			require.InDelta(t, 1, b.metric("sendhouse_ingest_requests_total", `reason="accepted"`), 0)
+			requireForgotten(t, b)
+		})
+	}
+}
+
+// TestBulkForms is what the body around the items can be.
+func TestBulkForms(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1})
+	b.sequence()
+	one := send("forms", "1")
+	pretty := strings.ReplaceAll(one, ",", ",\n")
+	for _, row := range []struct {
+		name, form, body string
+		code             string   // of the whole
+		codes            []string // of the items
+	}{
+		{"empty lines", ndjson, "", "invalid_json", nil},
+		{"blank lines", ndjson, " \n\r\n", "invalid_json", nil},
+		{"nothing", "application/json", "", "invalid_json", nil},
+		{"an empty array", "application/json", " [ ] ", "", []string{}},
+		{"no last line feed", ndjson, one + "\n" + one, "", []string{"", ""}},
+		{"lines that are called JSON", "application/json; charset=utf-8", one + "\n" + one + "\n", "", []string{"", ""}},
+		{"another name for NDJSON", "application/jsonl", one, "", []string{""}},
+		{"a line that is an array", ndjson, "[" + one + "]\n" + one, "", []string{"invalid_json", ""}},
+		{"elements over many lines", "application/json", "[\n" + pretty + "\n,\n" + pretty + "\n]", "", []string{"", ""}},
+		{"a bad line in the middle", ndjson, one + "\n{\"from_uid\":\n" + one + "\n", "", []string{"", "invalid_json", ""}},
+		{"a bad element in the middle", "application/json", "[" + one + `,{"a":1]},` + one + "]", "", []string{"", "invalid_json", ""}},
+		{"a comma too many", "application/json", "[" + one + ",]", "", []string{"", "invalid_json"}},
+		{"two commas", "application/json", "[" + one + ",," + one + "]", "", []string{"", "invalid_json", ""}},
+		{"only a comma", "application/json", "[,]", "", []string{"invalid_json", "invalid_json"}},
+		{"something behind the array", "application/json", "[" + one + "] x", "", []string{"", "invalid_json"}},
+		{"another array behind it", "application/json", "[" + one + "][" + one + "]", "", []string{"", "invalid_json"}},
+		{"an array that does not end", "application/json", "[" + one + "," + one, "", []string{"", "invalid_json"}},
+		{"invalid UTF-8", ndjson, one + "\n{\"from_uid\":\"\xff\"}\n" + one, "", []string{"", "invalid_json", ""}},
+		{"brackets 100,000 deep", ndjson, strings.Repeat("[", 100_000) + "\n" + one, "", []string{"invalid_json", ""}},
+		{"text", "text/plain", one, "unsupported_media_type", nil},
+		{"no type", "", one, "unsupported_media_type", nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			m := b.bulk(t, row.form, strings.NewReader(row.body))
+			if row.code != "" {
+				require.Equal(t, row.code, m.code(), m.raw)
+				return
+			}
+			require.Equal(t, row.codes, m.codes(), m.raw)
+		})
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url+"/message/sendbulk", strings.NewReader(one))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", ndjson)
+	req.Header.Set("Content-Encoding", "gzip")
+	g, err := b.do(req)
+	require.NoError(t, err)
+	require.Equal(t, "unsupported_media_type", g.code())
+}
+
+func TestBulkOfTooMany(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 2})
+	b.sequence()
+	var body strings.Builder
+	for i := range bulkItemsMax + 1 {
+		body.WriteString(send(fmt.Sprintf("g%d", i%7), fmt.Sprint(i)) + "\n")
+	}
+	m := b.bulk(t, ndjson, strings.NewReader(body.String()))
+	require.Len(t, m.items, bulkItemsMax+1)
+	for i, item := range m.items[:bulkItemsMax] {
+		require.Equal(t, http.StatusOK, item.status, item.body)
+		require.Equal(t, fmt.Sprint(i), item.body["client_msg_no"])
+		require.Equal(t, json.Number(fmt.Sprint(i/7+1)), item.body["message_seq"])
+	}
+	require.Equal(t, "too_large", m.items[bulkItemsMax].code())
+	require.Contains(t, m.items[bulkItemsMax].body["msg"], "10000 items")
+
+	before := b.service.requests.budget.left.Load()
+	require.Equal(t, int64(defaultConfig(t).BodiesBytesMax), before, "all of it was given back")
+}
+
+func TestBulkTooLarge(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1})
+	b.sequence()
+	line := send("large", "1") + "\n"
+	padded := line + strings.Repeat(" ", bulkBytesMax-len(line))
+
+	m := b.bulk(t, ndjson, strings.NewReader(padded))
+	require.Equal(t, []string{""}, m.codes(), "16 MiB are taken")
+	m = b.bulk(t, ndjson, strings.NewReader(padded+" "))
+	require.Equal(t, "too_large", m.code(), "said by Content-Length, so nothing is read")
+	m = b.bulk(t, ndjson, io.MultiReader(strings.NewReader(padded), strings.NewReader(" ")))
+	require.Equal(t, []string{"", "too_large"}, m.codes(), "found out on the way")
+
+	large := `{"x":"` + strings.Repeat("x", 5<<20) + `"}` + "\n"
+	m = b.bulk(t, ndjson, strings.NewReader(line+large+line))
+	require.Equal(t, []string{"", "too_large", ""}, m.codes(), "an item that is too large is one item")
+	require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.budget.left.Load(), "all of it was given back")
+}
+
+// TestBulkSharesTheBudget: where there is no memory for it, a bulk is refused, and items are.
+func TestBulkSharesTheBudget(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, config: func(c *Config) { c.BodiesBytesMax = 8 << 20 }})
+	b.sequence()
+	budget := &b.service.requests.budget
+	line := send("g", "1") + "\n"
+	require.True(t, budget.take(8<<20))
+	require.Equal(t, "overloaded", b.bulk(t, ndjson, strings.NewReader(line)).code())
+	budget.giveBack(splitterBytesFirst + 600) // the buffer, and one item
+	require.Equal(t, []string{"", "overloaded"}, b.bulk(t, ndjson, strings.NewReader(line+line)).codes())
+	budget.giveBack(8<<20 - splitterBytesFirst - 600)
+	require.Equal(t, int64(8<<20), budget.left.Load())
+}
+
+// TestBulkLeavesTogether: a bulk does not begin with a group commit of one.
+func TestBulkLeavesTogether(t *testing.T) {
+	t.Parallel()
+	b := setup(t, one())
+	wal := b.script(0)
+	answer := b.asyncBulk(t, strings.NewReader(strings.Repeat(with(``)+"\n", 50)))
+	r := wal.next()
+	require.Len(t, r.sends, 50)
+	r.answer(1)
+	for i, item := range answer().items {
+		require.Equal(t, json.Number(fmt.Sprint(i+1)), item.body["message_seq"])
+	}
+}
+
+// TestBulkOverload: what the queue does not hold is refused, the rest goes.
+func TestBulkOverload(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.QueueSendsMax = 10 }})
+	wal := b.script(0)
+	first := b.async(send("g", "first"))
+	r := wal.next()
+	answer := b.asyncBulk(t, strings.NewReader(strings.Repeat(with(``)+"\n", 15)))
+	b.queued(0, 10)
+	r.answer(1)
+	require.Equal(t, http.StatusOK, receive(t, first).status)
+	r = wal.next()
+	require.Len(t, r.sends, 10)
+	r.answer(2)
+	m := answer()
+	require.Len(t, m.items, 15)
+	for i, item := range m.items {
+		require.Equal(t, map[bool]string{true: "", false: "overloaded"}[i < 10], item.code(), "item %d", i)
+	}
+	requireForgotten(t, b)
+}
+
+// TestBulkWindow: a bulk waits for its first answers before it takes more than the window.
+func TestBulkWindow(t *testing.T) {
+	t.Parallel()
+	b := setup(t, one())
+	wal := b.script(0)
+	const total = flightItemsMax + 500
+	answer := b.asyncBulk(t, strings.NewReader(strings.Repeat(with(``)+"\n", total)))
+	seen := 0
+	for seen < total {
+		r := wal.next()
+		if seen == 0 {
+			b.queued(0, flightItemsMax-len(r.sends)) // and no more
+		}
+		r.answer(uint64(seen + 1))
+		seen += len(r.sends)
+	}
+	m := answer()
+	require.Len(t, m.items, total)
+	require.Equal(t, json.Number(fmt.Sprint(total)), m.items[total-1].body["message_seq"])
+	requireForgotten(t, b)
+}
+
+// TestBulkNobodyAnswers: the items' time-outs run side by side, not one behind the other.
+func TestBulkNobodyAnswers(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, config: func(c *Config) { c.AckTimeout, c.AnswerTimeout = 200*time.Millisecond, 200*time.Millisecond }})
+	m := b.bulk(t, ndjson, strings.NewReader(strings.Repeat(with(``)+"\n", 300)))
+	require.Len(t, m.items, 300)
+	for _, item := range m.items {
+		require.Equal(t, http.StatusServiceUnavailable, item.status)
+		require.Contains(t, item.body["msg"], "made for this request")
+	}
+	requireForgotten(t, b)
+}
+
+// TestBulkClientGoesAway in the middle of its body, and while it waits: what came whole is
+// committed, and nothing is left behind.
+func TestBulkClientGoesAway(t *testing.T) {
+	t.Parallel()
+	for _, whole := range []bool{false, true} {
+		t.Run(fmt.Sprintf("whole=%t", whole), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
+				c.AckTimeout, c.AnswerTimeout = shortTimeout, shortTimeout
+			}})
+			wal := b.script(0)
+			conn, err := net.Dial("tcp", b.service.Addr().String())
+			require.NoError(t, err)
+			line := send("g", "1") + "\n"
+			length := len(line) * 2
+			if !whole {
+				length += 100
+			}
+			_, err = fmt.Fprintf(conn, "POST /message/sendbulk HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s%s", ndjson, length, line, line)
+			require.NoError(t, err)
+			r := wal.next()
+			require.NoError(t, conn.Close())
+			require.Eventually(t, func() bool { return b.service.inFlight.Load() == 0 }, testTimeout, time.Millisecond)
+			r.answer(1)
+			require.NotEmpty(t, r.sends)
+			requireForgotten(t, b)
+			require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.budget.left.Load())
+		})
+	}
+}
+
+// TestBulkDrain: a bulk that is on its way when the process stops is answered.
+func TestBulkDrain(t *testing.T) {
+	t.Parallel()
+	b := setup(t, one())
+	wal := b.script(0)
+	reader, writer := io.Pipe()
+	answer := b.asyncBulk(t, reader)
+	_, err := io.WriteString(writer, send("g", "1")+"\n")
+	require.NoError(t, err)
+	r := wal.next()
+	b.stop()
+	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	_, err = io.WriteString(writer, send("g", "2")+"\n")
+	require.NoError(t, err)
+	require.NoError(t, writer.Close())
+	r.answer(1)
+	require.Equal(t, []string{"", "draining"}, answer().codes())
+}

@@ -1,0 +1,214 @@
+package ingest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+)
+
+const splitterBytesFirst = 32 << 10 // what the buffer begins with
+
+// splitter takes the items of a bulk out of its body, while that comes. It looks only for
+// where they end; what is in them is the decoder's. So an item that is wrong is one item,
+// as long as its quotes and brackets are closed.
+type splitter struct {
+	in     io.Reader
+	before func() // called before each read, which may take time
+	budget *budget
+
+	buf      []byte // buf[at:] is what has been read and not yet given out
+	at       int
+	searched int // of buf[at:]
+	total    int
+	ended    bool // in has
+	reserved int64
+
+	lines  bool // NDJSON, whatever it begins with
+	array  bool
+	closed bool // the array is
+	given  bool // an item
+	// Where in the element the search is.
+	depth    int
+	inString bool
+	escaped  bool
+}
+
+func newSplitter(in io.Reader, lines bool, b *budget) *splitter {
+	return &splitter{in: in, lines: lines, budget: b}
+}
+
+// close gives the memory back.
+func (s *splitter) close() {
+	s.budget.giveBack(s.reserved)
+	s.buf, s.reserved = nil, 0
+}
+
+// begin reads as far as the first item, to see whether it stands in an array.
+func (s *splitter) begin() problem {
+	for {
+		rest := bytes.TrimLeft(s.buf[s.at:], " \t\r\n")
+		s.at = len(s.buf) - len(rest)
+		switch {
+		case len(rest) > 0:
+			if s.array = !s.lines && rest[0] == '['; s.array {
+				s.at++
+			}
+			return problem{}
+		case s.ended:
+			return problem{outcome: outcomeInvalidJSON, msg: "the body is empty; it must be JSON objects, one a line, or an array of them"}
+		}
+		if p := s.fill(); !p.ok() {
+			return p
+		}
+	}
+}
+
+// next is the next item, until there is no more: then p says why, if it is not the body's
+// end. The text stands until the next call.
+func (s *splitter) next() (text []byte, more bool, p problem) {
+	for {
+		if s.closed {
+			return nil, false, s.trailing()
+		}
+		if s.array {
+			text, more = s.element()
+		} else {
+			text, more = s.line()
+		}
+		if more {
+			s.given = true
+			return text, true, problem{}
+		}
+		if s.closed {
+			continue
+		}
+		if s.ended {
+			if s.array {
+				p = problem{outcome: outcomeInvalidJSON, msg: "the array does not end; its last element was not sent"}
+			}
+			return nil, false, p
+		}
+		if p := s.fill(); !p.ok() {
+			return nil, false, p
+		}
+	}
+}
+
+// line is the next line that is not blank, if all of it is there.
+func (s *splitter) line() (text []byte, ok bool) {
+	for s.at < len(s.buf) {
+		end := bytes.IndexByte(s.buf[s.at+s.searched:], '\n')
+		switch {
+		case end >= 0:
+			text = s.take(s.searched+end, 1)
+		case s.ended:
+			text = s.take(len(s.buf)-s.at, 0)
+		default:
+			s.searched = len(s.buf) - s.at
+			return nil, false
+		}
+		if text = trimSpace(text); len(text) > 0 {
+			return text, true
+		}
+	}
+	return nil, false
+}
+
+// element is the next element, if its end is there. An empty one, as between two commas,
+// is one too; only an empty array has none.
+func (s *splitter) element() (text []byte, ok bool) {
+	for s.at+s.searched < len(s.buf) {
+		c := s.buf[s.at+s.searched]
+		switch {
+		case s.escaped:
+			s.escaped = false
+		case s.inString:
+			s.escaped, s.inString = c == '\\', c != '"'
+		case c == '"':
+			s.inString = true
+		case c == '{' || c == '[':
+			s.depth++
+		case s.depth > 0 && (c == '}' || c == ']'):
+			s.depth--
+		case s.depth == 0 && (c == ',' || c == ']'):
+			text = trimSpace(s.take(s.searched, 1))
+			s.closed = c == ']'
+			return text, !s.closed || s.given || len(text) > 0
+		}
+		s.searched++
+	}
+	return nil, false
+}
+
+// take gives n bytes out, and passes over some more.
+func (s *splitter) take(n, over int) []byte {
+	text := s.buf[s.at : s.at+n]
+	s.at += n + over
+	s.searched = 0
+	return text
+}
+
+// trailing reads the rest behind an array, which must be white space.
+func (s *splitter) trailing() problem {
+	for {
+		if len(trimSpace(s.buf[s.at:])) > 0 {
+			return problem{outcome: outcomeInvalidJSON, msg: "something follows the array; it was not read"}
+		}
+		s.at = len(s.buf)
+		if s.ended {
+			return problem{}
+		}
+		if p := s.fill(); !p.ok() {
+			return p
+		}
+	}
+}
+
+// fill reads more.
+func (s *splitter) fill() problem {
+	if !s.room() {
+		return problem{outcome: outcomeOverloaded, msg: "too many large bodies at one time; what is behind was not read"}
+	}
+	s.before()
+	n, err := s.in.Read(s.buf[len(s.buf):cap(s.buf)])
+	s.buf = s.buf[:len(s.buf)+n]
+	s.total += n
+	switch {
+	case s.total > bulkBytesMax:
+		return bulkTooLarge()
+	case errors.Is(err, io.EOF):
+		s.ended = true
+	case err != nil:
+		return unreadable(err)
+	}
+	return problem{}
+}
+
+// room makes room for a read: at the front, or by doubling the buffer where an item fills
+// most of it. It is never larger than twice what a body may have.
+func (s *splitter) room() bool {
+	switch {
+	case s.at == len(s.buf):
+		s.buf, s.at = s.buf[:0], 0
+	case len(s.buf) < cap(s.buf):
+	case s.at >= cap(s.buf)/2:
+		s.buf = s.buf[:copy(s.buf, s.buf[s.at:])]
+		s.at = 0
+	}
+	if len(s.buf) < cap(s.buf) {
+		return true
+	}
+	size := max(splitterBytesFirst, 2*cap(s.buf))
+	more := int64(size - cap(s.buf))
+	if !s.budget.take(more) {
+		return false
+	}
+	s.reserved += more
+	grown := make([]byte, len(s.buf)-s.at, size)
+	copy(grown, s.buf[s.at:])
+	s.buf, s.at = grown, 0
+	return true
+}
+
+// trimSpace cuts off what JSON knows as white space.
+func trimSpace(b []byte) []byte { return bytes.Trim(b, " \t\r\n") }

@@ -1,0 +1,97 @@
+package ingest
+
+import (
+	"encoding/json"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// split takes a body apart, as it comes from in.
+func split(in io.Reader, lines bool) (items []string, p problem) {
+	b := &budget{}
+	b.left.Store(1 << 40)
+	s := newSplitter(in, lines, b)
+	defer s.close()
+	s.before = func() {}
+	if p := s.begin(); !p.ok() {
+		return nil, p
+	}
+	for {
+		text, more, p := s.next()
+		if !more {
+			return items, p
+		}
+		items = append(items, string(text))
+	}
+}
+
+// TestSplitterProperty: whatever elements there are, and in whatever pieces they come.
+func TestSplitterProperty(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		values := rapid.SliceOfN(rapid.OneOf(
+			rapid.Map(rapid.String(), func(s string) any { return s }),
+			rapid.Map(rapid.SliceOf(rapid.StringMatching(`[\[\]{}",\\a]*`)), func(s []string) any { return s }),
+			rapid.Map(rapid.MapOf(rapid.String(), rapid.Int()), func(m map[string]int) any { return m }),
+		), 1, 10).Draw(t, "values")
+		var want []string
+		for _, v := range values {
+			text, err := json.Marshal(v)
+			require.NoError(t, err)
+			want = append(want, string(text))
+		}
+		lines := rapid.Bool().Draw(t, "lines")
+		body := strings.Join(want, "\n") + "\n"
+		if !lines {
+			body = "[" + strings.Join(want, ",") + "]"
+		}
+		for _, in := range []io.Reader{strings.NewReader(body), iotest.OneByteReader(strings.NewReader(body)), iotest.DataErrReader(strings.NewReader(body))} {
+			items, p := split(in, lines)
+			require.True(t, p.ok(), p.msg)
+			require.Equal(t, want, items)
+		}
+	})
+}
+
+// TestSplitterBuffer: items larger than the buffer, at every place in it.
+func TestSplitterBuffer(t *testing.T) {
+	t.Parallel()
+	var want []string
+	for i := range 60 {
+		want = append(want, strings.Repeat("x", 1+(i*7919)%(3*splitterBytesFirst)))
+	}
+	for _, in := range []io.Reader{strings.NewReader(strings.Join(want, "\n")), iotest.HalfReader(strings.NewReader(strings.Join(want, "\n")))} {
+		items, p := split(in, true)
+		require.True(t, p.ok())
+		require.Equal(t, want, items)
+	}
+}
+
+// FuzzSplitter: every array that encoding/json reads has the same elements here, and the
+// pieces in which a body comes make no difference.
+func FuzzSplitter(f *testing.F) {
+	for _, body := range []string{`[]`, `[1,{"a":["]"]},"\\\"]"]`, "{}\n{}\n", `[,]`, `[{]},1`, `["`, "\n[1] x"} {
+		f.Add([]byte(body), true)
+		f.Add([]byte(body), false)
+	}
+	f.Fuzz(func(t *testing.T, body []byte, lines bool) {
+		items, p := split(strings.NewReader(string(body)), lines)
+		again, q := split(iotest.OneByteReader(strings.NewReader(string(body))), lines)
+		require.Equal(t, items, again)
+		require.Equal(t, p, q)
+		var want []json.RawMessage
+		if lines || json.Unmarshal(body, &want) != nil || want == nil {
+			return
+		}
+		require.True(t, p.ok())
+		require.Len(t, items, len(want))
+		for i := range want {
+			require.Equal(t, string(want[i]), items[i])
+		}
+	})
+}
