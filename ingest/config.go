@@ -13,6 +13,9 @@ import (
 type Config struct {
 	APIAddr config.Addr `name:"api-addr" help:"Address of the HTTP API that producers send to." default:"127.0.0.1:5001"`
 
+	APITokensFile string `name:"api-tokens-file" help:"File of the tokens that the HTTP API takes, a line each: scopes (send, manage, read; separated by commas), a space, sha256: and the token's SHA-256 in hex. Changes are seen within seconds." placeholder:"PATH"`
+	Insecure      bool   `name:"insecure" help:"Listen for the HTTP API on an address that others can reach, without tokens."`
+
 	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
 	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`
 	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies being read at one time, without the first 2KiB of each; beyond it requests are answered 503." default:"256MiB"`
@@ -56,6 +59,8 @@ func (c Config) validate() error {
 		}
 	}
 	check(c.APIAddr != "", "api-addr: is missing")
+	check(c.APIAddr == "" || isLoopback(c.APIAddr.String()) || c.APITokensFile != "" || c.Insecure,
+		"api-addr %s: others can reach this address, and would need no token: give --api-tokens-file, or say --insecure", c.APIAddr)
 	check(c.PayloadBytesMax >= 1 && c.PayloadBytesMax <= payloadBytesMaxMax,
 		"ingest-payload-bytes-max %s: must be 1B to %s", c.PayloadBytesMax, config.ByteSize(payloadBytesMaxMax))
 	// Base64 makes four bytes of three; a KiB is for the other fields.

@@ -37,6 +37,7 @@
 // # How a request goes through
 //
 //	handler.go   admit, and the steps in their order
+//	token.go     who may
 //	body.go      the bytes, into a pooled buffer
 //	decode.go    JSON to fields; json.go and text.go underneath
 //	validate.go  fields to a message.Send, or every bad field by name

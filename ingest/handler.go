@@ -23,9 +23,9 @@ func (s *Service) routes() http.Handler {
 		w.Header().Set("Allow", strings.Join(allowed(r, req.URL.Path), ", "))
 		s.refuse(w, problem{outcome: outcomeMethod})
 	})
-	r.Post("/message/send", s.counted(s.send))
-	r.Post("/message/sendbatch", s.counted(s.sendBatch))
-	r.Post("/message/sendbulk", s.counted(s.sendBulk))
+	r.Post("/message/send", s.counted(scopeSend, s.send))
+	r.Post("/message/sendbatch", s.counted(scopeSend, s.sendBatch))
+	r.Post("/message/sendbulk", s.counted(scopeSend, s.sendBulk))
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r.MethodFunc(method, "/healthz", s.handleHealth)
 		r.MethodFunc(method, "/readyz", s.handleReady)
@@ -89,13 +89,16 @@ func (s *Service) refuse(w http.ResponseWriter, p problem) {
 	p.write(w)
 }
 
-// counted admits requests to an endpoint, and keeps the books. The endpoint answers,
+// counted admits requests that may use an endpoint, and keeps the books. The endpoint answers,
 // and returns what became of the request.
-func (s *Service) counted(endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem) http.HandlerFunc {
+func (s *Service) counted(needs scope, endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		nth, p := s.admit()
 		defer s.leave()
+		if p.ok() {
+			p = s.authorize(w, r, needs)
+		}
 		if p.ok() {
 			p = endpoint(w, r, start, nth)
 		} else {

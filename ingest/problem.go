@@ -21,6 +21,8 @@ const (
 	outcomeMethod
 	outcomeNotFound
 	outcomeBodyUnread
+	outcomeUnauthorized
+	outcomeScope
 	outcomeOverloaded
 	outcomeDraining
 	outcomeWALUnavailable
@@ -38,6 +40,7 @@ const (
 const (
 	reasonNone          = 0
 	reasonSuccess       = 1
+	reasonAuthFail      = 2
 	reasonPayloadDecode = 9
 	reasonSystemError   = 15
 	reasonChannelID     = 16
@@ -82,6 +85,10 @@ func (o outcome) spec() spec {
 		return spec{status: http.StatusNotFound, code: "not_found", msg: "no such route"}
 	case outcomeBodyUnread:
 		return spec{status: http.StatusBadRequest, code: "body_unreadable"}
+	case outcomeUnauthorized:
+		return spec{status: http.StatusUnauthorized, code: "unauthorized", reason: reasonAuthFail}
+	case outcomeScope:
+		return spec{status: http.StatusForbidden, code: "insufficient_scope", reason: reasonAuthFail, msg: "the token does not allow this"}
 	case outcomeOverloaded:
 		return spec{status: http.StatusServiceUnavailable, code: "overloaded", reason: reasonRateLimit, retryAfter: 1,
 			msg: "more is being sent than can be taken; nothing was written"}

@@ -35,6 +35,7 @@ type Service struct {
 	log         *slog.Logger
 	metrics     *metrics
 	rules       *payloadRules // nil: they are off
+	tokens      *tokens       // nil: none are needed
 	requests    *requestPool
 	replies     *bytesPool
 	contentType []string
@@ -75,7 +76,7 @@ var (
 )
 
 // New checks cfg and deps and reports everything that is wrong with them. It opens
-// nothing.
+// nothing; of files it reads that of the tokens.
 func New(cfg Config, deps Deps) (*Service, error) {
 	errs := []error{cfg.validate()}
 	require := func(ok bool, what string) {
@@ -89,13 +90,19 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if _, err := topology.NewPartitions(int(deps.Partitions)); err != nil {
 		errs = append(errs, err)
 	}
+	var known *tokens
+	if cfg.APITokensFile != "" && deps.Logger != nil {
+		var err error
+		known, err = openTokens(cfg.APITokensFile, deps.Logger.With("component", "ingest"))
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
 
 	log := deps.Logger.With("component", "ingest")
 	s := &Service{
-		cfg: cfg, nc: deps.NATS, topology: deps.Partitions, log: log,
+		cfg: cfg, nc: deps.NATS, topology: deps.Partitions, log: log, tokens: known,
 		requests:    newRequestPool(int64(cfg.BodiesBytesMax)),
 		replies:     newBytesPool(512),
 		contentType: []string{"application/json"},
@@ -179,6 +186,9 @@ func (s *Service) Run(ctx context.Context) error {
 		return errors.Join(err, listener.Close())
 	}
 	stopWatching := s.watchConnection()
+	if s.tokens != nil {
+		defer s.tokens.watch()()
+	}
 	server := s.server()
 	served := make(chan error, 1)
 	go func() { // ends with Shutdown or Close below
