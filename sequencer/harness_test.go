@@ -25,7 +25,7 @@ const patience = 20 * time.Second
 // harness is a broker with the streams of one partition, a client that writes
 // records as ingest does, and sequencers over them.
 type harness struct {
-	t          *testing.T
+	t          testing.TB
 	ctx        context.Context
 	nc         *nats.Conn
 	js         jetstream.JetStream
@@ -37,7 +37,7 @@ type harness struct {
 	records    int
 }
 
-func setup(t *testing.T) *harness {
+func setup(t testing.TB) *harness {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)

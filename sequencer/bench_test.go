@@ -1,0 +1,74 @@
+package sequencer
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	benchRecords = 1_000
+	benchBatch   = 256
+)
+
+// fill writes a log of full group commits over 10,000 channels.
+func (h *harness) fill() {
+	n := 0
+	for range benchRecords {
+		var data []byte
+		for range benchBatch {
+			n++
+			var err error
+			data, err = message.AppendSend(data, &message.Send{
+				ChannelId: fmt.Sprintf("u%d@c%d", n%97, n%10_000), ChannelType: 1, FromUid: "u1",
+				ClientMsgNo: fmt.Sprintf("1763900000-0-%d", n), RedDot: true, Payload: make([]byte, 70),
+			})
+			require.NoError(h.t, err)
+		}
+		_, err := h.js.PublishMsg(h.ctx, &nats.Msg{Subject: topology.WALSubject(0), Data: data})
+		require.NoError(h.t, err)
+	}
+}
+
+// BenchmarkRecovery takes a partition from nothing to the end of a log of 256,000
+// sends: deriving the message log for the first time, and with it there already, as
+// after a restart.
+func BenchmarkRecovery(b *testing.B) {
+	for range b.N {
+		h := setup(b)
+		h.fill()
+		for _, kind := range []string{"deriving", "restart"} {
+			caughtUp := make(chan struct{})
+			logs, err := openLogs(h.nc, h.js, 0)
+			require.NoError(b, err)
+			p := runner.New(h.config.Config, fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax}, runner.Deps{
+				Logs: logs, Checkpoints: h.checkpoints(), Logger: slog.New(slog.DiscardHandler),
+				Metrics: runner.NewMetrics(prometheus.NewRegistry()).Partition(0), Now: time.Now,
+				MayWrite: func() bool { return true }, CaughtUp: func() { close(caughtUp) },
+			})
+			ctx, cancel := context.WithCancel(h.ctx)
+			done := make(chan error, 1)
+			started := time.Now()
+			go func() { done <- p.Run(ctx, patience) }()
+			<-caughtUp
+			b.ReportMetric(benchRecords*benchBatch/time.Since(started).Seconds(), kind+"-sends/s")
+			cancel()
+			require.NoError(b, <-done)
+			if kind == "deriving" {
+				b.ReportMetric(benchRecords*benchBatch/time.Since(started).Seconds(), "derived/s")
+			}
+		}
+	}
+}
