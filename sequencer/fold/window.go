@@ -15,11 +15,8 @@ import (
 // which a sender could only turn against its own message.
 type window struct {
 	entries chunkList[windowEntry]
-	// index is open addressing with linear probing. A slot in use has its top bit
-	// set and holds the low 31 bits of an entry's position, which no two entries
-	// kept at one time share.
-	index []uint32
-	key   []byte // scratch
+	index   []windowSlot // open addressing with linear probing
+	key     []byte       // scratch
 }
 
 type windowEntry struct {
@@ -29,14 +26,26 @@ type windowEntry struct {
 	seq     uint64
 }
 
+// windowSlot is a place in the index. It repeats the low bits of the key, so that
+// looking for a key, and moving slots, touch an entry only where it very likely is
+// the one that is meant.
+type windowSlot struct {
+	hash uint32 // low bits of the key
+	// pos has its top bit set where the slot is in use, and holds the low 31 bits of
+	// the entry's position, which no two entries kept at one time share.
+	pos uint32
+}
+
 // windowEntryBytes is the size of an entry in a snapshot.
 const windowEntryBytes = 40
 
 const slotInUse = 1 << 31
 
-func slotOf(pos uint64) uint32 { return uint32(pos) | slotInUse }
+func slotOf(key [2]uint64, pos uint64) windowSlot {
+	return windowSlot{hash: uint32(key[0]), pos: uint32(pos) | slotInUse}
+}
 
-func newWindow() window { return window{index: make([]uint32, indexLenMin)} }
+func newWindow() window { return window{index: make([]windowSlot, indexLenMin)} }
 
 func (w *window) len() int { return w.entries.len() }
 
@@ -62,9 +71,12 @@ func contentOf(encodedSend []byte) uint64 {
 
 // find returns the entry of a key, nil if there is none.
 func (w *window) find(key [2]uint64) *windowEntry {
-	mask := uint64(len(w.index) - 1)
-	for slot := key[0] & mask; w.index[slot] != 0; slot = (slot + 1) & mask {
-		if e := w.entryOf(w.index[slot]); e.key == key {
+	mask, hash := uint32(len(w.index)-1), uint32(key[0])
+	for i := hash & mask; w.index[i].pos != 0; i = (i + 1) & mask {
+		if w.index[i].hash != hash {
+			continue
+		}
+		if e := w.entryOf(w.index[i]); e.key == key {
 			return e
 		}
 	}
@@ -74,7 +86,7 @@ func (w *window) find(key [2]uint64) *windowEntry {
 // add appends an entry. Its key must not be there.
 func (w *window) add(e windowEntry) {
 	pos := w.entries.append(e)
-	w.insertIndex(e.key, pos)
+	w.insertIndex(slotOf(e.key, pos))
 	if w.len()*4 > len(w.index)*indexLoadMax4 {
 		w.reindex(len(w.index) * 2)
 	}
@@ -89,41 +101,44 @@ func (w *window) evict() {
 func (w *window) oldest() *windowEntry { return w.entries.at(w.entries.first) }
 
 // entryOf turns a slot's 31 bits back into the position in [first, next).
-func (w *window) entryOf(slot uint32) *windowEntry {
-	behind := (slot - uint32(w.entries.first)) & (slotInUse - 1)
+func (w *window) entryOf(slot windowSlot) *windowEntry {
+	behind := (slot.pos - uint32(w.entries.first)) & (slotInUse - 1)
 	return w.entries.at(w.entries.first + uint64(behind))
 }
 
-func (w *window) insertIndex(key [2]uint64, pos uint64) {
-	mask := uint64(len(w.index) - 1)
-	slot := key[0] & mask
-	for w.index[slot] != 0 {
-		slot = (slot + 1) & mask
+func (w *window) insertIndex(slot windowSlot) {
+	mask := uint32(len(w.index) - 1)
+	i := slot.hash & mask
+	for w.index[i].pos != 0 {
+		i = (i + 1) & mask
 	}
-	w.index[slot] = slotOf(pos)
+	w.index[i] = slot
 }
 
-// deleteIndex empties the slot of the entry at pos and moves back those behind
-// it that would no longer be found (Knuth, 6.4, algorithm R).
+// deleteIndex empties the slot of the entry at pos and moves back those behind it
+// that would no longer be found (Knuth, The Art of Computer Programming, 6.4,
+// algorithm R).
 func (w *window) deleteIndex(pos uint64) {
-	mask := uint64(len(w.index) - 1)
-	hole := w.entries.at(pos).key[0] & mask
-	for w.index[hole] != slotOf(pos) {
+	mask, slot := uint32(len(w.index)-1), slotOf(w.entries.at(pos).key, pos)
+	hole := slot.hash & mask
+	for w.index[hole] != slot {
 		hole = (hole + 1) & mask
 	}
-	for slot := (hole + 1) & mask; w.index[slot] != 0; slot = (slot + 1) & mask {
-		home := w.entryOf(w.index[slot]).key[0] & mask
-		if (slot-home)&mask >= (slot-hole)&mask {
-			w.index[hole] = w.index[slot]
-			hole = slot
+	for i := (hole + 1) & mask; w.index[i].pos != 0; i = (i + 1) & mask {
+		if home := w.index[i].hash & mask; (i-home)&mask >= (i-hole)&mask {
+			w.index[hole] = w.index[i]
+			hole = i
 		}
 	}
-	w.index[hole] = 0
+	w.index[hole] = windowSlot{}
 }
 
 func (w *window) reindex(length int) {
-	w.index = make([]uint32, length)
-	for pos := w.entries.first; pos < w.entries.next; pos++ {
-		w.insertIndex(w.entries.at(pos).key, pos)
+	old := w.index
+	w.index = make([]windowSlot, length)
+	for _, slot := range old {
+		if slot.pos != 0 {
+			w.insertIndex(slot)
+		}
 	}
 }
