@@ -410,7 +410,7 @@ func (p *process) addSequencer(ctx context.Context, flags brokerFlags, instance 
 
 // awaitTimeout is how long a role that does not set the deployment up waits for
 // one that does.
-const awaitTimeout = 8 * time.Second
+const awaitTimeout = 7 * time.Second
 
 // deployment is the given one or, where a role runs apart, the recorded one.
 func (p *process) deployment(ctx context.Context, js jetstream.JetStream, given topology.Deployment) (topology.Deployment, error) {

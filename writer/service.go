@@ -20,7 +20,7 @@ import (
 const (
 	// startTimeout is how long the first way to ClickHouse may take. It is retried within it, for a server
 	// that is started at the same time.
-	startTimeout = 8 * time.Second
+	startTimeout = 7 * time.Second
 	startRetry   = 250 * time.Millisecond
 	// refusedInARowMax is how many rows in a row ClickHouse may refuse before the table is suspected.
 	refusedInARowMax = 1000
