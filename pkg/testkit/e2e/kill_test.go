@@ -26,8 +26,9 @@ func TestEndToEndKill9(t *testing.T) {
 	}
 	seed := newSeed(t)
 	choose := rand.New(rand.NewPCG(seed, 1<<32))
-	// More and smaller inserts than usual, so that many a kill finds one under way.
-	up := newUp(t, "--flush-interval=100ms", "--checkpoint-interval=30s")
+	// More and smaller inserts than usual, so that many a kill finds one under way; and a window in which the
+	// repeats of a long run are known.
+	up := newUp(t, "--flush-interval=100ms", "--checkpoint-interval=30s", "--dedup-window=24h")
 	up.Start()
 	table := embeddedTable(t, up)
 	table.keepDuplicates(t)

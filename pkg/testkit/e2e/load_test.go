@@ -200,7 +200,10 @@ func (l *load) post(ctx context.Context, s *send, body []byte, isRepeat bool) (a
 // kindOf groups errors of the transport by what they say last.
 func kindOf(err error) string {
 	text := err.Error()
-	return text[strings.LastIndex(text, ": ")+1:]
+	if i := strings.LastIndex(text, ": "); i >= 0 {
+		text = text[i+2:]
+	}
+	return text
 }
 
 // faulty notes what must not happen.

@@ -14,8 +14,8 @@ const drainTimeout = 30 * time.Second
 // refusals are what a client may see of a process that stops: it is told so, or finds nobody. The two ends
 // of a connection can be closed and written to at the same time, then nothing was read of the request.
 var refusals = map[string]bool{
-	"503 draining": true, " connection refused": true, " connection reset by peer": true, " EOF": true, " broken pipe": true,
-	" server closed idle connection": true,
+	"503 draining": true, "connection refused": true, "connection reset by peer": true, "EOF": true, "broken pipe": true,
+	"server closed idle connection": true,
 }
 
 // TestEndToEndStop stops the whole under load. Its clients do not try again, so each request that was taken
