@@ -19,8 +19,8 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
-// natsCheckpoints keeps two checkpoints of a partition as objects, by turns, and
-// a pointer that says what they are. The pointer moves, by compare-and-swap, only
+// natsCheckpoints keeps two checkpoints of a partition as objects, and a pointer
+// that says which they are. The pointer moves, by compare-and-swap, only
 // when the object is whole; so a checkpoint that was cut short by a crash is
 // never taken for one: what the pointer says of the object then does not match.
 type natsCheckpoints struct {
@@ -29,6 +29,10 @@ type natsCheckpoints struct {
 	partition int
 	epoch     uint64 // part of the names, so that a paused owner cannot write over its successor's
 	swept     bool
+
+	// As last seen; the pointer moves only from there.
+	seen     pointer
+	revision uint64
 }
 
 // pointer is the value in the key-value bucket.
@@ -52,8 +56,12 @@ func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int,
 func (c *natsCheckpoints) key() string { return "p" + strconv.Itoa(c.partition) }
 
 func (c *natsCheckpoints) List(ctx context.Context) ([]runner.CheckpointMeta, error) {
-	p, _, err := c.pointer(ctx)
-	return p.Checkpoints, err
+	p, revision, err := c.pointer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.seen, c.revision = p, revision
+	return p.Checkpoints, nil
 }
 
 func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) {
@@ -71,29 +79,28 @@ func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) 
 	return p, entry.Revision(), nil
 }
 
-func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time) ([]runner.CheckpointMeta, error) {
-	p, revision, err := c.pointer(ctx)
-	if err != nil {
-		return nil, err
+func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, beside *runner.CheckpointMeta) ([]runner.CheckpointMeta, error) {
+	if c.seen.Epoch > c.epoch {
+		return nil, fmt.Errorf("%w: a checkpoint of epoch %d stands, this owner's is %d", runner.ErrNotOwner, c.seen.Epoch, c.epoch)
 	}
-	if p.Epoch > c.epoch || (len(p.Checkpoints) > 0 && p.Checkpoints[0].WALSeq >= snapshot.WALSeq()) {
-		return nil, fmt.Errorf("%w: a checkpoint of epoch %d stands, this owner's is %d", runner.ErrNotOwner, p.Epoch, c.epoch)
-	}
-	meta := runner.CheckpointMeta{Object: c.object("a"), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
-	if len(p.Checkpoints) > 0 && p.Checkpoints[0].Object == meta.Object {
-		meta.Object = c.object("b")
-	}
+	meta := runner.CheckpointMeta{Object: c.freeObject(), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	var err error
 	if meta.Bytes, meta.CRC32C, err = c.put(ctx, meta.Object, snapshot); err != nil {
 		return nil, fmt.Errorf("store checkpoint %s: %w", meta.Object, err)
 	}
-	kept := pointer{Epoch: c.epoch, Checkpoints: append([]runner.CheckpointMeta{meta}, p.Checkpoints[:min(1, len(p.Checkpoints))]...)}
+	kept := pointer{Epoch: c.epoch, Checkpoints: []runner.CheckpointMeta{meta}}
+	if beside != nil {
+		kept.Checkpoints = append(kept.Checkpoints, *beside)
+	}
 	value, err := json.Marshal(kept)
 	if err != nil {
 		return nil, fmt.Errorf("encode the checkpoint pointer: %w", err)
 	}
-	if _, err := c.pointers.Update(ctx, c.key(), value, revision); err != nil {
+	revision, err := c.pointers.Update(ctx, c.key(), value, c.revision)
+	if err != nil {
 		return nil, fmt.Errorf("move the checkpoint pointer: %w", err)
 	}
+	c.seen, c.revision = kept, revision
 	if !c.swept {
 		if err := c.sweep(ctx, kept); err != nil {
 			return nil, err
@@ -103,20 +110,33 @@ func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, tak
 	return kept.Checkpoints, nil
 }
 
-func (c *natsCheckpoints) object(turn string) string {
-	return fmt.Sprintf("%s.%d.%s", c.key(), c.epoch, turn)
+// freeObject is the name of an object that the pointer did not name when it was
+// last seen. So what it names now is never written over, whoever has moved it since:
+// a successor keeps none of this owner's objects but those that it named then.
+func (c *natsCheckpoints) freeObject() string {
+	for _, turn := range []string{"a", "b"} {
+		name := fmt.Sprintf("%s.%d.%s", c.key(), c.epoch, turn)
+		if !c.seen.names(name) {
+			return name
+		}
+	}
+	return fmt.Sprintf("%s.%d.c", c.key(), c.epoch)
+}
+
+func (p pointer) names(object string) bool {
+	return slices.ContainsFunc(p.Checkpoints, func(m runner.CheckpointMeta) bool { return m.Object == object })
 }
 
 // sweep deletes the partition's objects that the pointer does not name: those of
-// earlier owners. An owner's own two are written over by turns.
+// earlier owners. An owner's own are written over by turns; those of later owners
+// may be named by now, if this one was paused since it moved the pointer.
 func (c *natsCheckpoints) sweep(ctx context.Context, kept pointer) error {
 	all, err := c.objects.List(ctx)
 	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return fmt.Errorf("list the checkpoints: %w", err)
 	}
 	for _, info := range all {
-		named := slices.ContainsFunc(kept.Checkpoints, func(m runner.CheckpointMeta) bool { return m.Object == info.Name })
-		if named || !strings.HasPrefix(info.Name, c.key()+".") {
+		if epoch, ours := c.epochOf(info.Name); !ours || epoch >= c.epoch || kept.names(info.Name) {
 			continue
 		}
 		if err := c.objects.Delete(ctx, info.Name); err != nil {
@@ -124,6 +144,14 @@ func (c *natsCheckpoints) sweep(ctx context.Context, kept pointer) error {
 		}
 	}
 	return nil
+}
+
+// epochOf reads the epoch from the name of an object of this partition.
+func (c *natsCheckpoints) epochOf(object string) (epoch uint64, ours bool) {
+	rest, ours := strings.CutPrefix(object, c.key()+".")
+	number, _, _ := strings.Cut(rest, ".")
+	epoch, err := strconv.ParseUint(number, 10, 64)
+	return epoch, ours && err == nil
 }
 
 // put streams the snapshot into the object store.

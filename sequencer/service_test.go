@@ -198,8 +198,8 @@ func keeperOf(h *harness, now func() time.Time) *runner.Keeper {
 	<-caughtUp
 	cancel() // Run hands over what is derived
 	require.NoError(h.t, <-done)
-	k, err := p.Keeper(h.ctx)
-	require.NoError(h.t, err)
+	k := p.Keeper()
+	require.NoError(h.t, k.Look(h.ctx))
 	return k
 }
 
@@ -239,10 +239,13 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 		}
 		stop()
 		k := keeperOf(h, now)
+		if round > 0 {
+			require.False(t, k.Due(), "this keeper has not seen for long enough that the message log has what the newest needs")
+		}
+		at = at.Add(h.config.CheckpointInterval)
 		require.True(t, k.Due(), "round %d", round)
 		require.NoError(t, k.Checkpoint(h.ctx))
 		require.False(t, k.Due())
-		at = at.Add(h.config.CheckpointInterval)
 		wal, err := k.Logs.WALBounds(h.ctx)
 		require.NoError(t, err)
 		require.EqualValues(t, max(1, (round-1)*10+11), wal.First, "trimmed behind the older checkpoint of round %d", round)
@@ -282,7 +285,9 @@ func TestEarlierOwnerCannotStoreACheckpoint(t *testing.T) {
 	require.NoError(t, k.Store(h.ctx, snapshot))
 	earlier, err := openCheckpoints(h.ctx, h.js, 0, 1)
 	require.NoError(t, err)
-	_, err = earlier.Save(h.ctx, snapshot, time.Now())
+	_, err = earlier.List(h.ctx)
+	require.NoError(t, err)
+	_, err = earlier.Save(h.ctx, snapshot, time.Now(), nil)
 	require.ErrorIs(t, err, runner.ErrNotOwner)
 }
 

@@ -2,7 +2,9 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sendhouse/sendhouse/sequencer/fold"
@@ -20,10 +22,7 @@ const stallTicks = 3
 func (p *Partition) keep(ctx context.Context) error {
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
-	k, err := p.Keeper(ctx)
-	if err != nil {
-		return err
-	}
+	k := p.Keeper()
 	for {
 		select {
 		case <-ticker.C:
@@ -37,34 +36,40 @@ func (p *Partition) keep(ctx context.Context) error {
 }
 
 // Keeper does the housekeeping of a partition that has recovered.
-func (p *Partition) Keeper(ctx context.Context) (*Keeper, error) {
-	metas, err := p.Checkpoints.List(ctx)
-	return &Keeper{Partition: p, metas: metas}, err
-}
+func (p *Partition) Keeper() *Keeper { return &Keeper{Partition: p} }
 
 // Keeper takes checkpoints and looks after the logs, step by step.
 type Keeper struct {
 	*Partition
-	metas    []CheckpointMeta // kept, newest first
+	kept     []keptCheckpoint // newest first
+	known    bool             // kept is what is stored
 	lastSeen uint64           // walSeq at the last tick
 	stalled  int              // ticks without progress
 	filling  bool             // the write-ahead log is a quarter full
+}
+
+// keptCheckpoint is a stored checkpoint and since when this keeper has seen the
+// message log to reach it; zero where it does not yet. What another owner saw is
+// not asked: a power loss may have taken the messages since, and they may have been
+// written again a moment ago, or its clock may be off.
+type keptCheckpoint struct {
+	CheckpointMeta
+	reached time.Time
 }
 
 func (k *Keeper) tick(ctx context.Context) error {
 	if err := k.Measure(ctx); err != nil {
 		return err
 	}
-	if len(k.metas) > 0 {
-		k.Metrics.checkpointAge.Set(k.Now().Sub(k.metas[0].TakenAt).Seconds())
+	err := k.Look(ctx)
+	if err == nil && k.Due() {
+		err = k.Checkpoint(ctx)
 	}
-	if !k.Due() {
-		return nil
-	}
-	if err := k.Checkpoint(ctx); err != nil {
-		if ctx.Err() != nil || Permanent(err) {
-			return err
-		}
+	switch {
+	case err == nil:
+	case ctx.Err() != nil || Permanent(err) || errors.Is(err, errOutputLost):
+		return err
+	default:
 		// Recovery reads a longer tail until one succeeds; nothing is lost.
 		k.Metrics.checkpointsFailed.Inc()
 		k.Logger.Error("checkpoint failed; trying again", "error", err)
@@ -105,26 +110,79 @@ func (k *Keeper) Measure(ctx context.Context) error {
 	return nil
 }
 
-// Due says whether a checkpoint should be taken: there is something new, and the
-// newest is old enough to be the one that survives a power loss with the message
-// log that it needs.
+// Look brings up to date what is known of the checkpoints that are kept: which
+// they are, where storing one did not end well, and whether the message log
+// reaches them.
+func (k *Keeper) Look(ctx context.Context) error {
+	if !k.known {
+		metas, err := k.Checkpoints.List(ctx)
+		if err != nil {
+			return err
+		}
+		k.take(metas)
+	}
+	acked, _, _ := k.outbox.state()
+	for i := range k.kept {
+		if c := &k.kept[i]; c.reached.IsZero() && c.Output <= acked {
+			c.reached = k.Now()
+		}
+	}
+	if len(k.kept) > 0 {
+		k.Metrics.checkpointAge.Set(k.Now().Sub(k.kept[0].TakenAt).Seconds())
+	}
+	return nil
+}
+
+// take takes over what is stored. What was known of those that stay, stays;
+// those that recovery found damaged do not count.
+func (k *Keeper) take(metas []CheckpointMeta) {
+	before := k.kept
+	k.kept, k.known = nil, true
+	for _, meta := range metas {
+		if slices.ContainsFunc(k.damaged, meta.same) {
+			continue
+		}
+		c := keptCheckpoint{CheckpointMeta: meta}
+		if i := slices.IndexFunc(before, func(b keptCheckpoint) bool { return b.same(meta) }); i >= 0 {
+			c.reached = before[i].reached
+		}
+		k.kept = append(k.kept, c)
+	}
+}
+
+// settled is the newest checkpoint that surely survives a power loss together
+// with the messages that it needs; nil where none does.
+func (k *Keeper) settled() *CheckpointMeta {
+	for i := range k.kept {
+		if c := &k.kept[i]; !c.reached.IsZero() && k.Now().Sub(c.reached) >= durableHorizon {
+			return &c.CheckpointMeta
+		}
+	}
+	return nil
+}
+
+// Due says whether a checkpoint should be taken: there is something new, the
+// newest is old enough, and one is settled, which can be kept beside the new one.
 func (k *Keeper) Due() bool {
+	if !k.known {
+		return false
+	}
 	k.mu.Lock()
 	walSeq := k.state.WALSeq()
 	k.mu.Unlock()
-	if len(k.metas) == 0 {
+	if len(k.kept) == 0 {
 		return walSeq > 0
 	}
 	interval := k.cfg.CheckpointInterval
 	if k.filling { // trim it sooner
 		interval = durableHorizon
 	}
-	age := k.Now().Sub(k.metas[0].TakenAt)
-	return walSeq > k.metas[0].WALSeq && (age >= interval || age < 0)
+	age := k.Now().Sub(k.kept[0].TakenAt)
+	return walSeq > k.kept[0].WALSeq && (age >= interval || age < 0) && k.settled() != nil
 }
 
 // Checkpoint stores the state, once the message log has everything up to it, and
-// trims the write-ahead log behind the older kept checkpoint.
+// trims the write-ahead log behind the settled checkpoint that is kept beside it.
 func (k *Keeper) Checkpoint(ctx context.Context) error {
 	snapshot := k.Snapshot()
 	if err := k.outbox.waitAcked(ctx, snapshot.Output()); err != nil {
@@ -144,25 +202,35 @@ func (k *Keeper) Snapshot() *fold.Snapshot {
 }
 
 // Store makes a snapshot a checkpoint. The message log must have everything up to
-// it: a checkpoint's age counts from now, and by its age is judged what a power
-// loss can take.
+// it, and still have it now: it may have lost its tail unnoticed.
 func (k *Keeper) Store(ctx context.Context, snapshot *fold.Snapshot) error {
-	if acked, _, _ := k.outbox.state(); acked < snapshot.Output() {
+	acked, _, _ := k.outbox.state()
+	if acked < snapshot.Output() {
 		return fmt.Errorf("%w: checkpoint of message %d, and the message log has %d", ErrInvariant, snapshot.Output(), acked)
+	}
+	end, err := k.Logs.OutputTail(ctx)
+	if err != nil {
+		return err
+	}
+	if end.Seq < acked {
+		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, end.Seq, acked)
 	}
 	if !k.MayWrite() {
 		return ErrNotOwner
 	}
 	start := k.Now()
-	metas, err := k.Checkpoints.Save(ctx, snapshot, start)
+	beside := k.settled()
+	k.known = false // until it is known how this ended
+	metas, err := k.Checkpoints.Save(ctx, snapshot, start, beside)
 	if err != nil {
 		return err
 	}
-	k.metas = metas
+	k.take(metas)
+	k.kept[0].reached = start
 	k.Metrics.checkpointBytes.Set(float64(metas[0].Bytes))
 	k.Metrics.checkpointSeconds.Observe(k.Now().Sub(start).Seconds())
-	if len(metas) < 2 || metas[0].TakenAt.Sub(metas[1].TakenAt) < durableHorizon {
+	if beside == nil {
 		return nil
 	}
-	return k.Logs.TrimWAL(ctx, metas[1].WALSeq+1)
+	return k.Logs.TrimWAL(ctx, beside.WALSeq+1)
 }

@@ -34,8 +34,9 @@ type Partition struct {
 	// recovered is the message log's tail at recovery. Messages up to it are there
 	// already; when the fold comes by the last of them, it must be the same.
 	recovered Tail
-	walEnd    uint64 // the write-ahead log's end at recovery
-	caughtUp  bool   // it is folded
+	damaged   []CheckpointMeta // found so at recovery
+	walEnd    uint64           // the write-ahead log's end at recovery
+	caughtUp  bool             // it is folded
 
 	// Reused from record to record.
 	effects []fold.Effect

@@ -80,14 +80,20 @@ type CheckpointMeta struct {
 	TakenAt time.Time `json:"taken_at"`
 }
 
-// Checkpoints keeps the newest two checkpoints of one partition.
+// same says whether two describe one checkpoint.
+func (m CheckpointMeta) same(other CheckpointMeta) bool {
+	return m.Object == other.Object && m.WALSeq == other.WALSeq && m.CRC32C == other.CRC32C
+}
+
+// Checkpoints keeps two checkpoints of one partition.
 type Checkpoints interface {
 	// List gives them, newest first.
 	List(ctx context.Context) ([]CheckpointMeta, error)
 	// Load reads a state back; damage is an error that wraps ErrDamaged.
 	Load(ctx context.Context, meta CheckpointMeta, params fold.Params) (*fold.State, error)
-	// Save stores a snapshot in place of the older one and returns what is kept
-	// then, newest first. It refuses, with ErrNotOwner, where a later owner has
-	// stored one.
-	Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time) ([]CheckpointMeta, error)
+	// Save stores a snapshot, keeps the given one beside it, if any, and drops the
+	// rest; it returns what is kept then, newest first. It refuses where what is kept
+	// is no longer what List or Save last gave: with ErrNotOwner where that was a
+	// later owner's doing.
+	Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, beside *CheckpointMeta) ([]CheckpointMeta, error)
 }

@@ -62,6 +62,7 @@ func (p *Partition) startingState(ctx context.Context, end Tail, wal Bounds) (*f
 		}
 		p.Metrics.checkpointsDamaged.Inc()
 		p.Logger.Warn("a checkpoint is damaged; taking an older state and reading a longer tail", "object", meta.Object, "error", err)
+		p.damaged = append(p.damaged, meta)
 		reasons = append(reasons, err)
 	}
 	if wal.First > 1 {
