@@ -1,0 +1,188 @@
+package sim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
+)
+
+// checker holds what happens against what may.
+type checker struct {
+	checkpoints, powerLosses, recoveries int
+	refused                              bool
+	spoiled                              bool // the run has damaged a checkpoint
+	answeredSeqs                         map[uint64]bool
+}
+
+// causes count what may make a partition stop; an error must have one.
+type causes struct {
+	losses int    // of the message log
+	epoch  uint64 // leases given out
+	moves  uint64 // of the checkpoint pointer
+	first  uint64 // of the write-ahead log
+}
+
+func (w *world) causes() causes {
+	return causes{losses: w.log.losses, epoch: w.lease.revision, moves: w.store.revision, first: w.wal.first}
+}
+
+// answered holds an answer against the reference's, and gives the record's
+// sequence.
+func (c *checker) answered(w *world, o *owner, inbox string, data []byte) uint64 {
+	seq, known := w.client.inboxes[inbox]
+	if !known {
+		w.fail("owner %d answered on %q, which nobody asked on", o.id, inbox)
+	}
+	var batch message.AnswerBatch
+	if err := batch.UnmarshalVT(data); err != nil {
+		w.fail("owner %d's answer to record %d cannot be read: %v", o.id, seq, err)
+	}
+	want := w.ref.records[seq-1]
+	if want.malformed {
+		w.fail("owner %d answered record %d, which is malformed", o.id, seq)
+	}
+	if len(batch.GetAnswers()) != len(want.answers) {
+		w.fail("owner %d gave %d answers to record %d of %d sends", o.id, len(batch.GetAnswers()), seq, len(want.answers))
+	}
+	for i, got := range batch.GetAnswers() {
+		if !got.EqualVT(&want.answers[i]) {
+			w.fail("owner %d answered send %d of record %d with %v, the reference says %v", o.id, i, seq, got, &want.answers[i])
+		}
+	}
+	if c.answeredSeqs != nil {
+		c.answeredSeqs[seq] = true
+	}
+	return seq
+}
+
+// live holds a live message against the reference's.
+func (c *checker) live(w *world, subject string, data []byte) {
+	var m message.Message
+	if err := m.UnmarshalVT(data); err != nil {
+		w.fail("a live message on %s cannot be read: %v", subject, err)
+	}
+	if m.GetWalSeq() == 0 || m.GetWalSeq() > w.wal.last() {
+		w.fail("a live message is of record %d", m.GetWalSeq())
+	}
+	want, ok := w.ref.records[m.GetWalSeq()-1].live[int(m.GetWalIndex())]
+	if !ok {
+		w.fail("send %d of record %d was published live, and is to be stored", m.GetWalIndex(), m.GetWalSeq())
+	}
+	if want.subject != subject || !bytes.Equal(want.data, data) {
+		w.fail("live message of send %d of record %d differs from the reference's", m.GetWalIndex(), m.GetWalSeq())
+	}
+}
+
+// stored holds a message that the message log has taken against the reference's.
+func (c *checker) stored(w *world, seq uint64, m *runner.Output) {
+	if seq > uint64(len(w.ref.outputs)) {
+		w.fail("message %d was stored, and the write-ahead log makes only %d", seq, len(w.ref.outputs))
+	}
+	want := w.ref.outputs[seq-1]
+	if want.subject != m.Subject {
+		w.fail("message %d was stored on subject %s, the reference says %s", seq, m.Subject, want.subject)
+	}
+	if !bytes.Equal(want.data, m.Data) {
+		w.fail("message %d was stored with other content than the reference's", seq)
+	}
+}
+
+// recoverable asserts that a fresh owner could recover if the power failed now.
+func (c *checker) recoverable(w *world, after string) {
+	if w.usable(w.durable()) || w.spoiled() {
+		return
+	}
+	var kept []string
+	for _, m := range w.store.pointer.metas {
+		kept = append(kept, fmt.Sprintf("%s of record %d, message %d, whole %t", m.Object, m.WALSeq, m.Output, w.store.whole(m)))
+	}
+	w.fail("%s: if the power failed now, the message log could end at %d, and nothing joins it to the write-ahead log, which starts at %d; checkpoints: %s",
+		after, w.durable(), w.wal.first, strings.Join(kept, "; "))
+}
+
+// usable says whether there is a state to recover from for a message log that
+// ends at tail.
+func (w *world) usable(tail uint64) bool {
+	if w.wal.first == 1 {
+		return true
+	}
+	for _, m := range w.store.pointer.metas {
+		if m.WALSeq <= w.wal.last() && m.WALSeq+1 >= w.wal.first && m.Output <= tail && w.store.whole(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// spoiled says whether the run has damaged a checkpoint that is kept.
+func (w *world) spoiled() bool {
+	for _, m := range w.store.pointer.metas {
+		if w.store.spoiled(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// explained asserts that there was a reason for which a partition's run ended.
+func (c *checker) explained(w *world, o *owner, err error) {
+	seen, now := o.part.seen, w.causes()
+	switch {
+	case w.healed && !errors.Is(err, runner.ErrMissing):
+		w.fail("owner %d failed in a world without trouble: %v", o.id, err)
+	case errors.Is(err, runner.ErrInvariant):
+		w.fail("owner %d: %v", o.id, err)
+	case errors.Is(err, runner.ErrMissing):
+		if w.usable(w.log.last()) && seen == now {
+			w.fail("owner %d refuses though it could recover: %v", o.id, err)
+		}
+		if !w.usable(w.log.last()) && !w.spoiled() {
+			w.fail("owner %d cannot recover: %v", o.id, err)
+		}
+		c.refused = w.healed
+	}
+}
+
+// acknowledged asserts that an owner takes for stored only what the message log
+// has, unless that was lost since the owner recovered.
+func (c *checker) acknowledged(w *world, o *owner) {
+	p := o.part
+	if p == nil || !p.recovered || p.seen.losses != w.log.losses {
+		return
+	}
+	if acked := p.Progress().Output; acked > w.log.last() {
+		w.fail("owner %d takes message %d for stored, and the message log ends at %d", o.id, acked, w.log.last())
+	}
+}
+
+// end asserts, of a world at rest, that everything is in the message log, once.
+func (c *checker) end(w *world) {
+	if got, want := w.log.last(), uint64(len(w.ref.outputs)); got != want {
+		w.fail("at rest the message log ends at %d, the reference makes %d", got, want)
+	}
+	seqs := make(map[refChannel]uint64)
+	lastID := uint64(0)
+	for i := range w.log.kept {
+		seq := w.log.first + uint64(i)
+		m := w.log.kept[i].message
+		c.stored(w, seq, &m)
+		var decoded message.Message
+		if err := decoded.UnmarshalVT(m.Data); err != nil {
+			w.fail("message %d cannot be read: %v", seq, err)
+		}
+		if decoded.GetMessageId() <= lastID {
+			w.fail("message %d has ID %d, the one before it %d", seq, decoded.GetMessageId(), lastID)
+		}
+		lastID = decoded.GetMessageId()
+		channel := refChannel{decoded.GetChannelType(), decoded.GetChannelId()}
+		before, known := seqs[channel]
+		if decoded.GetMessageSeq() != before+1 && (known || w.log.first == 1) {
+			w.fail("message %d has sequence %d in its channel, after %d", seq, decoded.GetMessageSeq(), before)
+		}
+		seqs[channel] = decoded.GetMessageSeq()
+	}
+}

@@ -1,0 +1,126 @@
+package sim
+
+import "time"
+
+// allEvents are what the world may do to those in it, beside what each call and
+// each message on the network risks.
+func allEvents() []weighted {
+	return []weighted{
+		{10, killOwner},
+		{10, sleepOwner},
+		{6, blindOwner},
+		{6, crashBroker},
+		{4, powerLoss},
+		{4, outputOutage},
+		{4, jumpClock},
+		{6, (*world).retain},
+		{2, deleteMessageLog},
+		{1, damageCheckpoint},
+		{2, standStill},
+	}
+}
+
+func (w *world) drawEvent() func(*world) {
+	total := 0
+	for _, e := range w.plan.events {
+		total += e.weight
+	}
+	n := w.rand.IntN(total)
+	for _, e := range w.plan.events {
+		if n -= e.weight; n < 0 {
+			return e.do
+		}
+	}
+	return nil // not reached: n is below the total
+}
+
+func (w *world) anyOwner() *owner { return w.owners[w.rand.IntN(len(w.owners))] }
+
+func killOwner(w *world) {
+	o := w.anyOwner()
+	w.event("owner %d is killed", o.id)
+	o.kill()
+}
+
+// sleepOwner is SIGSTOP and SIGCONT.
+func sleepOwner(w *world) {
+	o := w.anyOwner()
+	o.sleepUntil = w.now + w.upTo(45*time.Second)
+	w.event("owner %d is paused until %s", o.id, o.sleepUntil)
+}
+
+// blindOwner cuts an owner off from the leases and stops the clock by which it
+// would know that its own has ended.
+func blindOwner(w *world) {
+	o := w.anyOwner()
+	o.blindUntil = w.now + w.upTo(90*time.Second)
+	w.event("owner %d does not see its lease until %s", o.id, o.blindUntil)
+}
+
+func crashBroker(w *world) {
+	w.broker.downUntil = w.now + w.upTo(3*time.Second)
+	w.event("the broker is killed; it is back at %s", w.broker.downUntil)
+	w.check.powerLosses++
+	w.cut()
+}
+
+// powerLoss takes the broker, and longer.
+func powerLoss(w *world) {
+	w.broker.downUntil = w.now + w.upTo(70*time.Second)
+	w.event("the power fails; the broker is back at %s", w.broker.downUntil)
+	w.check.powerLosses++
+	w.cut()
+	for _, o := range w.owners {
+		if w.chance(0.5) {
+			o.kill()
+		}
+	}
+}
+
+// outputOutage: the message log has no leader, and the rest of the broker is well.
+func outputOutage(w *world) {
+	w.broker.outputUntil = w.now + w.upTo(60*time.Second)
+	w.event("the message log has no leader until %s", w.broker.outputUntil)
+}
+
+// jumpClock sets the broker's wall clock, a little or a lot, ahead or back.
+func jumpClock(w *world) {
+	by := []time.Duration{time.Millisecond, time.Second, time.Minute, time.Hour}[w.rand.IntN(4)]
+	w.broker.clockOff += w.upTo(2*by) - by
+	w.event("the broker's clock is off by %s", w.broker.clockOff)
+}
+
+// deleteMessageLog: an operator deletes it, and it is made anew. That is only
+// allowed while the write-ahead log is whole and nobody is about to trim it.
+func deleteMessageLog(w *world) {
+	if w.wal.first > 1 || w.pauses > 0 || !w.log.exists {
+		return
+	}
+	w.event("the message log is deleted at %d", w.log.last())
+	w.log = messageLog{first: 1, losses: w.log.losses + 1}
+	w.send(w.now+w.upTo(5*time.Second), func() {
+		w.event("the message log is made anew")
+		w.log.exists = true
+	})
+}
+
+func damageCheckpoint(w *world) {
+	metas := w.store.pointer.metas
+	switch n := w.rand.IntN(10); {
+	case len(metas) > 0 && n < 7:
+		w.store.damage(w, metas[0])
+	case len(metas) > 1 && n < 9:
+		w.store.damage(w, metas[1])
+	default:
+		for _, m := range metas {
+			w.store.damage(w, m)
+		}
+	}
+}
+
+// standStill: nobody does anything for a while.
+func standStill(w *world) {
+	d := w.upTo(90 * time.Second)
+	w.event("everything stands still for %s", d)
+	w.passTime(d)
+}

@@ -1,0 +1,117 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/sendhouse/sendhouse/sequencer/runner"
+)
+
+// quietStepsMax is the number of steps in which a single owner in a world without
+// trouble must come to rest.
+const quietStepsMax = 20_000
+
+// finish ends the trouble and lets one fresh owner come to rest; then everything
+// that was made must be there, and once only. A second one then recovers from the
+// first one's checkpoint and is asked again what was asked before.
+func (w *world) finish() {
+	w.heal()
+	if !w.settle() {
+		return
+	}
+	w.check.end(w)
+	if !w.anotherCheckpoint() {
+		w.fail("no checkpoint was stored in a world without trouble")
+	}
+	w.restart()
+	if !w.settle() {
+		w.fail("an owner refuses right after a checkpoint")
+	}
+	w.probe()
+	w.check.end(w)
+}
+
+// heal ends all trouble, but for one last power loss now and then, and kills
+// every owner.
+func (w *world) heal() {
+	w.event("all is healed")
+	if w.chance(0.5) {
+		w.cut()
+	}
+	w.healed = true
+	w.broker.downUntil, w.broker.outputUntil = w.now, w.now
+	w.plan.walRecords = 1 << 30
+	w.restart()
+	w.passTime(time.Minute) // what is on its way arrives, and the lease expires
+}
+
+// restart leaves one owner, newly started.
+func (w *world) restart() {
+	for _, o := range w.owners {
+		o.die()
+		o.clockOff = 0
+	}
+	w.owners = w.owners[:1]
+	w.owners[0].downUntil = w.now
+	w.lease.expires = w.now
+}
+
+// settle lets the owner work until it has nothing more to do. It says false where
+// it refuses to start, as it must where the run has destroyed the checkpoints.
+func (w *world) settle() bool {
+	o := w.owners[0]
+	for range quietStepsMax {
+		w.step++
+		w.passTime(w.upTo(100 * time.Millisecond))
+		o.act()
+		if w.check.refused {
+			return false
+		}
+		if o.part != nil && o.part.Progress() == w.complete() {
+			return true
+		}
+	}
+	w.fail("in a world without trouble the owner did not come to rest; wanted %+v", w.complete())
+	return false
+}
+
+// complete is how far an owner is that has nothing more to do.
+func (w *world) complete() runner.Progress {
+	return runner.Progress{WALSeq: w.wal.last(), Output: uint64(len(w.ref.outputs))}
+}
+
+// anotherCheckpoint writes one more record and waits for a checkpoint of it.
+func (w *world) anotherCheckpoint() bool {
+	w.client.publish(w, []*clientSend{w.client.draw(w)})
+	o := w.owners[0]
+	for range quietStepsMax {
+		w.step++
+		w.passTime(w.upTo(time.Second))
+		o.act()
+		if metas := w.store.pointer.metas; len(metas) > 0 && metas[0].WALSeq == w.wal.last() {
+			return true
+		}
+	}
+	return false
+}
+
+// probed is how many of the last sends are asked for once more.
+const probed = 80
+
+// probe sends again what was sent before and sees to it that each is answered.
+func (w *world) probe() {
+	c := &w.client
+	w.check.answeredSeqs = make(map[uint64]bool)
+	first := w.wal.last() + 1
+	sends := c.sends[max(0, len(c.sends)-probed):]
+	for len(sends) > 0 {
+		n := min(batchMax, len(sends))
+		c.publish(w, sends[:n])
+		sends = sends[n:]
+	}
+	w.settle()
+	for seq := first; seq <= w.wal.last(); seq++ {
+		if w.wal.records[seq-1].ReplyTo != "" && !w.check.answeredSeqs[seq] {
+			w.fail("record %d was not answered in a world without trouble", seq)
+		}
+	}
+}

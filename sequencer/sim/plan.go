@@ -1,0 +1,84 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
+)
+
+// syncInterval is the age behind which a power loss takes nothing of the message
+// log: the broker's, which architecture.md sets to 10 seconds.
+const syncInterval = 10 * time.Second
+
+// outputAckTimeout is the runner's default.
+const outputAckTimeout = 5 * time.Second
+
+// plan is what a run is like. Each kind of trouble is absent from about half of
+// all runs, since trouble of one kind may hide what another would show.
+type plan struct {
+	steps  int
+	owners int
+	params fold.Params
+	cfg    runner.Config
+
+	leaseTTL   time.Duration
+	walRecords int // that fit into the write-ahead log
+	clockSkew  time.Duration
+
+	// Chances at each call of a port.
+	crash, pause, fail float64
+	// Of the network, for each message on it.
+	appendLost, ackLost, ackRepeated, ackSlow, answerLost, answerRepeated float64
+	// Of reading the write-ahead log, for each record.
+	readBack, readSkip, readStall float64
+
+	// events are drawn by weight, once in eventEvery steps on the average.
+	eventEvery int
+	events     []weighted
+}
+
+type weighted struct {
+	weight int
+	do     func(*world)
+}
+
+// drawPlan draws the kind of run.
+func drawPlan(r *rand.Rand) plan {
+	p := plan{
+		steps:  400 + r.IntN(800),
+		owners: 1 + r.IntN(3),
+		params: fold.Params{
+			Partition:       r.IntN(1024),
+			DedupWindow:     time.Duration(5+r.IntN(120)) * time.Second,
+			DedupEntriesMax: 4 + r.IntN(60),
+		},
+		cfg: runner.Config{
+			CheckpointInterval: time.Duration(30+r.IntN(31)) * time.Second,
+			OutboxMessagesMax:  []int{8, 64, 65536}[r.IntN(3)],
+			OutboxBytesMax:     64 << 20,
+			OutputAckTimeout:   outputAckTimeout,
+		},
+		leaseTTL:   time.Duration(4+r.IntN(12)) * time.Second,
+		walRecords: []int{60, 200, 1 << 30}[r.IntN(3)],
+		eventEvery: 10 + r.IntN(90),
+	}
+	sometimes := func(most float64) float64 {
+		if r.IntN(2) == 0 {
+			return 0
+		}
+		return most * r.Float64()
+	}
+	p.clockSkew = time.Duration(sometimes(120) * float64(time.Second))
+	p.crash, p.pause, p.fail = sometimes(0.01), sometimes(0.02), sometimes(0.05)
+	p.appendLost, p.ackLost, p.ackRepeated, p.ackSlow = sometimes(0.03), sometimes(0.1), sometimes(0.2), sometimes(0.1)
+	p.answerLost, p.answerRepeated = sometimes(0.2), sometimes(0.1)
+	p.readBack, p.readSkip, p.readStall = sometimes(0.05), sometimes(0.02), sometimes(0.005)
+	for _, e := range allEvents() {
+		if r.IntN(2) == 0 {
+			p.events = append(p.events, e)
+		}
+	}
+	return p
+}

@@ -1,0 +1,148 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+)
+
+// reference is the fold as docs/architecture.md tells it, with maps and slices
+// and nothing done for speed. It shares no code with package fold; it builds IDs
+// by hand and encodes messages with the generated code.
+type reference struct {
+	params  fold.Params
+	now     int64 // WAL time, Unix milliseconds
+	idTime  int64 // of the last ID
+	idCount int64
+	seqs    map[refChannel]uint64
+	window  []refSend
+	records []refRecord  // record n is at n-1
+	outputs []refMessage // message n is at n-1
+}
+
+type refChannel struct {
+	kind uint32
+	name string
+}
+
+type refSend struct {
+	channel         refChannel
+	from, clientNo  string
+	send            *message.Send
+	id              int64
+	seq             uint64
+	remembered      int64 // Unix milliseconds
+	contentEncoding string
+}
+
+type refRecord struct {
+	malformed bool
+	answers   []message.Answer
+	live      map[int]refMessage // by place in the record
+	output    uint64             // messages up to and with this record
+}
+
+type refMessage struct {
+	subject string
+	data    []byte
+}
+
+func newReference(params fold.Params) *reference {
+	return &reference{params: params, seqs: make(map[refChannel]uint64)}
+}
+
+// idEpoch is 2024-01-01T00:00:00Z in Unix milliseconds.
+const idEpoch = 1704067200000
+
+// fold takes the next record.
+func (r *reference) fold(at time.Time, sends []*message.Send, malformed bool) {
+	r.now = max(r.now, at.UnixMilli())
+	rec := refRecord{malformed: malformed, live: make(map[int]refMessage)}
+	if !malformed {
+		for len(r.window) > 0 && r.window[0].remembered < r.now-r.params.DedupWindow.Milliseconds() {
+			r.window = r.window[1:]
+		}
+		for i, s := range sends {
+			r.apply(&rec, i, s)
+		}
+	}
+	rec.output = uint64(len(r.outputs))
+	r.records = append(r.records, rec)
+}
+
+func (r *reference) apply(rec *refRecord, place int, s *message.Send) {
+	channel := refChannel{s.GetChannelType(), s.GetChannelId()}
+	encoded, err := s.MarshalVT()
+	if err != nil {
+		panic(err) // a send of the client's, which is valid
+	}
+	if s.GetClientMsgNo() != "" {
+		for _, e := range r.window {
+			if e.channel != channel || e.from != s.GetFromUid() || e.clientNo != s.GetClientMsgNo() {
+				continue
+			}
+			outcome := message.Outcome_OUTCOME_DUPLICATE
+			if e.contentEncoding != string(encoded) {
+				outcome = message.Outcome_OUTCOME_CONFLICT
+			}
+			rec.answers = append(rec.answers, message.Answer{MessageId: uint64(e.id), MessageSeq: e.seq, Outcome: outcome})
+			return
+		}
+	}
+	id, seq := r.nextID(), uint64(0)
+	if !s.GetNoPersist() {
+		r.seqs[channel]++
+		seq = r.seqs[channel]
+	}
+	rec.answers = append(rec.answers, message.Answer{MessageId: uint64(id), MessageSeq: seq})
+	r.emit(rec, place, s, id, seq)
+	if s.GetClientMsgNo() == "" {
+		return
+	}
+	r.window = append(r.window, refSend{
+		channel: channel, from: s.GetFromUid(), clientNo: s.GetClientMsgNo(), send: s, id: id, seq: seq,
+		remembered: idEpoch + id>>22, contentEncoding: string(encoded),
+	})
+	if len(r.window) > r.params.DedupEntriesMax {
+		r.window = r.window[1:]
+	}
+}
+
+// emit notes the message that a send becomes.
+func (r *reference) emit(rec *refRecord, place int, s *message.Send, id int64, seq uint64) {
+	m := &message.Message{
+		ChannelId: s.GetChannelId(), ChannelType: s.GetChannelType(), FromUid: s.GetFromUid(), ClientMsgNo: s.GetClientMsgNo(),
+		NoPersist: s.GetNoPersist(), RedDot: s.GetRedDot(), Payload: s.GetPayload(),
+		MessageId: uint64(id), MessageSeq: seq, WalSeq: uint64(len(r.records) + 1), WalIndex: uint32(place),
+	}
+	data, err := m.MarshalVT()
+	if err != nil {
+		panic(err) // as above
+	}
+	if s.GetNoPersist() {
+		rec.live[place] = refMessage{subject: subject("live", s), data: data}
+		return
+	}
+	r.outputs = append(r.outputs, refMessage{subject: subject(fmt.Sprintf("messages.%d", r.params.Partition), s), data: data})
+}
+
+func (r *reference) nextID() int64 {
+	switch ms := max(r.now-idEpoch, 0); {
+	case ms > r.idTime:
+		r.idTime, r.idCount = ms, 0
+	case r.idCount == 4095:
+		r.idTime, r.idCount = r.idTime+1, 0
+	default:
+		r.idCount++
+	}
+	return r.idTime<<22 | int64(r.params.Partition)<<12 | r.idCount
+}
+
+// subject is what a message is published on. The names of this world's channels
+// have a dot to escape and nothing else.
+func subject(root string, s *message.Send) string {
+	return fmt.Sprintf("%s.%d.%s", root, s.GetChannelType(), strings.ReplaceAll(s.GetChannelId(), ".", "%2E"))
+}

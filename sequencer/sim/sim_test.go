@@ -1,0 +1,92 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/sequencer/runner"
+)
+
+var (
+	seedFlag = flag.Uint64("sim.seed", envUint("SIM_SEED", 0), "seed of the first run; 0 draws one")
+	runsFlag = flag.Uint64("sim.runs", envUint("SIM_RUNS", 300), "number of runs, of consecutive seeds")
+)
+
+func envUint(name string, otherwise uint64) uint64 {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		panic(fmt.Sprintf("%s=%q: not a number", name, text))
+	}
+	return n
+}
+
+// The simulation holds for -sim.runs seeds, by default from one that the clock
+// gives; it is printed.
+func TestSimulation(t *testing.T) {
+	t.Parallel()
+	seed, runs := *seedFlag, *runsFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano()) % 1e12
+	}
+	t.Logf("seeds %d to %d", seed, seed+runs-1)
+	shards := uint64(runtime.GOMAXPROCS(0))
+	for shard := range shards {
+		t.Run(strconv.FormatUint(shard, 10), func(t *testing.T) {
+			t.Parallel()
+			metrics := runner.NewMetrics(prometheus.NewRegistry()).Partition(0)
+			var sum Result
+			begun := time.Now()
+			for n := shard; n < runs; n += shards {
+				result := mustRun(t, seed+n, metrics)
+				sum.add(result)
+			}
+			t.Logf("%d runs in %s: %+v", (runs-shard+shards-1)/shards, time.Since(begun).Round(time.Millisecond), sum)
+		})
+	}
+}
+
+func (r *Result) add(other Result) {
+	r.Steps += other.Steps
+	r.Records += other.Records
+	r.Messages += other.Messages
+	r.Checkpoints += other.Checkpoints
+	r.PowerLosses += other.PowerLosses
+	r.Recoveries += other.Recoveries
+	if other.Refused {
+		r.RefusedRuns++
+	}
+}
+
+func mustRun(t *testing.T, seed uint64, metrics *runner.PartitionMetrics) Result {
+	t.Helper()
+	options := Options{Seed: seed, Metrics: metrics}
+	if os.Getenv("SIM_TRACE") != "" {
+		options.Trace = os.Stdout
+	}
+	result, err := Run(options)
+	if err != nil {
+		require.FailNow(t, err.Error(), "replay: go test ./sequencer/sim -count=1 -run '^TestSimulation$' -sim.seed=%d -sim.runs=1   (SIM_TRACE=1 shows every event)", seed)
+	}
+	return result
+}
+
+func TestSameSeedSameRun(t *testing.T) {
+	t.Parallel()
+	for seed := uint64(1); seed <= 20; seed++ {
+		first, _ := Run(Options{Seed: seed})
+		second, _ := Run(Options{Seed: seed})
+		require.Equal(t, first, second, "seed %d", seed)
+	}
+}

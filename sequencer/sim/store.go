@@ -1,0 +1,238 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"time"
+
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
+)
+
+// store is the object store and the pointer of package sequencer's checkpoints.
+type store struct {
+	objects  []object
+	pointer  pointer
+	revision uint64 // of the pointer
+}
+
+type object struct {
+	name    string
+	epoch   uint64 // part of the name
+	data    []byte
+	spoiled bool // by the run, on purpose
+}
+
+type pointer struct {
+	epoch uint64
+	metas []runner.CheckpointMeta // newest first, at most two
+}
+
+func (s *store) find(name string) *object {
+	i := slices.IndexFunc(s.objects, func(o object) bool { return o.name == name })
+	if i < 0 {
+		return nil
+	}
+	return &s.objects[i]
+}
+
+func (s *store) put(o object) {
+	if before := s.find(o.name); before != nil {
+		*before = o
+		return
+	}
+	s.objects = append(s.objects, o)
+}
+
+// whole says whether a checkpoint can be read back as it was written.
+func (s *store) whole(meta runner.CheckpointMeta) bool {
+	o := s.find(meta.Object)
+	return o != nil && int64(len(o.data)) == meta.Bytes && checksum(o.data) == meta.CRC32C
+}
+
+func (s *store) spoiled(meta runner.CheckpointMeta) bool {
+	o := s.find(meta.Object)
+	return o != nil && o.spoiled
+}
+
+func checksum(data []byte) uint32 {
+	return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))
+}
+
+// checkpoints has the rules of package sequencer's natsCheckpoints, with a place
+// to crash or pause between any two of its steps.
+type checkpoints struct {
+	w     *world
+	o     *owner
+	epoch uint64
+	swept bool
+
+	seen     pointer
+	revision uint64
+}
+
+// call is the beginning of a call over the network.
+func (c *checkpoints) call(op string) error {
+	c.w.point(c.o, op)
+	if !c.w.brokerUp() || c.w.troubled() {
+		return fmt.Errorf("%s: %w", op, errBroker)
+	}
+	return nil
+}
+
+func (c *checkpoints) List(context.Context) ([]runner.CheckpointMeta, error) {
+	if err := c.call("list the checkpoints"); err != nil {
+		return nil, err
+	}
+	c.seen, c.revision = c.w.store.pointer, c.w.store.revision
+	return slices.Clone(c.seen.metas), nil
+}
+
+func (c *checkpoints) Load(_ context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
+	if err := c.call("load a checkpoint"); err != nil {
+		return nil, err
+	}
+	o := c.w.store.find(meta.Object)
+	if o == nil {
+		return nil, fmt.Errorf("%w: object %s is gone", runner.ErrDamaged, meta.Object)
+	}
+	state, err := fold.Read(bytes.NewReader(o.data), params)
+	switch {
+	case errors.Is(err, fold.ErrSnapshot):
+		return nil, fmt.Errorf("%w: object %s: %w", runner.ErrDamaged, meta.Object, err)
+	case err != nil:
+		return nil, err
+	case checksum(o.data) != meta.CRC32C:
+		return nil, fmt.Errorf("%w: object %s: checksum", runner.ErrDamaged, meta.Object)
+	case state.WALSeq() != meta.WALSeq || state.Output() != meta.Output:
+		return nil, fmt.Errorf("%w: object %s: position", runner.ErrDamaged, meta.Object)
+	}
+	return state, nil
+}
+
+func (c *checkpoints) Save(_ context.Context, snapshot *fold.Snapshot, takenAt time.Time, beside *runner.CheckpointMeta) ([]runner.CheckpointMeta, error) {
+	if c.seen.epoch > c.epoch {
+		return nil, fmt.Errorf("%w: a checkpoint of epoch %d stands", runner.ErrNotOwner, c.seen.epoch)
+	}
+	meta := runner.CheckpointMeta{Object: c.freeObject(), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	var data bytes.Buffer
+	var err error
+	if meta.Bytes, err = snapshot.WriteTo(&data); err != nil {
+		return nil, err
+	}
+	meta.CRC32C = checksum(data.Bytes())
+	kept := pointer{epoch: c.epoch, metas: []runner.CheckpointMeta{meta}}
+	if beside != nil {
+		kept.metas = append(kept.metas, *beside)
+	}
+	put := func() error { return c.put(meta.Object, data.Bytes()) }
+	move := func() error { return c.move(kept) }
+	if c.w.bug.pointerFirst {
+		put, move = move, put
+	}
+	if err := put(); err != nil {
+		return nil, err
+	}
+	if err := move(); err != nil {
+		return nil, err
+	}
+	if !c.swept {
+		if err := c.sweep(kept); err != nil {
+			return nil, err
+		}
+		c.swept = true
+	}
+	return slices.Clone(kept.metas), nil
+}
+
+func (c *checkpoints) freeObject() string {
+	for _, turn := range []string{"a", "b"} {
+		name := fmt.Sprintf("p.%d.%s", c.epoch, turn)
+		if !c.seen.names(name) {
+			return name
+		}
+	}
+	return fmt.Sprintf("p.%d.c", c.epoch)
+}
+
+func (p pointer) names(object string) bool {
+	return slices.ContainsFunc(p.metas, func(m runner.CheckpointMeta) bool { return m.Object == object })
+}
+
+// put stores an object; a crash in the middle leaves half of it.
+func (c *checkpoints) put(name string, data []byte) error {
+	w := c.w
+	if err := c.call("put a checkpoint"); err != nil {
+		return err
+	}
+	w.store.put(object{name: name, epoch: c.epoch, data: data[:w.rand.IntN(len(data))]})
+	w.check.recoverable(w, "a checkpoint is half written")
+	if err := c.call("put the other half of a checkpoint"); err != nil {
+		return err
+	}
+	w.store.put(object{name: name, epoch: c.epoch, data: data})
+	return nil
+}
+
+// move moves the pointer; its answer may be lost.
+func (c *checkpoints) move(to pointer) error {
+	w := c.w
+	if err := c.call("move the pointer"); err != nil {
+		return err
+	}
+	if w.store.revision != c.revision {
+		return fmt.Errorf("move the pointer: %w", errWrongLast)
+	}
+	w.store.revision++
+	w.store.pointer = to
+	w.check.checkpoints++
+	w.event("owner %d stores checkpoint %s of record %d, message %d", c.o.id, to.metas[0].Object, to.metas[0].WALSeq, to.metas[0].Output)
+	if !w.store.whole(to.metas[0]) {
+		w.fail("the pointer was moved to %s, which is not whole", to.metas[0].Object)
+	}
+	w.check.recoverable(w, "the pointer was moved")
+	if err := c.call("answer that the pointer was moved"); err != nil {
+		return err
+	}
+	c.seen, c.revision = to, w.store.revision
+	return nil
+}
+
+// sweep deletes the objects that are not kept.
+func (c *checkpoints) sweep(kept pointer) error {
+	s := &c.w.store
+	if err := c.call("list the objects"); err != nil {
+		return err
+	}
+	for _, o := range slices.Clone(s.objects) {
+		if o.epoch >= c.epoch || kept.names(o.name) {
+			continue
+		}
+		if err := c.call("delete an object"); err != nil {
+			return err
+		}
+		s.objects = slices.DeleteFunc(s.objects, func(other object) bool { return other.name == o.name })
+		c.w.check.recoverable(c.w, "a checkpoint was deleted")
+	}
+	return nil
+}
+
+// damage spoils an object: a bit flips, or its end is gone.
+func (s *store) damage(w *world, meta runner.CheckpointMeta) {
+	o := s.find(meta.Object)
+	if o == nil || len(o.data) == 0 {
+		return
+	}
+	data := bytes.Clone(o.data)
+	if w.chance(0.5) {
+		data = data[:w.rand.IntN(len(data))]
+	} else {
+		data[w.rand.IntN(len(data))] ^= 1 << w.rand.IntN(8)
+	}
+	o.data, o.spoiled = data, true
+	w.event("checkpoint %s is damaged", meta.Object)
+}
