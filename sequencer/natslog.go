@@ -188,6 +188,10 @@ func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, err
 	consumer, err := l.js.OrderedConsumer(ctx, topology.WALStream(l.partition), jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:   from,
+		// The consumer that takes a lost one's place may be given to the server that was
+		// just lost, and asking for it again never ends, whatever Next's context says.
+		// After an error the partition reads through a new one.
+		MaxResetAttempts: 1,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
