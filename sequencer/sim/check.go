@@ -13,9 +13,8 @@ import (
 // checker holds what happens against what may.
 type checker struct {
 	checkpoints, powerLosses, recoveries int
-	refused                              bool
-	spoiled                              bool // the run has damaged a checkpoint
-	answeredSeqs                         map[uint64]bool
+	refused                              bool            // a fresh owner could not recover, with good reason
+	answeredSeqs                         map[uint64]bool // if set, notes the records that are answered
 }
 
 // causes count what may make a partition stop; an error must have one.

@@ -10,9 +10,6 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// batchMax is the most sends in a record.
-const batchMax = 5
-
 // client is ingest and those behind it: it writes records, and sends again what
 // was not answered.
 type client struct {
@@ -36,7 +33,7 @@ func (c *client) act(w *world) {
 		case n < 3:
 			c.publish(w, nil)
 		default:
-			batch := make([]*clientSend, 1+w.rand.IntN(batchMax))
+			batch := make([]*clientSend, 1+w.rand.IntN(w.plan.batchMax))
 			for i := range batch {
 				batch[i] = c.draw(w)
 			}
@@ -77,7 +74,7 @@ func (c *client) draw(w *world) *clientSend {
 }
 
 // publish writes a record of these sends, and has the reference fold it.
-func (c *client) publish(w *world, batch []*clientSend) bool {
+func (c *client) publish(w *world, batch []*clientSend) {
 	var data []byte
 	var sends []*message.Send
 	for _, s := range batch {
@@ -87,7 +84,7 @@ func (c *client) publish(w *world, batch []*clientSend) bool {
 		}
 		sends = append(sends, s.send)
 	}
-	return c.write(w, data, batch, sends, false)
+	c.write(w, data, batch, sends, false)
 }
 
 // publishMalformed writes a record that is no batch of sends.
@@ -100,14 +97,14 @@ func (c *client) publishMalformed(w *world) {
 	c.write(w, bad[w.rand.IntN(len(bad))], nil, nil, true)
 }
 
-func (c *client) write(w *world, data []byte, batch []*clientSend, sends []*message.Send, malformed bool) bool {
+func (c *client) write(w *world, data []byte, batch []*clientSend, sends []*message.Send, malformed bool) {
 	inbox := ""
 	if w.rand.IntN(30) > 0 {
 		inbox = "inbox." + strconv.Itoa(len(c.records)+1)
 	}
 	seq, err := w.publish(data, inbox)
 	if err != nil {
-		return false
+		return // full, or the broker is away; ingest says 503
 	}
 	c.records = append(c.records, batch)
 	if inbox != "" {
@@ -115,7 +112,6 @@ func (c *client) write(w *world, data []byte, batch []*clientSend, sends []*mess
 	}
 	w.ref.fold(w.wal.records[seq-1].Time, sends, malformed)
 	w.event("record %d: %d sends, malformed %t, time %s", seq, len(sends), malformed, w.wal.records[seq-1].Time.Format("15:04:05.000"))
-	return true
 }
 
 // answered takes the answer of a record, which the checker has seen.

@@ -7,6 +7,7 @@ import "time"
 func allEvents() []weighted {
 	return []weighted{
 		{10, killOwner},
+		{4, leaveOwner},
 		{10, sleepOwner},
 		{6, blindOwner},
 		{6, crashBroker},
@@ -42,6 +43,17 @@ func killOwner(w *world) {
 	o.kill()
 }
 
+// leaveOwner stops an owner as SIGTERM does.
+func leaveOwner(w *world) {
+	o := w.anyOwner()
+	if o.lease == nil || o.asleep() {
+		return
+	}
+	w.event("owner %d leaves", o.id)
+	o.release()
+	o.die()
+}
+
 // sleepOwner is SIGSTOP and SIGCONT.
 func sleepOwner(w *world) {
 	o := w.anyOwner()
@@ -53,7 +65,7 @@ func sleepOwner(w *world) {
 // would know that its own has ended.
 func blindOwner(w *world) {
 	o := w.anyOwner()
-	o.blindUntil = w.now + w.upTo(90*time.Second)
+	o.blindUntil = w.now + w.upTo(3*time.Minute)
 	w.event("owner %d does not see its lease until %s", o.id, o.blindUntil)
 }
 

@@ -104,7 +104,7 @@ func (w *world) probe() {
 	first := w.wal.last() + 1
 	sends := c.sends[max(0, len(c.sends)-probed):]
 	for len(sends) > 0 {
-		n := min(batchMax, len(sends))
+		n := min(w.plan.batchMax, len(sends))
 		c.publish(w, sends[:n])
 		sends = sends[n:]
 	}

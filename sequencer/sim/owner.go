@@ -26,7 +26,6 @@ type owner struct {
 	clockOff   time.Duration // of its wall clock
 
 	lease *held
-	epoch uint64
 	part  *partition
 	retry time.Duration // when to recover after an error
 	acked time.Duration // when the outcome of a chunk last came
@@ -143,9 +142,13 @@ func (o *owner) recover() {
 		kept = w.bug.checkpoints(o, kept)
 	}
 	p.kept = kept
+	now := o.now
+	if w.bug.now != nil {
+		now = w.bug.now(o)
+	}
 	p.Partition = runner.New(w.plan.cfg, w.plan.params, runner.Deps{
 		Logs: p.ports, Checkpoints: kept, Logger: w.logger, Metrics: w.metrics,
-		Now: o.now, MayWrite: o.mayWrite, CaughtUp: func() { p.caughtUp++ },
+		Now: now, MayWrite: o.mayWrite, CaughtUp: func() { p.caughtUp++ },
 	})
 	if err := p.begin(); err != nil {
 		o.failed("recover", err)
@@ -292,9 +295,13 @@ func (o *owner) keep() error {
 	if err := p.keeper.Measure(ctx); err != nil {
 		return err
 	}
+	due := func(p *partition) bool { return p.keeper.Due() }
+	if w.bug.due != nil {
+		due = w.bug.due
+	}
 	if err := p.keeper.Look(ctx); err != nil {
 		w.event("owner %d cannot look at the checkpoints: %v", o.id, err)
-	} else if p.keeper.Due() {
+	} else if due(p) {
 		p.snapshot = p.keeper.Snapshot()
 	}
 	return nil
@@ -303,7 +310,7 @@ func (o *owner) keep() error {
 // checkpoint stores the snapshot once the message log has everything up to it.
 func (o *owner) checkpoint(ctx context.Context) error {
 	w, p := o.w, o.part
-	if p.Progress().Output < p.snapshot.Output() && w.bug.store == nil {
+	if p.Progress().Output < p.snapshot.Output() && !w.bug.storeEarly {
 		return nil
 	}
 	snapshot, store := p.snapshot, p.keeper.Store

@@ -23,12 +23,14 @@ type plan struct {
 	params fold.Params
 	cfg    runner.Config
 
+	batchMax   int // sends in a record
 	leaseTTL   time.Duration
 	walRecords int // that fit into the write-ahead log
 	clockSkew  time.Duration
 
 	// Chances at each call of a port.
 	crash, pause, fail float64
+	keepTimes          float64 // as likely in calls for the sake of checkpoints
 	// Of the network, for each message on it.
 	appendLost, ackLost, ackRepeated, ackSlow, answerLost, answerRepeated float64
 	// Of reading the write-ahead log, for each record.
@@ -60,9 +62,13 @@ func drawPlan(r *rand.Rand) plan {
 			OutboxBytesMax:     64 << 20,
 			OutputAckTimeout:   outputAckTimeout,
 		},
-		leaseTTL:   time.Duration(4+r.IntN(12)) * time.Second,
+		leaseTTL:   time.Duration(5+r.IntN(12)) * time.Second,
+		batchMax:   5,
 		walRecords: []int{60, 200, 1 << 30}[r.IntN(3)],
 		eventEvery: 10 + r.IntN(90),
+	}
+	if r.IntN(30) == 0 { // enough for chunks to fill, and for IDs to borrow from the next millisecond
+		p.batchMax, p.steps = 60, 300
 	}
 	sometimes := func(most float64) float64 {
 		if r.IntN(2) == 0 {
@@ -71,7 +77,8 @@ func drawPlan(r *rand.Rand) plan {
 		return most * r.Float64()
 	}
 	p.clockSkew = time.Duration(sometimes(120) * float64(time.Second))
-	p.crash, p.pause, p.fail = sometimes(0.01), sometimes(0.02), sometimes(0.05)
+	p.crash, p.pause, p.fail = sometimes(0.005), sometimes(0.01), sometimes(0.05)
+	p.keepTimes = []float64{1, 5, 30}[r.IntN(3)]
 	p.appendLost, p.ackLost, p.ackRepeated, p.ackSlow = sometimes(0.03), sometimes(0.1), sometimes(0.2), sometimes(0.1)
 	p.answerLost, p.answerRepeated = sometimes(0.2), sometimes(0.1)
 	p.readBack, p.readSkip, p.readStall = sometimes(0.05), sometimes(0.02), sometimes(0.005)

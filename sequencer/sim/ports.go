@@ -12,19 +12,23 @@ type crash struct{ o *owner }
 
 // point is a place in a call of an owner's where it may be killed, or paused for
 // a while in which the others go on.
-func (w *world) point(o *owner, op string) {
+func (w *world) point(o *owner, op string) { w.pointOf(o, op, 1) }
+
+// pointOf is a point where that is so many times as likely: in calls that are
+// rare.
+func (w *world) pointOf(o *owner, op string, times float64) {
 	if w.healed {
 		return
 	}
-	if w.chance(w.plan.crash) {
+	if w.chance(times * w.plan.crash) {
 		w.event("owner %d is killed as it wants to %s", o.id, op)
 		panic(crash{o})
 	}
-	if w.pauses >= pausesMax || !w.chance(w.plan.pause) {
+	if w.pauses >= pausesMax || !w.chance(times*w.plan.pause) {
 		return
 	}
 	steps := 1 + w.rand.IntN(40)
-	if w.chance(0.1) { // long enough for a successor to store a checkpoint or two
+	if w.chance(0.1 * times) { // long enough for a successor to store a checkpoint or two
 		steps = w.rand.IntN(400)
 	}
 	w.event("owner %d is paused as it wants to %s", o.id, op)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"testing"
 	"time"
@@ -89,4 +90,10 @@ func TestSameSeedSameRun(t *testing.T) {
 		second, _ := Run(Options{Seed: seed})
 		require.Equal(t, first, second, "seed %d", seed)
 	}
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	debug.SetGCPercent(400) // each recovery allocates the fold's tables; they are short-lived
+	os.Exit(m.Run())
 }

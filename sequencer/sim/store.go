@@ -77,7 +77,7 @@ type checkpoints struct {
 
 // call is the beginning of a call over the network.
 func (c *checkpoints) call(op string) error {
-	c.w.point(c.o, op)
+	c.w.pointOf(c.o, op, c.w.plan.keepTimes)
 	if !c.w.brokerUp() || c.w.troubled() {
 		return fmt.Errorf("%s: %w", op, errBroker)
 	}
@@ -152,7 +152,7 @@ func (c *checkpoints) Save(_ context.Context, snapshot *fold.Snapshot, takenAt t
 func (c *checkpoints) freeObject() string {
 	for _, turn := range []string{"a", "b"} {
 		name := fmt.Sprintf("p.%d.%s", c.epoch, turn)
-		if !c.seen.names(name) {
+		if !c.seen.names(name) || c.w.bug.oneObject {
 			return name
 		}
 	}
@@ -169,6 +169,9 @@ func (c *checkpoints) put(name string, data []byte) error {
 	if err := c.call("put a checkpoint"); err != nil {
 		return err
 	}
+	if w.store.pointer.names(name) && !w.bug.oneObject {
+		w.fail("owner %d writes over %s, which the pointer names", c.o.id, name)
+	}
 	w.store.put(object{name: name, epoch: c.epoch, data: data[:w.rand.IntN(len(data))]})
 	w.check.recoverable(w, "a checkpoint is half written")
 	if err := c.call("put the other half of a checkpoint"); err != nil {
@@ -184,7 +187,7 @@ func (c *checkpoints) move(to pointer) error {
 	if err := c.call("move the pointer"); err != nil {
 		return err
 	}
-	if w.store.revision != c.revision {
+	if w.store.revision != c.revision && !w.bug.moveAnyway {
 		return fmt.Errorf("move the pointer: %w", errWrongLast)
 	}
 	w.store.revision++
@@ -209,14 +212,16 @@ func (c *checkpoints) sweep(kept pointer) error {
 		return err
 	}
 	for _, o := range slices.Clone(s.objects) {
-		if o.epoch >= c.epoch || kept.names(o.name) {
+		if (o.epoch >= c.epoch && !c.w.bug.sweepLater) || kept.names(o.name) {
 			continue
 		}
 		if err := c.call("delete an object"); err != nil {
 			return err
 		}
+		if s.pointer.names(o.name) {
+			c.w.fail("owner %d deletes %s, which the pointer names", c.o.id, o.name)
+		}
 		s.objects = slices.DeleteFunc(s.objects, func(other object) bool { return other.name == o.name })
-		c.w.check.recoverable(c.w, "a checkpoint was deleted")
 	}
 	return nil
 }

@@ -77,23 +77,24 @@ type Result struct {
 	RefusedRuns int  // where results are added up
 }
 
-// Failure is a run that broke a rule.
-type Failure struct {
+// RuleError is a run that broke a rule.
+type RuleError struct {
 	Seed   uint64
 	Step   int
 	Reason string
 	Events []string // the last ones
 }
 
-func (f *Failure) Error() string {
-	text := fmt.Sprintf("seed %d, step %d: %s\n\nlast events (time, step):\n", f.Seed, f.Step, f.Reason)
-	for _, e := range f.Events {
-		text += e + "\n"
+// Error tells the rule, the seed, and the last events.
+func (e *RuleError) Error() string {
+	text := fmt.Sprintf("seed %d, step %d: %s\n\nlast events (time, step):\n", e.Seed, e.Step, e.Reason)
+	for _, line := range e.Events {
+		text += line + "\n"
 	}
 	return text
 }
 
-// Run runs one simulation to its end. The error is a *Failure.
+// Run runs one simulation to its end. The error is a *RuleError.
 func Run(o Options) (Result, error) { return run(o, bug{}) }
 
 func run(o Options, b bug) (result Result, err error) {
@@ -107,7 +108,7 @@ func run(o Options, b bug) (result Result, err error) {
 		if !ours {
 			text = violation(fmt.Sprintf("panic: %v\n%s", reason, debug.Stack()))
 		}
-		result, err = w.result(), &Failure{Seed: o.Seed, Step: w.step, Reason: string(text), Events: w.trace.tail()}
+		result, err = w.result(), &RuleError{Seed: o.Seed, Step: w.step, Reason: string(text), Events: w.trace.tail()}
 	}()
 	for w.step < w.plan.steps {
 		w.doStep()
@@ -179,12 +180,12 @@ func (w *world) doStep() {
 
 func (w *world) drawTime() time.Duration {
 	switch n := w.rand.IntN(1000); {
-	case n < 700:
+	case n < 600:
 		return w.upTo(50 * time.Millisecond)
-	case n < 960:
+	case n < 850:
 		return w.upTo(time.Second)
 	default:
-		return w.upTo(8 * time.Second)
+		return w.upTo(4 * time.Second)
 	}
 }
 
