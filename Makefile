@@ -95,6 +95,12 @@ cover: deps ## Write coverage.out and print the coverage of each package.
 	$(GO) test -count=1 -timeout $(TIMEOUT) -coverprofile=coverage.out -coverpkg=./... $(PKG)
 	$(GO) tool cover -func=coverage.out | tail -1
 
+# RUNS seeds from SEED on; without SEED the clock gives the first, and it is printed.
+.PHONY: sim
+sim: RUNS ?= 10000
+sim: ## Simulate sequencers and all that may happen to them: RUNS runs, from SEED.
+	$(GO) test -count=1 -v -timeout $(TIMEOUT) -run '^TestSimulation$$' ./sequencer/sim $(if $(SEED),-sim.seed=$(SEED)) -sim.runs=$(RUNS)
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME.
 	for file in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \

@@ -91,8 +91,9 @@ func (c *checker) stored(w *world, seq uint64, m *runner.Output) {
 }
 
 // recoverable asserts that a fresh owner could recover if the power failed now.
+// Damage done on purpose is no fault of the sequencers'.
 func (c *checker) recoverable(w *world, after string) {
-	if w.usable(w.durable()) || w.spoiled() {
+	if w.usable(w.durable(), asWritten) {
 		return
 	}
 	var kept []string
@@ -103,24 +104,23 @@ func (c *checker) recoverable(w *world, after string) {
 		after, w.durable(), w.wal.first, strings.Join(kept, "; "))
 }
 
+// How a checkpoint that the run has damaged on purpose counts.
+const (
+	asFound   = false
+	asWritten = true
+)
+
 // usable says whether there is a state to recover from for a message log that
 // ends at tail.
-func (w *world) usable(tail uint64) bool {
+func (w *world) usable(tail uint64, spoiledCounts bool) bool {
 	if w.wal.first == 1 {
 		return true
 	}
 	for _, m := range w.store.pointer.metas {
-		if m.WALSeq <= w.wal.last() && m.WALSeq+1 >= w.wal.first && m.Output <= tail && w.store.whole(m) {
-			return true
+		if m.WALSeq > w.wal.last() || m.WALSeq+1 < w.wal.first || m.Output > tail {
+			continue
 		}
-	}
-	return false
-}
-
-// spoiled says whether the run has damaged a checkpoint that is kept.
-func (w *world) spoiled() bool {
-	for _, m := range w.store.pointer.metas {
-		if w.store.spoiled(m) {
+		if w.store.whole(m) || (spoiledCounts && w.store.spoiled(m)) {
 			return true
 		}
 	}
@@ -136,10 +136,10 @@ func (c *checker) explained(w *world, o *owner, err error) {
 	case errors.Is(err, runner.ErrInvariant):
 		w.fail("owner %d: %v", o.id, err)
 	case errors.Is(err, runner.ErrMissing):
-		if w.usable(w.log.last()) && seen == now {
+		if w.usable(w.log.last(), asFound) && seen == now {
 			w.fail("owner %d refuses though it could recover: %v", o.id, err)
 		}
-		if !w.usable(w.log.last()) && !w.spoiled() {
+		if !w.usable(w.log.last(), asWritten) {
 			w.fail("owner %d cannot recover: %v", o.id, err)
 		}
 		c.refused = w.healed

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -77,19 +78,31 @@ func mustRun(t *testing.T, seed uint64, metrics *runner.PartitionMetrics) Result
 		options.Trace = os.Stdout
 	}
 	result, err := Run(options)
-	if err != nil {
-		require.FailNow(t, err.Error(), "replay: go test ./sequencer/sim -count=1 -run '^TestSimulation$' -sim.seed=%d -sim.runs=1   (SIM_TRACE=1 shows every event)", seed)
-	}
+	require.NoError(t, err)
 	return result
 }
 
+// The same seed gives the same run, to the last event, also where it fails.
 func TestSameSeedSameRun(t *testing.T) {
 	t.Parallel()
+	wrong := deliberateBugs()["messages are appended without the expected sequence"]
+	failed := 0
 	for seed := uint64(1); seed <= 20; seed++ {
-		first, _ := Run(Options{Seed: seed})
-		second, _ := Run(Options{Seed: seed})
+		first, err1 := Run(Options{Seed: seed})
+		second, err2 := Run(Options{Seed: seed})
+		require.NoError(t, errors.Join(err1, err2))
 		require.Equal(t, first, second, "seed %d", seed)
+
+		first, err1 = run(Options{Seed: seed}, wrong)
+		second, err2 = run(Options{Seed: seed}, wrong)
+		require.Equal(t, first, second, "seed %d", seed)
+		require.Equal(t, err1, err2, "seed %d", seed)
+		if err1 != nil {
+			failed++
+			require.ErrorContains(t, err1, fmt.Sprintf("make sim SEED=%d RUNS=1", seed))
+		}
 	}
+	require.NotZero(t, failed)
 }
 
 func TestMain(m *testing.M) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -85,13 +86,10 @@ type RuleError struct {
 	Events []string // the last ones
 }
 
-// Error tells the rule, the seed, and the last events.
+// Error tells the rule, the last events, and how to see it again.
 func (e *RuleError) Error() string {
-	text := fmt.Sprintf("seed %d, step %d: %s\n\nlast events (time, step):\n", e.Seed, e.Step, e.Reason)
-	for _, line := range e.Events {
-		text += line + "\n"
-	}
-	return text
+	return fmt.Sprintf("seed %d, step %d: %s\n\nlast events (time, step):\n%s\n\nreplay with: make sim SEED=%d RUNS=1   (SIM_TRACE=1 shows every event)",
+		e.Seed, e.Step, e.Reason, strings.Join(e.Events, "\n"), e.Seed)
 }
 
 // Run runs one simulation to its end. The error is a *RuleError.

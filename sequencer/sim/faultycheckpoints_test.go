@@ -1,0 +1,172 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"slices"
+
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
+)
+
+// storeUnseen stores without a look at the message log.
+func storeUnseen(p *partition) func(context.Context, *fold.Snapshot) error {
+	return func(ctx context.Context, snapshot *fold.Snapshot) error {
+		metas, err := p.kept.List(ctx)
+		if err != nil {
+			return err
+		}
+		var beside *runner.CheckpointMeta
+		if len(metas) > 0 {
+			beside = &metas[0]
+		}
+		if _, err = p.kept.Save(ctx, snapshot, p.Now(), beside); err != nil || beside == nil {
+			return err
+		}
+		return p.ports.TrimWAL(ctx, beside.WALSeq+1)
+	}
+}
+
+// dueByDate and storeByDate are what the runner did at first: a checkpoint was
+// thought to be as durable as it was old.
+func dueByDate(p *partition) bool {
+	metas := p.logs.w.store.pointer.metas
+	if len(metas) == 0 {
+		return p.Progress().WALSeq > 0
+	}
+	return p.Progress().WALSeq > metas[0].WALSeq && p.Now().Sub(metas[0].TakenAt) >= p.logs.w.plan.cfg.CheckpointInterval
+}
+
+func storeByDate(p *partition) func(context.Context, *fold.Snapshot) error {
+	return func(ctx context.Context, snapshot *fold.Snapshot) error {
+		metas, err := p.kept.List(ctx)
+		if err != nil {
+			return err
+		}
+		var beside *runner.CheckpointMeta
+		if len(metas) > 0 {
+			beside = &metas[0]
+		}
+		now := p.Now()
+		if _, err := p.kept.Save(ctx, snapshot, now, beside); err != nil || beside == nil || now.Sub(beside.TakenAt) < 3*syncInterval {
+			return err
+		}
+		return p.ports.TrimWAL(ctx, beside.WALSeq+1)
+	}
+}
+
+// boldCheckpoints hide which message a checkpoint was taken at.
+type boldCheckpoints struct {
+	runner.Checkpoints
+	metas []runner.CheckpointMeta
+}
+
+func (c *boldCheckpoints) List(ctx context.Context) ([]runner.CheckpointMeta, error) {
+	metas, err := c.Checkpoints.List(ctx)
+	c.metas = slices.Clone(metas)
+	for i := range metas {
+		metas[i].Output = 0
+	}
+	return metas, err
+}
+
+func (c *boldCheckpoints) Load(ctx context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
+	for _, m := range c.metas {
+		if m.Object == meta.Object {
+			meta = m
+		}
+	}
+	return c.Checkpoints.Load(ctx, meta, params)
+}
+
+// trustingCheckpoints take what they read for what was written.
+type trustingCheckpoints struct {
+	runner.Checkpoints
+	w *world
+}
+
+func (c *trustingCheckpoints) Load(ctx context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
+	if o := c.w.store.find(meta.Object); o != nil && o.spoiled {
+		if state, err := fold.Read(bytes.NewReader(o.data), params); err == nil && state.WALSeq() == meta.WALSeq {
+			return state, nil
+		}
+	}
+	return c.Checkpoints.Load(ctx, meta, params)
+}
+
+// loading changes a checkpoint between the store and the fold.
+func loading(change func(*snapshotBytes, fold.Params)) bug {
+	return bug{checkpoints: func(_ *owner, c runner.Checkpoints) runner.Checkpoints {
+		return &lossyCheckpoints{c, change}
+	}}
+}
+
+type lossyCheckpoints struct {
+	runner.Checkpoints
+	change func(*snapshotBytes, fold.Params)
+}
+
+func (c *lossyCheckpoints) Load(ctx context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
+	state, err := c.Checkpoints.Load(ctx, meta, params)
+	if err != nil {
+		return nil, err
+	}
+	s, err := takeApart(state.Snapshot())
+	if err != nil {
+		return nil, err
+	}
+	c.change(s, params)
+	return fold.Read(bytes.NewReader(s.join()), params)
+}
+
+// snapshotBytes is an encoded snapshot in its parts.
+type snapshotBytes struct {
+	head     []uint64
+	channels []byte
+	window   [][]byte
+}
+
+// The words of a snapshot's head.
+const (
+	lastIDWord   = 4
+	nowMilliWord = 5
+	headWords    = 8
+)
+
+func takeApart(snapshot *fold.Snapshot) (*snapshotBytes, error) {
+	var b bytes.Buffer
+	if _, err := snapshot.WriteTo(&b); err != nil {
+		return nil, err
+	}
+	s, rest := &snapshotBytes{}, b.Bytes()
+	next := func() uint64 {
+		v, n := binary.Uvarint(rest)
+		rest = rest[n:]
+		return v
+	}
+	for range headWords {
+		s.head = append(s.head, next())
+	}
+	before := rest
+	for range next() {
+		next()
+		rest = rest[next():]
+		next()
+	}
+	s.channels = before[:len(before)-len(rest)]
+	if n := next(); n > 0 {
+		s.window = slices.Collect(slices.Chunk(rest, len(rest)/int(n)))
+	}
+	return s, nil
+}
+
+func (s *snapshotBytes) join() []byte {
+	var b []byte
+	for _, v := range s.head {
+		b = binary.AppendUvarint(b, v)
+	}
+	b = append(b, s.channels...)
+	b = binary.AppendUvarint(b, uint64(len(s.window)))
+	return append(b, bytes.Join(s.window, nil)...)
+}
