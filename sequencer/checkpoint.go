@@ -29,15 +29,11 @@ type natsCheckpoints struct {
 	partition int
 	epoch     uint64 // part of the names, so that a paused owner cannot write over its successor's
 	swept     bool
-
-	// As last seen; the pointer moves only from there.
-	seen     pointer
-	revision uint64
 }
 
 // pointer is the value in the key-value bucket.
 type pointer struct {
-	Epoch       uint64                  `json:"epoch"`       // of the owner that stored the newest
+	Epoch       uint64                  `json:"epoch"`       // of the owner that last recovered or stored one
 	Checkpoints []runner.CheckpointMeta `json:"checkpoints"` // newest first, at most two
 }
 
@@ -55,13 +51,30 @@ func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int,
 
 func (c *natsCheckpoints) key() string { return "p" + strconv.Itoa(c.partition) }
 
-func (c *natsCheckpoints) List(ctx context.Context) ([]runner.CheckpointMeta, error) {
+func (c *natsCheckpoints) List(ctx context.Context) (runner.Kept, error) {
 	p, revision, err := c.pointer(ctx)
+	return runner.Kept{Metas: p.Checkpoints, Epoch: p.Epoch, Version: revision}, err
+}
+
+func (c *natsCheckpoints) Claim(ctx context.Context) (runner.Kept, error) {
+	kept, err := c.List(ctx)
 	if err != nil {
-		return nil, err
+		return runner.Kept{}, err
 	}
-	c.seen, c.revision = p, revision
-	return p.Checkpoints, nil
+	return c.move(ctx, kept.Version, kept.Metas)
+}
+
+// move moves the pointer, if it is still where it was seen.
+func (c *natsCheckpoints) move(ctx context.Context, from uint64, to []runner.CheckpointMeta) (runner.Kept, error) {
+	value, err := json.Marshal(pointer{Epoch: c.epoch, Checkpoints: to})
+	if err != nil {
+		return runner.Kept{}, fmt.Errorf("encode the checkpoint pointer: %w", err)
+	}
+	revision, err := c.pointers.Update(ctx, c.key(), value, from)
+	if err != nil {
+		return runner.Kept{}, fmt.Errorf("move the checkpoint pointer: %w", err)
+	}
+	return runner.Kept{Metas: to, Epoch: c.epoch, Version: revision}, nil
 }
 
 func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) {
@@ -79,64 +92,58 @@ func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) 
 	return p, entry.Revision(), nil
 }
 
-func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, beside *runner.CheckpointMeta) ([]runner.CheckpointMeta, error) {
-	if c.seen.Epoch > c.epoch {
-		return nil, fmt.Errorf("%w: a checkpoint of epoch %d stands, this owner's is %d", runner.ErrNotOwner, c.seen.Epoch, c.epoch)
+func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen runner.Kept, beside *runner.CheckpointMeta) (runner.Kept, error) {
+	if seen.Epoch > c.epoch {
+		return runner.Kept{}, fmt.Errorf("%w: epoch %d has recovered, this owner's is %d", runner.ErrNotOwner, seen.Epoch, c.epoch)
 	}
-	meta := runner.CheckpointMeta{Object: c.freeObject(), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	meta := runner.CheckpointMeta{Object: c.freeObject(seen.Metas), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
 	var err error
 	if meta.Bytes, meta.CRC32C, err = c.put(ctx, meta.Object, snapshot); err != nil {
-		return nil, fmt.Errorf("store checkpoint %s: %w", meta.Object, err)
+		return runner.Kept{}, fmt.Errorf("store checkpoint %s: %w", meta.Object, err)
 	}
-	kept := pointer{Epoch: c.epoch, Checkpoints: []runner.CheckpointMeta{meta}}
+	metas := []runner.CheckpointMeta{meta}
 	if beside != nil {
-		kept.Checkpoints = append(kept.Checkpoints, *beside)
+		metas = append(metas, *beside)
 	}
-	value, err := json.Marshal(kept)
+	kept, err := c.move(ctx, seen.Version, metas)
 	if err != nil {
-		return nil, fmt.Errorf("encode the checkpoint pointer: %w", err)
+		return runner.Kept{}, err
 	}
-	revision, err := c.pointers.Update(ctx, c.key(), value, c.revision)
-	if err != nil {
-		return nil, fmt.Errorf("move the checkpoint pointer: %w", err)
-	}
-	c.seen, c.revision = kept, revision
 	if !c.swept {
-		if err := c.sweep(ctx, kept); err != nil {
-			return nil, err
+		if err := c.sweep(ctx, metas); err != nil {
+			return runner.Kept{}, err
 		}
 		c.swept = true
 	}
-	return kept.Checkpoints, nil
+	return kept, nil
 }
 
-// freeObject is the name of an object that the pointer did not name when it was
-// last seen. So what it names now is never written over, whoever has moved it since:
-// a successor keeps none of this owner's objects but those that it named then.
-func (c *natsCheckpoints) freeObject() string {
+// freeObject is the name of an object that is not among those kept when they were
+// last seen. So what the pointer names now is never written over, whoever has moved
+// it since: a successor keeps none of this owner's objects but those.
+func (c *natsCheckpoints) freeObject(seen []runner.CheckpointMeta) string {
 	for _, turn := range []string{"a", "b"} {
-		name := fmt.Sprintf("%s.%d.%s", c.key(), c.epoch, turn)
-		if !c.seen.names(name) {
+		if name := fmt.Sprintf("%s.%d.%s", c.key(), c.epoch, turn); !names(seen, name) {
 			return name
 		}
 	}
 	return fmt.Sprintf("%s.%d.c", c.key(), c.epoch)
 }
 
-func (p pointer) names(object string) bool {
-	return slices.ContainsFunc(p.Checkpoints, func(m runner.CheckpointMeta) bool { return m.Object == object })
+func names(metas []runner.CheckpointMeta, object string) bool {
+	return slices.ContainsFunc(metas, func(m runner.CheckpointMeta) bool { return m.Object == object })
 }
 
 // sweep deletes the partition's objects that the pointer does not name: those of
 // earlier owners. An owner's own are written over by turns; those of later owners
 // may be named by now, if this one was paused since it moved the pointer.
-func (c *natsCheckpoints) sweep(ctx context.Context, kept pointer) error {
+func (c *natsCheckpoints) sweep(ctx context.Context, kept []runner.CheckpointMeta) error {
 	all, err := c.objects.List(ctx)
 	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return fmt.Errorf("list the checkpoints: %w", err)
 	}
 	for _, info := range all {
-		if epoch, ours := c.epochOf(info.Name); !ours || epoch >= c.epoch || kept.names(info.Name) {
+		if epoch, ours := c.epochOf(info.Name); !ours || epoch >= c.epoch || names(kept, info.Name) {
 			continue
 		}
 		if err := c.objects.Delete(ctx, info.Name); err != nil {

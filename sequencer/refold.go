@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -69,13 +70,13 @@ func oldestState(ctx context.Context, js jetstream.JetStream, deployment topolog
 	if err != nil {
 		return nil, err
 	}
-	metas, err := checkpoints.List(ctx)
+	kept, err := checkpoints.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for i := len(metas) - 1; i >= 0; i-- {
-		if metas[i].WALSeq+1 >= wal.First {
-			return checkpoints.Load(ctx, metas[i], params)
+	for _, meta := range slices.Backward(kept.Metas) {
+		if meta.WALSeq+1 >= wal.First {
+			return checkpoints.Load(ctx, meta, params)
 		}
 	}
 	return nil, fmt.Errorf("%w: the write-ahead log starts at record %d, and no checkpoint reaches it", runner.ErrMissing, wal.First)

@@ -71,15 +71,15 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 	if err != nil {
 		return s, err
 	}
-	metas, err := checkpoints.List(ctx)
+	kept, err := checkpoints.List(ctx)
 	if err != nil {
 		return s, err
 	}
 	s.WALLast, s.OutputLast = wal.Last, end.Seq
 	s.WALLag = wal.Last - min(progress.WALSeq, wal.Last)
 	s.OutputBehind = progress.WALSeq - min(end.WALSeq, progress.WALSeq)
-	if len(metas) > 0 {
-		s.CheckpointAge, s.CheckpointWAL = time.Since(metas[0].TakenAt), metas[0].WALSeq
+	if len(kept.Metas) > 0 {
+		s.CheckpointAge, s.CheckpointWAL = time.Since(kept.Metas[0].TakenAt), kept.Metas[0].WALSeq
 	}
 	return s, nil
 }

@@ -34,7 +34,8 @@ type Partition struct {
 	// recovered is the message log's tail at recovery. Messages up to it are there
 	// already; when the fold comes by the last of them, it must be the same.
 	recovered Tail
-	damaged   []CheckpointMeta // found so at recovery
+	claimed   Kept             // at recovery
+	damaged   []CheckpointMeta // of those, found so
 	walEnd    uint64           // the write-ahead log's end at recovery
 	caughtUp  bool             // it is folded
 

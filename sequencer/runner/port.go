@@ -82,18 +82,27 @@ type CheckpointMeta struct {
 
 // same says whether two describe one checkpoint.
 func (m CheckpointMeta) same(other CheckpointMeta) bool {
-	return m.Object == other.Object && m.WALSeq == other.WALSeq && m.CRC32C == other.CRC32C
+	return m.Object == other.Object && m.CRC32C == other.CRC32C && m.TakenAt.Equal(other.TakenAt)
+}
+
+// Kept are the checkpoints of a partition that are kept. Version changes with every
+// recovery and every checkpoint, whoever's.
+type Kept struct {
+	Metas   []CheckpointMeta // newest first, at most two
+	Epoch   uint64           // of the owner that last recovered or stored one
+	Version uint64
 }
 
 // Checkpoints keeps two checkpoints of one partition.
 type Checkpoints interface {
-	// List gives them, newest first.
-	List(ctx context.Context) ([]CheckpointMeta, error)
+	List(ctx context.Context) (Kept, error)
+	// Claim lists them and makes a new version, so that nobody stores a checkpoint who
+	// does not know of this recovery. It fails where another was faster.
+	Claim(ctx context.Context) (Kept, error)
 	// Load reads a state back; damage is an error that wraps ErrDamaged.
 	Load(ctx context.Context, meta CheckpointMeta, params fold.Params) (*fold.State, error)
 	// Save stores a snapshot, keeps the given one beside it, if any, and drops the
-	// rest; it returns what is kept then, newest first. It refuses where what is kept
-	// is no longer what List or Save last gave: with ErrNotOwner where that was a
-	// later owner's doing.
-	Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, beside *CheckpointMeta) ([]CheckpointMeta, error)
+	// rest; it returns what is kept then. It refuses where that is no longer what was
+	// seen, and, with ErrNotOwner, where a later owner was seen.
+	Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen Kept, beside *CheckpointMeta) (Kept, error)
 }

@@ -42,12 +42,12 @@ func (p *Partition) Recover(ctx context.Context) error {
 // Tail and from which the write-ahead log goes on; the empty state where the
 // write-ahead log is whole.
 func (p *Partition) startingState(ctx context.Context, end Tail, wal Bounds) (*fold.State, error) {
-	metas, err := p.Checkpoints.List(ctx)
-	if err != nil {
+	var err error
+	if p.claimed, err = p.Checkpoints.Claim(ctx); err != nil {
 		return nil, err
 	}
 	var reasons []error
-	for _, meta := range metas {
+	for _, meta := range p.claimed.Metas {
 		if err := usable(meta, end, wal); err != nil {
 			p.Logger.Warn("passed over a checkpoint", "object", meta.Object, "wal_seq", meta.WALSeq, "error", err)
 			reasons = append(reasons, err)

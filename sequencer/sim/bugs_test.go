@@ -66,6 +66,7 @@ func deliberateBugs() map[string]bug {
 		"what a later owner has stored is swept away":                    {sweepLater: true},
 		"each checkpoint is written over the one before":                 {oneObject: true},
 		"a checkpoint's age is judged by its date":                       {due: dueByDate, store: storeByDate},
+		"a full write-ahead log waits for something new":                 {due: dueOnlyForNew},
 		"the horizon is a tenth of what it should be": {now: func(o *owner) func() time.Time {
 			return func() time.Time { return start().Add(10 * o.w.now) }
 		}},

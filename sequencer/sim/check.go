@@ -13,6 +13,8 @@ import (
 // checker holds what happens against what may.
 type checker struct {
 	checkpoints, powerLosses, recoveries int
+	newest                               uint32          // checksum of the newest checkpoint
+	hopeless                             bool            // the run has damaged all that is kept at one time
 	refused                              bool            // a fresh owner could not recover, with good reason
 	answeredSeqs                         map[uint64]bool // if set, notes the records that are answered
 }
@@ -93,7 +95,7 @@ func (c *checker) stored(w *world, seq uint64, m *runner.Output) {
 // recoverable asserts that a fresh owner could recover if the power failed now.
 // Damage done on purpose is no fault of the sequencers'.
 func (c *checker) recoverable(w *world, after string) {
-	if w.usable(w.durable(), asWritten) {
+	if c.hopeless || w.usable(w.durable(), asWritten) {
 		return
 	}
 	var kept []string
@@ -102,6 +104,21 @@ func (c *checker) recoverable(w *world, after string) {
 	}
 	w.fail("%s: if the power failed now, the message log could end at %d, and nothing joins it to the write-ahead log, which starts at %d; checkpoints: %s",
 		after, w.durable(), w.wal.first, strings.Join(kept, "; "))
+}
+
+// moved notes that the checkpoint pointer was moved: to a checkpoint that is whole,
+// or by a recovery, which changes nothing but its version.
+func (c *checker) moved(w *world, o *owner) {
+	metas := w.store.pointer.metas
+	if len(metas) > 0 && metas[0].CRC32C != c.newest {
+		c.newest = metas[0].CRC32C
+		c.checkpoints++
+		w.event("owner %d stores checkpoint %s of record %d, message %d", o.id, metas[0].Object, metas[0].WALSeq, metas[0].Output)
+		if !w.store.whole(metas[0]) {
+			w.fail("the pointer was moved to %s, which is not whole", metas[0].Object)
+		}
+	}
+	c.recoverable(w, "the pointer was moved")
 }
 
 // How a checkpoint that the run has damaged on purpose counts.
@@ -139,7 +156,7 @@ func (c *checker) explained(w *world, o *owner, err error) {
 		if w.usable(w.log.last(), asFound) && seen == now {
 			w.fail("owner %d refuses though it could recover: %v", o.id, err)
 		}
-		if !w.usable(w.log.last(), asWritten) {
+		if !c.hopeless && !w.usable(w.log.last(), asWritten) {
 			w.fail("owner %d cannot recover: %v", o.id, err)
 		}
 		c.refused = w.healed

@@ -1,6 +1,9 @@
 package sim
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // allEvents are what the world may do to those in it, beside what each call and
 // each message on the network risks.
@@ -128,6 +131,7 @@ func damageCheckpoint(w *world) {
 			w.store.damage(w, m)
 		}
 	}
+	w.check.hopeless = w.check.hopeless || (len(metas) > 0 && !slices.ContainsFunc(metas, w.store.whole))
 }
 
 // standStill: nobody does anything for a while.

@@ -13,15 +13,16 @@ import (
 // storeUnseen stores without a look at the message log.
 func storeUnseen(p *partition) func(context.Context, *fold.Snapshot) error {
 	return func(ctx context.Context, snapshot *fold.Snapshot) error {
-		metas, err := p.kept.List(ctx)
+		seen, err := p.kept.List(ctx)
 		if err != nil {
 			return err
 		}
+		metas := seen.Metas
 		var beside *runner.CheckpointMeta
 		if len(metas) > 0 {
 			beside = &metas[0]
 		}
-		if _, err = p.kept.Save(ctx, snapshot, p.Now(), beside); err != nil || beside == nil {
+		if _, err = p.kept.Save(ctx, snapshot, p.Now(), seen, beside); err != nil || beside == nil {
 			return err
 		}
 		return p.ports.TrimWAL(ctx, beside.WALSeq+1)
@@ -38,18 +39,25 @@ func dueByDate(p *partition) bool {
 	return p.Progress().WALSeq > metas[0].WALSeq && p.Now().Sub(metas[0].TakenAt) >= p.logs.w.plan.cfg.CheckpointInterval
 }
 
+// dueOnlyForNew never takes a second checkpoint at one record.
+func dueOnlyForNew(p *partition) bool {
+	metas := p.logs.w.store.pointer.metas
+	return p.keeper.Due() && (len(metas) == 0 || p.Progress().WALSeq > metas[0].WALSeq)
+}
+
 func storeByDate(p *partition) func(context.Context, *fold.Snapshot) error {
 	return func(ctx context.Context, snapshot *fold.Snapshot) error {
-		metas, err := p.kept.List(ctx)
+		seen, err := p.kept.List(ctx)
 		if err != nil {
 			return err
 		}
+		metas := seen.Metas
 		var beside *runner.CheckpointMeta
 		if len(metas) > 0 {
 			beside = &metas[0]
 		}
 		now := p.Now()
-		if _, err := p.kept.Save(ctx, snapshot, now, beside); err != nil || beside == nil || now.Sub(beside.TakenAt) < 3*syncInterval {
+		if _, err := p.kept.Save(ctx, snapshot, now, seen, beside); err != nil || beside == nil || now.Sub(beside.TakenAt) < 3*syncInterval {
 			return err
 		}
 		return p.ports.TrimWAL(ctx, beside.WALSeq+1)
@@ -62,13 +70,13 @@ type boldCheckpoints struct {
 	metas []runner.CheckpointMeta
 }
 
-func (c *boldCheckpoints) List(ctx context.Context) ([]runner.CheckpointMeta, error) {
-	metas, err := c.Checkpoints.List(ctx)
-	c.metas = slices.Clone(metas)
-	for i := range metas {
-		metas[i].Output = 0
+func (c *boldCheckpoints) Claim(ctx context.Context) (runner.Kept, error) {
+	kept, err := c.Checkpoints.Claim(ctx)
+	c.metas = slices.Clone(kept.Metas)
+	for i := range kept.Metas {
+		kept.Metas[i].Output = 0
 	}
-	return metas, err
+	return kept, err
 }
 
 func (c *boldCheckpoints) Load(ctx context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {

@@ -208,6 +208,8 @@ func (o *owner) keep() error {
 		w.event("owner %d cannot look at the checkpoints: %v", o.id, err)
 	} else if due() {
 		p.snapshot = p.keeper.Snapshot()
+	} else if err := p.keeper.Trim(ctx); err != nil {
+		w.event("owner %d cannot trim: %v", o.id, err)
 	}
 	return nil
 }
@@ -223,11 +225,15 @@ func (o *owner) checkpoint(ctx context.Context) error {
 	if w.bug.store != nil {
 		store = w.bug.store(p)
 	}
-	if err := store(ctx, snapshot); err != nil {
+	err := store(ctx, snapshot)
+	if err == nil {
+		err = p.keeper.Trim(ctx)
+	}
+	if err != nil {
 		if runner.Permanent(err) {
 			return err
 		}
-		w.event("owner %d cannot store a checkpoint: %v", o.id, err)
+		w.event("owner %d cannot store a checkpoint, or trim: %v", o.id, err)
 	}
 	return nil
 }

@@ -70,9 +70,6 @@ type checkpoints struct {
 	o     *owner
 	epoch uint64
 	swept bool
-
-	seen     pointer
-	revision uint64
 }
 
 // call is the beginning of a call over the network.
@@ -84,12 +81,20 @@ func (c *checkpoints) call(op string) error {
 	return nil
 }
 
-func (c *checkpoints) List(context.Context) ([]runner.CheckpointMeta, error) {
+func (c *checkpoints) List(context.Context) (runner.Kept, error) {
 	if err := c.call("list the checkpoints"); err != nil {
-		return nil, err
+		return runner.Kept{}, err
 	}
-	c.seen, c.revision = c.w.store.pointer, c.w.store.revision
-	return slices.Clone(c.seen.metas), nil
+	s := &c.w.store
+	return runner.Kept{Metas: slices.Clone(s.pointer.metas), Epoch: s.pointer.epoch, Version: s.revision}, nil
+}
+
+func (c *checkpoints) Claim(ctx context.Context) (runner.Kept, error) {
+	kept, err := c.List(ctx)
+	if err != nil {
+		return runner.Kept{}, err
+	}
+	return c.move(kept.Version, kept.Metas)
 }
 
 func (c *checkpoints) Load(_ context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
@@ -114,53 +119,57 @@ func (c *checkpoints) Load(_ context.Context, meta runner.CheckpointMeta, params
 	return state, nil
 }
 
-func (c *checkpoints) Save(_ context.Context, snapshot *fold.Snapshot, takenAt time.Time, beside *runner.CheckpointMeta) ([]runner.CheckpointMeta, error) {
-	if c.seen.epoch > c.epoch {
-		return nil, fmt.Errorf("%w: a checkpoint of epoch %d stands", runner.ErrNotOwner, c.seen.epoch)
+func (c *checkpoints) Save(_ context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen runner.Kept, beside *runner.CheckpointMeta) (runner.Kept, error) {
+	w := c.w
+	if seen.Epoch > c.epoch {
+		return runner.Kept{}, fmt.Errorf("%w: epoch %d has recovered", runner.ErrNotOwner, seen.Epoch)
 	}
-	meta := runner.CheckpointMeta{Object: c.freeObject(), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	meta := runner.CheckpointMeta{Object: c.freeObject(seen.Metas), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
 	var data bytes.Buffer
 	var err error
 	if meta.Bytes, err = snapshot.WriteTo(&data); err != nil {
-		return nil, err
+		return runner.Kept{}, err
 	}
 	meta.CRC32C = checksum(data.Bytes())
-	kept := pointer{epoch: c.epoch, metas: []runner.CheckpointMeta{meta}}
+	metas := []runner.CheckpointMeta{meta}
 	if beside != nil {
-		kept.metas = append(kept.metas, *beside)
+		metas = append(metas, *beside)
 	}
+	var kept runner.Kept
 	put := func() error { return c.put(meta.Object, data.Bytes()) }
-	move := func() error { return c.move(kept) }
-	if c.w.bug.pointerFirst {
+	move := func() (err error) {
+		kept, err = c.move(seen.Version, metas)
+		return err
+	}
+	if w.bug.pointerFirst {
 		put, move = move, put
 	}
 	if err := put(); err != nil {
-		return nil, err
+		return runner.Kept{}, err
 	}
 	if err := move(); err != nil {
-		return nil, err
+		return runner.Kept{}, err
 	}
 	if !c.swept {
-		if err := c.sweep(kept); err != nil {
-			return nil, err
+		if err := c.sweep(metas); err != nil {
+			return runner.Kept{}, err
 		}
 		c.swept = true
 	}
-	return slices.Clone(kept.metas), nil
+	return kept, nil
 }
 
-func (c *checkpoints) freeObject() string {
+func (c *checkpoints) freeObject(seen []runner.CheckpointMeta) string {
 	for _, turn := range []string{"a", "b"} {
-		name := fmt.Sprintf("p.%d.%s", c.epoch, turn)
-		if !c.seen.names(name) || c.w.bug.oneObject {
+		if name := fmt.Sprintf("p.%d.%s", c.epoch, turn); !names(seen, name) || c.w.bug.oneObject {
 			return name
 		}
 	}
 	return fmt.Sprintf("p.%d.c", c.epoch)
 }
 
-func (p pointer) names(object string) bool {
-	return slices.ContainsFunc(p.metas, func(m runner.CheckpointMeta) bool { return m.Object == object })
+func names(metas []runner.CheckpointMeta, object string) bool {
+	return slices.ContainsFunc(metas, func(m runner.CheckpointMeta) bool { return m.Object == object })
 }
 
 // put stores an object; a crash in the middle leaves half of it.
@@ -169,7 +178,7 @@ func (c *checkpoints) put(name string, data []byte) error {
 	if err := c.call("put a checkpoint"); err != nil {
 		return err
 	}
-	if w.store.pointer.names(name) && !w.bug.oneObject {
+	if names(w.store.pointer.metas, name) && !w.bug.oneObject {
 		w.fail("owner %d writes over %s, which the pointer names", c.o.id, name)
 	}
 	w.store.put(object{name: name, epoch: c.epoch, data: data[:w.rand.IntN(len(data))]})
@@ -182,43 +191,35 @@ func (c *checkpoints) put(name string, data []byte) error {
 }
 
 // move moves the pointer; its answer may be lost.
-func (c *checkpoints) move(to pointer) error {
+func (c *checkpoints) move(from uint64, metas []runner.CheckpointMeta) (runner.Kept, error) {
 	w := c.w
 	if err := c.call("move the pointer"); err != nil {
-		return err
+		return runner.Kept{}, err
 	}
-	if w.store.revision != c.revision && !w.bug.moveAnyway {
-		return fmt.Errorf("move the pointer: %w", errWrongLast)
+	if w.store.revision != from && !w.bug.moveAnyway {
+		return runner.Kept{}, fmt.Errorf("move the pointer: %w", errWrongLast)
 	}
 	w.store.revision++
-	w.store.pointer = to
-	w.check.checkpoints++
-	w.event("owner %d stores checkpoint %s of record %d, message %d", c.o.id, to.metas[0].Object, to.metas[0].WALSeq, to.metas[0].Output)
-	if !w.store.whole(to.metas[0]) {
-		w.fail("the pointer was moved to %s, which is not whole", to.metas[0].Object)
-	}
-	w.check.recoverable(w, "the pointer was moved")
-	if err := c.call("answer that the pointer was moved"); err != nil {
-		return err
-	}
-	c.seen, c.revision = to, w.store.revision
-	return nil
+	w.store.pointer = pointer{epoch: c.epoch, metas: metas}
+	kept := runner.Kept{Metas: slices.Clone(metas), Epoch: c.epoch, Version: w.store.revision}
+	w.check.moved(w, c.o)
+	return kept, c.call("answer that the pointer was moved")
 }
 
 // sweep deletes the objects that are not kept.
-func (c *checkpoints) sweep(kept pointer) error {
+func (c *checkpoints) sweep(kept []runner.CheckpointMeta) error {
 	s := &c.w.store
 	if err := c.call("list the objects"); err != nil {
 		return err
 	}
 	for _, o := range slices.Clone(s.objects) {
-		if (o.epoch >= c.epoch && !c.w.bug.sweepLater) || kept.names(o.name) {
+		if (o.epoch >= c.epoch && !c.w.bug.sweepLater) || names(kept, o.name) {
 			continue
 		}
 		if err := c.call("delete an object"); err != nil {
 			return err
 		}
-		if s.pointer.names(o.name) {
+		if names(s.pointer.metas, o.name) {
 			c.w.fail("owner %d deletes %s, which the pointer names", c.o.id, o.name)
 		}
 		s.objects = slices.DeleteFunc(s.objects, func(other object) bool { return other.name == o.name })

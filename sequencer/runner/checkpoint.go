@@ -1,0 +1,197 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+)
+
+// keptCheckpoint is a stored checkpoint and since when this keeper has seen the
+// message log to reach it, while nobody else recovered; zero where it does not yet.
+// What another owner saw is not asked: a power loss may have taken the messages since,
+// and they may have been written again a moment ago, or its clock may be off.
+type keptCheckpoint struct {
+	CheckpointMeta
+	reached time.Time
+}
+
+// Look brings up to date what is known of the checkpoints that are kept: which
+// they are, where storing one did not end well, and whether the message log
+// reaches them.
+func (k *Keeper) Look(ctx context.Context) error {
+	if !k.known {
+		kept, err := k.Checkpoints.List(ctx)
+		if err != nil {
+			return err
+		}
+		k.take(kept)
+	}
+	if slices.ContainsFunc(k.kept, func(c keptCheckpoint) bool { return c.reached.IsZero() }) {
+		end, err := k.Logs.OutputTail(ctx)
+		if err != nil {
+			return err
+		}
+		for i := range k.kept {
+			if c := &k.kept[i]; c.reached.IsZero() && c.Output <= end.Seq {
+				c.reached = k.Now()
+			}
+		}
+	}
+	if len(k.kept) > 0 {
+		k.Metrics.checkpointAge.Set(k.Now().Sub(k.kept[0].TakenAt).Seconds())
+	}
+	return nil
+}
+
+// take takes over what is stored. Those that recovery found damaged do not count.
+// What this keeper knew of them counts no more if somebody recovered or stored one.
+func (k *Keeper) take(kept Kept) {
+	k.known = true
+	if kept.Version == k.seen.Version {
+		return
+	}
+	k.seen, k.kept = kept, nil
+	for _, meta := range kept.Metas {
+		if !slices.ContainsFunc(k.damaged, meta.same) {
+			k.kept = append(k.kept, keptCheckpoint{CheckpointMeta: meta})
+		}
+	}
+}
+
+// settled says whether a checkpoint surely survives a power loss together with the
+// messages that it needs.
+func (k *Keeper) settled(c keptCheckpoint) bool {
+	return !c.reached.IsZero() && k.Now().Sub(c.reached) >= durableHorizon
+}
+
+// newestSettled is nil where none is.
+func (k *Keeper) newestSettled() *CheckpointMeta {
+	if i := slices.IndexFunc(k.kept, k.settled); i >= 0 {
+		return &k.kept[i].CheckpointMeta
+	}
+	return nil
+}
+
+// Due says whether a checkpoint should be taken: there is something new, the
+// newest is old enough, and one is settled, which can be kept beside the new one.
+// While the write-ahead log is filling it need not be new: a full log takes nothing
+// new, and only the next checkpoint allows to trim it behind the newest.
+func (k *Keeper) Due() bool {
+	if !k.known {
+		return false
+	}
+	k.mu.Lock()
+	walSeq := k.state.WALSeq()
+	k.mu.Unlock()
+	if len(k.seen.Metas) > 0 && walSeq < k.seen.Metas[0].WALSeq {
+		return false // recovered from an older one, or from none, and not yet past the newest
+	}
+	if len(k.kept) == 0 {
+		return walSeq > 0
+	}
+	beside := k.newestSettled()
+	if beside == nil {
+		return false
+	}
+	interval := k.cfg.CheckpointInterval
+	needed := walSeq > k.kept[0].WALSeq
+	if k.filling { // trim it sooner
+		interval = durableHorizon
+		needed = needed || (beside.WALSeq >= k.walFirst && (len(k.kept) == 1 || k.kept[1].WALSeq < beside.WALSeq))
+	}
+	age := k.Now().Sub(k.kept[0].TakenAt)
+	return needed && (age >= interval || age < 0)
+}
+
+// Checkpoint stores the state, once the message log has everything up to it.
+func (k *Keeper) Checkpoint(ctx context.Context) error {
+	snapshot := k.Snapshot()
+	if err := k.outbox.waitAcked(ctx, snapshot.Output()); err != nil {
+		return err
+	}
+	return k.Store(ctx, snapshot)
+}
+
+// Snapshot takes the state as it is now; folding stands still meanwhile.
+func (k *Keeper) Snapshot() *fold.Snapshot {
+	start := k.Now()
+	k.mu.Lock()
+	snapshot := k.state.Snapshot()
+	k.mu.Unlock()
+	k.Metrics.snapshotSeconds.Observe(k.Now().Sub(start).Seconds())
+	return snapshot
+}
+
+// Store makes a snapshot a checkpoint. The message log must have everything up to
+// it.
+func (k *Keeper) Store(ctx context.Context, snapshot *fold.Snapshot) error {
+	acked, _, _ := k.outbox.state()
+	if acked < snapshot.Output() {
+		return fmt.Errorf("%w: checkpoint of message %d, and the message log has %d", ErrInvariant, snapshot.Output(), acked)
+	}
+	if err := k.sure(ctx); err != nil {
+		return err
+	}
+	start := k.Now()
+	beside := k.newestSettled()
+	k.known = false // until it is known how this ended
+	kept, err := k.Checkpoints.Save(ctx, snapshot, start, k.seen, beside)
+	if err != nil {
+		return err
+	}
+	before := k.kept
+	k.take(kept)
+	k.kept[0].reached = start
+	if beside != nil { // nobody recovered meanwhile, or Save would have failed
+		k.kept[1].reached = before[slices.IndexFunc(before, func(c keptCheckpoint) bool { return c.same(*beside) })].reached
+	}
+	k.Metrics.checkpointBytes.Set(float64(kept.Metas[0].Bytes))
+	k.Metrics.checkpointSeconds.Observe(k.Now().Sub(start).Seconds())
+	return nil
+}
+
+// sure asserts, before what cannot be taken back, that the message log has what it
+// had acknowledged, since it may have lost its tail unnoticed, and that the lease
+// stands.
+func (k *Keeper) sure(ctx context.Context) error {
+	acked, _, _ := k.outbox.state()
+	end, err := k.Logs.OutputTail(ctx)
+	switch {
+	case err != nil:
+		return err
+	case end.Seq < acked:
+		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, end.Seq, acked)
+	case !k.MayWrite():
+		return ErrNotOwner
+	}
+	return nil
+}
+
+// Trim drops what no recovery needs of the write-ahead log: what lies before the
+// older of two checkpoints, where that one is settled.
+func (k *Keeper) Trim(ctx context.Context) error {
+	if !k.known || len(k.kept) < 2 || !k.settled(k.kept[1]) || k.kept[1].WALSeq < k.walFirst {
+		return nil
+	}
+	first := k.kept[1].WALSeq + 1
+	if err := k.sure(ctx); err != nil {
+		return err
+	}
+	// If nobody has recovered since, it is surely settled, and stays so.
+	kept, err := k.Checkpoints.List(ctx)
+	if err != nil {
+		return err
+	}
+	if kept.Version != k.seen.Version {
+		k.known = false
+		return nil
+	}
+	if err := k.Logs.TrimWAL(ctx, first); err != nil {
+		return err
+	}
+	k.walFirst = first
+	return nil
+}
