@@ -27,17 +27,15 @@ type natsCheckpoints struct {
 	objects   jetstream.ObjectStore
 	pointers  jetstream.KeyValue
 	partition int
-	epoch     uint64 // part of the names, so that a paused owner cannot write over its successor's
-	swept     bool
+	swept     uint64 // the claim under which it was
 }
 
 // pointer is the value in the key-value bucket.
 type pointer struct {
-	Epoch       uint64                  `json:"epoch"`       // of the owner that last recovered or stored one
 	Checkpoints []runner.CheckpointMeta `json:"checkpoints"` // newest first, at most two
 }
 
-func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int, epoch uint64) (*natsCheckpoints, error) {
+func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int) (*natsCheckpoints, error) {
 	objects, err := js.ObjectStore(ctx, topology.CheckpointBucket)
 	if err != nil {
 		return nil, fmt.Errorf("object store %s: %w", topology.CheckpointBucket, err)
@@ -46,14 +44,14 @@ func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int,
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", topology.CheckpointPointerBucket, err)
 	}
-	return &natsCheckpoints{objects: objects, pointers: pointers, partition: partition, epoch: epoch}, nil
+	return &natsCheckpoints{objects: objects, pointers: pointers, partition: partition}, nil
 }
 
 func (c *natsCheckpoints) key() string { return "p" + strconv.Itoa(c.partition) }
 
 func (c *natsCheckpoints) List(ctx context.Context) (runner.Kept, error) {
 	p, revision, err := c.pointer(ctx)
-	return runner.Kept{Metas: p.Checkpoints, Epoch: p.Epoch, Version: revision}, err
+	return runner.Kept{Metas: p.Checkpoints, Version: revision}, err
 }
 
 func (c *natsCheckpoints) Claim(ctx context.Context) (runner.Kept, error) {
@@ -61,20 +59,24 @@ func (c *natsCheckpoints) Claim(ctx context.Context) (runner.Kept, error) {
 	if err != nil {
 		return runner.Kept{}, err
 	}
-	return c.move(ctx, kept.Version, kept.Metas)
+	if kept.Version, err = c.move(ctx, kept.Version, kept.Metas); err != nil {
+		return runner.Kept{}, err
+	}
+	kept.Claim = kept.Version
+	return kept, nil
 }
 
 // move moves the pointer, if it is still where it was seen.
-func (c *natsCheckpoints) move(ctx context.Context, from uint64, to []runner.CheckpointMeta) (runner.Kept, error) {
-	value, err := json.Marshal(pointer{Epoch: c.epoch, Checkpoints: to})
+func (c *natsCheckpoints) move(ctx context.Context, from uint64, to []runner.CheckpointMeta) (uint64, error) {
+	value, err := json.Marshal(pointer{Checkpoints: to})
 	if err != nil {
-		return runner.Kept{}, fmt.Errorf("encode the checkpoint pointer: %w", err)
+		return 0, fmt.Errorf("encode the checkpoint pointer: %w", err)
 	}
 	revision, err := c.pointers.Update(ctx, c.key(), value, from)
 	if err != nil {
-		return runner.Kept{}, fmt.Errorf("move the checkpoint pointer: %w", err)
+		return 0, fmt.Errorf("move the checkpoint pointer: %w", err)
 	}
-	return runner.Kept{Metas: to, Epoch: c.epoch, Version: revision}, nil
+	return revision, nil
 }
 
 func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) {
@@ -93,57 +95,52 @@ func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) 
 }
 
 func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen runner.Kept, beside *runner.CheckpointMeta) (runner.Kept, error) {
-	if seen.Epoch > c.epoch {
-		return runner.Kept{}, fmt.Errorf("%w: epoch %d has recovered, this owner's is %d", runner.ErrNotOwner, seen.Epoch, c.epoch)
-	}
-	meta := runner.CheckpointMeta{Object: c.freeObject(seen.Metas), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	meta := runner.CheckpointMeta{Object: c.freeObject(seen), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
 	var err error
 	if meta.Bytes, meta.CRC32C, err = c.put(ctx, meta.Object, snapshot); err != nil {
 		return runner.Kept{}, fmt.Errorf("store checkpoint %s: %w", meta.Object, err)
 	}
-	metas := []runner.CheckpointMeta{meta}
+	kept := runner.Kept{Metas: []runner.CheckpointMeta{meta}, Claim: seen.Claim}
 	if beside != nil {
-		metas = append(metas, *beside)
+		kept.Metas = append(kept.Metas, *beside)
 	}
-	kept, err := c.move(ctx, seen.Version, metas)
-	if err != nil {
+	if kept.Version, err = c.move(ctx, seen.Version, kept.Metas); err != nil {
 		return runner.Kept{}, err
 	}
-	if !c.swept {
-		if err := c.sweep(ctx, metas); err != nil {
+	if c.swept != kept.Claim {
+		if err := c.sweep(ctx, kept); err != nil {
 			return runner.Kept{}, err
 		}
-		c.swept = true
+		c.swept = kept.Claim
 	}
 	return kept, nil
 }
 
-// freeObject is the name of an object that is not among those kept when they were
-// last seen. So what the pointer names now is never written over, whoever has moved
-// it since: a successor keeps none of this owner's objects but those.
-func (c *natsCheckpoints) freeObject(seen []runner.CheckpointMeta) string {
+// freeObject is the name of an object that the pointer does not name. The claim is
+// part of it, so an owner that was paused writes over nothing of its successor's.
+func (c *natsCheckpoints) freeObject(seen runner.Kept) string {
 	for _, turn := range []string{"a", "b"} {
-		if name := fmt.Sprintf("%s.%d.%s", c.key(), c.epoch, turn); !names(seen, name) {
+		if name := fmt.Sprintf("%s.%d.%s", c.key(), seen.Claim, turn); !names(seen.Metas, name) {
 			return name
 		}
 	}
-	return fmt.Sprintf("%s.%d.c", c.key(), c.epoch)
+	return fmt.Sprintf("%s.%d.c", c.key(), seen.Claim)
 }
 
 func names(metas []runner.CheckpointMeta, object string) bool {
 	return slices.ContainsFunc(metas, func(m runner.CheckpointMeta) bool { return m.Object == object })
 }
 
-// sweep deletes the partition's objects that the pointer does not name: those of
-// earlier owners. An owner's own are written over by turns; those of later owners
-// may be named by now, if this one was paused since it moved the pointer.
-func (c *natsCheckpoints) sweep(ctx context.Context, kept []runner.CheckpointMeta) error {
+// sweep deletes the partition's objects of earlier claims that the pointer does not
+// name; it never will again. Those of this claim are written over by turns, and
+// those of later ones may be named by now.
+func (c *natsCheckpoints) sweep(ctx context.Context, kept runner.Kept) error {
 	all, err := c.objects.List(ctx)
 	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return fmt.Errorf("list the checkpoints: %w", err)
 	}
 	for _, info := range all {
-		if epoch, ours := c.epochOf(info.Name); !ours || epoch >= c.epoch || names(kept, info.Name) {
+		if claim, ours := c.claimOf(info.Name); !ours || claim >= kept.Claim || names(kept.Metas, info.Name) {
 			continue
 		}
 		if err := c.objects.Delete(ctx, info.Name); err != nil {
@@ -153,12 +150,12 @@ func (c *natsCheckpoints) sweep(ctx context.Context, kept []runner.CheckpointMet
 	return nil
 }
 
-// epochOf reads the epoch from the name of an object of this partition.
-func (c *natsCheckpoints) epochOf(object string) (epoch uint64, ours bool) {
+// claimOf reads the claim from the name of an object of this partition.
+func (c *natsCheckpoints) claimOf(object string) (claim uint64, ours bool) {
 	rest, ours := strings.CutPrefix(object, c.key()+".")
 	number, _, _ := strings.Cut(rest, ".")
-	epoch, err := strconv.ParseUint(number, 10, 64)
-	return epoch, ours && err == nil
+	claim, err := strconv.ParseUint(number, 10, 64)
+	return claim, ours && err == nil
 }
 
 // put streams the snapshot into the object store.

@@ -66,7 +66,7 @@ func oldestState(ctx context.Context, js jetstream.JetStream, deployment topolog
 	if wal.First <= 1 {
 		return fold.New(params)
 	}
-	checkpoints, err := openCheckpoints(ctx, js, number, 0)
+	checkpoints, err := openCheckpoints(ctx, js, number)
 	if err != nil {
 		return nil, err
 	}

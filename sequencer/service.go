@@ -224,7 +224,7 @@ func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Lo
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
 	defer func() { err = errors.Join(err, logs.close()) }()
-	store, err := openCheckpoints(ctx, s.deps.JetStream, l.Partition, l.Epoch)
+	store, err := openCheckpoints(ctx, s.deps.JetStream, l.Partition)
 	if err != nil {
 		return &runner.Error{Op: "open the checkpoints", Partition: l.Partition, Err: err}
 	}

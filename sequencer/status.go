@@ -67,7 +67,7 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 	if err != nil {
 		return s, err
 	}
-	checkpoints, err := openCheckpoints(ctx, js, number, 0)
+	checkpoints, err := openCheckpoints(ctx, js, number)
 	if err != nil {
 		return s, err
 	}

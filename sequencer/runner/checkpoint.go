@@ -10,7 +10,7 @@ import (
 )
 
 // keptCheckpoint is a stored checkpoint and since when this keeper has seen the
-// message log to reach it, while nobody else recovered; zero where it does not yet.
+// message log to reach it, while nobody else made a claim; zero where it does not yet.
 // What another owner saw is not asked: a power loss may have taken the messages since,
 // and they may have been written again a moment ago, or its clock may be off.
 type keptCheckpoint struct {
@@ -19,11 +19,11 @@ type keptCheckpoint struct {
 }
 
 // Look brings up to date what is known of the checkpoints that are kept: which
-// they are, where storing one did not end well, and whether the message log
-// reaches them.
+// they are, where storing one did not end well or another has made a claim, and
+// whether the message log reaches them.
 func (k *Keeper) Look(ctx context.Context) error {
 	if !k.known {
-		kept, err := k.Checkpoints.List(ctx)
+		kept, err := k.Checkpoints.Claim(ctx)
 		if err != nil {
 			return err
 		}
@@ -46,14 +46,10 @@ func (k *Keeper) Look(ctx context.Context) error {
 	return nil
 }
 
-// take takes over what is stored. Those that recovery found damaged do not count.
-// What this keeper knew of them counts no more if somebody recovered or stored one.
+// take takes over what is stored, of which nothing is known yet. Those that
+// recovery found damaged do not count.
 func (k *Keeper) take(kept Kept) {
-	k.known = true
-	if kept.Version == k.seen.Version {
-		return
-	}
-	k.seen, k.kept = kept, nil
+	k.seen, k.known, k.kept = kept, true, nil
 	for _, meta := range kept.Metas {
 		if !slices.ContainsFunc(k.damaged, meta.same) {
 			k.kept = append(k.kept, keptCheckpoint{CheckpointMeta: meta})
@@ -145,7 +141,7 @@ func (k *Keeper) Store(ctx context.Context, snapshot *fold.Snapshot) error {
 	before := k.kept
 	k.take(kept)
 	k.kept[0].reached = start
-	if beside != nil { // nobody recovered meanwhile, or Save would have failed
+	if beside != nil { // nobody made a claim meanwhile, or Save would have failed
 		k.kept[1].reached = before[slices.IndexFunc(before, func(c keptCheckpoint) bool { return c.same(*beside) })].reached
 	}
 	k.Metrics.checkpointBytes.Set(float64(kept.Metas[0].Bytes))
@@ -180,7 +176,7 @@ func (k *Keeper) Trim(ctx context.Context) error {
 	if err := k.sure(ctx); err != nil {
 		return err
 	}
-	// If nobody has recovered since, it is surely settled, and stays so.
+	// If nobody has made a claim since, it is surely settled, and stays so.
 	kept, err := k.Checkpoints.List(ctx)
 	if err != nil {
 		return err

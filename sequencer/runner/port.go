@@ -85,24 +85,23 @@ func (m CheckpointMeta) same(other CheckpointMeta) bool {
 	return m.Object == other.Object && m.CRC32C == other.CRC32C && m.TakenAt.Equal(other.TakenAt)
 }
 
-// Kept are the checkpoints of a partition that are kept. Version changes with every
-// recovery and every checkpoint, whoever's.
+// Kept are the checkpoints of a partition that are kept.
 type Kept struct {
 	Metas   []CheckpointMeta // newest first, at most two
-	Epoch   uint64           // of the owner that last recovered or stored one
-	Version uint64
+	Version uint64           // grows with every claim and every checkpoint, whoever's
+	Claim   uint64           // the version that this owner's claim made
 }
 
 // Checkpoints keeps two checkpoints of one partition.
 type Checkpoints interface {
 	List(ctx context.Context) (Kept, error)
-	// Claim lists them and makes a new version, so that nobody stores a checkpoint who
-	// does not know of this recovery. It fails where another was faster.
+	// Claim lists them and makes a new version, so that nobody who does not know of it
+	// stores a checkpoint. It fails where another was faster.
 	Claim(ctx context.Context) (Kept, error)
 	// Load reads a state back; damage is an error that wraps ErrDamaged.
 	Load(ctx context.Context, meta CheckpointMeta, params fold.Params) (*fold.State, error)
 	// Save stores a snapshot, keeps the given one beside it, if any, and drops the
-	// rest; it returns what is kept then. It refuses where that is no longer what was
-	// seen, and, with ErrNotOwner, where a later owner was seen.
+	// rest; it returns what is kept then. It refuses where anybody made a version since
+	// the one that was seen, which is of Claim or Save.
 	Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen Kept, beside *CheckpointMeta) (Kept, error)
 }

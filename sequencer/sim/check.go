@@ -99,7 +99,7 @@ func (c *checker) recoverable(w *world, after string) {
 		return
 	}
 	var kept []string
-	for _, m := range w.store.pointer.metas {
+	for _, m := range w.store.metas {
 		kept = append(kept, fmt.Sprintf("%s of record %d, message %d, whole %t", m.Object, m.WALSeq, m.Output, w.store.whole(m)))
 	}
 	w.fail("%s: if the power failed now, the message log could end at %d, and nothing joins it to the write-ahead log, which starts at %d; checkpoints: %s",
@@ -109,7 +109,7 @@ func (c *checker) recoverable(w *world, after string) {
 // moved notes that the checkpoint pointer was moved: to a checkpoint that is whole,
 // or by a recovery, which changes nothing but its version.
 func (c *checker) moved(w *world, o *owner) {
-	metas := w.store.pointer.metas
+	metas := w.store.metas
 	if len(metas) > 0 && metas[0].CRC32C != c.newest {
 		c.newest = metas[0].CRC32C
 		c.checkpoints++
@@ -133,7 +133,7 @@ func (w *world) usable(tail uint64, spoiledCounts bool) bool {
 	if w.wal.first == 1 {
 		return true
 	}
-	for _, m := range w.store.pointer.metas {
+	for _, m := range w.store.metas {
 		if m.WALSeq > w.wal.last() || m.WALSeq+1 < w.wal.first || m.Output > tail {
 			continue
 		}

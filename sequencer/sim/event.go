@@ -120,7 +120,7 @@ func deleteMessageLog(w *world) {
 }
 
 func damageCheckpoint(w *world) {
-	metas := w.store.pointer.metas
+	metas := w.store.metas
 	switch n := w.rand.IntN(10); {
 	case len(metas) > 0 && n < 7:
 		w.store.damage(w, metas[0])

@@ -32,7 +32,7 @@ func storeUnseen(p *partition) func(context.Context, *fold.Snapshot) error {
 // dueByDate and storeByDate are what the runner did at first: a checkpoint was
 // thought to be as durable as it was old.
 func dueByDate(p *partition) bool {
-	metas := p.logs.w.store.pointer.metas
+	metas := p.logs.w.store.metas
 	if len(metas) == 0 {
 		return p.Progress().WALSeq > 0
 	}
@@ -41,7 +41,7 @@ func dueByDate(p *partition) bool {
 
 // dueOnlyForNew never takes a second checkpoint at one record.
 func dueOnlyForNew(p *partition) bool {
-	metas := p.logs.w.store.pointer.metas
+	metas := p.logs.w.store.metas
 	return p.keeper.Due() && (len(metas) == 0 || p.Progress().WALSeq > metas[0].WALSeq)
 }
 

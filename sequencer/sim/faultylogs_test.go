@@ -83,7 +83,7 @@ func (r *faultyReader) Next(ctx context.Context) (runner.Record, error) {
 }
 
 func (f *faultyLogs) TrimWAL(ctx context.Context, first uint64) error {
-	if metas := f.w.store.pointer.metas; f.trimNewest && len(metas) > 0 {
+	if metas := f.w.store.metas; f.trimNewest && len(metas) > 0 {
 		first = metas[0].WALSeq + 1
 	}
 	return f.logs.TrimWAL(ctx, first)

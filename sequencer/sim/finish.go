@@ -88,7 +88,7 @@ func (w *world) anotherCheckpoint() {
 		return w.wal.last() > before
 	})
 	w.quietly("no checkpoint is stored", func() bool {
-		metas := w.store.pointer.metas
+		metas := w.store.metas
 		return len(metas) > 0 && metas[0].WALSeq == w.wal.last()
 	})
 }

@@ -36,7 +36,7 @@ func (o *owner) recover() {
 	l := &logs{w: w, o: o}
 	p := &partition{logs: l, ports: l, ticked: w.now, seen: w.causes()}
 	o.part = p
-	var kept runner.Checkpoints = &checkpoints{w: w, o: o, epoch: o.lease.epoch}
+	var kept runner.Checkpoints = &checkpoints{w: w, o: o}
 	if w.bug.logs != nil {
 		p.ports = w.bug.logs(o, l)
 	}

@@ -16,20 +16,15 @@ import (
 // store is the object store and the pointer of package sequencer's checkpoints.
 type store struct {
 	objects  []object
-	pointer  pointer
-	revision uint64 // of the pointer
+	metas    []runner.CheckpointMeta // what the pointer names, newest first
+	revision uint64                  // of the pointer
 }
 
 type object struct {
 	name    string
-	epoch   uint64 // part of the name
+	claim   uint64 // part of the name
 	data    []byte
 	spoiled bool // by the run, on purpose
-}
-
-type pointer struct {
-	epoch uint64
-	metas []runner.CheckpointMeta // newest first, at most two
 }
 
 func (s *store) find(name string) *object {
@@ -68,8 +63,7 @@ func checksum(data []byte) uint32 {
 type checkpoints struct {
 	w     *world
 	o     *owner
-	epoch uint64
-	swept bool
+	swept uint64
 }
 
 // call is the beginning of a call over the network.
@@ -85,8 +79,7 @@ func (c *checkpoints) List(context.Context) (runner.Kept, error) {
 	if err := c.call("list the checkpoints"); err != nil {
 		return runner.Kept{}, err
 	}
-	s := &c.w.store
-	return runner.Kept{Metas: slices.Clone(s.pointer.metas), Epoch: s.pointer.epoch, Version: s.revision}, nil
+	return runner.Kept{Metas: slices.Clone(c.w.store.metas), Version: c.w.store.revision}, nil
 }
 
 func (c *checkpoints) Claim(ctx context.Context) (runner.Kept, error) {
@@ -94,7 +87,9 @@ func (c *checkpoints) Claim(ctx context.Context) (runner.Kept, error) {
 	if err != nil {
 		return runner.Kept{}, err
 	}
-	return c.move(kept.Version, kept.Metas)
+	kept.Version, err = c.move(kept.Version, kept.Metas)
+	kept.Claim = kept.Version
+	return kept, err
 }
 
 func (c *checkpoints) Load(_ context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
@@ -120,28 +115,23 @@ func (c *checkpoints) Load(_ context.Context, meta runner.CheckpointMeta, params
 }
 
 func (c *checkpoints) Save(_ context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen runner.Kept, beside *runner.CheckpointMeta) (runner.Kept, error) {
-	w := c.w
-	if seen.Epoch > c.epoch {
-		return runner.Kept{}, fmt.Errorf("%w: epoch %d has recovered", runner.ErrNotOwner, seen.Epoch)
-	}
-	meta := runner.CheckpointMeta{Object: c.freeObject(seen.Metas), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	meta := runner.CheckpointMeta{Object: c.freeObject(seen), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
 	var data bytes.Buffer
 	var err error
 	if meta.Bytes, err = snapshot.WriteTo(&data); err != nil {
 		return runner.Kept{}, err
 	}
 	meta.CRC32C = checksum(data.Bytes())
-	metas := []runner.CheckpointMeta{meta}
+	kept := runner.Kept{Metas: []runner.CheckpointMeta{meta}, Claim: seen.Claim}
 	if beside != nil {
-		metas = append(metas, *beside)
+		kept.Metas = append(kept.Metas, *beside)
 	}
-	var kept runner.Kept
-	put := func() error { return c.put(meta.Object, data.Bytes()) }
+	put := func() error { return c.put(object{name: meta.Object, claim: seen.Claim, data: data.Bytes()}) }
 	move := func() (err error) {
-		kept, err = c.move(seen.Version, metas)
+		kept.Version, err = c.move(seen.Version, slices.Clone(kept.Metas))
 		return err
 	}
-	if w.bug.pointerFirst {
+	if c.w.bug.pointerFirst {
 		put, move = move, put
 	}
 	if err := put(); err != nil {
@@ -150,22 +140,22 @@ func (c *checkpoints) Save(_ context.Context, snapshot *fold.Snapshot, takenAt t
 	if err := move(); err != nil {
 		return runner.Kept{}, err
 	}
-	if !c.swept {
-		if err := c.sweep(metas); err != nil {
+	if c.swept != kept.Claim {
+		if err := c.sweep(kept); err != nil {
 			return runner.Kept{}, err
 		}
-		c.swept = true
+		c.swept = kept.Claim
 	}
 	return kept, nil
 }
 
-func (c *checkpoints) freeObject(seen []runner.CheckpointMeta) string {
+func (c *checkpoints) freeObject(seen runner.Kept) string {
 	for _, turn := range []string{"a", "b"} {
-		if name := fmt.Sprintf("p.%d.%s", c.epoch, turn); !names(seen, name) || c.w.bug.oneObject {
+		if name := fmt.Sprintf("p.%d.%s", seen.Claim, turn); !names(seen.Metas, name) || c.w.bug.oneObject {
 			return name
 		}
 	}
-	return fmt.Sprintf("p.%d.c", c.epoch)
+	return fmt.Sprintf("p.%d.c", seen.Claim)
 }
 
 func names(metas []runner.CheckpointMeta, object string) bool {
@@ -173,53 +163,55 @@ func names(metas []runner.CheckpointMeta, object string) bool {
 }
 
 // put stores an object; a crash in the middle leaves half of it.
-func (c *checkpoints) put(name string, data []byte) error {
+func (c *checkpoints) put(o object) error {
 	w := c.w
 	if err := c.call("put a checkpoint"); err != nil {
 		return err
 	}
-	if names(w.store.pointer.metas, name) && !w.bug.oneObject {
-		w.fail("owner %d writes over %s, which the pointer names", c.o.id, name)
+	if names(w.store.metas, o.name) && !w.bug.oneObject {
+		w.fail("owner %d writes over %s, which the pointer names", c.o.id, o.name)
 	}
-	w.store.put(object{name: name, epoch: c.epoch, data: data[:w.rand.IntN(len(data))]})
+	half := o
+	half.data = o.data[:w.rand.IntN(len(o.data))]
+	w.store.put(half)
 	w.check.recoverable(w, "a checkpoint is half written")
 	if err := c.call("put the other half of a checkpoint"); err != nil {
 		return err
 	}
-	w.store.put(object{name: name, epoch: c.epoch, data: data})
+	w.store.put(o)
 	return nil
 }
 
 // move moves the pointer; its answer may be lost.
-func (c *checkpoints) move(from uint64, metas []runner.CheckpointMeta) (runner.Kept, error) {
-	w := c.w
+func (c *checkpoints) move(from uint64, metas []runner.CheckpointMeta) (uint64, error) {
+	s := &c.w.store
 	if err := c.call("move the pointer"); err != nil {
-		return runner.Kept{}, err
+		return 0, err
 	}
-	if w.store.revision != from && !w.bug.moveAnyway {
-		return runner.Kept{}, fmt.Errorf("move the pointer: %w", errWrongLast)
+	if s.revision != from && !c.w.bug.moveAnyway {
+		return 0, fmt.Errorf("move the pointer: %w", errWrongLast)
 	}
-	w.store.revision++
-	w.store.pointer = pointer{epoch: c.epoch, metas: metas}
-	kept := runner.Kept{Metas: slices.Clone(metas), Epoch: c.epoch, Version: w.store.revision}
-	w.check.moved(w, c.o)
-	return kept, c.call("answer that the pointer was moved")
+	s.revision++
+	s.metas = metas
+	revision := s.revision
+	c.w.check.moved(c.w, c.o)
+	return revision, c.call("answer that the pointer was moved")
 }
 
-// sweep deletes the objects that are not kept.
-func (c *checkpoints) sweep(kept []runner.CheckpointMeta) error {
+// sweep deletes the objects of earlier claims that are not kept.
+func (c *checkpoints) sweep(kept runner.Kept) error {
 	s := &c.w.store
 	if err := c.call("list the objects"); err != nil {
 		return err
 	}
 	for _, o := range slices.Clone(s.objects) {
-		if (o.epoch >= c.epoch && !c.w.bug.sweepLater) || names(kept, o.name) {
+		if (o.claim >= kept.Claim && !c.w.bug.sweepLater) || names(kept.Metas, o.name) {
 			continue
 		}
 		if err := c.call("delete an object"); err != nil {
 			return err
 		}
-		if names(s.pointer.metas, o.name) {
+		if names(s.metas, o.name) {
 			c.w.fail("owner %d deletes %s, which the pointer names", c.o.id, o.name)
 		}
 		s.objects = slices.DeleteFunc(s.objects, func(other object) bool { return other.name == o.name })
