@@ -87,5 +87,18 @@ func drawPlan(r *rand.Rand) plan {
 			p.events = append(p.events, e)
 		}
 	}
+	if r.IntN(8) == 0 {
+		p.takeovers()
+	}
 	return p
+}
+
+// takeovers makes it a run of owners that sleep, or work on without their lease,
+// and wake up to find that another was there, on a broker that forgets; and of not
+// much else, so that each gets as far as a checkpoint.
+func (p *plan) takeovers() {
+	p.steps, p.owners, p.eventEvery = 1000, 3, 25
+	p.events = []weighted{{3, blindOwner}, {3, sleepOwner}, {2, crashBroker}}
+	p.crash, p.fail, p.appendLost, p.ackLost, p.readSkip, p.readStall = 0, 0, 0, 0, 0, 0
+	p.pause, p.keepTimes = 0.002, 20
 }
