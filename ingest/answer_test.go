@@ -1,9 +1,7 @@
 package ingest
 
 import (
-	"encoding/json"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/go-faster/jx"
 	"github.com/stretchr/testify/require"
@@ -88,19 +86,6 @@ func TestParseAck(t *testing.T) {
 			require.Equal(t, row.want.code != 0, got.refused())
 		})
 	}
-}
-
-func TestJSONStrings(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		s := rapid.OneOf(rapid.String(), rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) })).Draw(t, "s")
-		written := appendJSONString([]byte("x"), s)
-		require.Equal(t, written, appendJSONString([]byte("x"), []byte(s)))
-		require.True(t, utf8.Valid(written))
-		var read string
-		require.NoError(t, json.Unmarshal(written[1:], &read))
-		require.Equal(t, string([]rune(s)), read, "each byte that is no UTF-8 is U+FFFD")
-	})
 }
 
 func TestReplyAllocatesNothing(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of other goroutines too

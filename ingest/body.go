@@ -4,33 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"os"
-	"strings"
 
+	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
 // checkMediaType takes application/json, in UTF-8 and not compressed.
 func checkMediaType(h http.Header) problem {
-	contentType, encoding := first(h, "Content-Type"), first(h, "Content-Encoding")
-	if contentType != "application/json" && !isJSON(contentType) {
-		return problem{outcome: outcomeMediaType, msg: "Content-Type must be application/json (charset utf-8, if any)"}
-	}
-	if encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return problem{outcome: outcomeMediaType, msg: "Content-Encoding is not taken: send the body as it is"}
+	if rule := api.MediaTypeRule(h); rule != "" {
+		return problem{outcome: outcomeMediaType, msg: rule}
 	}
 	return problem{}
-}
-
-func isJSON(contentType string) bool {
-	mediaType, params, err := mime.ParseMediaType(contentType)
-	if err != nil || mediaType != "application/json" {
-		return false
-	}
-	charset, given := params["charset"]
-	return !given || strings.EqualFold(charset, "utf-8") || strings.EqualFold(charset, "utf8")
 }
 
 // first is h.Get for a key that is in canonical form.

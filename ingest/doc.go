@@ -36,7 +36,8 @@
 //
 // # How a request goes through
 //
-//	handler.go   admit, and the steps in their order
+//	handler.go   admit, and the steps in their order; routes that others answer are let
+//	             through behind the same door
 //	token.go     who may
 //	body.go      the bytes, into a pooled buffer
 //	decode.go    JSON to fields; json.go and text.go underneath

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
@@ -23,9 +24,12 @@ func (s *Service) routes() http.Handler {
 		w.Header().Set("Allow", strings.Join(allowed(r, req.URL.Path), ", "))
 		s.refuse(w, problem{outcome: outcomeMethod})
 	})
-	r.Post("/message/send", s.counted(scopeSend, s.send))
-	r.Post("/message/sendbatch", s.counted(scopeSend, s.sendBatch))
-	r.Post("/message/sendbulk", s.counted(scopeSend, s.sendBulk))
+	r.Post("/message/send", s.counted(api.ScopeSend, s.send))
+	r.Post("/message/sendbatch", s.counted(api.ScopeSend, s.sendBatch))
+	r.Post("/message/sendbulk", s.counted(api.ScopeSend, s.sendBulk))
+	for _, route := range s.hosted {
+		r.MethodFunc(route.Method, route.Path, s.host(route))
+	}
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r.MethodFunc(method, "/healthz", s.handleHealth)
 		r.MethodFunc(method, "/readyz", s.handleReady)
@@ -91,7 +95,7 @@ func (s *Service) refuse(w http.ResponseWriter, p problem) {
 
 // counted admits requests that may use an endpoint, and keeps the books. The endpoint answers,
 // and returns what became of the request.
-func (s *Service) counted(needs scope, endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem) http.HandlerFunc {
+func (s *Service) counted(needs api.Scope, endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		nth, p := s.admit()
@@ -109,6 +113,22 @@ func (s *Service) counted(needs scope, endpoint func(w http.ResponseWriter, r *h
 	}
 }
 
+// host lets those requests through to another's route that may go there. The route counts its own.
+func (s *Service) host(route api.Route) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, p := s.admit()
+		defer s.leave()
+		if p.ok() {
+			p = s.authorize(w, r, route.Needs)
+		}
+		if !p.ok() {
+			s.refuse(w, p)
+			return
+		}
+		route.Serve(w, r)
+	}
+}
+
 // send is POST /message/send: it takes a request through its steps and answers it.
 func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem {
 	req := s.requests.get()
@@ -123,7 +143,7 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	}
 	// The answer echoes client_msg_no; everything else of the request can be reused
 	// while it waits.
-	var echo [clientMsgNoBytesMax]byte
+	var echo [message.ClientMsgNoBytesMax]byte
 	clientMsgNo := echo[:copy(echo[:], req.send.ClientMsgNo)]
 	generated := req.generated
 	s.requests.put(req)

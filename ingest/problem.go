@@ -2,7 +2,8 @@ package ingest
 
 import (
 	"net/http"
-	"strconv"
+
+	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
 // outcome is what became of a request. It decides everything else about the
@@ -137,36 +138,17 @@ func (p problem) message() string {
 	return p.outcome.spec().msg
 }
 
-// append appends the problem in the error shape of the contract:
-// {"status":400,"code":"invalid_request","msg":"…","field":"…","reason":0}.
-func (p problem) append(body []byte) []byte {
+// shape is the problem as the contract wants it.
+func (p problem) shape() api.Problem {
 	s := p.outcome.spec()
 	if p.reason != reasonNone {
 		s.reason = p.reason
 	}
-	body = append(body, `{"status":`...)
-	body = strconv.AppendInt(body, int64(s.status), 10)
-	body = append(body, `,"code":`...)
-	body = appendJSONString(body, s.code)
-	body = append(body, `,"msg":`...)
-	body = appendJSONString(body, p.message())
-	body = append(body, `,"field":`...)
-	body = appendJSONString(body, p.field)
-	body = append(body, `,"reason":`...)
-	body = strconv.AppendInt(body, int64(s.reason), 10)
-	return append(body, "}\n"...)
+	return api.Problem{Status: s.status, Code: s.code, Msg: p.message(), Field: p.field, Reason: s.reason, RetryAfter: s.retryAfter}
 }
 
-// write sends the problem.
-func (p problem) write(w http.ResponseWriter) {
-	s := p.outcome.spec()
-	body := p.append(make([]byte, 0, 256))
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("X-Content-Type-Options", "nosniff")
-	if s.retryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(s.retryAfter))
-	}
-	w.WriteHeader(s.status)
-	_, _ = w.Write(body) // a caller that has gone need not know
-}
+// append appends the problem's JSON.
+func (p problem) append(body []byte) []byte { return p.shape().Append(body) }
+
+// write answers with the problem.
+func (p problem) write(w http.ResponseWriter) { p.shape().Write(w) }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
@@ -48,8 +49,8 @@ func (s *Service) sendBatch(w http.ResponseWriter, r *http.Request, _ time.Time,
 		if len(reasons) > 0 {
 			out, reasons = append(out, ','), append(reasons, ',')
 		}
-		out = appendJSONString(out, uid)
-		reasons = appendJSONString(reasons, it.problem.message())
+		out = api.AppendString(out, uid)
+		reasons = api.AppendString(reasons, it.problem.message())
 	}
 	out = append(out, `],"reason":[`...)
 	out = append(out, reasons...)

@@ -13,10 +13,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// Deps is what the role works with. All fields must be set.
+// Deps is what the role works with. All fields but Routes must be set.
 type Deps struct {
 	// NATS is a connection that reconnects for ever and buffers nothing meanwhile, as
 	// broker.Connect makes it. The role does not close it.
@@ -25,6 +26,8 @@ type Deps struct {
 	Partitions topology.Partitions
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+	// Routes are answered by others, on the same listener; there may be none.
+	Routes []api.Route
 }
 
 // Service is the role. It is a lifecycle.Service and a lifecycle.Readier.
@@ -39,6 +42,7 @@ type Service struct {
 	requests    *requestPool
 	replies     *bytesPool
 	contentType []string
+	hosted      []api.Route
 	handler     http.Handler
 	*committer
 
@@ -106,6 +110,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		requests:    newRequestPool(int64(cfg.BodiesBytesMax)),
 		replies:     newBytesPool(512),
 		contentType: []string{"application/json"},
+		hosted:      deps.Routes,
 		idle:        make(chan struct{}, 1),
 		bound:       make(chan struct{}),
 	}

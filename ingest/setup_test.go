@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -64,6 +65,7 @@ type options struct {
 	topology   func(*topology.Options)
 	partitions int
 	noStreams  bool
+	routes     []api.Route
 	log        *slog.Logger // nil: quiet
 }
 
@@ -110,7 +112,7 @@ func setup(t testing.TB, o options) *bundle {
 		o.log = logger(t)
 	}
 	b.registry = prometheus.NewRegistry()
-	b.service, err = New(cfg, Deps{NATS: b.nc, Partitions: topology.Partitions(o.partitions), Logger: o.log, Registerer: b.registry})
+	b.service, err = New(cfg, Deps{NATS: b.nc, Partitions: topology.Partitions(o.partitions), Logger: o.log, Registerer: b.registry, Routes: o.routes})
 	require.NoError(t, err)
 	b.run()
 	return b

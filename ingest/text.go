@@ -71,26 +71,3 @@ func hex4(b []byte) rune {
 	}
 	return v
 }
-
-// hasControl says whether s holds a control character (Unicode's Cc).
-func hasControl(s string) bool {
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c < ' ' || c == 0x7f:
-			return true
-		case c == 0xc2 && i+1 < len(s) && s[i+1] < 0xa0: // U+0080 to U+009F
-			return true
-		}
-	}
-	return false
-}
-
-// hasSpace says whether s holds white space as Unicode knows it.
-func hasSpace(s string) bool {
-	for _, c := range s {
-		if c == ' ' || c > unicode.MaxASCII && unicode.IsSpace(c) || c < ' ' && unicode.IsSpace(c) {
-			return true
-		}
-	}
-	return false
-}

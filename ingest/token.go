@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
 const (
@@ -22,19 +24,10 @@ const (
 	tokensPollDefault = 2 * time.Second // how soon a change of the file is seen
 )
 
-// scope is what a token allows, a bit each.
-type scope uint8
-
-const (
-	scopeSend   scope = 1 << iota // /message/…
-	scopeManage                   // channels and users: change
-	scopeRead                     // channels and users: look
-)
-
 // token is a line of the file: who shows what has this hash may do that.
 type token struct {
 	hash   [sha256.Size]byte
-	scopes scope
+	scopes api.Scope
 }
 
 // tokens is the file of tokens, followed while it changes. The tokens themselves stand
@@ -170,16 +163,11 @@ func parseToken(parts []string) (t token, err error) {
 		return t, errors.New(form)
 	}
 	for name := range strings.SplitSeq(parts[0], ",") {
-		switch name {
-		case "send":
-			t.scopes |= scopeSend
-		case "manage":
-			t.scopes |= scopeManage
-		case "read":
-			t.scopes |= scopeRead
-		default:
+		scope, ok := api.ParseScope(name)
+		if !ok {
 			return t, errors.New(form)
 		}
+		t.scopes |= scope
 	}
 	digits, ok := strings.CutPrefix(parts[1], "sha256:")
 	hash, err := hex.DecodeString(digits)
@@ -191,19 +179,19 @@ func parseToken(parts []string) (t token, err error) {
 }
 
 // allows gives the scopes of a token. It takes as long for each, known or not.
-func (t *tokens) allows(text string) (allowed scope, known bool) {
+func (t *tokens) allows(text string) (allowed api.Scope, known bool) {
 	hash := sha256.Sum256([]byte(text))
 	found := 0
 	for _, one := range *t.set.Load() {
 		same := subtle.ConstantTimeCompare(hash[:], one.hash[:])
 		found |= same
-		allowed |= scope(subtle.ConstantTimeSelect(same, int(one.scopes), 0))
+		allowed |= api.Scope(subtle.ConstantTimeSelect(same, int(one.scopes), 0))
 	}
 	return allowed, found == 1
 }
 
 // authorize checks the token of a request, where tokens are in use.
-func (s *Service) authorize(w http.ResponseWriter, r *http.Request, needs scope) problem {
+func (s *Service) authorize(w http.ResponseWriter, r *http.Request, needs api.Scope) problem {
 	if s.tokens == nil {
 		return problem{}
 	}

@@ -15,20 +15,13 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Limits of the contract, in bytes.
-const (
-	uidBytesMax         = 256
-	channelIDBytesMax   = 256
-	clientMsgNoBytesMax = 128
-	tagBytesMax         = 128
-)
+// tagBytesMax bounds stream_no and tag_key. The limits of names are those of pkg/message.
+const tagBytesMax = 128
 
 // What is said of a field in more than one place.
 const (
-	isRequired   = "is required"
-	isFlag       = "must be 0 or 1"
-	hasControls  = "must not hold control characters"
-	personAtSign = "must not hold '@' where the channel is a person's"
+	isRequired = "is required"
+	isFlag     = "must be 0 or 1"
 )
 
 // validate makes r.send of r.fields, or notes everything that is wrong with them.
@@ -42,7 +35,7 @@ func (r *request) validate(payloadBytesMax int) problem {
 	s.NoPersist = r.flag(flagNoPersist)
 	s.RedDot = r.flag(flagRedDot)
 	s.SyncOnce = r.flag(flagSyncOnce)
-	r.checkLength(fieldClientMsgNo, f.clientMsgNo, clientMsgNoBytesMax)
+	r.checkLength(fieldClientMsgNo, f.clientMsgNo, message.ClientMsgNoBytesMax)
 	r.checkLength(fieldStreamNo, f.streamNo, tagBytesMax)
 	r.checkLength(fieldTagKey, f.tagKey, tagBytesMax)
 	if f.expire < 0 || f.expire > math.MaxUint32 {
@@ -110,8 +103,13 @@ func (r *request) flag(flag int) bool {
 }
 
 func (r *request) checkLength(f field, s string, bytesMax int) {
-	if len(s) > bytesMax {
-		r.bad(f, fmt.Sprintf("is %d bytes; at most %d are taken", len(s), bytesMax))
+	r.badIf(f, message.LengthRule(s, bytesMax))
+}
+
+// badIf notes a rule that a field breaks, if it breaks one.
+func (r *request) badIf(f field, rule string) {
+	if rule != "" {
+		r.bad(f, rule)
 	}
 }
 
@@ -122,33 +120,27 @@ func (r *request) checkSender() string {
 		where, uid = fieldSenderUID, r.fields.senderUID
 	}
 	switch {
-	case uid == "" && !r.isBad(fieldSenderUID):
+	case uid != "":
+		r.badIf(where, message.UIDRule(uid, r.channelType()))
+	case !r.isBad(fieldSenderUID): // one of the two is enough to say
 		r.bad(fieldFromUID, isRequired)
-	case len(uid) > uidBytesMax:
-		r.checkLength(where, uid, uidBytesMax)
-	case hasControl(uid):
-		r.bad(where, hasControls)
-	case r.fields.channelType == int64(message.ChannelPerson):
-		// Canonical names join two uids with '@' and mark command channels with a
-		// suffix: a uid that holds either could make two channels one.
-		if strings.Contains(uid, "@") {
-			r.bad(where, personAtSign)
-		}
-		if strings.HasSuffix(uid, message.CommandSuffix) {
-			r.bad(where, "must not end in "+message.CommandSuffix+" where the channel is a person's")
-		}
 	}
 	return uid
+}
+
+// channelType is that of the fields, or 0 where that is none.
+func (r *request) channelType() message.ChannelType {
+	if t := message.ChannelType(r.fields.channelType); r.fields.channelType <= math.MaxUint8 && t.Valid() {
+		return t
+	}
+	return 0
 }
 
 // checkChannel checks the channel, or names the temporary one where the request has
 // receivers in its place.
 func (r *request) checkChannel() (string, message.ChannelType) {
 	f := &r.fields
-	channelType := message.ChannelType(0)
-	if f.channelType > 0 && f.channelType <= math.MaxUint8 {
-		channelType = message.ChannelType(f.channelType)
-	}
+	channelType := r.channelType()
 	temporary := f.channelID == "" && len(f.subscribers) > 0 && !r.isBad(fieldChannelID)
 	switch {
 	case channelType.Valid():
@@ -163,38 +155,8 @@ func (r *request) checkChannel() (string, message.ChannelType) {
 		}
 		return temporaryChannel(f.subscribers), message.ChannelTemporary
 	}
-	r.checkChannelID(f.channelID, channelType)
+	r.badIf(fieldChannelID, message.ChannelIDRule(f.channelID, channelType))
 	return f.channelID, channelType
-}
-
-func (r *request) checkChannelID(id string, channelType message.ChannelType) {
-	sides := 1
-	if channelType == message.ChannelPerson {
-		// Each side of a composed name is a uid; "a@", "@b" and "a@b@c" are none.
-		left, right, composed := strings.Cut(id, "@")
-		if composed && (left == "" || right == "" || strings.Contains(right, "@") || len(left) > uidBytesMax || len(right) > uidBytesMax ||
-			strings.HasSuffix(left, message.CommandSuffix)) {
-			r.bad(fieldChannelID, "must be a uid, or two uids joined by one '@'")
-			return
-		}
-		if composed {
-			sides = 2
-		}
-	}
-	switch {
-	case id == "":
-		r.bad(fieldChannelID, isRequired)
-	case sides == 1 && len(id) > channelIDBytesMax:
-		r.checkLength(fieldChannelID, id, channelIDBytesMax)
-	case hasControl(id):
-		r.bad(fieldChannelID, hasControls)
-	case hasSpace(id):
-		r.bad(fieldChannelID, "must not hold white space")
-	case strings.ContainsAny(id, "#&") || channelType != message.ChannelPerson && strings.Contains(id, "@"):
-		r.bad(fieldChannelID, "must not hold '@', '#' or '&'")
-	case strings.HasSuffix(id, message.CommandSuffix):
-		r.bad(fieldChannelID, "must not end in "+message.CommandSuffix+"; a command is sent with header.sync_once=1 to the channel itself")
-	}
 }
 
 // checkSubscribers brings the receivers to their canonical form: trimmed, blanks
@@ -211,10 +173,10 @@ func (r *request) checkSubscribers(syncOnce bool) {
 		switch {
 		case uid == "":
 			continue
-		case len(uid) > uidBytesMax:
+		case len(uid) > message.UIDBytesMax:
 			r.bad(fieldSubscribers, "must be uids of at most 256 bytes")
-		case hasControl(uid):
-			r.bad(fieldSubscribers, hasControls)
+		case message.HasControl(uid):
+			r.bad(fieldSubscribers, "must not hold control characters")
 		}
 		uids = append(uids, uid)
 	}

@@ -1,0 +1,107 @@
+package message
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// Limits of what clients name, in bytes.
+const (
+	UIDBytesMax         = 256
+	ChannelIDBytesMax   = 256
+	ClientMsgNoBytesMax = 128
+)
+
+// What is said of a name, to be read behind the field's.
+const (
+	isRequired   = "is required"
+	hasControls  = "must not hold control characters"
+	personAtSign = "must not hold '@' where the channel is a person's"
+)
+
+// UIDRule says which rule a uid breaks that sends to, or reads, a channel of this type: "is required", to be read behind the name of the
+// field. It is empty where the uid is as it must be.
+func UIDRule(uid string, channelType ChannelType) string {
+	switch {
+	case uid == "":
+		return isRequired
+	case len(uid) > UIDBytesMax:
+		return LengthRule(uid, UIDBytesMax)
+	case HasControl(uid):
+		return hasControls
+	case channelType != ChannelPerson:
+		return ""
+	// Canonical names join two uids with '@' and mark command channels with a suffix: a uid that holds either could make two channels one.
+	case strings.Contains(uid, "@"):
+		return personAtSign
+	case strings.HasSuffix(uid, CommandSuffix):
+		return "must not end in " + CommandSuffix + " where the channel is a person's"
+	default:
+		return ""
+	}
+}
+
+// ChannelIDRule says which rule a channel_id breaks, as a client gives it; see UIDRule. A type that is none counts as one that is not a
+// person's.
+func ChannelIDRule(id string, channelType ChannelType) string {
+	sides := 1
+	if channelType == ChannelPerson {
+		// Each side of a composed name is a uid; "a@", "@b" and "a@b@c" are none.
+		left, right, composed := strings.Cut(id, "@")
+		if composed && (left == "" || right == "" || strings.Contains(right, "@") || len(left) > UIDBytesMax || len(right) > UIDBytesMax ||
+			strings.HasSuffix(left, CommandSuffix)) {
+			return "must be a uid, or two uids joined by one '@'"
+		}
+		if composed {
+			sides = 2
+		}
+	}
+	switch {
+	case id == "":
+		return isRequired
+	case sides == 1 && len(id) > ChannelIDBytesMax:
+		return LengthRule(id, ChannelIDBytesMax)
+	case HasControl(id):
+		return hasControls
+	case hasSpace(id):
+		return "must not hold white space"
+	case strings.ContainsAny(id, "#&") || channelType != ChannelPerson && strings.Contains(id, "@"):
+		return "must not hold '@', '#' or '&'"
+	case strings.HasSuffix(id, CommandSuffix):
+		return "must not end in " + CommandSuffix + "; a command is sent with header.sync_once=1 to the channel itself"
+	default:
+		return ""
+	}
+}
+
+// LengthRule says that a text is longer than it may be; it is empty where it is not. See UIDRule.
+func LengthRule(s string, bytesMax int) string {
+	if len(s) <= bytesMax {
+		return ""
+	}
+	return fmt.Sprintf("is %d bytes; at most %d are taken", len(s), bytesMax)
+}
+
+// HasControl says whether s holds a control character (Unicode's Cc).
+func HasControl(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c < ' ' || c == 0x7f:
+			return true
+		case c == 0xc2 && i+1 < len(s) && s[i+1] < 0xa0: // U+0080 to U+009F
+			return true
+		}
+	}
+	return false
+}
+
+// hasSpace says whether s holds white space as Unicode knows it.
+func hasSpace(s string) bool {
+	for _, c := range s {
+		if c == ' ' || c > unicode.MaxASCII && unicode.IsSpace(c) || c < ' ' && unicode.IsSpace(c) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,60 @@
+package message_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+func TestUIDRule(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		uid  string
+		kind message.ChannelType
+		rule string
+	}{
+		{"u", message.ChannelGroup, ""},
+		{"u@x", message.ChannelGroup, ""},
+		{"u____cmd", message.ChannelGroup, ""},
+		{strings.Repeat("u", 256), message.ChannelPerson, ""},
+		{"", message.ChannelGroup, "is required"},
+		{strings.Repeat("u", 257), message.ChannelGroup, "is 257 bytes; at most 256 are taken"},
+		{"u\n", message.ChannelGroup, "must not hold control characters"},
+		{"u\u0085", message.ChannelGroup, "must not hold control characters"},
+		{"u@x", message.ChannelPerson, "must not hold '@' where the channel is a person's"},
+		{"u____cmd", message.ChannelPerson, "must not end in ____cmd where the channel is a person's"},
+	} {
+		require.Equal(t, row.rule, message.UIDRule(row.uid, row.kind), "%q of type %d", row.uid, row.kind)
+	}
+}
+
+func TestChannelIDRule(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("c", 256)
+	for _, row := range []struct {
+		id   string
+		kind message.ChannelType
+		rule string
+	}{
+		{"g", message.ChannelGroup, ""},
+		{long, message.ChannelGroup, ""},
+		{"a@b", message.ChannelPerson, ""},
+		{long + "@" + long, message.ChannelPerson, ""},
+		{"", message.ChannelGroup, "is required"},
+		{long + "c", message.ChannelGroup, "is 257 bytes; at most 256 are taken"},
+		{"g h", message.ChannelGroup, "must not hold white space"},
+		{"g\u2003h", message.ChannelGroup, "must not hold white space"},
+		{"g\x7f", message.ChannelGroup, "must not hold control characters"},
+		{"a@b", message.ChannelGroup, "must not hold '@', '#' or '&'"},
+		{"a#b", message.ChannelPerson, "must not hold '@', '#' or '&'"},
+		{"a@", message.ChannelPerson, "must be a uid, or two uids joined by one '@'"},
+		{"a@b@c", message.ChannelPerson, "must be a uid, or two uids joined by one '@'"},
+		{"a____cmd@b", message.ChannelPerson, "must be a uid, or two uids joined by one '@'"},
+		{"g____cmd", message.ChannelGroup, "must not end in ____cmd; a command is sent with header.sync_once=1 to the channel itself"},
+	} {
+		require.Equal(t, row.rule, message.ChannelIDRule(row.id, row.kind), "%q of type %d", row.id, row.kind)
+	}
+}
