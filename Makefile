@@ -82,13 +82,15 @@ E2E_PKGS = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func TestEndToE
 E2E_RUN  = $(if $(RUN),$(filter TestEndToEnd% ^TestEndToEnd%,$(RUN)),^TestEndToEnd)
 
 .PHONY: test
-test: deps ## Run all tests: first with the race detector, then the end-to-end ones without it.
+test: deps ## Run all tests: with the race detector, then the end-to-end ones and the long simulation without it.
 	$(GO) test -race -count=$(COUNT) -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') -skip '^TestEndToEnd' $(PKG)
 	$(if $(and $(E2E_PKGS),$(E2E_RUN)),$(GO) test -count=$(COUNT) -timeout $(TIMEOUT) -run '$(E2E_RUN)' $(E2E_PKGS))
+	$(if $(RUN)$(PKG:./...=),,$(MAKE) --no-print-directory sim)
 
 .PHONY: chaos
-chaos: deps ## Kill sequencers under load, ROUNDS times, and check everything.
-	CHAOS_ROUNDS=$(ROUNDS) CHAOS_PAUSE_MAX=10s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndChaos$$' ./pkg/testkit/e2e/
+chaos: deps ## Kill sequencers under load, ROUNDS times, let others sleep for 30 s, and check everything.
+	CHAOS_ROUNDS=$(ROUNDS) CHAOS_SENDS=20000 CHAOS_PAUSE_MAX=10s ZOMBIE_PAUSE=30s \
+		$(GO) test -count=1 -timeout 30m -parallel 1 -v -run '^TestEndToEnd(Chaos|ZombieSequencer)$$' ./pkg/testkit/e2e/
 
 .PHONY: cover
 cover: deps ## Write coverage.out and print the coverage of each package.

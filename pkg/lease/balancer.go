@@ -20,6 +20,10 @@ const (
 	// roundsPerTTL is how often a lease is renewed within its time to live, so that
 	// a lost renewal or two cost nothing.
 	roundsPerTTL = 4
+	// roundPart of the time to live is what a round may take. It is much longer than a
+	// round takes, and longer than the time between two: a broker that is starved of CPU
+	// or disk answers late, and who gave up sooner would never hear that it did.
+	roundPart = 2
 	// marginPart: a holder stops this part of the time to live before its key can
 	// have expired.
 	marginPart = 8
@@ -145,7 +149,7 @@ func (b *Balancer) holdFor() time.Duration { return b.cfg.TTL - b.cfg.TTL/margin
 
 // round renews what is held and brings it to this instance's share.
 func (b *Balancer) round(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.TTL/roundsPerTTL)
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.TTL/roundPart)
 	defer cancel()
 	b.mu.Lock()
 	held := slices.Collect(maps.Values(b.held))

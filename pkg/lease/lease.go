@@ -27,9 +27,10 @@ type Lease struct {
 	// made.
 	Epoch uint64
 
-	revision uint64       // of the key now; only the balancer's goroutine writes it while Hold runs
+	revision uint64       // of the key now; only the balancer's goroutine writes it, and asked, while Hold runs
 	deadline atomic.Int64 // after base
 	base     time.Time    // with a monotonic reading
+	asked    time.Time    // before the first renewal that is not known to have been made; zero if there is none
 	timer    *time.Timer  // ends the context at the deadline
 	end      context.CancelCauseFunc
 	ended    bool // Hold has returned; guarded by the balancer
@@ -49,24 +50,28 @@ func (l *Lease) extend(before time.Time, d time.Duration) {
 // renew renews the key of a partition. A key that another has, or that is gone,
 // ends the lease.
 func (b *Balancer) renew(ctx context.Context, l *Lease) error {
+	if l.asked.IsZero() {
+		l.asked = time.Now()
+	}
 	before := time.Now()
 	revision, err := b.kv.Update(ctx, b.partitionKey(l.Partition), b.partitionValue(l), l.revision)
 	if isConflict(err) {
-		// A renewal whose answer was lost may have moved the key.
+		// A renewal whose answer was late or lost may have moved the key, the first of them at the earliest.
 		var ours bool
 		if revision, ours, err = b.ownRevision(ctx, b.partitionKey(l.Partition)); err == nil && !ours {
 			l.end(ErrLost)
 			return nil
 		}
-		before = time.Time{} // when it was renewed is not known: the deadline stays
+		before = l.asked
 	}
 	if err != nil {
 		return fmt.Errorf("renew the lease of partition %d: %w", l.Partition, err)
 	}
+	l.asked = time.Time{}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l.revision = revision
-	if !l.ended && !before.IsZero() {
+	if !l.ended {
 		l.extend(before, b.holdFor())
 	}
 	return nil

@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"cmp"
+	"os"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,12 +23,12 @@ type apart struct {
 }
 
 // startApart starts the servers, and then the roles on an empty deployment.
-func startApart(t *testing.T) *apart {
+func startApart(t *testing.T, sequencerFlags ...string) *apart {
 	t.Helper()
 	a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: testkit.StartClickHouse(t)}
 	a.writer = newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+a.nats.URL)...)
 	a.ingest = newRole(t, "ingest", "--nats-url="+a.nats.URL, "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
-	a.sequencer = a.newSequencer(t)
+	a.sequencer = a.newSequencer(t, sequencerFlags...)
 	a.start()
 	return a
 }
@@ -42,9 +46,9 @@ func (a *apart) start() {
 func (a *apart) roles() []*house { return []*house{a.ingest, a.sequencer, a.writer} }
 
 // newSequencer has short leases, so that what a dead one held is soon taken.
-func (a *apart) newSequencer(t *testing.T) *house {
+func (a *apart) newSequencer(t *testing.T, flags ...string) *house {
 	t.Helper()
-	return newRole(t, "sequencer", append([]string{"--nats-url=" + a.nats.URL, "--sequencer-lease-ttl=2s"}, small...)...)
+	return newRole(t, "sequencer", slices.Concat([]string{"--nats-url=" + a.nats.URL, "--sequencer-lease-ttl=2s"}, small, flags)...)
 }
 
 // verify checks everything that there is, and stops the roles.
@@ -148,19 +152,24 @@ func TestEndToEndDerivedAgain(t *testing.T) {
 	a.verify(t, append(records, load.finish()...))
 }
 
-// TestEndToEndZombieSequencer pauses a sequencer until another has its partitions, then lets it go on.
+// TestEndToEndZombieSequencer pauses a sequencer until another has its partitions, and for ZOMBIE_PAUSE at the
+// least, then lets it go on.
 func TestEndToEndZombieSequencer(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
 	a := startApart(t)
 	second := a.newSequencer(t)
 	second.Start()
+	pause, err := time.ParseDuration(cmp.Or(os.Getenv("ZOMBIE_PAUSE"), "0s"))
+	require.NoError(t, err)
 	load := startLoad(t, a.ingest.api, loadConfig{seed: seed})
 	for range 2 {
 		for _, zombie := range []*house{a.sequencer, second} {
 			load.await(300)
 			zombie.Pause()
+			woken := time.After(pause)
 			load.await(1000) // more than can be without the partitions that it had: the other one has taken over
+			<-woken
 			zombie.Resume()
 		}
 	}

@@ -37,6 +37,8 @@ type loadConfig struct {
 	seed    uint64
 	name    string // of this load, where a test has several
 	clients int
+	// payloadBytesMax bounds the payloads, whose sizes are evenly spread.
+	payloadBytesMax int
 	// once: a client whose request got no answer, or was refused, ends instead of trying again.
 	once bool
 }
@@ -68,6 +70,9 @@ func startLoad(t *testing.T, address string, cfg loadConfig) *load {
 	if cfg.clients == 0 {
 		cfg.clients = clientsDefault
 	}
+	if cfg.payloadBytesMax == 0 {
+		cfg.payloadBytesMax = payloadBytesDefault
+	}
 	transport := &http.Transport{MaxIdleConnsPerHost: cfg.clients}
 	l := &load{
 		t: t, cfg: cfg, url: "http://" + address + "/message/send",
@@ -76,7 +81,10 @@ func startLoad(t *testing.T, address string, cfg loadConfig) *load {
 	}
 	l.going, l.stop = context.WithCancel(t.Context())
 	for n := range cfg.clients {
-		d := &dice{Rand: rand.New(rand.NewPCG(cfg.seed, uint64(n))), channels: channelsDefault, prefix: fmt.Sprintf("%sc%d", cfg.name, n)}
+		d := &dice{
+			Rand:     rand.New(rand.NewPCG(cfg.seed, uint64(n))),
+			channels: channelsDefault, bytesMax: cfg.payloadBytesMax, prefix: fmt.Sprintf("%sc%d", cfg.name, n),
+		}
 		l.clients.Go(func() { l.run(t.Context(), d) })
 	}
 	t.Cleanup(func() {

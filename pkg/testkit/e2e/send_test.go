@@ -88,11 +88,12 @@ func (s *send) channel() string {
 type dice struct {
 	*rand.Rand
 	channels int
+	bytesMax int    // of a payload
 	prefix   string // of every client_msg_no
 	made     int
 }
 
-const payloadBytesMax = 600
+const payloadBytesDefault = 600
 
 // send makes the next one: mostly plain messages of groups and persons, some with everything that a send can have.
 func (d *dice) send() send {
@@ -101,7 +102,7 @@ func (d *dice) send() send {
 		clientMsgNo: fmt.Sprintf("%s-%d", d.prefix, d.made),
 		fromUID:     fmt.Sprintf("u%d", d.IntN(d.channels)),
 		redDot:      d.IntN(2) == 0,
-		payload:     make([]byte, 1+d.IntN(payloadBytesMax)),
+		payload:     make([]byte, 1+d.IntN(d.bytesMax)),
 	}
 	for i := range s.payload {
 		s.payload[i] = byte(d.Uint32())
