@@ -154,6 +154,19 @@ password: 0123
 	require.Equal(t, "0123", cli.Serve.Password.Reveal(), "a text is taken as it is written")
 }
 
+// A command line can be read by every user of the machine.
+func TestSecretIsNotTakenFromTheCommandLine(t *testing.T) {
+	_, err := parse(t, "", "serve", "--password=hunter2")
+	require.ErrorContains(t, err, "--password: a secret must not stand on a command line")
+	require.ErrorContains(t, err, "SENDHOUSE_PASSWORD")
+	require.NotContains(t, err.Error(), "hunter2")
+
+	t.Setenv("SENDHOUSE_PASSWORD", "hunter2")
+	cli, err := parse(t, "", "serve")
+	require.NoError(t, err)
+	require.Equal(t, "hunter2", cli.Serve.Password.Reveal())
+}
+
 func TestFileWithNothingInIt(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{"empty": "\n", "comment": "# nothing yet\n", "null": "~\n"} {

@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"reflect"
+	"strings"
 
 	"github.com/alecthomas/kong"
 )
@@ -46,5 +48,21 @@ func Parse(args []string, cli any, opts ...kong.Option) (ctx *kong.Context, err 
 			panic(reason)
 		}
 	}()
-	return parser.Parse(args)
+	ctx, err = parser.Parse(args)
+	if err != nil {
+		return ctx, err //nolint:wrapcheck // a *kong.ParseError says it all
+	}
+	return ctx, secretsKept(ctx)
+}
+
+// secretsKept refuses a [Secret] that was given as a flag: every user of the machine can read a command line.
+func secretsKept(ctx *kong.Context) error {
+	for _, part := range ctx.Path {
+		if part.Flag == nil || part.Resolved || part.Flag.Target.Type() != reflect.TypeFor[Secret]() {
+			continue
+		}
+		return fmt.Errorf("--%s: a secret must not stand on a command line, which others can read: use %s or the configuration file",
+			part.Flag.Name, strings.Join(part.Flag.Envs, " or "))
+	}
+	return nil
 }

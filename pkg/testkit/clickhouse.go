@@ -24,10 +24,28 @@ type ClickHouseServer struct {
 	Addr    string // 127.0.0.1:port
 	DSN     string // clickhouse://127.0.0.1:port/default, user default, no password
 	DataDir string
+
+	SecureAddr string // of the native protocol over TLS; empty without
+}
+
+// ClickHouseOptions are what a server can have besides.
+type ClickHouseOptions struct {
+	// Password is that of a user named secured; the user default keeps none.
+	Password string
+	// Certificate and CAFile turn TLS on, beside the port without it. A client must show a certificate that the
+	// authority has signed.
+	Certificate Certificate
+	CAFile      string
 }
 
 // StartClickHouse starts a server on an empty folder and waits until it answers a query.
 func StartClickHouse(t testing.TB) *ClickHouseServer {
+	t.Helper()
+	return StartClickHouseWith(t, ClickHouseOptions{})
+}
+
+// StartClickHouseWith is StartClickHouse with options.
+func StartClickHouseWith(t testing.TB, o ClickHouseOptions) *ClickHouseServer {
 	t.Helper()
 	binary, err := clickHouseBinary()
 	if err != nil {
@@ -38,9 +56,9 @@ func StartClickHouse(t testing.TB) *ClickHouseServer {
 	s.DSN = "clickhouse://" + s.Addr + "/default"
 
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "users.xml"), clickHouseUsers)
+	writeFile(t, filepath.Join(dir, "users.xml"), fmt.Sprintf(clickHouseUsers, o.securedUser()))
 	config := filepath.Join(dir, "config.xml")
-	writeFile(t, config, fmt.Sprintf(clickHouseConfig, s.Port, FreePort(t), FreePort(t), s.DataDir))
+	writeFile(t, config, fmt.Sprintf(clickHouseConfig, s.Port, FreePort(t), FreePort(t), s.DataDir, s.tls(t, o)))
 	s.Process = StartProcess(t, ProcessConfig{
 		Name:  "clickhouse-server",
 		Path:  binary,
@@ -49,6 +67,25 @@ func StartClickHouse(t testing.TB) *ClickHouseServer {
 		Ready: s.ready,
 	})
 	return s
+}
+
+// securedUser is the entry of the user who has a password.
+func (o ClickHouseOptions) securedUser() string {
+	if o.Password == "" {
+		return ""
+	}
+	return fmt.Sprintf("<secured><password>%s</password><networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota></secured>", o.Password)
+}
+
+// tls is the part of the configuration that turns TLS on, and notes its address.
+func (s *ClickHouseServer) tls(t testing.TB, o ClickHouseOptions) string {
+	t.Helper()
+	if o.CAFile == "" {
+		return ""
+	}
+	port := FreePort(t)
+	s.SecureAddr = loopback(port)
+	return fmt.Sprintf(clickHouseTLS, port, o.Certificate.CertFile, o.Certificate.KeyFile, o.CAFile)
 }
 
 // ready asks for one row over a connection of its own.
@@ -82,7 +119,7 @@ func clickHouseBinary() (string, error) {
 }
 
 // clickHouseConfig takes the ports of the native protocol, of HTTP and of the exchange between
-// replicas, then the data folder.
+// replicas, then the data folder, then what TLS needs.
 const clickHouseConfig = `<?xml version="1.0"?>
 <yandex>
   <logger><level>error</level><console>1</console></logger>
@@ -99,9 +136,24 @@ const clickHouseConfig = `<?xml version="1.0"?>
   <default_profile>default</default_profile>
   <default_database>default</default_database>
   <mark_cache_size>67108864</mark_cache_size>
+%[5]s
 </yandex>
 `
 
+// clickHouseTLS takes the port of the native protocol over TLS, then the files of the certificate, of its key and of
+// the authority.
+const clickHouseTLS = `
+  <tcp_port_secure>%d</tcp_port_secure>
+  <openSSL><server>
+    <certificateFile>%s</certificateFile>
+    <privateKeyFile>%s</privateKeyFile>
+    <caConfig>%s</caConfig>
+    <loadDefaultCAFile>false</loadDefaultCAFile>
+    <verificationMode>strict</verificationMode>
+  </server></openSSL>
+`
+
+// clickHouseUsers takes more users.
 const clickHouseUsers = `<?xml version="1.0"?>
 <yandex>
   <profiles><default><max_memory_usage>2000000000</max_memory_usage></default></profiles>
@@ -113,6 +165,7 @@ const clickHouseUsers = `<?xml version="1.0"?>
       <profile>default</profile>
       <quota>default</quota>
     </default>
+    %s
   </users>
 </yandex>
 `

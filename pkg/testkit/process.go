@@ -208,8 +208,17 @@ func (p *Process) Kill9() {
 	p.kill()
 }
 
-// Pause stops the process in its tracks (SIGSTOP): it keeps its connections and answers nothing.
-func (p *Process) Pause() { p.current().signal(syscall.SIGSTOP) }
+// Pause stops the process in its tracks (SIGSTOP): it keeps its connections and answers nothing. It returns when
+// the process stands.
+func (p *Process) Pause() {
+	p.t.Helper()
+	r := p.current()
+	r.signal(syscall.SIGSTOP)
+	err := poll(p.t.Context(), p.cfg.StopTimeout, r.done, func(context.Context) error { return halted(r.cmd.Process.Pid) })
+	if err != nil && !r.ended() {
+		p.t.Fatalf("%s does not stand still: %v", p.cfg.Name, err)
+	}
+}
 
 // Resume lets a paused process go on.
 func (p *Process) Resume() { p.current().signal(syscall.SIGCONT) }

@@ -84,7 +84,7 @@ func classOfCode(code int32, text string) Class {
 func configurationHint(code int) string {
 	switch code {
 	case 192, 193, 194, 195, 516:
-		return "check user and password in --clickhouse-dsn"
+		return "check user and password: --clickhouse-user, --clickhouse-password-file, --clickhouse-dsn"
 	case 164, 291, 497:
 		return "the user of --clickhouse-dsn lacks the right to do this"
 	case 60, 81:

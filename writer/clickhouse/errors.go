@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -107,12 +108,18 @@ func classify(err error) (class Class, code int) {
 		return classOfCode(exception.Code, exception.Message), int(exception.Code)
 	case errors.As(err, &httpError):
 		return classOfStatus(httpError.StatusCode), 0
-	case errors.Is(err, errColumnMismatch), errors.As(err, &converter):
+	case errors.Is(err, errColumnMismatch), errors.As(err, &converter), untrusted(err):
 		return Configuration, 0
 	default:
 		// The network, a timeout, a connection that was closed, a driver error that is new to us.
 		return Ambiguous, 0
 	}
+}
+
+// untrusted says that the server showed a certificate that is not to be believed.
+func untrusted(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	return errors.As(err, &certificate)
 }
 
 // classOfStatus is for answers over HTTP that did not come from ClickHouse itself but from something
@@ -132,7 +139,12 @@ func classOfStatus(status int) Class {
 
 func hint(op string, class Class, code int, err error) string {
 	var netError *net.OpError
+	var alert tls.AlertError
 	switch {
+	case untrusted(err):
+		return "are --clickhouse-tls-ca and --clickhouse-tls-server-name right?"
+	case errors.As(err, &alert):
+		return "the server refuses the connection: does it ask for a certificate (--clickhouse-tls-cert)?"
 	case class == Configuration && code != 0:
 		return configurationHint(code)
 	case errors.As(err, &netError) && netError.Op == "dial":

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"path"
 	"slices"
 	"strconv"
@@ -20,16 +21,35 @@ type Migration struct {
 	Version  int
 	Name     string // of the file, without the version and the ending
 	Checksum uint32 // CRC32 of the file
-	SQL      string // with the database's name in place
+	SQL      string // with the names of database and cluster in place
 }
 
-// Migrations are the steps of a schema in their order, for a database.
-func Migrations(schema Schema, database string) ([]Migration, error) {
-	dir := path.Join("migrations", string(schema))
+// Layout is where the tables lie, and how.
+type Layout struct {
+	Schema   Schema
+	Database string
+	// Cluster is the name of the cluster over which the tables are replicated and, by channel, sharded; empty
+	// for a single server.
+	Cluster string
+}
+
+// files is the folder of the layout's migrations.
+func (l Layout) files() string {
+	if l.Cluster != "" {
+		return path.Join("migrations", "cluster")
+	}
+	return path.Join("migrations", string(l.Schema))
+}
+
+// Migrations are the steps to a layout, in their order.
+func Migrations(layout Layout) ([]Migration, error) {
+	dir := layout.files()
 	entries, err := migrationFiles.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("clickhouse: schema %q: %w", schema, err)
+		return nil, fmt.Errorf("clickhouse: schema %q: %w", layout.Schema, err)
 	}
+	// What else stands in braces is left alone: macros of the server ({shard}) and parameters of views.
+	names := strings.NewReplacer("{database}", layout.Database, "{cluster}", layout.Cluster)
 	var all []Migration
 	for i, entry := range entries { // sorted by name
 		text, err := migrationFiles.ReadFile(path.Join(dir, entry.Name()))
@@ -45,7 +65,7 @@ func Migrations(schema Schema, database string) ([]Migration, error) {
 			Version:  version,
 			Name:     name,
 			Checksum: crc32.ChecksumIEEE(text),
-			SQL:      strings.ReplaceAll(string(text), "{database}", database),
+			SQL:      strings.TrimSpace(names.Replace(string(text))),
 		})
 	}
 	return all, nil
@@ -61,7 +81,7 @@ const (
 // Pending lists the migrations that the ledger of the database does not have. A migration that was applied
 // with another text, or one that this program does not know, is an error of class Configuration.
 func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
-	all, err := Migrations(c.schema, c.database)
+	all, err := Migrations(c.layout)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +121,7 @@ func (c *Client) Migrate(ctx context.Context) error {
 }
 
 func (c *Client) apply(ctx context.Context, m Migration) error {
-	if m.Version == databaseVersion {
+	if m.Version == databaseVersion && c.layout.Cluster == "" {
 		var databases uint64
 		row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count() FROM system.databases WHERE name = '%s'", c.database))
 		if err := row.Scan(&databases); err != nil {
@@ -146,11 +166,38 @@ func (c *Client) ledger(ctx context.Context) (map[int]uint32, error) {
 // record enters migrations in the ledger.
 func (c *Client) record(ctx context.Context, migrations []Migration) error {
 	for _, m := range migrations {
-		statement := fmt.Sprintf("INSERT INTO %s.%s (version, name, checksum, applied_at) SELECT %d, '%s', %d, now()",
-			quoteName(c.database), tableLedger, m.Version, m.Name, m.Checksum)
-		if err := c.conn.Exec(ctx, statement); err != nil {
+		if err := c.conn.Exec(ctx, m.ledgerEntry(c.database)); err != nil {
 			return fmt.Errorf("insert: %w", err)
 		}
+	}
+	return nil
+}
+
+// ledgerEntry is the statement that says that the migration was applied.
+func (m Migration) ledgerEntry(database string) string {
+	return fmt.Sprintf("INSERT INTO %s.%s (version, name, checksum, applied_at) SELECT %d, '%s', %d, now()",
+		quoteName(database), tableLedger, m.Version, m.Name, m.Checksum)
+}
+
+// WriteMigrations writes statements that do what Migrate does with these migrations, for a client that runs
+// one statement after another, such as clickhouse-client --multiquery. They include the entries in the ledger.
+func WriteMigrations(w io.Writer, database string, migrations []Migration) error {
+	var text strings.Builder
+	var unrecorded []Migration
+	for _, m := range migrations {
+		fmt.Fprintf(&text, "-- %04d_%s\n%s;\n", m.Version, m.Name, m.SQL)
+		unrecorded = append(unrecorded, m)
+		if m.Version < ledgerVersion {
+			continue
+		}
+		for _, m := range unrecorded {
+			fmt.Fprintf(&text, "%s;\n", m.ledgerEntry(database))
+		}
+		unrecorded = nil
+		text.WriteString("\n")
+	}
+	if _, err := io.WriteString(w, text.String()); err != nil {
+		return fmt.Errorf("write the statements: %w", err)
 	}
 	return nil
 }

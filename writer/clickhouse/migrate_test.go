@@ -12,7 +12,7 @@ import (
 func TestMigrate(t *testing.T) {
 	t.Parallel()
 	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		all, err := clickhouse.Migrations(schema, b.database)
+		all, err := clickhouse.Migrations(clickhouse.Layout{Schema: schema, Database: b.database})
 		require.NoError(t, err)
 
 		require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there")

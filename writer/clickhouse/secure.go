@@ -1,0 +1,150 @@
+package clickhouse
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+)
+
+// Limits of the files that are read.
+const (
+	passwordBytesMax = 4 << 10
+	caBytesMax       = 4 << 20
+)
+
+// setAuth completes user and password. Each may come from one place only: of two, one would be used and the
+// other one believed.
+func (c Config) setAuth(auth *clickhouse.Auth) error {
+	if c.ClickHouseUser != "" {
+		if auth.Username != "" && auth.Username != c.ClickHouseUser {
+			return errors.New("--clickhouse-user: the DSN names another user")
+		}
+		auth.Username = c.ClickHouseUser
+	}
+	var sources []string
+	if auth.Password != "" {
+		sources = append(sources, "--clickhouse-dsn")
+	}
+	if !c.ClickHousePassword.IsZero() {
+		sources = append(sources, "SENDHOUSE_CLICKHOUSE_PASSWORD")
+		auth.Password = c.ClickHousePassword.Reveal()
+	}
+	if c.ClickHousePasswordFile != "" {
+		sources = append(sources, "--clickhouse-password-file")
+		password, err := readPassword(c.ClickHousePasswordFile)
+		if err != nil {
+			return fmt.Errorf("--clickhouse-password-file: %w", err)
+		}
+		auth.Password = password
+	}
+	if len(sources) > 1 {
+		return fmt.Errorf("the password of ClickHouse is given more than once: by %s", strings.Join(sources, " and by "))
+	}
+	return nil
+}
+
+// readPassword gives what the file holds without the white space at its end, which editors leave there.
+func readPassword(path string) (string, error) {
+	text, err := readBounded(path, passwordBytesMax)
+	if err != nil {
+		return "", err
+	}
+	password := strings.TrimRightFunc(string(text), unicode.IsSpace)
+	if password == "" {
+		return "", fmt.Errorf("%s is empty", path)
+	}
+	return password, nil
+}
+
+// readBounded reads a whole file of at most that many bytes.
+func readBounded(path string, bytesMax int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // it names the file
+	}
+	defer func() { _ = f.Close() }() // opened for reading: nothing is lost
+	text, err := io.ReadAll(io.LimitReader(f, bytesMax+1))
+	if err != nil {
+		return nil, err //nolint:wrapcheck // it names the file
+	}
+	if int64(len(text)) > bytesMax {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, bytesMax)
+	}
+	return text, nil
+}
+
+// setTLS turns TLS on where one of its settings is given, and sets it up.
+func (c Config) setTLS(scheme string, o *clickhouse.Options) error {
+	asked := ""
+	for _, flag := range []struct{ name, value string }{
+		{"--clickhouse-tls-ca", c.ClickHouseTLSCA},
+		{"--clickhouse-tls-cert", c.ClickHouseTLSCert},
+		{"--clickhouse-tls-key", c.ClickHouseTLSKey},
+		{"--clickhouse-tls-server-name", c.ClickHouseTLSName},
+	} {
+		if flag.value != "" && asked == "" {
+			asked = flag.name
+		}
+	}
+	if asked == "" && o.TLS == nil {
+		return nil
+	}
+	if scheme == "http" {
+		return fmt.Errorf("%s: http:// in --clickhouse-dsn is not encrypted, say https://", asked)
+	}
+	if o.TLS == nil {
+		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	o.TLS.MinVersion = tls.VersionTLS12
+	if c.ClickHouseTLSName != "" {
+		o.TLS.ServerName = c.ClickHouseTLSName
+	}
+	return errors.Join(c.setAuthorities(o.TLS), c.setCertificate(o.TLS))
+}
+
+func (c Config) setAuthorities(t *tls.Config) error {
+	if c.ClickHouseTLSCA == "" {
+		return nil
+	}
+	pem, err := readBounded(c.ClickHouseTLSCA, caBytesMax)
+	if err != nil {
+		return fmt.Errorf("--clickhouse-tls-ca: %w", err)
+	}
+	t.RootCAs = x509.NewCertPool()
+	if !t.RootCAs.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("--clickhouse-tls-ca: %s holds no certificate in PEM form", c.ClickHouseTLSCA)
+	}
+	return nil
+}
+
+// setCertificate has the certificate read for each connection, so that one that was renewed is used without a
+// restart. It is read once now, so that a wrong one is an error of the start.
+func (c Config) setCertificate(t *tls.Config) error {
+	certFile, keyFile := c.ClickHouseTLSCert, c.ClickHouseTLSKey
+	switch {
+	case certFile == "" && keyFile == "":
+		return nil
+	case keyFile == "":
+		return errors.New("--clickhouse-tls-cert: --clickhouse-tls-key is missing beside it")
+	case certFile == "":
+		return errors.New("--clickhouse-tls-key: --clickhouse-tls-cert is missing beside it")
+	}
+	if _, err := tls.LoadX509KeyPair(certFile, keyFile); err != nil {
+		return fmt.Errorf("--clickhouse-tls-cert: %w", err)
+	}
+	t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("--clickhouse-tls-cert: %w", err)
+		}
+		return &pair, nil
+	}
+	return nil
+}
