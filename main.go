@@ -229,15 +229,11 @@ func (c *writerCommand) Run(p *process, in *invocation) error {
 
 type migrateCommand struct {
 	clickhouse.Config
+	clickhouse.MigrateOptions
 }
 
-func (c *migrateCommand) Run(p *process, in *invocation) (err error) {
-	client, err := clickhouse.Open(c.Config, p.log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, client.Close()) }()
-	return client.Migrate(in.ctx)
+func (c *migrateCommand) Run(p *process, in *invocation) error {
+	return clickhouse.RunMigrate(in.ctx, c.Config, c.MigrateOptions, p.log, in.stdout)
 }
 
 type versionCommand struct{}

@@ -4,69 +4,82 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // Check looks whether the table of messages is as the writer needs it, and reports all that is missing in
 // one error of class Configuration that names each column or setting. What the table has besides is left
 // alone, so a column can be given another codec, or a table another engine that keeps the promises.
+//
+// On a cluster it looks at the table that spans it and at the part of it on the server that it is connected to.
 func (c *Client) Check(ctx context.Context) error {
-	engine, engineFull, err := c.engine(ctx)
-	if err != nil {
-		return newError("check", c.target(tableMessages), err)
+	tables := []string{tableMessages}
+	if c.layout.Cluster != "" {
+		tables = append(tables, tableLocal)
 	}
-	if engine == "" {
-		return c.unfit(errors.New("the table is not there"))
-	}
-	have, err := c.columnTypes(ctx)
-	if err != nil {
-		return newError("check", c.target(tableMessages), err)
-	}
-	problems := columnProblems(have, c.columns)
-	if c.schema == SchemaFull {
-		problems = append(problems, engineProblems(engine, engineFull)...)
-	}
-	if len(problems) > 0 {
-		return c.unfit(errors.New(strings.Join(problems, "; ")))
+	for _, table := range tables {
+		problems, err := c.problems(ctx, table)
+		if err != nil {
+			return newError("check", c.target(table), err)
+		}
+		if len(problems) > 0 {
+			return &Error{
+				Op: "check", Target: c.target(table), Class: Configuration, Err: errors.New(strings.Join(problems, "; ")),
+				Hint: "run `sendhouse migrate`, or change the table by hand",
+			}
+		}
 	}
 	return nil
 }
 
-func (c *Client) unfit(err error) error {
-	return &Error{
-		Op: "check", Target: c.target(tableMessages), Class: Configuration, Err: err,
-		Hint: "run `sendhouse migrate`, or change the table by hand",
+func (c *Client) problems(ctx context.Context, table string) ([]string, error) {
+	engine, err := c.engine(ctx, table)
+	if err != nil {
+		return nil, err
 	}
+	if engine.name == "" {
+		return []string{"the table is not there"}, nil
+	}
+	have, err := c.columnTypes(ctx, table)
+	if err != nil {
+		return nil, err
+	}
+	problems := columnProblems(have, c.columns)
+	if c.schema == SchemaFull {
+		problems = append(problems, engine.problems()...)
+	}
+	return problems, nil
 }
 
-func (c *Client) engine(ctx context.Context) (engine, engineFull string, err error) {
-	rows, err := c.conn.Query(ctx, fmt.Sprintf(
-		"SELECT engine, %s FROM system.tables WHERE database = '%s' AND name = '%s'", c.engineFullColumn(), c.database, tableMessages))
+// engine is what system.tables says of a table; the name is empty where there is none.
+type engine struct{ name, full, sortingKey string }
+
+func (c *Client) engine(ctx context.Context, table string) (engine, error) {
+	columns := "engine_full, sorting_key"
+	if c.schema == SchemaReduced {
+		columns = "'', ''" // 18.16 does not have them in this form
+	}
+	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT engine, %s FROM system.tables WHERE database = '%s' AND name = '%s'", columns, c.database, table))
 	if err != nil {
-		return "", "", fmt.Errorf("query system.tables: %w", err)
+		return engine{}, fmt.Errorf("query system.tables: %w", err)
 	}
 	defer rows.Close()
+	var e engine
 	for rows.Next() {
-		if err := rows.Scan(&engine, &engineFull); err != nil {
-			return "", "", fmt.Errorf("scan system.tables: %w", err)
+		if err := rows.Scan(&e.name, &e.full, &e.sortingKey); err != nil {
+			return engine{}, fmt.Errorf("scan system.tables: %w", err)
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return "", "", fmt.Errorf("query system.tables: %w", err)
+		return engine{}, fmt.Errorf("query system.tables: %w", err)
 	}
-	return engine, engineFull, nil
+	return e, nil
 }
 
-func (c *Client) engineFullColumn() string {
-	if c.schema == SchemaReduced {
-		return "''" // 18.16 does not have it in this form
-	}
-	return "engine_full"
-}
-
-func (c *Client) columnTypes(ctx context.Context) (map[string]string, error) {
+func (c *Client) columnTypes(ctx context.Context, table string) (map[string]string, error) {
 	rows, err := c.conn.Query(ctx, fmt.Sprintf(
-		"SELECT name, type FROM system.columns WHERE database = '%s' AND table = '%s'", c.database, tableMessages))
+		"SELECT name, type FROM system.columns WHERE database = '%s' AND table = '%s'", c.database, table))
 	if err != nil {
 		return nil, fmt.Errorf("query system.columns: %w", err)
 	}
@@ -107,14 +120,36 @@ func sameType(have, want string) bool {
 	return squeeze(have) == squeeze(want)
 }
 
-// engineProblems asks for what exactly-once rests on. Replicated tables remember inserts by themselves,
-// other engines (Distributed, Buffer) are the operator's own decision.
-func engineProblems(engine, engineFull string) []string {
-	if !strings.HasSuffix(engine, "MergeTree") || strings.HasPrefix(engine, "Replicated") || strings.HasPrefix(engine, "Shared") {
+// problems asks for what exactly-once rests on, and that no merge takes different messages for one. Other
+// engines than the MergeTree family (Distributed, Buffer) are the operator's own decision.
+func (e engine) problems() []string {
+	if !strings.HasSuffix(e.name, "MergeTree") {
 		return nil
 	}
-	if strings.Contains(engineFull, "non_replicated_deduplication_window = 0") || !strings.Contains(engineFull, "non_replicated_deduplication_window") {
-		return []string{"setting non_replicated_deduplication_window is not set: a batch repeated after a failure would be there twice"}
+	var problems []string
+	replicated := strings.HasPrefix(e.name, "Replicated") || strings.HasPrefix(e.name, "Shared")
+	window := "non_replicated_deduplication_window"
+	if replicated {
+		window = "replicated_deduplication_window" // has a default
 	}
-	return nil
+	value, set := e.setting(window)
+	if (set && value == "0") || (!set && !replicated) {
+		problems = append(problems, "setting "+window+" is not set: a batch repeated after a failure would be there twice")
+	}
+	if strings.Contains(e.name, "Replacing") {
+		key := strings.Split(strings.ReplaceAll(e.sortingKey, " ", ""), ",")
+		for _, column := range []string{"channel_id", "channel_type", "message_seq"} {
+			if !slices.Contains(key, column) {
+				problems = append(problems, fmt.Sprintf("the sorting key (%s) has no %s: merges would take different messages for one", e.sortingKey, column))
+			}
+		}
+	}
+	return problems
+}
+
+// setting reads a setting of the table out of the engine's text.
+func (e engine) setting(name string) (value string, set bool) {
+	_, rest, set := strings.Cut(e.full, " "+name+" = ")
+	value, _, _ = strings.Cut(rest, ",")
+	return value, set
 }

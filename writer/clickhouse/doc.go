@@ -27,4 +27,12 @@
 // [SchemaFull] is the table for any ClickHouse since 23.3. [SchemaReduced] is for tests against the
 // server that Debian ships (18.16), which knows no codecs, TTL, DateTime64 or deduplication tokens: rows
 // can be there twice in it after a failure, until they are merged or read with FINAL.
+//
+// Beside the table stand views that show each message once and no expired one, whatever the merges have done.
+// On a cluster ([Layout]) the table is Distributed over replicated ones, sharded by channel.
+//
+// # Connections
+//
+// A [Client] may have several servers, which must know each other's tokens: replicas, or servers of one cluster.
+// A connection goes to the first that answers; one that does not is asked last for a while.
 package clickhouse

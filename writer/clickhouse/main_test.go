@@ -2,8 +2,10 @@ package clickhouse_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +30,7 @@ type bench struct {
 	plain    driver.Conn
 	ctx      context.Context
 	database string
+	dsn      string
 }
 
 // setup gives a bench without tables.
@@ -44,7 +47,7 @@ func setup(t testing.TB, dsn string, schema clickhouse.Schema) bench {
 	plain, err := chgo.Open(options)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, plain.Close()) })
-	return bench{client: client, plain: plain, ctx: ctx, database: client.Database()}
+	return bench{client: client, plain: plain, ctx: ctx, database: client.Database(), dsn: dsn}
 }
 
 func (b bench) exec(t testing.TB, statement string) {
@@ -57,6 +60,52 @@ func (b bench) number(t testing.TB, query string) uint64 {
 	var n uint64
 	require.NoError(t, b.plain.QueryRow(b.ctx, query).Scan(&n))
 	return n
+}
+
+// script runs statements that end with a semicolon at the end of a line, one after another.
+func (b bench) script(t testing.TB, text string) {
+	t.Helper()
+	for statement := range strings.SplitSeq(text, ";\n") {
+		if strings.TrimSpace(statement) != "" {
+			b.exec(t, statement)
+		}
+	}
+}
+
+// counts is nil when a query gives this number.
+func (b bench) counts(query string, want uint64) func(context.Context) error {
+	return func(ctx context.Context) error {
+		var n uint64
+		if err := b.plain.QueryRow(ctx, query).Scan(&n); err != nil {
+			return err
+		}
+		if n != want {
+			return fmt.Errorf("%d, want %d", n, want)
+		}
+		return nil
+	}
+}
+
+// explain is how the engine goes about a query, with the indexes it uses.
+func (b bench) explain(t testing.TB, query string) string {
+	t.Helper()
+	return b.text(t, "EXPLAIN indexes = 1 "+query)
+}
+
+// text is the first column of an answer, a line a row.
+func (b bench) text(t testing.TB, query string) string {
+	t.Helper()
+	rows, err := b.plain.Query(b.ctx, query)
+	require.NoError(t, err, query)
+	defer rows.Close()
+	var text strings.Builder
+	for rows.Next() {
+		var line string
+		require.NoError(t, rows.Scan(&line))
+		text.WriteString(line + "\n")
+	}
+	require.NoError(t, rows.Err(), query)
+	return text.String()
 }
 
 // variants runs a test against the embedded engine over HTTP with the full schema, and against a server

@@ -5,7 +5,6 @@ import (
 	"embed"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"path"
 	"slices"
 	"strconv"
@@ -177,29 +176,6 @@ func (c *Client) record(ctx context.Context, migrations []Migration) error {
 func (m Migration) ledgerEntry(database string) string {
 	return fmt.Sprintf("INSERT INTO %s.%s (version, name, checksum, applied_at) SELECT %d, '%s', %d, now()",
 		quoteName(database), tableLedger, m.Version, m.Name, m.Checksum)
-}
-
-// WriteMigrations writes statements that do what Migrate does with these migrations, for a client that runs
-// one statement after another, such as clickhouse-client --multiquery. They include the entries in the ledger.
-func WriteMigrations(w io.Writer, database string, migrations []Migration) error {
-	var text strings.Builder
-	var unrecorded []Migration
-	for _, m := range migrations {
-		fmt.Fprintf(&text, "-- %04d_%s\n%s;\n", m.Version, m.Name, m.SQL)
-		unrecorded = append(unrecorded, m)
-		if m.Version < ledgerVersion {
-			continue
-		}
-		for _, m := range unrecorded {
-			fmt.Fprintf(&text, "%s;\n", m.ledgerEntry(database))
-		}
-		unrecorded = nil
-		text.WriteString("\n")
-	}
-	if _, err := io.WriteString(w, text.String()); err != nil {
-		return fmt.Errorf("write the statements: %w", err)
-	}
-	return nil
 }
 
 func compareLedger(applied map[int]uint32, all []Migration) error {

@@ -26,6 +26,7 @@ const DatabaseDefault = "sendhouse"
 
 const (
 	tableMessages = "messages"
+	tableLocal    = "messages_local" // what one server of a cluster has of it
 	tableLedger   = "schema_migrations"
 )
 

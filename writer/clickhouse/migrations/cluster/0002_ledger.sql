@@ -1,0 +1,10 @@
+CREATE TABLE IF NOT EXISTS `{database}`.schema_migrations ON CLUSTER `{cluster}`
+(
+    version UInt32,
+    name String,
+    checksum UInt32,
+    applied_at DateTime('UTC')
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/all/{database}/schema_migrations', '{shard}-{replica}')
+ORDER BY version
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
