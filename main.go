@@ -49,7 +49,10 @@ type cli struct {
 		Run    sequencerCommand       `cmd:"" default:"withargs" help:"Run the sequencer alone; it also sets up the streams."`
 		Status sequencerStatusCommand `cmd:"" help:"Print each partition's owner, lag and checkpoint, and exit."`
 	} `cmd:"" help:"Run the sequencer alone, or ask how the sequencers are."`
-	Writer  writerCommand  `cmd:"" help:"Run the writer into ClickHouse alone."`
+	Writer struct {
+		Run    writerCommand       `cmd:"" default:"withargs" help:"Run the writer into ClickHouse alone; several share the partitions."`
+		Status writerStatusCommand `cmd:"" help:"Print each partition's owner, state, lag and losses, and exit."`
+	} `cmd:"" help:"Run the writer into ClickHouse alone, or ask how the writers are."`
 	Audit   auditCommand   `cmd:"" help:"Fold the write-ahead log again and compare the message log with it; exit status 1 if they differ."`
 	Migrate migrateCommand `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version versionCommand `cmd:"" help:"Print the version and exit."`
@@ -142,7 +145,7 @@ func (c *upCommand) Run(p *process, in *invocation) error {
 				return err
 			}
 		}
-		instance := "" // of a sequencer beside others
+		instance := "" // of a sequencer and a writer beside others
 		if c.NATSURL == "" {
 			instance = "embedded" // the data folder's lock keeps a second one out
 		}
@@ -150,7 +153,7 @@ func (c *upCommand) Run(p *process, in *invocation) error {
 		if err != nil {
 			return err
 		}
-		if err := p.addWriter(ctx, c.brokerFlags, c.Writer, deployment); err != nil {
+		if err := p.addWriter(ctx, c.brokerFlags, instance, c.Writer, deployment); err != nil {
 			return err
 		}
 		return p.addIngest(ctx, c.brokerFlags, c.Config, deployment)
@@ -223,7 +226,26 @@ type writerCommand struct {
 
 func (c *writerCommand) Run(p *process, in *invocation) error {
 	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
-		return p.addWriter(ctx, c.brokerFlags, c.Config, topology.Deployment{})
+		return p.addWriter(ctx, c.brokerFlags, "", c.Config, topology.Deployment{})
+	})
+}
+
+type writerStatusCommand struct {
+	brokerFlags
+	JSON bool `help:"Print JSON instead of a table."`
+}
+
+func (c *writerStatusCommand) Run(p *process, in *invocation) error {
+	return p.ask(in.ctx, c.brokerFlags, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		all, err := writer.Status(ctx, js, deployment.Partitions)
+		switch {
+		case err != nil:
+			return err
+		case c.JSON:
+			return json.NewEncoder(in.stdout).Encode(all)
+		default:
+			return writer.WriteStatus(in.stdout, all)
+		}
 	})
 }
 
@@ -418,7 +440,7 @@ func (p *process) deployment(ctx context.Context, js jetstream.JetStream, given 
 	return broker.AwaitDeployment(ctx, js, topology.Deployment{})
 }
 
-func (p *process) addWriter(ctx context.Context, flags brokerFlags, cfg writer.Config, given topology.Deployment) error {
+func (p *process) addWriter(ctx context.Context, flags brokerFlags, instance string, cfg writer.Config, given topology.Deployment) error {
 	_, js, err := p.connect(ctx, flags, "writer")
 	if err != nil {
 		return err
@@ -427,7 +449,7 @@ func (p *process) addWriter(ctx context.Context, flags brokerFlags, cfg writer.C
 	if err != nil {
 		return err
 	}
-	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Logger: p.log, Registerer: p.registry})
+	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Instance: instance, Logger: p.log, Registerer: p.registry})
 	if err != nil {
 		return err
 	}

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
@@ -98,13 +96,13 @@ func (s *Service) Check() error {
 // hands over what is derived and gives them back. A partition that fails recovers
 // by itself; Run returns an error only where trying again cannot help.
 func (s *Service) Run(ctx context.Context) error {
-	kv, err := s.leaseBucket(ctx)
+	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.cfg.LeaseTTL, s.deps.Replicas)
 	if err != nil {
-		return err
+		return fmt.Errorf("sequencer: %w", err)
 	}
 	instance := s.deps.Instance
 	if instance == "" {
-		instance = randomInstance()
+		instance = lease.RandomInstance()
 	}
 	balancer, err := lease.New(kv, lease.Config{
 		Role: leaseRole, Instance: instance, Partitions: s.deps.Deployment.Partitions, TTL: s.cfg.LeaseTTL,
@@ -121,47 +119,6 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 	}()
 	return balancer.Run(ctx)
-}
-
-const (
-	bucketTimeout  = 5 * time.Second
-	bucketAttempts = 10
-)
-
-// leaseBucket makes the bucket. In a cluster that has just come up, or where two
-// make it at once, the first tries may go unanswered.
-func (s *Service) leaseBucket(ctx context.Context) (jetstream.KeyValue, error) {
-	for attempt := 0; ; attempt++ {
-		once, cancel := context.WithTimeout(ctx, bucketTimeout)
-		kv, err := s.deps.JetStream.CreateOrUpdateKeyValue(once, lease.BucketConfig(topology.LeaseBucket, s.cfg.LeaseTTL, max(s.deps.Replicas, 1)))
-		cancel()
-		if err == nil {
-			return kv, nil
-		}
-		if attempt+1 == bucketAttempts || !runner.Pause(ctx, attempt) {
-			return nil, fmt.Errorf("sequencer: key-value bucket %s: %w", topology.LeaseBucket, err)
-		}
-	}
-}
-
-// randomInstance names a process so that an operator can find it and no other has
-// the name.
-func randomInstance() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	return fmt.Sprintf("%s-%d-%s", subjectSafe(host), os.Getpid(), nuid.Next()[16:])
-}
-
-func subjectSafe(host string) string {
-	safe := []byte(host)
-	for i, b := range safe {
-		if (b < 'a' || b > 'z') && (b < 'A' || b > 'Z') && (b < '0' || b > '9') {
-			safe[i] = '-'
-		}
-	}
-	return string(safe)
 }
 
 // update changes what Ready and Check go by.

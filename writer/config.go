@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -24,6 +25,7 @@ type Config struct {
 	FlushInterval     time.Duration `help:"A batch is inserted this long after its first message at the latest. Each batch of each partition makes a part in ClickHouse: with many partitions, wait longer." default:"1s"`
 	WriterBytesMax    int64         `help:"Memory for batches of all partitions together, in bytes; a partition that finds none waits." default:"268435456"`
 	WriterInsertsMax  int           `help:"Inserts at the same time. Each needs about three times the size of its batch besides." default:"2"`
+	WriterLeaseTTL    time.Duration `help:"Time after which the partitions of a writer that has died go to another; the same for all of them." default:"6s"`
 	WriterStopTimeout time.Duration `help:"When told to stop, an insert that is under way may take this long; after that it is left to the next start." default:"10s"`
 }
 
@@ -54,15 +56,19 @@ func (c Config) Check() error {
 		"--flush-interval %s: must be above 0 and at most %s", c.FlushInterval, flushIntervalLimit)
 	check(c.WriterBytesMax >= writerBytesMaxFloor, "--writer-bytes-max %d: must be at least %d", c.WriterBytesMax, writerBytesMaxFloor)
 	check(c.WriterInsertsMax >= 1 && c.WriterInsertsMax <= insertsMaxLimit, "--writer-inserts-max %d: must be 1 to %d", c.WriterInsertsMax, insertsMaxLimit)
+	check(c.WriterLeaseTTL >= lease.TTLMin, "--writer-lease-ttl %s: must be at least %s", c.WriterLeaseTTL, lease.TTLMin)
 	check(c.WriterStopTimeout > 0, "--writer-stop-timeout %s: must be above 0", c.WriterStopTimeout)
 	return errors.Join(errs...)
 }
 
-// Deps is what the writer works with. All fields must be set.
+// Deps is what the writer works with. All fields but Instance must be set.
 type Deps struct {
 	JetStream jetstream.JetStream
 	// Partitions is the number of partitions of the deployment, as pkg/broker.EnsureDeployment gives it.
 	Partitions int
+	// Instance, if given, is a name that no other process can have, such as one tied to a locked folder. What
+	// an earlier run under it still held is taken at once.
+	Instance   string
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }

@@ -21,8 +21,10 @@
 // same, and inserts them under the same token: ClickHouse adds them if it does not have them. Behind the
 // token stands a ReplacingMergeTree by channel and message_seq.
 //
-// Two writers of one partition do no harm: the one whose record was overtaken is refused, and an insert
-// it had under way carries the token of a range that the other has inserted or will.
+// Several writers share the partitions by leases (pkg/lease), each partition with one of them at a time. When
+// one leaves, the others take its partitions at once; when one dies, within the time to live of its lease. The
+// lease gives balance, not safety. Two writers of one partition do no harm: the one whose record was overtaken
+// is refused, and an insert it had under way carries the token of a range that the other has inserted or will.
 //
 // # When a neighbour fails
 //
@@ -49,6 +51,6 @@
 //   - Records were gone before they were read (retention): the range is counted, logged, named in the
 //     position and in a dead letter, and the writer goes on behind it.
 //
-// Not ready is the writer until it has first reached ClickHouse, and while any partition is not running;
-// [Service.Check] says which and why.
+// Not ready is the writer until it has first reached ClickHouse and joined the other writers, and while any
+// partition that it holds is not running; [Service.Check] says which and why.
 package writer

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -106,6 +107,9 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		return nil
 	}
 	for attempt := 0; ; attempt++ {
+		if !r.good() {
+			return fmt.Errorf("insert %s of %s: %w", piece, r.stream, lease.ErrExpired)
+		}
 		err := r.insertOnce(work, b, first, end)
 		if err == nil {
 			return nil

@@ -36,10 +36,13 @@ type metrics struct {
 	natsRetries    prometheus.Counter
 	deadLetters    map[string]prometheus.Counter
 
-	partitions []*partitionMetrics
+	partitions []*partitionMetrics // the counters of all
+
+	lagMessages, lagSeconds, byState, epoch *prometheus.GaugeVec
 }
 
-// partitionMetrics are those of one partition.
+// partitionMetrics are those of one partition. The gauges are only there while it is held, so that no two
+// writers show one for the same partition.
 type partitionMetrics struct {
 	inserted    prometheus.Counter
 	lost        prometheus.Counter
@@ -50,7 +53,7 @@ type partitionMetrics struct {
 	states      map[state]prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer, partitions int) *metrics {
+func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metrics {
 	retries := counterVec("retries_total", "Attempts to insert a batch that failed, by the class of the error.", "class")
 	letters := counterVec("dead_letters_total", "Records put into the dead letters, by reason.", "reason")
 	m := &metrics{
@@ -69,6 +72,9 @@ func newMetrics(reg prometheus.Registerer, partitions int) *metrics {
 	for _, reason := range []string{reasonUndecodable, reasonRefused, reasonLost} {
 		m.deadLetters[reason] = letters.WithLabelValues(reason)
 	}
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Subsystem: subsystem, Name: "batch_memory_bytes", Help: "Memory taken by batches, of what --writer-bytes-max allows.",
+	}, func() float64 { return float64(shared.taken()) }))
 	reg.MustRegister(retries, letters, m.batchRows, m.batchBytes, m.insertDuration, m.visibleDelay, m.splits, m.natsRetries)
 	m.registerPartitions(reg, partitions)
 	return m
@@ -79,26 +85,41 @@ func (m *metrics) registerPartitions(reg prometheus.Registerer, partitions int) 
 	lost := counterVec("messages_lost_total", "Messages that were gone from the message log before they could be inserted.", "partition")
 	restarts := counterVec("reader_restarts_total", "Times that a partition was read anew from its recorded position, after an error.", "partition")
 	fenced := counterVec("fenced_total", "Writes of the position that were refused because another writer had moved it.", "partition")
-	lagMessages := gaugeVec("lag_messages", "Messages in the message log that are not in ClickHouse yet.", "partition")
-	lagSeconds := gaugeVec("lag_seconds", "Age of the newest inserted message when its insert ended.", "partition")
-	byState := gaugeVec("partition_state", "1 for the state that a partition is in.", "partition", "state")
+	m.lagMessages = gaugeVec("lag_messages", "Messages in the message log that are not in ClickHouse yet.", "partition")
+	m.lagSeconds = gaugeVec("lag_seconds", "Age of the newest inserted message when its insert ended.", "partition")
+	m.epoch = gaugeVec("lease_epoch", "Epoch of the lease of each partition that this instance owns.", "partition")
+	m.byState = gaugeVec("partition_state", "1 for the state that a partition is in.", "partition", "state")
 	for p := range partitions {
 		label := strconv.Itoa(p)
-		pm := &partitionMetrics{
-			inserted:    inserted.WithLabelValues(label),
-			lost:        lost.WithLabelValues(label),
-			restarts:    restarts.WithLabelValues(label),
-			fenced:      fenced.WithLabelValues(label),
-			lagMessages: lagMessages.WithLabelValues(label),
-			lagSeconds:  lagSeconds.WithLabelValues(label),
-			states:      make(map[state]prometheus.Gauge),
-		}
-		for _, s := range states() {
-			pm.states[s] = byState.WithLabelValues(label, string(s))
-		}
-		m.partitions = append(m.partitions, pm)
+		m.partitions = append(m.partitions, &partitionMetrics{
+			inserted: inserted.WithLabelValues(label),
+			lost:     lost.WithLabelValues(label),
+			restarts: restarts.WithLabelValues(label),
+			fenced:   fenced.WithLabelValues(label),
+		})
 	}
-	reg.MustRegister(inserted, lost, restarts, fenced, lagMessages, lagSeconds, byState)
+	reg.MustRegister(inserted, lost, restarts, fenced, m.lagMessages, m.lagSeconds, m.byState, m.epoch)
+}
+
+// take makes the gauges of a partition that is now held.
+func (m *metrics) take(partition int, epoch uint64) *partitionMetrics {
+	label := strconv.Itoa(partition)
+	pm := *m.partitions[partition]
+	pm.lagMessages, pm.lagSeconds = m.lagMessages.WithLabelValues(label), m.lagSeconds.WithLabelValues(label)
+	pm.states = make(map[state]prometheus.Gauge)
+	for _, s := range states() {
+		pm.states[s] = m.byState.WithLabelValues(label, string(s))
+	}
+	m.epoch.WithLabelValues(label).Set(float64(epoch))
+	return &pm
+}
+
+// forget drops the gauges of a partition that is not held any more.
+func (m *metrics) forget(partition int) {
+	label := prometheus.Labels{"partition": strconv.Itoa(partition)}
+	for _, gauge := range []*prometheus.GaugeVec{m.lagMessages, m.lagSeconds, m.byState, m.epoch} {
+		gauge.DeletePartialMatch(label)
+	}
 }
 
 func (m *partitionMetrics) setState(now state) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -32,6 +33,7 @@ type runner struct {
 	positions *positions
 	letters   *deadLetters
 	inserts   chan struct{} // holds a token for each insert that may be under way
+	good      func() bool   // whether the partition is surely ours at this moment
 	budget    *budget
 	limits    limits
 	timing    timing
@@ -88,11 +90,18 @@ func (r *runner) run(ctx context.Context) {
 }
 
 // workContext is for what has been begun: it ends a while after ctx, so that an insert under way can be
-// finished and recorded.
+// finished and recorded. Where the partition is another's, it ends at once: the other one repeats the insert
+// under the same token.
 func (r *runner) workContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var timer atomic.Pointer[time.Timer]
-	stop := context.AfterFunc(ctx, func() { timer.Store(time.AfterFunc(r.timing.stop, cancel)) })
+	stop := context.AfterFunc(ctx, func() {
+		if cause := context.Cause(ctx); errors.Is(cause, lease.ErrExpired) || errors.Is(cause, lease.ErrLost) {
+			cancel()
+			return
+		}
+		timer.Store(time.AfterFunc(r.timing.stop, cancel))
+	})
 	return work, func() {
 		stop()
 		if t := timer.Load(); t != nil {

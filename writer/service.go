@@ -5,14 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 
+	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -27,25 +29,30 @@ const (
 	bucketWait       = 5 * time.Second
 )
 
-// Service is the writer role: it writes all partitions of a deployment into ClickHouse.
+// Service is the writer role: it writes its share of a deployment's partitions into ClickHouse.
 type Service struct {
 	cfg    Config
 	deps   Deps
 	client *clickhouse.Client
 	store  store
 	bucket func(context.Context) (bucket, error)
+	// share writes this instance's share of the partitions with hold, until ctx ends.
+	share func(ctx context.Context, hold holdFunc) error
 	// wrapSource is nil but in tests.
 	wrapSource       func(source) source
 	refusedInARowMax int
 	metrics          *metrics
 	log              *slog.Logger
 	timing           timing
+	name             string // of the process, in the records of its partitions
+	budget           *budget
+	inserts          chan struct{} // holds a token for each insert that may be under way
 	ready            chan struct{}
 	ran              atomic.Bool
 
 	mu      sync.Mutex
-	state   error // what Check reports while there are no runners
-	runners []*runner
+	state   error           // what Check reports until the instance has joined, and when it has ended
+	runners map[int]*runner // of the partitions that are held
 }
 
 // New checks the configuration and the dependencies and reports everything that is wrong with them. It
@@ -59,24 +66,32 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Service{
+	shared := newBudget(cfg.WriterBytesMax)
+	s := &Service{
 		cfg: cfg, deps: deps, client: client, store: client, log: log,
 		bucket:  func(ctx context.Context) (bucket, error) { return openBucket(ctx, deps.JetStream) },
-		metrics: newMetrics(deps.Registerer, deps.Partitions),
+		metrics: newMetrics(deps.Registerer, deps.Partitions, shared),
 		timing:  defaultTiming(cfg.WriterStopTimeout),
+		name:    lease.RandomInstance(),
+		budget:  shared,
+		inserts: make(chan struct{}, cfg.WriterInsertsMax),
 		ready:   make(chan struct{}),
+		runners: make(map[int]*runner),
 
 		refusedInARowMax: refusedInARowMax,
 		state:            errors.New("not started"),
-	}, nil
+	}
+	s.share = s.shareByLease
+	return s, nil
 }
 
-// Ready is closed when ClickHouse has been reached, its table is as it must be, and the partitions are
-// being written.
+// Ready is closed when ClickHouse has been reached, its table is as it must be, and the instance has joined
+// the writers and taken its first share of the partitions.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
-// Check is nil while all partitions are being written, and otherwise says what is in the way. It is meant
-// for lifecycle.Readiness.
+// Check is nil while all partitions that this instance holds are being written, and otherwise says what is
+// in the way. An instance that holds none, because there are more writers than partitions, is well. It is
+// meant for lifecycle.Readiness.
 func (s *Service) Check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,9 +99,9 @@ func (s *Service) Check() error {
 		return s.state
 	}
 	var errs []error
-	for _, r := range s.runners {
-		if problem := r.status.Load().problem; problem != nil {
-			errs = append(errs, fmt.Errorf("partition %d: %w", r.partition, problem))
+	for _, partition := range slices.Sorted(maps.Keys(s.runners)) {
+		if problem := s.runners[partition].status.Load().problem; problem != nil {
+			errs = append(errs, fmt.Errorf("partition %d: %w", partition, problem))
 		}
 	}
 	return errors.Join(errs...)
@@ -98,8 +113,9 @@ func (s *Service) setState(err error) {
 	s.state = err
 }
 
-// Run writes until ctx ends; then it finishes the inserts that are under way, within the stop timeout, and
-// returns nil. What it has not finished stands in the record of its partition, for the next start.
+// Run takes its share of the partitions and writes them until ctx ends; then it finishes the inserts that
+// are under way, within the stop timeout, gives the partitions back and returns nil. What it has not finished
+// stands in the record of its partition, for whoever is next.
 //
 // It fails when ClickHouse cannot be reached at the start, or when its table is not as it must be. Once it
 // has been reached, the writer goes on trying for ever.
@@ -120,23 +136,36 @@ func (s *Service) Run(ctx context.Context) error {
 		s.setState(err)
 		return fmt.Errorf("writer: %w", err)
 	}
-	runners, err := s.newRunners(ctx)
+	s.setState(errors.New("has not joined the writers yet"))
+	kv, err := s.bucket(ctx)
+	if err == nil {
+		err = s.share(ctx, func(ctx context.Context, h holding) { s.hold(ctx, h, kv) })
+	}
+	s.setState(errStopped)
 	if err != nil {
 		return fmt.Errorf("writer: %w", err)
 	}
-	s.mu.Lock()
-	s.runners, s.state = runners, nil
-	s.mu.Unlock()
-
-	var running sync.WaitGroup
-	for _, r := range runners {
-		running.Go(func() { r.run(ctx) })
-	}
-	close(s.ready)
-	s.log.Info("writing into ClickHouse", "database", s.client.Database(), "partitions", len(runners))
-	running.Wait()
-	s.setState(errStopped)
 	return nil
+}
+
+// joined says that the instance has its first share.
+func (s *Service) joined() {
+	s.setState(nil)
+	close(s.ready)
+	s.log.Info("writing into ClickHouse", "database", s.client.Database(), "instance", s.name)
+}
+
+// hold writes one partition until ctx ends.
+func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
+	r := s.newRunner(h, kv)
+	s.mu.Lock()
+	s.runners[h.partition] = r
+	s.mu.Unlock()
+	r.run(ctx)
+	s.mu.Lock()
+	delete(s.runners, h.partition)
+	s.mu.Unlock()
+	s.metrics.forget(h.partition)
 }
 
 // openTable reaches ClickHouse and brings its table to what is needed, within the start timeout.
@@ -163,24 +192,9 @@ func (s *Service) openTable(ctx context.Context) error {
 	return s.client.Check(ctx) //nolint:wrapcheck // a clickhouse.Error says it all
 }
 
-func (s *Service) newRunners(ctx context.Context) ([]*runner, error) {
+func openBucket(ctx context.Context, js jetstream.JetStream) (bucket, error) {
 	ctx, cancel := context.WithTimeout(ctx, bucketWait)
 	defer cancel()
-	kv, err := s.bucket(ctx)
-	if err != nil {
-		return nil, err
-	}
-	shared := newBudget(s.cfg.WriterBytesMax)
-	inserts := make(chan struct{}, s.cfg.WriterInsertsMax)
-	id := nuid.Next()
-	runners := make([]*runner, s.deps.Partitions)
-	for p := range runners {
-		runners[p] = s.newRunner(p, kv, id, shared, inserts)
-	}
-	return runners, nil
-}
-
-func openBucket(ctx context.Context, js jetstream.JetStream) (bucket, error) {
 	kv, err := js.KeyValue(ctx, topology.WriterBucket)
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", topology.WriterBucket, err)
@@ -188,21 +202,21 @@ func openBucket(ctx context.Context, js jetstream.JetStream) (bucket, error) {
 	return kv, nil
 }
 
-func (s *Service) newRunner(partition int, kv bucket, id string, shared *budget, inserts chan struct{}) *runner {
-	stream := topology.MessagesStream(partition)
-	log := s.log.With("partition", partition)
+func (s *Service) newRunner(h holding, kv bucket) *runner {
+	stream := topology.MessagesStream(h.partition)
+	log := s.log.With("partition", h.partition, "epoch", h.epoch)
 	r := &runner{
-		partition: partition, stream: stream, js: s.deps.JetStream, store: s.store, budget: shared, inserts: inserts,
+		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, budget: s.budget, inserts: s.inserts, good: h.good,
 		source: &orderedSource{js: s.deps.JetStream, stream: stream, warn: func(err error) {
 			log.Debug("reading the message log", "error", err)
 		}},
 		letters: &deadLetters{js: s.deps.JetStream, stream: stream, timeout: s.timing.request},
 		limits:  limits{rows: s.cfg.FlushRowsMax, bytes: s.cfg.FlushBytesMax, interval: s.cfg.FlushInterval, refusedInARow: s.refusedInARowMax},
-		timing:  s.timing, log: log, metrics: s.metrics, own: s.metrics.partitions[partition], now: time.Now,
+		timing:  s.timing, log: log, metrics: s.metrics, own: s.metrics.take(h.partition, h.epoch), now: time.Now,
 		batches: [2]*batch{{}, {}},
 	}
 	r.positions = &positions{
-		kv: kv, key: positionKey(partition), writer: id, timeout: s.timing.request,
+		kv: kv, key: positionKey(h.partition), writer: s.name, timeout: s.timing.request,
 		wait: func(ctx context.Context, attempt int, err error) error {
 			s.metrics.natsRetries.Inc()
 			r.setStatus(stateRetrying, err)

@@ -132,6 +132,7 @@ func (b *bundle) config(dsn string, schema clickhouse.Schema) Config {
 		FlushInterval:     50 * time.Millisecond,
 		WriterBytesMax:    256 << 20,
 		WriterInsertsMax:  8,
+		WriterLeaseTTL:    6 * time.Second,
 		WriterStopTimeout: 10 * time.Second,
 	}
 }

@@ -19,8 +19,13 @@ func (b *bundle) full() Config { return b.config(engine.DSN(b.t), clickhouse.Sch
 // waitStatus waits until a partition is in a state.
 func (b *bundle) waitStatus(s *Service, partition int, want state) *status {
 	b.t.Helper()
+	now := &status{state: stateStopped}
 	for {
-		now := s.runners[partition].status.Load()
+		s.mu.Lock()
+		if r := s.runners[partition]; r != nil {
+			now = r.status.Load()
+		}
+		s.mu.Unlock()
 		if now.state == want {
 			return now
 		}

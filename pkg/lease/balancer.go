@@ -43,14 +43,6 @@ type Config struct {
 	Status func(partition int) json.RawMessage
 }
 
-// BucketConfig is the bucket that the instances of all roles with this TTL share.
-func BucketConfig(bucket string, ttl time.Duration, replicas int) jetstream.KeyValueConfig {
-	return jetstream.KeyValueConfig{
-		Bucket: bucket, Description: "Sendhouse leases", History: 1, TTL: ttl,
-		Storage: jetstream.FileStorage, Replicas: replicas,
-	}
-}
-
 // Hold is what an instance does with a partition while it holds it. The context
 // ends when the lease does, with the reason as its cause. The lease is given back
 // when Hold has returned.
@@ -120,8 +112,8 @@ func (b *Balancer) Run(ctx context.Context) error {
 	return err
 }
 
-// watch signals that a key was given back, so that it is seen at once. It only
-// speeds things up: without it the ticker finds everything.
+// watch signals that a key was given back or a member has joined, so that it is
+// seen at once. It only speeds things up: without it the ticker finds everything.
 func (b *Balancer) watch(ctx context.Context) (changes <-chan struct{}, stop func()) {
 	watcher, err := b.kv.Watch(ctx, b.cfg.Role+".>", jetstream.UpdatesOnly())
 	if err != nil {
@@ -131,7 +123,7 @@ func (b *Balancer) watch(ctx context.Context) (changes <-chan struct{}, stop fun
 	signals := make(chan struct{}, 1)
 	go func() {
 		for entry := range watcher.Updates() { // closed by Stop
-			if entry == nil || entry.Operation() == jetstream.KeyValuePut {
+			if entry == nil || (entry.Operation() == jetstream.KeyValuePut && !b.isJoin(entry)) {
 				continue // every renewal is a put
 			}
 			select {
@@ -179,11 +171,15 @@ func (b *Balancer) round(ctx context.Context) error {
 // acquire takes free partitions up to the quota.
 func (b *Balancer) acquire(ctx context.Context, state State, quota int) error {
 	b.mu.Lock()
-	missing := quota - len(b.held)
+	held := maps.Clone(b.held)
 	b.mu.Unlock()
+	missing := quota - len(held)
 	for partition := 0; partition < b.cfg.Partitions && missing > 0; partition++ {
 		if _, taken := state.Owners[partition]; taken {
 			continue
+		}
+		if held[partition] != nil {
+			continue // its lease has expired, and its Hold has not returned yet
 		}
 		before := time.Now()
 		revision, err := b.kv.Create(ctx, b.partitionKey(partition), b.partitionValue(&Lease{Partition: partition}))

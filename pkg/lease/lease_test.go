@@ -14,6 +14,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 const (
@@ -198,4 +199,53 @@ func TestNewRefuses(t *testing.T) {
 	_, err := lease.New(nil, lease.Config{TTL: time.Millisecond}, nil)
 	require.ErrorContains(t, err, "time to live 1ms")
 	require.ErrorContains(t, err, "a role")
+}
+
+// A partition whose Hold is slow to end is not taken again by the same instance
+// before it has, though its key is free.
+func TestSlowHoldIsNotDoubled(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	var once sync.Once
+	ended, linger := make(chan struct{}), make(chan struct{})
+	b, err := lease.New(f.kv, lease.Config{Role: "test", Instance: "a", Partitions: partitions, TTL: ttl, Logger: slog.New(slog.DiscardHandler)},
+		func(ctx context.Context, l *lease.Lease) error {
+			f.change(func() {
+				require.Empty(f.t, f.holders[l.Partition], "partition %d is held twice", l.Partition)
+				f.holders[l.Partition] = "a"
+			})
+			<-ctx.Done()
+			if l.Partition == 0 {
+				once.Do(func() {
+					require.ErrorIs(f.t, context.Cause(ctx), lease.ErrLost)
+					close(ended)
+					<-linger
+				})
+			}
+			f.change(func() { f.holders[l.Partition] = "" })
+			return nil
+		})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	f.await(map[string]int{"a": 8})
+
+	require.NoError(t, f.kv.Delete(t.Context(), "test.partition.0"))
+	<-ended
+	rounds, err := f.kv.Watch(t.Context(), "test.member.a", jetstream.UpdatesOnly())
+	require.NoError(t, err)
+	for range 3 { // each round renews the membership, and then takes what is free
+		<-rounds.Updates()
+	}
+	require.NoError(t, rounds.Stop())
+	_, err = f.kv.Get(t.Context(), "test.partition.0")
+	require.ErrorIs(t, err, jetstream.ErrKeyNotFound)
+	close(linger)
+	testkit.WaitFor(t, patience, "the partition to be taken again", func(ctx context.Context) error {
+		_, err := f.kv.Get(ctx, "test.partition.0")
+		return err
+	})
+	cancel()
+	require.NoError(t, <-done)
 }

@@ -50,6 +50,16 @@ func parseValue(entry jetstream.KeyValueEntry) (Value, error) {
 	return v, nil
 }
 
+// isJoin says whether an entry is another's first under its membership key. Those
+// that follow say since when it is a member.
+func (b *Balancer) isJoin(entry jetstream.KeyValueEntry) bool {
+	if !strings.HasPrefix(entry.Key(), b.cfg.Role+".member.") || entry.Key() == b.memberKey() {
+		return false
+	}
+	v, err := parseValue(entry)
+	return err == nil && v.Since == entry.Revision()
+}
+
 func (b *Balancer) partitionValue(l *Lease) []byte {
 	v := Value{Instance: b.cfg.Instance, Since: l.Epoch}
 	if b.cfg.Status != nil && l.Epoch != 0 {

@@ -13,8 +13,10 @@ const (
 	DeadLettersStream = "DEAD_LETTERS"
 	// DeploymentBucket is the key-value bucket of the deployment's parameters.
 	DeploymentBucket = "SENDHOUSE"
-	// LeaseBucket is the key-value bucket of the leases; its values expire.
+	// LeaseBucket is the key-value bucket of the sequencers' leases; its values expire.
 	LeaseBucket = "SENDHOUSE_LEASES"
+	// WriterLeaseBucket is that of the writers' leases.
+	WriterLeaseBucket = "SENDHOUSE_WRITER_LEASES"
 	// WriterBucket is the key-value bucket of the writers' ranges.
 	WriterBucket = "SENDHOUSE_WRITER"
 	// CheckpointPointerBucket is the key-value bucket that says which

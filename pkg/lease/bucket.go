@@ -1,0 +1,71 @@
+package lease
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+const (
+	bucketTimeout  = 5 * time.Second
+	bucketAttempts = 10
+	bucketPauseMin = 50 * time.Millisecond
+	bucketPauseMax = 5 * time.Second
+)
+
+// BucketConfig is the bucket that the instances of all roles with this TTL share.
+func BucketConfig(bucket string, ttl time.Duration, replicas int) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket: bucket, Description: "Sendhouse leases", History: 1, TTL: ttl,
+		Storage: jetstream.FileStorage, Replicas: replicas,
+	}
+}
+
+// OpenBucket makes such a bucket, or brings it to this TTL. In a cluster that has
+// just come up, or where two make it at once, the first tries may go unanswered.
+func OpenBucket(ctx context.Context, js jetstream.JetStream, bucket string, ttl time.Duration, replicas int) (jetstream.KeyValue, error) {
+	pause := bucketPauseMin
+	for attempt := 1; ; attempt++ {
+		once, cancel := context.WithTimeout(ctx, bucketTimeout)
+		kv, err := js.CreateOrUpdateKeyValue(once, BucketConfig(bucket, ttl, max(replicas, 1)))
+		cancel()
+		if err == nil {
+			return kv, nil
+		}
+		err = fmt.Errorf("key-value bucket %s: %w", bucket, err)
+		if attempt == bucketAttempts {
+			return nil, err
+		}
+		select {
+		case <-time.After(pause/2 + rand.N(pause/2)):
+			pause = min(2*pause, bucketPauseMax)
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// RandomInstance names a process so that an operator can find it and no other has
+// the name: host, process id, and something random.
+func RandomInstance() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s-%d-%s", subjectSafe(host), os.Getpid(), nuid.Next()[16:])
+}
+
+func subjectSafe(host string) string {
+	safe := []byte(host)
+	for i, b := range safe {
+		if (b < 'a' || b > 'z') && (b < 'A' || b > 'Z') && (b < '0' || b > '9') {
+			safe[i] = '-'
+		}
+	}
+	return string(safe)
+}

@@ -1,0 +1,123 @@
+package writer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// PartitionStatus is what can be seen of a partition from outside. State and Problem are as old as the last
+// renewal of the lease.
+type PartitionStatus struct {
+	Partition  int    `json:"partition"`
+	Owner      string `json:"owner"` // empty where nobody owns it
+	Epoch      uint64 `json:"epoch"`
+	State      string `json:"state,omitempty"`
+	Problem    string `json:"problem,omitempty"`
+	StreamLast uint64 `json:"stream_last"` // last message in the message log
+	Done       uint64 `json:"done"`        // last message in ClickHouse
+	Lag        uint64 `json:"lag"`         // messages between the two
+	// Pending is the range that is being inserted, nil if none.
+	Pending *RangeStatus `json:"pending,omitempty"`
+	// LostMessages counts what was gone from the message log before it could be inserted, ever, and Lost names
+	// the latest ranges of it.
+	LostMessages uint64        `json:"lost_messages"`
+	Lost         []RangeStatus `json:"lost,omitempty"`
+}
+
+// RangeStatus is a range of stream sequences, both ends included.
+type RangeStatus = seqRange
+
+const statusTimeout = 5 * time.Second
+
+// Status looks at all partitions of a deployment.
+func Status(ctx context.Context, js jetstream.JetStream, partitions int) ([]PartitionStatus, error) {
+	kv, err := js.KeyValue(ctx, topology.WriterLeaseBucket)
+	if err != nil {
+		return nil, fmt.Errorf("key-value bucket %s: %w (has a writer been started?)", topology.WriterLeaseBucket, err)
+	}
+	leases, err := lease.List(ctx, kv, leaseRole)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says that it is of the leases
+	}
+	records, err := openBucket(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]PartitionStatus, partitions)
+	for p := range all {
+		all[p], err = partitionStatus(ctx, js, records, p, leases.Owners[p])
+		if err != nil {
+			return nil, fmt.Errorf("partition %d: %w", p, err)
+		}
+	}
+	return all, nil
+}
+
+func partitionStatus(ctx context.Context, js jetstream.JetStream, records bucket, number int, owner lease.Value) (PartitionStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	s := PartitionStatus{Partition: number, Owner: owner.Instance, Epoch: owner.Since}
+	if len(owner.Status) > 0 {
+		var said leaseStatusValue
+		if err := json.Unmarshal(owner.Status, &said); err != nil {
+			return s, fmt.Errorf("status in its lease: %w", err)
+		}
+		s.State, s.Problem = string(said.State), said.Problem
+	}
+	at, err := (&positions{kv: records, key: positionKey(number), timeout: statusTimeout}).load(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.Done, s.LostMessages, s.Lost = at.Done, at.LostMessages, at.Lost
+	if at.Pending != nil {
+		s.Pending = &at.Pending.seqRange
+	}
+	stream, err := js.Stream(ctx, topology.MessagesStream(number))
+	if err != nil {
+		return s, fmt.Errorf("stream %s: %w", topology.MessagesStream(number), err)
+	}
+	s.StreamLast = stream.CachedInfo().State.LastSeq
+	s.Lag = s.StreamLast - min(s.Done, s.StreamLast)
+	return s, nil
+}
+
+// WriteStatus prints a table of it, and below it the problems.
+func WriteStatus(w io.Writer, all []PartitionStatus) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "PARTITION\tOWNER\tEPOCH\tSTATE\tMESSAGES\tWRITTEN\tLAG\tINSERTING\tLOST") // Flush reports
+	for _, s := range all {
+		owner, epoch, said, pending := "nobody", "-", "-", "-"
+		if s.Owner != "" {
+			owner, epoch = s.Owner, strconv.FormatUint(s.Epoch, 10)
+		}
+		if s.State != "" {
+			said = s.State
+		}
+		if s.Pending != nil {
+			pending = s.Pending.String()
+		}
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%d\n", s.Partition, owner, epoch, said, s.StreamLast, s.Done, s.Lag, pending, s.LostMessages)
+	}
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("print the table: %w", err)
+	}
+	for _, s := range all {
+		if s.Problem == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "partition %d: %s\n", s.Partition, s.Problem); err != nil {
+			return fmt.Errorf("print a problem: %w", err)
+		}
+	}
+	return nil
+}
