@@ -42,11 +42,12 @@ func (r *runner) carryOut(ctx context.Context, todo plan, s streamState) error {
 	}
 	changed := r.position.revision == 0
 	if todo.recreated {
-		level, what := slog.LevelWarn, "the message log was made anew; it holds the same record at the position, so it is read on"
-		if !todo.verify {
-			level, what = slog.LevelError, "the message log was made anew and no longer holds the record at the position, so nothing can be compared; it is read on"
+		log := r.log.With("created_before", r.position.StreamCreated, "created", s.created, "done", r.position.Done, "first", s.first)
+		if todo.verify {
+			log.Warn("the message log was made anew; it holds the same record at the position, so it is read on")
+		} else {
+			log.Error("the message log was made anew and no longer holds the record at the position: nothing is left to compare, and it is read on")
 		}
-		r.log.Log(ctx, level, what, "created_before", r.position.StreamCreated, "created", s.created, "done", r.position.Done, "first", s.first)
 		changed = true
 	}
 	r.position.StreamCreated = s.created

@@ -120,6 +120,10 @@ func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, be
 	})
 }
 
+// giveBackTries: no more than one renewal can be under way when a lease is given
+// back; the rest is for answers that were lost.
+const giveBackTries = 3
+
 // giveBack deletes the key, where it is still ours.
 func (b *Balancer) giveBack(l *Lease, gone bool) {
 	b.mu.Lock()
@@ -133,7 +137,19 @@ func (b *Balancer) giveBack(l *Lease, gone bool) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.TTL)
 	defer cancel()
-	if err := b.kv.Delete(ctx, b.partitionKey(l.Partition), jetstream.LastRevision(revision)); err != nil && !isConflict(err) {
+	err := b.kv.Delete(ctx, b.partitionKey(l.Partition), jetstream.LastRevision(revision))
+	for try := 0; isConflict(err) && try < giveBackTries; try++ {
+		// A renewal that was under way has moved the key.
+		var entry jetstream.KeyValueEntry
+		if entry, err = b.kv.Get(ctx, b.partitionKey(l.Partition)); err != nil {
+			break
+		}
+		if v, _ := parseValue(entry); v.Instance != b.cfg.Instance || v.Since != l.Epoch {
+			return // it is another's, or what it says is not ours to judge
+		}
+		err = b.kv.Delete(ctx, b.partitionKey(l.Partition), jetstream.LastRevision(entry.Revision()))
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
 		b.log.Debug("a lease was not released and will expire", "partition", l.Partition, "error", err)
 	}
 }

@@ -249,3 +249,44 @@ func TestSlowHoldIsNotDoubled(t *testing.T) {
 	cancel()
 	require.NoError(t, <-done)
 }
+
+// slowRenewal is a bucket whose first renewal of a partition has its effect, and no answer until it is let go.
+type slowRenewal struct {
+	jetstream.KeyValue
+	once           sync.Once
+	renewed, letGo chan struct{}
+}
+
+func (k *slowRenewal) Update(ctx context.Context, key string, value []byte, last uint64) (uint64, error) {
+	revision, err := k.KeyValue.Update(ctx, key, value, last)
+	if key == "test.partition.0" {
+		k.once.Do(func() {
+			close(k.renewed)
+			<-k.letGo
+		})
+	}
+	return revision, err
+}
+
+// A lease that ends while its renewal is under way is given back all the same.
+func TestGivenBackDuringRenewal(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	kv := &slowRenewal{KeyValue: f.kv, renewed: make(chan struct{}), letGo: make(chan struct{})}
+	broken := errors.New("broken")
+	b, err := lease.New(kv, lease.Config{Role: "test", Instance: "a", Partitions: 1, TTL: ttl, Logger: slog.New(slog.DiscardHandler)},
+		func(context.Context, *lease.Lease) error { <-kv.renewed; return broken })
+	require.NoError(t, err)
+	watcher, err := f.kv.Watch(t.Context(), "test.partition.0", jetstream.UpdatesOnly())
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- b.Run(t.Context()) }()
+	for entry := range watcher.Updates() {
+		if entry.Operation() == jetstream.KeyValueDelete {
+			break
+		}
+	}
+	require.NoError(t, watcher.Stop())
+	close(kv.letGo)
+	require.ErrorIs(t, <-done, broken)
+}
