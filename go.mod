@@ -23,6 +23,7 @@ require (
 	github.com/stretchr/testify v1.12.1 // assertions in tests
 	go.yaml.in/yaml/v3 v3.0.6 // the configuration file
 	golang.org/x/sync v0.24.0 // errgroup
+	golang.org/x/time v0.16.0 // rate limits of callers
 	google.golang.org/protobuf v1.36.12 // the records' format
 	pgregory.net/rapid v1.3.0 // property tests
 )
@@ -46,5 +47,4 @@ require (
 	go.opentelemetry.io/otel/trace v1.47.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
-	golang.org/x/time v0.16.0 // indirect
 )

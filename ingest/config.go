@@ -16,6 +16,18 @@ type Config struct {
 	APITokensFile string `name:"api-tokens-file" help:"File of the tokens that the HTTP API takes, a line each: scopes (send, manage, read; separated by commas), a space, sha256: and the token's SHA-256 in hex. Changes are seen within seconds." placeholder:"PATH"`
 	Insecure      bool   `name:"insecure" help:"Listen for the HTTP API on an address that others can reach, without tokens."`
 
+	TLSCertFile     string `name:"api-tls-cert-file" help:"Certificate of the HTTP API, with its chain, in PEM; with it the API speaks HTTPS only. Changes of the three files are seen within seconds." placeholder:"PATH"`
+	TLSKeyFile      string `name:"api-tls-key-file" help:"Private key of the certificate, in PEM." placeholder:"PATH"`
+	TLSClientCAFile string `name:"api-tls-client-ca-file" help:"Authorities, in PEM, one of which must have signed the certificate that every client then has to show." placeholder:"PATH"`
+
+	TokenRate      float64  `name:"api-token-rate" help:"Sends per second that each token may make on average; beyond it they are answered 429. Any other request counts as one. 0 means no limit." default:"0"`
+	TokenBurst     int      `name:"api-token-burst" help:"Sends that a token may make at one time. 0 means as many as in one second." default:"0"`
+	AddressRate    float64  `name:"api-address-rate" help:"Sends per second that each client address (of IPv6 each network of 64 bits) may make on average; beyond it they are answered 429. 0 means no limit." default:"0"`
+	AddressBurst   int      `name:"api-address-burst" help:"Sends that a client address may make at one time. 0 means as many as in one second." default:"0"`
+	TrustedProxies []string `name:"api-trusted-proxies" help:"Networks (10.0.0.0/8) and addresses, separated by commas, of proxies whose X-Forwarded-For is believed. By default nobody's is." placeholder:"NETWORK"`
+	CORSOrigins    []string `name:"api-cors-origins" help:"Origins (https://chat.example.org), separated by commas, whose pages may call the HTTP API from a browser; * means all. By default none may." placeholder:"ORIGIN"`
+	ConnectionsMax int      `name:"api-connections-max" help:"Connections to the HTTP API that may be open at one time; further ones are answered 503." default:"16384"`
+
 	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
 	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`
 	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies being read at one time, without the first 2KiB of each; beyond it requests are answered 503." default:"256MiB"`
@@ -48,6 +60,9 @@ const (
 	headerRoomBytes = 1 << 10
 
 	payloadBytesMaxMax = 4 << 20
+
+	// Rates of callers, per second: from one in 100 seconds to more than there can be.
+	rateMin, rateMax = 0.01, 1e9
 )
 
 // validate reports every setting that is out of its range.
@@ -61,6 +76,24 @@ func (c Config) validate() error {
 	check(c.APIAddr != "", "api-addr: is missing")
 	check(c.APIAddr == "" || isLoopback(c.APIAddr.String()) || c.APITokensFile != "" || c.Insecure,
 		"api-addr %s: others can reach this address, and would need no token: give --api-tokens-file, or say --insecure", c.APIAddr)
+	check((c.TLSCertFile == "") == (c.TLSKeyFile == ""), "api-tls-cert-file and api-tls-key-file: give both or none")
+	check(c.TLSClientCAFile == "" || c.TLSCertFile != "", "api-tls-client-ca-file: needs api-tls-cert-file and api-tls-key-file")
+	checkRate := func(name string, perSecond float64, burst int) {
+		check(perSecond == 0 || perSecond >= rateMin && perSecond <= rateMax, "api-%s-rate %v: must be 0 (no limit), or %v to %v", name, perSecond, rateMin, rateMax)
+		check(burst >= 0 && burst <= rateMax, "api-%s-burst %d: must be 0 to %d", name, burst, int(rateMax))
+	}
+	checkRate("token", c.TokenRate, c.TokenBurst)
+	checkRate("address", c.AddressRate, c.AddressBurst)
+	check(c.TokenRate == 0 || c.APITokensFile != "", "api-token-rate: needs api-tokens-file")
+	if _, err := parseProxies(c.TrustedProxies); err != nil {
+		errs = append(errs, fmt.Errorf("api-trusted-proxies: %w", err))
+	}
+	for _, origin := range c.CORSOrigins {
+		if err := checkOrigin(origin); err != nil {
+			errs = append(errs, fmt.Errorf("api-cors-origins: %w", err))
+		}
+	}
+	check(c.ConnectionsMax >= 1, "api-connections-max %d: must be at least 1", c.ConnectionsMax)
 	check(c.PayloadBytesMax >= 1 && c.PayloadBytesMax <= payloadBytesMaxMax,
 		"ingest-payload-bytes-max %s: must be 1B to %s", c.PayloadBytesMax, config.ByteSize(payloadBytesMaxMax))
 	// Base64 makes four bytes of three; a KiB is for the other fields.

@@ -260,7 +260,7 @@ func requireShape(t *testing.T, g got) {
 	require.NotEmpty(t, g.body["msg"])
 	require.IsType(t, "", g.body["field"])
 	require.IsType(t, json.Number(""), g.body["reason"])
-	if g.status == http.StatusServiceUnavailable {
+	if g.status == http.StatusServiceUnavailable || g.status == http.StatusTooManyRequests {
 		require.NotEmpty(t, g.header.Get("Retry-After"))
 	} else {
 		require.Empty(t, g.header.Get("Retry-After"))

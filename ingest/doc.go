@@ -36,9 +36,13 @@
 //
 // # How a request goes through
 //
+//	listener.go  connections, and no more than so many; tls.go over TLS; serversown.go
+//	             net/http's own answers, in our error shape
+//	cors.go      for pages in a browser
 //	handler.go   admit, and the steps in their order; routes that others answer are let
 //	             through behind the same door
-//	token.go     who may
+//	token.go     who may; follow.go reads its file, and others, again
+//	ratelimit.go how often; forwarded.go whom a request comes from
 //	body.go      the bytes, into a pooled buffer
 //	decode.go    JSON to fields; json.go and text.go underneath
 //	validate.go  fields to a message.Send, or every bad field by name

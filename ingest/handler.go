@@ -21,7 +21,12 @@ func (s *Service) routes() http.Handler {
 		s.refuse(w, problem{outcome: outcomeNotFound})
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
-		w.Header().Set("Allow", strings.Join(allowed(r, req.URL.Path), ", "))
+		methods := allowed(r, req.URL.Path)
+		if len(methods) == 0 { // chi knows no such method, and has not looked further
+			s.refuse(w, problem{outcome: outcomeNotFound})
+			return
+		}
+		w.Header().Set("Allow", strings.Join(methods, ", "))
 		s.refuse(w, problem{outcome: outcomeMethod})
 	})
 	r.Post("/message/send", s.counted(api.ScopeSend, s.send))
@@ -34,7 +39,23 @@ func (s *Service) routes() http.Handler {
 		r.MethodFunc(method, "/healthz", s.handleHealth)
 		r.MethodFunc(method, "/readyz", s.handleReady)
 	}
-	return s.recovered(r)
+	var all http.Handler = r
+	if len(s.cfg.CORSOrigins) > 0 {
+		all = cors(s.cfg.CORSOrigins, r, all)
+	}
+	return s.recovered(lastChunked(all))
+}
+
+// lastChunked closes a connection behind a request that was sent in chunks. Where a Content-Length came
+// with it, net/http hides that; a proxy that went by that one saw another end of the request than
+// we do, and what is behind it must not be taken for a request (RFC 9112, 6.1).
+func lastChunked(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // allowed is the methods that a path takes.
@@ -100,11 +121,13 @@ func (s *Service) counted(needs api.Scope, endpoint func(w http.ResponseWriter, 
 		start := time.Now()
 		nth, p := s.admit()
 		defer s.leave()
+		var by spender
 		if p.ok() {
-			p = s.authorize(w, r, needs)
+			by, p = s.allow(w, r, needs)
 		}
 		if p.ok() {
 			p = endpoint(w, r, start, nth)
+			by.owe(p.sends - 1)
 		} else {
 			p.write(w)
 		}
@@ -119,7 +142,7 @@ func (s *Service) host(route api.Route) http.HandlerFunc {
 		_, p := s.admit()
 		defer s.leave()
 		if p.ok() {
-			p = s.authorize(w, r, route.Needs)
+			_, p = s.allow(w, r, route.Needs)
 		}
 		if !p.ok() {
 			s.refuse(w, p)

@@ -3,6 +3,7 @@ package ingest
 import (
 	"errors"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,22 +12,23 @@ import (
 // metrics is what the role shows of itself. Every child is resolved here, so that
 // the hot path looks nothing up.
 type metrics struct {
-	requests        [outcomes]prometheus.Counter
-	items           [outcomes]prometheus.Counter // of requests that hold many sends
-	requestDuration prometheus.Histogram
-	decodeDuration  prometheus.Histogram
-	gatherDuration  prometheus.Histogram
-	ackDuration     prometheus.Histogram
-	answerDuration  prometheus.Histogram
-	batchSends      prometheus.Histogram
-	batchBytes      prometheus.Histogram
-	lateAnswers     prometheus.Counter
+	requests         [outcomes]prometheus.Counter
+	items            [outcomes]prometheus.Counter // of requests that hold many sends
+	requestDuration  prometheus.Histogram
+	decodeDuration   prometheus.Histogram
+	gatherDuration   prometheus.Histogram
+	ackDuration      prometheus.Histogram
+	answerDuration   prometheus.Histogram
+	batchSends       prometheus.Histogram
+	batchBytes       prometheus.Histogram
+	lateAnswers      prometheus.Counter
+	handshakesFailed prometheus.Counter
 	// payloadViolations is by the rule's name, for every name that there is.
 	payloadViolations map[string]prometheus.Counter
 }
 
 // newMetrics registers the role's metrics, and reports every one that could not be.
-func newMetrics(reg prometheus.Registerer, requestsInFlight func() float64, queues prometheus.Collector) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, requestsInFlight, connections *atomic.Int64, queues prometheus.Collector) (*metrics, error) {
 	var errs []error
 	register := func(c prometheus.Collector) {
 		if err := reg.Register(c); err != nil {
@@ -58,6 +60,10 @@ func newMetrics(reg prometheus.Registerer, requestsInFlight func() float64, queu
 			Name: "sendhouse_ingest_late_answers_total", Help: "Answers of the sequencer that nobody waited for any more.",
 		}),
 	}
+	m.handshakesFailed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "sendhouse_ingest_tls_handshakes_failed_total", Help: "TLS handshakes that failed, or did not end in time.",
+	})
+	register(m.handshakesFailed)
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sendhouse_ingest_requests_total", Help: "Requests answered, by HTTP status and by what became of them.",
 	}, []string{"code", "reason"})
@@ -83,7 +89,10 @@ func newMetrics(reg prometheus.Registerer, requestsInFlight func() float64, queu
 	register(queues)
 	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sendhouse_ingest_in_flight_requests", Help: "Requests being worked on.",
-	}, requestsInFlight))
+	}, func() float64 { return float64(requestsInFlight.Load()) }))
+	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sendhouse_ingest_connections", Help: "Connections of the HTTP API that are open.",
+	}, func() float64 { return float64(connections.Load()) }))
 	return m, errors.Join(errs...)
 }
 

@@ -24,6 +24,10 @@ const (
 	outcomeBodyUnread
 	outcomeUnauthorized
 	outcomeScope
+	outcomeRateLimited
+	outcomeMalformed
+	outcomeHeaderTooLarge
+	outcomeExpectation
 	outcomeOverloaded
 	outcomeDraining
 	outcomeWALUnavailable
@@ -90,6 +94,14 @@ func (o outcome) spec() spec {
 		return spec{status: http.StatusUnauthorized, code: "unauthorized", reason: reasonAuthFail}
 	case outcomeScope:
 		return spec{status: http.StatusForbidden, code: "insufficient_scope", reason: reasonAuthFail, msg: "the token does not allow this"}
+	case outcomeRateLimited:
+		return spec{status: http.StatusTooManyRequests, code: "rate_limited", reason: reasonRateLimit, retryAfter: 1}
+	case outcomeMalformed:
+		return spec{status: http.StatusBadRequest, code: "malformed_request", msg: "the request is not valid HTTP/1.1"}
+	case outcomeHeaderTooLarge:
+		return spec{status: http.StatusRequestHeaderFieldsTooLarge, code: "header_too_large", msg: "the header of the request is larger than is taken"}
+	case outcomeExpectation:
+		return spec{status: http.StatusExpectationFailed, code: "expectation_failed", msg: "Expect may only be 100-continue"}
 	case outcomeOverloaded:
 		return spec{status: http.StatusServiceUnavailable, code: "overloaded", reason: reasonRateLimit, retryAfter: 1,
 			msg: "more is being sent than can be taken; nothing was written"}
@@ -126,6 +138,11 @@ type problem struct {
 	msg     string // "" means the outcome's own
 	field   string // names of the bad fields, separated by commas
 	reason  int    // 0 means the outcome's own
+	// retryAfter is in seconds; 0 means the outcome's own.
+	retryAfter int
+	// sends is how many sends the request held, where that may be more than one. They count
+	// against the caller's rate.
+	sends int
 }
 
 func (p problem) ok() bool { return p.outcome == outcomeAccepted }
@@ -144,7 +161,7 @@ func (p problem) shape() api.Problem {
 	if p.reason != reasonNone {
 		s.reason = p.reason
 	}
-	return api.Problem{Status: s.status, Code: s.code, Msg: p.message(), Field: p.field, Reason: s.reason, RetryAfter: s.retryAfter}
+	return api.Problem{Status: s.status, Code: s.code, Msg: p.message(), Field: p.field, Reason: s.reason, RetryAfter: max(s.retryAfter, p.retryAfter)}
 }
 
 // append appends the problem's JSON.

@@ -74,7 +74,7 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 		extend()
 	}
 	s.answerBulk(w, r, f, in.array)
-	return problem{}
+	return problem{sends: len(f.items)}
 }
 
 // addItem sends one item on its way.

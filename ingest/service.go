@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -32,26 +33,29 @@ type Deps struct {
 
 // Service is the role. It is a lifecycle.Service and a lifecycle.Readier.
 type Service struct {
-	cfg         Config
-	nc          *nats.Conn
-	topology    topology.Partitions
-	log         *slog.Logger
-	metrics     *metrics
-	rules       *payloadRules // nil: they are off
-	tokens      *tokens       // nil: none are needed
-	requests    *requestPool
-	replies     *bytesPool
-	contentType []string
-	hosted      []api.Route
-	handler     http.Handler
+	cfg          Config
+	nc           *nats.Conn
+	topology     topology.Partitions
+	log          *slog.Logger
+	metrics      *metrics
+	rules        *payloadRules // nil: they are off
+	tokens       *tokens       // nil: none are needed
+	addresses    *addresses    // nil: their rate is not limited
+	certificates *certificates // nil: the API is in plain HTTP
+	requests     *requestPool
+	replies      *bytesPool
+	contentType  []string
+	hosted       []api.Route
+	handler      http.Handler
 	*committer
 
-	state    atomic.Int32
-	inFlight atomic.Int64  // requests
-	admitted atomic.Uint64 // requests, ever
-	idle     chan struct{} // told when, in a drain, the last request has gone
-	bound    chan struct{} // closed once addr is set
-	addr     net.Addr
+	state       atomic.Int32
+	inFlight    atomic.Int64 // requests
+	connections atomic.Int64
+	admitted    atomic.Uint64 // requests, ever
+	idle        chan struct{} // told when, in a drain, the last request has gone
+	bound       chan struct{} // closed once addr is set
+	addr        net.Addr
 }
 
 // The states of a Service, in their order.
@@ -94,19 +98,15 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if _, err := topology.NewPartitions(int(deps.Partitions)); err != nil {
 		errs = append(errs, err)
 	}
-	var known *tokens
-	if cfg.APITokensFile != "" && deps.Logger != nil {
-		var err error
-		known, err = openTokens(cfg.APITokensFile, deps.Logger.With("component", "ingest"))
-		errs = append(errs, err)
-	}
+	known, certs, err := openFiles(cfg, deps.Logger)
+	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
 
 	log := deps.Logger.With("component", "ingest")
 	s := &Service{
-		cfg: cfg, nc: deps.NATS, topology: deps.Partitions, log: log, tokens: known,
+		cfg: cfg, nc: deps.NATS, topology: deps.Partitions, log: log, tokens: known, certificates: certs,
 		requests:    newRequestPool(int64(cfg.BodiesBytesMax)),
 		replies:     newBytesPool(512),
 		contentType: []string{"application/json"},
@@ -117,6 +117,13 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if cfg.PayloadRules != payloadRulesOff {
 		s.rules = newPayloadRules()
 	}
+	if cfg.AddressRate > 0 {
+		trusted, err := parseProxies(cfg.TrustedProxies)
+		if err != nil {
+			return nil, fmt.Errorf("ingest: %w", err) // validate has said so already
+		}
+		s.addresses = newAddresses(cfg.AddressRate, cfg.AddressBurst, trusted)
+	}
 	s.committer = &committer{
 		publisher: deps.NATS, inbox: newInbox(deps.NATS, log), log: log,
 		ackTimeout: cfg.AckTimeout, sendsMax: cfg.QueueSendsMax, bytesMax: int(cfg.QueueBytesMax),
@@ -126,14 +133,33 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	for n := range int(deps.Partitions) {
 		s.partitions = append(s.partitions, newPartition(n, s.committer))
 	}
-	var err error
-	s.metrics, err = newMetrics(deps.Registerer, func() float64 { return float64(s.inFlight.Load()) }, newQueueCollector(s.partitions))
+	s.metrics, err = newMetrics(deps.Registerer, &s.inFlight, &s.connections, newQueueCollector(s.partitions))
 	if err != nil {
 		return nil, fmt.Errorf("ingest: metrics: %w", err)
 	}
 	s.committer.metrics = s.metrics
 	s.handler = s.routes()
 	return s, nil
+}
+
+// openFiles reads the files that are followed while the service runs.
+func openFiles(cfg Config, log *slog.Logger) (known *tokens, certs *certificates, err error) {
+	if log == nil {
+		return nil, nil, nil // which is an error of its own
+	}
+	log = log.With("component", "ingest")
+	var errs [2]error
+	if cfg.APITokensFile != "" {
+		var limiter func() *rate.Limiter
+		if cfg.TokenRate > 0 {
+			limiter = func() *rate.Limiter { return newLimiter(cfg.TokenRate, cfg.TokenBurst) }
+		}
+		known, errs[0] = openTokens(cfg.APITokensFile, limiter, log)
+	}
+	if cfg.TLSCertFile != "" && cfg.TLSKeyFile != "" {
+		certs, errs[1] = openCertificates(cfg.TLSCertFile, cfg.TLSKeyFile, cfg.TLSClientCAFile, log)
+	}
+	return known, certs, errors.Join(errs[:]...)
 }
 
 // batchBytes is how large a group commit may be where the server takes maxPayload
@@ -182,7 +208,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return ErrRunTwice
 	}
 	defer s.state.Store(stateStopped)
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.APIAddr.String())
+	listener, err := s.listen(ctx)
 	if err != nil {
 		return fmt.Errorf("ingest: listen: %w (choose another address with --api-addr)", err)
 	}
@@ -194,6 +220,9 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.tokens != nil {
 		defer s.tokens.watch()()
 	}
+	if s.certificates != nil {
+		defer s.certificates.watch()()
+	}
 	server := s.server()
 	served := make(chan error, 1)
 	go func() { // ends with Shutdown or Close below
@@ -202,7 +231,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}()
 	s.addr = listener.Addr()
 	close(s.bound)
-	s.log.Info("ingest is up", "addr", s.addr.String(), "partitions", int(s.topology))
+	s.log.Info("ingest is up", "addr", s.addr.String(), "tls", s.certificates != nil, "partitions", int(s.topology))
 
 	select {
 	case err = <-served: // the listener broke
@@ -214,6 +243,7 @@ func (s *Service) Run(ctx context.Context) error {
 	for range served {
 		// ErrServerClosed, and then the end of it.
 	}
+	listener.wait()
 	stopWatching()
 	err = errors.Join(err, closeInbox())
 	for _, p := range s.partitions {

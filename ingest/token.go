@@ -6,120 +6,71 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync/atomic"
-	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
 const (
-	tokensMax         = 1_000
-	tokensBytesMax    = 1 << 20         // of the file
-	tokensPollDefault = 2 * time.Second // how soon a change of the file is seen
+	tokensMax      = 1_000
+	tokensBytesMax = 1 << 20 // of the file
 )
 
 // token is a line of the file: who shows what has this hash may do that.
 type token struct {
 	hash   [sha256.Size]byte
 	scopes api.Scope
+	limit  *rate.Limiter // nil: none
 }
 
 // tokens is the file of tokens, followed while it changes. The tokens themselves stand
 // nowhere: the file has their hashes.
 type tokens struct {
-	path string
-	log  *slog.Logger
-	poll time.Duration
-	set  atomic.Pointer[[]token]
-
-	// Only the goroutine that loads uses them.
-	seen   [sha256.Size]byte // of the file's content, right or wrong
-	broken string            // what was last said of it
+	*follower
+	newLimiter func() *rate.Limiter // nil: no token has a limit
+	set        atomic.Pointer[[]token]
 }
 
 // openTokens reads the file for the first time.
-func openTokens(path string, log *slog.Logger) (*tokens, error) {
-	t := &tokens{path: path, log: log, poll: tokensPollDefault}
-	data, err := readTokens(path)
-	if err == nil {
-		err = t.take(data)
+func openTokens(path string, newLimiter func() *rate.Limiter, log *slog.Logger) (*tokens, error) {
+	t := &tokens{newLimiter: newLimiter}
+	t.follower = &follower{
+		what: "the API's tokens", paths: []string{path}, bytesMax: tokensBytesMax, poll: followPollDefault, log: log,
+		take: func(files [][]byte) error { return t.take(string(files[0])) },
 	}
-	if err != nil {
+	if err := t.open(); err != nil {
 		return nil, fmt.Errorf("api-tokens-file %s: %w", path, err)
 	}
 	return t, nil
 }
 
-// watch follows the file until the returned function is called, which waits for its
-// goroutine.
-func (t *tokens) watch() (stop func()) {
-	end, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		ticker := time.NewTicker(t.poll)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ticker.C:
-				t.reload()
-			case <-end:
-				return
-			}
-		}
-	}()
-	return func() {
-		close(end)
-		<-ended
-	}
-}
-
-// reload takes the file if it has changed. A broken one is reported once, and the tokens
-// of before stay in force. It compares the content, since two changes may have one time.
-func (t *tokens) reload() {
-	data, err := readTokens(t.path)
-	if err == nil && sha256.Sum256(data) == t.seen && t.broken == "" {
-		return
-	}
-	if err == nil {
-		err = t.take(data)
-	}
-	switch {
-	case err == nil:
-		t.broken = ""
-		t.log.Info("the API's tokens were read again", "file", t.path, "tokens", len(*t.set.Load()))
-	case err.Error() != t.broken:
-		t.broken = err.Error()
-		t.log.Error("the API's tokens could not be read again; those of before stay in force", "file", t.path, "error", err)
-	}
-}
-
-func (t *tokens) take(data []byte) error {
-	set, err := parseTokens(string(data))
+// take puts the tokens of a file in force. What a token that stays has used of its rate stays
+// used.
+func (t *tokens) take(text string) error {
+	set, err := parseTokens(text)
 	if err != nil {
 		return err
 	}
+	before := make(map[[sha256.Size]byte]*rate.Limiter)
+	if known := t.set.Load(); known != nil {
+		for _, one := range *known {
+			before[one.hash] = one.limit
+		}
+	}
+	for i := range set {
+		set[i].limit = before[set[i].hash]
+		if set[i].limit == nil && t.newLimiter != nil {
+			set[i].limit = t.newLimiter()
+		}
+	}
 	t.set.Store(&set)
-	t.seen = sha256.Sum256(data)
 	return nil
-}
-
-func readTokens(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, tokensBytesMax+1))
-	if err == nil && len(data) > tokensBytesMax {
-		err = errors.New("is larger than 1MiB")
-	}
-	return data, err
 }
 
 // parseTokens reads lines of "scope[,scope] sha256:<hex>". What is behind a # is a
@@ -178,38 +129,41 @@ func parseToken(parts []string) (t token, err error) {
 	return t, nil
 }
 
-// allows gives the scopes of a token. It takes as long for each, known or not.
-func (t *tokens) allows(text string) (allowed api.Scope, known bool) {
+// find gives the token that has this text, if there is one. It takes as long for each, known or not.
+func (t *tokens) find(text string) (found token, known bool) {
 	hash := sha256.Sum256([]byte(text))
-	found := 0
-	for _, one := range *t.set.Load() {
-		same := subtle.ConstantTimeCompare(hash[:], one.hash[:])
-		found |= same
-		allowed |= api.Scope(subtle.ConstantTimeSelect(same, int(one.scopes), 0))
+	set := *t.set.Load()
+	which := -1
+	for i := range set {
+		which = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(hash[:], set[i].hash[:]), i, which)
 	}
-	return allowed, found == 1
+	if which < 0 {
+		return token{}, false
+	}
+	return set[which], true
 }
 
-// authorize checks the token of a request, where tokens are in use.
-func (s *Service) authorize(w http.ResponseWriter, r *http.Request, needs api.Scope) problem {
+// authorize checks the token of a request, where tokens are in use, and gives what limits its rate.
+func (s *Service) authorize(w http.ResponseWriter, r *http.Request, needs api.Scope) (limit *rate.Limiter, p problem) {
 	if s.tokens == nil {
-		return problem{}
+		return nil, problem{}
 	}
 	const challenge = `Bearer realm="sendhouse"`
 	text, ok := bearer(r.Header)
 	if !ok {
 		w.Header().Set("WWW-Authenticate", challenge)
-		return problem{outcome: outcomeUnauthorized, msg: "a token is needed: Authorization: Bearer TOKEN"}
+		return nil, problem{outcome: outcomeUnauthorized, msg: "a token is needed: Authorization: Bearer TOKEN"}
 	}
-	switch allowed, known := s.tokens.allows(text); {
+	switch one, known := s.tokens.find(text); {
 	case !known:
 		w.Header().Set("WWW-Authenticate", challenge+`, error="invalid_token"`)
-		return problem{outcome: outcomeUnauthorized, msg: "the token is not known"}
-	case allowed&needs == 0:
+		return nil, problem{outcome: outcomeUnauthorized, msg: "the token is not known"}
+	case one.scopes&needs == 0:
 		w.Header().Set("WWW-Authenticate", challenge+`, error="insufficient_scope"`)
-		return problem{outcome: outcomeScope}
+		return nil, problem{outcome: outcomeScope}
+	default:
+		return one.limit, problem{}
 	}
-	return problem{}
 }
 
 // bearer is the token of a request that has one.

@@ -129,7 +129,7 @@ func TestTokenFile(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := openTokens(tokenFile(t, row.content), logger(t))
+			_, err := openTokens(tokenFile(t, row.content), nil, logger(t))
 			require.ErrorContains(t, err, row.says)
 			require.NotContains(t, err.Error(), "opensesame", "it may be a token")
 		})
@@ -138,9 +138,9 @@ func TestTokenFile(t *testing.T) {
 	for i := range tokensMax + 1 {
 		many.WriteString(tokenLine("send", fmt.Sprint(i)))
 	}
-	_, err := openTokens(tokenFile(t, many.String()), logger(t))
+	_, err := openTokens(tokenFile(t, many.String()), nil, logger(t))
 	require.ErrorContains(t, err, "at most 1000")
-	_, err = openTokens(filepath.Join(t.TempDir(), "none"), logger(t))
+	_, err = openTokens(filepath.Join(t.TempDir(), "none"), nil, logger(t))
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
@@ -151,14 +151,14 @@ func TestTokensReload(t *testing.T) {
 	path := tokenFile(t, tokenLine("send", "old"))
 	synctest.Test(t, func(t *testing.T) {
 		var log syncBuffer
-		tokens, err := openTokens(path, slog.New(slog.NewTextHandler(&log, nil)))
+		tokens, err := openTokens(path, nil, slog.New(slog.NewTextHandler(&log, nil)))
 		require.NoError(t, err)
 		stop := tokens.watch()
 		defer stop()
 		known := func(text string) bool {
 			time.Sleep(2*tokens.poll + time.Millisecond) //nolint:forbidigo // of the bubble's clock
 			synctest.Wait()
-			_, known := tokens.allows(text)
+			_, known := tokens.find(text)
 			return known
 		}
 		require.True(t, known("old"))

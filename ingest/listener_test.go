@@ -1,0 +1,158 @@
+package ingest
+
+import (
+	"bufio"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// dial opens a connection to the API that a test may use for as long as it likes.
+func (b *bundle) dial(t *testing.T) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", b.service.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	require.NoError(t, c.SetDeadline(time.Now().Add(testTimeout)))
+	return c
+}
+
+// TestTooManyConnections: those above the limit are told so, and those below it do not notice.
+func TestTooManyConnections(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, config: func(c *Config) { c.ConnectionsMax = 10 }})
+	b.sequence()
+	var open []net.Conn
+	for range 10 {
+		open = append(open, b.dial(t))
+	}
+	require.Eventually(t, func() bool { return b.service.connections.Load() == 10 }, testTimeout, time.Millisecond)
+	for range 3 {
+		g := b.post(example)
+		require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
+		requireShape(t, g)
+		require.Equal(t, "overloaded", g.code())
+		require.Contains(t, g.body["msg"], "connections")
+	}
+	_, err := io.WriteString(open[3], posted("/message/send", "application/json", example))
+	require.NoError(t, err)
+	res, err := http.ReadResponse(bufio.NewReader(open[3]), nil)
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, http.StatusOK, res.StatusCode)
+
+	for _, c := range open {
+		require.NoError(t, c.Close())
+	}
+	require.Eventually(t, func() bool { return b.service.connections.Load() == 0 }, testTimeout, time.Millisecond)
+	require.Equal(t, http.StatusOK, b.post(example).status)
+}
+
+// TestSlowClients: who sends a byte now and then is cut off when the time for the whole is up, however
+// lively it looks, and holds up nobody.
+func TestSlowClients(t *testing.T) {
+	t.Parallel()
+	const headerTimeout, bodyTimeout = 300 * time.Millisecond, 600 * time.Millisecond
+	b := setup(t, options{partitions: 1, config: func(c *Config) {
+		c.HeaderReadTimeout, c.BodyReadTimeout, c.IdleTimeout = headerTimeout, bodyTimeout, bodyTimeout
+	}})
+	b.sequence()
+	for _, row := range []struct {
+		name, begin string
+		answer      string // "": it is just closed
+	}{
+		{"nothing", "", ""},
+		{"a header", "POST /message/send HTTP/1.1\r\nHost: x\r\nX: ", ""},
+		{"a body", "POST /message/send HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n", `"code":"body_unreadable"`},
+		{"chunks", "POST /message/send HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n100000\r\n", `"code":"body_unreadable"`},
+		{"a bulk", "POST /message/sendbulk HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n", `"code":"body_unreadable"`},
+		{"nothing behind an answer", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "ok"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			c := b.dial(t)
+			_, err := io.WriteString(c, row.begin)
+			require.NoError(t, err)
+			if row.begin != "" && row.answer != "ok" {
+				go func() { // ends when the server closes the connection, or the test does
+					drip := time.NewTicker(headerTimeout / 10)
+					defer drip.Stop()
+					for range drip.C {
+						if _, err := io.WriteString(c, " "); err != nil {
+							return
+						}
+					}
+				}()
+			}
+			answer, err := io.ReadAll(c)
+			require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "it was not cut off")
+			require.Contains(t, string(answer), row.answer)
+			if row.answer == "" {
+				require.Empty(t, answer)
+			}
+		})
+	}
+	require.Equal(t, http.StatusOK, b.post(example).status, "meanwhile")
+}
+
+// TestLogsHoldNoSecrets: whatever goes wrong, and however much is logged, payloads and tokens are not.
+func TestLogsHoldNoSecrets(t *testing.T) {
+	t.Parallel()
+	const secret = "Tr0ub4dor"
+	encoded := base64.StdEncoding.EncodeToString([]byte(secret + secret + secret))
+	var log syncBuffer
+	ca := newAuthority(t, "ca")
+	files := newTLSFiles(t)
+	cert, key := ca.sign("sendhouse")
+	files.write(t, cert, key)
+	path := tokenFile(t, tokenLine("send", secret+"-token"))
+	debug := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	body := fmt.Sprintf(`{"from_uid":"u","channel_id":"g","channel_type":2,"client_msg_no":"%s-no","payload":"%s"}`, secret, encoded)
+	post := func(b *bundle, token, body string) got {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url+"/message/send?access_token="+secret, strings.NewReader(body))
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+token)
+		g, err := b.do(req)
+		require.NoError(t, err)
+		return g
+	}
+
+	b := setup(t, options{partitions: 1, log: debug, config: func(c *Config) { c.APITokensFile, c.PayloadRules = path, payloadRulesWarn }})
+	sequencers := b.sequence()
+	require.Equal(t, http.StatusOK, post(b, secret+"-token", body).status)
+	require.Equal(t, http.StatusConflict, post(b, secret+"-token", strings.Replace(body, `"u"`, `"u","tag_key":"`+secret+`"`, 1)).status)
+	require.Equal(t, http.StatusUnauthorized, post(b, secret+"-guess", body).status)
+	require.Equal(t, http.StatusBadRequest, post(b, secret+"-token", body[:len(body)-5]).status)
+	require.Equal(t, http.StatusBadRequest, post(b, secret+"-token", strings.Replace(body, `:2`, `:"`+secret+`"`, 1)).status)
+	for _, raw := range []string{secret + "\r\n\r\n", "GET /" + secret + "\x00 HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\nAuthorization: " + secret + "\x01\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: " + secret + "\r\n\r\n"} {
+		c := b.dial(t)
+		_, err := io.WriteString(c, raw)
+		require.NoError(t, err)
+		answer, err := io.ReadAll(c)
+		require.NoError(t, err)
+		require.NotContains(t, string(answer), secret, "nor is it given back")
+	}
+	require.NoError(t, os.WriteFile(path, []byte("send "+secret+"\n"), 0o600))
+	b.service.tokens.reload()
+	sequencers[0].b.server.Shutdown() // requests that fail behind the door
+	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.Equal(t, http.StatusServiceUnavailable, post(b, secret+"-token", body).status)
+
+	secure := setup(t, options{partitions: 1, noStreams: true, log: debug, config: func(c *Config) { c.TLSCertFile, c.TLSKeyFile = files.cert, files.key }})
+	require.Equal(t, http.StatusBadRequest, post(secure, secret, body).status)
+
+	require.Contains(t, log.String(), "level=DEBUG")
+	for _, word := range []string{secret, encoded, string(key)} {
+		require.NotContains(t, log.String(), word)
+	}
+}
