@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
@@ -71,4 +72,37 @@ func appendChannel(dst []byte, channelType message.ChannelType, channelID string
 // DeadLetterSubject is where a role puts what it could not process.
 func DeadLetterSubject(role, reason string) string {
 	return "deadletters." + role + "." + reason
+}
+
+// Kind says what a stream of a deployment is for.
+type Kind string
+
+// The kinds of streams.
+const (
+	KindWAL         Kind = "wal"
+	KindMessages    Kind = "messages"
+	KindDeadLetters Kind = "dead_letters"
+	KindKeyValue    Kind = "key_value"
+	KindObjects     Kind = "objects"
+)
+
+// KindOf reads the kind of a stream, and the partition that it belongs to, from its name. The partition is -1 where
+// the stream serves all. A stream that is not a deployment's has no kind, and ok is false.
+func KindOf(stream string) (kind Kind, partition int, ok bool) {
+	for prefix, kind := range map[string]Kind{"SENDS_": KindWAL, "MESSAGES_": KindMessages} {
+		if number, found := strings.CutPrefix(stream, prefix); found {
+			partition, err := strconv.Atoi(number)
+			return kind, partition, err == nil && partition >= 0 && strconv.Itoa(partition) == number
+		}
+	}
+	switch {
+	case stream == DeadLettersStream:
+		return KindDeadLetters, -1, true
+	case stream == "OBJ_"+CheckpointBucket:
+		return KindObjects, -1, true
+	case strings.HasPrefix(stream, "KV_"+DeploymentBucket): // all buckets' names begin so
+		return KindKeyValue, -1, true
+	default:
+		return "", -1, false
+	}
 }
