@@ -35,10 +35,12 @@ type metrics struct {
 	splits         prometheus.Counter
 	natsRetries    prometheus.Counter
 	deadLetters    map[string]prometheus.Counter
+	server         serverMetrics
+	lag            *lagCollector
 
 	partitions []*partitionMetrics // the counters of all
 
-	lagMessages, lagSeconds, byState, epoch *prometheus.GaugeVec
+	lagMessages, retained, byState, epoch *prometheus.GaugeVec
 }
 
 // partitionMetrics are those of one partition. The gauges are only there while it is held, so that no two
@@ -49,7 +51,8 @@ type partitionMetrics struct {
 	restarts    prometheus.Counter
 	fenced      prometheus.Counter
 	lagMessages prometheus.Gauge
-	lagSeconds  prometheus.Gauge
+	retained    prometheus.Gauge
+	oldest      *oldest
 	states      map[state]prometheus.Gauge
 }
 
@@ -60,7 +63,7 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 		batchRows:      histogram("batch_rows", "Rows of an inserted batch.", prometheus.ExponentialBuckets(1, 4, 11)),
 		batchBytes:     histogram("batch_bytes", "Bytes of an inserted batch, uncompressed.", prometheus.ExponentialBuckets(1<<10, 4, 10)),
 		insertDuration: histogram("insert_duration_seconds", "Time of a successful insert.", prometheus.ExponentialBuckets(0.002, 2, 15)),
-		visibleDelay:   histogram("visible_delay_seconds", "Time from the acceptance of a batch's oldest message until its row can be read.", prometheus.ExponentialBuckets(0.05, 2, 16)),
+		visibleDelay:   histogram("visible_delay_seconds", "Time from the acceptance of a batch's oldest message until its row can be read.", []float64{.1, .25, .5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 21600}),
 		splits:         counter("batch_splits_total", "Batches cut in two because ClickHouse refused them whole."),
 		natsRetries:    counter("nats_retries_total", "Writes to NATS (positions, dead letters) that had to be tried again."),
 		retries:        make(map[clickhouse.Class]prometheus.Counter),
@@ -69,6 +72,7 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 	for _, class := range clickhouse.Classes() {
 		m.retries[class] = retries.WithLabelValues(class.String())
 	}
+	m.server = newServerMetrics(reg)
 	for _, reason := range []string{reasonUndecodable, reasonRefused, reasonLost} {
 		m.deadLetters[reason] = letters.WithLabelValues(reason)
 	}
@@ -86,7 +90,8 @@ func (m *metrics) registerPartitions(reg prometheus.Registerer, partitions int) 
 	restarts := counterVec("reader_restarts_total", "Times that a partition was read anew from its recorded position, after an error.", "partition")
 	fenced := counterVec("fenced_total", "Writes of the position that were refused because another writer had moved it.", "partition")
 	m.lagMessages = gaugeVec("lag_messages", "Messages in the message log that are not in ClickHouse yet.", "partition")
-	m.lagSeconds = gaugeVec("lag_seconds", "Age of the newest inserted message when its insert ended.", "partition")
+	m.retained = gaugeVec("retained_messages", "Messages that are in ClickHouse and still in the message log: so many go before retention passes the writer.", "partition")
+	m.lag = newLagCollector()
 	m.epoch = gaugeVec("lease_epoch", "Epoch of the lease of each partition that this instance owns.", "partition")
 	m.byState = gaugeVec("partition_state", "1 for the state that a partition is in.", "partition", "state")
 	for p := range partitions {
@@ -98,14 +103,14 @@ func (m *metrics) registerPartitions(reg prometheus.Registerer, partitions int) 
 			fenced:   fenced.WithLabelValues(label),
 		})
 	}
-	reg.MustRegister(inserted, lost, restarts, fenced, m.lagMessages, m.lagSeconds, m.byState, m.epoch)
+	reg.MustRegister(inserted, lost, restarts, fenced, m.lagMessages, m.retained, m.byState, m.epoch, m.lag)
 }
 
 // take makes the gauges of a partition that is now held.
 func (m *metrics) take(partition int, epoch uint64) *partitionMetrics {
 	label := strconv.Itoa(partition)
 	pm := *m.partitions[partition]
-	pm.lagMessages, pm.lagSeconds = m.lagMessages.WithLabelValues(label), m.lagSeconds.WithLabelValues(label)
+	pm.lagMessages, pm.retained, pm.oldest = m.lagMessages.WithLabelValues(label), m.retained.WithLabelValues(label), m.lag.take(partition)
 	pm.states = make(map[state]prometheus.Gauge)
 	for _, s := range states() {
 		pm.states[s] = m.byState.WithLabelValues(label, string(s))
@@ -116,8 +121,9 @@ func (m *metrics) take(partition int, epoch uint64) *partitionMetrics {
 
 // forget drops the gauges of a partition that is not held any more.
 func (m *metrics) forget(partition int) {
+	m.lag.forget(partition)
 	label := prometheus.Labels{"partition": strconv.Itoa(partition)}
-	for _, gauge := range []*prometheus.GaugeVec{m.lagMessages, m.lagSeconds, m.byState, m.epoch} {
+	for _, gauge := range []*prometheus.GaugeVec{m.lagMessages, m.retained, m.byState, m.epoch} {
 		gauge.DeletePartialMatch(label)
 	}
 }
@@ -139,7 +145,7 @@ func (m *metrics) observeInsert(p *partitionMetrics, rows int, bytes int, took t
 	m.insertDuration.Observe(took.Seconds())
 	m.visibleDelay.Observe(now.Sub(oldest).Seconds())
 	p.inserted.Add(float64(rows))
-	p.lagSeconds.Set(now.Sub(newest).Seconds())
+	p.oldest.insertedUpTo(newest)
 }
 
 const (
@@ -151,8 +157,15 @@ func counter(name, help string) prometheus.Counter {
 	return prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Subsystem: subsystem, Name: name, Help: help})
 }
 
+func gauge(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Subsystem: subsystem, Name: name, Help: help})
+}
+
 func histogram(name, help string, buckets []float64) prometheus.Histogram {
-	return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Subsystem: subsystem, Name: name, Help: help, Buckets: buckets})
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: namespace, Subsystem: subsystem, Name: name, Help: help, Buckets: buckets,
+		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
+	})
 }
 
 func counterVec(name, help string, labels ...string) *prometheus.CounterVec {

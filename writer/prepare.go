@@ -20,7 +20,7 @@ func (r *runner) prepare(ctx context.Context) (time.Time, error) {
 			return time.Time{}, err
 		}
 		todo := reconcile(r.position, s)
-		r.showLag(s.last)
+		r.showLag(ctx, s)
 		if todo.behind {
 			r.setStatus(stateBehind, errBehind)
 			r.logOnce(slog.LevelWarn, "waiting for the message log", fmt.Errorf("%w: done %d, last %d", errBehind, r.position.Done, s.last))

@@ -128,6 +128,13 @@ func (s *Service) Run(ctx context.Context) error {
 			s.log.Warn("closing ClickHouse connections", "error", err)
 		}
 	}()
+	watching, unwatch := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { s.watchHealth(watching) })
+	defer func() { // before the client is closed
+		unwatch()
+		watcher.Wait()
+	}()
 	s.setState(errors.New("connecting to ClickHouse"))
 	if err := s.openTable(ctx); err != nil {
 		if ctx.Err() != nil {

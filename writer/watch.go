@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // stalledAfter is how many looks in a row must find a consumer that delivers nothing though the stream has
@@ -22,7 +24,7 @@ func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
 		if err != nil {
 			continue // NATS is away: the consumer waits for it by itself
 		}
-		r.showLag(s.last)
+		r.showLag(ctx, s)
 		switch {
 		case !s.created.Equal(created):
 			g.fail(fmt.Errorf("stream %s was made anew", r.stream))
@@ -43,13 +45,33 @@ func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
 	}
 }
 
-// showLag shows how far the stream is ahead of what is in ClickHouse.
-func (r *runner) showLag(last uint64) {
+// showLag shows how far the stream is ahead of what is in ClickHouse, and how far behind the position it begins.
+func (r *runner) showLag(ctx context.Context, s streamState) {
 	done := r.shown.Load()
-	if last < done {
-		last = done
+	r.own.lagMessages.Set(float64(max(s.last, done) - done))
+	r.own.retained.Set(float64(max(done+1, s.first) - s.first))
+	if s.last <= done {
+		r.own.oldest.none()
+		return
 	}
-	r.own.lagMessages.Set(float64(last - done))
+	if accepted, err := r.acceptedAt(ctx, max(done+1, s.first)); err == nil {
+		r.own.oldest.accepted(accepted)
+	} // else what was known goes on growing older, which is true as long as nothing was inserted
+}
+
+// acceptedAt is when the message was accepted that a record of the stream holds.
+func (r *runner) acceptedAt(ctx context.Context, seq uint64) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
+	defer cancel()
+	record, err := r.record(ctx, seq)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var m message.Message
+	if err := m.UnmarshalVT(record); err != nil {
+		return time.Time{}, fmt.Errorf("record %d of %s: %w", seq, r.stream, err)
+	}
+	return message.ID(m.MessageId).Time(), nil
 }
 
 // timing is how long the runner waits for what.

@@ -1,0 +1,70 @@
+package writer
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+const (
+	// healthInterval is how often ClickHouse is asked how it is, and healthTimeout how long it may take to say it.
+	healthInterval = 10 * time.Second
+	healthTimeout  = 5 * time.Second
+)
+
+// watchHealth shows ClickHouse's health until ctx ends. What is wrong with it is logged by those who need it for more
+// than a look.
+func (s *Service) watchHealth(ctx context.Context) {
+	for {
+		start := time.Now()
+		asking, cancel := context.WithTimeout(ctx, healthTimeout)
+		h, err := s.client.Health(asking)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		s.metrics.server.show(h, err, time.Since(start))
+		if s.timing.pause(ctx, healthInterval) != nil {
+			return
+		}
+	}
+}
+
+// serverMetrics show ClickHouse as it was when it was last asked.
+type serverMetrics struct {
+	up                    prometheus.Gauge
+	answer                prometheus.Histogram
+	rows, bytes, partsMax prometheus.Gauge
+	diskFree, disk        prometheus.Gauge
+}
+
+func newServerMetrics(reg prometheus.Registerer) serverMetrics {
+	m := serverMetrics{
+		up:       gauge("clickhouse_up", "1 if ClickHouse answered when it was last asked how it is, else 0."),
+		answer:   histogram("clickhouse_answer_duration_seconds", "How long ClickHouse took to say how it is.", prometheus.ExponentialBuckets(0.001, 2, 13)),
+		rows:     gauge("clickhouse_table_rows", "Rows of the table of messages."),
+		bytes:    gauge("clickhouse_table_bytes", "Size of the table of messages on disk, compressed."),
+		partsMax: gauge("clickhouse_parts_max", "Active parts of the partition of a table that has the most; from 1,000 on ClickHouse slows inserts down, from 3,000 on it refuses them, by its defaults."),
+		diskFree: gauge("clickhouse_disk_free_bytes", "Free space of the disk that has the smallest share of it free; 0 if unknown."),
+		disk:     gauge("clickhouse_disk_bytes", "Size of that disk; 0 if unknown."),
+	}
+	reg.MustRegister(m.up, m.answer, m.rows, m.bytes, m.partsMax, m.diskFree, m.disk)
+	return m
+}
+
+func (m *serverMetrics) show(h clickhouse.Health, err error, took time.Duration) {
+	if err != nil {
+		m.up.Set(0)
+		return // of what is not known now, the last word stands
+	}
+	m.up.Set(1)
+	m.answer.Observe(took.Seconds())
+	m.rows.Set(float64(h.Rows))
+	m.bytes.Set(float64(h.Bytes))
+	m.partsMax.Set(float64(h.PartsMax))
+	m.diskFree.Set(float64(h.DiskFreeBytes))
+	m.disk.Set(float64(h.DiskBytes))
+}
