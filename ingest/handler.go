@@ -29,9 +29,9 @@ func (s *Service) routes() http.Handler {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		s.refuse(w, problem{outcome: outcomeMethod})
 	})
-	r.Post("/message/send", s.counted(api.ScopeSend, s.send))
-	r.Post("/message/sendbatch", s.counted(api.ScopeSend, s.sendBatch))
-	r.Post("/message/sendbulk", s.counted(api.ScopeSend, s.sendBulk))
+	r.Post("/message/send", s.counted("send", api.ScopeSend, s.send))
+	r.Post("/message/sendbatch", s.counted("sendbatch", api.ScopeSend, s.sendBatch))
+	r.Post("/message/sendbulk", s.counted("sendbulk", api.ScopeSend, s.sendBulk))
 	for _, route := range s.hosted {
 		r.MethodFunc(route.Method, route.Path, s.host(route))
 	}
@@ -80,9 +80,10 @@ func (s *Service) recovered(next http.Handler) http.Handler {
 			if cause == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
 				panic(cause)
 			}
-			s.log.Error("a request panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			s.log.Error("a request panicked", "request_id", api.RequestID(w), "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
 			s.refuse(w, problem{outcome: outcomeInternal})
 		}()
+		api.TakeRequestID(w, r)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -116,7 +117,8 @@ func (s *Service) refuse(w http.ResponseWriter, p problem) {
 
 // counted admits requests that may use an endpoint, and keeps the books. The endpoint answers,
 // and returns what became of the request.
-func (s *Service) counted(needs api.Scope, endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem) http.HandlerFunc {
+func (s *Service) counted(route string, needs api.Scope, endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem) http.HandlerFunc {
+	duration := s.metrics.requestDuration.WithLabelValues(route)
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		nth, p := s.admit()
@@ -132,7 +134,10 @@ func (s *Service) counted(needs api.Scope, endpoint func(w http.ResponseWriter, 
 			p.write(w)
 		}
 		s.metrics.requests[p.outcome].Inc()
-		s.metrics.requestDuration.Observe(time.Since(start).Seconds())
+		duration.Observe(time.Since(start).Seconds())
+		if !p.ok() {
+			s.logFailure(w, route, p)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package ingest
 import (
 	"errors"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,7 +13,7 @@ import (
 type metrics struct {
 	requests         [outcomes]prometheus.Counter
 	items            [outcomes]prometheus.Counter // of requests that hold many sends
-	requestDuration  prometheus.Histogram
+	requestDuration  *prometheus.HistogramVec     // by route
 	decodeDuration   prometheus.Histogram
 	gatherDuration   prometheus.Histogram
 	ackDuration      prometheus.Histogram
@@ -28,20 +27,23 @@ type metrics struct {
 }
 
 // newMetrics registers the role's metrics, and reports every one that could not be.
-func newMetrics(reg prometheus.Registerer, requestsInFlight, connections *atomic.Int64, queues prometheus.Collector) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, load prometheus.Collector) (*metrics, error) {
 	var errs []error
 	register := func(c prometheus.Collector) {
 		if err := reg.Register(c); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
-		h := prometheus.NewHistogram(prometheus.HistogramOpts{
+	histogramOpts := func(name, help string, buckets []float64) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{
 			Name: "sendhouse_ingest_" + name, Help: help, Buckets: buckets,
 			NativeHistogramBucketFactor:     1.1,
 			NativeHistogramMaxBucketNumber:  100,
 			NativeHistogramMinResetDuration: time.Hour,
-		})
+		}
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(histogramOpts(name, help, buckets))
 		register(h)
 		return h
 	}
@@ -49,7 +51,7 @@ func newMetrics(reg prometheus.Registerer, requestsInFlight, connections *atomic
 	micros := []float64{1e-6, 2e-6, 4e-6, 8e-6, 16e-6, 64e-6, 256e-6, .001, .004, .016, .25}
 
 	m := &metrics{
-		requestDuration: histogram("request_duration_seconds", "From the header of a request to its answer.", seconds),
+		requestDuration: prometheus.NewHistogramVec(histogramOpts("request_duration_seconds", "From the header of a request to its answer, by route.", seconds), []string{"route"}),
 		decodeDuration:  histogram("decode_duration_seconds", "From the header of a request until it is checked; includes reading the body. Of one request in 16.", micros),
 		gatherDuration:  histogram("gather_duration_seconds", "From the first send of a group commit until it is published.", seconds),
 		ackDuration:     histogram("ack_duration_seconds", "From publishing a group commit until the write-ahead log acknowledged it. Not of those whose answer came first.", seconds),
@@ -82,17 +84,12 @@ func newMetrics(reg prometheus.Registerer, requestsInFlight, connections *atomic
 	for _, rule := range payloadRuleNames(payloadRuleTable()) {
 		m.payloadViolations[rule] = violations.WithLabelValues(rule)
 	}
+	register(m.requestDuration)
 	register(violations)
 	register(requests)
 	register(items)
 	register(m.lateAnswers)
-	register(queues)
-	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "sendhouse_ingest_in_flight_requests", Help: "Requests being worked on.",
-	}, func() float64 { return float64(requestsInFlight.Load()) }))
-	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "sendhouse_ingest_connections", Help: "Connections of the HTTP API that are open.",
-	}, func() float64 { return float64(connections.Load()) }))
+	register(load)
 	return m, errors.Join(errs...)
 }
 
@@ -101,38 +98,4 @@ func (m *metrics) gathered(b *batch) {
 	m.batchSends.Observe(float64(b.sends))
 	m.batchBytes.Observe(float64(len(b.bytes)))
 	m.gatherDuration.Observe(b.published.Sub(b.gathered).Seconds())
-}
-
-// queueCollector shows how much waits in each partition. It looks when it is asked,
-// so that the hot path keeps no gauges.
-type queueCollector struct {
-	partitions   []*partition
-	sends, bytes *prometheus.Desc
-}
-
-func newQueueCollector(partitions []*partition) *queueCollector {
-	labels := []string{"partition"}
-	return &queueCollector{
-		partitions: partitions,
-		sends:      prometheus.NewDesc("sendhouse_ingest_queue_sends", "Sends that wait for their group commit.", labels, nil),
-		bytes:      prometheus.NewDesc("sendhouse_ingest_queue_bytes", "Bytes that wait for their group commit.", labels, nil),
-	}
-}
-
-// Describe implements prometheus.Collector.
-func (c *queueCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- c.sends
-	ch <- c.bytes
-}
-
-// Collect implements prometheus.Collector.
-func (c *queueCollector) Collect(ch chan<- prometheus.Metric) {
-	for _, p := range c.partitions {
-		p.mu.Lock()
-		sends, bytes := p.sends, p.bytes
-		p.mu.Unlock()
-		label := strconv.Itoa(p.number)
-		ch <- prometheus.MustNewConstMetric(c.sends, prometheus.GaugeValue, float64(sends), label)
-		ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(bytes), label)
-	}
 }

@@ -49,6 +49,8 @@ type Service struct {
 	handler      http.Handler
 	*committer
 
+	failures [outcomes]warner // one for each outcome that is answered 5xx
+
 	state       atomic.Int32
 	inFlight    atomic.Int64 // requests
 	connections atomic.Int64
@@ -133,11 +135,14 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	for n := range int(deps.Partitions) {
 		s.partitions = append(s.partitions, newPartition(n, s.committer))
 	}
-	s.metrics, err = newMetrics(deps.Registerer, &s.inFlight, &s.connections, newQueueCollector(s.partitions))
+	s.metrics, err = newMetrics(deps.Registerer, newLoadCollector(s))
 	if err != nil {
 		return nil, fmt.Errorf("ingest: metrics: %w", err)
 	}
 	s.committer.metrics = s.metrics
+	for o := range s.failures {
+		s.failures[o].interval = failureInterval
+	}
 	s.handler = s.routes()
 	return s, nil
 }

@@ -12,6 +12,8 @@ const warnInterval = time.Second
 // warner says when something that may happen very often is to be logged: the first
 // time in each interval.
 type warner struct {
+	interval time.Duration // 0 means warnInterval
+
 	mu      sync.Mutex
 	last    time.Time
 	skipped int
@@ -22,7 +24,11 @@ func (w *warner) due() (skipped int, due bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	if !w.last.IsZero() && now.Sub(w.last) < warnInterval {
+	interval := w.interval
+	if interval == 0 {
+		interval = warnInterval
+	}
+	if !w.last.IsZero() && now.Sub(w.last) < interval {
 		w.skipped++
 		return 0, false
 	}

@@ -38,9 +38,10 @@ func (p Problem) Append(body []byte) []byte {
 	return append(body, "}\n"...)
 }
 
-// Write answers with the problem.
+// Write answers with the problem. The answer names the request: see [RequestID].
 func (p Problem) Write(w http.ResponseWriter) {
 	body := p.Append(make([]byte, 0, 256))
+	RequestID(w)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
