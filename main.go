@@ -277,9 +277,10 @@ type process struct {
 }
 
 func newProcess(log *slog.Logger, level *slog.LevelVar) *process {
+	registry := telemetry.NewRegistry(telemetry.ReadBuild())
+	log = telemetry.CountLines(log, registry)
 	return &process{
-		log: log, level: level,
-		registry:  telemetry.NewRegistry(telemetry.ReadBuild()),
+		log: log, level: level, registry: registry,
 		readiness: new(lifecycle.Readiness),
 		group:     lifecycle.NewGroup(lifecycle.GroupConfig{Logger: log}),
 	}
@@ -344,6 +345,7 @@ func (p *process) startClickHouse(dir, addr string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	p.registry.MustRegister(engine.Collector())
 	p.own("clickhouse", engine.Close)
 	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr}, engine)
 	if err != nil {
@@ -360,6 +362,7 @@ func (p *process) startNATS(dir, addr string) error {
 		return err
 	}
 	p.embedded = server
+	p.registry.MustRegister(server.Collector())
 	p.own("nats", func() error { server.Shutdown(); return nil })
 	return nil
 }
@@ -385,6 +388,7 @@ func (p *process) connect(ctx context.Context, flags brokerFlags, role string) (
 		defer cancel()
 		return broker.Drained(ctx, nc)
 	})
+	p.registry.MustRegister(broker.ConnectionCollector(role, nc))
 	p.readiness.Register(role+" nats", func() error {
 		if !nc.IsConnected() {
 			return errors.New("not connected to NATS, reconnecting")
@@ -417,10 +421,16 @@ func (p *process) addSequencer(ctx context.Context, flags brokerFlags, instance 
 	if err != nil {
 		return topology.Deployment{}, err
 	}
+	p.showDeployment(deployment)
 	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.log, Registerer: p.registry})
 	if err != nil {
 		return topology.Deployment{}, err
 	}
+	monitor, err := broker.NewMonitor(js, p.registry, p.log)
+	if err != nil {
+		return topology.Deployment{}, err
+	}
+	p.group.Add("stream monitor", monitor)
 	p.readiness.Register("sequencer", service.Check)
 	p.group.Add("sequencer", service)
 	return deployment, nil
@@ -437,7 +447,19 @@ func (p *process) deployment(ctx context.Context, js jetstream.JetStream, given 
 	}
 	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
 	defer cancel()
-	return broker.AwaitDeployment(ctx, js, topology.Deployment{})
+	deployment, err := broker.AwaitDeployment(ctx, js, topology.Deployment{})
+	if err == nil {
+		p.showDeployment(deployment)
+	}
+	return deployment, err
+}
+
+// showDeployment shows how many partitions there are to be served, so that one that nobody serves can be missed. It
+// is called once.
+func (p *process) showDeployment(deployment topology.Deployment) {
+	p.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sendhouse_deployment_partitions", Help: "Partitions of the deployment.",
+	}, func() float64 { return float64(deployment.Partitions) }))
 }
 
 func (p *process) addWriter(ctx context.Context, flags brokerFlags, instance string, cfg writer.Config, given topology.Deployment) error {

@@ -49,6 +49,7 @@ type Keeper struct {
 	stalled  int              // ticks without progress
 	walFirst uint64           // where the write-ahead log starts
 	filling  bool             // it is a quarter full
+	ages     walAges
 }
 
 func (k *Keeper) tick(ctx context.Context) error {
@@ -97,6 +98,7 @@ func (k *Keeper) Measure(ctx context.Context) error {
 	k.walFirst = wal.First
 	k.filling = wal.BytesMax > 0 && wal.Bytes > wal.BytesMax/4
 	k.Metrics.walLag.Set(float64(wal.Last - min(walSeq, wal.Last)))
+	k.Metrics.walAge.Set(k.ages.oldest(k.Now(), walSeq, wal.Last).Seconds())
 	k.Metrics.outputLag.Set(float64(last - ackedBefore))
 	if walSeq >= wal.Last || walSeq != k.lastSeen || inFlight > 0 {
 		k.lastSeen, k.stalled = walSeq, 0

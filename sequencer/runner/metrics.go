@@ -19,6 +19,9 @@ type Metrics struct {
 	liveFailed         *prometheus.CounterVec
 	resumed            *prometheus.CounterVec
 	walLag             *prometheus.GaugeVec
+	walAge             *prometheus.GaugeVec
+	walDelay           *prometheus.HistogramVec
+	recovery           *prometheus.HistogramVec
 	outputLag          *prometheus.GaugeVec
 	channels           *prometheus.GaugeVec
 	dedupEntries       *prometheus.GaugeVec
@@ -61,6 +64,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		liveFailed:         counter("live_failed_total", "no_persist messages that could not be published."),
 		resumed:            counter("output_resumes_total", "Times that writing the message log went on from its tail after a refusal, a time-out or a lost connection."),
 		walLag:             gauge("wal_lag_records", "Records of the write-ahead log not yet folded."),
+		walAge:             gauge("wal_lag_seconds", "Age of the oldest record not yet folded, to the few seconds between two looks; 0 if all are."),
+		walDelay:           histogram("wal_delay_seconds", "Time from when the broker stored a record of the write-ahead log until it is folded.", 1e-4),
+		recovery:           histogram("recovery_seconds", "Time to recover a partition's state, before what the log has since is folded.", 1e-3),
 		outputLag:          gauge("output_lag_messages", "Messages derived and not yet acknowledged by the message log."),
 		channels:           gauge("channels", "Channels that have a sequence."),
 		dedupEntries:       gauge("dedup_entries", "Sends in the deduplication window."),
@@ -81,6 +87,8 @@ type PartitionMetrics struct {
 	malformed, answersFailed, liveFailed, resumed    prometheus.Counter
 	Restarts, checkpointsDamaged, checkpointsFailed  prometheus.Counter
 	walLag, outputLag, channels, dedupEntries, Epoch prometheus.Gauge
+	walAge                                           prometheus.Gauge
+	walDelay, recovery                               prometheus.Observer
 	checkpointAge, checkpointBytes                   prometheus.Gauge
 	foldSeconds, checkpointSeconds, snapshotSeconds  prometheus.Observer
 }
@@ -100,6 +108,9 @@ func (m *Metrics) Partition(partition int) *PartitionMetrics {
 		checkpointsDamaged: m.checkpointsDamaged.WithLabelValues(p),
 		checkpointsFailed:  m.checkpointsFailed.WithLabelValues(p),
 		walLag:             m.walLag.WithLabelValues(p),
+		walAge:             m.walAge.WithLabelValues(p),
+		walDelay:           m.walDelay.WithLabelValues(p),
+		recovery:           m.recovery.WithLabelValues(p),
 		outputLag:          m.outputLag.WithLabelValues(p),
 		channels:           m.channels.WithLabelValues(p),
 		dedupEntries:       m.dedupEntries.WithLabelValues(p),
@@ -116,13 +127,13 @@ func (m *Metrics) Partition(partition int) *PartitionMetrics {
 // its past as the present.
 func (m *Metrics) Forget(partition int) {
 	p := strconv.Itoa(partition)
-	for _, gauge := range []*prometheus.GaugeVec{m.walLag, m.outputLag, m.channels, m.dedupEntries, m.epoch, m.checkpointAge, m.checkpointBytes} {
+	for _, gauge := range []*prometheus.GaugeVec{m.walLag, m.walAge, m.outputLag, m.channels, m.dedupEntries, m.epoch, m.checkpointAge, m.checkpointBytes} {
 		gauge.DeleteLabelValues(p)
 	}
 }
 
-// folded counts the effects of one record.
-func (m *PartitionMetrics) folded(effects []fold.Effect, took time.Duration) {
+// folded counts the effects of one record, which the broker stored so long ago.
+func (m *PartitionMetrics) folded(effects []fold.Effect, took, stored time.Duration) {
 	var accepted, duplicate, conflict int
 	for i := range effects {
 		switch effects[i].Outcome {
@@ -138,4 +149,5 @@ func (m *PartitionMetrics) folded(effects []fold.Effect, took time.Duration) {
 	m.duplicate.Add(float64(duplicate))
 	m.conflict.Add(float64(conflict))
 	m.foldSeconds.Observe(took.Seconds())
+	m.walDelay.Observe(max(stored.Seconds(), 0)) // the broker's clock may be ahead
 }

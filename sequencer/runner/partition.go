@@ -142,7 +142,8 @@ func (p *Partition) fold(ctx context.Context, r Record) error {
 		return err
 	}
 	p.answer(r)
-	p.Metrics.folded(p.effects, p.Now().Sub(start))
+	now := p.Now()
+	p.Metrics.folded(p.effects, now.Sub(start), now.Sub(r.Time))
 	if err := p.derive(r); err != nil {
 		return err
 	}

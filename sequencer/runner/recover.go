@@ -31,6 +31,7 @@ func (p *Partition) Recover(ctx context.Context) error {
 	p.state, p.recovered, p.walEnd = state, end, wal.Last
 	p.outbox = newOutbox(p.cfg.OutboxMessagesMax, int(p.cfg.OutboxBytesMax), max(end.Seq, state.Output()))
 	p.mu.Unlock()
+	p.Metrics.recovery.Observe(p.Now().Sub(start).Seconds())
 	p.Logs.OnAck(p.outbox.ack)
 	p.Logger.Info("recovered the state",
 		"from_wal_seq", state.WALSeq(), "wal_last", wal.Last, "message_log_last", end.Seq,

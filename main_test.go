@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/telemetry"
+)
+
+// metricsPage lists every metric; see TestMetricsAreDocumented.
+const metricsPage = "docs/operations.md"
+
+// metric is what the page and the program must agree on.
+type metric struct {
+	kind   string // counter, gauge, histogram
+	labels string // sorted, separated by commas
+}
+
+// TestMetricsAreDocumented runs everything in one process, sends a message, and compares the metrics that are
+// registered, whether they have a value or not, with the tables of the page.
+func TestMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
+	p := startUp(t)
+	have := registered(t, p.registry)
+	want := documented(t)
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		page, ok := want[name]
+		if !ok {
+			t.Errorf("%s is not listed: add a row for it to a table of %s (name, type %s, labels %q, meaning, what to do)", name, metricsPage, have[name].kind, have[name].labels)
+			continue
+		}
+		if page.labels != have[name].labels {
+			t.Errorf("%s has the labels %q, and %s says %q", name, have[name].labels, metricsPage, page.labels)
+		}
+		if have[name].kind != "" && page.kind != have[name].kind { // a metric without a value does not tell its type
+			t.Errorf("%s is a %s, and %s says %s", name, have[name].kind, metricsPage, page.kind)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if _, ok := have[name]; !ok {
+			t.Errorf("%s lists %s, which no part of the program has: take it out, or mend the name, or, if it is only there with a setting, give it to startUp", metricsPage, name)
+		}
+	}
+
+	families, err := p.registry.Gather()
+	require.NoError(t, err)
+	ours := slices.DeleteFunc(families, func(f *dto.MetricFamily) bool { return !strings.HasPrefix(f.GetName(), "sendhouse_") })
+	problems, err := promlint.NewWithMetricFamilies(ours).Lint()
+	require.NoError(t, err)
+	require.Empty(t, problems, "Prometheus' conventions")
+}
+
+// startUp runs `sendhouse up` inside the test, until the test ends.
+func startUp(t *testing.T) *process {
+	t.Helper()
+	var c cli
+	var output bytes.Buffer
+	command, err := config.Parse([]string{
+		"up", "--data-dir=" + t.TempDir(), "--api-addr=" + freeAddr(t), "--admin-addr=127.0.0.1:0", "--nats-addr=127.0.0.1:0",
+		"--clickhouse-addr=127.0.0.1:0", "--wal-bytes-max=64MiB", "--messages-bytes-max=64MiB", "--partitions=2",
+	}, &c, kong.Writers(&output, &output))
+	require.NoError(t, err, output.String())
+	log, level, err := telemetry.NewLogger(telemetry.LogConfig{LogLevel: slog.LevelError, LogFormat: telemetry.LogText}, os.Stderr)
+	require.NoError(t, err)
+	p := newProcess(log, level)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- command.Run(p, &invocation{ctx: ctx, stdout: io.Discard}) }()
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, <-ended)
+	})
+	select {
+	case <-p.group.Ready():
+	case err := <-ended:
+		require.NoError(t, err, "it ended at once")
+	case <-time.After(time.Minute):
+		require.FailNow(t, "it is not ready")
+	}
+	body := `{"from_uid":"u","channel_id":"g","channel_type":2,"payload":"aGk="}`
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+c.Up.APIAddr.String()+"/message/send", strings.NewReader(body))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/json")
+	answer, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+	return p
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	return l.Addr().String()
+}
+
+// metricDescription is the only way to read a Desc.
+var metricDescription = regexp.MustCompile(`^Desc\{fqName: "([^"]+)", help: .*, constLabels: \{(.*)\}, variableLabels: \{(.*)\}\}$`)
+
+// registered are our metrics in a registry. The kind is empty of those that have no value.
+func registered(t *testing.T, reg *prometheus.Registry) map[string]metric {
+	t.Helper()
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	kinds := map[string]string{}
+	for _, f := range families {
+		kinds[f.GetName()] = strings.ToLower(f.GetType().String())
+	}
+	descs := make(chan *prometheus.Desc)
+	go func() {
+		reg.Describe(descs)
+		close(descs)
+	}()
+	all := map[string]metric{}
+	for d := range descs {
+		found := metricDescription.FindStringSubmatch(d.String())
+		require.NotNil(t, found, d.String())
+		name := found[1]
+		if !strings.HasPrefix(name, "sendhouse_") {
+			continue // of the Go runtime and the like: not ours to explain
+		}
+		var labels []string
+		for label := range strings.SplitSeq(found[2], ",") {
+			if key, _, ok := strings.Cut(label, "="); ok {
+				labels = append(labels, key)
+			}
+		}
+		for label := range strings.SplitSeq(found[3], ",") {
+			if label != "" {
+				labels = append(labels, label)
+			}
+		}
+		slices.Sort(labels)
+		all[name] = metric{kind: kinds[name], labels: strings.Join(labels, ",")}
+	}
+	return all
+}
+
+// documented reads the rows of the page's tables that begin with a metric of ours.
+func documented(t *testing.T) map[string]metric {
+	t.Helper()
+	text, err := os.ReadFile(metricsPage)
+	require.NoError(t, err)
+	all := map[string]metric{}
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "| `sendhouse_") {
+			continue
+		}
+		cells := strings.Split(strings.Trim(line, "|\n"), "|")
+		require.Len(t, cells, 5, "a row of metrics is | `name` | type | labels | meaning | what to do |: %s", line)
+		name := strings.Trim(cells[0], " `")
+		labels := strings.FieldsFunc(cells[2], func(r rune) bool { return strings.ContainsRune(" ,`", r) })
+		slices.Sort(labels)
+		require.NotContains(t, all, name, "it is listed twice")
+		require.NotEmpty(t, strings.TrimSpace(cells[3]), "%s has no meaning", name)
+		all[name] = metric{kind: strings.TrimSpace(cells[1]), labels: strings.Join(labels, ",")}
+	}
+	return all
+}
