@@ -5,11 +5,13 @@ go 1.26.8
 require (
 	github.com/ClickHouse/ch-go v0.74.0 // ClickHouse LZ4 frames in the embedded engine's HTTP interface
 	github.com/ClickHouse/clickhouse-go/v2 v2.50.0 // the ClickHouse client; also its block format
+	github.com/HdrHistogram/hdrhistogram-go v1.4.0 // latencies of sendhouse bench
 	github.com/alecthomas/kong v1.17.0 // command line
 	github.com/andybalholm/brotli v1.2.6 // a Content-Encoding that ClickHouse clients may ask for
 	github.com/cespare/xxhash/v2 v2.3.0 // the writer checks that a range reads the same again
 	github.com/ebitengine/purego v0.11.3 // calls libchdb without cgo
 	github.com/go-chi/chi/v5 v5.5.0 // HTTP routes
+	github.com/go-faster/city v1.0.1 // ClickHouse's cityHash64, to compare rows with what they were made from
 	github.com/go-faster/jx v1.2.0 // JSON decoding of requests without allocation
 	github.com/google/uuid v1.6.0 // client_msg_no (UUIDv7) where a request has none
 	github.com/klauspost/compress v1.20.3 // zstd and gzip Content-Encodings
@@ -31,7 +33,6 @@ require (
 require (
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
-	github.com/go-faster/city v1.0.1 // indirect
 	github.com/go-faster/errors v0.7.1 // indirect
 	github.com/google/go-tpm v0.9.8 // indirect
 	github.com/minio/highwayhash v1.0.4 // indirect

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/load"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer"
@@ -54,6 +56,7 @@ type cli struct {
 		Status writerStatusCommand `cmd:"" help:"Print each partition's owner, state, lag and losses, and exit."`
 	} `cmd:"" help:"Run the writer into ClickHouse alone, or ask how the writers are."`
 	Audit   auditCommand   `cmd:"" help:"Fold the write-ahead log again and compare the message log with it; exit status 1 if they differ."`
+	Bench   benchCommand   `cmd:"" help:"Put load on the API, measure it, and check every answer; exit status 1 if something is wrong with one."`
 	Migrate migrateCommand `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version versionCommand `cmd:"" help:"Print the version and exit."`
 }
@@ -77,7 +80,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		ctx, stop := lifecycle.WithSignals(context.Background(), log)
 		defer stop()
-		err = command.Run(newProcess(log, level), &invocation{ctx: ctx, stdout: stdout})
+		err = command.Run(newProcess(log, level), &invocation{ctx: ctx, stdout: stdout, stderr: stderr})
 	}
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
@@ -93,6 +96,7 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ";
 type invocation struct {
 	ctx    context.Context //nolint:containedctx // the life of the process, for kong's Run methods
 	stdout io.Writer
+	stderr io.Writer
 }
 
 // brokerFlags say where NATS is.
@@ -216,6 +220,29 @@ func (c *auditCommand) Run(p *process, in *invocation) error {
 		all, err := sequencer.Audit(ctx, js, deployment, p.log)
 		return errors.Join(json.NewEncoder(in.stdout).Encode(all), err)
 	})
+}
+
+type benchCommand struct {
+	Load       load.Config       `embed:""`
+	ClickHouse clickhouse.Config `embed:""`
+	Verify     bool              `help:"Afterwards, compare the rows in ClickHouse with what was answered. Without --clickhouse-dsn: in the one that 'sendhouse up' embeds."`
+	JSON       string            `name:"json" help:"Write the report as JSON to this file; - for standard output, in place of the table." placeholder:"PATH"`
+}
+
+func (c *benchCommand) Run(in *invocation) error {
+	run, err := load.New(c.Load, c.Verify)
+	if err != nil {
+		return err
+	}
+	report, err := run.Do(in.ctx, in.stderr)
+	if err != nil {
+		return err
+	}
+	if c.Verify {
+		table := load.Table{DSN: cmp.Or(c.ClickHouse.ClickHouseDSN, "http://127.0.0.1:8123/sendhouse"), Final: c.ClickHouse.ClickHouseSchema == clickhouse.SchemaReduced}
+		err = run.Verify(context.WithoutCancel(in.ctx), table, report)
+	}
+	return errors.Join(err, report.Write(in.stdout, c.JSON), report.Err())
 }
 
 type writerCommand struct {
