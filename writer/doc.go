@@ -28,9 +28,11 @@
 //
 // # When a neighbour fails
 //
-//   - ClickHouse is away, hangs, or is out of memory, parts or disk: the batch is tried again for ever, with
+//   - ClickHouse is away, hangs, or has too many parts or no disk: the batch is tried again for ever, with
 //     a pause that grows to 5 s. Meanwhile the next batch grows to its limit, and then the reader waits: the
 //     memory of all batches together is bounded. Sends are answered all the while.
+//   - ClickHouse has not the memory for a batch, or the batch is of too many months for one block: it is cut, and
+//     each part has a range and a token of its own.
 //   - ClickHouse refuses our rights or our columns: as above, and the state is "paused".
 //   - ClickHouse refuses the content of a row: the batch is cut in two, again and again, each piece with a
 //     range and a token of its own, until the row is alone; that one becomes a dead letter, whole.

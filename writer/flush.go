@@ -14,8 +14,8 @@ import (
 // flush makes a batch durable: its limits and its token are recorded, its rows inserted under the token,
 // and the position moved behind it. ctx says whether to begin another attempt, work is for what has begun.
 //
-// A batch that ClickHouse refuses for its size or its content is cut in two, each half with limits and a
-// token of its own, down to the single row; that one becomes a dead letter.
+// A batch that ClickHouse refuses for its size or its content is cut in two, each part with limits and a
+// token of its own, down to the single row. One that is refused for its content becomes a dead letter.
 //
 // Of the last piece the position is moved in memory only: the caller decides when it is recorded.
 func (r *runner) flush(ctx, work context.Context, b *batch) error {
@@ -26,6 +26,9 @@ func (r *runner) flush(ctx, work context.Context, b *batch) error {
 	for len(pieces) > 0 {
 		piece := pieces[len(pieces)-1]
 		pieces = pieces[:len(pieces)-1]
+		if head, tail := r.withinMemory(piece); tail != nil {
+			pieces, piece = append(pieces, *tail), head
+		}
 		if err := r.begin(work, b, piece); err != nil {
 			return err
 		}
@@ -36,7 +39,7 @@ func (r *runner) flush(ctx, work context.Context, b *batch) error {
 			r.finish(b, piece)
 		case errors.As(err, &refused) && piece.count() > 1:
 			r.metrics.splits.Inc()
-			middle := piece.First + piece.count()/2
+			middle := b.cut(piece, refused.class)
 			pieces = append(pieces, seqRange{First: middle, Last: piece.Last}, seqRange{First: piece.First, Last: middle - 1})
 		case errors.As(err, &refused):
 			if err := r.refuse(ctx, work, b, piece, refused.err); err != nil {
@@ -89,8 +92,11 @@ func (r *runner) finish(b *batch, piece seqRange) {
 	r.shown.Store(piece.Last)
 }
 
-// refusedError says that ClickHouse refused a piece for good, but may take parts of it.
-type refusedError struct{ err error }
+// refusedError says that ClickHouse refused a piece, has nothing of it, and may take parts of it.
+type refusedError struct {
+	class clickhouse.Class
+	err   error
+}
 
 func (e *refusedError) Error() string { return "refused: " + e.err.Error() }
 
@@ -117,7 +123,7 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		class := clickhouse.ClassOf(err)
 		r.metrics.retries[class].Inc()
 		if (class == clickhouse.Data) || (class == clickhouse.Oversize && piece.count() > 1) {
-			return &refusedError{err: err}
+			return &refusedError{class: class, err: err}
 		}
 		state, level := stateRetrying, slog.LevelWarn
 		if class == clickhouse.Configuration {
@@ -127,6 +133,9 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		r.logOnce(level, "ClickHouse does not take a batch, trying again: "+class.String(), err)
 		if r.timing.backoff(ctx, attempt, err) != nil {
 			return err
+		}
+		if class == clickhouse.Memory && r.mayCut(work, piece) {
+			return &refusedError{class: class, err: err}
 		}
 	}
 }
@@ -164,6 +173,7 @@ func (r *runner) insertOnce(work context.Context, b *batch, first, end int) erro
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
 	r.refusedInARow = 0
+	r.tookWithinMemory()
 	r.well()
 	r.metrics.observeInsert(r.own, end-first, b.block.Bytes()*(end-first)/b.block.Rows(), time.Since(begun),
 		b.block.MessageID(first).Time(), b.block.MessageID(end-1).Time(), r.now())

@@ -52,6 +52,7 @@ type runner struct {
 	suspected *seqRange // a gap that the last session met; met again, it is a fact
 	// refusedInARow counts rows that ClickHouse refused since it last took one.
 	refusedInARow int
+	memory        memoryLimit
 	logged        string // the last problem logged, so that it is not logged at each attempt
 }
 

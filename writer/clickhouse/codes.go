@@ -16,15 +16,18 @@ func classOfCode(code int32, text string) Class {
 		201, // QUOTA_EXCEEDED
 		202, // TOO_MANY_SIMULTANEOUS_QUERIES
 		203, // NO_FREE_CONNECTION
-		241, // MEMORY_LIMIT_EXCEEDED
 		242, // TABLE_IS_READ_ONLY: a replica without its keeper
 		243, // NOT_ENOUGH_SPACE
-		173, // CANNOT_ALLOCATE_MEMORY
 		290, // LIMIT_EXCEEDED
 		439, // CANNOT_SCHEDULE_TASK
 		473, // DEADLOCK_AVOIDED
 		745: // SERVER_OVERLOADED
 		return Backpressure
+
+	case
+		173, // CANNOT_ALLOCATE_MEMORY
+		241: // MEMORY_LIMIT_EXCEEDED
+		return Memory
 
 	case
 		8,   // THERE_IS_NO_COLUMN

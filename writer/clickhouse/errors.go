@@ -24,8 +24,11 @@ const (
 	Ambiguous Class = iota
 	// Backpressure: the server refused and has too much to do, or no room. Wait, then as Ambiguous.
 	Backpressure
-	// Oversize: the server refused this block but would take smaller ones.
+	// Oversize: the server refused this block, for good, but would take smaller ones.
 	Oversize
+	// Memory: the server had not enough memory for this block, now. It may take smaller ones, or this one later.
+	// What it had inserted of it before that is not known.
+	Memory
 	// Configuration: nothing will go in before a person changes something. Alert, wait, try again.
 	Configuration
 	// Data: the server refused the content of at least one row of the block.
@@ -39,6 +42,8 @@ func (c Class) String() string {
 		return "backpressure"
 	case Oversize:
 		return "oversize"
+	case Memory:
+		return "memory"
 	case Configuration:
 		return "configuration"
 	case Data:
@@ -49,7 +54,9 @@ func (c Class) String() string {
 }
 
 // Classes lists all classes.
-func Classes() []Class { return []Class{Ambiguous, Backpressure, Oversize, Configuration, Data} }
+func Classes() []Class {
+	return []Class{Ambiguous, Backpressure, Oversize, Memory, Configuration, Data}
+}
 
 // Error is an error of a call to ClickHouse.
 type Error struct {

@@ -31,11 +31,11 @@ func TestClassify(t *testing.T) {
 	}{
 		{"too many parts", exception(252, "Too many parts (300). Merges are processing significantly slower than inserts"), Backpressure, 252},
 		{"too many partitions", exception(252, "Too many partitions for single INSERT block (more than 100)"), Oversize, 252},
-		{"memory", exception(241, "Memory limit (total) exceeded"), Backpressure, 241},
+		{"memory", exception(241, "Memory limit (total) exceeded"), Memory, 241},
 		{"replica without keeper", exception(242, "Table is in readonly mode"), Backpressure, 242},
 		{"too many queries", exception(202, ""), Backpressure, 202},
 		{"disk full", exception(243, "Cannot reserve 1.00 MiB, not enough space"), Backpressure, 243},
-		{"over HTTP", &clickhouse.HTTPError{StatusCode: 500, Err: exception(241, "")}, Backpressure, 241},
+		{"over HTTP", &clickhouse.HTTPError{StatusCode: 500, Err: exception(241, "")}, Memory, 241},
 		{"wrong password", exception(516, "Authentication failed"), Configuration, 516},
 		{"no table", exception(60, ""), Configuration, 60},
 		{"no database", exception(81, ""), Configuration, 81},

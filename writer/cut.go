@@ -1,0 +1,89 @@
+package writer
+
+import (
+	"context"
+	"log/slog"
+	"sort"
+	"time"
+
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+const (
+	// memoryRecordsMin: a piece of so few records is not cut for want of memory. The server has none at all
+	// then, and many small parts would only make it worse.
+	memoryRecordsMin = 1000
+	// memoryTriesLarger: after so many pieces that went in, twice as large ones are tried again.
+	memoryTriesLarger = 16
+)
+
+// cut says where to cut a refused piece of more than one record: the answer is the first record of the second
+// part. One that is refused for its size is cut where a month ends, if one does in it: the table is
+// partitioned by the month, so the parts are no more than there had to be. All else is halved.
+func (b *batch) cut(piece seqRange, class clickhouse.Class) uint64 {
+	half := piece.First + piece.count()/2
+	first, end := b.rows(piece)
+	if class != clickhouse.Oversize || first == end {
+		return half
+	}
+	month := monthOf(b.block.MessageID(first).Time())
+	next := first + sort.Search(end-first, func(i int) bool { return monthOf(b.block.MessageID(first+i).Time()) != month })
+	if next == end {
+		return half
+	}
+	return b.block.StreamSeq(next)
+}
+
+func monthOf(t time.Time) int {
+	year, month, _ := t.UTC().Date()
+	return year*12 + int(month)
+}
+
+// memoryLimit keeps batches at a size for which ClickHouse has had memory.
+type memoryLimit struct {
+	records uint64 // of a piece at the most; 0 where there is no limit
+	taken   int    // pieces of that size that went in since it was set
+}
+
+// withinMemory cuts from a piece what can go in by itself. A range that is pending is cut only where it was
+// refused: its token stands for the whole.
+func (r *runner) withinMemory(piece seqRange) (head seqRange, tail *seqRange) {
+	most := r.memory.records
+	if most == 0 || piece.count() <= most || (r.position.Pending != nil && r.position.Pending.seqRange == piece) {
+		return piece, nil
+	}
+	return seqRange{First: piece.First, Last: piece.First + most - 1}, &seqRange{First: piece.First + most, Last: piece.Last}
+}
+
+// mayCut decides whether a piece that was refused for want of memory can be cut: only if nothing of it is in.
+// The server can have run out of memory behind the insert, or in the middle of it, and parts of the piece
+// have other tokens.
+func (r *runner) mayCut(work context.Context, piece seqRange) bool {
+	if piece.count() <= memoryRecordsMin {
+		return false
+	}
+	count, err := r.store.CountStreamRange(work, r.partition, piece.First, piece.Last)
+	if err != nil {
+		r.logOnce(slog.LevelWarn, "ClickHouse does not say whether it has rows of a batch, trying it again whole", err)
+		return false
+	}
+	if count > 0 {
+		return false // the same again: the token makes it whole
+	}
+	r.memory = memoryLimit{records: piece.count() / 2}
+	return true
+}
+
+// tookWithinMemory lets the pieces grow again after a while.
+func (r *runner) tookWithinMemory() {
+	if r.memory.records == 0 {
+		return
+	}
+	if r.memory.taken++; r.memory.taken < memoryTriesLarger {
+		return
+	}
+	r.memory = memoryLimit{records: r.memory.records * 2}
+	if r.memory.records > uint64(r.limits.rows) {
+		r.memory = memoryLimit{}
+	}
+}
