@@ -17,21 +17,40 @@ const (
 	memoryTriesLarger = 16
 )
 
-// cut says where to cut a refused piece of more than one record: the answer is the first record of the second
-// part. One that is refused for its size is cut where a month ends, if one does in it: the table is
-// partitioned by the month, so the parts are no more than there had to be. All else is halved.
-func (b *batch) cut(piece seqRange, class clickhouse.Class) uint64 {
-	half := piece.First + piece.count()/2
+// cut cuts a refused piece of more than one record, in two as a rule:
+//
+//   - Where ClickHouse names the row that it refuses, that row comes by itself, between what is before and
+//     what is behind it. Should it be another one, it goes in, and nothing is worse for it.
+//   - One that is refused for its size is cut where a month ends, if one does in it: the table is partitioned by
+//     the month, so there are no more parts than there had to be.
+//   - All else is halved.
+func (b *batch) cut(piece seqRange, refused *refusedError) []seqRange {
 	first, end := b.rows(piece)
-	if class != clickhouse.Oversize || first == end {
-		return half
+	if row := first + refused.row - 1; refused.row > 0 && row < end {
+		return around(piece, b.block.StreamSeq(row))
 	}
-	month := monthOf(b.block.MessageID(first).Time())
-	next := first + sort.Search(end-first, func(i int) bool { return monthOf(b.block.MessageID(first+i).Time()) != month })
-	if next == end {
-		return half
+	second := piece.First + piece.count()/2
+	if refused.class == clickhouse.Oversize && first < end {
+		month := monthOf(b.block.MessageID(first).Time())
+		next := first + sort.Search(end-first, func(i int) bool { return monthOf(b.block.MessageID(first+i).Time()) != month })
+		if next < end {
+			second = b.block.StreamSeq(next)
+		}
 	}
-	return b.block.StreamSeq(next)
+	return []seqRange{{First: piece.First, Last: second - 1}, {First: second, Last: piece.Last}}
+}
+
+// around cuts out a sequence.
+func around(piece seqRange, seq uint64) []seqRange {
+	var parts []seqRange
+	if seq > piece.First {
+		parts = append(parts, seqRange{First: piece.First, Last: seq - 1})
+	}
+	parts = append(parts, seqRange{First: seq, Last: seq})
+	if seq < piece.Last {
+		parts = append(parts, seqRange{First: seq + 1, Last: piece.Last})
+	}
+	return parts
 }
 
 func monthOf(t time.Time) int {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
@@ -14,8 +15,8 @@ import (
 // flush makes a batch durable: its limits and its token are recorded, its rows inserted under the token,
 // and the position moved behind it. ctx says whether to begin another attempt, work is for what has begun.
 //
-// A batch that ClickHouse refuses for its size or its content is cut in two, each part with limits and a
-// token of its own, down to the single row. One that is refused for its content becomes a dead letter.
+// A batch that ClickHouse refuses for its size or its content is cut, each part with limits and a token of its
+// own, down to the single row. One that is refused for its content becomes a dead letter.
 //
 // Of the last piece the position is moved in memory only: the caller decides when it is recorded.
 func (r *runner) flush(ctx, work context.Context, b *batch) error {
@@ -39,8 +40,9 @@ func (r *runner) flush(ctx, work context.Context, b *batch) error {
 			r.finish(b, piece)
 		case errors.As(err, &refused) && piece.count() > 1:
 			r.metrics.splits.Inc()
-			middle := b.cut(piece, refused.class)
-			pieces = append(pieces, seqRange{First: middle, Last: piece.Last}, seqRange{First: piece.First, Last: middle - 1})
+			for _, part := range slices.Backward(b.cut(piece, refused)) {
+				pieces = append(pieces, part)
+			}
 		case errors.As(err, &refused):
 			if err := r.refuse(ctx, work, b, piece, refused.err); err != nil {
 				return err
@@ -95,7 +97,17 @@ func (r *runner) finish(b *batch, piece seqRange) {
 // refusedError says that ClickHouse refused a piece, has nothing of it, and may take parts of it.
 type refusedError struct {
 	class clickhouse.Class
+	row   int // of the piece, from 1, that is said to be the cause; 0 if none is
 	err   error
+}
+
+func refusedBy(err error) *refusedError {
+	refused := &refusedError{class: clickhouse.ClassOf(err), err: err}
+	var known *clickhouse.Error
+	if errors.As(err, &known) {
+		refused.row = known.Row
+	}
+	return refused
 }
 
 func (e *refusedError) Error() string { return "refused: " + e.err.Error() }
@@ -123,7 +135,7 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		class := clickhouse.ClassOf(err)
 		r.metrics.retries[class].Inc()
 		if (class == clickhouse.Data) || (class == clickhouse.Oversize && piece.count() > 1) {
-			return &refusedError{class: class, err: err}
+			return refusedBy(err)
 		}
 		state, level := stateRetrying, slog.LevelWarn
 		if class == clickhouse.Configuration {
@@ -135,7 +147,7 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 			return err
 		}
 		if class == clickhouse.Memory && r.mayCut(work, piece) {
-			return &refusedError{class: class, err: err}
+			return refusedBy(err)
 		}
 	}
 }

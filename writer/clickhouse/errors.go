@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -64,6 +65,7 @@ type Error struct {
 	Target string // what to: addresses and table, without the password
 	Class  Class
 	Code   int    // ClickHouse's exception code, 0 if it was not the server that refused
+	Row    int    // the row that the server names as the one it refuses, from 1; 0 if it names none. It can be wrong.
 	Hint   string // what to do about it, empty where nothing special
 	Err    error
 }
@@ -102,7 +104,7 @@ func newError(op, target string, err error) *Error {
 		return known
 	}
 	class, code := classify(err)
-	return &Error{Op: op, Target: target, Class: class, Code: code, Hint: hint(op, class, code, err), Err: err}
+	return &Error{Op: op, Target: target, Class: class, Code: code, Row: refusedRow(code, err), Hint: hint(op, class, code, err), Err: err}
 }
 
 // classify is the one place where errors are told apart.
@@ -127,6 +129,25 @@ func classify(err error) (class Class, code int) {
 func untrusted(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	return errors.As(err, &certificate)
+}
+
+// refusedRow reads the row out of what the server says of a violated constraint: "Constraint `c` for table t (…)
+// is violated at row 7. Expression: …".
+func refusedRow(code int, err error) int {
+	const codeViolatedConstraint = 469
+	if code != codeViolatedConstraint {
+		return 0
+	}
+	_, text, _ := strings.Cut(err.Error(), "is violated at row ")
+	digits := 0
+	for digits < len(text) && text[digits] >= '0' && text[digits] <= '9' {
+		digits++
+	}
+	row, parseErr := strconv.Atoi(text[:digits])
+	if parseErr != nil {
+		return 0
+	}
+	return row
 }
 
 // classOfStatus is for answers over HTTP that did not come from ClickHouse itself but from something

@@ -100,3 +100,21 @@ func TestConfigErrors(t *testing.T) {
 	require.Equal(t, 7*time.Second, options.ReadTimeout)
 	require.Equal(t, clickhouse.CompressionLZ4, options.Compression.Method)
 }
+
+func TestRefusedRow(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{
+		"Constraint `poison` for table db.messages (0a1b) is violated at row 500. Expression: (wal_seq != 500). Column values: wal_seq = 500": 500,
+		"Constraint `c` is violated at row 1.":             1,
+		"Constraint `c` is violated":                       0,
+		"is violated at row 99999999999999999999999 or so": 0,
+	} {
+		exception := &clickhouse.Exception{Code: 469, Message: text}
+		var typed *Error
+		require.ErrorAs(t, newError("insert", "t", fmt.Errorf("send: %w", exception)), &typed)
+		require.Equal(t, want, typed.Row, text)
+		exception.Code = 241
+		require.ErrorAs(t, newError("insert", "t", exception), &typed)
+		require.Zero(t, typed.Row)
+	}
+}
