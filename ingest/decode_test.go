@@ -99,10 +99,19 @@ func pagePayloads() []string {
 	return bodies
 }
 
+// exampleSends are sends of every payload that the seed page shows, with the flags that it shows them with.
+func exampleSends() []string {
+	var bodies []string
+	for _, e := range payloadExamples() {
+		bodies = append(bodies, payloadSend(e.flags, e.payload))
+	}
+	return bodies
+}
+
 func TestDecodeAgainstEncodingJSON(t *testing.T) {
 	t.Parallel()
 	pool := newRequestPool(1 << 30)
-	for i, body := range hostile() {
+	for i, body := range append(hostile(), exampleSends()...) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			compare(t, pool, []byte(body))
@@ -111,7 +120,7 @@ func TestDecodeAgainstEncodingJSON(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, body := range hostile() {
+	for _, body := range append(hostile(), exampleSends()...) {
 		if len(body) < 2000 {
 			f.Add([]byte(body))
 		}

@@ -72,18 +72,31 @@ func TestSplitterBuffer(t *testing.T) {
 	}
 }
 
-// FuzzSplitter: every array that encoding/json reads has the same elements here, and the
-// pieces in which a body comes make no difference.
+// FuzzSplitter: every array that encoding/json reads has the same elements here, lines are lines, and
+// the pieces in which a body comes make no difference.
 func FuzzSplitter(f *testing.F) {
 	for _, body := range []string{`[]`, `[1,{"a":["]"]},"\\\"]"]`, "{}\n{}\n", `[,]`, `[{]},1`, `["`, "\n[1] x"} {
 		f.Add([]byte(body), true)
 		f.Add([]byte(body), false)
 	}
+	examples := exampleSends()
+	f.Add([]byte(strings.Join(examples, "\n")), true)
+	f.Add([]byte("["+strings.Join(examples, ",\n")+"]"), false)
 	f.Fuzz(func(t *testing.T, body []byte, lines bool) {
 		items, p := split(strings.NewReader(string(body)), lines)
 		again, q := split(iotest.OneByteReader(strings.NewReader(string(body))), lines)
 		require.Equal(t, items, again)
 		require.Equal(t, p, q)
+		if lines {
+			var want []string
+			for line := range strings.SplitSeq(string(body), "\n") {
+				if line = strings.Trim(line, " \t\r\n"); line != "" {
+					want = append(want, line)
+				}
+			}
+			require.Equal(t, want, items)
+			require.Equal(t, want != nil, p.ok(), "only a body with no line at all is refused")
+		}
 		var want []json.RawMessage
 		if lines || json.Unmarshal(body, &want) != nil || want == nil {
 			return

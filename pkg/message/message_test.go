@@ -226,6 +226,51 @@ func TestPersonChannelSymmetric(t *testing.T) {
 	})
 }
 
+// FuzzCanonicalChannel: both sides of a person channel, however they name it, mean the one channel, and nobody else does.
+func FuzzCanonicalChannel(f *testing.F) {
+	for _, seed := range [][2]string{{"user123", "group123"}, {"u1", "u2"}, {"a", "a"}, {"", "b"}, {"a", "a@b"}, {"b", "a@b"}, {"c", "a@b"}, {"a", "a@b@c"}, {"群", "张三"}, {"a____cmd", "b"}, {"plumless", "buckeroo"}} {
+		f.Add(seed[0], seed[1], uint8(1), true)
+		f.Add(seed[0], seed[1], uint8(2), false)
+	}
+	f.Fuzz(func(t *testing.T, from, channel string, channelType uint8, command bool) {
+		kind := message.ChannelType(channelType)
+		name, err := message.CanonicalChannel(from, channel, kind, command)
+		if err != nil {
+			require.ErrorIs(t, err, message.ErrNotAMember)
+			require.Equal(t, message.ChannelPerson, kind)
+			require.Contains(t, channel, "@")
+			return
+		}
+		plain := name
+		if command {
+			require.True(t, strings.HasSuffix(name, message.CommandSuffix))
+			plain = strings.TrimSuffix(name, message.CommandSuffix)
+		}
+		if kind != message.ChannelPerson {
+			require.Equal(t, channel, plain)
+			return
+		}
+		if strings.Contains(from, "@") || strings.Count(channel, "@") > 1 {
+			return // ingest lets no such through
+		}
+		left, right, _ := strings.Cut(plain, "@")
+		require.Contains(t, []string{left, right}, from)
+		other := left
+		if left == from {
+			other = right
+		}
+		if !strings.Contains(channel, "@") {
+			require.Equal(t, channel, other)
+		}
+		// The other side, and both composed names, mean the same.
+		for _, ask := range [][2]string{{other, from}, {from, other}, {from, left + "@" + right}, {other, right + "@" + left}} {
+			again, err := message.CanonicalChannel(ask[0], ask[1], kind, command)
+			require.NoError(t, err)
+			require.Equal(t, name, again)
+		}
+	})
+}
+
 func TestCanonicalChannel(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "u2@u1", message.PersonChannel("u1", "u2"))
