@@ -22,7 +22,8 @@ type batch struct {
 
 	// Under the partition's lock.
 	acknowledged bool
-	left         int // requests that no longer wait
+	left         int  // requests that no longer wait
+	over         bool // published, and no longer asked for
 
 	// Written before done is closed, read after.
 	done    chan struct{}

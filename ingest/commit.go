@@ -24,9 +24,11 @@ type partition struct {
 	inFlight *batch            // published and not yet known to be durable
 	queue    []*batch          // gathering, oldest first; only the last takes sends
 	waiting  map[uint64]*batch // published and not yet answered, by number; includes inFlight
+	order    []*batch          // waiting, oldest first, and some that are over
 	lastNo   uint64
 	sends    int // in queue
 	bytes    int // in queue
+	unended  int // sends in waiting
 
 	ackTimer      *time.Timer
 	ackTimerArmed bool
@@ -41,12 +43,17 @@ type committer struct {
 	ackTimeout time.Duration
 	sendsMax   int // that may wait, per partition
 	bytesMax   int // that may wait, per partition
+	waitMax    time.Duration
 	batchBytes int // in one batch
 	buffers    *bytesPool
 	timers     *timerPool
 	connected  atomic.Bool
 	partitions []*partition
 }
+
+// crowdMin is how many sends must wait in a partition, for whatever, before one is refused for how
+// long they do: as many as one group commit takes.
+const crowdMin = batchSendsMax
 
 func newPartition(number int, c *committer) *partition {
 	p := &partition{number: number, committer: c, waiting: make(map[uint64]*batch)}
@@ -100,7 +107,7 @@ func (p *partition) release() {
 func (p *partition) gather(s *message.Send, size int, hold bool) (t ticket, next *batch, failed outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.sends >= p.sendsMax || p.bytes+size > p.bytesMax {
+	if p.sends >= p.sendsMax || p.bytes+size > p.bytesMax || p.crowded() {
 		return ticket{}, nil, outcomeOverloaded
 	}
 	b := p.gathering(size)
@@ -159,6 +166,9 @@ func (p *partition) takeNext() *batch {
 	b.no, b.published = p.lastNo, time.Now()
 	p.inFlight = b
 	p.waiting[b.no] = b
+	p.unended += b.sends
+	p.oldest() // lets go of those that are over
+	p.order = append(p.order, b)
 	if !p.ackTimerArmed {
 		p.ackTimerArmed = true
 		p.ackTimer.Reset(p.ackTimeout)
@@ -182,8 +192,45 @@ func (p *partition) fail(no uint64, failed outcome) (next *batch) {
 // is nil if it had ended before. Under the lock.
 func (p *partition) takeOut(no uint64) (b, next *batch) {
 	b = p.waiting[no]
-	delete(p.waiting, no)
+	p.forget(b)
 	return b, p.free(b)
+}
+
+// forget notes that nobody asks for a published batch any more. Under the lock.
+func (p *partition) forget(b *batch) {
+	if b == nil || b.over {
+		return
+	}
+	b.over = true
+	delete(p.waiting, b.no)
+	p.unended -= b.sends
+}
+
+// oldest is the batch that was published first and is not over, if there is one. Under the
+// lock.
+func (p *partition) oldest() *batch {
+	for len(p.order) > 0 {
+		if !p.order[0].over {
+			return p.order[0]
+		}
+		p.order[0] = nil
+		p.order = p.order[1:]
+	}
+	return nil
+}
+
+// crowded says whether a send that came now would wait too long: so long as the one that has
+// waited longest, for those ahead of it are as many. A few sends that wait, for a sequencer that is
+// being replaced say, are no crowd, and may go on to wait. Under the lock.
+func (p *partition) crowded() bool {
+	if p.sends+p.unended < crowdMin {
+		return false
+	}
+	first := p.oldest()
+	if first == nil {
+		first = p.queue[0] // nothing is published, so all of the crowd is there
+	}
+	return time.Since(first.gathered) > p.waitMax
 }
 
 // free notes that b is no longer in flight, and takes the next batch if it was.
@@ -208,7 +255,7 @@ func (p *partition) onAck(no uint64) {
 	took := time.Since(b.published)
 	next := p.free(b)
 	if b.left == b.sends {
-		delete(p.waiting, no)
+		p.forget(b)
 	}
 	p.mu.Unlock()
 	p.publish(next)
@@ -272,7 +319,7 @@ func (p *partition) onDisconnect() {
 	flying := p.inFlight
 	if flying != nil {
 		p.inFlight = nil
-		delete(p.waiting, flying.no)
+		p.forget(flying)
 	}
 	p.mu.Unlock()
 	if flying != nil {

@@ -37,6 +37,7 @@ type Config struct {
 	RequestsMax   int             `name:"ingest-requests-max" help:"Requests in flight at one time; beyond it they are answered 503." default:"16384"`
 	QueueSendsMax int             `name:"ingest-queue-sends-max" help:"Sends that may wait for their group commit, per partition; beyond it they are answered 503." default:"8192"`
 	QueueBytesMax config.ByteSize `name:"ingest-queue-bytes-max" help:"Bytes that may wait for their group commit, per partition; beyond it sends are answered 503." default:"32MiB"`
+	WaitMax       time.Duration   `name:"ingest-wait-max" help:"How long sends may wait for their answer, per partition, while a crowd of them does; as long as it takes longer, new ones are answered 503." default:"500ms"`
 
 	AckTimeout    time.Duration `name:"ingest-ack-timeout" help:"How long the write-ahead log may take to acknowledge a group commit." default:"3s"`
 	AnswerTimeout time.Duration `name:"ingest-answer-timeout" help:"How long a request waits for its answer before it is answered 503." default:"5s"`
@@ -108,6 +109,7 @@ func (c Config) validate() error {
 	check(c.QueueSendsMax >= 1, "ingest-queue-sends-max %d: must be at least 1", c.QueueSendsMax)
 	check(c.QueueBytesMax >= max(c.BodyBytesMax, 1),
 		"ingest-queue-bytes-max %s: must hold at least one of the largest bodies (%s)", c.QueueBytesMax, c.BodyBytesMax)
+	check(c.WaitMax > 0, "ingest-wait-max %s: must be positive", c.WaitMax)
 	check(c.AnswerTimeout > 0, "ingest-answer-timeout %s: must be positive", c.AnswerTimeout)
 	check(c.AckTimeout > 0 && c.AckTimeout <= c.AnswerTimeout,
 		"ingest-ack-timeout %s: must be positive and at most the answer timeout (%s)", c.AckTimeout, c.AnswerTimeout)

@@ -62,7 +62,10 @@ func requireForgotten(t *testing.T, b *bundle) {
 	require.Eventually(t, func() bool {
 		for _, p := range b.service.partitions {
 			p.mu.Lock()
-			left := len(p.waiting) + len(p.queue) + p.sends + p.bytes
+			left := len(p.waiting) + len(p.queue) + p.sends + p.bytes + p.unended
+			if p.oldest() != nil {
+				left++
+			}
 			p.mu.Unlock()
 			if left != 0 {
 				return false

@@ -128,7 +128,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	s.committer = &committer{
 		publisher: deps.NATS, inbox: newInbox(deps.NATS, log), log: log,
-		ackTimeout: cfg.AckTimeout, sendsMax: cfg.QueueSendsMax, bytesMax: int(cfg.QueueBytesMax),
+		ackTimeout: cfg.AckTimeout, sendsMax: cfg.QueueSendsMax, bytesMax: int(cfg.QueueBytesMax), waitMax: cfg.WaitMax,
 		batchBytes: batchBytes(deps.NATS.MaxPayload()),
 		buffers:    newBytesPool(batchBytesFirst), timers: &timerPool{},
 	}

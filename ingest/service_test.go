@@ -36,7 +36,7 @@ func TestNewReportsEverything(t *testing.T) {
 	_, err := New(Config{}, Deps{})
 	require.Error(t, err)
 	for _, what := range []string{
-		"api-addr", "payload-bytes-max", "body-bytes-max", "requests-max", "queue-sends-max", "queue-bytes-max", "ack-timeout", "answer-timeout",
+		"api-addr", "payload-bytes-max", "body-bytes-max", "requests-max", "queue-sends-max", "queue-bytes-max", "wait-max", "ack-timeout", "answer-timeout",
 		"header-read-timeout", "write-timeout", "idle-timeout", "header-bytes-max", "NATS connection", "logger", "registerer", "partitions",
 	} {
 		require.ErrorContains(t, err, what)

@@ -58,7 +58,7 @@ func (p *partition) leave(b *batch) outcome {
 	defer p.mu.Unlock()
 	b.left++
 	if b.left == b.sends && b.no != 0 && p.inFlight != b {
-		delete(p.waiting, b.no)
+		p.forget(b)
 	}
 	if b.acknowledged {
 		return outcomeNoAnswer
