@@ -27,6 +27,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
@@ -55,10 +56,11 @@ type cli struct {
 		Run    writerCommand       `cmd:"" default:"withargs" help:"Run the writer into ClickHouse alone; several share the partitions."`
 		Status writerStatusCommand `cmd:"" help:"Print each partition's owner, state, lag and losses, and exit."`
 	} `cmd:"" help:"Run the writer into ClickHouse alone, or ask how the writers are."`
-	Audit   auditCommand   `cmd:"" help:"Fold the write-ahead log again and compare the message log with it; exit status 1 if they differ."`
-	Bench   benchCommand   `cmd:"" help:"Put load on the API, measure it, and check every answer; exit status 1 if something is wrong with one."`
-	Migrate migrateCommand `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
-	Version versionCommand `cmd:"" help:"Print the version and exit."`
+	Audit       auditCommand       `cmd:"" help:"Fold the write-ahead log again and compare the message log with it; exit status 1 if they differ."`
+	Bench       benchCommand       `cmd:"" help:"Put load on the API, measure it, and check every answer; exit status 1 if something is wrong with one."`
+	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
+	Migrate     migrateCommand     `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
+	Version     versionCommand     `cmd:"" help:"Print the version and exit."`
 }
 
 func main() {
@@ -276,6 +278,53 @@ func (c *writerStatusCommand) Run(p *process, in *invocation) error {
 	})
 }
 
+// deadLettersCommand is about the stream of dead letters, whichever role has put them there; to requeue is to make
+// rows of them, so that is the writer's.
+type deadLettersCommand struct {
+	Ls      deadLettersListCommand    `cmd:"" help:"List dead letters, and how many there are for each reason."`
+	Show    deadLettersShowCommand    `cmd:"" help:"Print one dead letter with what it holds."`
+	Requeue deadLettersRequeueCommand `cmd:"" help:"Insert what the writer put aside into ClickHouse, each message at its own place and once, and remove the letters that are there."`
+	Purge   deadLettersPurgeCommand   `cmd:"" help:"Remove dead letters for good, and with them what they hold."`
+}
+
+type deadLettersListCommand struct {
+	brokerFlags
+	deadletter.ListOptions
+}
+
+func (c *deadLettersListCommand) Run(p *process, in *invocation) error {
+	return p.askDeadLetters(in.ctx, c.brokerFlags, func(box *deadletter.Box) error { return deadletter.List(in.ctx, box, c.ListOptions, in.stdout) })
+}
+
+type deadLettersShowCommand struct {
+	brokerFlags
+	deadletter.ShowOptions
+}
+
+func (c *deadLettersShowCommand) Run(p *process, in *invocation) error {
+	return p.askDeadLetters(in.ctx, c.brokerFlags, func(box *deadletter.Box) error { return deadletter.Show(in.ctx, box, c.ShowOptions, in.stdout) })
+}
+
+type deadLettersPurgeCommand struct {
+	brokerFlags
+	deadletter.PurgeOptions
+}
+
+func (c *deadLettersPurgeCommand) Run(p *process, in *invocation) error {
+	return p.askDeadLetters(in.ctx, c.brokerFlags, func(box *deadletter.Box) error { return deadletter.Purge(in.ctx, box, c.PurgeOptions, in.stdout) })
+}
+
+type deadLettersRequeueCommand struct {
+	brokerFlags
+	writer.RequeueOptions
+}
+
+func (c *deadLettersRequeueCommand) Run(p *process, in *invocation) error {
+	return p.ask(in.ctx, c.brokerFlags, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
+		return writer.Requeue(ctx, c.RequeueOptions, js, p.log, in.stdout)
+	})
+}
+
 type migrateCommand struct {
 	clickhouse.Config
 	clickhouse.MigrateOptions
@@ -437,6 +486,16 @@ func (p *process) ask(ctx context.Context, flags brokerFlags, question func(cont
 		return err
 	}
 	return question(ctx, js, deployment)
+}
+
+func (p *process) askDeadLetters(ctx context.Context, flags brokerFlags, question func(*deadletter.Box) error) error {
+	return p.ask(ctx, flags, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
+		box, err := deadletter.Open(ctx, js)
+		if err != nil {
+			return err
+		}
+		return question(box)
+	})
 }
 
 func (p *process) addSequencer(ctx context.Context, flags brokerFlags, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {

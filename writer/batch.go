@@ -41,6 +41,7 @@ type badRecord struct {
 	seq    uint64
 	reason string // of the dead letter: one of a few words
 	err    error
+	token  string // of the insert that was refused, if it came to one
 }
 
 func (b *batch) empty() bool { return len(b.records) == 0 }

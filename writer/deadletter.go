@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -26,16 +27,6 @@ const (
 	reasonLost = "lost"
 )
 
-// Headers of a dead letter.
-const (
-	// HeaderError is why the record could not be processed, in words.
-	HeaderError = "Sendhouse-Error"
-	// HeaderStream is the stream that the record is from.
-	HeaderStream = "Sendhouse-Stream"
-	// HeaderStreamSeq is the record's stream sequence; of a lost range, the first.
-	HeaderStreamSeq = "Sendhouse-Stream-Seq"
-)
-
 // deadLetters puts what cannot become a row where it can be looked at. A letter may be put there twice
 // after a failure: its Nats-Msg-Id is the same, so JetStream drops the second within its duplicate window,
 // and behind that the stream sequence tells.
@@ -45,7 +36,7 @@ type deadLetters struct {
 	timeout time.Duration
 }
 
-func (d *deadLetters) put(ctx context.Context, reason string, seq uint64, body []byte, contentType string, cause error) error {
+func (d *deadLetters) put(ctx context.Context, reason string, seq uint64, body []byte, contentType, token string, cause error) error {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	subject := topology.DeadLetterSubject(subsystem, reason)
@@ -55,10 +46,13 @@ func (d *deadLetters) put(ctx context.Context, reason string, seq uint64, body [
 		Data:    body,
 		Header: nats.Header{
 			topology.HeaderContentType: {contentType},
-			HeaderError:                {oneLine.Replace(cause.Error())},
-			HeaderStream:               {d.stream},
-			HeaderStreamSeq:            {strconv.FormatUint(seq, 10)},
+			deadletter.HeaderError:     {oneLine.Replace(cause.Error())},
+			deadletter.HeaderStream:    {d.stream},
+			deadletter.HeaderStreamSeq: {strconv.FormatUint(seq, 10)},
 		},
+	}
+	if token != "" {
+		msg.Header.Set(deadletter.HeaderToken, token)
 	}
 	if _, err := d.js.PublishMsg(ctx, msg, jetstream.WithMsgID(subject+"/"+d.stream+"/"+strconv.FormatUint(seq, 10))); err != nil {
 		return fmt.Errorf("put %s %d into the dead letters: %w", d.stream, seq, err)
@@ -66,8 +60,8 @@ func (d *deadLetters) put(ctx context.Context, reason string, seq uint64, body [
 	return nil
 }
 
-func (d *deadLetters) putRecord(ctx context.Context, reason string, seq uint64, record []byte, cause error) error {
-	return d.put(ctx, reason, seq, record, message.ContentType, cause)
+func (d *deadLetters) putRecord(ctx context.Context, bad badRecord, record []byte) error {
+	return d.put(ctx, bad.reason, bad.seq, record, message.ContentType, bad.token, bad.err)
 }
 
 func (d *deadLetters) putLost(ctx context.Context, partition int, lost seqRange) error {
@@ -75,5 +69,5 @@ func (d *deadLetters) putLost(ctx context.Context, partition int, lost seqRange)
 	if err != nil {
 		return fmt.Errorf("encode lost range: %w", err)
 	}
-	return d.put(ctx, reasonLost, lost.First, body, "application/json", fmt.Errorf("%d records were gone before they were read", lost.count()))
+	return d.put(ctx, reasonLost, lost.First, body, "application/json", "", fmt.Errorf("%d records were gone before they were read", lost.count()))
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -36,10 +37,10 @@ func TestUndecodableRecordsBecomeDeadLetters(t *testing.T) {
 	require.Len(t, letters, len(bad))
 	for _, letter := range letters {
 		require.Equal(t, "deadletters.writer.undecodable", letter.Subject)
-		require.Equal(t, "MESSAGES_0", letter.Header.Get(HeaderStream))
+		require.Equal(t, "MESSAGES_0", letter.Header.Get(deadletter.HeaderStream))
 		require.Equal(t, message.ContentType, letter.Header.Get(topology.HeaderContentType))
-		require.Contains(t, letter.Header.Get(HeaderError), "not a message that can be stored")
-		seq, err := strconv.ParseUint(letter.Header.Get(HeaderStreamSeq), 10, 64)
+		require.Contains(t, letter.Header.Get(deadletter.HeaderError), "not a message that can be stored")
+		seq, err := strconv.ParseUint(letter.Header.Get(deadletter.HeaderStreamSeq), 10, 64)
 		require.NoError(t, err)
 		require.Equal(t, bad[seq], string(letter.Data))
 		delete(bad, seq)
@@ -69,11 +70,11 @@ func TestPoisonRowsBecomeDeadLetters(t *testing.T) {
 	var seqs []string
 	for _, letter := range b.deadLetters() {
 		require.Equal(t, "deadletters.writer.refused", letter.Subject)
-		require.Contains(t, letter.Header.Get(HeaderError), "poison")
-		seqs = append(seqs, letter.Header.Get(HeaderStreamSeq))
+		require.Contains(t, letter.Header.Get(deadletter.HeaderError), "poison")
+		seqs = append(seqs, letter.Header.Get(deadletter.HeaderStreamSeq))
 		var m message.Message
 		require.NoError(t, m.UnmarshalVT(letter.Data))
-		require.Equal(t, letter.Header.Get(HeaderStreamSeq), strconv.FormatUint(m.GetWalSeq(), 10))
+		require.Equal(t, letter.Header.Get(deadletter.HeaderStreamSeq), strconv.FormatUint(m.GetWalSeq(), 10))
 	}
 	require.Equal(t, []string{"1", "500", "501", "777", "1000"}, seqs, "in their order")
 	rows, different := tb.counts(false)

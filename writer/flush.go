@@ -169,7 +169,7 @@ func (r *runner) refuse(ctx, work context.Context, b *batch, piece seqRange, cau
 		}
 	}
 	r.refusedInARow++
-	return r.bury(ctx, work, b, badRecord{seq: piece.First, reason: reasonRefused, err: cause})
+	return r.bury(ctx, work, b, badRecord{seq: piece.First, reason: reasonRefused, err: cause, token: r.position.Pending.Token})
 }
 
 // insertOnce makes one attempt, when its turn has come.
@@ -196,7 +196,7 @@ func (r *runner) insertOnce(work context.Context, b *batch, first, end int) erro
 func (r *runner) bury(ctx, work context.Context, b *batch, bad badRecord) error {
 	r.log.Error("a record becomes a dead letter", "stream", r.stream, "stream_seq", bad.seq, "reason", bad.reason, "error", bad.err)
 	for attempt := 0; ; attempt++ {
-		err := r.letters.putRecord(work, bad.reason, bad.seq, b.record(bad.seq), bad.err)
+		err := r.letters.putRecord(work, bad, b.record(bad.seq))
 		if err == nil {
 			r.metrics.deadLetters[bad.reason].Inc()
 			return nil

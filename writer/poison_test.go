@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/deadletter"
 )
 
 // poisonRows is how many rows are written among which poisonLetters are refused; WRITER_POISON_ROWS sets
@@ -62,7 +64,7 @@ func TestEndToEndPoison(t *testing.T) {
 	var letters []uint64
 	for _, letter := range b.deadLetters() {
 		require.Equal(t, "deadletters.writer.refused", letter.Subject)
-		seq, err := strconv.ParseUint(letter.Header.Get(HeaderStreamSeq), 10, 64)
+		seq, err := strconv.ParseUint(letter.Header.Get(deadletter.HeaderStreamSeq), 10, 64)
 		require.NoError(t, err)
 		letters = append(letters, seq)
 	}

@@ -74,6 +74,12 @@ func DeadLetterSubject(role, reason string) string {
 	return "deadletters." + role + "." + reason
 }
 
+// ParseDeadLetterSubject takes apart what DeadLetterSubject has made.
+func ParseDeadLetterSubject(subject string) (role, reason string) {
+	role, reason, _ = strings.Cut(strings.TrimPrefix(subject, "deadletters."), ".")
+	return role, reason
+}
+
 // Kind says what a stream of a deployment is for.
 type Kind string
 

@@ -53,6 +53,9 @@ func RunMigrate(ctx context.Context, cfg Config, o MigrateOptions, log *slog.Log
 // runs one after another, such as clickhouse-client --multiquery. They include the entries in the ledger.
 func WriteMigrations(w io.Writer, database string, migrations []Migration) error {
 	var text strings.Builder
+	if len(migrations) == 0 {
+		text.WriteString("-- nothing is pending\n")
+	}
 	var unrecorded []Migration
 	for _, m := range migrations {
 		fmt.Fprintf(&text, "-- %04d_%s\n%s;\n\n", m.Version, m.Name, m.SQL)

@@ -1,0 +1,148 @@
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+const (
+	requestTimeout = 5 * time.Second // for one answer of NATS
+	fetchMax       = 500             // letters asked for at a time
+	waitsMax       = 3               // answers in a row without a letter, though there should be one
+)
+
+// ErrNotFound says that there is no letter with an ID: it was removed, or there never was one.
+var ErrNotFound = errors.New("there is no such dead letter")
+
+// Box is the stream of dead letters, for those who look into it.
+type Box struct {
+	stream jetstream.Stream
+	now    func() time.Time
+}
+
+// Open finds the stream.
+func Open(ctx context.Context, js jetstream.JetStream) (*Box, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	stream, err := js.Stream(ctx, topology.DeadLettersStream)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", topology.DeadLettersStream, err)
+	}
+	return &Box{stream: stream, now: time.Now}, nil
+}
+
+// Get gives one letter, or an error that wraps [ErrNotFound].
+func (b *Box) Get(ctx context.Context, id uint64) (Letter, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	msg, err := b.stream.GetMsg(ctx, id)
+	if errors.Is(err, jetstream.ErrMsgNotFound) || id == 0 {
+		return Letter{}, fmt.Errorf("%d: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return Letter{}, fmt.Errorf("dead letter %d: %w", id, err)
+	}
+	return read(msg.Sequence, msg.Subject, msg.Time, msg.Header, msg.Data), nil
+}
+
+// Walk calls visit with each letter that the filter allows, the oldest first, up to the last one that there was
+// at the beginning. It ends at visit's first error and gives it back. last is the ID of that last letter.
+func (b *Box) Walk(ctx context.Context, f Filter, visit func(Letter) error) (last uint64, err error) {
+	info, err := b.info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	last = info.State.LastSeq
+	now := b.now()
+	consumer, err := b.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{f.subject()}, DeliverPolicy: jetstream.DeliverAllPolicy,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read dead letters: %w", err)
+	}
+	if consumer.CachedInfo().NumPending == 0 {
+		return last, nil
+	}
+	for waits := 0; ; {
+		batch, err := consumer.Fetch(fetchMax, jetstream.FetchMaxWait(requestTimeout))
+		if err != nil {
+			return 0, fmt.Errorf("read dead letters: %w", err)
+		}
+		received := false
+		for msg := range batch.Messages() {
+			received = true
+			about, err := msg.Metadata()
+			if err != nil {
+				return 0, fmt.Errorf("read dead letters: %w", err)
+			}
+			if about.Sequence.Stream > last {
+				return last, nil
+			}
+			l := read(about.Sequence.Stream, msg.Subject(), about.Timestamp, msg.Headers(), msg.Data())
+			if f.allows(l, now) {
+				if err := visit(l); err != nil {
+					return 0, err
+				}
+			}
+			if about.NumPending == 0 || about.Sequence.Stream == last {
+				return last, nil
+			}
+		}
+		if err := errors.Join(batch.Error(), context.Cause(ctx)); err != nil {
+			return 0, fmt.Errorf("read dead letters: %w", err)
+		}
+		if !received {
+			// The last ones were removed by somebody else meanwhile, or NATS has gone.
+			info, err := b.info(ctx)
+			if err != nil {
+				return 0, err
+			}
+			if info.State.FirstSeq > last || info.State.Msgs == 0 {
+				return last, nil
+			}
+			if waits++; waits == waitsMax {
+				return 0, fmt.Errorf("read dead letters: nothing came for %s", waitsMax*requestTimeout)
+			}
+		}
+	}
+}
+
+// Remove removes one letter for good. One that is gone already is as good.
+func (b *Box) Remove(ctx context.Context, id uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	err := b.stream.DeleteMsg(ctx, id)
+	if err == nil {
+		return nil
+	}
+	if _, lookErr := b.Get(ctx, id); errors.Is(lookErr, ErrNotFound) {
+		return nil
+	}
+	return fmt.Errorf("remove dead letter %d: %w", id, err)
+}
+
+// removeBySubject removes all letters of a subject up to an ID, at once.
+func (b *Box) removeBySubject(ctx context.Context, subject string, last uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute) // there can be many
+	defer cancel()
+	if err := b.stream.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(last+1)); err != nil {
+		return fmt.Errorf("remove dead letters on %s: %w", subject, err)
+	}
+	return nil
+}
+
+func (b *Box) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := b.stream.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", topology.DeadLettersStream, err)
+	}
+	return info, nil
+}

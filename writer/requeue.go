@@ -1,0 +1,234 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// requeueAttemptsMax is how often one insert is tried before the command gives up.
+const requeueAttemptsMax = 6
+
+// The outcomes of a letter that was to be requeued.
+const (
+	outcomeInserted = "inserted"       // its row is in the table now, the letter gone
+	outcomeStored   = "already_stored" // its row was there before, the letter is gone
+	outcomeExpired  = "expired"        // its message's time is up, so a row would be removed again; the letter is gone
+	outcomeGone     = "gone"           // there is no such letter any more
+	outcomeFailed   = "failed"         // it stays: what was wrong is still wrong, or not settled yet
+	outcomeNever    = "impossible"     // it stays: there is nothing in it that could become a row
+)
+
+// Requeued says what became of one letter.
+type Requeued struct {
+	ID      uint64 `json:"id"`
+	Outcome string `json:"outcome"`
+	Error   string `json:"error,omitempty"`
+}
+
+// requeuer brings dead letters of the writer into the table, each as the row that it would have been: with its own
+// channel, message_seq and message_id, exactly once.
+//
+// A letter is done in four steps, and dying between any two of them does no harm, nor does a second requeuer:
+//
+//  1. The position of the partition must have passed the record. Until then its writer may still insert it.
+//  2. The table is asked for the message's place. If the message is there, only step 4 is left. If another one is
+//     there, nothing is done: a merge would take the two for one.
+//  3. The row is inserted under the token of the insert that was refused, so that even a writer that was
+//     overtaken, and whose insert arrives only now, adds nothing. The table is asked again.
+//  4. The letter is removed.
+type requeuer struct {
+	client *clickhouse.Client
+	js     jetstream.JetStream
+	box    *deadletter.Box
+	timing timing
+	now    func() time.Time
+	block  clickhouse.Block
+	// step is called before each step that changes something; tests die there.
+	step func(name string) error
+}
+
+// impossibleError says that a letter can never become a row.
+type impossibleError struct{ what string }
+
+func (e *impossibleError) Error() string { return e.what }
+
+// fatalError ends the whole command: the next letter would meet the same.
+type fatalError struct{ err error }
+
+func (e *fatalError) Error() string { return e.err.Error() }
+func (e *fatalError) Unwrap() error { return e.err }
+
+// newRequeuer reaches ClickHouse and checks its table, as the writer does at its start.
+func newRequeuer(ctx context.Context, cfg clickhouse.Config, js jetstream.JetStream, log *slog.Logger) (*requeuer, error) {
+	box, err := deadletter.Open(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	client, err := clickhouse.Open(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := client.Check(ctx); err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return &requeuer{
+		client: client, js: js, box: box, timing: defaultTiming(0), now: time.Now,
+		step: func(string) error { return nil },
+	}, nil
+}
+
+// requeue deals with one letter. The error is only one that ends the whole command.
+func (q *requeuer) requeue(ctx context.Context, letter deadletter.Letter) (Requeued, error) {
+	outcome, err := q.store(ctx, letter)
+	result := Requeued{ID: letter.ID, Outcome: outcome}
+	var impossible *impossibleError
+	var fatal *fatalError
+	switch {
+	case err == nil:
+		return result, nil
+	case errors.As(err, &impossible):
+		result.Outcome = outcomeNever
+	default:
+		result.Outcome = outcomeFailed
+	}
+	result.Error = err.Error()
+	if errors.As(err, &fatal) {
+		return result, fatal.err
+	}
+	return result, nil
+}
+
+func (q *requeuer) store(ctx context.Context, letter deadletter.Letter) (outcome string, err error) {
+	partition, err := requeueable(letter)
+	if err != nil {
+		return "", err
+	}
+	q.block.Reset()
+	if err := q.block.Append(letter.StreamSeq, letter.Body); err != nil {
+		return "", fmt.Errorf("still %w", err)
+	}
+	if have := q.block.MessageID(0).Partition(); have != partition {
+		return "", &impossibleError{fmt.Sprintf("message_id %d is of partition %d, the letter of %s", q.block.MessageID(0), have, letter.Stream)}
+	}
+	if err := q.passed(ctx, partition, letter.StreamSeq); err != nil {
+		return "", err
+	}
+	there, err := q.stored(ctx)
+	if err != nil {
+		return "", err
+	}
+	switch expires := q.block.Expires(0); {
+	case there:
+		outcome = outcomeStored
+	case !expires.IsZero() && !expires.After(q.now()):
+		outcome = outcomeExpired
+	default:
+		outcome = outcomeInserted
+		if err := q.insert(ctx, tokenOfLetter(letter)); err != nil {
+			return "", err
+		}
+	}
+	if err := q.step("remove"); err != nil {
+		return "", err
+	}
+	if err := q.box.Remove(ctx, letter.ID); err != nil {
+		return "", &fatalError{fmt.Errorf("its row is in the table, but the letter is still there: %w", err)}
+	}
+	return outcome, nil
+}
+
+// requeueable says whether a letter holds what could become a row, and of which partition.
+func requeueable(letter deadletter.Letter) (partition int, err error) {
+	switch {
+	case letter.Role != subsystem:
+		return 0, &impossibleError{fmt.Sprintf("it is a letter of the role %s: only those of the %s can be requeued", letter.Role, subsystem)}
+	case letter.Reason == reasonLost:
+		return 0, &impossibleError{"it names records that were gone from the message log before they were read: there is nothing left of them to requeue"}
+	case letter.Reason != reasonRefused && letter.Reason != reasonUndecodable:
+		return 0, &impossibleError{fmt.Sprintf("this program does not know the reason %q", letter.Reason)}
+	}
+	kind, partition, ok := topology.KindOf(letter.Stream)
+	if !ok || kind != topology.KindMessages || letter.StreamSeq == 0 {
+		return 0, &impossibleError{fmt.Sprintf("the headers %s %q and %s %d do not say which record of the message log it was",
+			deadletter.HeaderStream, letter.Stream, deadletter.HeaderStreamSeq, letter.StreamSeq)}
+	}
+	return partition, nil
+}
+
+// tokenOfLetter is the token of the insert that was refused. A letter that never came to an insert has one of its
+// own, the same each time.
+func tokenOfLetter(letter deadletter.Letter) string {
+	if letter.Token != "" {
+		return letter.Token
+	}
+	return fmt.Sprintf("deadletter/%s/%d/%016x", letter.Stream, letter.StreamSeq, xxhash.Sum64(letter.Body))
+}
+
+// passed makes sure that no writer will take the record any more.
+func (q *requeuer) passed(ctx context.Context, partition int, seq uint64) error {
+	kv, err := q.js.KeyValue(ctx, topology.WriterBucket)
+	if err != nil {
+		return &fatalError{fmt.Errorf("key-value bucket %s: %w", topology.WriterBucket, err)}
+	}
+	p, err := (&positions{kv: kv, key: positionKey(partition), timeout: q.timing.request}).load(ctx)
+	if err != nil {
+		return &fatalError{err}
+	}
+	if p.Done < seq {
+		return fmt.Errorf("the writer of partition %d has not recorded that it is past record %d (done: %d), and may still take it: try again when it has", partition, seq, p.Done)
+	}
+	return nil
+}
+
+// stored says whether the table has the message in the block.
+func (q *requeuer) stored(ctx context.Context) (bool, error) {
+	key, id := q.block.Key(0), int64(q.block.MessageID(0))
+	ids, err := q.client.Find(ctx, key)
+	if err != nil {
+		return false, &fatalError{err}
+	}
+	if other := slices.IndexFunc(ids, func(have int64) bool { return have != id }); other >= 0 {
+		return false, fmt.Errorf("the table has another message, %d, as number %d of channel %q (type %d): this one, %d, is not inserted beside it",
+			ids[other], key.MessageSeq, key.ChannelID, key.ChannelType, id)
+	}
+	return len(ids) > 0, nil
+}
+
+// insert inserts the block and makes sure that it is there. What the server refuses for good is an error of this
+// letter; what it cannot do now is tried again, and in the end an error of all.
+func (q *requeuer) insert(ctx context.Context, token string) error {
+	if err := q.step("insert"); err != nil {
+		return err
+	}
+	for attempt := 0; ; attempt++ {
+		err := q.client.Insert(ctx, &q.block, 0, 1, token)
+		if err == nil {
+			break
+		}
+		switch class := clickhouse.ClassOf(err); {
+		case class == clickhouse.Data:
+			return fmt.Errorf("still refused: %w", err)
+		case class == clickhouse.Configuration, class == clickhouse.Oversize, attempt+1 == requeueAttemptsMax:
+			return &fatalError{err}
+		}
+		if q.timing.backoff(ctx, attempt, err) != nil {
+			return &fatalError{err}
+		}
+	}
+	there, err := q.stored(ctx)
+	if err == nil && !there {
+		err = fmt.Errorf("ClickHouse took the insert, but the row is not to be seen: a replica lags, or the table has lost the row and still knows its token, %s", token)
+	}
+	return err
+}
