@@ -92,6 +92,11 @@ chaos: deps ## Kill sequencers under load, ROUNDS times, let others sleep for 30
 	CHAOS_ROUNDS=$(ROUNDS) CHAOS_SENDS=20000 CHAOS_PAUSE_MAX=10s ZOMBIE_PAUSE=30s \
 		$(GO) test -count=1 -timeout 30m -parallel 1 -v -run '^TestEndToEnd(Chaos|ZombieSequencer)$$' ./pkg/testkit/e2e/
 
+.PHONY: faults
+faults: deps ## The writer's long fault tests: ClickHouse stopped for a minute, and poison among 3,000,000 rows.
+	WRITER_PAUSE=60s $(GO) test -count=1 -timeout 30m -v -run '^TestServerStoppedInMidInsert$$' ./writer
+	WRITER_POISON_ROWS=3000000 $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEnd(Poison|KilledAtEveryStep|DiskFull)$$' ./writer
+
 .PHONY: cover
 cover: deps ## Write coverage.out and print the coverage of each package.
 	$(GO) test -count=1 -timeout $(TIMEOUT) -coverprofile=coverage.out -coverpkg=./... $(PKG)

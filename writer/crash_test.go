@@ -34,7 +34,8 @@ type faults struct {
 	at      step
 	applied bool // the call has its effect, only its answer is lost
 	crash   bool
-	skip    atomic.Int32 // calls of this step that go well before
+	strike  func(do func() error) error // instead of all that
+	skip    atomic.Int32                // calls of this step that go well before
 	hit     chan struct{}
 	fired   atomic.Bool
 	dead    atomic.Bool
@@ -55,6 +56,9 @@ func (f *faults) call(at step, do func() error) error {
 		return do()
 	}
 	defer close(f.hit)
+	if f.strike != nil {
+		return f.strike(do)
+	}
 	if f.crash {
 		defer f.dead.Store(true)
 	}

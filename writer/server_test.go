@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -108,6 +109,62 @@ func TestServerHangs(t *testing.T) {
 	rows, different := openTable(t, cfg.ClickHouseDSN).counts(true)
 	require.EqualValues(t, 200, rows)
 	require.EqualValues(t, 200, different)
+}
+
+// pauseVariable makes TestServerStoppedInMidInsert stop the server for so long, with the default time-outs:
+// WRITER_PAUSE=60s go test -run …
+const pauseVariable = "WRITER_PAUSE"
+
+// A server is stopped in the middle of inserts and goes on later, with what it had been sent and what it is
+// sent again.
+func TestServerStoppedInMidInsert(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 2)
+	server := testkit.StartClickHouse(t)
+	cfg := b.config(serverDSN(server, "test"), clickhouse.SchemaReduced)
+	cfg.FlushRowsMax = 2000
+	var pause time.Duration
+	if text := os.Getenv(pauseVariable); text != "" {
+		var err error
+		pause, err = time.ParseDuration(text)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*pause+2*time.Minute)
+		defer cancel()
+		b.ctx = ctx
+	} else {
+		cfg.ClickHouseDSN += "?read_timeout=500ms&dial_timeout=500ms"
+	}
+	s := b.service(cfg)
+	begun := make(chan struct{}, 1)
+	s.store = &hooked{store: s.store, begins: func() {
+		select {
+		case begun <- struct{}{}:
+		default:
+		}
+	}}
+	stop := b.start(s)
+	const burst = 10_000
+	for n := range 2 {
+		b.publish(1, n*burst+1, (n+1)*burst)
+		b.publish(0, n*burst+1, n*burst+burst-10)
+		<-begun
+		<-time.After(time.Duration(n) * 2 * time.Millisecond) // to hit different moments
+		server.Pause()
+		b.publish(0, n*burst+burst-9, (n+1)*burst) // so that there is something to fail for, if all was inserted
+		if pause > 0 {
+			<-time.After(pause) // what is tried is the time itself
+		} else {
+			b.waitStatus(s, 0, stateRetrying)
+		}
+		server.Resume()
+		b.waitDone(0, uint64(n+1)*burst)
+		b.waitDone(1, uint64(n+1)*burst)
+	}
+	require.NoError(t, s.Check())
+	require.NoError(t, stop())
+	rows, different := openTable(t, serverDSN(server, "test")).counts(true)
+	require.EqualValues(t, 2*2*burst, rows)
+	require.EqualValues(t, 2*2*burst, different)
 }
 
 // While ClickHouse is away the writer takes no more memory than it may, and is told to stop at any time.

@@ -36,6 +36,8 @@ type ClickHouseOptions struct {
 	// authority has signed.
 	Certificate Certificate
 	CAFile      string
+	// DataDir is where it keeps its data, such as a folder on a small disk; a folder of the test's if empty.
+	DataDir string
 }
 
 // StartClickHouse starts a server on an empty folder and waits until it answers a query.
@@ -51,7 +53,10 @@ func StartClickHouseWith(t testing.TB, o ClickHouseOptions) *ClickHouseServer {
 	if err != nil {
 		t.Fatalf("%v; install it with: apt-get install clickhouse-server", err)
 	}
-	s := &ClickHouseServer{Port: FreePort(t), DataDir: t.TempDir()}
+	s := &ClickHouseServer{Port: FreePort(t), DataDir: o.DataDir}
+	if s.DataDir == "" {
+		s.DataDir = t.TempDir()
+	}
 	s.Addr = loopback(s.Port)
 	s.DSN = "clickhouse://" + s.Addr + "/default"
 
