@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -96,10 +98,12 @@ func TestContract(t *testing.T) {
 		{"from_uid with @ in a group", with(`"from_uid":"a@b"`), ok, "", ""},
 		{"from_uid with half a surrogate pair", with(`"from_uid":"a\ud800"`), bad, invalid, "from_uid"},
 		{"sender_uid in its place", `{"sender_uid":"a","channel_id":"g","channel_type":2,"payload":"aGk="}`, ok, "", ""},
+		{"from_uid goes before sender_uid", with(`"sender_uid":"mallory"`), ok, "", ""},
 		{"sender_uid too long", `{"sender_uid":"` + x(257) + `","channel_id":"g","channel_type":2,"payload":"aGk="}`, bad, invalid, "sender_uid"},
 		{"sender_uid a bool", `{"sender_uid":true,"channel_id":"g","channel_type":2,"payload":"aGk="}`, bad, invalid, "sender_uid"},
 
 		{"channel_id missing", `{"from_uid":"a","channel_type":2,"payload":"aGk="}`, bad, invalid, "channel_id"},
+		{"channel_id null", with(`"channel_id":null`), bad, invalid, "channel_id"},
 		{"channel_id empty", with(`"channel_id":""`), bad, invalid, "channel_id"},
 		{"channel_id an array", with(`"channel_id":["g"]`), bad, invalid, "channel_id"},
 		{"channel_id of 256 bytes", with(`"channel_id":"` + x(256) + `"`), ok, "", ""},
@@ -123,13 +127,24 @@ func TestContract(t *testing.T) {
 		{"channel_type 2.0", with(`"channel_type":2.0`), bad, invalid, "channel_type"},
 		{"channel_type 2e0", with(`"channel_type":2e0`), bad, invalid, "channel_type"},
 		{"channel_type a string", with(`"channel_type":"2"`), bad, invalid, "channel_type"},
-		{"channel_type 12", with(`"channel_type":12`), ok, "", ""},
+		{"channel_type null", with(`"channel_type":null`), bad, invalid, "channel_type"},
+		{"channel_type 3, customer service", with(`"channel_type":3`), ok, "", ""},
+		{"channel_type 4, community", with(`"channel_type":4`), ok, "", ""},
+		{"channel_type 5, community topic", with(`"channel_type":5`), ok, "", ""},
+		{"channel_type 6, info", with(`"channel_type":6`), ok, "", ""},
+		{"channel_type 7, data", with(`"channel_type":7`), ok, "", ""},
+		{"channel_type 8, temporary", with(`"channel_type":8`), ok, "", ""},
+		{"channel_type 9, live", with(`"channel_type":9`), ok, "", ""},
+		{"channel_type 10, visitors", with(`"channel_type":10`), ok, "", ""},
+		{"channel_type 11, agent", with(`"channel_type":11`), ok, "", ""},
+		{"channel_type 12, agent group", with(`"channel_type":12`), ok, "", ""},
 
 		{"a person's channel", with(`"channel_type":1,"channel_id":"bob"`), ok, "", ""},
 		{"a person's channel, composed", with(`"channel_type":1,"channel_id":"bob@alice"`), ok, "", ""},
 		{"a person's channel, composed the other way", with(`"channel_type":1,"channel_id":"alice@bob"`), ok, "", ""},
 		{"a person's channel with oneself", with(`"channel_type":1,"channel_id":"alice"`), ok, "", ""},
 		{"a person's channel of others", with(`"channel_type":1,"channel_id":"bob@carol"`), bad, invalid, "channel_id"},
+		{"a person's channel of others, and another fault", with(`"channel_type":1,"channel_id":"bob@carol","expire":-1`), bad, invalid, "channel_id,expire"},
 		{"a person's channel of three", with(`"channel_type":1,"channel_id":"alice@bob@carol"`), bad, invalid, "channel_id"},
 		{"a person's channel with one side", with(`"channel_type":1,"channel_id":"alice@"`), bad, invalid, "channel_id"},
 		{"a person's channel from a uid with @", with(`"channel_type":1,"from_uid":"a@b","channel_id":"bob"`), bad, invalid, "from_uid"},
@@ -138,6 +153,8 @@ func TestContract(t *testing.T) {
 
 		{"flags 1", with(`"header":{"no_persist":1,"red_dot":1,"sync_once":1}`), ok, "", ""},
 		{"flags at top level", with(`"no_persist":1,"red_dot":1,"sync_once":1`), ok, "", ""},
+		{"flags 0", with(`"header":{"no_persist":0,"red_dot":0,"sync_once":0}`), ok, "", ""},
+		{"flags that nobody knows", with(`"header":{"x":[]}`), ok, "", ""},
 		{"flags null", with(`"header":{"no_persist":null},"red_dot":null`), ok, "", ""},
 		{"header null", with(`"header":null`), ok, "", ""},
 		{"header a string", with(`"header":"x"`), bad, invalid, "header"},
@@ -153,9 +170,14 @@ func TestContract(t *testing.T) {
 		{"client_msg_no empty", with(`"client_msg_no":""`), ok, "", ""},
 		{"stream_no of 128 bytes", with(`"stream_no":"` + x(128) + `"`), ok, "", ""},
 		{"stream_no of 129 bytes", with(`"stream_no":"` + x(129) + `"`), bad, invalid, "stream_no"},
+		{"stream_no a number", with(`"stream_no":1`), bad, invalid, "stream_no"},
+		{"stream_no null", with(`"stream_no":null`), ok, "", ""},
+		{"tag_key of 128 bytes", with(`"tag_key":"` + x(128) + `"`), ok, "", ""},
+		{"tag_key null", with(`"tag_key":null`), ok, "", ""},
 		{"tag_key of 129 bytes", with(`"tag_key":"` + x(129) + `"`), bad, invalid, "tag_key"},
 		{"tag_key an object", with(`"tag_key":{}`), bad, invalid, "tag_key"},
 
+		{"expire 0", with(`"expire":0`), ok, "", ""},
 		{"expire 4294967295", with(`"expire":4294967295`), ok, "", ""},
 		{"expire 4294967296", with(`"expire":4294967296`), bad, invalid, "expire"},
 		{"expire -1", with(`"expire":-1`), bad, invalid, "expire"},
@@ -164,6 +186,7 @@ func TestContract(t *testing.T) {
 
 		{"subscribers of a command", with(`"subscribers":["b","c"],"header":{"sync_once":1}`), ok, "", ""},
 		{"subscribers of a plain message", with(`"subscribers":["b","c"]`), bad, invalid, "subscribers"},
+		{"subscribers with blanks, and twice the same", with(`"subscribers":[" b ","","b"],"sync_once":1`), ok, "", ""},
 		{"subscribers empty", with(`"subscribers":[]`), ok, "", ""},
 		{"subscribers null", with(`"subscribers":null`), ok, "", ""},
 		{"subscribers a string", with(`"subscribers":"b"`), bad, invalid, "subscribers"},
@@ -231,10 +254,49 @@ func TestContract(t *testing.T) {
 			requireShape(t, g)
 			require.Equal(t, row.code, g.body["code"], g.raw)
 			require.Equal(t, row.field, g.body["field"], g.raw)
+			first, _, _ := strings.Cut(row.field, ",")
+			reason := map[string]json.Number{"payload": "9", "channel_id": "16", "channel_type": "23"}[first] // WuKongIM's
+			if reason == "" {
+				reason = "0"
+			}
+			require.Equal(t, reason, g.body["reason"])
 			for name := range strings.SplitSeq(row.field, ",") {
 				require.Contains(t, g.body["msg"], name)
 			}
 		})
+	}
+}
+
+// TestContractPage holds the page that clients read against the code: every field of a body, and every error with
+// its status, stands there.
+func TestContractPage(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/api.md")
+	require.NoError(t, err)
+	var rows []string
+	for line := range strings.Lines(string(page)) {
+		if strings.HasPrefix(line, "| ") {
+			rows = append(rows, line)
+		}
+	}
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(rows, func(row string) bool {
+			return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(row, word) })
+		})
+	}
+	for f := range fieldsCount {
+		name := f.String()
+		if f != fieldSenderUID && f != fieldHeader && (f < fieldNoPersist || f > fieldSyncOnce) { // they stand in the rows of others
+			require.True(t, has("| `"+name+"`") || has(", `"+name+"` |"), name)
+		}
+		require.Contains(t, string(page), strings.TrimPrefix(name, "header."))
+	}
+	for o := range outcomes {
+		s := o.spec()
+		if o == outcomeAccepted || o == outcomeDuplicate || o == outcomeClientGone { // not told, or 200
+			continue
+		}
+		require.True(t, has(strconv.Itoa(s.status), "`"+s.code+"`"), "%d %s", s.status, s.code)
 	}
 }
 

@@ -3,7 +3,6 @@ package ingest
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"math"
 	"regexp"
 	"slices"
@@ -120,6 +119,7 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 			sides = strings.Split(channelID, "@")
 		}
 		fault(len(sides) > 2, "channel_id")
+		fault(len(sides) == 2 && s.FromUid != "" && !slices.Contains(sides, s.FromUid), "channel_id")
 		for _, side := range sides {
 			fault(side == "" || len(side) > 256 || strings.ContainsAny(side, "@#&") || controls().MatchString(side) ||
 				strings.ContainsFunc(side, unicode.IsSpace) || strings.HasSuffix(side, "____cmd"), "channel_id")
@@ -129,8 +129,8 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 		return bad, nil
 	}
 	canonical, err := message.CanonicalChannel(s.FromUid, channelID, message.ChannelType(channelType), s.SyncOnce)
-	if errors.Is(err, message.ErrNotAMember) {
-		return []string{"channel_id"}, nil
+	if err != nil {
+		panic(err) // what it could mean has been looked at
 	}
 	s.ChannelId, s.ChannelType = canonical, uint32(channelType)
 	s.Payload = *r.Payload

@@ -3,7 +3,6 @@ package ingest
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -43,17 +42,13 @@ func (r *request) validate(payloadBytesMax int) problem {
 	}
 	r.checkSubscribers(s.SyncOnce)
 	from := r.checkSender()
-	channelID, channelType := r.checkChannel()
+	channelID, channelType := r.checkChannel(from)
 	if len(r.issues) > 0 {
 		return r.problem()
 	}
 
 	canonical, err := message.CanonicalChannel(from, channelID, channelType, s.SyncOnce)
-	if errors.Is(err, message.ErrNotAMember) {
-		r.bad(fieldChannelID, "names a person channel that the sender is no side of")
-		return r.problem()
-	}
-	if err != nil {
+	if err != nil { // checkChannel has seen to it that the sender is a side of it
 		return problem{outcome: outcomeInternal}
 	}
 	if f.clientMsgNo == "" {
@@ -138,7 +133,7 @@ func (r *request) channelType() message.ChannelType {
 
 // checkChannel checks the channel, or names the temporary one where the request has
 // receivers in its place.
-func (r *request) checkChannel() (string, message.ChannelType) {
+func (r *request) checkChannel(from string) (string, message.ChannelType) {
 	f := &r.fields
 	channelType := r.channelType()
 	temporary := f.channelID == "" && len(f.subscribers) > 0 && !r.isBad(fieldChannelID)
@@ -155,7 +150,11 @@ func (r *request) checkChannel() (string, message.ChannelType) {
 		}
 		return temporaryChannel(f.subscribers), message.ChannelTemporary
 	}
-	r.badIf(fieldChannelID, message.ChannelIDRule(f.channelID, channelType))
+	rule := message.ChannelIDRule(f.channelID, channelType)
+	if left, right, composed := strings.Cut(f.channelID, "@"); rule == "" && composed && from != "" && from != left && from != right {
+		rule = "names a person channel that the sender is no side of" // only a person's may be composed
+	}
+	r.badIf(fieldChannelID, rule)
 	return f.channelID, channelType
 }
 
