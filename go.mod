@@ -13,7 +13,7 @@ require (
 	github.com/go-chi/chi/v5 v5.5.0 // HTTP routes
 	github.com/go-faster/city v1.0.1 // ClickHouse's cityHash64, to compare rows with what they were made from
 	github.com/go-faster/jx v1.2.0 // JSON decoding of requests without allocation
-	github.com/google/uuid v1.6.0 // client_msg_no (UUIDv7) where a request has none
+	github.com/google/uuid v1.6.0 // client_msg_no (UUIDv7) where a request, or a send of the Go client, has none
 	github.com/klauspost/compress v1.20.3 // zstd and gzip Content-Encodings
 	github.com/nats-io/nats-server/v2 v2.15.2 // the embedded server
 	github.com/nats-io/nats.go v1.55.0 // the NATS client
@@ -23,6 +23,7 @@ require (
 	github.com/prometheus/client_model v0.6.3 // reading metrics in tests
 	github.com/shopspring/decimal v1.5.0 // ClickHouse Decimal columns in tests of the embedded engine
 	github.com/stretchr/testify v1.12.1 // assertions in tests
+	go.etcd.io/bbolt v1.5.0 // the file of the Go client's queue
 	go.yaml.in/yaml/v3 v3.0.6 // the configuration file
 	golang.org/x/sync v0.24.0 // errgroup
 	golang.org/x/time v0.16.0 // rate limits of callers

@@ -17,6 +17,13 @@ import (
 var buildDir string
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(queueDirVariable); dir != "" {
+		if err := runQueueProcess(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(runTests(m))
 }
 

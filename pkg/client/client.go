@@ -1,0 +1,101 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+)
+
+// Client sends. It is meant to be made once and used by many goroutines; its connections are kept and used again.
+type Client struct {
+	cfg  Config
+	base string
+	http *http.Client
+}
+
+// New checks cfg and reports everything that is wrong with it. It opens nothing.
+func New(cfg Config) (*Client, error) {
+	cfg = cfg.withDefaults()
+	base, err := cfg.check()
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	return &Client{cfg: cfg, base: base, http: cfg.httpClient()}, nil
+}
+
+// Close closes the connections that nobody uses. The client can be used on.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Send sends one message, and returns when it is stored and has its place in the channel. It tries again, with the same client_msg_no,
+// where that can help, until Config.TriesMax or the end of ctx.
+//
+// The error is a *[SendError] around the last try's, except where the send could not be encoded: then nothing was sent.
+func (c *Client) Send(ctx context.Context, s Send) (Result, error) {
+	return c.send(ctx, s, c.cfg.TriesMax)
+}
+
+// Try is Send with one try only, for callers that have their own way to try again.
+func (c *Client) Try(ctx context.Context, s Send) (Result, error) { return c.send(ctx, s, 1) }
+
+func (c *Client) send(ctx context.Context, s Send, triesMax int) (Result, error) {
+	if err := s.Prepare(); err != nil {
+		return Result{}, err
+	}
+	body, err := json.Marshal(s) // once: all tries are the same to the byte
+	if err != nil {
+		return Result{}, fmt.Errorf("client: %w", err)
+	}
+	failed := &SendError{ClientMsgNo: s.ClientMsgNo}
+	for {
+		var r Result
+		failed.Tries++
+		r, failed.Err = c.trySend(ctx, s.ClientMsgNo, body)
+		if failed.Err == nil {
+			return r, nil
+		}
+		failed.MaybeStored = failed.MaybeStored || MaybeStored(failed.Err)
+		if failed.Tries >= triesMax || !c.pause(ctx, failed.Tries, failed.Err) {
+			return Result{}, failed
+		}
+	}
+}
+
+// pause waits before the next try. It is false where there should be none: trying again cannot help, or the time is not enough.
+func (c *Client) pause(ctx context.Context, tries int, failure error) bool {
+	if !IsRetryable(failure) || ended(ctx, failure) {
+		return false
+	}
+	wait, ok := c.cfg.backoff(tries, failure)
+	if !ok {
+		return false
+	}
+	if deadline, given := ctx.Deadline(); given && time.Until(deadline) < wait {
+		return false // the caller can use the time better
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// backoff is how long to wait after so many tries. It is false where the server asks for more than Config.RetryAfterMax.
+func (c Config) backoff(tries int, failure error) (time.Duration, bool) {
+	wait := c.BackoffMax
+	if doublings := tries - 1; doublings < 32 && c.BackoffMin<<doublings>>doublings == c.BackoffMin {
+		wait = min(c.BackoffMin<<doublings, c.BackoffMax)
+	}
+	wait -= rand.N(wait/2 + 1)
+	asked := RetryAfter(failure)
+	if asked > 0 && asked > wait {
+		// All who were turned away at one time were told the same: they shall not come back at one time.
+		wait = asked + rand.N(c.BackoffMin)
+	}
+	return wait, asked <= c.RetryAfterMax
+}

@@ -1,0 +1,418 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/client"
+)
+
+func TestDeliversInOrder(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	var turn atomic.Int64
+	b.server.failing(func(w http.ResponseWriter, s client.Send) bool { // every third request goes wrong, in one way or another
+		switch turn.Add(1) % 12 {
+		case 0:
+			return says(503, "no_answer")(w, s)
+		case 3:
+			return says(503, "overloaded")(w, s)
+		case 6:
+			b.server.store(s) // stored, and the answer is lost
+			panic(http.ErrAbortHandler)
+		case 9:
+			return says(500, "internal")(w, s)
+		default:
+			return false
+		}
+	})
+	b.run()
+	const channels, each = 8, 40
+	var producers sync.WaitGroup
+	for c := range channels {
+		producers.Go(func() {
+			for _, no := range numbers(0, each) {
+				s := client.Send{ClientMsgNo: no, FromUID: "u", ChannelID: fmt.Sprint(c), ChannelType: client.ChannelGroup, Payload: []byte("hi")}
+				if err := b.Enqueue(&s); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	producers.Wait()
+	b.flush()
+	for c := range channels {
+		require.Equal(t, numbers(0, each), b.server.got(fmt.Sprint(c)))
+	}
+	require.Len(t, b.sentSoFar(), channels*each)
+	require.Equal(t, Stats{}, b.Stats())
+	b.end()
+}
+
+func TestSurvivesRestart(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	b.enqueue("a", numbers(0, 5)...)
+	b.enqueue("b", numbers(0, 3)...)
+	before := b.Stats()
+	require.Equal(t, 8, before.Entries)
+	require.Equal(t, 2, before.Channels)
+	require.NoError(t, b.Queue.Close())
+	require.NoError(t, b.Queue.Close(), "twice is harmless")
+	require.ErrorIs(t, b.Enqueue(&client.Send{}), ErrClosed)
+	b.open()
+	require.Equal(t, before, b.Stats())
+	b.enqueue("a", "no-0005")
+	b.crash()
+	b.enqueue("a", "no-0006")
+	b.run()
+	b.flush()
+	require.Equal(t, numbers(0, 7), b.server.got("a"))
+	require.Equal(t, numbers(0, 3), b.server.got("b"))
+	require.ErrorIs(t, b.Run(t.Context()), ErrRunTwice)
+	b.end()
+	b.open()
+	require.Equal(t, Stats{}, b.Stats())
+}
+
+func TestOneProcess(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	_, err := Open(b.cfg)
+	require.ErrorIs(t, err, ErrLocked)
+	require.ErrorContains(t, err, b.cfg.Dir)
+}
+
+func TestFull(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.BytesMax = 1000 })
+	b.server.failing(says(403, "not_subscriber"))
+	n := 0
+	var err error
+	for ; err == nil; n++ {
+		err = b.Enqueue(&client.Send{FromUID: "u", ChannelID: "g", ChannelType: client.ChannelGroup, Payload: []byte("hi")})
+	}
+	full := (*FullError)(nil)
+	require.ErrorAs(t, err, &full)
+	require.Equal(t, int64(1000), full.BytesMax)
+	require.LessOrEqual(t, full.Bytes, int64(1000))
+	require.Greater(t, full.Bytes+full.More, int64(1000))
+	require.Equal(t, b.Stats().Bytes, full.Bytes)
+	require.Equal(t, n-1, b.Stats().Entries)
+
+	// Dead letters are as large as entries, and more: they make room when they are dropped.
+	b.run()
+	b.flush()
+	all, err := b.DeadLetters(0, 100)
+	require.NoError(t, err)
+	require.Len(t, all, n-1)
+	for _, d := range all {
+		require.NoError(t, b.DropDead(d.ID))
+		require.NoError(t, b.DropDead(d.ID), "twice is harmless")
+	}
+	require.Equal(t, Stats{}, b.Stats())
+	b.server.failing(nil)
+	b.enqueue("g", "no")
+	b.flush()
+}
+
+// What the server refuses is kept with the reason, and its channel goes on.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	b.server.failing(func(w http.ResponseWriter, s client.Send) bool {
+		return s.ClientMsgNo == "no-0001" && says(409, "client_msg_no_conflict")(w, s)
+	})
+	b.enqueue("g", numbers(0, 4)...)
+	b.run()
+	b.flush()
+	require.Equal(t, []string{"no-0000", "no-0002", "no-0003"}, b.server.got("g"))
+	require.Len(t, b.deadSoFar(), 1)
+	d := b.deadSoFar()[0]
+	require.Equal(t, Refused, d.Reason)
+	require.Equal(t, 409, d.Status)
+	require.Equal(t, "client_msg_no_conflict", d.Code)
+	require.Equal(t, "409 client_msg_no_conflict: said so", d.Text)
+	require.Equal(t, "no-0001", d.Send.ClientMsgNo)
+	require.Equal(t, []byte("hi"), d.Send.Payload)
+	require.False(t, d.MaybeStored)
+	b.end()
+
+	b.open()
+	all, err := b.DeadLetters(0, 10)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.True(t, all[0].DiedAt.Equal(d.DiedAt))
+	all[0].DiedAt, all[0].EnqueuedAt = d.DiedAt, d.EnqueuedAt
+	require.Equal(t, d, all[0])
+	all, err = b.DeadLetters(d.ID, 10)
+	require.NoError(t, err)
+	require.Empty(t, all)
+	require.Equal(t, 1, b.Stats().DeadLetters)
+
+	require.Error(t, b.Revive(d.ID+1))
+	require.Error(t, b.Revive(0))
+	require.NoError(t, b.Revive(d.ID))
+	require.Error(t, b.Revive(d.ID), "it lives")
+	b.server.failing(nil)
+	b.run()
+	b.flush()
+	require.Equal(t, []string{"no-0000", "no-0002", "no-0003", "no-0001"}, b.server.got("g"))
+	require.Equal(t, Stats{}, b.Stats())
+	b.end()
+}
+
+// A wrong token, or an address that is another server's, is no reason to give a send up.
+func TestTroubleOfAllIsNoRefusal(t *testing.T) {
+	t.Parallel()
+	for status, code := range map[int]string{401: "unauthorized", 403: "insufficient_scope", 404: "not_found", 429: "rate_limited", 502: ""} {
+		b := setup(t, nil)
+		b.server.failing(says(status, code))
+		b.enqueue("g", numbers(0, 2)...)
+		b.run()
+		require.Eventually(t, func() bool { return b.server.count() > 3 }, testTimeout, time.Millisecond)
+		b.server.failing(nil)
+		b.flush()
+		require.Equal(t, numbers(0, 2), b.server.got("g"))
+		b.end()
+	}
+}
+
+// While the server is away one send at a time looks whether it is back, however many wait.
+func TestOneProbes(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	var now, most atomic.Int64
+	away := make(chan struct{})
+	b.server.failing(func(w http.ResponseWriter, s client.Send) bool {
+		select {
+		case <-away:
+		default:
+			return says(503, "draining")(w, s) // for the first ones, which come together
+		}
+		most.Store(max(most.Load(), now.Add(1)))
+		defer now.Add(-1)
+		return says(503, "draining")(w, s)
+	})
+	for i := range 100 {
+		b.enqueue(fmt.Sprint(i), numbers(0, 2)...)
+	}
+	b.run()
+	require.Eventually(t, func() bool { return b.server.count() > 50 }, testTimeout, time.Millisecond)
+	close(away)
+	seen := b.server.count()
+	require.Eventually(t, func() bool { return b.server.count() > seen+50 }, testTimeout, time.Millisecond)
+	require.Equal(t, int64(1), most.Load())
+	b.server.failing(nil)
+	b.flush()
+	for i := range 100 {
+		require.Equal(t, numbers(0, 2), b.server.got(fmt.Sprint(i)))
+	}
+	b.end()
+}
+
+// A channel whose partition does not answer holds up no other.
+func TestChannelsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.Workers = 2 })
+	b.server.failing(func(w http.ResponseWriter, s client.Send) bool {
+		return s.ChannelID == "stuck" && says(503, "no_answer")(w, s)
+	})
+	b.enqueue("stuck", numbers(0, 2)...)
+	b.enqueue("free", numbers(0, 50)...)
+	b.run()
+	require.Eventually(t, func() bool { return b.Stats().Entries == 2 }, testTimeout, time.Millisecond)
+	require.Equal(t, numbers(0, 50), b.server.got("free"))
+	b.server.failing(nil)
+	b.flush()
+	b.end()
+}
+
+func TestSendNowOrLater(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	send := func(no string) (client.Result, bool, error) {
+		s := client.Send{ClientMsgNo: no, FromUID: "u", ChannelID: "g", ChannelType: client.ChannelGroup, Payload: []byte("hi")}
+		r, queued, err := b.Send(t.Context(), &s)
+		require.NotEmpty(t, s.ClientMsgNo)
+		return r, queued, err
+	}
+	r, queued, err := send("1")
+	require.NoError(t, err)
+	require.False(t, queued)
+	require.Equal(t, int64(1), r.MessageSeq)
+
+	b.server.failing(says(503, "wal_unavailable"))
+	_, queued, err = send("2")
+	require.NoError(t, err)
+	require.True(t, queued)
+	b.server.failing(nil)
+	_, queued, err = send("3") // not before 2
+	require.NoError(t, err)
+	require.True(t, queued)
+	b.run()
+	b.flush()
+	require.Equal(t, []string{"1", "2", "3"}, b.server.got("g"))
+	_, queued, err = send("")
+	require.NoError(t, err)
+	require.False(t, queued, "the channel is free again")
+
+	b.server.failing(says(413, "too_large"))
+	_, queued, err = send("4")
+	require.True(t, client.IsRefused(err))
+	require.False(t, queued)
+	require.Zero(t, b.Stats().DeadLetters, "the caller was told")
+	b.end()
+}
+
+func TestExpired(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.AgeMax = time.Millisecond })
+	b.enqueue("g", "no")
+	<-time.After(5 * time.Millisecond)
+	b.run()
+	b.flush()
+	require.Equal(t, Expired, b.deadSoFar()[0].Reason)
+	require.Zero(t, b.server.count())
+	b.end()
+}
+
+// A record that is not what was written is given up whole, and the rest goes on.
+func TestDamagedRecord(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	b.enqueue("g", numbers(0, 3)...)
+	var damaged []byte
+	require.NoError(t, b.store.commit(func(tx *bolt.Tx) error {
+		entries := tx.Bucket(b.store.names.entries)
+		k, v := entries.Cursor().First()
+		damaged = slices.Clone(v)
+		damaged[len(damaged)/2] ^= 1
+		return entries.Put(slices.Clone(k), damaged)
+	}))
+	b.run()
+	b.flush()
+	require.Equal(t, []string{"no-0001", "no-0002"}, b.server.got("g"))
+	all, err := b.DeadLetters(0, 10)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.Equal(t, Damaged, all[0].Reason)
+	require.Equal(t, damaged, all[0].Raw)
+	require.ErrorIs(t, b.Revive(all[0].ID), errDamaged)
+	b.end()
+}
+
+// What is under way when Run is to end comes to its end, and does not stay in the queue.
+func TestRunDrains(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.DrainTimeout = testTimeout })
+	entered, leave := make(chan struct{}), make(chan struct{})
+	b.server.failing(func(http.ResponseWriter, client.Send) bool {
+		close(entered)
+		<-leave
+		return false
+	})
+	b.enqueue("g", numbers(0, 2)...)
+	b.run()
+	receive(t, entered)
+	b.stop()
+	close(leave)
+	require.NoError(t, receive(t, b.ran))
+	require.Equal(t, 1, b.Stats().Entries)
+	require.Equal(t, []string{"no-0000"}, b.sentSoFar())
+
+	// One that takes too long is cut off, and stays.
+	require.NoError(t, b.Queue.Close())
+	b.cfg.DrainTimeout = time.Millisecond
+	b.open()
+	entered, leave = make(chan struct{}), make(chan struct{})
+	defer close(leave)
+	b.run()
+	receive(t, entered)
+	b.end()
+	b.open()
+	require.Equal(t, 1, b.Stats().Entries)
+}
+
+func TestFlushTellsHowManyAreLeft(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	b.enqueue("g", numbers(0, 2)...)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := b.Flush(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "2 sends")
+}
+
+func TestConfigErrors(t *testing.T) {
+	t.Parallel()
+	_, err := Open(Config{BytesMax: -1, Workers: -1, BackoffMin: 2, BackoffMax: 1, DrainTimeout: -1, AgeMax: -1, ResendWithin: -1})
+	for _, what := range []string{"Dir", "Client", "BytesMax", "Workers", "BackoffMin", "DrainTimeout", "AgeMax", "ResendWithin"} {
+		require.ErrorContains(t, err, what)
+	}
+}
+
+func TestFormatOfOthersIsRefused(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	require.NoError(t, b.store.commit(func(tx *bolt.Tx) error {
+		return tx.Bucket(b.store.names.format).Put([]byte("version"), []byte("2"))
+	}))
+	require.NoError(t, b.Queue.Close())
+	_, err := Open(b.cfg)
+	require.ErrorContains(t, err, "has format 2")
+}
+
+// A commit fails for all who share it, and the next ones are not held up by it.
+func TestCommitFails(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	broken := errors.New("broken")
+	var callers sync.WaitGroup
+	var good, bad atomic.Int64
+	for i := range 200 {
+		callers.Go(func() {
+			err := b.store.commit(func(*bolt.Tx) error {
+				if i%10 == 0 {
+					return broken
+				}
+				return nil
+			})
+			switch {
+			case err == nil:
+				good.Add(1)
+			case errors.Is(err, broken):
+				bad.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	callers.Wait()
+	require.Equal(t, int64(200), good.Load()+bad.Load())
+	require.GreaterOrEqual(t, bad.Load(), int64(20))
+	b.enqueue("g", "no")
+}
+
+func TestLanes(t *testing.T) {
+	t.Parallel()
+	person := func(from, to string) laneKey {
+		return laneOf(&client.Send{FromUID: from, ChannelID: to, ChannelType: client.ChannelPerson})
+	}
+	require.Equal(t, person("a", "b"), person("b", "a"))
+	require.Equal(t, person("a", "b"), person("a", "b@a"))
+	require.NotEqual(t, person("a", "b"), person("a", "c"))
+	require.NotEqual(t, laneOf(&client.Send{ChannelID: "g", ChannelType: client.ChannelGroup}), laneOf(&client.Send{ChannelID: "g", ChannelType: client.ChannelCommunity}))
+}

@@ -1,0 +1,235 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/client"
+)
+
+// testTimeout bounds every wait of a test; no test takes this long unless it fails.
+const testTimeout = 30 * time.Second
+
+// server takes sends as the real one does, in memory, unless the test has it fail. It keeps what came in its order.
+type server struct {
+	*httptest.Server
+
+	mu       sync.Mutex
+	fail     func(w http.ResponseWriter, s client.Send) bool // true: it has answered
+	stored   map[string][]string                             // client_msg_no, by channel
+	known    map[string]client.Result
+	requests int
+}
+
+func newServer(t *testing.T) *server {
+	t.Helper()
+	s := &server{stored: make(map[string][]string), known: make(map[string]client.Result)}
+	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *server) serve(w http.ResponseWriter, r *http.Request) {
+	text, err := io.ReadAll(r.Body)
+	var one client.Send
+	if err != nil || json.Unmarshal(text, &one) != nil {
+		panic(http.ErrAbortHandler)
+	}
+	s.mu.Lock()
+	s.requests++
+	fail := s.fail
+	s.mu.Unlock()
+	if fail != nil && fail(w, one) {
+		return
+	}
+	s.answer(w, one)
+}
+
+func (s *server) answer(w http.ResponseWriter, one client.Send) {
+	r, replayed := s.store(one)
+	if replayed {
+		w.Header().Set("Idempotent-Replayed", "true")
+	}
+	_, _ = fmt.Fprintf(w, `{"message_id":%d,"message_seq":%d,"client_msg_no":%q}`, r.MessageID, r.MessageSeq, r.ClientMsgNo)
+}
+
+func (s *server) store(one client.Send) (r client.Result, replayed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := one.ChannelID + "/" + one.ClientMsgNo
+	if r, replayed = s.known[key]; replayed {
+		return r, true
+	}
+	s.stored[one.ChannelID] = append(s.stored[one.ChannelID], one.ClientMsgNo)
+	r = client.Result{MessageID: int64(len(s.known) + 1), MessageSeq: int64(len(s.stored[one.ChannelID])), ClientMsgNo: one.ClientMsgNo}
+	s.known[key] = r
+	return r, false
+}
+
+// failing sets what happens to requests from now on; nil: they are answered.
+func (s *server) failing(how func(http.ResponseWriter, client.Send) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = how
+}
+
+func (s *server) got(channel string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.stored[channel])
+}
+
+func (s *server) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests
+}
+
+// says answers with an error.
+func says(status int, code string) func(http.ResponseWriter, client.Send) bool {
+	return func(w http.ResponseWriter, _ client.Send) bool {
+		w.WriteHeader(status)
+		_, _ = fmt.Fprintf(w, `{"status":%d,"code":%q,"msg":"said so","field":"","reason":0}`, status, code)
+		return true
+	}
+}
+
+// bundle is a queue at a server.
+type bundle struct {
+	t      *testing.T
+	server *server
+	cfg    Config
+	*Queue
+	stop context.CancelFunc
+	ran  chan error
+
+	mu   sync.Mutex
+	sent []string
+	dead []DeadLetter
+}
+
+// setup opens a queue without running it.
+func setup(t *testing.T, set func(*Config)) *bundle {
+	t.Helper()
+	b := &bundle{t: t, server: newServer(t)}
+	c, err := client.New(client.Config{URL: b.server.URL, BackoffMin: time.Millisecond, BackoffMax: 2 * time.Millisecond, TriesMax: 2, TryTimeout: testTimeout})
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	b.cfg = Config{
+		Dir: t.TempDir(), Client: c, BackoffMin: time.Millisecond, BackoffMax: 4 * time.Millisecond,
+		OnSent: func(e Entry, _ client.Result) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.sent = append(b.sent, e.Send.ClientMsgNo)
+		},
+		OnDead: func(d DeadLetter) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.dead = append(b.dead, d)
+		},
+	}
+	if set != nil {
+		set(&b.cfg)
+	}
+	b.open()
+	t.Cleanup(func() { require.NoError(t, b.Queue.Close()) })
+	return b
+}
+
+func (b *bundle) open() {
+	b.t.Helper()
+	q, err := Open(b.cfg)
+	require.NoError(b.t, err)
+	b.Queue = q
+}
+
+func (b *bundle) run() {
+	b.t.Helper()
+	ctx, stop := context.WithCancel(context.WithoutCancel(b.t.Context()))
+	ran := make(chan error, 1)
+	b.stop, b.ran = stop, ran
+	q := b.Queue
+	go func() { ran <- q.Run(ctx) }()
+	b.t.Cleanup(stop)
+}
+
+// end lets Run return, and closes the queue.
+func (b *bundle) end() {
+	b.t.Helper()
+	b.stop()
+	require.NoError(b.t, receive(b.t, b.ran))
+	require.NoError(b.t, b.Queue.Close())
+}
+
+// crash goes on with what is on disk at this moment, as after kill -9 of the process: the old queue is not closed before.
+func (b *bundle) crash() {
+	b.t.Helper()
+	text, err := os.ReadFile(filepath.Join(b.cfg.Dir, fileName))
+	require.NoError(b.t, err)
+	old := b.Queue
+	if b.stop != nil {
+		b.stop()
+		b.stop = nil
+	}
+	b.t.Cleanup(func() { require.NoError(b.t, old.Close()) })
+	b.cfg.Dir = b.t.TempDir()
+	require.NoError(b.t, os.WriteFile(filepath.Join(b.cfg.Dir, fileName), text, 0o600))
+	b.open()
+}
+
+func (b *bundle) enqueue(channel string, nos ...string) {
+	b.t.Helper()
+	for _, no := range nos {
+		require.NoError(b.t, b.Enqueue(&client.Send{ClientMsgNo: no, FromUID: "u", ChannelID: channel, ChannelType: client.ChannelGroup, Payload: []byte("hi")}))
+	}
+}
+
+// flush waits until the queue is empty.
+func (b *bundle) flush() {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), testTimeout)
+	defer cancel()
+	require.NoError(b.t, b.Flush(ctx))
+}
+
+func (b *bundle) sentSoFar() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.sent)
+}
+
+func (b *bundle) deadSoFar() []DeadLetter {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.dead)
+}
+
+func receive[T any](t *testing.T, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(testTimeout):
+		require.Fail(t, "nothing came")
+	}
+	return v
+}
+
+// numbers is from, from+1, … as client_msg_no.
+func numbers(from, n int) (all []string) {
+	for i := range n {
+		all = append(all, fmt.Sprintf("no-%04d", from+i))
+	}
+	return all
+}

@@ -1,0 +1,192 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/client"
+)
+
+// lost loses the answer to the first request of a send; whether it is stored is up to the test.
+func (b *bundle) lost(stored bool) {
+	var first atomic.Bool
+	b.server.failing(func(_ http.ResponseWriter, s client.Send) bool {
+		if first.Swap(true) {
+			return false
+		}
+		if stored {
+			b.server.store(s)
+		}
+		panic(http.ErrAbortHandler)
+	})
+}
+
+// A send that may be stored is sent again while the server is sure to know it, and after that is not.
+func TestUncertain(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.ResendWithin = time.Nanosecond })
+	b.lost(true)
+	b.enqueue("g", numbers(0, 2)...)
+	b.run()
+	b.flush()
+	require.Equal(t, numbers(0, 2), b.server.got("g"))
+	require.Equal(t, []string{"no-0001"}, b.sentSoFar())
+	d := b.deadSoFar()
+	require.Len(t, d, 1)
+	require.Equal(t, Uncertain, d[0].Reason)
+	require.Equal(t, "no-0000", d[0].Send.ClientMsgNo)
+	require.True(t, d[0].MaybeStored)
+	b.end()
+}
+
+// The server says that it wrote nothing: that can go on for ever.
+func TestNotStoredIsNoDoubt(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.ResendWithin = time.Nanosecond })
+	b.server.failing(says(503, "wal_full"))
+	b.enqueue("g", numbers(0, 2)...)
+	b.run()
+	require.Eventually(t, func() bool { return b.server.count() > 5 }, testTimeout, time.Millisecond)
+	b.server.failing(nil)
+	b.flush()
+	require.Equal(t, numbers(0, 2), b.server.got("g"))
+	require.Empty(t, b.deadSoFar())
+	b.end()
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for name, stored := range map[string]bool{"stored": true, "not stored": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int64
+			var b *bundle
+			b = setup(t, func(c *Config) {
+				c.ResendWithin = time.Nanosecond
+				c.Check = func(_ context.Context, s client.Send) (Verdict, client.Result, error) {
+					if asked.Add(1) < 3 {
+						return CannotTell, client.Result{}, errors.New("not now")
+					}
+					b.server.mu.Lock()
+					defer b.server.mu.Unlock()
+					r, known := b.server.known[s.ChannelID+"/"+s.ClientMsgNo]
+					if known {
+						return Stored, r, nil
+					}
+					return NotStored, client.Result{}, nil
+				}
+			})
+			b.lost(stored)
+			b.enqueue("g", numbers(0, 2)...)
+			b.run()
+			b.flush()
+			require.Equal(t, numbers(0, 2), b.server.got("g"))
+			require.Equal(t, numbers(0, 2), b.sentSoFar())
+			require.Equal(t, int64(3), asked.Load())
+			require.Empty(t, b.deadSoFar())
+			b.end()
+		})
+	}
+}
+
+func TestRepeatUncertain(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.ResendWithin, c.RepeatUncertain = time.Nanosecond, true })
+	b.lost(true)
+	b.enqueue("g", "no")
+	b.run()
+	b.flush()
+	require.Equal(t, []string{"no"}, b.sentSoFar())
+	b.end()
+}
+
+// What Send could not find out goes into the queue with it.
+func TestSendLeavesDoubt(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.ResendWithin = time.Nanosecond })
+	b.server.failing(says(503, "no_answer"))
+	s := client.Send{FromUID: "u", ChannelID: "g", ChannelType: client.ChannelGroup, Payload: []byte("hi")}
+	_, queued, err := b.Send(t.Context(), &s)
+	require.NoError(t, err)
+	require.True(t, queued)
+	b.server.failing(nil)
+	b.crash()
+	b.run()
+	b.flush()
+	require.Equal(t, Uncertain, b.deadSoFar()[0].Reason)
+	b.end()
+}
+
+// A process dies while a send is under way. The next one must have doubts about it, and about no other.
+func TestDoubtSurvivesCrash(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	b.server.failing(func(w http.ResponseWriter, s client.Send) bool {
+		close(entered)
+		<-leave
+		return says(503, "draining")(w, s)
+	})
+	b.enqueue("g", numbers(0, 2)...)
+	b.run()
+	receive(t, entered)
+	b.cfg.ResendWithin = time.Nanosecond
+	b.crash()
+	close(leave)
+	b.server.failing(nil)
+	b.run()
+	b.flush()
+	require.Equal(t, []string{"no-0001"}, b.server.got("g"))
+	require.Equal(t, Uncertain, b.deadSoFar()[0].Reason)
+	require.Equal(t, "no-0000", b.deadSoFar()[0].Send.ClientMsgNo)
+	b.end()
+}
+
+// A process dies in a long outage: nobody has doubts about sends that never left the machine.
+func TestNoDoubtAfterOutage(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.Workers = 1 })
+	b.server.failing(says(503, "draining"))
+	for _, channel := range []string{"a", "b", "c"} {
+		b.enqueue(channel, numbers(0, 2)...) // before the outage is known
+	}
+	b.run()
+	require.Eventually(t, func() bool { return !b.lanes.open() }, testTimeout, time.Millisecond)
+	b.enqueue("d", numbers(0, 2)...) // in it
+	require.Eventually(t, func() bool { return b.server.count() > 5 }, testTimeout, time.Millisecond)
+	// The worker is in a pause of the outage, or in a try of the one channel that probes.
+	b.cfg.ResendWithin = time.Nanosecond
+	b.crash()
+	b.server.failing(nil)
+	b.run()
+	b.flush()
+	require.LessOrEqual(t, len(b.deadSoFar()), 1, "the one that was being tried")
+	whole := 0
+	for _, channel := range []string{"a", "b", "c", "d"} {
+		if len(b.server.got(channel)) == 2 {
+			whole++
+		}
+	}
+	require.GreaterOrEqual(t, whole, 3)
+	b.end()
+}
+
+// An orderly end leaves no doubt about what is known.
+func TestNoDoubtAfterClose(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.ResendWithin = time.Nanosecond })
+	b.enqueue("g", numbers(0, 2)...)
+	require.NoError(t, b.Queue.Close())
+	b.open()
+	b.run()
+	b.flush()
+	require.Equal(t, numbers(0, 2), b.server.got("g"))
+	require.Empty(t, b.deadSoFar())
+	b.end()
+}

@@ -1,0 +1,167 @@
+package client
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// ChannelType is what kind of channel a send goes to.
+type ChannelType uint8
+
+// The channel types that the server knows.
+const (
+	ChannelPerson          ChannelType = 1
+	ChannelGroup           ChannelType = 2
+	ChannelCustomerService ChannelType = 3
+	ChannelCommunity       ChannelType = 4
+	ChannelCommunityTopic  ChannelType = 5
+	ChannelInfo            ChannelType = 6
+	ChannelData            ChannelType = 7
+	ChannelTemporary       ChannelType = 8
+	ChannelLive            ChannelType = 9
+	ChannelVisitors        ChannelType = 10
+	ChannelAgent           ChannelType = 11
+	ChannelAgentGroup      ChannelType = 12
+)
+
+// Send is a message to be. The server checks it; its rules are in docs/api.md.
+type Send struct {
+	// ClientMsgNo is the sender's own key for the message, at most 128 bytes. Where it is empty one is made.
+	ClientMsgNo string
+	// FromUID is the sender, 1 to 256 bytes.
+	FromUID string
+	// ChannelID is the channel, 1 to 256 bytes; where ChannelType is ChannelPerson, the other one's uid. It may be empty where Subscribers
+	// are given.
+	ChannelID   string
+	ChannelType ChannelType
+	// Payload is what is sent: 1 byte to 64 KiB, before base64, which is added here.
+	Payload []byte
+	// NoPersist: give it an ID, publish it once, store it nowhere.
+	NoPersist bool
+	// RedDot: clients show it as unread.
+	RedDot bool
+	// SyncOnce: it is a command, and goes to the channel's command channel.
+	SyncOnce bool
+	// StreamNo and TagKey are stored with the message; at most 128 bytes each.
+	StreamNo string
+	TagKey   string
+	// Expire is the seconds after which the message's row is gone; 0 means never.
+	Expire uint32
+	// Subscribers are the receivers of a command, at most 10,000.
+	Subscribers []string
+}
+
+// Result is what a send has become.
+type Result struct {
+	// MessageID is unique, and greater than those of the channel's earlier messages.
+	MessageID int64
+	// MessageSeq counts 1, 2, 3, … in the channel; it is 0 where the send had NoPersist.
+	MessageSeq int64
+	// ClientMsgNo is that of the send, or the one that was made for it.
+	ClientMsgNo string
+	// Replayed: it had been sent before, and this is the first answer again.
+	Replayed bool
+}
+
+// sendJSON is a Send as the API takes it.
+type sendJSON struct {
+	Header      headerJSON  `json:"header"`
+	ClientMsgNo string      `json:"client_msg_no"`
+	FromUID     string      `json:"from_uid"`
+	ChannelID   string      `json:"channel_id,omitempty"`
+	ChannelType ChannelType `json:"channel_type,omitempty"`
+	StreamNo    string      `json:"stream_no,omitempty"`
+	TagKey      string      `json:"tag_key,omitempty"`
+	Expire      uint32      `json:"expire,omitempty"`
+	Subscribers []string    `json:"subscribers,omitempty"`
+	Payload     []byte      `json:"payload"`
+}
+
+type headerJSON struct {
+	NoPersist flag `json:"no_persist"`
+	RedDot    flag `json:"red_dot"`
+	SyncOnce  flag `json:"sync_once"`
+}
+
+// flag is a bool that is 0 or 1 in JSON.
+type flag bool
+
+func (f flag) MarshalJSON() ([]byte, error) {
+	if f {
+		return []byte("1"), nil
+	}
+	return []byte("0"), nil
+}
+
+func (f *flag) UnmarshalJSON(text []byte) error {
+	switch string(text) {
+	case "0":
+		*f = false
+	case "1":
+		*f = true
+	default:
+		return fmt.Errorf("%s is neither 0 nor 1", text)
+	}
+	return nil
+}
+
+// MarshalJSON is the body that the API takes.
+func (s Send) MarshalJSON() ([]byte, error) {
+	return json.Marshal(sendJSON{
+		Header:      headerJSON{NoPersist: flag(s.NoPersist), RedDot: flag(s.RedDot), SyncOnce: flag(s.SyncOnce)},
+		ClientMsgNo: s.ClientMsgNo, FromUID: s.FromUID, ChannelID: s.ChannelID, ChannelType: s.ChannelType,
+		StreamNo: s.StreamNo, TagKey: s.TagKey, Expire: s.Expire, Subscribers: s.Subscribers, Payload: s.Payload,
+	})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (s *Send) UnmarshalJSON(text []byte) error {
+	var j sendJSON
+	if err := json.Unmarshal(text, &j); err != nil {
+		return err
+	}
+	*s = Send{
+		ClientMsgNo: j.ClientMsgNo, FromUID: j.FromUID, ChannelID: j.ChannelID, ChannelType: j.ChannelType, Payload: j.Payload,
+		NoPersist: bool(j.Header.NoPersist), RedDot: bool(j.Header.RedDot), SyncOnce: bool(j.Header.SyncOnce),
+		StreamNo: j.StreamNo, TagKey: j.TagKey, Expire: j.Expire, Subscribers: j.Subscribers,
+	}
+	return nil
+}
+
+// Prepare gives the send a ClientMsgNo if it has none, and checks what would not survive JSON: text must be UTF-8. The error is an [Error]
+// like the server's. Send and SendBulk do this themselves.
+func (s *Send) Prepare() error {
+	var bad []string
+	check := func(name string, texts ...string) {
+		for _, text := range texts {
+			if !utf8.ValidString(text) {
+				bad = append(bad, name)
+				return
+			}
+		}
+	}
+	check("client_msg_no", s.ClientMsgNo)
+	check("from_uid", s.FromUID)
+	check("channel_id", s.ChannelID)
+	check("stream_no", s.StreamNo)
+	check("tag_key", s.TagKey)
+	check("subscribers", s.Subscribers...)
+	if len(bad) > 0 {
+		fields := strings.Join(bad, ",")
+		return &Error{Status: http.StatusBadRequest, Code: "invalid_request", Field: fields, Msg: fields + ": not UTF-8; it was not sent"}
+	}
+	if s.ClientMsgNo != "" {
+		return nil
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return fmt.Errorf("client: make a client_msg_no: %w", err)
+	}
+	s.ClientMsgNo = id.String()
+	return nil
+}
