@@ -579,7 +579,7 @@ func (p *process) addIngest(ctx context.Context, flags brokerFlags, cfg ingest.C
 	if err != nil {
 		return err
 	}
-	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, Partitions: partitions, Logger: p.log, Registerer: p.registry})
+	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.log, Registerer: p.registry})
 	if err != nil {
 		return err
 	}

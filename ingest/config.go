@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
@@ -33,6 +34,8 @@ type Config struct {
 	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies being read at one time, without the first 2KiB of each; beyond it requests are answered 503." default:"256MiB"`
 
 	PayloadRules string `name:"ingest-payload-rules" help:"What to do with payloads that are not as WuKongIM's protocol recommends for their message type: off does not look, warn takes and counts them, enforce answers 400." enum:"off,warn,enforce" default:"warn"`
+
+	permission.Config
 
 	RequestsMax   int             `name:"ingest-requests-max" help:"Requests in flight at one time; beyond it they are answered 503." default:"16384"`
 	QueueSendsMax int             `name:"ingest-queue-sends-max" help:"Sends that may wait for their group commit, per partition; beyond it they are answered 503." default:"8192"`
@@ -105,6 +108,7 @@ func (c Config) validate() error {
 		"ingest-bodies-bytes-max %s: must hold at least two of the largest bodies (%s)", c.BodiesBytesMax, 2*c.BodyBytesMax)
 	check(slices.Contains([]string{payloadRulesOff, payloadRulesWarn, payloadRulesEnforce}, c.PayloadRules),
 		"ingest-payload-rules %q: must be off, warn or enforce", c.PayloadRules)
+	errs = append(errs, c.Check())
 	check(c.RequestsMax >= 1, "ingest-requests-max %d: must be at least 1", c.RequestsMax)
 	check(c.QueueSendsMax >= 1, "ingest-queue-sends-max %d: must be at least 1", c.QueueSendsMax)
 	check(c.QueueBytesMax >= max(c.BodyBytesMax, 1),

@@ -26,7 +26,10 @@ const subscribersMax = 10_000
 //
 // A key that stands there twice counts once: the last value wins, null included,
 // which means absent; but a wrong type is wrong wherever it stands.
-func (r *request) decode() problem {
+func (r *request) decode() problem { return r.decodeWith(r.object) }
+
+// decodeWith checks that the body is one JSON object, which object reads.
+func (r *request) decodeWith(object func(d *jx.Decoder) error) problem {
 	if len(r.body) == 0 {
 		return problem{outcome: outcomeInvalidJSON, msg: "the body is empty; it must be a JSON object"}
 	}
@@ -38,7 +41,7 @@ func (r *request) decode() problem {
 	if d.Next() != jx.Object {
 		return problem{outcome: outcomeInvalidJSON, msg: "the body must be a JSON object"}
 	}
-	err := r.object(d)
+	err := object(d)
 	if err == nil {
 		err = atEnd(d)
 	}
@@ -84,7 +87,7 @@ func (r *request) object(d *jx.Decoder) error {
 		case "sync_once":
 			err = r.integer(d, fieldSyncOnce, &f.topFlags[flagSyncOnce])
 		case "subscribers":
-			err = r.subscribers(d)
+			err = r.uids(d, fieldSubscribers)
 		default:
 			err = skip(d, 2)
 		}
@@ -222,16 +225,17 @@ func (r *request) base64(d *jx.Decoder) error {
 	return nil
 }
 
-func (r *request) subscribers(d *jx.Decoder) error {
+// uids reads an array of uids into r.fields.subscribers. A body has one such field.
+func (r *request) uids(d *jx.Decoder, name field) error {
 	f := &r.fields
-	f.given.remove(fieldSubscribers)
+	f.given.remove(name)
 	f.subscribers = f.subscribers[:0]
 	switch d.Next() {
 	case jx.Array:
 	case jx.Null:
 		return d.Null()
 	default:
-		r.bad(fieldSubscribers, "must be an array of strings")
+		r.bad(name, "must be an array of strings")
 		return skip(d, 2)
 	}
 	it, err := d.ArrIter()
@@ -240,7 +244,7 @@ func (r *request) subscribers(d *jx.Decoder) error {
 	}
 	for it.Next() {
 		if d.Next() != jx.String {
-			r.bad(fieldSubscribers, "must be an array of strings")
+			r.bad(name, "must be an array of strings")
 			if err := skip(d, 3); err != nil {
 				return err
 			}
@@ -253,13 +257,13 @@ func (r *request) subscribers(d *jx.Decoder) error {
 		text, ok := r.unquote(raw)
 		switch {
 		case !ok:
-			r.bad(fieldSubscribers, unpairedSurrogate)
+			r.bad(name, unpairedSurrogate)
 		case len(f.subscribers) == subscribersMax:
-			r.bad(fieldSubscribers, "must be at most 10000")
+			r.bad(name, "must be at most 10000")
 		default:
 			f.subscribers = append(f.subscribers, alias(text))
 		}
 	}
-	f.given.add(fieldSubscribers)
+	f.given.add(name)
 	return it.Err()
 }

@@ -28,6 +28,8 @@
 //   - No acknowledgement within AckTimeout: outcome_unknown, and the next batch goes.
 //   - No sequencer answers within AnswerTimeout: no_answer. Nothing else stops; the
 //     log holds the sends and the sequencer folds them when it is back.
+//   - The bucket of permissions cannot be read: what was seen last stands for a while;
+//     then permissions_unavailable, and /readyz says no.
 //   - The producers send too much: overloaded, at once, with Retry-After.
 //   - A producer goes away while it waits: its send is committed all the same, and
 //     nobody else notices.
@@ -47,6 +49,8 @@
 //	decode.go    JSON to fields; json.go and text.go underneath
 //	validate.go  fields to a message.Send, or every bad field by name
 //	payload_rules.go  what a payload of each message type must be; payload_check.go looks
+//	permit.go    may it be sent: permission/ decides; manage.go and manage_body.go are
+//	             the routes that change that
 //	commit.go    into the partition's gathering batch; batch.go is one group commit,
 //	             ticket.go a request's place in it, publish.go its way out
 //	flight.go    the many sends of one request: held back a little so that they leave

@@ -26,6 +26,14 @@ const (
 	fieldTagKey
 	fieldExpire
 	fieldSubscribers
+	fieldUIDs
+	fieldTempSubscriber
+	fieldReset
+	fieldLarge
+	fieldBan
+	fieldDisband
+	fieldSendBan
+	fieldAllowStranger
 	fieldsCount
 )
 
@@ -41,6 +49,7 @@ func (f field) String() string {
 		"payload", "from_uid", "sender_uid", "channel_id", "channel_type",
 		"header", "header.no_persist", "header.red_dot", "header.sync_once", "no_persist", "red_dot", "sync_once",
 		"client_msg_no", "stream_no", "tag_key", "expire", "subscribers",
+		"uids", "temp_subscriber", "reset", "large", "ban", "disband", "send_ban", "allow_stranger",
 	}[f]
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
@@ -32,6 +33,7 @@ func (s *Service) routes() http.Handler {
 	r.Post("/message/send", s.counted("send", api.ScopeSend, s.send))
 	r.Post("/message/sendbatch", s.counted("sendbatch", api.ScopeSend, s.sendBatch))
 	r.Post("/message/sendbulk", s.counted("sendbulk", api.ScopeSend, s.sendBulk))
+	s.manageRoutes(r)
 	for _, route := range s.hosted {
 		r.MethodFunc(route.Method, route.Path, s.host(route))
 	}
@@ -96,6 +98,9 @@ func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
 	case errors.Is(err, ErrDisconnected):
 		problem{outcome: outcomeWALUnavailable, msg: err.Error()}.write(w)
 		return
+	case errors.Is(err, permission.ErrNotReady):
+		problem{outcome: outcomePermissionsAway, msg: err.Error()}.write(w)
+		return
 	case err != nil:
 		problem{outcome: outcomeDraining, msg: err.Error()}.write(w)
 		return
@@ -117,7 +122,7 @@ func (s *Service) refuse(w http.ResponseWriter, p problem) {
 
 // counted admits requests that may use an endpoint, and keeps the books. The endpoint answers,
 // and returns what became of the request.
-func (s *Service) counted(route string, needs api.Scope, endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem) http.HandlerFunc {
+func (s *Service) counted(route string, needs api.Scope, endpoint endpoint) http.HandlerFunc {
 	duration := s.metrics.requestDuration.WithLabelValues(route)
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -164,7 +169,6 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	if nth%decodeSampled == 0 {
 		s.metrics.decodeDuration.Observe(time.Since(start).Seconds())
 	}
-	// Permissions belong here: the send is whole, and nothing has been written yet.
 	var t ticket
 	if p.ok() {
 		t, p.outcome = s.partitionOf(req).enqueue(&req.send, req.send.SizeVT())
@@ -228,7 +232,7 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request, req *request) 
 	return p
 }
 
-// checkSend makes a whole send of a body that has been read.
+// checkSend makes a whole send of a body that has been read, and asks whether it may be sent.
 func (s *Service) checkSend(req *request) problem {
 	if p := req.decode(); !p.ok() {
 		return p
@@ -236,7 +240,10 @@ func (s *Service) checkSend(req *request) problem {
 	if p := req.validate(int(s.cfg.PayloadBytesMax)); !p.ok() {
 		return p
 	}
-	return s.checkPayloadRules(req)
+	if p := s.checkPayloadRules(req); !p.ok() {
+		return p
+	}
+	return s.permit(req)
 }
 
 func (s *Service) reply(w http.ResponseWriter, a answer, became outcome, clientMsgNo []byte) {

@@ -28,6 +28,15 @@ const (
 	outcomeMalformed
 	outcomeHeaderTooLarge
 	outcomeExpectation
+	outcomeSenderBanned
+	outcomeChannelBanned
+	outcomeDisbanded
+	outcomeDenylisted
+	outcomeNotSubscribed
+	outcomeNotAllowlisted
+	outcomeUndefined
+	outcomePermissionsAway
+	outcomePermissionsUnknown
 	outcomeOverloaded
 	outcomeDraining
 	outcomeWALUnavailable
@@ -102,6 +111,9 @@ func (o outcome) spec() spec {
 		return spec{status: http.StatusRequestHeaderFieldsTooLarge, code: "header_too_large", msg: "the header of the request is larger than is taken"}
 	case outcomeExpectation:
 		return spec{status: http.StatusExpectationFailed, code: "expectation_failed", msg: "Expect may only be 100-continue"}
+	case outcomeSenderBanned, outcomeChannelBanned, outcomeDisbanded, outcomeDenylisted, outcomeNotSubscribed, outcomeNotAllowlisted, outcomeUndefined,
+		outcomePermissionsAway, outcomePermissionsUnknown:
+		return o.permissionSpec()
 	case outcomeOverloaded:
 		return spec{status: http.StatusServiceUnavailable, code: "overloaded", reason: reasonRateLimit, retryAfter: 1,
 			msg: "more is being sent than can be taken; nothing was written"}

@@ -38,7 +38,11 @@ func (s *Service) sendBatch(w http.ResponseWriter, r *http.Request, _ time.Time,
 	defer f.end()
 	ctx := r.Context()
 	for _, uid := range uids {
-		f.add(ctx, req, req.address(uid, int(s.cfg.PayloadBytesMax)))
+		p := req.address(uid, int(s.cfg.PayloadBytesMax))
+		if p.ok() {
+			p = s.permit(req)
+		}
+		f.add(ctx, req, p)
 	}
 	out, reasons := append([]byte(nil), `{"fail_uids":[`...), []byte(nil)
 	for i, uid := range uids {

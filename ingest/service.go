@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -23,6 +25,8 @@ type Deps struct {
 	// NATS is a connection that reconnects for ever and buffers nothing meanwhile, as
 	// broker.Connect makes it. The role does not close it.
 	NATS *nats.Conn
+	// JetStream is that connection's.
+	JetStream jetstream.JetStream
 	// Partitions is the deployment's number of them.
 	Partitions topology.Partitions
 	Logger     *slog.Logger
@@ -42,6 +46,7 @@ type Service struct {
 	tokens       *tokens       // nil: none are needed
 	addresses    *addresses    // nil: their rate is not limited
 	certificates *certificates // nil: the API is in plain HTTP
+	permissions  *permission.Store
 	requests     *requestPool
 	replies      *bytesPool
 	contentType  []string
@@ -71,6 +76,9 @@ const (
 const (
 	// decodeSampled is how many requests share one look at the clock after decoding.
 	decodeSampled = 16
+	// permissionsWait is how long a start waits for the permissions before it accepts
+	// connections. They go on being read; until they are, sends are answered 503.
+	permissionsWait = 5 * time.Second
 	// closeTimeout is how long the inbox may take to close.
 	closeTimeout = 5 * time.Second
 )
@@ -95,6 +103,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		}
 	}
 	require(deps.NATS != nil, "the NATS connection")
+	require(deps.JetStream != nil, "JetStream")
 	require(deps.Logger != nil, "the logger")
 	require(deps.Registerer != nil, "the metrics registerer")
 	if _, err := topology.NewPartitions(int(deps.Partitions)); err != nil {
@@ -142,6 +151,10 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s.committer.metrics = s.metrics
 	for o := range s.failures {
 		s.failures[o].interval = failureInterval
+	}
+	s.permissions, err = permission.New(cfg.Config, permission.Deps{JetStream: deps.JetStream, Logger: log, Registerer: deps.Registerer})
+	if err != nil {
+		return nil, fmt.Errorf("ingest: %w", err)
 	}
 	s.handler = s.routes()
 	return s, nil
@@ -203,7 +216,7 @@ func (s *Service) Check() error {
 	if !s.connected.Load() {
 		return ErrDisconnected
 	}
-	return nil
+	return s.permissions.Check()
 }
 
 // Run serves until ctx ends, then drains: it stops accepting, answers every request
@@ -222,6 +235,8 @@ func (s *Service) Run(ctx context.Context) error {
 		return errors.Join(err, listener.Close())
 	}
 	stopWatching := s.watchConnection()
+	stopPermissions := s.followPermissions(ctx)
+	defer stopPermissions()
 	if s.tokens != nil {
 		defer s.tokens.watch()()
 	}
@@ -255,6 +270,29 @@ func (s *Service) Run(ctx context.Context) error {
 		p.ackTimer.Stop()
 	}
 	return err
+}
+
+// followPermissions keeps the permissions fresh until the returned function is called. It
+// waits a little until they have been read.
+func (s *Service) followPermissions(ctx context.Context) (stop func()) {
+	following, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a drain still needs them
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = s.permissions.Run(following) // ends with its context, and then without an error
+	}()
+	timer := time.NewTimer(permissionsWait)
+	defer timer.Stop()
+	select {
+	case <-s.permissions.Ready():
+	case <-timer.C:
+		s.log.Warn("the permissions could not be read in time; sends are answered 503 until they are", "waited", permissionsWait)
+	case <-ctx.Done():
+	}
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 func (s *Service) server() *http.Server {

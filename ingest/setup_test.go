@@ -94,7 +94,12 @@ func setup(t testing.TB, o options) *bundle {
 	if o.partitions == 0 {
 		o.partitions = 2
 	}
-	if !o.noStreams {
+	if o.noStreams { // but for the permissions, which every send asks
+		for _, bucket := range topology.DefaultOptions().BucketConfigs() {
+			_, err := js.CreateKeyValue(ctx, bucket)
+			require.NoError(t, err)
+		}
+	} else {
 		settings := topology.DefaultOptions()
 		settings.WALBytesMax, settings.MessagesBytesMax = 256<<20, 256<<20
 		if o.topology != nil {
@@ -112,7 +117,7 @@ func setup(t testing.TB, o options) *bundle {
 		o.log = logger(t)
 	}
 	b.registry = prometheus.NewRegistry()
-	b.service, err = New(cfg, Deps{NATS: b.nc, Partitions: topology.Partitions(o.partitions), Logger: o.log, Registerer: b.registry, Routes: o.routes})
+	b.service, err = New(cfg, Deps{NATS: b.nc, JetStream: b.js, Partitions: topology.Partitions(o.partitions), Logger: o.log, Registerer: b.registry, Routes: o.routes})
 	require.NoError(t, err)
 	b.run()
 	return b

@@ -111,6 +111,7 @@ func (o Options) BucketConfigs() []jetstream.KeyValueConfig {
 		bucket(DeploymentBucket, "Sendhouse deployment parameters"),
 		bucket(WriterBucket, "Sendhouse writer ranges"),
 		bucket(CheckpointPointerBucket, "Sendhouse checkpoint pointers"),
+		bucket(PermissionBucket, "Sendhouse permissions: who may send to which channel"),
 	}
 }
 

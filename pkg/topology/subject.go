@@ -23,6 +23,8 @@ const (
 	// CheckpointPointerBucket is the key-value bucket that says which
 	// checkpoints of a partition are whole.
 	CheckpointPointerBucket = "SENDHOUSE_CHECKPOINTS"
+	// PermissionBucket is the key-value bucket of the channels' policies.
+	PermissionBucket = "SENDHOUSE_PERMISSIONS"
 	// CheckpointBucket is the object store of sequencer state.
 	CheckpointBucket = "CHECKPOINTS"
 )

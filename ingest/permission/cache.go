@@ -1,0 +1,88 @@
+package permission
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+const shards = 64
+
+// cache holds every policy. Sends read it from many goroutines and never wait for one
+// another; one goroutine writes, and holds a shard for as long as it takes to set a pointer.
+type cache struct {
+	shards [shards]shard
+	system atomic.Pointer[Set]
+	// complete: everything that the bucket held at some time is here.
+	complete atomic.Bool
+
+	// For the metrics; written by the one that writes.
+	channels, members, bytes atomic.Int64
+}
+
+type shard struct {
+	mu       sync.RWMutex
+	policies map[Channel]*Policy
+	_        [32]byte // a cache line each
+}
+
+func newCache() *cache {
+	c := &cache{}
+	for i := range c.shards {
+		c.shards[i].policies = make(map[Channel]*Policy)
+	}
+	return c
+}
+
+func (c *cache) shard(ch Channel) *shard {
+	return &c.shards[(hash(ch.Name)+uint64(ch.Type))%shards]
+}
+
+// Policy implements View.
+func (c *cache) Policy(ch Channel) *Policy {
+	s := c.shard(ch)
+	s.mu.RLock()
+	p := s.policies[ch]
+	s.mu.RUnlock()
+	return p
+}
+
+// System implements View.
+func (c *cache) System(uid string) bool { return c.system.Load().Has(uid) }
+
+// put takes a policy, unless a newer one is there.
+func (c *cache) put(ch Channel, p *Policy) {
+	s := c.shard(ch)
+	s.mu.Lock()
+	old := s.policies[ch]
+	newer := old == nil || old.revision < p.revision
+	if newer {
+		s.policies[ch] = p
+	}
+	s.mu.Unlock()
+	if !newer {
+		return
+	}
+	if ch == SystemAccounts() {
+		c.system.Store(p.List(Subscribers))
+	}
+	if old == nil {
+		c.channels.Add(1)
+		c.bytes.Add(int64(len(ch.Name)))
+	}
+	c.members.Add(int64(p.members() - old.members()))
+	c.bytes.Add(int64(p.bytes() - old.bytes()))
+}
+
+// bytes is about the memory that a policy takes, its place in the map included.
+func (p *Policy) bytes() int {
+	if p == nil {
+		return 0
+	}
+	n := 96
+	for l := range lists {
+		n += p.lists[l].bytes()
+	}
+	return n
+}
+
+var _ View = (*cache)(nil)

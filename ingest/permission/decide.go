@@ -1,0 +1,182 @@
+package permission
+
+import (
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// SystemUID is WuKongIM's built-in system account. It passes as those do that are listed.
+const SystemUID = "____system"
+
+// Verdict is what the policies say of a send.
+type Verdict uint8
+
+// The verdicts. Their reason codes are WuKongIM's; see [Verdict.Reason].
+const (
+	Allowed Verdict = iota
+	SenderBanned
+	ChannelBanned
+	Disbanded
+	Denylisted
+	NotSubscribed
+	NotAllowlisted
+	Undefined
+	// Unavailable means that the policies are not known: nothing may be sent on their word.
+	Unavailable
+	Verdicts // the number of them
+)
+
+// Reason is WuKongIM's reason code for a refusal; 0 for the other verdicts.
+func (v Verdict) Reason() int {
+	return [Verdicts]int{
+		SenderBanned: 25, ChannelBanned: 19, Disbanded: 24, Denylisted: 4,
+		NotSubscribed: 3, NotAllowlisted: 13, Undefined: 5,
+	}[v]
+}
+
+// String is the verdict's name in metrics.
+func (v Verdict) String() string {
+	return [Verdicts]string{
+		"allowed", "sender_banned", "channel_banned", "disbanded", "denylisted",
+		"not_subscribed", "not_allowlisted", "undefined", "unavailable",
+	}[v]
+}
+
+// Rules are the settings that the verdicts depend on.
+type Rules struct {
+	// RefuseUndefined refuses sends to group-like channels that nobody has defined.
+	RefuseUndefined bool
+	// PersonAllowlists lets a person be sent to only by those on the person's allowlist, unless
+	// the person allows strangers.
+	PersonAllowlists bool
+}
+
+// Send is what is asked for.
+type Send struct {
+	From string
+	// Type and Name are the channel's, without the command suffix. Of a person channel Name
+	// is the other side's uid.
+	Type message.ChannelType
+	Name string
+	// ReceiversNamed says that the send itself names who receives it, and no channel.
+	ReceiversNamed bool
+}
+
+// View is where policies are looked up.
+type View interface {
+	// Policy is nil where nothing is known of the channel.
+	Policy(Channel) *Policy
+	// System says whether a uid is a system account.
+	System(uid string) bool
+}
+
+// Decide is a pure function of what the view holds.
+//
+// The order: a system account passes, but not into a disbanded channel; then the sender's
+// ban; the channel's own state; the denylist; membership; the allowlist. A command has the
+// policy of its channel. A send that names its receivers in place of a channel passes, as in
+// WuKongIM: there is no policy that could speak of it.
+func Decide(v View, rules Rules, s Send) Verdict {
+	if s.ReceiversNamed {
+		return Allowed
+	}
+	channel := v.Policy(Channel{Type: s.Type, Name: s.Name})
+	if channel.Has(damaged) {
+		return Unavailable
+	}
+	if s.From == SystemUID || v.System(s.From) {
+		if channel.Has(FlagDisbanded) {
+			return Disbanded
+		}
+		return Allowed
+	}
+	if verdict := decideSender(v, s, channel); verdict != Allowed {
+		return verdict
+	}
+	switch {
+	case channel.Has(FlagBanned):
+		return ChannelBanned
+	case channel.Has(FlagDisbanded):
+		return Disbanded
+	}
+	switch s.Type {
+	case message.ChannelPerson:
+		return decidePerson(v, rules, s, channel)
+	case message.ChannelVisitors:
+		return decideVisitors(v, rules, s, channel)
+	default:
+		return decideLists(rules, s, channel, groupLike(s.Type))
+	}
+}
+
+// decideSender looks whether the sender is banned: as a person, or with all others in the
+// channel. A banned person neither sends nor receives; a send-banned one does not send.
+func decideSender(v View, s Send, channel *Policy) Verdict {
+	person := v.Policy(Channel{Type: message.ChannelPerson, Name: s.From})
+	switch {
+	case person.Has(damaged):
+		return Unavailable
+	case person.Has(FlagSendBanned), person.Has(FlagBanned):
+		return SenderBanned
+	case s.Type != message.ChannelPerson && channel.Has(FlagSendBanned):
+		return SenderBanned
+	}
+	return Allowed
+}
+
+func decidePerson(v View, rules Rules, s Send, receiver *Policy) Verdict {
+	switch {
+	case s.Name == SystemUID || v.System(s.Name):
+		return Allowed
+	case receiver.List(Denylist).Has(s.From):
+		return Denylisted
+	case rules.PersonAllowlists && !receiver.Has(FlagStrangers) && !receiver.List(Allowlist).Has(s.From):
+		return NotAllowlisted
+	}
+	return Allowed
+}
+
+// decideVisitors: a visitors channel bears the visitor's uid. The visitor passes. Who may
+// answer is in the lists of the customer service channel of that name (WuKongIM v3) or, where
+// there is none, in its own (v2).
+func decideVisitors(v View, rules Rules, s Send, channel *Policy) Verdict {
+	if s.From == s.Name {
+		return Allowed
+	}
+	service := v.Policy(Channel{Type: message.ChannelCustomerService, Name: s.Name})
+	if service.Has(damaged) {
+		return Unavailable
+	}
+	if service.Has(FlagDefined) {
+		channel = service
+	}
+	return decideLists(rules, s, channel, true)
+}
+
+func decideLists(rules Rules, s Send, channel *Policy, membersOnly bool) Verdict {
+	defined := channel.Has(FlagDefined)
+	switch {
+	case membersOnly && !defined && rules.RefuseUndefined:
+		return Undefined
+	case channel.List(Denylist).Has(s.From):
+		return Denylisted
+	case !membersOnly:
+		return Allowed
+	case defined && !channel.List(Subscribers).Has(s.From):
+		return NotSubscribed
+	case channel.List(Allowlist).Len() > 0 && !channel.List(Allowlist).Has(s.From):
+		return NotAllowlisted
+	}
+	return Allowed
+}
+
+// groupLike says whether only members send to channels of a type. Customer service, info
+// and agent channels are open to all.
+func groupLike(t message.ChannelType) bool {
+	switch t {
+	case message.ChannelGroup, message.ChannelCommunity, message.ChannelCommunityTopic, message.ChannelData,
+		message.ChannelTemporary, message.ChannelLive, message.ChannelAgentGroup:
+		return true
+	default:
+		return false
+	}
+}

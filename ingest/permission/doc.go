@@ -1,0 +1,39 @@
+// Package permission says who may send what to which channel. It keeps the policies in a
+// NATS key-value bucket and all of them, packed, in the memory of every process.
+//
+// # What holds
+//
+//   - A change is one write of one key, the channel's record, under compare-and-swap. Before
+//     it nothing has changed, whatever of it is in the bucket already; after it all of it has.
+//   - Change returns nil only when the change is stored and in force in this process. Others
+//     have it as soon as the watch brings it: within a second while NATS answers them.
+//   - Two changes of one channel, wherever they are made, happen one after the other.
+//
+// # How
+//
+//	decide.go  the pure function of policies and a send
+//	policy.go  one channel's policy and what an edit makes of it; set.go a list, page.go its packed parts
+//	record.go  what stands in the bucket, key.go under which key
+//	cache.go   all policies, for many readers and one writer
+//	follow.go  the watch that feeds the cache
+//	probe.go   how fresh it is: asks the server how far it is and waits until the watch is there, too
+//	change.go  pages first, then the record; the pages that it replaced go last
+//	sweep.go   pages that a change which died on its way has left
+//
+// A list of more than 8 KiB is divided by the hash of its uids into pages of up to 64 KiB, each
+// under a key that is used once. A change writes new pages, then the record that points to them.
+// If it dies in between, nobody points to them. A page is removed only after the record has been
+// written by somebody who does not point to it: from then on whoever had prepared a change on the
+// record before cannot write it any more.
+//
+// # When NATS does not answer
+//
+// The cache stands for StaleMax since it was last known to be complete. Then sends are not
+// answered on its word. Changes fail at once. At a start nothing is answered until the watch has
+// brought everything.
+//
+// # When the bucket is damaged
+//
+// A record that cannot be read, or points to a page that is not there, lets nobody send to its
+// channel, and is reported. Replacing the list, or the record, mends it.
+package permission

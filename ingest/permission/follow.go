@@ -1,0 +1,190 @@
+package permission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+const (
+	askTimeout   = time.Second            // for one question to NATS
+	watchTimeout = 2 * time.Second        // to begin a watch, and to end one
+	followPause  = 250 * time.Millisecond // between two tries to watch
+)
+
+var errWatchEnded = errors.New("the watch ended")
+
+// follow keeps a watch on the bucket until ctx ends. It alone writes the cache.
+func (s *Store) follow(ctx context.Context) {
+	said := ""
+	for ctx.Err() == nil {
+		err := s.watch(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		s.metrics.watches.Inc()
+		if err == nil { // a new one was asked for
+			continue
+		}
+		if err.Error() != said { // once each
+			said = err.Error()
+			s.log.Warn("permissions cannot be followed; trying again", "error", err)
+		}
+		select {
+		case <-time.After(followPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// watch applies what comes until ctx ends or a new watch is asked for. It goes on where the last one was.
+func (s *Store) watch(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	select {
+	case <-s.restart: // was meant for the last one
+	default:
+	}
+	asked := time.Now()
+	at, err := s.position(ctx)
+	if err != nil {
+		return err
+	}
+	if s.replaced(at) {
+		s.log.Warn("the bucket of permissions was replaced or set back; reading all of it again", "bucket", topology.PermissionBucket)
+		s.forget()
+	}
+	s.created.Store(at.created.UnixNano())
+	updates, stop, err := s.open(ctx, cancel)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	s.watches++
+	s.watching.Store(s.watches)
+	defer s.watching.Store(0)
+	cache := s.cache.Load()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.restart:
+			return nil
+		case entry, open := <-updates:
+			switch {
+			case !open:
+				return errWatchEnded
+			case entry == nil: // everything that was there has come
+				s.progress.advance(at.last) // the last messages may be gone
+				s.confirm(cache, asked)
+			default:
+				s.apply(entry)
+				s.progress.advance(entry.Revision())
+			}
+		}
+	}
+}
+
+// open begins a watch. The context is the watch's for its whole life; cancel ends it.
+func (s *Store) open(ctx context.Context, cancel func()) (updates <-chan jetstream.KeyValueEntry, stop func(), err error) {
+	late := time.AfterFunc(watchTimeout, cancel)
+	defer late.Stop()
+	kv, err := s.js.KeyValue(ctx, topology.PermissionBucket)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open bucket %s: %w", topology.PermissionBucket, err)
+	}
+	var options []jetstream.WatchOpt
+	if applied := s.progress.now(); applied > 0 {
+		options = append(options, jetstream.ResumeFromRevision(applied+1))
+	}
+	watcher, err := kv.WatchAll(ctx, options...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch bucket %s: %w", topology.PermissionBucket, err)
+	}
+	return watcher.Updates(), func() {
+		_ = watcher.Stop() // fails only where the connection has ended, and the watch with it
+		closed := time.After(watchTimeout)
+		for {
+			select {
+			case _, open := <-watcher.Updates(): // it may be waiting to hand over one more
+				if !open {
+					return
+				}
+			case <-closed:
+				s.log.Warn("a watch on the permissions did not end", "timeout", watchTimeout)
+				return
+			}
+		}
+	}, nil
+}
+
+// forget empties the cache: what it holds is not what the bucket holds.
+func (s *Store) forget() {
+	s.usable.Store(false)
+	s.cache.Store(newCache())
+	s.loose.clear()
+	s.progress.reset()
+}
+
+// apply brings one message of the bucket into the cache.
+func (s *Store) apply(entry jetstream.KeyValueEntry) {
+	key, err := parseKey(entry.Key())
+	if err != nil {
+		s.metrics.damaged.Inc()
+		s.log.Warn("a foreign key stands in the bucket of permissions", "bucket", topology.PermissionBucket, "error", err)
+		return
+	}
+	stored := entry.Operation() == jetstream.KeyValuePut
+	if key.isPage {
+		if stored {
+			s.applyPage(key, entry)
+		}
+		return
+	}
+	cache := s.cache.Load()
+	if !stored { // somebody deleted it by hand
+		cache.put(key.channel, &Policy{revision: entry.Revision()})
+		return
+	}
+	old := cache.Policy(key.channel)
+	policy, err := readPolicy(entry.Value(), entry.Revision(), func(id uint64) *page {
+		if p := s.loose.take(id); p != nil {
+			return p
+		}
+		return old.page(id)
+	})
+	if err != nil {
+		s.metrics.damaged.Inc()
+		s.log.Error("the permissions of a channel are damaged; nobody can send to it", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision(), "error", err)
+	}
+	cache.put(key.channel, policy)
+}
+
+func (s *Store) applyPage(key parsedKey, entry jetstream.KeyValueEntry) {
+	p, err := readPage(entry.Value())
+	if err != nil {
+		s.metrics.damaged.Inc()
+		s.log.Error("a page of a channel's permissions is damaged", "bucket", topology.PermissionBucket, "key", entry.Key(), "error", err)
+		return
+	}
+	s.loose.add(key, p, entry.Created())
+}
+
+// page is a page of the policy by its id.
+func (p *Policy) page(id uint64) *page {
+	for l := range lists {
+		if set := p.List(l); set != nil {
+			for _, leaf := range set.leaves {
+				if leaf.id == id {
+					return leaf.page
+				}
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+package permission
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// probeInterval and lagMax together bound how late a change is seen where the watch has
+	// died without a word: the consumer's server is gone, and nobody says so for ten seconds.
+	probeInterval = 250 * time.Millisecond
+	lagMax        = 500 * time.Millisecond
+)
+
+// probe asks the bucket again and again how far it is. Where the watch has come as far, the
+// cache was complete when it was asked.
+func (s *Store) probe(ctx context.Context) {
+	ticker := time.NewTicker(probeInterval)
+	defer ticker.Stop()
+	for {
+		s.probeOnce(ctx)
+		s.usable.Store(s.fresh())
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Store) probeOnce(ctx context.Context) {
+	watching := s.watching.Load()
+	if watching == 0 {
+		return // follow is at it
+	}
+	asked, before, cache := time.Now(), s.progress.now(), s.cache.Load()
+	at, err := s.position(ctx)
+	if err != nil {
+		s.metrics.unconfirmed.Inc()
+		return
+	}
+	if s.replaced(at) {
+		s.again()
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lagMax)
+	defer cancel()
+	if s.progress.await(ctx, at.last) == nil {
+		s.confirm(cache, asked)
+		return
+	}
+	s.metrics.unconfirmed.Inc()
+	if s.watching.Load() == watching && s.progress.now() == before {
+		s.again() // it does not move at all
+	}
+}
+
+// again asks for a new watch.
+func (s *Store) again() {
+	select {
+	case s.restart <- struct{}{}:
+	default:
+	}
+}
+
+// confirm notes that a cache was complete at a time.
+func (s *Store) confirm(c *cache, at time.Time) {
+	s.confirmed.Store(int64(at.Sub(s.began)) + 1)
+	s.usable.Store(true)
+	if !c.complete.Swap(true) {
+		s.log.Info("permissions are read", "channels", c.channels.Load(), "uids", c.members.Load())
+	}
+	s.once.Do(func() { close(s.ready) })
+}
+
+// fresh says whether the cache is fresh enough to be answered from.
+func (s *Store) fresh() bool { return s.confirmed.Load() != 0 && s.age() <= s.staleMax }

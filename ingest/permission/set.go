@@ -1,0 +1,272 @@
+package permission
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"sort"
+)
+
+// Limits of a list.
+const (
+	// MembersMax is the most uids that a list may hold.
+	MembersMax = 1_000_000
+	// inlineBytesMax is the size up to which a list stands in the channel's own record;
+	// pageBytesMax is that of a page where it does not.
+	inlineBytesMax = 8 << 10
+	pageBytesMax   = 64 << 10
+	// pageBytesHard is what a page may have where it cannot be divided, because its uids have
+	// the same hash. Nothing but intent brings that about.
+	pageBytesHard = 256 << 10
+)
+
+// Errors of an edit.
+var (
+	// ErrTooMany is returned where a list would hold more than MembersMax uids.
+	ErrTooMany = errors.New("the list would hold more than 1000000 uids")
+	// ErrDamaged is returned where a list cannot be read, and the edit does not replace it.
+	ErrDamaged = errors.New("the list is damaged: a part of it is missing; replace the whole of it")
+
+	errHash = errors.New("too many of the uids have the same hash")
+)
+
+// Set is a list of uids. It is divided by their hash into leaves, each with a page: one
+// leaf for the usual list. It is never changed. A nil set is empty.
+type Set struct {
+	leaves []leaf
+	count  int
+}
+
+// leaf holds the uids whose hash's upper half is from or more, and less than the next leaf's.
+type leaf struct {
+	from uint32
+	id   uint64 // of the stored page; 0: it is not stored by itself
+	page *page  // nil: it is missing
+}
+
+// Len is the number of uids.
+func (s *Set) Len() int {
+	if s == nil {
+		return 0
+	}
+	return s.count
+}
+
+// Has says whether a uid is in the set.
+func (s *Set) Has(uid string) bool {
+	if s == nil {
+		return false
+	}
+	p := s.leaves[0].page
+	if len(s.leaves) > 1 {
+		p = s.leaves[s.find(uid)].page
+	}
+	return p != nil && p.has(uid)
+}
+
+// All gives the uids, in no order that means anything.
+func (s *Set) All() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if s == nil {
+			return
+		}
+		for _, l := range s.leaves {
+			if l.page == nil {
+				continue
+			}
+			for uid := range l.page.all() {
+				if !yield(uid) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// find is the leaf that a uid belongs to.
+func (s *Set) find(uid string) int {
+	at := upper(uid)
+	return sort.Search(len(s.leaves), func(i int) bool { return s.leaves[i].from > at }) - 1
+}
+
+func (s *Set) isDamaged() bool {
+	return s != nil && slices.ContainsFunc(s.leaves, func(l leaf) bool { return l.page == nil })
+}
+
+// inline says whether the set stands in the channel's own record.
+func (s *Set) inline() bool {
+	return s == nil || len(s.leaves) == 1 && s.leaves[0].page != nil && len(s.leaves[0].page.packed) <= inlineBytesMax
+}
+
+// bytes is the memory that the set takes.
+func (s *Set) bytes() int {
+	if s == nil {
+		return 0
+	}
+	n := 32 + 24*len(s.leaves)
+	for _, l := range s.leaves {
+		if l.page != nil {
+			n += l.page.bytes()
+		}
+	}
+	return n
+}
+
+// edit makes the set behind an edit, the same one where nothing changes. Leaves that changed
+// have no id; the others are the old ones.
+func (s *Set) edit(e ListEdit) (*Set, error) {
+	old := s
+	if e.Clear {
+		s = nil
+	}
+	if len(e.Add) == 0 && len(e.Remove) == 0 {
+		return s, nil
+	}
+	if s.isDamaged() {
+		return nil, ErrDamaged
+	}
+	if s == nil {
+		s = &Set{leaves: []leaf{{page: newPage(nil)}}}
+	}
+	leaves, err := s.merge(e)
+	if err != nil {
+		return nil, err
+	}
+	next := &Set{leaves: tidy(leaves)}
+	for _, l := range next.leaves {
+		next.count += l.page.count
+	}
+	switch {
+	case next.count == 0:
+		return nil, nil //nolint:nilnil // an empty set is nil
+	case next.count > MembersMax:
+		return nil, ErrTooMany
+	case next.count == old.Len() && next.within(old):
+		return old, nil
+	}
+	return next, nil
+}
+
+// within says whether every uid of a changed leaf is in other.
+func (s *Set) within(other *Set) bool {
+	for _, l := range s.leaves {
+		if l.id != 0 {
+			continue
+		}
+		for uid := range l.page.all() {
+			if !other.Has(uid) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// merge puts the edit's uids into the leaves they belong to.
+func (s *Set) merge(e ListEdit) ([]leaf, error) {
+	type change struct{ add, remove map[string]struct{} }
+	changes := make(map[int]*change)
+	at := func(uid string) *change {
+		i := s.find(uid)
+		if changes[i] == nil {
+			changes[i] = &change{add: map[string]struct{}{}, remove: map[string]struct{}{}}
+		}
+		return changes[i]
+	}
+	for _, uid := range e.Remove {
+		at(uid).remove[uid] = struct{}{}
+	}
+	for _, uid := range e.Add {
+		at(uid).add[uid] = struct{}{}
+	}
+	leaves := make([]leaf, 0, len(s.leaves)+len(changes))
+	for i, l := range s.leaves {
+		c := changes[i]
+		if c == nil {
+			leaves = append(leaves, l)
+			continue
+		}
+		uids := make([]string, 0, l.page.count+len(c.add))
+		kept := 0
+		for uid := range l.page.all() {
+			if _, removed := c.remove[uid]; removed {
+				continue
+			}
+			delete(c.add, uid)
+			uids = append(uids, uid)
+			kept++
+		}
+		for uid := range c.add {
+			uids = append(uids, uid)
+		}
+		if kept == l.page.count && len(uids) == kept {
+			leaves = append(leaves, l)
+			continue
+		}
+		var err error
+		if leaves, err = appendLeaves(leaves, l.from, uids); err != nil {
+			return nil, err
+		}
+	}
+	return leaves, nil
+}
+
+// appendLeaves appends as many leaves as the uids need. The first begins where the old one
+// did.
+func appendLeaves(dst []leaf, from uint32, uids []string) ([]leaf, error) {
+	size := 0
+	for _, uid := range uids {
+		size += packedSize(uid)
+	}
+	if size <= pageBytesMax {
+		return append(dst, leaf{from: from, page: newPage(uids)}), nil
+	}
+	slices.SortFunc(uids, func(a, b string) int {
+		return cmp.Compare(upper(a), upper(b))
+	})
+	middle := upper(uids[len(uids)/2])
+	at := sort.Search(len(uids), func(i int) bool { return upper(uids[i]) >= middle })
+	if at == 0 { // the lower half has one hash: divide behind it
+		at = sort.Search(len(uids), func(i int) bool { return upper(uids[i]) > middle })
+	}
+	if at == len(uids) {
+		if size > pageBytesHard {
+			return nil, fmt.Errorf("%w: %d of them", errHash, len(uids))
+		}
+		return append(dst, leaf{from: from, page: newPage(uids)}), nil
+	}
+	dst, err := appendLeaves(dst, from, uids[:at])
+	if err != nil {
+		return nil, err
+	}
+	return appendLeaves(dst, upper(uids[at]), uids[at:])
+}
+
+// upper is the half of the hash by which leaves are divided; the lower one finds a uid in its
+// page.
+func upper(uid string) uint32 { return uint32(hash(uid) >> 32) }
+
+// tidy joins neighbours that have become small, so that there are never many more pages than
+// the uids need. A leaf that joins takes the place of the one before it.
+func tidy(leaves []leaf) []leaf {
+	out := leaves[:1]
+	for _, l := range leaves[1:] {
+		last := &out[len(out)-1]
+		if size := len(last.page.packed) + len(l.page.packed); size > pageBytesMax/2 && size > inlineBytesMax {
+			out = append(out, l)
+			continue
+		}
+		if last.page.count == 0 {
+			*last = leaf{from: last.from, id: l.id, page: l.page}
+			continue
+		}
+		if l.page.count == 0 {
+			continue
+		}
+		uids := append(slices.Collect(last.page.all()), slices.Collect(l.page.all())...)
+		*last = leaf{from: last.from, page: newPage(uids)}
+	}
+	return out
+}

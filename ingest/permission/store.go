@@ -1,0 +1,192 @@
+package permission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// Config is what an operator may set.
+type Config struct {
+	UndefinedChannels string        `name:"ingest-undefined-channels" help:"Sends to group-like channels that nobody has defined: allow takes them, refuse answers 403." enum:"allow,refuse" default:"allow"`
+	PersonAllowlists  bool          `name:"ingest-person-allowlists" help:"Take sends to a person only from those on the person's allowlist, unless the person allows strangers."`
+	StaleMax          time.Duration `name:"ingest-permissions-stale-max" help:"How long permissions are used as they were last seen while NATS cannot confirm them; beyond it sends are answered 503." default:"30s"`
+}
+
+// The values of UndefinedChannels.
+const (
+	undefinedAllow  = "allow"
+	undefinedRefuse = "refuse"
+)
+
+// Check reports every setting that is out of its range.
+func (c Config) Check() error {
+	var errs []error
+	if c.UndefinedChannels != undefinedAllow && c.UndefinedChannels != undefinedRefuse {
+		errs = append(errs, fmt.Errorf("ingest-undefined-channels %q: must be allow or refuse", c.UndefinedChannels))
+	}
+	if c.StaleMax < time.Second {
+		errs = append(errs, fmt.Errorf("ingest-permissions-stale-max %s: must be at least 1s", c.StaleMax))
+	}
+	return errors.Join(errs...)
+}
+
+// Deps is what a Store works with. All fields must be set.
+type Deps struct {
+	JetStream  jetstream.JetStream
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Store is the policies of a deployment: a cache that follows the bucket, and the way to
+// change what is in there.
+type Store struct {
+	rules    Rules
+	staleMax time.Duration
+	js       jetstream.JetStream
+	log      *slog.Logger
+	metrics  *metrics
+
+	cache    atomic.Pointer[cache]
+	usable   atomic.Bool // it is fresh enough to answer from
+	progress progress
+	loose    loose
+	locks    [lockStripes]chan struct{}
+
+	ready     chan struct{} // closed when the cache is complete for the first time
+	once      sync.Once     // closes ready
+	restart   chan struct{} // asks for a new watch
+	watching  atomic.Int64  // the number of the watch; 0: there is none
+	watches   int64         // the number of the last one; follow's own
+	began     time.Time
+	confirmed atomic.Int64 // when the cache was last known to be complete, in nanoseconds since began; 0: never
+	created   atomic.Int64 // when the stream was made, in Unix nanoseconds: another one is another bucket
+}
+
+// New checks cfg and makes a store. It asks NATS nothing before Run.
+func New(cfg Config, deps Deps) (*Store, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		rules:    Rules{RefuseUndefined: cfg.UndefinedChannels == undefinedRefuse, PersonAllowlists: cfg.PersonAllowlists},
+		staleMax: cfg.StaleMax, js: deps.JetStream, log: deps.Logger,
+		ready: make(chan struct{}), restart: make(chan struct{}, 1), began: time.Now(),
+	}
+	for i := range s.locks {
+		s.locks[i] = make(chan struct{}, 1)
+	}
+	s.cache.Store(newCache())
+	s.loose.pages = make(map[uint64]loosePage)
+	var err error
+	if s.metrics, err = newMetrics(deps.Registerer, s); err != nil {
+		return nil, fmt.Errorf("permissions: metrics: %w", err)
+	}
+	return s, nil
+}
+
+// Run follows the bucket until ctx ends. Changes need it; they fail when it has ended.
+func (s *Store) Run(ctx context.Context) error {
+	var work sync.WaitGroup
+	work.Go(func() { s.follow(ctx) })
+	work.Go(func() { s.probe(ctx) })
+	work.Go(func() { s.sweep(ctx) })
+	work.Wait()
+	s.usable.Store(false)
+	return nil
+}
+
+// Ready is closed when the cache is complete for the first time.
+func (s *Store) Ready() <-chan struct{} { return s.ready }
+
+// ErrNotReady is wrapped by Check.
+var ErrNotReady = errors.New("permissions cannot be answered for")
+
+// Check is nil while sends can be decided on.
+func (s *Store) Check() error {
+	cache := s.cache.Load()
+	switch {
+	case !cache.complete.Load():
+		return fmt.Errorf("%w: they are still being read (%d channels so far)", ErrNotReady, cache.channels.Load())
+	case !s.usable.Load():
+		return fmt.Errorf("%w: NATS has not confirmed them for %s", ErrNotReady, s.age().Round(time.Millisecond))
+	}
+	return nil
+}
+
+// age is how long ago the cache was last known to be complete.
+func (s *Store) age() time.Duration {
+	return time.Since(s.began) - time.Duration(s.confirmed.Load())
+}
+
+// Decide says whether a send is allowed. It asks nobody and allocates nothing.
+func (s *Store) Decide(send Send) Verdict {
+	verdict := Unavailable
+	if cache := s.cache.Load(); s.usable.Load() && cache.complete.Load() {
+		verdict = Decide(cache, s.rules, send)
+	}
+	s.metrics.decisions[verdict].Inc()
+	return verdict
+}
+
+// Policy is what is known of a channel now; nil if nothing is. It fails where that may be
+// too old to be answered, or is damaged.
+func (s *Store) Policy(ch Channel) (*Policy, error) {
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	p := s.cache.Load().Policy(ch)
+	if p.Has(damaged) {
+		return nil, ErrDamaged
+	}
+	return p, nil
+}
+
+// bucketStream is the stream behind the bucket.
+const bucketStream = "KV_" + topology.PermissionBucket
+
+// position is how far the bucket's stream is.
+type position struct {
+	last    uint64 // stream_seq of its newest message
+	created time.Time
+}
+
+// position asks the stream's leader.
+func (s *Store) position(ctx context.Context) (position, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	stream, err := s.js.Stream(ctx, bucketStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		err = fmt.Errorf("there is no bucket %s: start a sequencer of this version first, it makes it: %w", topology.PermissionBucket, err)
+	}
+	if err != nil {
+		return position{}, err
+	}
+	info := stream.CachedInfo()
+	return position{last: info.State.LastSeq, created: info.Created}, nil
+}
+
+// replaced says whether the stream is another one than that which the cache was read from, or
+// has been set back.
+func (s *Store) replaced(at position) bool {
+	created := s.created.Load()
+	return created != 0 && created != at.created.UnixNano() || at.last < s.progress.now()
+}
+
+// sync waits until the cache has everything that the bucket held when it was asked.
+func (s *Store) sync(ctx context.Context) error {
+	at, err := s.position(ctx)
+	if err != nil {
+		return err
+	}
+	return s.progress.await(ctx, at.last)
+}
