@@ -97,6 +97,10 @@ faults: deps ## The writer's long fault tests: ClickHouse stopped for a minute, 
 	WRITER_PAUSE=60s $(GO) test -count=1 -timeout 30m -v -run '^TestServerStoppedInMidInsert$$' ./writer
 	WRITER_POISON_ROWS=3000000 $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEnd(Poison|KilledAtEveryStep|DiskFull)$$' ./writer
 
+.PHONY: overload
+overload: deps ## Offer a process twice what it can do, over 2,000 connections, and print what it does.
+	OVERLOAD_DURATION=15s $(GO) test -count=1 -timeout 5m -v -run '^TestEndToEndOverload$$' ./pkg/testkit/e2e/
+
 .PHONY: cover
 cover: deps ## Write coverage.out and print the coverage of each package.
 	$(GO) test -count=1 -timeout $(TIMEOUT) -coverprofile=coverage.out -coverpkg=./... $(PKG)
@@ -113,7 +117,7 @@ fuzz: ## Run each fuzz test for FUZZTIME.
 	for file in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
 		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
 			echo "$$file $$name"; \
-			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s "$$(dirname "$$file")"; \
 		done; \
 	done
 

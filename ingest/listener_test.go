@@ -104,6 +104,31 @@ func TestSlowClients(t *testing.T) {
 	require.Equal(t, http.StatusOK, b.post(example).status, "meanwhile")
 }
 
+// TestClientThatDoesNotRead: who asks again and again and reads no answer is cut off when the time for an answer is up.
+func TestClientThatDoesNotRead(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, config: func(c *Config) {
+		c.HeaderReadTimeout, c.BodyReadTimeout, c.AckTimeout, c.AnswerTimeout = 100*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond
+		c.WriteTimeout = 500 * time.Millisecond
+	}})
+	b.sequence()
+	c := b.dial(t)
+	asked := make(chan error, 1)
+	go func() { // ends when the connection does
+		requests := strings.Repeat("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 1000)
+		for {
+			if _, err := io.WriteString(c, requests); err != nil {
+				asked <- err
+				return
+			}
+		}
+	}()
+	require.NotErrorIs(t, receive(t, asked), os.ErrDeadlineExceeded, "it was not cut off")
+	require.Equal(t, http.StatusOK, b.post(example).status, "meanwhile")
+	b.client.CloseIdleConnections()
+	require.Eventually(t, func() bool { return b.service.connections.Load() == 0 }, testTimeout, time.Millisecond)
+}
+
 // TestLogsHoldNoSecrets: whatever goes wrong, and however much is logged, payloads and tokens are not.
 func TestLogsHoldNoSecrets(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -134,6 +135,32 @@ func TestAddressesAreBounded(t *testing.T) {
 	second := a.of(req(1))
 	require.NotSame(t, second, first)
 	require.Same(t, second, a.of(req(1)))
+}
+
+// BenchmarkAddresses is what looking up an address costs, and what remembering it does.
+func BenchmarkAddresses(b *testing.B) {
+	a := newAddresses(1000, 0, nil)
+	requests := make([]*http.Request, addressesMax)
+	for i := range requests {
+		requests[i] = &http.Request{RemoteAddr: fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255)}
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for _, r := range requests {
+		a.of(r)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := spend(a.of(requests[i]), time.Now()); !ok {
+			b.Fatal("refused")
+		}
+		i = (i + 1) % len(requests)
+	}
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/addressesMax, "B/address")
 }
 
 // TestClientAddress is who a request is taken to come from.
