@@ -48,30 +48,36 @@ func benchRecords(b *testing.B, n int) [][]byte {
 	return records
 }
 
-// BenchmarkReplay replays a message log into ClickHouse, and inserts the same rows, decoded before, from
-// memory, in blocks of the same size. "of_memory" is the speed of the first by that of the second.
+// BenchmarkReplay replays a message log into ClickHouse, and beside it, in the same round, inserts the same
+// rows, decoded before, from memory, in blocks of the same size, and lets a writer as one would first write it
+// read a part of the log. "of_memory" and "of_naive" are the speed of the first by those of the others.
+//
+//	WRITER_BENCH_ROWS=2000000 make microbench BENCH=Replay PKG=./writer
 func BenchmarkReplay(b *testing.B) {
 	records := benchRecords(b, benchRows(b))
+	t := setup(b, 1)
+	for _, record := range records {
+		t.publishRecord(0, record)
+	}
+	t.flush()
+	round := 0
 	for _, schema := range []clickhouse.Schema{clickhouse.SchemaFull, clickhouse.SchemaReduced} {
 		b.Run(string(schema), func(b *testing.B) {
-			t := setup(b, 1)
-			for _, record := range records {
-				t.publishRecord(0, record)
-			}
-			t.flush()
 			dsn := engine.Named
 			if schema == clickhouse.SchemaReduced {
 				server := testkit.StartClickHouse(b)
 				dsn = func(database string) string { return serverDSN(server, database) }
 			}
-			round := 0
 			for b.Loop() {
 				round++
 				memory := insertFromMemory(b, t, dsn(fmt.Sprintf("memory_%d", round)), schema, records)
 				replay, allocs := replayOnce(b, t, dsn(fmt.Sprintf("replay_%d", round)), schema, len(records))
-				b.ReportMetric(float64(len(records))/replay.Seconds(), "rows/s")
+				naive := naiveOnce(b, t, dsn(fmt.Sprintf("naive_%d", round)), schema, len(records)/4)
+				perSecond := float64(len(records)) / replay.Seconds()
+				b.ReportMetric(perSecond, "rows/s")
 				b.ReportMetric(float64(len(records))/memory.Seconds(), "memory_rows/s")
 				b.ReportMetric(memory.Seconds()/replay.Seconds(), "of_memory")
+				b.ReportMetric(perSecond/naive, "of_naive")
 				b.ReportMetric(float64(allocs)/float64(len(records)), "allocs/row")
 			}
 		})

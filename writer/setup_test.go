@@ -43,7 +43,11 @@ func setup(t testing.TB, partitions int) *bundle {
 
 func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	limit := 2 * time.Minute
+	if _, measured := t.(*testing.B); measured {
+		limit = time.Hour
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	log := testLogger(t)
 	embedded, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, StoreBytesMax: 64 << 30, Logger: log})

@@ -1,0 +1,71 @@
+package writer
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+const naiveColumns = " (message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, " +
+	"stream_no, tag_key, expire, subscribers, payload, timestamp, partition, stream_seq, wal_seq, wal_index)"
+
+// naiveOnce reads rows of the log as one would at first: a durable consumer, each message decoded into a struct,
+// appended to the driver's batch as a row, and acknowledged. The answer is rows per second.
+func naiveOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, rows int) float64 {
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: schema}, t.log)
+	require.NoError(b, err)
+	require.NoError(b, client.Migrate(t.ctx))
+	require.NoError(b, client.Close())
+	table := openTable(b, dsn)
+	consumer, err := t.js.CreateConsumer(t.ctx, topology.MessagesStream(0), jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 2 * benchBlock,
+	})
+	require.NoError(b, err)
+	begun := time.Now()
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(prefetchRecords))
+	require.NoError(b, err)
+	defer messages.Stop()
+	for done := 0; done < rows; {
+		batch, err := table.conn.PrepareBatch(t.ctx, "INSERT INTO "+table.name+naiveColumns)
+		require.NoError(b, err)
+		for i := 0; i < benchBlock && done < rows; i++ {
+			msg, err := messages.Next()
+			require.NoError(b, err)
+			require.NoError(b, batch.Append(naiveRow(b, msg)...))
+			require.NoError(b, msg.Ack())
+			done++
+		}
+		require.NoError(b, batch.Send())
+	}
+	took := time.Since(begun)
+	require.NoError(b, t.js.DeleteConsumer(t.ctx, topology.MessagesStream(0), consumer.CachedInfo().Name))
+	have, _ := table.counts(false)
+	require.EqualValues(b, rows, have)
+	return float64(rows) / took.Seconds()
+}
+
+func naiveRow(b *testing.B, msg jetstream.Msg) []any {
+	var m message.Message
+	require.NoError(b, m.UnmarshalVT(msg.Data()))
+	meta, err := msg.Metadata()
+	require.NoError(b, err)
+	id := message.ID(m.GetMessageId())
+	return []any{
+		int64(id), m.GetMessageSeq(), m.GetChannelId(), uint8(m.GetChannelType()), m.GetFromUid(), m.GetClientMsgNo(),
+		flag(m.GetRedDot()), flag(m.GetSyncOnce()), m.GetStreamNo(), m.GetTagKey(), m.GetExpire(), m.GetSubscribers(), string(m.GetPayload()),
+		id.Time(), uint16(id.Partition()), meta.Sequence.Stream, m.GetWalSeq(), m.GetWalIndex(),
+	}
+}
+
+func flag(set bool) uint8 {
+	if set {
+		return 1
+	}
+	return 0
+}
