@@ -92,6 +92,11 @@ chaos: deps ## Kill sequencers under load, ROUNDS times, let others sleep for 30
 	CHAOS_ROUNDS=$(ROUNDS) CHAOS_SENDS=20000 CHAOS_PAUSE_MAX=10s ZOMBIE_PAUSE=30s \
 		$(GO) test -count=1 -timeout 30m -parallel 1 -v -run '^TestEndToEnd(Chaos|ZombieSequencer)$$' ./pkg/testkit/e2e/
 
+.PHONY: steady
+steady: STEADY_FOR ?= 10m
+steady: deps ## Send 5,000 messages a second for STEADY_FOR and see how soon their rows are there.
+	STEADY_FOR=$(STEADY_FOR) STEADY_RATE=5000 STEADY_VISIBLE_MAX=2s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndSteady$$' ./pkg/testkit/e2e/
+
 .PHONY: faults
 faults: deps ## The writer's long fault tests: ClickHouse stopped for a minute, and poison among 3,000,000 rows.
 	WRITER_PAUSE=60s $(GO) test -count=1 -timeout 30m -v -run '^TestServerStoppedInMidInsert$$' ./writer

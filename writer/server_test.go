@@ -132,7 +132,7 @@ func TestServerStoppedInMidInsert(t *testing.T) {
 		defer cancel()
 		b.ctx = ctx
 	} else {
-		cfg.ClickHouseDSN += "?read_timeout=500ms&dial_timeout=500ms"
+		cfg.ClickHouseDSN += "?read_timeout=2s&dial_timeout=2s"
 	}
 	s := b.service(cfg)
 	begun := make(chan struct{}, 1)
