@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sendhouse/sendhouse/ingest"
+	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/config"
@@ -35,6 +36,7 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer"
 	"github.com/sendhouse/sendhouse/writer"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
+	"github.com/sendhouse/sendhouse/writer/history"
 )
 
 const description = `A durable, ordered, exactly-once ingestion pipeline: POST /message/send in, ClickHouse rows out.
@@ -124,6 +126,7 @@ type upCommand struct {
 	ingest.Config
 	Sequencer sequencer.Config `embed:""`
 	Writer    writer.Config    `embed:""`
+	History   history.Config   `embed:""`
 	telemetry.AdminConfig
 }
 
@@ -131,8 +134,9 @@ type upCommand struct {
 //
 //	              ┌────────────── this process ───────────────┐
 //	producers ──▶ │ ingest ──▶ NATS ◀──▶ sequencer            │
-//	              │             │                             │
-//	              │             └──────▶ writer ──▶ ClickHouse│ ◀── curl, Grafana
+//	              │   │         │                             │
+//	              │   │         └──────▶ writer ──▶ ClickHouse│ ◀── curl, Grafana
+//	              │   └──▶ history ◀───────────────────┘      │
 //	              └─ admin ───────────────────────────────────┘
 //
 // Services start in the order in which they are added and stop in the reverse one:
@@ -162,19 +166,29 @@ func (c *upCommand) Run(p *process, in *invocation) error {
 		if err := p.addWriter(ctx, c.brokerFlags, instance, c.Writer, deployment); err != nil {
 			return err
 		}
-		return p.addIngest(ctx, c.brokerFlags, c.Config, deployment)
+		routes, err := p.addHistory(ctx, c.brokerFlags, c.History, c.Writer.Config, deployment)
+		if err != nil {
+			return err
+		}
+		return p.addIngest(ctx, c.brokerFlags, c.Config, deployment, routes)
 	})
 }
 
 type ingestCommand struct {
 	brokerFlags
 	ingest.Config
+	History    history.Config    `embed:""`
+	ClickHouse clickhouse.Config `embed:""`
 	telemetry.AdminConfig
 }
 
 func (c *ingestCommand) Run(p *process, in *invocation) error {
 	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
-		return p.addIngest(ctx, c.brokerFlags, c.Config, topology.Deployment{})
+		routes, err := p.addHistory(ctx, c.brokerFlags, c.History, c.ClickHouse, topology.Deployment{})
+		if err != nil {
+			return err
+		}
+		return p.addIngest(ctx, c.brokerFlags, c.Config, topology.Deployment{}, routes)
 	})
 }
 
@@ -566,7 +580,34 @@ func (p *process) addWriter(ctx context.Context, flags brokerFlags, instance str
 	return nil
 }
 
-func (p *process) addIngest(ctx context.Context, flags brokerFlags, cfg ingest.Config, given topology.Deployment) error {
+// addHistory makes the routes by which clients read. Without a ClickHouse they say that there is none.
+func (p *process) addHistory(ctx context.Context, flags brokerFlags, cfg history.Config, table clickhouse.Config, given topology.Deployment) ([]api.Route, error) {
+	if table.ClickHouseDSN == "" {
+		return history.NotServed(), nil
+	}
+	client, err := clickhouse.Open(table, p.log)
+	if err != nil {
+		return nil, err
+	}
+	p.own("history clickhouse", client.Close)
+	nc, js, err := p.connect(ctx, flags, "history")
+	if err != nil {
+		return nil, err
+	}
+	deployment, err := p.deployment(ctx, js, given)
+	if err != nil {
+		return nil, err
+	}
+	service, err := history.New(cfg, history.Deps{
+		ClickHouse: client, NATS: nc, JetStream: js, Partitions: topology.Partitions(deployment.Partitions), Logger: p.log, Registerer: p.registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return service.Routes(), nil
+}
+
+func (p *process) addIngest(ctx context.Context, flags brokerFlags, cfg ingest.Config, given topology.Deployment, routes []api.Route) error {
 	nc, js, err := p.connect(ctx, flags, "ingest")
 	if err != nil {
 		return err
@@ -579,7 +620,7 @@ func (p *process) addIngest(ctx context.Context, flags brokerFlags, cfg ingest.C
 	if err != nil {
 		return err
 	}
-	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.log, Registerer: p.registry})
+	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.log, Registerer: p.registry, Routes: routes})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,151 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// Row is a message as readers are told of it.
+type Row struct {
+	MessageID   int64
+	MessageSeq  uint64
+	FromUID     string
+	ClientMsgNo string
+	RedDot      uint8
+	SyncOnce    uint8
+	Expire      uint32
+	UnixSeconds uint32
+	Payload     string
+}
+
+// Channel is a canonical channel, as the table names it.
+type Channel struct {
+	ID   string
+	Type message.ChannelType
+}
+
+// Range is a part of a channel: messages with a message_seq of First to Last, both included, of which the LimitRows first are wanted, or the last
+// where NewestFirst is set.
+type Range struct {
+	First, Last uint64
+	NewestFirst bool
+	LimitRows   int
+}
+
+// unixSeconds is a message's own time. 18.16 does not know toUnixTimestamp of a DateTime.
+func (c *Client) unixSeconds() string {
+	if c.schema == SchemaReduced {
+		return "toUInt32(timestamp)"
+	}
+	return "toUnixTimestamp(timestamp)"
+}
+
+// liveRows is true of rows whose time has not come: one that has expired is in the table until its part is merged.
+func (c *Client) liveRows() string {
+	return "(expire = 0 OR " + c.unixSeconds() + " + toUInt64(expire) > toUInt32(now()))"
+}
+
+// Page calls each with the messages of a range in their order, as far as they are in the table and have not expired. A message may come twice in a
+// row: where an insert was repeated on a server that knows no tokens, until the parts are merged. To have each once the reader
+// skips it; FINAL, or LIMIT 1 BY, would cost as much again as the whole query. Both count for LimitRows.
+//
+// The row is only good until each returns. An error of each ends the reading and is returned as it is.
+func (c *Client) Page(ctx context.Context, channel Channel, r Range, each func(*Row) error) error {
+	direction := ""
+	if r.NewestFirst {
+		direction = " DESC"
+	}
+	// A channel's rows lie together in the order of the query, in each part; so the server reads only where the range is. What a page takes is
+	// latency and not work, so that one thread is as quick as many.
+	statement := fmt.Sprintf(`SELECT message_id, message_seq, from_uid, client_msg_no, red_dot, sync_once, expire, %s, payload
+FROM %s.%s WHERE channel_id = $1 AND channel_type = $2 AND message_seq >= $3 AND message_seq <= $4 AND %s
+ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, c.unixSeconds(), quoteName(c.database), tableMessages, c.liveRows(), direction, readSettings(ctx))
+	rows, err := c.query(ctx, statement, channel.ID, uint8(channel.Type), r.First, r.Last, r.LimitRows)
+	if err != nil {
+		return newError("read", c.target(tableMessages), err)
+	}
+	var row Row
+	for rows.Next() {
+		if err := rows.Scan(&row.MessageID, &row.MessageSeq, &row.FromUID, &row.ClientMsgNo, &row.RedDot, &row.SyncOnce, &row.Expire, &row.UnixSeconds, &row.Payload); err != nil {
+			_ = rows.Close() // it says the same
+			return newError("read", c.target(tableMessages), err)
+		}
+		if err := each(&row); err != nil {
+			_ = rows.Close()
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return newError("read", c.target(tableMessages), err)
+	}
+	return nil
+}
+
+// Identity is what a message is known by.
+type Identity struct {
+	MessageID  int64
+	MessageSeq uint64
+}
+
+// Find looks for the latest message of a sender in a channel that has this client_msg_no and has not expired.
+func (c *Client) Find(ctx context.Context, channel Channel, fromUID, clientMsgNo string) (found Identity, ok bool, err error) {
+	statement := fmt.Sprintf(`SELECT message_id, message_seq FROM %s.%s
+WHERE channel_id = $1 AND channel_type = $2 AND client_msg_no = $3 AND from_uid = $4 AND %s
+ORDER BY message_seq DESC LIMIT 1 SETTINGS %s`, quoteName(c.database), tableMessages, c.liveRows(), readSettings(ctx))
+	rows, err := c.query(ctx, statement, channel.ID, uint8(channel.Type), clientMsgNo, fromUID)
+	if err != nil {
+		return found, false, newError("find", c.target(tableMessages), err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := rows.Scan(&found.MessageID, &found.MessageSeq); err != nil {
+			return found, false, newError("find", c.target(tableMessages), err)
+		}
+		ok = true
+	}
+	if err := rows.Err(); err != nil {
+		return found, false, newError("find", c.target(tableMessages), err)
+	}
+	return found, ok, nil
+}
+
+// query begins a statement, or returns when ctx ends. A server that accepts a connection and says nothing would hold the caller for the dial
+// timeout, whatever ctx says; see Ping.
+func (c *Client) query(ctx context.Context, statement string, args ...any) (driver.Rows, error) {
+	type answer struct {
+		rows driver.Rows
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		rows, err := c.conn.Query(ctx, statement, args...)
+		answers <- answer{rows, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.rows, a.err
+	case <-ctx.Done():
+		go func() { // ends with the dial timeout at the latest
+			if a := <-answers; a.err == nil {
+				_ = a.rows.Close() // nobody wants them
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// readSettings bound what a reader may cost the server. They stand in the statement: the driver puts a time of its own into the settings
+// of the call, five seconds beyond the deadline, and the server would go on for nobody.
+func readSettings(ctx context.Context) string {
+	seconds := 60.0 // see readTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		seconds = max(seconds, math.Ceil(time.Until(deadline).Seconds()))
+	}
+	return fmt.Sprintf("max_threads = 1, max_execution_time = %d", int(seconds))
+}

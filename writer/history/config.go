@@ -1,0 +1,41 @@
+package history
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
+)
+
+// Config is what an operator may set. Embed it in the command line.
+type Config struct {
+	HistoryRequestsMax  int             `help:"Reads of clients from ClickHouse at one time (messagesync, status); eight times as many may wait, and beyond that they are answered 503." default:"16"`
+	HistoryTimeout      time.Duration   `help:"How long one read of a client may take before it is answered 503." default:"5s"`
+	HistoryPageBytesMax config.ByteSize `help:"A page of messagesync ends before it is larger than this, whatever its limit; its more is 1 then." default:"8MiB"`
+}
+
+// Limits of the settings.
+const (
+	requestsMaxMax = 1024
+	// A slower answer could meet the write timeout of the listener.
+	timeoutMax = 10 * time.Second
+	// The largest message must fit on a page.
+	pageBytesMin = 8 << 20
+	pageBytesMax = 256 << 20
+)
+
+// check reports every setting that is out of its range.
+func (c Config) check() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.HistoryRequestsMax >= 1 && c.HistoryRequestsMax <= requestsMaxMax, "history-requests-max %d: must be 1 to %d", c.HistoryRequestsMax, requestsMaxMax)
+	check(c.HistoryTimeout >= 10*time.Millisecond && c.HistoryTimeout <= timeoutMax, "history-timeout %s: must be 10ms to %s", c.HistoryTimeout, timeoutMax)
+	check(c.HistoryPageBytesMax >= pageBytesMin && c.HistoryPageBytesMax <= pageBytesMax,
+		"history-page-bytes-max %s: must be %s to %s", c.HistoryPageBytesMax, config.ByteSize(pageBytesMin), config.ByteSize(pageBytesMax))
+	return errors.Join(errs...)
+}

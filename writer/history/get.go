@@ -1,0 +1,148 @@
+package history
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// batchRecords and batchBytes are what is asked of a server at a time.
+	batchRecords = 512
+	batchBytes   = 1 << 20
+	// getTimeout bounds the wait for one answer.
+	getTimeout = 2 * time.Second
+)
+
+// record is one of a log.
+type record struct {
+	seq  uint64
+	at   time.Time
+	data []byte
+}
+
+// getRequest is JetStream's request for records of a stream, as far as it is used here (nats-server JSApiMsgGetRequest, ADR-31).
+type getRequest struct {
+	Seq      uint64 `json:"seq,omitempty"`
+	LastFor  string `json:"last_by_subj,omitempty"`
+	NextFor  string `json:"next_by_subj,omitempty"`
+	Batch    int    `json:"batch,omitempty"`
+	MaxBytes int    `json:"max_bytes,omitempty"`
+}
+
+// lastOf is the last record of a subject. It asks the stream's leader: a follower may not have it yet.
+func (l *logs) lastOf(ctx context.Context, stream, subject string) (r record, ok bool, err error) {
+	request, err := json.Marshal(getRequest{LastFor: subject})
+	if err != nil {
+		return r, false, fmt.Errorf("encode request: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, getTimeout)
+	defer cancel()
+	msg, err := l.nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.GET."+stream, request)
+	if err != nil {
+		return r, false, fmt.Errorf("last record of %s: %w", stream, err)
+	}
+	var reply struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Seq  uint64    `json:"seq"`
+			Data []byte    `json:"data"`
+			Time time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(msg.Data, &reply); err != nil {
+		return r, false, fmt.Errorf("last record of %s: decode: %w", stream, err)
+	}
+	if reply.Error != nil {
+		if reply.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return r, false, nil
+		}
+		return r, false, fmt.Errorf("last record of %s: %w", stream, reply.Error)
+	}
+	return record{seq: reply.Message.Seq, at: reply.Message.Time, data: reply.Message.Data}, true, nil
+}
+
+// each visits the records of a subject from one sequence to another, as far as recordsMax and bytesMax go; complete says that it came to the
+// end. It asks whichever server answers first, and does not come to the end where that is one that is behind.
+func (l *logs) each(ctx context.Context, stream, subject string, from, to uint64, recordsMax int, visit func(record) error) (complete bool, err error) {
+	bytes := 0
+	for records := 0; records < recordsMax && bytes < bytesMax; {
+		got := 0
+		err := l.batch(ctx, stream, getRequest{Seq: from, NextFor: subject, Batch: min(batchRecords, recordsMax-records), MaxBytes: batchBytes}, func(r record) error {
+			got++
+			records, bytes, from = records+1, bytes+len(r.data), r.seq+1
+			return visit(r)
+		})
+		switch {
+		case err != nil:
+			return false, err
+		case from > to:
+			return true, nil
+		case got == 0:
+			return false, nil
+		}
+	}
+	return false, nil
+}
+
+// batch asks for records that follow each other and visits them. It is the direct API, which reads without a consumer.
+func (l *logs) batch(ctx context.Context, stream string, request getRequest, visit func(record) error) error {
+	encoded, err := json.Marshal(request)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	inbox := l.nc.NewInbox()
+	answers, err := l.nc.SubscribeSync(inbox)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", stream, err)
+	}
+	defer func() { _ = answers.Unsubscribe() }() // it is gone with the connection, if not now
+	if err := l.nc.PublishRequest(jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, inbox, encoded); err != nil {
+		return fmt.Errorf("read %s: %w", stream, err)
+	}
+	for {
+		r, err := l.next(ctx, answers)
+		switch {
+		case errors.Is(err, errNoRecord):
+			return nil
+		case err != nil:
+			return fmt.Errorf("read %s from %d: %w", stream, request.Seq, err)
+		}
+		if err := visit(r); err != nil {
+			return err
+		}
+	}
+}
+
+// next is the next record of a batch; errNoRecord says that there are no more.
+func (l *logs) next(ctx context.Context, answers *nats.Subscription) (record, error) {
+	ctx, cancel := context.WithTimeout(ctx, getTimeout)
+	defer cancel()
+	msg, err := answers.NextMsgWithContext(ctx)
+	if err != nil {
+		return record{}, err //nolint:wrapcheck // batch says what was being done
+	}
+	switch status := msg.Header.Get("Status"); status {
+	case "":
+	case strconv.Itoa(http.StatusNoContent), strconv.Itoa(http.StatusNotFound): // the end of the batch; nothing fits
+		return record{}, errNoRecord
+	default: // 503: no server answers
+		return record{}, fmt.Errorf("the server answers %s %s", status, msg.Header.Get("Description"))
+	}
+	seq, err := strconv.ParseUint(msg.Header.Get(jetstream.SequenceHeader), 10, 64)
+	if err != nil {
+		return record{}, fmt.Errorf("sequence of a record: %w", err)
+	}
+	at, err := time.Parse(time.RFC3339Nano, msg.Header.Get(jetstream.TimeStampHeaer))
+	if err != nil {
+		return record{}, fmt.Errorf("time of a record: %w", err)
+	}
+	return record{seq: seq, at: at, data: msg.Data}, nil
+}

@@ -1,0 +1,44 @@
+package history
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics is what the service shows of itself.
+type metrics struct {
+	requests        *prometheus.CounterVec // by route and code
+	requestDuration *prometheus.HistogramVec
+	states          *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, running func() float64) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sendhouse_history_requests_total", Help: "Reads of clients answered, by route and by what became of them: ok, or the code of the error.",
+		}, []string{"route", "code"}),
+		requestDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sendhouse_history_request_duration_seconds", Help: "From a read of a client to its answer, by route.",
+			Buckets:                         []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}, []string{"route"}),
+		states: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sendhouse_history_statuses_total", Help: "Answers of /message/status, by state.",
+		}, []string{"state"}),
+	}
+	for _, path := range []string{pathSync, pathStatus} {
+		m.requests.WithLabelValues(path, "ok")
+		m.requestDuration.WithLabelValues(path)
+	}
+	for _, state := range []string{stateStored, stateAccepted, stateUnknown} {
+		m.states.WithLabelValues(state)
+	}
+	return m, errors.Join(reg.Register(m.requests), reg.Register(m.requestDuration), reg.Register(m.states),
+		reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sendhouse_history_running_reads", Help: "Reads of clients that are under way.",
+		}, running)))
+}

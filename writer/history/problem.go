@@ -1,0 +1,102 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/sendhouse/sendhouse/pkg/api"
+)
+
+// WuKongIM's reason codes that fit here.
+const (
+	reasonSystemError = 15
+	reasonChannelID   = 16
+	reasonRateLimit   = 22
+	reasonChannelType = 23
+)
+
+// The problems. This is the one place where a status is decided.
+
+func invalidJSON(msg string) *api.Problem {
+	return &api.Problem{Status: http.StatusBadRequest, Code: "invalid_json", Msg: msg}
+}
+
+func bodyUnread() *api.Problem {
+	return &api.Problem{Status: http.StatusBadRequest, Code: "body_unreadable", Msg: "the body could not be read to its end"}
+}
+
+func tooLarge() *api.Problem {
+	return &api.Problem{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Msg: fmt.Sprintf("the body is larger than %d bytes", bodyBytesMax)}
+}
+
+func mediaType(rule string) *api.Problem {
+	return &api.Problem{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type", Msg: rule}
+}
+
+func overloaded() *api.Problem {
+	return &api.Problem{Status: http.StatusServiceUnavailable, Code: "overloaded", Reason: reasonRateLimit, RetryAfter: 1, Msg: "more is being read than can be at one time"}
+}
+
+func notServed() *api.Problem {
+	return &api.Problem{Status: http.StatusNotFound, Code: "history_not_served", Reason: reasonSystemError,
+		Msg: "this process has no ClickHouse to read from: it was started without --clickhouse-dsn"}
+}
+
+// clientGone is told to nobody; the status, nginx's, is for the metrics.
+func clientGone() *api.Problem { return &api.Problem{Status: 499, Code: "client_gone"} }
+
+// unavailable says that ClickHouse gave no answer. What it said instead is for the log: it names addresses.
+func unavailable(ctx context.Context, client context.Context, err error) *api.Problem {
+	switch {
+	case client.Err() != nil:
+		return clientGone()
+	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+		return &api.Problem{Status: http.StatusServiceUnavailable, Code: "history_timeout", Reason: reasonSystemError, RetryAfter: 1,
+			Msg: "ClickHouse did not answer in time"}
+	default:
+		return &api.Problem{Status: http.StatusServiceUnavailable, Code: "history_unavailable", Reason: reasonSystemError, RetryAfter: 2,
+			Msg: "ClickHouse cannot be read at the moment"}
+	}
+}
+
+// logsUnavailable says that the logs could not be read, and that this matters.
+func logsUnavailable(client context.Context) *api.Problem {
+	if client.Err() != nil {
+		return clientGone()
+	}
+	return &api.Problem{Status: http.StatusServiceUnavailable, Code: "log_unavailable", Reason: reasonSystemError, RetryAfter: 1,
+		Msg: "the message is not in ClickHouse, and the logs before it cannot be read at the moment"}
+}
+
+// issues are what is wrong with the fields of a request. One error names all of them.
+type issues struct {
+	names, texts []string
+	reason       int
+}
+
+// add notes a rule that a field breaks, if it breaks one: "is required". The first note on a field stands.
+func (i *issues) add(field, rule string) {
+	if rule == "" {
+		return
+	}
+	for _, name := range i.names {
+		if name == field {
+			return
+		}
+	}
+	if len(i.names) == 0 {
+		i.reason = map[string]int{"channel_id": reasonChannelID, "channel_type": reasonChannelType}[field]
+	}
+	i.names, i.texts = append(i.names, field), append(i.texts, field+" "+rule)
+}
+
+// problem is nil where nothing is wrong.
+func (i *issues) problem() *api.Problem {
+	if len(i.names) == 0 {
+		return nil
+	}
+	return &api.Problem{Status: http.StatusBadRequest, Code: "invalid_request", Msg: strings.Join(i.texts, "; "), Field: strings.Join(i.names, ","), Reason: i.reason}
+}

@@ -1,0 +1,91 @@
+package history
+
+import (
+	"encoding/base64"
+	"strconv"
+
+	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// appendPage appends a page as WuKongIM writes it. The bounds are those of the request.
+func appendPage(dst []byte, q *syncRequest, p page) []byte {
+	dst = append(dst, `{"start_message_seq":`...)
+	dst = strconv.AppendUint(dst, q.start, 10)
+	dst = append(dst, `,"end_message_seq":`...)
+	dst = strconv.AppendUint(dst, q.end, 10)
+	dst = append(dst, `,"more":`...)
+	dst = appendFlag(dst, p.more)
+	dst = append(dst, `,"messages":[`...)
+	for i := range p.rows {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendRow(dst, q, &p.rows[i])
+	}
+	return append(dst, "]}\n"...)
+}
+
+// appendRow appends a message. What is stored has no_persist 0, and setting is a thing of WuKongIM's own protocol that no send here has; clients
+// expect both to be there.
+func appendRow(dst []byte, q *syncRequest, row *clickhouse.Row) []byte {
+	dst = append(dst, `{"header":{"no_persist":0,"red_dot":`...)
+	dst = appendFlag(dst, row.RedDot != 0)
+	dst = append(dst, `,"sync_once":`...)
+	dst = appendFlag(dst, row.SyncOnce != 0)
+	dst = append(dst, `},"setting":0,`...)
+	dst = appendIdentity(dst, clickhouse.Identity{MessageID: row.MessageID, MessageSeq: row.MessageSeq})
+	dst = append(dst, `,"client_msg_no":`...)
+	dst = api.AppendString(dst, row.ClientMsgNo)
+	dst = append(dst, `,"from_uid":`...)
+	dst = api.AppendString(dst, row.FromUID)
+	dst = append(dst, `,"channel_id":`...)
+	dst = api.AppendString(dst, q.shown)
+	dst = append(dst, `,"channel_type":`...)
+	dst = strconv.AppendUint(dst, uint64(q.channel.Type), 10)
+	dst = append(dst, `,"expire":`...)
+	dst = strconv.AppendUint(dst, uint64(row.Expire), 10)
+	dst = append(dst, `,"timestamp":`...)
+	dst = strconv.AppendUint(dst, uint64(row.UnixSeconds), 10)
+	dst = append(dst, `,"payload":"`...)
+	dst = base64.StdEncoding.AppendEncode(dst, []byte(row.Payload))
+	return append(dst, `"}`...)
+}
+
+// appendIdentity appends the ID and the sequence. The ID stands there twice because it passes 2^53, and JavaScript would round it.
+func appendIdentity(dst []byte, identity clickhouse.Identity) []byte {
+	dst = append(dst, `"message_id":`...)
+	dst = strconv.AppendInt(dst, identity.MessageID, 10)
+	dst = append(dst, `,"message_idstr":"`...)
+	dst = strconv.AppendInt(dst, identity.MessageID, 10)
+	dst = append(dst, `","message_seq":`...)
+	return strconv.AppendUint(dst, identity.MessageSeq, 10)
+}
+
+func appendFlag(dst []byte, set bool) []byte {
+	if set {
+		return append(dst, '1')
+	}
+	return append(dst, '0')
+}
+
+// appendStatus appends the answer of /message/status.
+func appendStatus(dst []byte, q *statusRequest, found status) []byte {
+	dst = append(dst, `{"state":`...)
+	dst = api.AppendString(dst, found.state)
+	dst = append(dst, `,"client_msg_no":`...)
+	dst = api.AppendString(dst, q.clientMsgNo)
+	if found.identity.MessageID != 0 {
+		dst = append(dst, ',')
+		dst = appendIdentity(dst, found.identity)
+	}
+	if found.state == stateUnknown {
+		dst = append(dst, `,"complete":`...)
+		dst = strconv.AppendBool(dst, found.complete)
+	}
+	if found.hint != "" {
+		dst = append(dst, `,"hint":`...)
+		dst = api.AppendString(dst, found.hint)
+	}
+	return append(dst, "}\n"...)
+}

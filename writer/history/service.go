@@ -1,0 +1,168 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// The routes.
+const (
+	pathSync   = "/channel/messagesync"
+	pathStatus = "/message/status"
+)
+
+// waitersPerSlot is how many questions may wait for each that may be asked at one time.
+const waitersPerSlot = 8
+
+// table is where messages are read from. It is a *clickhouse.Client but in tests.
+type table interface {
+	Page(ctx context.Context, channel clickhouse.Channel, r clickhouse.Range, each func(*clickhouse.Row) error) error
+	Find(ctx context.Context, channel clickhouse.Channel, fromUID, clientMsgNo string) (clickhouse.Identity, bool, error)
+}
+
+// Deps is what the service works with. All fields must be set.
+type Deps struct {
+	// ClickHouse is not closed by the service. It need not be reachable yet.
+	ClickHouse *clickhouse.Client
+	// NATS is a connection that reconnects for ever; JetStream is made on it.
+	NATS      *nats.Conn
+	JetStream jetstream.JetStream
+	// Partitions is the deployment's number of them.
+	Partitions topology.Partitions
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Service answers the routes. It has no life of its own: it works while its neighbours do.
+type Service struct {
+	cfg        Config
+	table      table
+	logs       *logs
+	partitions topology.Partitions
+	log        *slog.Logger
+	metrics    *metrics
+	now        func() time.Time
+
+	slots   chan struct{}
+	waiting atomic.Int64
+	failing atomic.Bool // ClickHouse, as far as has been logged
+}
+
+// New checks cfg and deps and reports everything that is wrong with them. It connects to nothing.
+func New(cfg Config, deps Deps) (*Service, error) {
+	errs := []error{cfg.check()}
+	require := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s is missing", what))
+		}
+	}
+	require(deps.ClickHouse != nil, "the ClickHouse client")
+	require(deps.NATS != nil, "the NATS connection")
+	require(deps.JetStream != nil, "JetStream")
+	require(deps.Logger != nil, "the logger")
+	require(deps.Registerer != nil, "the metrics registerer")
+	if _, err := topology.NewPartitions(int(deps.Partitions)); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("history: %w", err)
+	}
+	s := &Service{
+		cfg: cfg, table: deps.ClickHouse, logs: &logs{nc: deps.NATS, js: deps.JetStream}, partitions: deps.Partitions,
+		log: deps.Logger.With("component", "history"), now: time.Now,
+		slots: make(chan struct{}, cfg.HistoryRequestsMax),
+	}
+	var err error
+	s.metrics, err = newMetrics(deps.Registerer, func() float64 { return float64(len(s.slots)) })
+	if err != nil {
+		return nil, fmt.Errorf("history: metrics: %w", err)
+	}
+	return s, nil
+}
+
+// Routes are the routes that the service answers.
+func (s *Service) Routes() []api.Route {
+	return routes(s.route(pathSync, s.sync), s.route(pathStatus, s.status))
+}
+
+// NotServed are the same routes where there is no ClickHouse to read: they say so.
+func NotServed() []api.Route {
+	answer := func(w http.ResponseWriter, _ *http.Request) { notServed().Write(w) }
+	return routes(answer, answer)
+}
+
+func routes(sync, status http.HandlerFunc) []api.Route {
+	return []api.Route{
+		{Method: http.MethodPost, Path: pathSync, Needs: api.ScopeRead, Serve: sync},
+		// Who may send may ask what became of it: the answer holds nothing that the answer to the send did not.
+		{Method: http.MethodGet, Path: pathStatus, Needs: api.ScopeRead | api.ScopeSend, Serve: status},
+	}
+}
+
+// answer is the body of a 200.
+type answer []byte
+
+// route makes a handler of an endpoint, and keeps the books.
+func (s *Service) route(path string, endpoint func(w http.ResponseWriter, r *http.Request) (answer, *api.Problem)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		body, problem := endpoint(w, r)
+		code := "ok"
+		if problem != nil {
+			code = problem.Code
+			problem.Write(w)
+		} else {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Cache-Control", "no-store")
+			_, _ = w.Write(body) // a caller that has gone need not know
+		}
+		s.metrics.requests.WithLabelValues(path, code).Inc()
+		s.metrics.requestDuration.WithLabelValues(path).Observe(time.Since(start).Seconds())
+	}
+}
+
+// admit waits for a slot; leave gives it back where it was given. The wait counts as part of the time that ctx gives.
+func (s *Service) admit(ctx context.Context) (leave func(), problem *api.Problem) {
+	leave = func() { <-s.slots }
+	select {
+	case s.slots <- struct{}{}:
+		return leave, nil
+	default:
+	}
+	defer s.waiting.Add(-1)
+	if s.waiting.Add(1) > int64(cap(s.slots)*waitersPerSlot) {
+		return nil, overloaded()
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return leave, nil
+	case <-ctx.Done():
+		return nil, overloaded()
+	}
+}
+
+// tableFailed logs the first of several failures, and tableWorks the end of them.
+func (s *Service) tableFailed(err error) {
+	if !s.failing.Swap(true) {
+		s.log.Warn("clients cannot read from ClickHouse", "error", err, "class", clickhouse.ClassOf(err).String())
+	}
+}
+
+func (s *Service) tableWorks() {
+	if s.failing.Load() && s.failing.Swap(false) {
+		s.log.Info("clients can read from ClickHouse again")
+	}
+}

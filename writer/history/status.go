@@ -1,0 +1,162 @@
+package history
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/writer"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// The states of a send.
+const (
+	// stateStored: its row is in ClickHouse.
+	stateStored = "stored"
+	// stateAccepted: it is in the logs and will be in ClickHouse.
+	stateAccepted = "accepted"
+	// stateUnknown: it is nowhere that was looked.
+	stateUnknown = "unknown"
+)
+
+// What is said beside a state.
+const (
+	hintNotFolded  = "it is in the write-ahead log; its ID and sequence number are not known yet"
+	hintUnknown    = "it was not accepted, has expired, or is on its way; sending it again with the same client_msg_no is safe"
+	hintIncomplete = "ClickHouse is too far behind the logs for all of them to be looked at, so it may have been accepted; " +
+		"sending it again with the same client_msg_no is safe within the deduplication window of the first time"
+)
+
+// status is what is known of a send.
+type status struct {
+	state    string
+	identity clickhouse.Identity
+	complete bool // of unknown: everything was looked at
+	hint     string
+}
+
+// statusRequest says of which send.
+type statusRequest struct {
+	channel              clickhouse.Channel
+	fromUID, clientMsgNo string
+}
+
+// status is GET /message/status.
+func (s *Service) status(_ http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+	q, problem := readStatusRequest(r.URL.Query())
+	if problem != nil {
+		return nil, problem
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.HistoryTimeout)
+	defer cancel()
+	leave, problem := s.admit(ctx)
+	if problem != nil {
+		return nil, problem
+	}
+	defer leave()
+	found, problem := s.find(ctx, r.Context(), &q)
+	if problem != nil {
+		return nil, problem
+	}
+	s.metrics.states.WithLabelValues(found.state).Inc()
+	return appendStatus(nil, &q, found), nil
+}
+
+// readStatusRequest reads and checks the parameters.
+func readStatusRequest(values url.Values) (statusRequest, *api.Problem) {
+	var bad issues
+	for _, name := range []string{"client_msg_no", "from_uid", "channel_id"} {
+		if !utf8.ValidString(values.Get(name)) {
+			bad.add(name, "is not valid UTF-8")
+		}
+	}
+	q := statusRequest{fromUID: values.Get("from_uid"), clientMsgNo: values.Get("client_msg_no")}
+	if q.clientMsgNo == "" {
+		bad.add("client_msg_no", "is required")
+	}
+	bad.add("client_msg_no", message.LengthRule(q.clientMsgNo, message.ClientMsgNoBytesMax))
+	command := values.Get("sync_once")
+	if command != "" && command != "0" && command != "1" {
+		bad.add("sync_once", "must be 0 or 1")
+	}
+	channelType, err := strconv.ParseInt(values.Get("channel_type"), 10, 64)
+	if err != nil {
+		channelType = 0
+	}
+	q.channel, _ = canonical(&bad, channelFields{
+		uidField: "from_uid", uid: q.fromUID, id: values.Get("channel_id"), typeGiven: values.Get("channel_type") != "", channelType: channelType, command: command == "1",
+	})
+	return q, bad.problem()
+}
+
+// find looks for a send, in the order that doc.go gives reasons for.
+func (s *Service) find(ctx, client context.Context, q *statusRequest) (status, *api.Problem) {
+	partition := s.partitions.Of(q.channel.ID, q.channel.Type)
+	progress, logErr := s.logs.progress(ctx, partition)
+	identity, stored, tableErr := s.table.Find(ctx, q.channel, q.fromUID, q.clientMsgNo)
+	switch {
+	case tableErr != nil && client.Err() == nil:
+		s.tableFailed(tableErr)
+	case tableErr == nil:
+		s.tableWorks()
+	}
+	if stored {
+		return status{state: stateStored, identity: identity}, nil
+	}
+	found := status{state: stateUnknown}
+	if logErr == nil {
+		found, logErr = s.findInLogs(ctx, partition, progress, q)
+	}
+	switch {
+	case found.state == stateAccepted:
+		return found, nil
+	case tableErr != nil:
+		return found, unavailable(ctx, client, tableErr)
+	case logErr != nil:
+		s.log.Debug("a status could not be read from the logs", "error", logErr, "partition", partition)
+		return found, logsUnavailable(client)
+	default:
+		return found, nil
+	}
+}
+
+// findInLogs looks for what the writer has not inserted yet.
+func (s *Service) findInLogs(ctx context.Context, partition int, progress writer.Progress, q *statusRequest) (status, error) {
+	wanted := func(m *message.Message) bool {
+		return m.GetFromUid() == q.fromUID && m.GetClientMsgNo() == q.clientMsgNo && m.GetChannelId() == q.channel.ID && m.GetChannelType() == uint32(q.channel.Type)
+	}
+	live := func(unixMilli int64, expire uint32) bool {
+		return expire == 0 || unixMilli+int64(expire)*1000 > s.now().UnixMilli()
+	}
+	// Where the message log ends is found out before it is read, and the write-ahead log is read from there on: what is added to the message log
+	// meanwhile is seen in one of the two.
+	end, err := s.logs.messagesEnd(ctx, partition)
+	if err != nil {
+		return status{}, err
+	}
+	m, complete, err := s.logs.findMessage(ctx, partition, q.channel, progress, end, wanted)
+	switch {
+	case err != nil:
+		return status{}, err
+	case m != nil && live(message.ID(m.GetMessageId()).UnixMilli(), m.GetExpire()):
+		return status{state: stateAccepted, identity: clickhouse.Identity{MessageID: int64(m.GetMessageId()), MessageSeq: m.GetMessageSeq()}}, nil
+	}
+	written, walComplete, err := s.logs.findSend(ctx, partition, end, func(send *message.Send, unixMilli int64) bool {
+		return send.GetFromUid() == q.fromUID && send.GetClientMsgNo() == q.clientMsgNo && send.GetChannelId() == q.channel.ID &&
+			send.GetChannelType() == uint32(q.channel.Type) && !send.GetNoPersist() && live(unixMilli, send.GetExpire())
+	})
+	switch {
+	case err != nil:
+		return status{}, err
+	case written:
+		return status{state: stateAccepted, hint: hintNotFolded}, nil
+	case complete && walComplete:
+		return status{state: stateUnknown, complete: true, hint: hintUnknown}, nil
+	default:
+		return status{state: stateUnknown, hint: hintIncomplete}, nil
+	}
+}

@@ -1,0 +1,253 @@
+package history
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
+)
+
+// from makes message seq of group g one of u1's with this client_msg_no.
+func from(seq int, clientMsgNo string) *message.Message {
+	m := sample("g", seq)
+	m.FromUid, m.ClientMsgNo = "u1", clientMsgNo
+	return m
+}
+
+// sendOf is the send that became a message.
+func sendOf(m *message.Message) *message.Send {
+	return &message.Send{ChannelId: m.GetChannelId(), ChannelType: m.GetChannelType(), FromUid: m.GetFromUid(), ClientMsgNo: m.GetClientMsgNo(), Expire: m.GetExpire(), Payload: m.GetPayload()}
+}
+
+func (b *bundle) requireState(state string, seq uint64, clientMsgNo string, more ...string) {
+	b.t.Helper()
+	g := b.status(clientMsgNo, more...)
+	require.Equal(b.t, http.StatusOK, g.status, g.raw)
+	require.Equal(b.t, state, g.State, "%s: %s", clientMsgNo, g.raw)
+	require.Equal(b.t, seq, g.MessageSeq, clientMsgNo)
+	require.Equal(b.t, clientMsgNo, g.ClientMsgNo)
+	require.Equal(b.t, seq != 0, strings.Contains(g.raw, `"message_idstr":"`), "no ID where there is none")
+	if state == stateUnknown {
+		require.True(b.t, *g.Complete, g.raw)
+	}
+}
+
+// A send on its way: nowhere, in the write-ahead log, in the message log, in ClickHouse.
+func TestStatusOnTheWay(t *testing.T) {
+	t.Parallel()
+	variants(t, func(t *testing.T, b *bundle) {
+		b.requireState(stateUnknown, 0, "n")
+		m := from(1, "n")
+		m.WalSeq, m.WalIndex = b.write(sendOf(from(1, "x")), sendOf(m)), 1
+		g := b.status("n")
+		require.Equal(t, stateAccepted, g.State)
+		require.Zero(t, g.MessageID)
+		require.Equal(t, hintNotFolded, g.Hint)
+
+		x := from(1, "x")
+		x.WalSeq, m.MessageSeq = m.GetWalSeq(), 2
+		b.publish(x)
+		b.requireState(stateAccepted, 1, "x")
+		require.Equal(t, hintNotFolded, b.status("n").Hint, "its neighbour has been folded, it has not")
+		done := b.publish(m)
+		b.requireState(stateAccepted, 2, "n")
+		b.insert(x, m)
+		b.requireState(stateStored, 2, "n")
+		b.record(done, b.streamCreated())
+		b.requireState(stateStored, 2, "n")
+		b.requireState(stateStored, 1, "x")
+
+		// Nothing of it is anybody else's.
+		b.requireState(stateUnknown, 0, "n", "from_uid", "u2")
+		b.requireState(stateUnknown, 0, "n", "channel_id", "h")
+		b.requireState(stateUnknown, 0, "n", "channel_type", "3")
+		b.requireState(stateUnknown, 0, "n", "sync_once", "1")
+		b.requireState(stateUnknown, 0, "N")
+	})
+}
+
+// Whatever was in ClickHouse or became nothing is not looked for in the logs.
+func TestStatusBehindTheWriter(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	gone := from(1, "dead letter") // the writer is past it, and ClickHouse does not have it
+	gone.WalSeq = b.write(sendOf(gone))
+	done := b.publish(gone)
+	b.record(done, b.streamCreated())
+	b.requireState(stateUnknown, 0, "dead letter")
+
+	b.record(done, b.streamCreated().Add(-time.Hour))
+	b.requireState(stateAccepted, 1, "dead letter") // what the writer has done is of another stream
+}
+
+func TestStatusNeverStored(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	live := sendOf(from(1, "live"))
+	live.NoPersist = true
+	expired := from(1, "expired")
+	expired.Expire = 1
+	expiredSend := sendOf(from(1, "expired in the log"))
+	expiredSend.Expire = 1
+	b.service.now = func() time.Time { return time.Now().Add(time.Minute) }
+	b.write(live, expiredSend, sendOf(from(1, "well")))
+	b.publish(expired)
+	b.requireState(stateUnknown, 0, "live")
+	b.requireState(stateUnknown, 0, "expired")
+	b.insert(expired)
+	b.requireState(stateUnknown, 0, "expired")
+	require.Equal(t, stateUnknown, b.status("expired in the log").State)
+}
+
+func TestStatusPersonAndCommand(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	m := from(1, "n")
+	m.ChannelId, m.ChannelType = message.PersonChannel("u1", "u2"), 1
+	command := from(1, "c")
+	command.ChannelId = "g" + message.CommandSuffix
+	b.publish(m)
+	b.insert(command)
+	b.requireState(stateAccepted, 1, "n", "channel_id", "u2", "channel_type", "1")
+	b.requireState(stateAccepted, 1, "n", "channel_id", "u2@u1", "channel_type", "1")
+	b.requireState(stateStored, 1, "c", "sync_once", "1")
+}
+
+// Where the writer is too far behind, the answer does not say more than is known.
+func TestStatusFarBehind(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	first := from(1, "first")
+	first.WalSeq = b.write(sendOf(first))
+	b.publish(first)
+	for seq := 2; seq <= recordsMax+1; seq++ {
+		m := sample("g", seq)
+		m.WalSeq = 1
+		encoded, err := m.MarshalVT()
+		require.NoError(t, err)
+		_, err = b.js.PublishAsync("messages.0.2.g", encoded)
+		require.NoError(t, err)
+	}
+	<-b.js.PublishAsyncComplete()
+	last := from(recordsMax+2, "last")
+	last.WalSeq = 1
+	b.publish(last)
+	b.requireState(stateAccepted, 1, "first")
+	b.requireState(stateAccepted, recordsMax+2, "last")
+	g := b.status("other")
+	require.Equal(t, stateUnknown, g.State)
+	require.False(t, *g.Complete)
+	require.Equal(t, hintIncomplete, g.Hint)
+	require.True(t, *b.status("other", "channel_id", "h").Complete, "this channel was looked at whole")
+
+	// As much of the write-ahead log is not folded.
+	for n := range walRecordsMax + 5 {
+		send := sendOf(from(1, fmt.Sprintf("w%d", n)))
+		send.ChannelId = "h"
+		b.write(send)
+	}
+	require.Equal(t, stateAccepted, b.status(fmt.Sprintf("w%d", walRecordsMax+4), "channel_id", "h").State)
+	g = b.status("w0", "channel_id", "h")
+	require.Equal(t, stateUnknown, g.State)
+	require.False(t, *g.Complete)
+}
+
+func TestStatusRefuses(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	for _, row := range []struct {
+		no, name, value, field, msg string
+	}{
+		{"", "x", "y", "client_msg_no", "is required"},
+		{strings.Repeat("n", 129), "x", "y", "client_msg_no", "is 129 bytes; at most 128 are taken"},
+		{"n", "from_uid", "", "from_uid", "from_uid is required"},
+		{"n", "channel_type", "x", "channel_type", "must be an integer from 1 to 12"},
+		{"n", "channel_type", "", "channel_type", "is required"},
+		{"n", "channel_id", "g____cmd", "channel_id", "must not end in ____cmd"},
+		{"n", "sync_once", "2", "sync_once", "must be 0 or 1"},
+		{"n", "channel_id", "\xff", "channel_id", "is not valid UTF-8"},
+	} {
+		g := b.status(row.no, row.name, row.value)
+		require.Equal(t, http.StatusBadRequest, g.status, g.raw)
+		require.Equal(t, "invalid_request", g.Code)
+		require.Equal(t, row.field, g.Field)
+		require.Contains(t, g.Msg, row.msg)
+	}
+}
+
+// ClickHouse stands still, dies, and comes back.
+func TestClickHouseAway(t *testing.T) {
+	t.Parallel()
+	server := testkit.StartClickHouse(t)
+	b := setup(t, options{
+		dsn: "clickhouse://" + server.Addr + "/" + enginetest.DatabaseOf(t), schema: clickhouse.SchemaReduced,
+		config: func(c *Config) { c.HistoryTimeout = 500 * time.Millisecond },
+	})
+	stored, logged := from(1, "stored"), from(2, "logged")
+	b.insert(stored)
+	b.publish(stored, logged)
+	b.record(1, b.streamCreated())
+	const body = `{"login_uid":"u","channel_id":"g","channel_type":2}`
+	away := func(codes ...string) {
+		for _, g := range []got{b.sync(body), b.status("stored"), b.status("nothing")} {
+			require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
+			require.Contains(t, codes, g.Code)
+			require.NotEmpty(t, g.header.Get("Retry-After"))
+			require.NotContains(t, g.raw, server.Addr, "addresses are nobody's business")
+		}
+	}
+	require.Len(t, b.sync(body).Messages, 1)
+
+	server.Pause()
+	away("history_timeout")
+	server.Resume()
+	testkit.WaitFor(t, testTimeout, "an answer", b.answers(body))
+
+	server.Kill9()
+	away("history_unavailable", "history_timeout")
+	b.requireState(stateAccepted, 2, "logged") // the logs know it
+	server.Start()
+	testkit.WaitFor(t, testTimeout, "an answer", b.answers(body))
+	b.requireState(stateStored, 1, "stored")
+}
+
+// NATS is away: ClickHouse answers what it can.
+func TestNATSAway(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	b.insert(from(1, "stored"))
+	b.requireState(stateUnknown, 0, "nothing")
+	b.nats.Shutdown()
+	require.Len(t, b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2}`).Messages, 1)
+	b.requireState(stateStored, 1, "stored")
+	g := b.status("nothing")
+	require.Equal(t, http.StatusServiceUnavailable, g.status)
+	require.Equal(t, "log_unavailable", g.Code)
+	require.NotEmpty(t, g.header.Get("Retry-After"))
+}
+
+func TestNotServed(t *testing.T) {
+	t.Parallel()
+	b := &bundle{t: t, ctx: t.Context(), url: serve(t, NotServed())}
+	for _, g := range []got{b.sync(`{}`), b.status("n")} {
+		require.Equal(t, http.StatusNotFound, g.status)
+		require.Equal(t, "history_not_served", g.Code)
+		require.Contains(t, g.Msg, "--clickhouse-dsn")
+	}
+}
+
+func TestNewReportsAll(t *testing.T) {
+	t.Parallel()
+	_, err := New(Config{HistoryTimeout: time.Hour}, Deps{})
+	for _, part := range []string{"history-requests-max 0", "history-timeout 1h0m0s", "history-page-bytes-max 0B", "ClickHouse", "NATS", "JetStream", "logger", "registerer", "partitions"} {
+		require.ErrorContains(t, err, part)
+	}
+}

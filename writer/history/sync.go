@@ -1,0 +1,149 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net/http"
+	"slices"
+
+	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// firstRowsMax is how many rows are asked for at first. Nobody knows how large they are: with the largest payload there is by default these are
+// 16 MiB. What they turn out to be decides how many are asked for next.
+const firstRowsMax = 256
+
+// rowOverheadBytes is about what a message takes in an answer beside its texts.
+const rowOverheadBytes = 320
+
+// sync is POST /channel/messagesync.
+func (s *Service) sync(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+	q, problem := readSyncRequest(w, r)
+	if problem != nil {
+		return nil, problem
+	}
+	span, some := q.span()
+	if !some {
+		return appendPage(nil, &q, page{}), nil
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.HistoryTimeout)
+	defer cancel()
+	leave, problem := s.admit(ctx)
+	if problem != nil {
+		return nil, problem
+	}
+	defer leave()
+	p, err := s.page(ctx, q.channel, span, q.limit)
+	if err != nil {
+		problem := unavailable(ctx, r.Context(), err)
+		if problem.Status != clientGone().Status {
+			s.tableFailed(err)
+		}
+		return nil, problem
+	}
+	s.tableWorks()
+	return appendPage(make([]byte, 0, p.bytes+512), &q, p), nil
+}
+
+// span is a part of a channel to look at: First to Last, from which side.
+type span struct {
+	first, last uint64
+	newestFirst bool
+}
+
+// span is where the messages are that a request asks for, as WuKongIM has it; some is false where there can be none.
+//
+//	start and end 0      the newest, whatever the mode
+//	older (mode 0)       end < message_seq <= start, the newest of these; a start of 0 is no bound
+//	newer (mode 1)       start <= message_seq < end, the oldest of these; an end of 0 is no bound
+func (q *syncRequest) span() (sp span, some bool) {
+	sp = span{first: 1, last: math.MaxUint64, newestFirst: q.pullMode == pullOlder || q.start == 0 && q.end == 0}
+	switch {
+	case sp.newestFirst:
+		if q.start > 0 {
+			sp.last = q.start
+		}
+		if q.end == math.MaxUint64 {
+			return sp, false
+		}
+		sp.first = q.end + 1
+	default:
+		sp.first = max(q.start, 1)
+		if q.end > 0 {
+			sp.last = q.end - 1
+		}
+	}
+	return sp, sp.first <= sp.last
+}
+
+// page is messages in the order of message_seq.
+type page struct {
+	rows  []clickhouse.Row
+	more  bool
+	bytes int // about what they take in an answer
+}
+
+// errFull ends the reading of a page.
+var errFull = errors.New("the page is full")
+
+// page reads up to limit messages, fewer where they are large; more says that there are others behind.
+func (s *Service) page(ctx context.Context, channel clickhouse.Channel, sp span, limit int) (page, error) {
+	var p page
+	for {
+		ask := p.nextRows(limit, int(s.cfg.HistoryPageBytesMax))
+		came := 0
+		err := s.table.Page(ctx, channel, clickhouse.Range{First: sp.first, Last: sp.last, NewestFirst: sp.newestFirst, LimitRows: ask}, func(row *clickhouse.Row) error {
+			came++
+			return p.take(row, limit, int(s.cfg.HistoryPageBytesMax))
+		})
+		switch {
+		case errors.Is(err, errFull):
+			p.more = true
+		case err != nil:
+			return page{}, err //nolint:wrapcheck // a clickhouse.Error says it all
+		}
+		if p.more || came < ask || !sp.behind(p.rows[len(p.rows)-1].MessageSeq) {
+			break
+		}
+	}
+	if sp.newestFirst {
+		slices.Reverse(p.rows)
+	}
+	return p, nil
+}
+
+// nextRows is how many rows to ask for: one more than are wanted, to know whether there are more, and few enough to be sure of the memory.
+func (p *page) nextRows(limit, bytesMax int) int {
+	want := limit + 1 - len(p.rows)
+	if len(p.rows) == 0 {
+		return min(want, firstRowsMax)
+	}
+	room := (bytesMax - p.bytes) / (p.bytes / len(p.rows))
+	return max(1, min(want, room+1))
+}
+
+// take adds a row, if it is not the one before once more.
+func (p *page) take(row *clickhouse.Row, limit, bytesMax int) error {
+	if n := len(p.rows); n > 0 && p.rows[n-1].MessageSeq == row.MessageSeq {
+		return nil
+	}
+	bytes := rowOverheadBytes + len(row.Payload)/3*4 + len(row.ClientMsgNo) + len(row.FromUID)
+	if len(p.rows) == limit || len(p.rows) > 0 && p.bytes+bytes > bytesMax {
+		return errFull
+	}
+	p.rows = append(p.rows, *row)
+	p.bytes += bytes
+	return nil
+}
+
+// behind moves the span behind a message, and says whether anything is left of it.
+func (sp *span) behind(seq uint64) bool {
+	if sp.newestFirst {
+		sp.last = seq - 1
+	} else {
+		sp.first = seq + 1
+	}
+	return sp.first <= sp.last && sp.first > 0
+}
