@@ -1,6 +1,8 @@
 package history
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -189,7 +191,7 @@ func TestClickHouseAway(t *testing.T) {
 	server := testkit.StartClickHouse(t)
 	b := setup(t, options{
 		dsn: "clickhouse://" + server.Addr + "/" + enginetest.DatabaseOf(t), schema: clickhouse.SchemaReduced,
-		config: func(c *Config) { c.HistoryTimeout = 500 * time.Millisecond },
+		config: func(c *Config) { c.HistoryTimeout = time.Second },
 	})
 	stored, logged := from(1, "stored"), from(2, "logged")
 	b.insert(stored)
@@ -204,7 +206,7 @@ func TestClickHouseAway(t *testing.T) {
 			require.NotContains(t, g.raw, server.Addr, "addresses are nobody's business")
 		}
 	}
-	require.Len(t, b.sync(body).Messages, 1)
+	testkit.WaitFor(t, testTimeout, "an answer", b.answers(body))
 
 	server.Pause()
 	away("history_timeout")
@@ -213,10 +215,19 @@ func TestClickHouseAway(t *testing.T) {
 
 	server.Kill9()
 	away("history_unavailable", "history_timeout")
-	b.requireState(stateAccepted, 2, "logged") // the logs know it
+	testkit.WaitFor(t, testTimeout, "the logs to know it", func(context.Context) error {
+		if g := b.status("logged"); g.State != stateAccepted || g.MessageSeq != 2 {
+			return errors.New(g.raw)
+		}
+		return nil
+	})
 	server.Start()
-	testkit.WaitFor(t, testTimeout, "an answer", b.answers(body))
-	b.requireState(stateStored, 1, "stored")
+	testkit.WaitFor(t, testTimeout, "the table to know it", func(context.Context) error {
+		if g := b.status("stored"); g.State != stateStored || g.MessageSeq != 1 {
+			return errors.New(g.raw)
+		}
+		return nil
+	})
 }
 
 // NATS is away: ClickHouse answers what it can.

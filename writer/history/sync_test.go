@@ -215,7 +215,7 @@ func TestSyncPages(t *testing.T) {
 	})
 	variants(t, func(t *testing.T, b *bundle) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		const last = 1500
+		const last = 1000
 		want := []uint64{}
 		var part []*message.Message
 		for seq := 1; seq <= last; seq++ {
@@ -239,7 +239,7 @@ func TestSyncPages(t *testing.T) {
 			}
 		}
 		b.insert(part...)
-		for range 6 {
+		for range 4 {
 			limit := []int{1 + random.IntN(7), 1 + random.IntN(200), 300 + random.IntN(2000)}[random.IntN(3)]
 			if limit < 8 {
 				limit += 40 // many requests, but not one a message
@@ -281,7 +281,7 @@ func (b *bundle) walk(limit, mode int) (seqs []uint64) {
 func TestSyncLargePages(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
-	const last, size = 700, 64 << 10
+	const last, size = 200, 64 << 10
 	for first := 1; first <= last; first += 100 {
 		var part []*message.Message
 		for seq := first; seq < first+100; seq++ {
