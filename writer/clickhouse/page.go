@@ -93,8 +93,8 @@ type Identity struct {
 	MessageSeq uint64
 }
 
-// Find looks for the latest message of a sender in a channel that has this client_msg_no and has not expired.
-func (c *Client) Find(ctx context.Context, channel Channel, fromUID, clientMsgNo string) (found Identity, ok bool, err error) {
+// Sent looks for the latest message of a sender in a channel that has this client_msg_no and has not expired.
+func (c *Client) Sent(ctx context.Context, channel Channel, fromUID, clientMsgNo string) (found Identity, ok bool, err error) {
 	statement := fmt.Sprintf(`SELECT message_id, message_seq FROM %s.%s
 WHERE channel_id = $1 AND channel_type = $2 AND client_msg_no = $3 AND from_uid = $4 AND %s
 ORDER BY message_seq DESC LIMIT 1 SETTINGS %s`, quoteName(c.database), tableMessages, c.liveRows(), readSettings(ctx))

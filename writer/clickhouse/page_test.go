@@ -72,7 +72,7 @@ func TestPage(t *testing.T) {
 	})
 }
 
-func TestFind(t *testing.T) {
+func TestSent(t *testing.T) {
 	t.Parallel()
 	variants(t, func(t *testing.T, b bench, _ clickhouse.Schema) {
 		require.NoError(t, b.client.Migrate(b.ctx))
@@ -86,7 +86,7 @@ func TestFind(t *testing.T) {
 		})
 		require.NoError(t, b.client.Insert(b.ctx, block, 0, block.Rows(), "a"))
 		find := func(channel, from, no string) uint64 {
-			found, ok, err := b.client.Find(b.ctx, clickhouse.Channel{ID: channel, Type: 2}, from, no)
+			found, ok, err := b.client.Sent(b.ctx, clickhouse.Channel{ID: channel, Type: 2}, from, no)
 			require.NoError(t, err)
 			require.Equal(t, ok, found.MessageID != 0)
 			return found.MessageSeq
@@ -102,7 +102,7 @@ func TestFind(t *testing.T) {
 func TestReadErrors(t *testing.T) {
 	t.Parallel()
 	variants(t, func(t *testing.T, b bench, _ clickhouse.Schema) {
-		_, _, err := b.client.Find(b.ctx, clickhouse.Channel{ID: "g", Type: 2}, "u", "no")
+		_, _, err := b.client.Sent(b.ctx, clickhouse.Channel{ID: "g", Type: 2}, "u", "no")
 		require.Equal(t, clickhouse.Configuration, clickhouse.ClassOf(err), "no table")
 		ctx, cancel := context.WithCancel(b.ctx)
 		cancel()

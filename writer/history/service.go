@@ -30,7 +30,7 @@ const waitersPerSlot = 8
 // table is where messages are read from. It is a *clickhouse.Client but in tests.
 type table interface {
 	Page(ctx context.Context, channel clickhouse.Channel, r clickhouse.Range, each func(*clickhouse.Row) error) error
-	Find(ctx context.Context, channel clickhouse.Channel, fromUID, clientMsgNo string) (clickhouse.Identity, bool, error)
+	Sent(ctx context.Context, channel clickhouse.Channel, fromUID, clientMsgNo string) (clickhouse.Identity, bool, error)
 }
 
 // Deps is what the service works with. All fields must be set.

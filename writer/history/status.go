@@ -97,7 +97,7 @@ func readStatusRequest(values url.Values) (statusRequest, *api.Problem) {
 func (s *Service) find(ctx, client context.Context, q *statusRequest) (status, *api.Problem) {
 	partition := s.partitions.Of(q.channel.ID, q.channel.Type)
 	progress, logErr := s.logs.progress(ctx, partition)
-	identity, stored, tableErr := s.table.Find(ctx, q.channel, q.fromUID, q.clientMsgNo)
+	identity, stored, tableErr := s.table.Sent(ctx, q.channel, q.fromUID, q.clientMsgNo)
 	switch {
 	case tableErr != nil && client.Err() == nil:
 		s.tableFailed(tableErr)
