@@ -136,6 +136,7 @@ func BenchmarkHistory(b *testing.B) {
 }
 
 func (bt *benchTable) channelNames(b *testing.B) []string {
+	b.Helper()
 	rows, err := bt.conn.Query(b.Context(), fmt.Sprintf("SELECT concat('group-', toString(cityHash64(number))) FROM numbers(%d) ORDER BY number", benchChannels))
 	require.NoError(b, err)
 	defer rows.Close()
@@ -150,33 +151,35 @@ func (bt *benchTable) channelNames(b *testing.B) []string {
 }
 
 // measure makes one request after another and reports how long they took.
-func (b *bundle) measure(t *testing.B, next func() (method, path, body string)) {
+func (bu *bundle) measure(b *testing.B, next func() (method, path, body string)) {
+	b.Helper()
 	var took []time.Duration
-	for t.Loop() {
+	for b.Loop() {
 		method, path, body := next()
-		req, err := http.NewRequestWithContext(t.Context(), method, b.url+path, strings.NewReader(body))
-		require.NoError(t, err)
+		req, err := http.NewRequestWithContext(b.Context(), method, bu.url+path, strings.NewReader(body))
+		require.NoError(b, err)
 		req.Header.Set("Content-Type", "application/json")
 		start := time.Now()
 		res, err := http.DefaultClient.Do(req)
-		require.NoError(t, err)
+		require.NoError(b, err)
 		text, err := io.ReadAll(res.Body)
-		require.NoError(t, err)
+		require.NoError(b, err)
 		took = append(took, time.Since(start))
-		require.NoError(t, res.Body.Close())
-		require.Equal(t, http.StatusOK, res.StatusCode, string(text))
+		require.NoError(b, res.Body.Close())
+		require.Equal(b, http.StatusOK, res.StatusCode, string(text))
 	}
 	slices.Sort(took)
 	at := func(share float64) float64 {
 		return float64(took[min(len(took)-1, int(share*float64(len(took))))]) / float64(time.Millisecond)
 	}
-	t.ReportMetric(at(0.5), "p50-ms")
-	t.ReportMetric(at(0.99), "p99-ms")
+	b.ReportMetric(at(0.5), "p50-ms")
+	b.ReportMetric(at(0.99), "p99-ms")
 }
 
 // insertAway inserts 5,000 messages a second, twice a second, as the writer does at that rate, until it is told to stop.
-func (b *bundle) insertAway(t *testing.B) (stop func()) {
-	ctx, cancel := context.WithCancel(t.Context())
+func (bu *bundle) insertAway(b *testing.B) (stop func()) {
+	b.Helper()
+	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() {
 		ticker := time.NewTicker(500 * time.Millisecond)
@@ -188,7 +191,7 @@ func (b *bundle) insertAway(t *testing.B) (stop func()) {
 				m.Payload = []byte(strings.Repeat("busy ", 30))
 				all = append(all, m)
 			}
-			b.insert(all...)
+			bu.insert(all...)
 			select {
 			case <-ticker.C:
 			case <-ctx.Done():
@@ -199,6 +202,6 @@ func (b *bundle) insertAway(t *testing.B) (stop func()) {
 	}()
 	return func() {
 		cancel()
-		require.NoError(t, <-ended)
+		require.NoError(b, <-ended)
 	}
 }

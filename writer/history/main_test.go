@@ -92,6 +92,7 @@ func setup(t testing.TB, o options) *bundle {
 
 // serve is a listener with the routes and nothing else.
 func serve(t testing.TB, routes []api.Route) string {
+	t.Helper()
 	mux := http.NewServeMux()
 	for _, route := range routes {
 		mux.HandleFunc(route.Method+" "+route.Path, route.Serve)

@@ -224,7 +224,8 @@ func TestEndToEndHistory(t *testing.T) {
 		a, err := up.statusOf(t.Context(), &records[i].send)
 		require.NoError(t, err)
 		require.Equal(t, "stored", a.State, a.text)
-		require.True(t, records[i].answer == answer{a.ID, a.Seq}, a.text)
+		want := records[i].answer
+		require.Equal(t, want, answer{a.ID, a.Seq}, a.text)
 	}
 }
 
