@@ -25,6 +25,7 @@ type options struct {
 	rounds      int
 	duration    time.Duration
 	channels    int
+	defined     int
 	jsonPath    string
 	baseline    string
 }
@@ -68,6 +69,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.rounds, "rounds", 3, "rounds; the median counts")
 	flags.DurationVar(&o.duration, "duration", 10*time.Second, "time of each measurement, at least a second")
 	flags.IntVar(&o.channels, "channels", 10_000, "channels that the sends are spread over")
+	flags.IntVar(&o.defined, "defined", 0, "how many of the channels have permissions of their own")
 	flags.StringVar(&o.jsonPath, "json", "", "file to write the figures to")
 	flags.StringVar(&o.baseline, "serve-baseline", "", "serve the do-nothing handler at this address (used by the program itself)")
 	if err := flags.Parse(args); err != nil {
@@ -80,8 +82,8 @@ func parse(args []string) (options, error) {
 		}
 		o.connections = append(o.connections, n)
 	}
-	if o.rounds < 1 || o.duration < time.Second || o.channels < 1 {
-		return o, errors.New("-rounds and -channels must be at least 1, -duration at least 1s")
+	if o.rounds < 1 || o.duration < time.Second || o.channels < 1 || o.defined < 0 || o.defined > o.channels {
+		return o, errors.New("-rounds and -channels must be at least 1, -duration at least 1s, -defined at most -channels")
 	}
 	return o, nil
 }

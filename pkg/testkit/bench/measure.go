@@ -20,6 +20,7 @@ type Report struct {
 	Cores       int      `json:"cores"`
 	GoVersion   string   `json:"go_version"`
 	Channels    int      `json:"channels"`
+	Defined     int      `json:"defined"` // channels with permissions of their own
 	Rounds      int      `json:"rounds"`
 	Results     []Result `json:"results"`
 	Answered    int      `json:"answered"` // sends answered 200
@@ -64,7 +65,10 @@ func measure(o options) (_ *Report, err error) {
 	}
 	defer func() { err = errors.Join(err, up.stop()) }()
 
-	report := &Report{Cores: runtime.NumCPU(), GoVersion: runtime.Version(), Channels: o.channels, Rounds: o.rounds}
+	if err := define(o, up.url); err != nil {
+		return nil, err
+	}
+	report := &Report{Cores: runtime.NumCPU(), GoVersion: runtime.Version(), Channels: o.channels, Defined: o.defined, Rounds: o.rounds}
 	if report.IdleMiB, _, err = up.memoryMiB(); err != nil {
 		return nil, err
 	}
@@ -191,7 +195,7 @@ func (r *Report) print(w io.Writer) {
 			pick(result.Sendhouse, func(f figures) float64 { return f.CPU * 1e6 / f.PerSecond }), refused)
 	}
 	_ = table.Flush() // to the terminal
-	_, _ = fmt.Fprintf(w, "%d cores, %s, %d channels, medians of %d rounds; everything in one process, every commit synced to disk, load generator on the same cores.\n",
-		r.Cores, r.GoVersion, r.Channels, r.Rounds)
+	_, _ = fmt.Fprintf(w, "%d cores, %s, %d channels (%d with permissions of their own), medians of %d rounds; everything in one process, every commit synced to disk, load generator on the same cores.\n",
+		r.Cores, r.GoVersion, r.Channels, r.Defined, r.Rounds)
 	_, _ = fmt.Fprintf(w, "%d sends answered, %d rows. Memory: %d MiB idle, %d MiB after the load, %d MiB at most.\n", r.Answered, r.Rows, r.IdleMiB, r.ResidentMiB, r.PeakMiB)
 }
