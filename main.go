@@ -144,6 +144,9 @@ type upCommand struct {
 func (c *upCommand) Run(p *process, in *invocation) error {
 	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
 		if c.Writer.ClickHouseDSN == "" {
+			if err := c.Writer.CheckEmbedded(); err != nil {
+				return err
+			}
 			dsn, err := p.startClickHouse(filepath.Join(c.DataDir, "clickhouse"), c.ClickHouseAddr.String())
 			if err != nil {
 				return err

@@ -55,6 +55,30 @@ func (c Config) Check() error {
 	return err
 }
 
+// CheckEmbedded reports settings that mean nothing to the embedded ClickHouse, which is used where there is no DSN:
+// whoever gives them believes to reach another one.
+func (c Config) CheckEmbedded() error {
+	for _, flag := range []struct {
+		name  string
+		given bool
+	}{
+		{"--clickhouse-user", c.ClickHouseUser != ""},
+		{"--clickhouse-password-file", c.ClickHousePasswordFile != ""},
+		{"SENDHOUSE_CLICKHOUSE_PASSWORD", !c.ClickHousePassword.IsZero()},
+		{"--clickhouse-tls-ca", c.ClickHouseTLSCA != ""},
+		{"--clickhouse-tls-cert", c.ClickHouseTLSCert != ""},
+		{"--clickhouse-tls-key", c.ClickHouseTLSKey != ""},
+		{"--clickhouse-tls-server-name", c.ClickHouseTLSName != ""},
+		{"--clickhouse-cluster", c.ClickHouseCluster != ""},
+		{"--clickhouse-schema=reduced", c.ClickHouseSchema == SchemaReduced},
+	} {
+		if flag.given {
+			return fmt.Errorf("%s: is for a ClickHouse of your own, and --clickhouse-dsn does not name one", flag.name)
+		}
+	}
+	return nil
+}
+
 // options reads the DSN and what stands beside it. The database is kept out of the connection: it may have to
 // be created first, and every statement names it.
 func (c Config) options() (options *clickhouse.Options, database string, err error) {
@@ -161,6 +185,10 @@ func applyDefaults(o *clickhouse.Options, c Config) {
 	if c.ClickHouseCluster != "" {
 		// An insert returns when its shards have it, and not when it is in a queue to them.
 		o.Settings["insert_distributed_sync"] = 1
+		if o.Settings["distributed_ddl_task_timeout"] == nil {
+			// A migration that the cluster takes longer for says so itself, before the read timeout ends the call.
+			o.Settings["distributed_ddl_task_timeout"] = int(o.ReadTimeout.Seconds()) * 5 / 6
+		}
 	}
 	o.ClientInfo.Products = append(o.ClientInfo.Products, struct{ Name, Version string }{"sendhouse", "1"})
 }

@@ -252,3 +252,15 @@ func TestConfigErrors(t *testing.T) {
 		require.NoError(t, clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: clickhouse.SchemaFull}.Check(), dsn)
 	}
 }
+
+func TestConfigForTheEmbeddedEngine(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, clickhouse.Config{ClickHouseSchema: clickhouse.SchemaFull}.CheckEmbedded())
+	for want, cfg := range map[string]clickhouse.Config{
+		"--clickhouse-password-file":    {ClickHousePasswordFile: "x"},
+		"SENDHOUSE_CLICKHOUSE_PASSWORD": {ClickHousePassword: config.NewSecret("x")},
+		"--clickhouse-cluster":          {ClickHouseCluster: "x"},
+	} {
+		require.ErrorContains(t, cfg.CheckEmbedded(), want+": is for a ClickHouse of your own")
+	}
+}
