@@ -63,8 +63,9 @@ run: deps build ## Fetch, build, and run everything in one process; ARGS is pass
 	bin/sendhouse up $(ARGS)
 
 .PHONY: generate
-generate: $(BUF) plugins ## Write the generated code anew (pkg/message/*.pb.go).
+generate: $(BUF) plugins ## Write what is generated anew: pkg/message/*.pb.go, the dashboards.
 	cd pkg/message && PATH="$(PLUGINS):$$PATH" $(BUF) generate
+	$(GO) run ./deploy/grafana/generate deploy/grafana/dashboards
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the code and sort its imports.
@@ -166,6 +167,8 @@ check-generated: $(BUF) plugins
 	cp pkg/message/*.pb.go "$$fresh/have/"; \
 	cp pkg/message/*.proto pkg/message/buf*.yaml "$$fresh/want/"; \
 	(cd "$$fresh/want" && PATH="$(PLUGINS):$$PATH" $(BUF) generate && rm -f *.proto buf*.yaml); \
+	cp deploy/grafana/dashboards/*.json "$$fresh/have/"; \
+	$(GO) run ./deploy/grafana/generate "$$fresh/want"; \
 	diff -ru "$$fresh/have" "$$fresh/want" || { echo "generated code is out of date: run 'make generate'" >&2; exit 1; }
 
 .PHONY: vuln

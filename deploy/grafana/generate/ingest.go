@@ -1,0 +1,44 @@
+package main
+
+// ingest is about requests, and about the way from a request to its answer.
+func ingest() board {
+	return board{
+		uid: "sendhouse-ingest", title: "Sendhouse / Ingest", from: "now-1h", variables: metricVariables(true),
+		description: "HTTP in, write-ahead log out: rates, reasons, stages, and how near the limits are.",
+		rows: []row{
+			{"Requests", []panel{
+				lines("By outcome", "reqps", "Requests answered, by the code of the answer (docs/api.md).", q(`sum by (code, reason) (rate(sendhouse_ingest_requests_total{$at}[$__rate_interval])) > 0`, "{{code}} {{reason}}")).stacked(),
+				lines("By route", "reqps", "One send, a batch to many persons, or a bulk.", q(`sum by (route) (rate(sendhouse_ingest_request_duration_seconds_count{$at}[$__rate_interval]))`, "{{route}}")).stacked(),
+				lines("By instance", "reqps", "How evenly clients are spread.", q(`sum by (instance) (rate(sendhouse_ingest_requests_total{$at}[$__rate_interval]))`, "{{instance}}")).stacked(),
+				lines("Sends of batches and bulks", perSecond, "Their items, by what became of them.", q(`sum by (code, reason) (rate(sendhouse_ingest_items_total{$at}[$__rate_interval]))`, "{{code}} {{reason}}")).stacked(),
+				lines("Payloads that break a rule", perSecond, "By the rule; taken or refused, as --ingest-payload-rules says.", q(`sum by (rule) (rate(sendhouse_ingest_payload_violations_total{$at}[$__rate_interval]))`, "{{rule}}")).stacked(),
+				lines("Late answers and failed handshakes", perSecond, "Answers of the sequencer that nobody waited for any more, and TLS handshakes that failed.",
+					q(`sum(rate(sendhouse_ingest_late_answers_total{$at}[$__rate_interval]))`, "late answers"), q(`sum(rate(sendhouse_ingest_tls_handshakes_failed_total{$at}[$__rate_interval]))`, "failed handshakes")),
+			}},
+			{"How long", []panel{
+				heat("Sends", seconds, "From the header of a request to its answer.", "sendhouse_ingest_request_duration_seconds", `$at,route="send"`).size(12, 9),
+				lines("By route, p99", seconds, "A bulk of 10,000 takes longer than a send; that is no fault.",
+					q(`histogram_quantile(0.99, sum by (le, route) (rate(sendhouse_ingest_request_duration_seconds_bucket{$at}[$__rate_interval])))`, "{{route}}")).size(12, 9),
+				lines("Decoding", seconds, "Reading the body, decoding and checking it. Of one send in 16.", quantiles("sendhouse_ingest_decode_duration_seconds", "$at")...).size(6, 8),
+				lines("Gathering", seconds, "From the first send of a group commit until it is published: it waits for the one before.", quantiles("sendhouse_ingest_gather_duration_seconds", "$at")...).size(6, 8),
+				lines("Acknowledgement", seconds, "From publishing a group commit until it is on disk.", quantiles("sendhouse_ingest_ack_duration_seconds", "$at")...).size(6, 8),
+				lines("Answer", seconds, "From publishing a group commit until the sequencer's answer.", quantiles("sendhouse_ingest_answer_duration_seconds", "$at")...).size(6, 8),
+			}},
+			{"Group commits", []panel{
+				lines("Sends in one", count, "Near 256 the log is the bottleneck; 1 means that there is little to do.", quantiles("sendhouse_ingest_batch_sends", "$at")...).limits(128, 256),
+				lines("Bytes of one", bytesIEC, "At most 512 KiB.", quantiles("sendhouse_ingest_batch_size_bytes", "$at")...),
+				lines("Rate", perSecond, "Group commits, each of which the disk syncs once.", q(`sum by (instance) (rate(sendhouse_ingest_batch_sends_count{$at}[$__rate_interval]))`, "{{instance}}")).stacked(),
+			}},
+			{"Limits", []panel{
+				gauges("Used of what is allowed", "At 100% requests are answered 503.",
+					q(`max by (instance) (sendhouse_ingest_in_flight_requests{$at} / sendhouse_ingest_in_flight_requests_max{$at})`, "requests {{instance}}"),
+					q(`max by (instance) (sendhouse_ingest_connections{$at} / sendhouse_ingest_connections_max{$at})`, "connections {{instance}}"),
+					q(`max by (instance) (sendhouse_ingest_body_bytes{$at} / sendhouse_ingest_body_bytes_max{$at})`, "memory of bodies {{instance}}"),
+					q(`max by (instance) (sendhouse_ingest_queue_sends{$part} / on (instance, job) group_left () sendhouse_ingest_queue_sends_max)`, "sends that wait {{instance}}"),
+					q(`max by (instance) (sendhouse_ingest_queue_bytes{$part} / on (instance, job) group_left () sendhouse_ingest_queue_bytes_max)`, "bytes that wait {{instance}}")).limits(0.5, 0.8),
+				lines("Requests in flight", count, "Being worked on, most of them waiting for their answer; and open connections.", q(`sum by (instance) (sendhouse_ingest_in_flight_requests{$at})`, "requests {{instance}}"), q(`sum by (instance) (sendhouse_ingest_connections{$at})`, "connections {{instance}}")),
+				lines("Sends that wait", count, "For their group commit, by partition. One that stands out is hot.", q(`sum by (partition) (sendhouse_ingest_queue_sends{$part})`, "{{partition}}")).stacked(),
+			}},
+		},
+	}
+}

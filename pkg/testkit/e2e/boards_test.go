@@ -1,0 +1,273 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+)
+
+const deployDir = "../../../deploy"
+
+// dashboard is what is looked at of one of Grafana's.
+type dashboard struct {
+	Title      string `json:"title"`
+	Templating struct {
+		List []struct {
+			Name       string `json:"name"`
+			Type       string `json:"type"`
+			Definition string `json:"definition"`
+		} `json:"list"`
+	} `json:"templating"`
+	Panels []struct {
+		Title   string `json:"title"`
+		Targets []struct {
+			Expr   string `json:"expr"`
+			RawSQL string `json:"rawSql"`
+		} `json:"targets"`
+	} `json:"panels"`
+}
+
+// rests are the queries that have nothing to show while all is well.
+var rests = map[string]string{
+	"Sendhouse / Messages: Twice": "no message is there twice",
+}
+
+// TestEndToEndBoards starts everything under light load, and a Prometheus with the configuration that is shipped, and asks every question
+// that a board or an alert asks: it must be one that Prometheus or ClickHouse understands, and a panel must have something to show.
+func TestEndToEndBoards(t *testing.T) {
+	t.Parallel()
+	up := newUp(t)
+	up.Start()
+	load := startLoad(t, up.api, loadConfig{seed: newSeed(t), clients: 1})
+	prometheus := startPrometheus(t, up.admin)
+	load.await(200)
+
+	questions := map[string]string{} // what asks, by the expression
+	for _, d := range dashboards(t) {
+		for _, v := range d.Templating.List {
+			if v.Type == "query" {
+				prometheus.requireLabelValues(t, v.Definition)
+			}
+		}
+		for _, p := range d.Panels {
+			for _, target := range p.Targets {
+				at := d.Title + ": " + p.Title
+				switch {
+				case target.RawSQL != "":
+					answer := up.query(t, sqlOf(target.RawSQL))
+					if _, ok := rests[at]; !ok {
+						require.NotEmpty(t, strings.TrimSpace(answer), "%s: %s", at, target.RawSQL)
+					}
+				default:
+					require.NotEmpty(t, target.Expr, at)
+					questions[exprOf(target.Expr)] = at
+				}
+			}
+		}
+	}
+	prometheus.requireData(t, questions)
+	prometheus.requireRules(t)
+	load.finish()
+	require.Equal(t, 0, up.Stop())
+}
+
+// dashboards reads all.
+func dashboards(t *testing.T) (all []dashboard) {
+	t.Helper()
+	files, err := filepath.Glob(deployDir + "/grafana/dashboards/*.json")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		var d dashboard
+		require.NoError(t, json.Unmarshal(text, &d), file)
+		all = append(all, d)
+	}
+	return all
+}
+
+// exprOf puts values in for Grafana's variables, as it does where everything is chosen.
+func exprOf(expr string) string {
+	return strings.NewReplacer("$__rate_interval", "1m", "$job", ".*", "$instance", ".*", "$partition", ".*").Replace(expr)
+}
+
+// sqlOf does the same for the macros of the ClickHouse plugin.
+func sqlOf(text string) string {
+	return strings.NewReplacer(
+		"$__timeFilter(timestamp)", fmt.Sprintf("timestamp >= toDateTime(%d) AND timestamp <= toDateTime(%d)", time.Now().Add(-time.Hour).Unix(), time.Now().Add(time.Hour).Unix()),
+		"$__timeInterval(timestamp)", "toStartOfInterval(toDateTime(timestamp), INTERVAL 60 second)",
+	).Replace(text)
+}
+
+// prometheusServer is a real Prometheus.
+type prometheusServer struct{ url string }
+
+// startPrometheus runs it on a copy of the shipped configuration, with another target, and with a clock that is faster, so that the test need
+// not wait for minutes.
+func startPrometheus(t *testing.T, target string) *prometheusServer {
+	t.Helper()
+	binary, err := exec.LookPath("prometheus")
+	require.NoError(t, err, "install it with: apt-get install prometheus")
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(deployDir+"/prometheus")))
+	file := filepath.Join(dir, "prometheus.yml")
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var config map[string]any
+	require.NoError(t, yaml.Unmarshal(text, &config))
+	config["global"] = map[string]any{"scrape_interval": "1s", "evaluation_interval": "1s"}
+	text, err = yaml.Marshal(config)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, text, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "targets", "sendhouse.yml"), fmt.Appendf(nil, "- targets: ['%s']\n", target), 0o600))
+
+	addr := testkit.FreeAddr(t)
+	s := &prometheusServer{url: "http://" + addr}
+	testkit.StartProcess(t, testkit.ProcessConfig{
+		Path: binary,
+		Args: []string{"--config.file=" + file, "--storage.tsdb.path=" + t.TempDir(), "--web.listen-address=" + addr, "--log.level=warn"},
+		Ready: func(ctx context.Context) error {
+			status, body, err := ask(ctx, s.url+"/-/ready")
+			if err == nil && status != http.StatusOK {
+				err = fmt.Errorf("/-/ready: %d %s", status, body)
+			}
+			return err
+		},
+	})
+	return s
+}
+
+// get asks the API of Prometheus, and decodes the data of the answer.
+func (s *prometheusServer) get(ctx context.Context, path string, parameters url.Values, into any) error {
+	_, body, err := ask(ctx, s.url+"/api/v1/"+path+"?"+parameters.Encode())
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Status string `json:"status"`
+		Error  string `json:"error"`
+		Data   any    `json:"data"`
+	}{Data: into}
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		return fmt.Errorf("%w: %s", err, body)
+	}
+	if answer.Status != "success" {
+		return errors.New(answer.Error)
+	}
+	return nil
+}
+
+type sample struct {
+	Metric map[string]string `json:"metric"`
+	Value  [2]any            `json:"value"`
+}
+
+func (s *prometheusServer) query(ctx context.Context, expr string) ([]sample, error) {
+	var data struct {
+		Result []sample `json:"result"`
+	}
+	err := s.get(ctx, "query", url.Values{"query": {expr}}, &data)
+	return data.Result, err
+}
+
+// requireData waits until every question has been answered with a number. They are by expression, with what asks.
+func (s *prometheusServer) requireData(t *testing.T, questions map[string]string) {
+	t.Helper()
+	open := maps.Clone(questions)
+	testkit.WaitFor(t, arriveTimeout, "data", func(ctx context.Context) error {
+		var missing []error
+		for expr, what := range open {
+			samples, err := s.query(ctx, expr)
+			switch {
+			case err != nil:
+				missing = append(missing, fmt.Errorf("%s: %s: %w", what, expr, err))
+			case !slices.ContainsFunc(samples, isNumber):
+				missing = append(missing, fmt.Errorf("%s: %s: no data, but %v", what, expr, samples))
+			default:
+				delete(open, expr)
+			}
+		}
+		return errors.Join(missing...)
+	})
+}
+
+func isNumber(one sample) bool {
+	text, _ := one.Value[1].(string)
+	value, err := strconv.ParseFloat(text, 64)
+	return err == nil && !math.IsNaN(value)
+}
+
+// requireLabelValues does what Grafana does with label_values(series, label).
+func (s *prometheusServer) requireLabelValues(t *testing.T, definition string) {
+	t.Helper()
+	series, label, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(definition, "label_values("), ")"), ", ")
+	require.True(t, ok, definition)
+	testkit.WaitFor(t, arriveTimeout, definition, func(ctx context.Context) error {
+		var values []string
+		err := s.get(ctx, "label/"+label+"/values", url.Values{"match[]": {exprOf(series)}}, &values)
+		if err == nil && len(values) == 0 {
+			err = errors.New("no values")
+		}
+		return err
+	})
+}
+
+// requireRules wants every rule to have been evaluated without an error, every recording that can have one to have a value, and no alert to fire.
+func (s *prometheusServer) requireRules(t *testing.T) {
+	t.Helper()
+	var data struct {
+		Groups []struct {
+			Rules []struct {
+				Name, Query, Health, LastError, State, Type string
+			} `json:"rules"`
+		} `json:"groups"`
+	}
+	testkit.WaitFor(t, arriveTimeout, "the rules", func(ctx context.Context) error {
+		if err := s.get(ctx, "rules", nil, &data); err != nil {
+			return err
+		}
+		for _, group := range data.Groups {
+			for _, rule := range group.Rules {
+				if rule.Health == "unknown" {
+					return fmt.Errorf("%s was not evaluated yet", rule.Name)
+				}
+			}
+		}
+		return nil
+	})
+	seen := 0
+	recorded := map[string]string{}
+	for _, group := range data.Groups {
+		for _, rule := range group.Rules {
+			seen++
+			require.Equal(t, "ok", rule.Health, "%s: %s", rule.Name, rule.LastError)
+			if !strings.Contains(rule.Name, "LatencyBudget") { // how fast a machine is that runs tests is not the test's business
+				require.NotEqual(t, "firing", rule.State, rule.Name)
+			}
+			if rule.Type == "recording" {
+				recorded[rule.Name] = "a recording"
+			}
+		}
+	}
+	s.requireData(t, recorded)
+	require.Greater(t, seen, 40)
+}
