@@ -38,6 +38,7 @@ func hostileInputs() []hostileInput {
 	add("line", hostileLines())
 	add("smuggling", hostileSmuggling())
 	add("bulk", hostileBulks())
+	add("managing", hostileManaging())
 	return rows
 }
 
@@ -319,6 +320,27 @@ func hostileBulks() []hostileInput {
 		hostileInput{name: "compressed", raw: head("/message/sendbulk", "Content-Type: application/x-ndjson", "Content-Encoding: gzip", "Content-Length: 1") + "x"},
 		hostileInput{name: "CSV", raw: posted("/message/sendbulk", "text/csv", "a,b")},
 	)
+}
+
+// hostileManaging is what the routes that change permissions must not take.
+func hostileManaging() []hostileInput {
+	var rows []hostileInput
+	for _, path := range []string{
+		"/channel", "/channel/info", "/channel/delete", "/channel/subscriber_add", "/channel/subscriber_remove", "/channel/subscriber_remove_all", "/channel/blacklist_add", "/channel/blacklist_set", "/channel/blacklist_remove",
+		"/channel/blacklist_remove_all", "/channel/whitelist_add", "/channel/whitelist_set", "/channel/whitelist_remove", "/channel/whitelist_remove_all", "/user/systemuids_add", "/user/systemuids_remove",
+	} {
+		for name, body := range map[string]string{
+			"nothing": "", "text": "x", "null": "null", "an array": "[]", "cut": `{"channel_id":"g"`, "wrong types": `{"channel_id":7,"channel_type":"2","uids":{},"subscribers":1,"reset":"1"}`, "a number for a list": `{"channel_id":"g","channel_type":99,"uids":7,"subscribers":7,"ban":2}`,
+			"deep": `{"channel_id":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `,"uids":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + "}", "not UTF-8": "{\"channel_id\":\"\xff\",\"channel_type\":2,\"uids\":[\"\xff\"]}", "NUL": `{"channel_id":"a\u0000","channel_type":2,"uids":["\u0000"],"subscribers":["\u0000"]}`,
+		} {
+			rows = append(rows, hostileInput{name: path + " with " + name, raw: posted(path, "application/json", body)})
+		}
+		rows = append(rows, hostileInput{name: path + " with a form", raw: posted(path, "application/x-www-form-urlencoded", "channel_id=g")})
+	}
+	for _, query := range []string{"", "?", "?channel_id=g", "?channel_type=2", "?channel_id=g&channel_type=x", "?channel_id=a%00&channel_type=2", "?channel_id=%zz&channel_type=2", "?channel_id=%ff&channel_type=2", "?channel_id=g;channel_type=2"} {
+		rows = append(rows, hostileInput{name: "the allowlist of " + query, raw: "GET /channel/whitelist" + query + " HTTP/1.1\r\nHost: x\r\n\r\n"})
+	}
+	return rows
 }
 
 func gzipped(text string) string {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
 
@@ -131,6 +132,9 @@ func (s *Service) allowlist(w http.ResponseWriter, r *http.Request, _ time.Time,
 	query := r.URL.Query()
 	f := &req.fields
 	f.channelID = query.Get("channel_id")
+	if !utf8.ValidString(f.channelID) { // a body's text has been looked at as a whole
+		req.bad(fieldChannelID, "must be UTF-8")
+	}
 	if text := query.Get("channel_type"); text != "" {
 		f.given.add(fieldChannelType)
 		n, err := strconv.ParseInt(text, 10, 64)
