@@ -169,7 +169,7 @@ func (c *upCommand) Run(p *process, in *invocation) error {
 		if err := p.addWriter(ctx, c.brokerFlags, instance, c.Writer, deployment); err != nil {
 			return err
 		}
-		routes, err := p.addHistory(ctx, c.brokerFlags, c.History, c.Writer.Config, deployment)
+		routes, _, err := p.addHistory(ctx, c.brokerFlags, c.History, c.Writer.Config, deployment)
 		if err != nil {
 			return err
 		}
@@ -187,11 +187,11 @@ type ingestCommand struct {
 
 func (c *ingestCommand) Run(p *process, in *invocation) error {
 	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
-		routes, err := p.addHistory(ctx, c.brokerFlags, c.History, c.ClickHouse, topology.Deployment{})
+		routes, deployment, err := p.addHistory(ctx, c.brokerFlags, c.History, c.ClickHouse, topology.Deployment{})
 		if err != nil {
 			return err
 		}
-		return p.addIngest(ctx, c.brokerFlags, c.Config, topology.Deployment{}, routes)
+		return p.addIngest(ctx, c.brokerFlags, c.Config, deployment, routes)
 	})
 }
 
@@ -583,31 +583,32 @@ func (p *process) addWriter(ctx context.Context, flags brokerFlags, instance str
 	return nil
 }
 
-// addHistory makes the routes by which clients read. Without a ClickHouse they say that there is none.
-func (p *process) addHistory(ctx context.Context, flags brokerFlags, cfg history.Config, table clickhouse.Config, given topology.Deployment) ([]api.Route, error) {
+// addHistory makes the routes by which clients read. Without a ClickHouse they say that there is none. It gives the deployment too, which
+// is found out once in a process.
+func (p *process) addHistory(ctx context.Context, flags brokerFlags, cfg history.Config, table clickhouse.Config, given topology.Deployment) ([]api.Route, topology.Deployment, error) {
 	if table.ClickHouseDSN == "" {
-		return history.NotServed(), nil
+		return history.NotServed(), given, nil
 	}
 	client, err := clickhouse.Open(table, p.log)
 	if err != nil {
-		return nil, err
+		return nil, given, err
 	}
 	p.own("history clickhouse", client.Close)
 	nc, js, err := p.connect(ctx, flags, "history")
 	if err != nil {
-		return nil, err
+		return nil, given, err
 	}
 	deployment, err := p.deployment(ctx, js, given)
 	if err != nil {
-		return nil, err
+		return nil, given, err
 	}
 	service, err := history.New(cfg, history.Deps{
 		ClickHouse: client, NATS: nc, JetStream: js, Partitions: topology.Partitions(deployment.Partitions), Logger: p.log, Registerer: p.registry,
 	})
 	if err != nil {
-		return nil, err
+		return nil, given, err
 	}
-	return service.Routes(), nil
+	return service.Routes(), deployment, nil
 }
 
 func (p *process) addIngest(ctx context.Context, flags brokerFlags, cfg ingest.Config, given topology.Deployment, routes []api.Route) error {

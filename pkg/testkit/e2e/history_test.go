@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -141,14 +142,21 @@ func (l *load) askers(ctx context.Context, h *house, n int) (states func() map[s
 					r = l.records[len(l.records)-1]
 				}
 				l.mu.Unlock()
-				if r == nil {
+				var a asked
+				err := errors.New("nothing to ask for")
+				if r != nil {
+					a, err = h.statusOf(ctx, &r.send)
+				}
+				if err != nil { // the process is being killed
+					timer := time.NewTimer(tryAgainAfter)
+					select {
+					case <-timer.C:
+					case <-ctx.Done():
+					}
 					continue
 				}
-				a, err := h.statusOf(ctx, &r.send)
 				l.mu.Lock()
 				switch {
-				case err != nil: // the process is being killed
-					counts["no answer"]++
 				case a.status == http.StatusServiceUnavailable:
 					counts[a.Code]++
 				case a.status != http.StatusOK, a.State != "stored" && a.State != "accepted":
