@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/ingest/permission"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -346,4 +347,37 @@ func TestVerdictsHaveOutcomes(t *testing.T) {
 			require.NotZero(t, v.Reason())
 		}
 	}
+}
+
+// FuzzManage: whatever comes, a body is refused or names a channel and uids that can be stored.
+func FuzzManage(f *testing.F) {
+	for _, body := range []string{
+		`{"channel_id":"g","channel_type":2,"subscribers":["a"],"reset":1,"ban":1}`, `{"uids":["a","b"]}`, `{"channel_id":"p","channel_type":1,"uids":[]}`,
+		`{"channel_id":"g","channel_type":2,"subscribers":null,"temp_subscriber":0}`, `[]`, ``, `{"reset":1e9}`, `{"uids":["\ud800"]}`,
+	} {
+		f.Add(body)
+	}
+	takes := []accepts{
+		{uids: fieldSubscribers, uidsMayLack: true, flags: true, reset: true}, {uids: fieldsCount, noPerson: true},
+		{uids: fieldSubscribers, reset: true, groupUnsaid: true, noPerson: true}, {uids: fieldUIDs}, {noChannel: true, uids: fieldUIDs},
+	}
+	pool := newRequestPool(1 << 30)
+	f.Fuzz(func(t *testing.T, body string) {
+		for _, takes := range takes {
+			req, ok := pool.of([]byte(body))
+			require.True(t, ok)
+			m, p := req.decodeManaged(takes)
+			pool.put(req)
+			if !p.ok() {
+				require.NotEmpty(t, p.msg)
+				require.Equal(t, http.StatusBadRequest, p.outcome.spec().status)
+				continue
+			}
+			require.True(t, takes.noChannel || m.channel.Type.Valid() && m.channel.Name != "")
+			require.True(t, takes.uidsMayLack || takes.uids == fieldsCount || len(m.uids) > 0)
+			for _, uid := range m.uids {
+				require.Empty(t, message.UIDRule(uid, 0))
+			}
+		}
+	})
 }
