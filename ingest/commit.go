@@ -226,11 +226,20 @@ func (p *partition) crowded() bool {
 	if p.sends+p.unended < crowdMin {
 		return false
 	}
+	return p.longestWait() > p.waitMax
+}
+
+// longestWait is how long the send that has waited longest for its answer has done so. Under the
+// lock.
+func (p *partition) longestWait() time.Duration {
 	first := p.oldest()
 	if first == nil {
-		first = p.queue[0] // nothing is published, so all of the crowd is there
+		if len(p.queue) == 0 {
+			return 0
+		}
+		first = p.queue[0]
 	}
-	return time.Since(first.gathered) > p.waitMax
+	return time.Since(first.gathered)
 }
 
 // free notes that b is no longer in flight, and takes the next batch if it was.

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
 // corsMaxAge is how long a browser may remember what it was told, in seconds.
@@ -32,7 +34,7 @@ func cors(origins []string, router chi.Routes, next http.Handler) http.Handler {
 		}
 		h.Set("Access-Control-Allow-Origin", origin)
 		if r.Method != http.MethodOptions || first(r.Header, "Access-Control-Request-Method") == "" {
-			h.Set("Access-Control-Expose-Headers", "Idempotent-Replayed, Retry-After")
+			h.Set("Access-Control-Expose-Headers", "Idempotent-Replayed, Retry-After, "+api.HeaderRequestID)
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -43,7 +45,7 @@ func cors(origins []string, router chi.Routes, next http.Handler) http.Handler {
 			return
 		}
 		h.Set("Access-Control-Allow-Methods", strings.Join(methods, ", "))
-		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, "+api.HeaderRequestID)
 		h.Set("Access-Control-Max-Age", corsMaxAge)
 		w.WriteHeader(http.StatusNoContent)
 	})

@@ -12,8 +12,9 @@ type loadCollector struct {
 	s *Service
 
 	requests, requestsMax, bodyBytes, bodyBytesMax *prometheus.Desc
-	connections, connectionsMax                    *prometheus.Desc
+	connections, connectionsMax, certificateExpiry *prometheus.Desc
 	sends, sendsMax, bytes, bytesMax               *prometheus.Desc
+	wait, waitMax                                  *prometheus.Desc
 }
 
 func newLoadCollector(s *Service) *loadCollector {
@@ -28,16 +29,21 @@ func newLoadCollector(s *Service) *loadCollector {
 		bodyBytesMax:   desc("body_bytes_max", "Memory that request bodies may take; more are answered 503."),
 		connections:    desc("connections", "Connections of the HTTP API that are open."),
 		connectionsMax: desc("connections_max", "Connections that may be open; further ones are answered 503."),
-		sends:          desc("queue_sends", "Sends that wait for their group commit.", "partition"),
-		sendsMax:       desc("queue_sends_max", "Sends that may wait, in each partition; more are answered 503."),
-		bytes:          desc("queue_bytes", "Bytes that wait for their group commit.", "partition"),
-		bytesMax:       desc("queue_bytes_max", "Bytes that may wait, in each partition; more are answered 503."),
+		// Only where the API speaks TLS.
+		certificateExpiry: desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of the HTTP API expires, in seconds since 1970."),
+
+		sends:    desc("queue_sends", "Sends that wait for their group commit.", "partition"),
+		sendsMax: desc("queue_sends_max", "Sends that may wait, in each partition; more are answered 503."),
+		bytes:    desc("queue_bytes", "Bytes that wait for their group commit.", "partition"),
+		bytesMax: desc("queue_bytes_max", "Bytes that may wait, in each partition; more are answered 503."),
+		wait:     desc("wait_seconds", "How long the send that has waited longest for its answer has done so.", "partition"),
+		waitMax:  desc("wait_max_seconds", "How long that may be, in each partition, while many wait; new ones are then answered 503."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *loadCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.requests, c.requestsMax, c.connections, c.connectionsMax, c.bodyBytes, c.bodyBytesMax, c.sends, c.sendsMax, c.bytes, c.bytesMax} {
+	for _, d := range []*prometheus.Desc{c.requests, c.requestsMax, c.connections, c.connectionsMax, c.certificateExpiry, c.bodyBytes, c.bodyBytesMax, c.sends, c.sendsMax, c.bytes, c.bytesMax, c.wait, c.waitMax} {
 		ch <- d
 	}
 }
@@ -56,12 +62,20 @@ func (c *loadCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.bodyBytesMax, int64(cfg.BodiesBytesMax))
 	gauge(c.sendsMax, int64(cfg.QueueSendsMax))
 	gauge(c.bytesMax, int64(cfg.QueueBytesMax))
+	seconds := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	seconds(c.waitMax, cfg.WaitMax.Seconds())
+	if c.s.certificates != nil {
+		gauge(c.certificateExpiry, c.s.certificates.expiry().Unix())
+	}
 	for _, p := range c.s.partitions {
 		p.mu.Lock()
-		sends, bytes := p.sends, p.bytes
+		sends, bytes, wait := p.sends, p.bytes, p.longestWait()
 		p.mu.Unlock()
 		label := strconv.Itoa(p.number)
 		gauge(c.sends, int64(sends), label)
 		gauge(c.bytes, int64(bytes), label)
+		seconds(c.wait, wait.Seconds(), label)
 	}
 }

@@ -277,7 +277,7 @@ func TestCORS(t *testing.T) {
 	require.Equal(t, http.StatusNoContent, status, "without a token: browsers send none")
 	require.Equal(t, page, header.Get("Access-Control-Allow-Origin"))
 	require.Equal(t, "POST", header.Get("Access-Control-Allow-Methods"))
-	require.Equal(t, "Authorization, Content-Type", header.Get("Access-Control-Allow-Headers"))
+	require.Equal(t, "Authorization, Content-Type, X-Request-Id", header.Get("Access-Control-Allow-Headers"))
 	require.Equal(t, "Origin", header.Get("Vary"))
 	require.Empty(t, header.Get("Access-Control-Allow-Credentials"))
 	status, _ = ask(on, http.MethodOptions, "/nowhere", preflight...)

@@ -73,6 +73,9 @@ func (c *certificates) config() *tls.Config {
 	return cfg
 }
 
+// expiry is when the certificate that is in force expires.
+func (c *certificates) expiry() time.Time { return c.current.Load().Certificates[0].Leaf.NotAfter }
+
 // tlsConn is a conn over TLS.
 type tlsConn struct {
 	conn

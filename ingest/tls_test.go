@@ -150,6 +150,7 @@ func TestTLS(t *testing.T) {
 	requireShape(t, g)
 	require.Contains(t, g.body["msg"], "HTTPS")
 	require.Positive(t, b.metric("sendhouse_ingest_tls_handshakes_failed_total", ""))
+	require.InDelta(t, time.Now().Add(time.Hour).Unix(), b.metric("sendhouse_ingest_tls_certificate_expiry_timestamp_seconds", ""), 1800)
 }
 
 // TestTLSOwnAnswers: net/http's own answers have the error shape over TLS too.
