@@ -80,12 +80,12 @@ func editOf(l permission.List, edit func(managed) permission.ListEdit) func(mana
 func (s *Service) manage(takes accepts, edit func(managed) permission.Edit) endpoint {
 	return func(w http.ResponseWriter, r *http.Request, _ time.Time, _ uint64) problem {
 		req := s.requests.get()
+		defer s.requests.put(req) // until then it counts in the budget, for the copies of its uids
 		p := s.receive(w, r, req)
 		var m managed
 		if p.ok() {
 			m, p = req.decodeManaged(takes)
 		}
-		s.requests.put(req)
 		if p.ok() {
 			ch := m.channel
 			if takes.noChannel {
@@ -108,11 +108,15 @@ func (s *Service) problemOfChange(err error, takes accepts) problem {
 	switch {
 	case err == nil:
 		return problem{}
-	case errors.Is(err, permission.ErrTooMany):
+	case errors.Is(err, permission.ErrTooMany) && takes.uids != fieldsCount:
 		return problem{outcome: outcomeInvalidRequest, field: takes.uids.String(), msg: takes.uids.String() + " cannot be taken: " + err.Error()}
 	case errors.Is(err, permission.ErrUnknown):
 		s.log.Warn("a change of permissions did not come to its end", "error", err)
 		return problem{outcome: outcomePermissionsUnknown}
+	case errors.Is(err, permission.ErrDamaged):
+		s.log.Error("permissions could not be changed", "error", err)
+		return problem{outcome: outcomePermissionsAway, msg: "what is stored of the channel's permissions is damaged; nothing was changed. " +
+			"Replacing the whole list (reset, or the _set route) mends it"}
 	default:
 		s.log.Warn("permissions could not be changed", "error", err)
 		return problem{outcome: outcomePermissionsAway, msg: "the permissions cannot be changed now; nothing was changed"}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	randv2 "math/rand/v2"
+	"net/http"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -112,7 +113,7 @@ func (s *Store) attempt(ctx context.Context, ch Channel, e Edit, force bool) err
 	}
 	revision, err := s.storeRecord(ctx, ch, next, base)
 	if err != nil {
-		if !errors.Is(err, ErrUnknown) {
+		if !errors.Is(err, ErrUnknown) { // a record that points to them may have been written
 			s.purge(ctx, pages)
 		}
 		return err
@@ -222,7 +223,8 @@ func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (r
 		return ack.Sequence, nil
 	case errors.As(err, &refusal) && (refusal.ErrorCode == errCodeWrongLastSequence || refusal.ErrorCode == errCodeWrongLastSequenceConstant):
 		return 0, errConflict
-	case errors.As(err, &refusal), errors.Is(err, nats.ErrReconnectBufExceeded):
+	case errors.As(err, &refusal) && refusal.Code < http.StatusInternalServerError,
+		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return 0, fmt.Errorf("%w: %w", ErrUnchanged, err)
 	default:
 		return 0, fmt.Errorf("%w: %w", ErrUnknown, err)

@@ -3,6 +3,7 @@ package permission
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -111,6 +112,7 @@ func (s *Store) sweepOnce(ctx context.Context, age time.Duration) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for channel, keys := range s.loose.old(age) {
 		var there []parsedKey
 		for _, key := range keys {
@@ -128,7 +130,8 @@ func (s *Store) sweepOnce(ctx context.Context, age time.Duration) error {
 			continue
 		}
 		if err := s.change(ctx, channel, Edit{}, true); err != nil {
-			return err
+			errs = append(errs, fmt.Errorf("%s: %w", channel.key(), err))
+			continue
 		}
 		var pages []storedPage
 		for _, key := range there {
@@ -139,5 +142,5 @@ func (s *Store) sweepOnce(ctx context.Context, age time.Duration) error {
 		s.purge(ctx, pages)
 		s.log.Info("pages of permissions that nobody used were removed", "pages", len(pages))
 	}
-	return nil
+	return errors.Join(errs...)
 }
