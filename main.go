@@ -25,6 +25,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/ingest"
 	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/config"
@@ -35,6 +36,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer"
 	"github.com/sendhouse/sendhouse/writer"
+	writeraudit "github.com/sendhouse/sendhouse/writer/audit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 	"github.com/sendhouse/sendhouse/writer/history"
 )
@@ -58,7 +60,7 @@ type cli struct {
 		Run    writerCommand       `cmd:"" default:"withargs" help:"Run the writer into ClickHouse alone; several share the partitions."`
 		Status writerStatusCommand `cmd:"" help:"Print each partition's owner, state, lag and losses, and exit."`
 	} `cmd:"" help:"Run the writer into ClickHouse alone, or ask how the writers are."`
-	Audit       auditCommand       `cmd:"" help:"Fold the write-ahead log again and compare the message log with it; exit status 1 if they differ."`
+	Audit       auditCommand       `cmd:"" help:"Compare the logs and the rows with one another; exit status 0 if they are right, 1 if they differ, 2 if it could not be told."`
 	Bench       benchCommand       `cmd:"" help:"Put load on the API, measure it, and check every answer; exit status 1 if something is wrong with one."`
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
 	Migrate     migrateCommand     `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
@@ -88,6 +90,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
+		var coder kong.ExitCoder
+		if errors.As(err, &coder) {
+			return coder.ExitCode()
+		}
 		return 1
 	}
 	return 0
@@ -114,6 +120,14 @@ func (f brokerFlags) options() []nats.Option {
 		return nil
 	}
 	return []nats.Option{nats.UserCredentials(f.NATSCredentials)}
+}
+
+// toolFlags are the broker's flags of a command that asks: without a URL, the broker that `up` embeds.
+type toolFlags struct{ brokerFlags }
+
+func (f toolFlags) broker() brokerFlags {
+	f.NATSURL = cmp.Or(f.NATSURL, "nats://127.0.0.1:4222")
+	return f.brokerFlags
 }
 
 type upCommand struct {
@@ -230,15 +244,29 @@ func (c *sequencerStatusCommand) Run(p *process, in *invocation) error {
 }
 
 type auditCommand struct {
-	brokerFlags
+	toolFlags
+	ClickHouse  clickhouse.Config `embed:""`
+	AuditMemory config.ByteSize   `help:"Memory for the sequences of channels; where they need more, the message log is read several times." default:"512MiB"`
 }
 
-// Run prints the report as JSON, differences or not.
+// Run prints the report as JSON, whatever it says. Without a ClickHouse the logs alone are audited.
 func (c *auditCommand) Run(p *process, in *invocation) error {
-	return p.ask(in.ctx, c.brokerFlags, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
-		all, err := sequencer.Audit(ctx, js, deployment, p.log)
-		return errors.Join(json.NewEncoder(in.stdout).Encode(all), err)
+	report := audit.NewReport()
+	err := p.ask(in.ctx, c.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		sequencer.Audit(ctx, js, deployment, int64(c.AuditMemory), p.log, report)
+		if c.ClickHouse.ClickHouseDSN == "" {
+			p.log.Info("rows are not compared: --clickhouse-dsn is not given")
+			return nil
+		}
+		client, err := clickhouse.Open(c.ClickHouse, p.log)
+		if err != nil {
+			return err
+		}
+		writeraudit.New(js, client, deployment.Partitions, p.log).Audit(ctx, report)
+		return client.Close()
 	})
+	report.Finish(err)
+	return errors.Join(report.Write(in.stdout), report.Err())
 }
 
 type benchCommand struct {
@@ -248,7 +276,7 @@ type benchCommand struct {
 	JSON       string            `name:"json" help:"Write the report as JSON to this file; - for standard output, in place of the table." placeholder:"PATH"`
 }
 
-func (c *benchCommand) Run(in *invocation) error {
+func (c *benchCommand) Run(p *process, in *invocation) error {
 	run, err := load.New(c.Load, c.Verify)
 	if err != nil {
 		return err
@@ -258,8 +286,13 @@ func (c *benchCommand) Run(in *invocation) error {
 		return err
 	}
 	if c.Verify {
-		table := load.Table{DSN: cmp.Or(c.ClickHouse.ClickHouseDSN, "http://127.0.0.1:8123/sendhouse"), Final: c.ClickHouse.ClickHouseSchema == clickhouse.SchemaReduced}
-		err = run.Verify(context.WithoutCancel(in.ctx), table, report)
+		c.ClickHouse.ClickHouseDSN = cmp.Or(c.ClickHouse.ClickHouseDSN, "http://127.0.0.1:8123/sendhouse")
+		client, openErr := clickhouse.Open(c.ClickHouse, p.log)
+		if openErr != nil {
+			return openErr
+		}
+		table := load.Table{Conn: client.Conn(), Name: client.MessagesTable()}
+		err = errors.Join(run.Verify(context.WithoutCancel(in.ctx), table, report), client.Close())
 	}
 	return errors.Join(err, report.Write(in.stdout, c.JSON), report.Err())
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
@@ -213,11 +214,13 @@ func metaLeader(ctx context.Context, t *testing.T, url string) string {
 // message log, once, as it was answered.
 func requireAnsweredOnce(ctx context.Context, t *testing.T, js jetstream.JetStream, deployment topology.Deployment, answered map[string]*message.Answer) {
 	t.Helper()
-	reports, err := Audit(ctx, js, deployment, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
+	report := audit.NewReport()
+	Audit(ctx, js, deployment, 1<<30, slog.New(slog.DiscardHandler), report)
+	report.Finish(nil)
+	require.NoError(t, report.Err())
 	found := 0
-	for _, report := range reports {
-		stream, err := js.Stream(ctx, topology.MessagesStream(report.Partition))
+	for partition := range deployment.Partitions {
+		stream, err := js.Stream(ctx, topology.MessagesStream(partition))
 		require.NoError(t, err)
 		last := stream.CachedInfo().State.LastSeq
 		consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
@@ -232,7 +235,7 @@ func requireAnsweredOnce(ctx context.Context, t *testing.T, js jetstream.JetStre
 			require.NoError(t, m.UnmarshalVT(raw.Data()))
 			seqs[m.GetChannelId()]++
 			require.Equal(t, seqs[m.GetChannelId()], m.GetMessageSeq(), "channel %s", m.GetChannelId())
-			key := fmt.Sprintf("%d/%s/%s", report.Partition, m.GetChannelId(), m.GetClientMsgNo())
+			key := fmt.Sprintf("%d/%s/%s", partition, m.GetChannelId(), m.GetClientMsgNo())
 			if a := answered[key]; a != nil {
 				require.Equal(t, a.GetMessageId(), m.GetMessageId())
 				require.Equal(t, a.GetMessageSeq(), m.GetMessageSeq())

@@ -11,7 +11,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
@@ -21,42 +23,69 @@ import (
 // the write-ahead log says must be there.
 const refoldPatience = 10 * time.Second
 
-// Refolded is what comparing one partition came to.
+// Refolded is what comparing one partition covered.
 type Refolded struct {
-	Partition   int      `json:"partition"`
-	FromWALSeq  uint64   `json:"from_wal_seq"` // first record folded
-	LastWALSeq  uint64   `json:"last_wal_seq"`
-	Sends       uint64   `json:"sends"`
-	Compared    uint64   `json:"compared"` // messages
-	Dropped     uint64   `json:"dropped"`  // messages that retention has taken, not compared
-	Differences uint64   `json:"differences"`
-	First       []string `json:"first_differences"` // at most differencesKept
+	FromWALSeq uint64 `json:"from_wal_seq"` // first record folded
+	LastWALSeq uint64 `json:"last_wal_seq"`
+	Sends      uint64 `json:"sends"`
+	Dropped    uint64 `json:"dropped"` // messages that retention has taken, not compared
 }
 
-// differencesKept is how many differences of a partition are described; all are
-// counted.
-const differencesKept = 20
+// refoldAttempts is how often a comparison is begun again that the trimming of the
+// write-ahead log has overtaken.
+const refoldAttempts = 3
 
 // Refold folds the retained write-ahead log of a partition again, from the oldest
 // state that it continues, and compares what comes out with the message log:
 // sequence by sequence, byte for byte. It may run beside a working sequencer and
-// looks at what was written when it began. A difference is not an error.
-func Refold(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int) (*Refolded, error) {
+// looks at what was written when it began. A difference is not an error. The part
+// is never nil; its details are a [*Refolded].
+func Refold(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int, log *slog.Logger) (*audit.Part, error) {
+	for attempt := 1; ; attempt++ {
+		part, err := refoldOnce(ctx, js, deployment, number, log)
+		if attempt < refoldAttempts && ctx.Err() == nil && errors.Is(err, fold.ErrNotNext) {
+			log.Info("the write-ahead log was trimmed meanwhile, folding it from a newer checkpoint", "partition", number)
+			continue
+		}
+		return part, err
+	}
+}
+
+func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int, log *slog.Logger) (*audit.Part, error) {
 	logs := &natsLogs{nc: js.Conn(), js: js, partition: number}
+	r := &refold{part: &audit.Part{Check: "refold", Partition: number}, report: new(Refolded), logs: logs, progress: audit.NewProgress(log, "refold", number)}
+	r.part.Details = r.report
+	// The messages first: each of them comes from a record that the log has by now.
+	messages, err := messagelog.Open(ctx, js, number)
+	if err != nil {
+		return r.part, err
+	}
+	bounds, err := messages.Bounds(ctx)
+	if err != nil {
+		return r.part, err
+	}
 	wal, err := logs.WALBounds(ctx)
 	if err != nil {
-		return nil, err
+		return r.part, err
 	}
-	state, err := oldestState(ctx, js, deployment, number, wal)
-	if err != nil {
-		return nil, err
+	if r.state, err = oldestState(ctx, js, deployment, number, wal); err != nil {
+		return r.part, err
 	}
-	r := &refold{report: &Refolded{Partition: number, FromWALSeq: state.WALSeq() + 1, LastWALSeq: wal.Last}, logs: logs, state: state}
-	if err := r.openMessages(ctx); err != nil {
-		return nil, err
+	r.report.FromWALSeq, r.report.LastWALSeq = r.state.WALSeq()+1, wal.Last
+	r.from, r.last = max(r.state.Output()+1, bounds.First), bounds.Last
+	if r.messages, err = messages.Read(ctx, r.from); err != nil {
+		return r.part, err
 	}
-	defer r.close()
-	return r.report, r.run(ctx, wal)
+	defer r.messages.Stop()
+	if made := min(r.state.Output(), bounds.Last); made >= bounds.First {
+		r.part.Omit("messages %d to %d: the records that they were made from, up to %d, have been trimmed from the write-ahead log", bounds.First, made, r.state.WALSeq())
+	}
+	r.log = messages
+	err = r.run(ctx, wal)
+	if r.report.Dropped > 0 {
+		r.part.Omit("%d messages that the write-ahead log still makes and retention has taken from the message log", r.report.Dropped)
+	}
+	return r.part, err
 }
 
 // oldestState is the empty state where the write-ahead log is whole, else the
@@ -83,41 +112,18 @@ func oldestState(ctx context.Context, js jetstream.JetStream, deployment topolog
 }
 
 type refold struct {
+	part     *audit.Part
 	report   *Refolded
+	progress *audit.Progress
 	logs     *natsLogs
 	state    *fold.State
-	messages jetstream.MessagesContext
-	ahead    jetstream.Msg // read and not compared yet
-	next     uint64        // stream sequence after the last read
-	from     uint64        // stream sequence of the first to compare
-	last     uint64        // its last when the comparison began
+	log      *messagelog.Log
+	messages *messagelog.Reader
+	ahead    *messagelog.Record // read and not compared yet
+	from     uint64             // stream sequence of the first to compare
+	last     uint64             // the log's last when the comparison began
 	data     []byte
 }
-
-// openMessages reads the message log from the first message that is both kept
-// there and made again here.
-func (r *refold) openMessages(ctx context.Context) error {
-	stream, err := r.logs.js.Stream(ctx, topology.MessagesStream(r.report.Partition))
-	if err != nil {
-		return fmt.Errorf("look at the message log: %w", err)
-	}
-	state := stream.CachedInfo().State
-	r.last = state.LastSeq
-	r.from = max(r.state.Output()+1, state.FirstSeq)
-	if state.Msgs == 0 {
-		r.from = state.LastSeq + 1
-	}
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.from})
-	if err == nil {
-		r.messages, err = consumer.Messages(jetstream.PullMaxBytes(readAheadBytes))
-	}
-	if err != nil {
-		return fmt.Errorf("read the message log from %d: %w", r.from, err)
-	}
-	return nil
-}
-
-func (r *refold) close() { r.messages.Stop() }
 
 func (r *refold) run(ctx context.Context, wal runner.Bounds) error {
 	if r.state.WALSeq() < wal.Last {
@@ -144,7 +150,7 @@ func (r *refold) run(ctx context.Context, wal runner.Bounds) error {
 	if r.last > r.state.Output() {
 		// Written while the comparison ran, or by a foreign hand: what was there at its
 		// start must have come from the records that were.
-		r.differ("the message log had %d messages, the write-ahead log makes %d", r.last, r.state.Output())
+		r.part.Differ("the message log had %d messages, the write-ahead log makes %d", r.last, r.state.Output())
 	}
 	return nil
 }
@@ -175,22 +181,31 @@ func (r *refold) compareOne(ctx context.Context, e *fold.Effect) error {
 			return err
 		}
 	}
-	if r.ahead == nil || r.next-1 > e.Output {
-		r.differ("message %d (message_id %d, record %d) is missing", e.Output, e.Identity.ID, e.Identity.WALSeq)
+	if r.ahead == nil || r.ahead.Seq > e.Output {
+		bounds, err := r.log.Bounds(ctx)
+		if err != nil {
+			return err
+		}
+		if r.ahead != nil && e.Output < bounds.First {
+			r.report.Dropped++ // by retention, since the comparison began
+			return nil
+		}
+		r.part.Differ("message %d (message_id %d, record %d) is missing", e.Output, e.Identity.ID, e.Identity.WALSeq)
 		if r.ahead == nil {
-			return fmt.Errorf("partition %d: the message log ends before message %d", r.report.Partition, e.Output)
+			return fmt.Errorf("partition %d: the message log ends before message %d", r.part.Partition, e.Output)
 		}
 		return nil
 	}
 	m := r.ahead
 	r.ahead = nil
-	r.report.Compared++
-	subject := string(topology.AppendMessageSubject(nil, r.report.Partition, e.View.ChannelType, string(e.View.ChannelID)))
+	r.part.Compared++
+	r.progress.At(e.Output, r.last)
+	subject := string(topology.AppendMessageSubject(nil, r.part.Partition, e.View.ChannelType, string(e.View.ChannelID)))
 	switch {
-	case m.Subject() != subject:
-		r.differ("message %d is on subject %s, wanted %s", e.Output, m.Subject(), subject)
-	case !bytes.Equal(m.Data(), r.data):
-		r.differ("message %d (message_id %d, record %d) has other content", e.Output, e.Identity.ID, e.Identity.WALSeq)
+	case m.Subject != subject:
+		r.part.Differ("message %d is on subject %s, wanted %s", e.Output, m.Subject, subject)
+	case !bytes.Equal(m.Data, r.data):
+		r.part.Differ("message %d (message_id %d, record %d) has other content", e.Output, e.Identity.ID, e.Identity.WALSeq)
 	}
 	return nil
 }
@@ -200,46 +215,24 @@ func (r *refold) compareOne(ctx context.Context, e *fold.Effect) error {
 func (r *refold) read(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, refoldPatience)
 	defer cancel()
-	m, err := r.messages.Next(jetstream.NextContext(wait))
+	m, err := r.messages.Next(wait)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the message log: %w", err)
+		return err
 	}
-	meta, err := m.Metadata()
-	if err != nil {
-		return fmt.Errorf("read the message log: %w", err)
-	}
-	r.ahead, r.next = m, meta.Sequence.Stream+1
+	r.ahead = &m
 	return nil
 }
 
-func (r *refold) differ(format string, args ...any) {
-	r.report.Differences++
-	if len(r.report.First) < differencesKept {
-		r.report.First = append(r.report.First, fmt.Sprintf(format, args...))
-	}
-}
-
-// Audit refolds all partitions, logs what it finds, and fails where there are
-// differences.
-func Audit(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, log *slog.Logger) ([]*Refolded, error) {
-	var all []*Refolded
-	var errs []error
+// Audit checks all partitions: that the message log is what the write-ahead log
+// makes, and that its messages follow one another as they must.
+func Audit(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, memoryBytesMax int64, log *slog.Logger, report *audit.Report) {
 	for p := range deployment.Partitions {
-		report, err := Refold(ctx, js, deployment, p)
-		if report != nil {
-			all = append(all, report)
-			log.Info("refolded", "partition", p, "from_wal_seq", report.FromWALSeq, "last_wal_seq", report.LastWALSeq, "sends", report.Sends,
-				"compared", report.Compared, "dropped", report.Dropped, "differences", report.Differences)
-			if report.Differences > 0 {
-				errs = append(errs, fmt.Errorf("partition %d: %d differences, first: %s", p, report.Differences, report.First[0]))
-			}
-		}
-		if err != nil {
-			errs = append(errs, err)
-		}
+		part, err := Refold(ctx, js, deployment, p, log)
+		report.Add(log, part, err)
+		part, err = Chain(ctx, js, p, memoryBytesMax, log)
+		report.Add(log, part, err)
 	}
-	return all, errors.Join(errs...)
 }

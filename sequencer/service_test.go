@@ -324,10 +324,10 @@ func TestRefoldFindsWhatDiffers(t *testing.T) {
 		h.ask(send("c", strconv.Itoa(i)), send("c", strconv.Itoa(i)))
 	}
 	h.messages(30)
-	report, err := Refold(h.ctx, h.js, h.deployment, 0)
+	report, err := Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.Zero(t, report.Differences)
-	require.Equal(t, []uint64{60, 30}, []uint64{report.Sends, report.Compared})
+	require.Equal(t, []uint64{60, 30}, []uint64{report.Details.(*Refolded).Sends, report.Compared})
 	stop()
 
 	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
@@ -335,7 +335,7 @@ func TestRefoldFindsWhatDiffers(t *testing.T) {
 	require.NoError(t, stream.DeleteMsg(h.ctx, 7))
 	_, err = h.js.Publish(h.ctx, "messages.0.2.c", []byte("a foreign message"))
 	require.NoError(t, err)
-	report, err = Refold(h.ctx, h.js, h.deployment, 0)
+	report, err = Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.EqualValues(t, 2, report.Differences)
 	require.Contains(t, report.First[0], "message 7 ")

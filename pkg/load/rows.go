@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/go-faster/city"
 
@@ -28,10 +27,8 @@ const (
 
 // Table says where the rows are.
 type Table struct {
-	DSN      string // as clickhouse-go takes it
-	Database string // that holds the table messages; empty: that of the DSN, or sendhouse
-	// Final reads with FINAL: for a table whose repeated inserts are told apart only by merging.
-	Final bool
+	Conn driver.Conn
+	Name string // as it stands behind FROM, to read each message once
 }
 
 // rowSums adds up what rows there must be: their number and the sum of their hashes.
@@ -91,26 +88,6 @@ func (r *Run) Verify(ctx context.Context, table Table, report *Report) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, rowsTimeout)
 	defer cancel()
-	options, err := clickhouse.ParseDSN(table.DSN)
-	if err != nil {
-		return fmt.Errorf("--clickhouse-dsn: %w", err)
-	}
-	if table.Database == "" {
-		table.Database = options.Auth.Database
-	}
-	if table.Database == "" {
-		table.Database = "sendhouse"
-	}
-	options.Auth.Database = ""
-	conn, err := clickhouse.Open(options)
-	if err != nil {
-		return fmt.Errorf("--clickhouse-dsn: %w", err)
-	}
-	defer func() { _ = conn.Close() }() // it was only read
-	return r.verify(ctx, conn, table, report)
-}
-
-func (r *Run) verify(ctx context.Context, conn driver.Conn, table Table, report *Report) error {
 	check := &RowCheck{Unknown: r.checker.unknowns}
 	for i := range r.rows.counts {
 		check.Wanted += r.rows.counts[i].Load()
@@ -121,10 +98,10 @@ func (r *Run) verify(ctx context.Context, conn driver.Conn, table Table, report 
 		return nil
 	}
 	from := r.from(table)
-	if err := r.awaitRows(ctx, conn, from, check.Wanted); err != nil {
+	if err := r.awaitRows(ctx, table.Conn, from, check.Wanted); err != nil {
 		return err
 	}
-	rows, err := conn.Query(ctx, fmt.Sprintf("SELECT toUInt64(toUInt64OrZero(substring(client_msg_no, %d)) %% %d) AS bucket, count(), sum(%s) %s GROUP BY bucket",
+	rows, err := table.Conn.Query(ctx, fmt.Sprintf("SELECT toUInt64(toUInt64OrZero(substring(client_msg_no, %d)) %% %d) AS bucket, count(), sum(%s) %s GROUP BY bucket",
 		len(r.name)+2, rowBuckets, rowExpression, from))
 	if err != nil {
 		return fmt.Errorf("sum the rows up: %w", err)
@@ -157,11 +134,7 @@ func (r *Run) verify(ctx context.Context, conn driver.Conn, table Table, report 
 // channel, and all channels of the run begin with its name and a hyphen.
 func (r *Run) from(table Table) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "FROM `%s`.messages", table.Database)
-	if table.Final {
-		b.WriteString(" FINAL")
-	}
-	fmt.Fprintf(&b, " WHERE channel_id >= '%s-' AND channel_id < '%s.'", r.name, r.name)
+	fmt.Fprintf(&b, "FROM %s WHERE channel_id >= '%s-' AND channel_id < '%s.'", table.Name, r.name, r.name)
 	if len(r.checker.unknown) > 0 {
 		b.WriteString(" AND client_msg_no NOT IN (")
 		for i, m := range r.checker.unknown {

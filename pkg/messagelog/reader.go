@@ -1,0 +1,193 @@
+package messagelog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+const (
+	// The largest message that the server takes bounds what waits in memory; so many records, that they are
+	// never what bounds it: the client would drop the server's word that it has sent what it may.
+	prefetchRecords    = 64 << 10
+	prefetchSlackBytes = 64 << 10
+	// filterWait is how long a reader of some subjects waits before it asks whether there are more.
+	filterWait = 2 * time.Second
+)
+
+// Record is one record of the message log.
+type Record struct {
+	Partition int
+	Seq       uint64    // its stream sequence
+	Stored    time.Time // by the broker; when the message was accepted is in its message_id
+	Subject   string
+	Data      []byte // an encoded Message
+}
+
+// Bounds are the first and last stream sequence of a partition. Of an empty log First is Last+1.
+type Bounds struct {
+	First, Last uint64
+	Channels    uint64 // how many the log has messages of
+	Created     time.Time
+}
+
+// Log is the message log of one partition.
+type Log struct {
+	js        jetstream.JetStream
+	stream    jetstream.Stream
+	partition int
+}
+
+// Open finds the message log of a partition.
+func Open(ctx context.Context, js jetstream.JetStream, partition int) (*Log, error) {
+	stream, err := js.Stream(ctx, topology.MessagesStream(partition))
+	if err != nil {
+		return nil, fmt.Errorf("look at the message log %s: %w", topology.MessagesStream(partition), err)
+	}
+	return &Log{js: js, stream: stream, partition: partition}, nil
+}
+
+// Partition is the number of the partition.
+func (l *Log) Partition() int { return l.partition }
+
+// Bounds asks where the log begins and ends now.
+func (l *Log) Bounds(ctx context.Context) (Bounds, error) {
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return Bounds{}, fmt.Errorf("look at the message log %s: %w", topology.MessagesStream(l.partition), err)
+	}
+	b := Bounds{First: info.State.FirstSeq, Last: info.State.LastSeq, Channels: info.State.NumSubjects, Created: info.Created}
+	if info.State.Msgs == 0 {
+		b.First = b.Last + 1
+	}
+	return b, nil
+}
+
+// Reader reads a log in its order. It is not safe for concurrent use.
+type Reader struct {
+	log      *Log
+	messages jetstream.MessagesContext
+}
+
+// Read reads from a stream sequence on, all subjects or only those given. Stop it in the end.
+func (l *Log) Read(ctx context.Context, first uint64, subjects ...string) (*Reader, error) {
+	consumer, err := l.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:    max(first, 1),
+		FilterSubjects: subjects,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the message log of partition %d from %d: %w", l.partition, first, err)
+	}
+	bytesMax := int(l.js.Conn().MaxPayload()) + prefetchSlackBytes
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(prefetchRecords, bytesMax))
+	if err != nil {
+		return nil, fmt.Errorf("read the message log of partition %d from %d: %w", l.partition, first, err)
+	}
+	return &Reader{log: l, messages: messages}, nil
+}
+
+// Stop lets go of the consumer. Next must not be called any more.
+func (r *Reader) Stop() { r.messages.Stop() }
+
+// Next waits for the next record, or until ctx ends.
+func (r *Reader) Next(ctx context.Context) (Record, error) {
+	m, err := r.messages.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		return Record{}, fmt.Errorf("read the message log of partition %d: %w", r.log.partition, err)
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return Record{}, fmt.Errorf("read the message log of partition %d: %w", r.log.partition, err)
+	}
+	return Record{Partition: r.log.partition, Seq: meta.Sequence.Stream, Stored: meta.Timestamp, Subject: m.Subject(), Data: m.Data()}, nil
+}
+
+// Range reads the records from first to last that are there, and returns when it is through. Where
+// subjects are given, only those; what they have at the end is found by asking.
+func (l *Log) Range(ctx context.Context, first, last uint64, subjects []string, handle func(Record) error) error {
+	last, err := l.lastOf(ctx, first, last, subjects)
+	if err != nil || last < first {
+		return err
+	}
+	reader, err := l.Read(ctx, first, subjects...)
+	if err != nil {
+		return err
+	}
+	defer reader.Stop()
+	for {
+		wait, cancel := context.WithTimeout(ctx, filterWait)
+		record, err := reader.Next(wait)
+		cancel()
+		switch {
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+			// The last one may have been deleted meanwhile, or the broker is slow.
+			now, err := l.lastOf(ctx, first, last, subjects)
+			if err != nil {
+				return err
+			}
+			if now < first {
+				return nil
+			}
+			continue
+		case err != nil:
+			return err
+		case record.Seq > last:
+			return nil
+		}
+		if err := handle(record); err != nil {
+			return err
+		}
+		if first = record.Seq + 1; record.Seq == last {
+			return nil
+		}
+	}
+}
+
+// lastOf is the last sequence up to last that has a record of the subjects, or less than first if
+// there is none from there on.
+func (l *Log) lastOf(ctx context.Context, first, last uint64, subjects []string) (uint64, error) {
+	bounds, err := l.Bounds(ctx)
+	if err != nil {
+		return 0, err
+	}
+	last = min(last, bounds.Last)
+	if len(subjects) == 0 {
+		if bounds.First > last {
+			return 0, nil
+		}
+		return l.existing(ctx, max(first, bounds.First), last)
+	}
+	var found uint64
+	for _, subject := range subjects {
+		m, err := l.stream.GetLastMsgForSubject(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("look for the last message on %s: %w", subject, err)
+		}
+		found = max(found, m.Sequence)
+	}
+	return min(found, last), nil
+}
+
+// existing goes back from last to a record that is there: the end of a range may have been deleted.
+func (l *Log) existing(ctx context.Context, first, last uint64) (uint64, error) {
+	for last >= first && last > 0 {
+		_, err := l.stream.GetMsg(ctx, last)
+		if err == nil {
+			return last, nil
+		}
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return 0, fmt.Errorf("look for message %d of partition %d: %w", last, l.partition, err)
+		}
+		last--
+	}
+	return 0, nil
+}

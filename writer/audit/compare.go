@@ -1,0 +1,237 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/audit"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/writer"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+const (
+	// rangeSize is how many stream sequences are summed up as one, and looked at one by one where they
+	// differ.
+	rangeSize = 16_384
+	// windowRanges is how many ranges one question to ClickHouse is about: each reads the columns
+	// partition and stream_seq of the whole table.
+	windowRanges = 256
+	// expiryMargin leaves out what may expire while the audit runs.
+	expiryMargin = time.Hour
+)
+
+// Compared is what comparing one partition covered.
+type Compared struct {
+	First    uint64 `json:"first"` // stream sequences
+	Last     uint64 `json:"last"`
+	Rows     uint64 `json:"rows"`
+	Expiring uint64 `json:"expiring"` // messages left out
+	// The rest are differences, by kind.
+	Missing uint64 `json:"missing"`
+	Twice   uint64 `json:"twice"`
+	Changed uint64 `json:"changed"`
+	Foreign uint64 `json:"foreign"` // rows that the message log has no message for
+	// Explained are missing rows whose messages are dead letters.
+	Explained   uint64 `json:"dead_letters"`
+	Undecodable uint64 `json:"undecodable"` // records that are no messages
+	OldRows     uint64 `json:"old_rows"`    // whose messages retention has taken
+}
+
+// Auditor compares the partitions of a deployment.
+type Auditor struct {
+	js         jetstream.JetStream
+	client     *clickhouse.Client
+	partitions int
+	log        *slog.Logger
+	expiresBy  uint64
+	letters    map[letter]bool // read when first needed
+}
+
+// New makes an auditor.
+func New(js jetstream.JetStream, client *clickhouse.Client, partitions int, log *slog.Logger) *Auditor {
+	return &Auditor{js: js, client: client, partitions: partitions, log: log, expiresBy: uint64(time.Now().Add(expiryMargin).Unix())}
+}
+
+// Audit compares all partitions.
+func (a *Auditor) Audit(ctx context.Context, report *audit.Report) {
+	for p := range a.partitions {
+		part, err := a.Compare(ctx, p)
+		report.Add(a.log, part, err)
+	}
+	part := &audit.Part{Check: "rows of no partition", Partition: -1}
+	report.Add(a.log, part, a.compareExtents(ctx, part))
+}
+
+// compareExtents looks for rows of partitions that the deployment does not have.
+func (a *Auditor) compareExtents(ctx context.Context, part *audit.Part) error {
+	extents, err := a.client.Extents(ctx)
+	if err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	for _, e := range extents {
+		part.Compared += e.Rows
+		if int(e.Partition) >= a.partitions {
+			part.Differ("%d rows are of partition %d, and there are %d partitions", e.Rows, e.Partition, a.partitions)
+		}
+	}
+	return nil
+}
+
+// Compare compares a partition. The part is never nil; its details are a [*Compared].
+func (a *Auditor) Compare(ctx context.Context, partition int) (*audit.Part, error) {
+	c := &comparison{
+		Auditor: a, part: &audit.Part{Check: "rows", Partition: partition}, report: new(Compared),
+		progress: audit.NewProgress(a.log, "rows", partition), digester: a.client.Digester(),
+	}
+	c.part.Details = c.report
+	err := c.compare(ctx)
+	return c.part, err
+}
+
+type comparison struct {
+	*Auditor
+	part     *audit.Part
+	report   *Compared
+	progress *audit.Progress
+	log      *messagelog.Log
+	digester *clickhouse.Digester
+}
+
+func (c *comparison) compare(ctx context.Context) error {
+	done, err := writer.Done(ctx, c.js, c.part.Partition)
+	if err != nil {
+		return err //nolint:wrapcheck // says what was being done
+	}
+	if c.log, err = messagelog.Open(ctx, c.js, c.part.Partition); err != nil {
+		return err
+	}
+	bounds, err := c.log.Bounds(ctx)
+	if err != nil {
+		return err
+	}
+	if done > bounds.Last {
+		return fmt.Errorf("the writer is done up to message %d, and the message log ends at %d: its tail is being derived again; try later", done, bounds.Last)
+	}
+	c.report.First, c.report.Last = bounds.First, min(done, bounds.Last)
+	if waiting := bounds.Last - c.report.Last; waiting > 0 {
+		c.part.Omit("%d messages from %d on that the writer has not recorded as done", waiting, c.report.Last+1)
+	}
+	for first := c.report.First; first <= c.report.Last; first += rangeSize * windowRanges {
+		if err := c.window(ctx, first, min(first+rangeSize*windowRanges-1, c.report.Last)); err != nil {
+			return err
+		}
+	}
+	if c.report.Expiring > 0 {
+		c.part.Omit("%d messages that have expired, or will within %s", c.report.Expiring, expiryMargin)
+	}
+	if err := c.compareOld(ctx, c.report.First); err != nil {
+		return err
+	}
+	return c.compareBeyond(ctx)
+}
+
+// window compares a run of ranges: the messages are summed up first, so that the rows that ClickHouse then
+// sums up are all there.
+func (c *comparison) window(ctx context.Context, first, last uint64) error {
+	var want [windowRanges]clickhouse.RangeSum
+	expiring := uint64(0)
+	err := c.log.Range(ctx, first, last, nil, func(r messagelog.Record) error {
+		c.progress.At(r.Seq, c.report.Last)
+		d, err := c.digester.Digest(r.Seq, r.Data)
+		switch {
+		case errors.Is(err, clickhouse.ErrUndecodable):
+			c.report.Undecodable++ // a dead letter; the chain's check complains
+		case err != nil:
+			return err //nolint:wrapcheck // says which record
+		case c.expired(d):
+			expiring++
+		default:
+			sum := &want[(r.Seq-first)/rangeSize]
+			sum.Rows++
+			sum.Sum += d.Hash
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	have, err := c.client.SumRanges(ctx, c.place(first, last), rangeSize)
+	if err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	for i, sum := range &want {
+		from := first + uint64(i)*rangeSize
+		if from > last {
+			break
+		}
+		got := have[uint64(i)]
+		c.report.Rows += got.Rows
+		c.part.Compared += sum.Rows
+		if got != sum {
+			if err := c.rows(ctx, from, min(from+rangeSize-1, last)); err != nil {
+				return err
+			}
+		}
+	}
+	c.report.Expiring += expiring
+	return nil
+}
+
+func (c *comparison) place(first, last uint64) clickhouse.Place {
+	return clickhouse.Place{Partition: c.part.Partition, First: first, Last: last, ExpiresBy: c.expiresBy}
+}
+
+func (c *comparison) expired(d clickhouse.Digested) bool {
+	return d.Expires > 0 && d.Expires <= c.expiresBy
+}
+
+// compareOld looks at the rows before the message log's first: there is nothing to compare them with, but
+// none of them may be there twice.
+func (c *comparison) compareOld(ctx context.Context, before uint64) error {
+	if before <= 1 {
+		return nil
+	}
+	var absent uint64
+	for first := uint64(1); first < before; first += rangeSize * windowRanges {
+		last := min(first+rangeSize*windowRanges-1, before-1)
+		counts, err := c.client.Count(ctx, c.place(first, last))
+		if err != nil {
+			return err //nolint:wrapcheck // a clickhouse.Error says it all
+		}
+		c.report.OldRows += counts.Rows
+		if twice := counts.Rows - counts.Different; twice > 0 {
+			c.report.Twice += twice
+			c.part.Differ("%d rows of messages %d to %d are there more than once", twice, first, last)
+		}
+		absent += last - first + 1 - counts.Different
+	}
+	c.part.Omit("%d rows of messages 1 to %d, which retention has taken from the message log; %d more of these messages have no row: expired, or dead letters, or lost",
+		c.report.OldRows, before-1, absent)
+	return nil
+}
+
+// compareBeyond looks for rows of messages that the log does not have yet. The log is asked after the
+// rows, since messages come in.
+func (c *comparison) compareBeyond(ctx context.Context) error {
+	extents, err := c.client.Extents(ctx)
+	if err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	bounds, err := c.log.Bounds(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range extents {
+		if int(e.Partition) == c.part.Partition && e.Last > bounds.Last {
+			c.report.Foreign++
+			c.part.Differ("there is a row of message %d, and the message log ends at %d", e.Last, bounds.Last)
+		}
+	}
+	return nil
+}

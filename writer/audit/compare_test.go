@@ -1,0 +1,203 @@
+package audit_test
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	report "github.com/sendhouse/sendhouse/pkg/audit"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/writer/audit"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+const someRows = 20_000 // more than a range
+
+func TestRowsAreWhatTheLogHolds(t *testing.T) {
+	t.Parallel()
+	variants(t, func(t *testing.T, b *bundle, _ clickhouse.Schema) {
+		b.publish(1, someRows, 600)
+		b.write(someRows)
+		b.publish(someRows+1, someRows+5, 0) // the writer has stopped
+		differences, got := b.compare()
+		require.Empty(t, differences)
+		require.Equal(t, audit.Compared{First: 1, Last: someRows, Rows: someRows * 9 / 10, Expiring: someRows / 10}, got)
+
+		whole := report.NewReport()
+		audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Audit(b.ctx, whole)
+		whole.Finish(nil)
+		require.Equal(t, report.Clean, whole.Status)
+		require.NoError(t, whole.Err())
+		require.Contains(t, fmt.Sprint(whole.Parts[0].NotCompared), "5 messages from 20001 on")
+	})
+}
+
+// Where retention takes messages sooner than ClickHouse loses rows, the rest is compared.
+func TestRetentionShorterThanTheTable(t *testing.T) {
+	t.Parallel()
+	variants(t, func(t *testing.T, b *bundle, schema clickhouse.Schema) {
+		b.publish(1, 1000, 0)
+		b.write(1000)
+		stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
+		require.NoError(t, err)
+		require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(301)))
+		differences, got := b.compare()
+		require.Empty(t, differences)
+		require.Equal(t, audit.Compared{First: 301, Last: 1000, Rows: 700, OldRows: 300}, got)
+		if schema == clickhouse.SchemaFull {
+			b.exec("SYSTEM STOP MERGES " + b.table)
+			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE stream_seq = 17")
+			differences, _ = b.compare()
+			require.Len(t, differences, 1)
+			require.Contains(t, differences[0], "1 rows of messages 1 to 300 are there more than once")
+		}
+	})
+}
+
+func TestPlantedFaultsAreFound(t *testing.T) {
+	t.Parallel()
+	// 18.16 cannot delete or change rows: there a table is filled anew with what the fault leaves.
+	replace := func(b *bundle, selection string) {
+		b.exec("CREATE TABLE " + b.table + "_other AS " + b.table)
+		b.exec("INSERT INTO " + b.table + "_other SELECT " + selection)
+		b.exec("RENAME TABLE " + b.table + " TO " + b.table + "_before, " + b.table + "_other TO " + b.table)
+	}
+	columns := "message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, stream_no, tag_key, expire, subscribers, %s, timestamp, partition, %s, wal_seq, wal_index"
+	for name, c := range map[string]struct {
+		plant func(b *bundle)
+		want  string
+		full  bool // only with the full schema
+	}{
+		"deleted row":   {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE stream_seq != 77") }, "message 77 has no row", false},
+		"all rows gone": {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE stream_seq <= 197") }, "message 198 has no row", false},
+		"changed payload": {func(b *bundle) {
+			replace(b, fmt.Sprintf(columns, "if(stream_seq = 77, 'other', payload)", "stream_seq")+" FROM "+b.table)
+		}, `the row of message 77 is not what the message log holds: payload is "5:other", wanted "10:payload 77"`, false},
+		"changed expiry": {func(b *bundle) {
+			b.exec("SYSTEM STOP TTL MERGES " + b.table)
+			b.exec("SYSTEM STOP MERGES " + b.table)
+			b.exec("CREATE TABLE " + b.table + "_other AS " + b.table)
+			b.exec("INSERT INTO " + b.table + "_other SELECT * REPLACE(if(stream_seq = 77, 5, expire) AS expire) FROM " + b.table)
+			b.exec("EXCHANGE TABLES " + b.table + " AND " + b.table + "_other")
+		}, "message 77 has no row", true},
+		"duplicated row": {func(b *bundle) {
+			b.exec("SYSTEM STOP MERGES " + b.table)
+			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE stream_seq = 77")
+		}, "the row of message 77 is there 2 times", true},
+		"duplicate with other content": {func(b *bundle) {
+			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "'other'", "stream_seq") + " FROM " + b.table + " WHERE stream_seq = 77")
+		}, "message 77 is", false},
+		"row of no message": {func(b *bundle) {
+			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "payload", "toUInt64(5000)") + " FROM " + b.table + " WHERE stream_seq = 77")
+		}, "there is a row of message 5000, and the message log ends at 200", true},
+		"hole in the log": {func(b *bundle) {
+			stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
+			require.NoError(b.t, err)
+			require.NoError(b.t, stream.DeleteMsg(b.ctx, 77))
+		}, "there is a row of message 77, which the message log does not have", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			variants(t, func(t *testing.T, b *bundle, schema clickhouse.Schema) {
+				if c.full && schema != clickhouse.SchemaFull {
+					return // it cannot be planted, or the schema makes no promise
+				}
+				b.publish(1, 200, 0)
+				b.write(200)
+				differences, _ := b.compare()
+				require.Empty(t, differences)
+				c.plant(b)
+				differences, _ = b.compare()
+				require.NotEmpty(t, differences)
+				require.Contains(t, differences[0], c.want)
+			})
+		})
+	}
+}
+
+func TestRowsOfNoPartition(t *testing.T) {
+	t.Parallel()
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b.publish(1, 10, 0)
+	b.write(10)
+	b.exec("INSERT INTO " + b.table + " SELECT * REPLACE(toUInt16(9) AS partition) FROM " + b.table + " WHERE stream_seq = 7")
+	whole := report.NewReport()
+	audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Audit(b.ctx, whole)
+	whole.Finish(nil)
+	require.Equal(t, report.Differs, whole.Status)
+	require.ErrorContains(t, whole.Err(), "1 rows are of partition 9")
+}
+
+// A dead letter explains that there is no row.
+func TestDeadLettersExplain(t *testing.T) {
+	t.Parallel()
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec("ALTER TABLE " + b.table + " ADD CONSTRAINT no_seven CHECK client_msg_no != '7'")
+	b.publish(1, 20, 0)
+	b.publishRecord([]byte("not a message"))
+	<-b.js.PublishAsyncComplete()
+	b.write(21)
+	differences, got := b.compare()
+	require.Empty(t, differences)
+	require.Equal(t, audit.Compared{First: 1, Last: 21, Rows: 19, Explained: 1, Undecodable: 1}, got)
+}
+
+// While messages come in and rows follow, nothing differs.
+func TestComparesWhileTheWriterRuns(t *testing.T) {
+	t.Parallel()
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b.publish(1, 100, 0)
+	b.write(100)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for n := 101; n <= 2000; n += 100 {
+			b.publish(n, n+99, 0)
+		}
+		b.write(2000)
+	}()
+	for rounds := 0; ; rounds++ {
+		differences, _ := b.compare()
+		require.Empty(t, differences)
+		select {
+		case <-written:
+			_, got := b.compare()
+			require.EqualValues(t, 2000, got.Rows)
+			require.Positive(t, rounds)
+			return
+		case <-b.ctx.Done():
+			require.FailNow(t, "the writer did not end")
+		default:
+		}
+	}
+}
+
+// Where ClickHouse or the log cannot be read, the audit says that it could not tell.
+func TestCannotTell(t *testing.T) {
+	t.Parallel()
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b.publish(1, 10, 0)
+	b.write(10)
+	b.exec("DROP TABLE " + b.table)
+	whole := report.NewReport()
+	audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Audit(b.ctx, whole)
+	whole.Finish(nil)
+	require.Equal(t, report.CannotTell, whole.Status)
+	coder, ok := whole.Err().(interface{ ExitCode() int })
+	require.True(t, ok)
+	require.Equal(t, 2, coder.ExitCode())
+
+	// The log's tail is gone, and not derived again yet.
+	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	config := stream.CachedInfo().Config
+	require.NoError(t, b.js.DeleteStream(b.ctx, topology.MessagesStream(0)))
+	_, err = b.js.CreateStream(b.ctx, config)
+	require.NoError(t, err)
+	_, err = audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Compare(b.ctx, 0)
+	require.ErrorContains(t, err, "its tail is being derived again")
+}

@@ -1,0 +1,147 @@
+package audit_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	chgo "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/writer"
+	"github.com/sendhouse/sendhouse/writer/audit"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
+)
+
+var engine *enginetest.Engine
+
+func TestMain(m *testing.M) {
+	os.Exit(enginetest.Main(m, func(e *enginetest.Engine) { engine = e }))
+}
+
+// bundle is a broker with a deployment of one partition, and a writer into a table.
+type bundle struct {
+	t      testing.TB
+	ctx    context.Context
+	js     jetstream.JetStream
+	config writer.Config
+	client *clickhouse.Client
+	plain  driver.Conn
+	table  string
+	ids    message.IDClock
+}
+
+func setup(t testing.TB, dsn string, schema clickhouse.Schema) *bundle {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	log := slog.New(slog.DiscardHandler)
+	embedded, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(embedded.Shutdown)
+	nc, js, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Name: t.Name(), Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	options := topology.DefaultOptions()
+	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 256<<20
+	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: 1}, options)
+	require.NoError(t, err)
+
+	b := &bundle{t: t, ctx: ctx, js: js}
+	_, err = config.Parse([]string{"--clickhouse-dsn=" + dsn, "--clickhouse-schema=" + string(schema), "--flush-interval=20ms"}, &b.config)
+	require.NoError(t, err)
+	b.client, err = clickhouse.Open(b.config.Config, log)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.client.Close()) })
+	b.table = b.client.Database() + ".messages"
+	parsed, err := chgo.ParseDSN(dsn)
+	require.NoError(t, err)
+	parsed.Auth.Database = ""
+	b.plain, err = chgo.Open(parsed)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.plain.Close()) })
+	b.ids, err = message.NewIDClock(0, 0)
+	require.NoError(t, err)
+	return b
+}
+
+// variants runs a test against the embedded engine with the full schema, and against a server process with
+// the reduced one.
+func variants(t *testing.T, test func(t *testing.T, b *bundle, schema clickhouse.Schema)) {
+	t.Helper()
+	t.Run("full", func(t *testing.T) {
+		t.Parallel()
+		test(t, setup(t, engine.DSN(t), clickhouse.SchemaFull), clickhouse.SchemaFull)
+	})
+	t.Run("reduced", func(t *testing.T) {
+		t.Parallel()
+		dsn := "clickhouse://" + testkit.StartClickHouse(t).Addr + "/" + enginetest.DatabaseOf(t)
+		test(t, setup(t, dsn, clickhouse.SchemaReduced), clickhouse.SchemaReduced)
+	})
+}
+
+// publish appends messages first to last, as the sequencer would. Every tenth expires after so many seconds.
+func (b *bundle) publish(first, last int, expire uint32) {
+	b.t.Helper()
+	for n := first; n <= last; n++ {
+		send := &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(n), Payload: fmt.Appendf(nil, "payload %d", n)}
+		if n%10 == 0 {
+			send.Expire = expire
+		}
+		encoded, err := send.MarshalVT()
+		require.NoError(b.t, err)
+		b.publishRecord(message.AppendMessage(nil, encoded, message.Identity{ID: b.ids.Next(time.Now().UnixMilli()), Seq: uint64(n), WALSeq: uint64(n)}))
+	}
+	<-b.js.PublishAsyncComplete()
+}
+
+func (b *bundle) publishRecord(record []byte) {
+	b.t.Helper()
+	_, err := b.js.PublishAsync("messages.0.2.c", record, jetstream.WithStallWait(time.Minute))
+	require.NoError(b.t, err)
+}
+
+// write runs a writer until it is done up to a message.
+func (b *bundle) write(until uint64) {
+	b.t.Helper()
+	s, err := writer.New(b.config, writer.Deps{JetStream: b.js, Partitions: 1, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	require.NoError(b.t, err)
+	ctx, cancel := context.WithCancel(b.ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	testkit.WaitFor(b.t, time.Minute, "the writer", func(ctx context.Context) error {
+		done, err := writer.Done(ctx, b.js, 0)
+		if err == nil && done < until {
+			err = fmt.Errorf("done %d of %d", done, until)
+		}
+		return err
+	})
+	cancel()
+	require.NoError(b.t, <-ended)
+}
+
+func (b *bundle) exec(statement string) {
+	b.t.Helper()
+	require.NoError(b.t, b.plain.Exec(b.ctx, statement))
+}
+
+// compare compares the partition.
+func (b *bundle) compare() ([]string, audit.Compared) {
+	b.t.Helper()
+	part, err := audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Compare(b.ctx, 0)
+	require.NoError(b.t, err)
+	require.Equal(b.t, len(part.First), int(part.Differences), "%v", part.First)
+	return part.First, *part.Details.(*audit.Compared)
+}

@@ -1,0 +1,216 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// wantedRow is the row that a message must have.
+type wantedRow struct {
+	seq  uint64
+	hash uint64
+}
+
+// rows compares a range row by row.
+func (c *comparison) rows(ctx context.Context, first, last uint64) error {
+	var want []wantedRow
+	err := c.log.Range(ctx, first, last, nil, func(r messagelog.Record) error {
+		d, err := c.digester.Digest(r.Seq, r.Data)
+		if err == nil && !c.expired(d) {
+			want = append(want, wantedRow{r.Seq, d.Hash})
+		}
+		return nil // what cannot be read has been counted
+	})
+	if err != nil {
+		return err
+	}
+	have, err := c.client.RowDigests(ctx, c.place(first, last))
+	if err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	for len(want) > 0 || len(have) > 0 {
+		switch {
+		case len(have) == 0 || (len(want) > 0 && want[0].seq < have[0].StreamSeq):
+			if err := c.missing(ctx, want[0].seq); err != nil {
+				return err
+			}
+			want = want[1:]
+		case len(want) == 0 || have[0].StreamSeq < want[0].seq:
+			if have, err = c.foreign(ctx, have); err != nil {
+				return err
+			}
+		default:
+			n := 1
+			for n < len(have) && have[n].StreamSeq == want[0].seq {
+				n++
+			}
+			if err := c.present(ctx, want[0], have[:n]); err != nil {
+				return err
+			}
+			want, have = want[1:], have[n:]
+		}
+	}
+	return nil
+}
+
+// present compares a message with the rows that it has.
+func (c *comparison) present(ctx context.Context, want wantedRow, have []clickhouse.RowDigest) error {
+	if len(have) > 1 {
+		c.report.Twice++
+		c.part.Differ("the row of message %d is there %d times", want.seq, len(have))
+	}
+	for _, row := range have {
+		if row.Hash == want.hash {
+			continue
+		}
+		c.report.Changed++
+		what, err := c.whatChanged(ctx, want.seq)
+		if err != nil {
+			return err
+		}
+		c.part.Differ("the row of message %d is not what the message log holds: %s", want.seq, what)
+		return nil
+	}
+	return nil
+}
+
+// whatChanged names the columns in which the rows of a message differ from it.
+func (c *comparison) whatChanged(ctx context.Context, seq uint64) (string, error) {
+	rows, err := c.client.RowTexts(ctx, c.part.Partition, seq)
+	if err != nil {
+		return "", err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	var want []string
+	err = c.log.Range(ctx, seq, seq, nil, func(r messagelog.Record) error {
+		want, err = c.digester.Texts(r.Seq, r.Data)
+		return err
+	})
+	if err != nil || want == nil {
+		return "it cannot be read again", err
+	}
+	var columns []string
+	for i, name := range c.digester.Names() {
+		for _, row := range rows {
+			if row[i] != want[i] {
+				columns = append(columns, fmt.Sprintf("%s is %.60q, wanted %.60q", name, row[i], want[i]))
+				break
+			}
+		}
+	}
+	return strings.Join(columns, ", "), nil
+}
+
+// missing looks whether a message without a row is a dead letter. It may also have a row that is taken
+// for expired, because its column was changed.
+func (c *comparison) missing(ctx context.Context, seq uint64) error {
+	if err := c.readLetters(ctx); err != nil {
+		return err
+	}
+	if c.letters[letter{c.part.Partition, seq}] {
+		c.report.Explained++
+		return nil
+	}
+	c.report.Missing++
+	c.part.Differ("message %d has no row", seq)
+	return nil
+}
+
+// foreign looks at the rows of a message that the log did not give: it may have been taken by retention
+// meanwhile.
+func (c *comparison) foreign(ctx context.Context, have []clickhouse.RowDigest) ([]clickhouse.RowDigest, error) {
+	n := 1
+	for n < len(have) && have[n].StreamSeq == have[0].StreamSeq {
+		n++
+	}
+	bounds, err := c.log.Bounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if have[0].StreamSeq < bounds.First {
+		c.report.OldRows += uint64(n)
+		return have[n:], nil
+	}
+	c.report.Foreign += uint64(n)
+	c.part.Differ("there is a row of message %d, which the message log does not have", have[0].StreamSeq)
+	return have[n:], nil
+}
+
+// letter is a record that became a dead letter instead of a row.
+type letter struct {
+	partition int
+	seq       uint64
+}
+
+// lettersMax bounds how many dead letters are remembered; the newest count.
+const lettersMax = 1 << 20
+
+// lettersWait is how long the stream of dead letters may take to deliver what it says it has.
+const lettersWait = 10 * time.Second
+
+func (a *Auditor) readLetters(ctx context.Context) error {
+	if a.letters != nil {
+		return nil
+	}
+	letters := make(map[letter]bool)
+	stream, err := a.js.Stream(ctx, topology.DeadLettersStream)
+	if err != nil {
+		return fmt.Errorf("look at the dead letters: %w", err)
+	}
+	state := stream.CachedInfo().State
+	first := max(state.FirstSeq, state.LastSeq-min(state.LastSeq, lettersMax)+1)
+	if state.Msgs == 0 || first > state.LastSeq {
+		a.letters = letters
+		return nil
+	}
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first})
+	if err != nil {
+		return fmt.Errorf("read the dead letters: %w", err)
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return fmt.Errorf("read the dead letters: %w", err)
+	}
+	defer messages.Stop()
+	for {
+		wait, cancel := context.WithTimeout(ctx, lettersWait)
+		m, err := messages.Next(jetstream.NextContext(wait))
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			break // the last ones were deleted
+		}
+		if err != nil {
+			return fmt.Errorf("read the dead letters: %w", err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("read the dead letters: %w", err)
+		}
+		if one, ok := letterOf(m); ok {
+			letters[one] = true
+		}
+		if meta.Sequence.Stream >= state.LastSeq {
+			break
+		}
+	}
+	a.letters = letters
+	return nil
+}
+
+// letterOf reads a dead letter of a record; those of lost ranges are of no record that the log has.
+func letterOf(m jetstream.Msg) (letter, bool) {
+	partitionText, ok := strings.CutPrefix(m.Headers().Get(deadletter.HeaderStream), topology.MessagesStream(0)[:len("MESSAGES_")])
+	partition, err1 := strconv.Atoi(partitionText)
+	seq, err2 := strconv.ParseUint(m.Headers().Get(deadletter.HeaderStreamSeq), 10, 64)
+	return letter{partition, seq}, ok && errors.Join(err1, err2) == nil
+}

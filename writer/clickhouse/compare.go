@@ -1,0 +1,166 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+)
+
+// compareTimeout bounds one question of an audit: it may read all of a large table.
+const compareTimeout = 30 * time.Minute
+
+// RangeSum is what ClickHouse has of a range of stream sequences.
+type RangeSum struct {
+	Rows uint64
+	Sum  uint64 // of the rows' digests, modulo 2^64
+}
+
+// Place is a partition and a range of stream sequences, both ends included. Rows that expire by
+// ExpiresBy, in seconds of the Unix epoch, do not belong to it.
+type Place struct {
+	Partition   int
+	First, Last uint64
+	ExpiresBy   uint64
+}
+
+// where is the table with the rows of a place. The reduced schema knows no tokens, so there a repeated
+// insert counts only once it is merged: FINAL shows the table as it will be then.
+func (c *Client) where(p Place) string {
+	return fmt.Sprintf("FROM %s WHERE partition = %d AND stream_seq >= %d AND stream_seq <= %d AND (expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > %d)",
+		c.MessagesTable(), p.Partition, p.First, p.Last, p.ExpiresBy)
+}
+
+// MessagesTable is what stands behind FROM to read each message once, expired ones included.
+func (c *Client) MessagesTable() string {
+	name := quoteName(c.database) + "." + tableMessages
+	if c.schema == SchemaReduced {
+		return name + " FINAL"
+	}
+	return name
+}
+
+// Conn is for questions of others. It belongs to the client.
+func (c *Client) Conn() driver.Conn { return c.conn }
+
+// ask runs a question of an audit and hands each row to scan.
+func (c *Client) ask(ctx context.Context, op, statement string, scan func(driver.Rows) error) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	rows, err := c.conn.Query(ctx, statement)
+	if err != nil {
+		return newError(op, c.target(tableMessages), err)
+	}
+	defer func() {
+		if err = errors.Join(err, rows.Close()); err != nil {
+			err = newError(op, c.target(tableMessages), err)
+		}
+	}()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// SumRanges sums up a place in ranges of size sequences, the first beginning at its First. Ranges without
+// rows are not in the answer.
+func (c *Client) SumRanges(ctx context.Context, p Place, size uint64) (map[uint64]RangeSum, error) {
+	sums := make(map[uint64]RangeSum)
+	err := c.ask(ctx, "sum up rows", fmt.Sprintf("SELECT intDiv(toUInt64(stream_seq - %d), toUInt64(%d)) AS range, count(), sum(%s) %s GROUP BY range",
+		p.First, size, digestExpression(fields(c.schema)), c.where(p)), func(rows driver.Rows) error {
+		var at uint64
+		var sum RangeSum
+		if err := rows.Scan(&at, &sum.Rows, &sum.Sum); err != nil {
+			return err
+		}
+		sums[at] = sum
+		return nil
+	})
+	return sums, err
+}
+
+// RowDigest is one row.
+type RowDigest struct {
+	StreamSeq uint64
+	Hash      uint64
+}
+
+// RowDigests gives the digests of all rows of a place by their stream sequence.
+func (c *Client) RowDigests(ctx context.Context, p Place) ([]RowDigest, error) {
+	var out []RowDigest
+	err := c.ask(ctx, "read digests of rows", fmt.Sprintf("SELECT stream_seq, %s %s ORDER BY stream_seq", digestExpression(fields(c.schema)), c.where(p)), func(rows driver.Rows) error {
+		var one RowDigest
+		if err := rows.Scan(&one.StreamSeq, &one.Hash); err != nil {
+			return err
+		}
+		out = append(out, one)
+		return nil
+	})
+	return out, err
+}
+
+// rowsOfMax bounds how many rows of one stream sequence are looked at.
+const rowsOfMax = 10
+
+// RowTexts gives the fields of the rows that have a stream sequence.
+func (c *Client) RowTexts(ctx context.Context, partition int, streamSeq uint64) ([][]string, error) {
+	all := fields(c.schema)
+	columns := make([]string, len(all))
+	for i, f := range all {
+		columns[i] = f.sql
+	}
+	var out [][]string
+	err := c.ask(ctx, "read rows", fmt.Sprintf("SELECT %s %s LIMIT %d", strings.Join(columns, ", "),
+		c.where(Place{Partition: partition, First: streamSeq, Last: streamSeq}), rowsOfMax), func(rows driver.Rows) error {
+		texts := make([]string, len(all))
+		targets := make([]any, len(all))
+		for i := range texts {
+			targets[i] = &texts[i]
+		}
+		if err := rows.Scan(targets...); err != nil {
+			return err
+		}
+		out = append(out, texts)
+		return nil
+	})
+	return out, err
+}
+
+// RowCounts counts rows, and the different stream sequences among them.
+type RowCounts struct{ Rows, Different uint64 }
+
+// Count counts the rows of a place.
+func (c *Client) Count(ctx context.Context, p Place) (RowCounts, error) {
+	var out RowCounts
+	err := c.ask(ctx, "count rows", "SELECT count(), uniqExact(stream_seq) "+c.where(p), func(rows driver.Rows) error {
+		return rows.Scan(&out.Rows, &out.Different)
+	})
+	return out, err
+}
+
+// Extent is what a table has of a partition.
+type Extent struct {
+	Partition   uint16
+	Rows        uint64
+	First, Last uint64 // stream sequences
+}
+
+// Extents lists the partitions that the table has rows of.
+func (c *Client) Extents(ctx context.Context) ([]Extent, error) {
+	var out []Extent
+	err := c.ask(ctx, "list partitions", fmt.Sprintf("SELECT partition, count(), min(stream_seq), max(stream_seq) FROM %s.%s GROUP BY partition ORDER BY partition",
+		quoteName(c.database), tableMessages), func(rows driver.Rows) error {
+		var e Extent
+		if err := rows.Scan(&e.Partition, &e.Rows, &e.First, &e.Last); err != nil {
+			return err
+		}
+		out = append(out, e)
+		return nil
+	})
+	return out, err
+}
