@@ -22,11 +22,13 @@ LDFLAGS  := -s -w -X $(MODULE)/pkg/telemetry.version=$(VERSION) -X $(MODULE)/pkg
 GOLANGCI_LINT_VERSION := v2.15.0
 BUF_VERSION           := v1.75.0
 GOVULNCHECK_VERSION   := v1.9.0
+REDOCLY_VERSION       := 2.77.0
 
 TOOLS         := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sendhouse/tools
 GOLANGCI_LINT := $(TOOLS)/golangci-lint@$(GOLANGCI_LINT_VERSION)/golangci-lint
 BUF           := $(TOOLS)/buf@$(BUF_VERSION)/buf
 GOVULNCHECK   := $(TOOLS)/govulncheck@$(GOVULNCHECK_VERSION)/govulncheck
+REDOCLY       := $(TOOLS)/redocly@$(REDOCLY_VERSION)/node_modules/.bin/redocly
 # The plugins of protoc are built from the modules in go.mod: the generator and the library that its
 # output needs are then always of one version.
 PLUGINS       := $(TOOLS)/plugins-$(shell $(GO) env GOVERSION)
@@ -138,7 +140,7 @@ microbench: deps ## Run the Go benchmarks that match BENCH.
 ## Checking
 
 .PHONY: check
-check: check-fmt vet lint check-tidy check-generated check-vuln ## Everything that must hold before a commit, but for the tests.
+check: check-fmt vet lint check-openapi check-tidy check-generated check-vuln ## Everything that must hold before a commit, but for the tests.
 
 .PHONY: check-fmt
 check-fmt: $(GOLANGCI_LINT)
@@ -152,6 +154,12 @@ vet: ## Run go vet.
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yml, import rules included.
 	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
+
+.PHONY: check-openapi
+check-openapi: $(REDOCLY)
+	@echo "openapi.yaml"
+	@REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(REDOCLY) lint --extends=recommended-strict ingest/openapi/openapi.yaml 2>$(TOOLS)/redocly.log || \
+		{ cat $(TOOLS)/redocly.log >&2; exit 1; }
 
 .PHONY: check-tidy
 check-tidy:
@@ -200,6 +208,13 @@ $(BUF):
 	$(call install,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION))
 $(GOVULNCHECK):
 	$(call install,golang.org/x/vuln/cmd/govulncheck,$(GOVULNCHECK_VERSION))
+
+# From npm; the plain name is made last, so that what was cut short is installed again.
+$(REDOCLY):
+	@echo "installing @redocly/cli@$(REDOCLY_VERSION)"
+	@dir=$(TOOLS)/redocly@$(REDOCLY_VERSION); rm -rf "$$dir" "$$dir.new"; mkdir -p "$$dir.new"; \
+	npm install --silent --no-audit --no-fund --no-save --prefix "$$dir.new" @redocly/cli@$(REDOCLY_VERSION); \
+	mv "$$dir.new" "$$dir"
 
 .PHONY: plugins
 plugins:

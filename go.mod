@@ -10,6 +10,7 @@ require (
 	github.com/andybalholm/brotli v1.2.6 // a Content-Encoding that ClickHouse clients may ask for
 	github.com/cespare/xxhash/v2 v2.3.0 // the writer checks that a range reads the same again
 	github.com/ebitengine/purego v0.11.3 // calls libchdb without cgo
+	github.com/getkin/kin-openapi v0.153.0 // holds the API against openapi.yaml, in tests
 	github.com/go-chi/chi/v5 v5.5.0 // HTTP routes
 	github.com/go-faster/city v1.0.1 // ClickHouse's cityHash64, to compare rows with what they were made from
 	github.com/go-faster/jx v1.2.0 // JSON decoding of requests without allocation
@@ -35,6 +36,8 @@ require (
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/go-faster/errors v0.7.1 // indirect
+	github.com/go-openapi/jsonpointer v0.22.5 // indirect
+	github.com/go-openapi/swag/jsonname v0.25.5 // indirect
 	github.com/google/go-tpm v0.9.8 // indirect
 	github.com/minio/highwayhash v1.0.4 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
@@ -44,9 +47,12 @@ require (
 	github.com/pierrec/lz4/v4 v4.1.33 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // indirect
 	github.com/segmentio/asm v1.2.1 // indirect
 	go.opentelemetry.io/otel v1.47.0 // indirect
 	go.opentelemetry.io/otel/trace v1.47.0 // indirect
+	go.yaml.in/yaml/v4 v4.0.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
 )

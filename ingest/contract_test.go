@@ -247,6 +247,8 @@ func TestContract(t *testing.T) {
 			g, err := b.try(row.body)
 			require.NoError(t, err)
 			require.Equal(t, row.status, g.status, g.raw)
+			answersAsDescribed(t, http.MethodPost, "/message/send", g.status, g.header, []byte(g.raw))
+			describedAsAnswered(t, row.name, row.body, g.status)
 			if row.status == ok {
 				requireReply(t, g)
 				return

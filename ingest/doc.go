@@ -58,4 +58,6 @@
 //	             sendbatch.go and sendbulk.go, whose items splitter.go takes apart
 //	inbox.go     acknowledgements and answers of all batches, one subscription
 //	reply.go     the answer's JSON; problem.go all that is not 200
+//
+//	openapi/     what all routes take and answer, for programs, and the page made of it
 package ingest

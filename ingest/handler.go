@@ -10,13 +10,14 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/sendhouse/sendhouse/ingest/openapi"
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// routes lays out the API.
-func (s *Service) routes() http.Handler {
+// routes lays out the API. Each route has to be in openapi/openapi.yaml; page is made of that.
+func (s *Service) routes(page []byte) http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		s.refuse(w, problem{outcome: outcomeNotFound})
@@ -34,12 +35,15 @@ func (s *Service) routes() http.Handler {
 	r.Post("/message/sendbatch", s.counted("sendbatch", api.ScopeSend, s.sendBatch))
 	r.Post("/message/sendbulk", s.counted("sendbulk", api.ScopeSend, s.sendBulk))
 	s.manageRoutes(r)
+	s.router = r
 	for _, route := range s.hosted {
 		r.MethodFunc(route.Method, route.Path, s.host(route))
 	}
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r.MethodFunc(method, "/healthz", s.handleHealth)
 		r.MethodFunc(method, "/readyz", s.handleReady)
+		r.MethodFunc(method, "/openapi.yaml", describe("application/yaml", openapi.Document()))
+		r.MethodFunc(method, "/docs", describe("text/html; charset=utf-8", page))
 	}
 	var all http.Handler = r
 	if len(s.cfg.CORSOrigins) > 0 {
@@ -106,6 +110,18 @@ func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	writeText(w, "ready\n")
+}
+
+// describe serves what describes the API. It is the same for everybody, and a browser need not trust it with anything.
+func describe(contentType string, body []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", contentType)
+		h.Set("Cache-Control", "no-cache")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+		_, _ = w.Write(body) // a reader that has gone need not know
+	}
 }
 
 func writeText(w http.ResponseWriter, text string) {

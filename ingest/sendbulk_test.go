@@ -73,6 +73,7 @@ func (b *bundle) tryBulk(contentType string, body io.Reader) (w whole) {
 func takeApart(t *testing.T, w whole) many {
 	t.Helper()
 	require.NoError(t, w.err)
+	answersAsDescribed(t, http.MethodPost, "/message/sendbulk", w.status, w.header, w.raw)
 	raw := w.raw
 	m := many{got: got{status: w.status, header: w.header, raw: string(raw)}}
 	decoder := json.NewDecoder(bytes.NewReader(raw))

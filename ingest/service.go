@@ -10,11 +10,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-chi/chi/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/sendhouse/sendhouse/ingest/openapi"
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -51,6 +53,7 @@ type Service struct {
 	replies      *bytesPool
 	contentType  []string
 	hosted       []api.Route
+	router       chi.Routes
 	handler      http.Handler
 	*committer
 
@@ -156,7 +159,11 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
-	s.handler = s.routes()
+	page, err := openapi.Page()
+	if err != nil {
+		return nil, fmt.Errorf("ingest: %w", err)
+	}
+	s.handler = s.routes(page)
 	return s, nil
 }
 

@@ -1,0 +1,114 @@
+// Package openapi is the description of the HTTP API for programs, OpenAPI 3.1, and the page for people that is made of it.
+//
+// openapi.yaml is written by hand. Tests of package ingest hold it against the handlers in both directions: each route is in it and each of
+// its routes is served; requests that are taken, and all answers, are as it says.
+package openapi
+
+import (
+	_ "embed"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+//go:embed openapi.yaml
+var source []byte //nolint:gochecknoglobals // an embedded file
+
+// Document is the description as it is served.
+func Document() []byte { return source }
+
+// methods in the order in which a path's are shown.
+func methods() []string { return []string{"get", "head", "post", "put", "patch", "delete"} }
+
+// document is what of the description the page shows.
+type document struct {
+	Info struct {
+		Title       string `yaml:"title"`
+		Summary     string `yaml:"summary"`
+		Description string `yaml:"description"`
+	} `yaml:"info"`
+	Tags       []tag                            `yaml:"tags"`
+	Paths      map[string]map[string]*operation `yaml:"paths"`
+	Components struct {
+		Schemas   map[string]*schema   `yaml:"schemas"`
+		Responses map[string]*response `yaml:"responses"`
+	} `yaml:"components"`
+}
+
+type tag struct {
+	Name        string `yaml:"name"`
+	Description string `yaml:"description"`
+}
+
+type operation struct {
+	Tags        []string             `yaml:"tags"`
+	Summary     string               `yaml:"summary"`
+	Description string               `yaml:"description"`
+	Parameters  []parameter          `yaml:"parameters"`
+	RequestBody *response            `yaml:"requestBody"`
+	Responses   map[string]*response `yaml:"responses"`
+}
+
+type parameter struct {
+	Name        string  `yaml:"name"`
+	In          string  `yaml:"in"`
+	Required    bool    `yaml:"required"`
+	Description string  `yaml:"description"`
+	Schema      *schema `yaml:"schema"`
+}
+
+// response is also a request's body.
+type response struct {
+	Ref         string              `yaml:"$ref"`
+	Description string              `yaml:"description"`
+	Content     map[string]*content `yaml:"content"`
+}
+
+type content struct {
+	Schema  *schema   `yaml:"schema"`
+	Example yaml.Node `yaml:"example"`
+}
+
+type schema struct {
+	Ref         string             `yaml:"$ref"`
+	Type        yaml.Node          `yaml:"type"`
+	Description string             `yaml:"description"`
+	Default     yaml.Node          `yaml:"default"`
+	Minimum     yaml.Node          `yaml:"minimum"`
+	Maximum     yaml.Node          `yaml:"maximum"`
+	MaxLength   yaml.Node          `yaml:"maxLength"`
+	MaxItems    yaml.Node          `yaml:"maxItems"`
+	Required    []string           `yaml:"required"`
+	Properties  map[string]*schema `yaml:"properties"`
+	Items       *schema            `yaml:"items"`
+	OneOf       []*schema          `yaml:"oneOf"`
+}
+
+func parse() (*document, error) {
+	var d document
+	if err := yaml.Unmarshal(source, &d); err != nil {
+		return nil, fmt.Errorf("openapi.yaml: %w", err)
+	}
+	return &d, nil
+}
+
+// name is the last part of a reference.
+func name(ref string) string { return ref[strings.LastIndexByte(ref, '/')+1:] }
+
+// schema gives the schema that a reference means, with the description that stands beside the reference.
+func (d *document) schema(s *schema) *schema {
+	target := d.Components.Schemas[name(s.Ref)]
+	if s.Ref == "" || target == nil {
+		return s
+	}
+	resolved := *target
+	if s.Description != "" {
+		resolved.Description = s.Description
+	}
+	return &resolved
+}
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
