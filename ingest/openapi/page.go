@@ -13,7 +13,7 @@ import (
 )
 
 //go:embed page.html
-var pageSource string //nolint:gochecknoglobals // an embedded file
+var pageSource string
 
 // Page makes the page. It holds all that it needs, and no script.
 func Page() ([]byte, error) {
