@@ -66,7 +66,7 @@ func TestQueriesFollowTheVariables(t *testing.T) {
 						continue // of ClickHouse
 					}
 					for _, found := range series.FindAllStringSubmatch(expr, -1) {
-						if regexp.MustCompile(`_max$`).MatchString(found[1]) && found[2] == "" {
+						if regexp.MustCompile(`_max(_seconds)?$`).MatchString(found[1]) && found[2] == "" {
 							continue // matched to its other side by instance and job
 						}
 						require.Contains(t, found[2], `job=~"$job",instance=~"$instance"`, "%s: %s: %s", b.title, p.title, expr)

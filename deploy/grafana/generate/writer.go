@@ -35,8 +35,9 @@ func writer() board {
 				lines("Rows", count, "Of the table of messages.", q(`max(sendhouse_writer_clickhouse_table_rows{$at})`, "rows")).size(5, 8),
 				lines("Size", bytesIEC, "Of the table on disk; and what a row takes.", q(`max(sendhouse_writer_clickhouse_table_bytes{$at})`, "table"), q(`max(sendhouse_writer_clickhouse_table_bytes{$at}) / clamp_min(max(sendhouse_writer_clickhouse_table_rows{$at}), 1)`, "a row")).size(5, 8),
 				lines("Parts", count, "Of the partition of a table that has the most. At 1,000 inserts are slowed down.", q(`max(sendhouse_writer_clickhouse_parts_max{$at})`, "parts")).limits(500, 900).size(5, 8),
-				lines("Free disk", share, "Of the disk that has the least.", q(`min(sendhouse_writer_clickhouse_disk_free_bytes{$at} / (sendhouse_writer_clickhouse_disk_bytes{$at} > 0))`, "free")).least(0.1).size(12, 8),
-				lines("Embedded: statements", count, "That run, and that wait for their turn. Only where ClickHouse runs inside.", q(`sum by (kind) (sendhouse_chdb_running_statements{$at})`, "{{kind}} runs"), q(`sum by (kind) (sendhouse_chdb_waiting_statements{$at})`, "{{kind}} waits")).size(12, 8),
+				lines("Free disk", share, "Of the disk that has the least.", q(`min(sendhouse_writer_clickhouse_disk_free_bytes{$at} / (sendhouse_writer_clickhouse_disk_bytes{$at} > 0))`, "free")).least(0.1).size(8, 8),
+				lines("Embedded: statements", count, "That run, and that wait for their turn. Only where ClickHouse runs inside.", q(`sum by (kind) (sendhouse_chdb_running_statements{$at})`, "{{kind}} runs"), q(`max by (kind) (sendhouse_chdb_running_statements_max{$at})`, "{{kind}} may run"), q(`sum by (kind) (sendhouse_chdb_waiting_statements{$at})`, "{{kind}} waits")).size(8, 8),
+				lines("Embedded: inserts on their way", bytesIEC, "On disk, and what may be.", q(`sum(sendhouse_chdb_spooled_bytes{$at})`, "on their way"), q(`max(sendhouse_chdb_spooled_bytes_max{$at})`, "may be")).size(8, 8),
 			}},
 		},
 	}
