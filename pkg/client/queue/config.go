@@ -36,7 +36,7 @@ type Config struct {
 	// ResendWithin is how long after a try that may have been stored the send is simply sent again. It must be well below the server's
 	// --dedup-window, and below the time in which one of its partitions takes a million sends (--dedup-entries-max). 5 min.
 	ResendWithin time.Duration
-	// Check is asked about a send that is past ResendWithin. nil is as good as one that cannot tell.
+	// Check is asked about a send that is past ResendWithin. The default is Ask, with Client.
 	Check Check
 	// RepeatUncertain lets a send that is past ResendWithin, and of which Check cannot tell, be sent again: it may then be stored twice.
 	// Without it the send becomes a dead letter for Uncertain.
@@ -50,8 +50,8 @@ type Config struct {
 	OnDead func(DeadLetter)
 }
 
-// Check asks the server whether it has a send. An error means to ask again later.
-type Check func(ctx context.Context, s client.Send) (Verdict, client.Result, error)
+// Check finds out whether the server has a send, which may have it since then. An error means to ask again later; the channel waits.
+type Check func(ctx context.Context, s client.Send, since time.Time) (Verdict, client.Result, error)
 
 // Verdict is what a Check has found.
 type Verdict int
@@ -76,6 +76,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.BackoffMax, max(30*time.Second, c.BackoffMin))
 	setDefault(&c.DrainTimeout, 5*time.Second)
 	setDefault(&c.ResendWithin, 5*time.Minute)
+	if c.Check == nil && c.Client != nil {
+		c.Check = Ask(c.Client)
+	}
 	return c
 }
 

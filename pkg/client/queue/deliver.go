@@ -77,17 +77,13 @@ func (q *Queue) doubtful(one *lane, now time.Time) bool {
 
 // ask finds out what became of a doubtful send. It is settled where the lane has been given back; otherwise the send is to be tried.
 func (q *Queue) ask(ctx context.Context, one *lane, e *Entry, record []byte) (settled bool, err error) {
-	verdict := CannotTell
-	var result client.Result
-	if q.cfg.Check != nil {
-		var failure error
-		if verdict, result, failure = q.cfg.Check(ctx, e.Send); failure != nil {
-			q.cfg.Logger.Warn("it cannot be found out whether a send is stored; the channel waits", "client_msg_no", e.Send.ClientMsgNo, "error", failure)
-			q.lanes.undecided()
-			one.tries++
-			q.lanes.later(one, max(client.RetryAfter(failure), q.lanes.backoff(one.tries)))
-			return true, nil
-		}
+	verdict, result, failure := q.cfg.Check(ctx, e.Send, one.uncertainSince)
+	if failure != nil {
+		q.cfg.Logger.Warn("it cannot be found out whether a send is stored; the channel waits", "client_msg_no", e.Send.ClientMsgNo, "error", failure)
+		q.lanes.undecided()
+		one.tries++
+		q.lanes.later(one, max(client.RetryAfter(failure), q.lanes.backoff(one.tries)))
+		return true, nil
 	}
 	switch {
 	case verdict == Stored:

@@ -20,8 +20,9 @@
 // The server knows a client_msg_no for ten minutes (--dedup-window), and the last million sends of a partition. A try whose answer was lost,
 // a network or a process that is away for longer, and another try: if the first had been stored, the message would be there twice.
 // The queue therefore keeps, for the one send of each channel that can be under way, since when a try of it may have been stored; on disk,
-// so that it is known after a crash too. Within Config.ResendWithin of that time it is sent again. After that it is not: Config.Check is asked
-// whether the server has it, and without an answer it becomes a dead letter for [Uncertain], for the application to decide. A send of which no
+// so that it is known after a crash too. Within Config.ResendWithin of that time it is sent again. After that the server is asked for
+// its status first ([Ask]): one that is stored is done, one that is not is sent. Where the server cannot tell, it becomes a dead letter for
+// [Uncertain], for the application to decide. A send of which no
 // try can have been stored (the server was not reached, or said that nothing was written) may wait as long as it likes.
 // All this rests on the machine's clock: one that is set back while the process is down makes a try look younger than it is.
 //

@@ -31,6 +31,13 @@ type server struct {
 	stored   map[string][]string                             // client_msg_no, by channel
 	known    map[string]client.Result
 	requests int
+	status   string // the answer of /message/status; "": there is no such route
+}
+
+func (s *server) statusIs(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status = text
 }
 
 func newServer(t *testing.T) *server {
@@ -42,6 +49,15 @@ func newServer(t *testing.T) *server {
 }
 
 func (s *server) serve(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/message/status" {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.status == "" {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_, _ = io.WriteString(w, s.status)
+		return
+	}
 	text, err := io.ReadAll(r.Body)
 	var one client.Send
 	if err != nil || json.Unmarshal(text, &one) != nil {
@@ -143,6 +159,7 @@ func setup(t *testing.T, set func(*Config)) *bundle {
 	if set != nil {
 		set(&b.cfg)
 	}
+	b.cfg = b.cfg.withDefaults()
 	b.open()
 	t.Cleanup(func() { require.NoError(t, b.Queue.Close()) })
 	return b

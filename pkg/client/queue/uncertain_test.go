@@ -69,7 +69,7 @@ func TestCheck(t *testing.T) {
 			var b *bundle
 			b = setup(t, func(c *Config) {
 				c.ResendWithin = time.Nanosecond
-				c.Check = func(_ context.Context, s client.Send) (Verdict, client.Result, error) {
+				c.Check = func(_ context.Context, s client.Send, _ time.Time) (Verdict, client.Result, error) {
 					if asked.Add(1) < 3 {
 						return CannotTell, client.Result{}, errors.New("not now")
 					}
@@ -91,6 +91,41 @@ func TestCheck(t *testing.T) {
 			require.Equal(t, int64(3), asked.Load())
 			require.Empty(t, b.deadSoFar())
 			b.end()
+		})
+	}
+}
+
+// The default asks the server for the status, and believes only what it can.
+func TestAsk(t *testing.T) {
+	t.Parallel()
+	plain := client.Send{ClientMsgNo: "no", FromUID: "u", ChannelID: "g", ChannelType: client.ChannelGroup, Payload: []byte("hi")}
+	gone, leaves := plain, plain
+	gone.Expire, leaves.NoPersist = 10, true
+	for name, row := range map[string]struct {
+		send    client.Send
+		status  string
+		verdict Verdict
+		fails   bool
+	}{
+		"stored":                    {plain, `{"state":"stored","client_msg_no":"no","message_id":7,"message_seq":3}`, Stored, false},
+		"accepted":                  {plain, `{"state":"accepted","client_msg_no":"no","message_id":7,"message_seq":3}`, Stored, false},
+		"accepted, without a place": {plain, `{"state":"accepted","client_msg_no":"no","hint":"h"}`, CannotTell, true},
+		"nowhere":                   {plain, `{"state":"unknown","client_msg_no":"no","complete":true}`, NotStored, false},
+		"nowhere that was looked":   {plain, `{"state":"unknown","client_msg_no":"no","complete":false}`, CannotTell, true},
+		"not served":                {plain, "", CannotTell, false},
+		"expired perhaps":           {gone, `{"state":"unknown","client_msg_no":"no","complete":true}`, CannotTell, false},
+		"leaves no trace":           {leaves, `{"state":"unknown","client_msg_no":"no","complete":true}`, CannotTell, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nil)
+			b.server.statusIs(row.status)
+			verdict, result, err := b.cfg.Check(t.Context(), row.send, time.Now().Add(-time.Minute))
+			require.Equal(t, row.fails, err != nil, "%v", err)
+			require.Equal(t, row.verdict, verdict)
+			if verdict == Stored {
+				require.Equal(t, client.Result{MessageID: 7, MessageSeq: 3, ClientMsgNo: "no", Replayed: true}, result)
+			}
 		})
 	}
 }
