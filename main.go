@@ -109,32 +109,19 @@ type invocation struct {
 	stderr io.Writer
 }
 
-// brokerFlags say where NATS is.
-type brokerFlags struct {
-	NATSURL         string `name:"nats-url" help:"NATS servers, separated by commas." placeholder:"nats://HOST:4222"`
-	NATSCredentials string `name:"nats-credentials" help:"NATS credentials file." type:"existingfile" placeholder:"PATH"`
-}
-
-func (f brokerFlags) options() []nats.Option {
-	if f.NATSCredentials == "" {
-		return nil
-	}
-	return []nats.Option{nats.UserCredentials(f.NATSCredentials)}
-}
-
 // toolFlags are the broker's flags of a command that asks: without a URL, the broker that `up` embeds.
-type toolFlags struct{ brokerFlags }
+type toolFlags struct{ broker.ClientConfig }
 
-func (f toolFlags) broker() brokerFlags {
-	f.NATSURL = cmp.Or(f.NATSURL, "nats://127.0.0.1:4222")
-	return f.brokerFlags
+func (f toolFlags) broker() broker.ClientConfig {
+	f.URL = cmp.Or(f.URL, "nats://127.0.0.1:4222")
+	return f.ClientConfig
 }
 
 type upCommand struct {
 	DataDir        string      `help:"Folder of the embedded servers' data." default:"./data" placeholder:"PATH"`
 	NATSAddr       config.Addr `name:"nats-addr" help:"Where the embedded NATS listens for other clients." default:"127.0.0.1:4222"`
 	ClickHouseAddr config.Addr `name:"clickhouse-addr" help:"Where the embedded ClickHouse listens (HTTP interface)." default:"127.0.0.1:8123"`
-	brokerFlags
+	broker.ClientConfig
 	topology.Deployment
 	topology.Options
 	ingest.Config
@@ -167,32 +154,32 @@ func (c *upCommand) Run(p *process, in *invocation) error {
 			}
 			c.Writer.ClickHouseDSN = dsn
 		}
-		if c.NATSURL == "" {
+		if c.URL == "" {
 			if err := p.startNATS(filepath.Join(c.DataDir, "nats"), c.NATSAddr.String()); err != nil {
 				return err
 			}
 		}
 		instance := "" // of a sequencer and a writer beside others
-		if c.NATSURL == "" {
+		if c.URL == "" {
 			instance = "embedded" // the data folder's lock keeps a second one out
 		}
-		deployment, err := p.addSequencer(ctx, c.brokerFlags, instance, c.Sequencer, c.Deployment, c.Options)
+		deployment, err := p.addSequencer(ctx, c.ClientConfig, instance, c.Sequencer, c.Deployment, c.Options)
 		if err != nil {
 			return err
 		}
-		if err := p.addWriter(ctx, c.brokerFlags, instance, c.Writer, deployment); err != nil {
+		if err := p.addWriter(ctx, c.ClientConfig, instance, c.Writer, deployment); err != nil {
 			return err
 		}
-		routes, _, err := p.addHistory(ctx, c.brokerFlags, c.History, c.Writer.Config, deployment)
+		routes, _, err := p.addHistory(ctx, c.ClientConfig, c.History, c.Writer.Config, deployment)
 		if err != nil {
 			return err
 		}
-		return p.addIngest(ctx, c.brokerFlags, c.Config, deployment, routes)
+		return p.addIngest(ctx, c.ClientConfig, c.Config, deployment, routes)
 	})
 }
 
 type ingestCommand struct {
-	brokerFlags
+	broker.ClientConfig
 	ingest.Config
 	History    history.Config    `embed:""`
 	ClickHouse clickhouse.Config `embed:""`
@@ -201,16 +188,16 @@ type ingestCommand struct {
 
 func (c *ingestCommand) Run(p *process, in *invocation) error {
 	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
-		routes, deployment, err := p.addHistory(ctx, c.brokerFlags, c.History, c.ClickHouse, topology.Deployment{})
+		routes, deployment, err := p.addHistory(ctx, c.ClientConfig, c.History, c.ClickHouse, topology.Deployment{})
 		if err != nil {
 			return err
 		}
-		return p.addIngest(ctx, c.brokerFlags, c.Config, deployment, routes)
+		return p.addIngest(ctx, c.ClientConfig, c.Config, deployment, routes)
 	})
 }
 
 type sequencerCommand struct {
-	brokerFlags
+	broker.ClientConfig
 	topology.Deployment
 	topology.Options
 	sequencer.Config
@@ -219,18 +206,18 @@ type sequencerCommand struct {
 
 func (c *sequencerCommand) Run(p *process, in *invocation) error {
 	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
-		_, err := p.addSequencer(ctx, c.brokerFlags, "", c.Config, c.Deployment, c.Options)
+		_, err := p.addSequencer(ctx, c.ClientConfig, "", c.Config, c.Deployment, c.Options)
 		return err
 	})
 }
 
 type sequencerStatusCommand struct {
-	brokerFlags
+	broker.ClientConfig
 	JSON bool `help:"Print JSON instead of a table."`
 }
 
 func (c *sequencerStatusCommand) Run(p *process, in *invocation) error {
-	return p.ask(in.ctx, c.brokerFlags, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+	return p.ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		all, err := sequencer.Status(ctx, js, deployment)
 		switch {
 		case err != nil:
@@ -298,24 +285,24 @@ func (c *benchCommand) Run(p *process, in *invocation) error {
 }
 
 type writerCommand struct {
-	brokerFlags
+	broker.ClientConfig
 	writer.Config
 	telemetry.AdminConfig
 }
 
 func (c *writerCommand) Run(p *process, in *invocation) error {
 	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
-		return p.addWriter(ctx, c.brokerFlags, "", c.Config, topology.Deployment{})
+		return p.addWriter(ctx, c.ClientConfig, "", c.Config, topology.Deployment{})
 	})
 }
 
 type writerStatusCommand struct {
-	brokerFlags
+	broker.ClientConfig
 	JSON bool `help:"Print JSON instead of a table."`
 }
 
 func (c *writerStatusCommand) Run(p *process, in *invocation) error {
-	return p.ask(in.ctx, c.brokerFlags, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+	return p.ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		all, err := writer.Status(ctx, js, deployment.Partitions)
 		switch {
 		case err != nil:
@@ -338,39 +325,39 @@ type deadLettersCommand struct {
 }
 
 type deadLettersListCommand struct {
-	brokerFlags
+	broker.ClientConfig
 	deadletter.ListOptions
 }
 
 func (c *deadLettersListCommand) Run(p *process, in *invocation) error {
-	return p.askDeadLetters(in.ctx, c.brokerFlags, func(box *deadletter.Box) error { return deadletter.List(in.ctx, box, c.ListOptions, in.stdout) })
+	return p.askDeadLetters(in.ctx, c.ClientConfig, func(box *deadletter.Box) error { return deadletter.List(in.ctx, box, c.ListOptions, in.stdout) })
 }
 
 type deadLettersShowCommand struct {
-	brokerFlags
+	broker.ClientConfig
 	deadletter.ShowOptions
 }
 
 func (c *deadLettersShowCommand) Run(p *process, in *invocation) error {
-	return p.askDeadLetters(in.ctx, c.brokerFlags, func(box *deadletter.Box) error { return deadletter.Show(in.ctx, box, c.ShowOptions, in.stdout) })
+	return p.askDeadLetters(in.ctx, c.ClientConfig, func(box *deadletter.Box) error { return deadletter.Show(in.ctx, box, c.ShowOptions, in.stdout) })
 }
 
 type deadLettersPurgeCommand struct {
-	brokerFlags
+	broker.ClientConfig
 	deadletter.PurgeOptions
 }
 
 func (c *deadLettersPurgeCommand) Run(p *process, in *invocation) error {
-	return p.askDeadLetters(in.ctx, c.brokerFlags, func(box *deadletter.Box) error { return deadletter.Purge(in.ctx, box, c.PurgeOptions, in.stdout) })
+	return p.askDeadLetters(in.ctx, c.ClientConfig, func(box *deadletter.Box) error { return deadletter.Purge(in.ctx, box, c.PurgeOptions, in.stdout) })
 }
 
 type deadLettersRequeueCommand struct {
-	brokerFlags
+	broker.ClientConfig
 	writer.RequeueOptions
 }
 
 func (c *deadLettersRequeueCommand) Run(p *process, in *invocation) error {
-	return p.ask(in.ctx, c.brokerFlags, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
+	return p.ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
 		return writer.Requeue(ctx, c.RequeueOptions, js, p.log, in.stdout)
 	})
 }
@@ -497,12 +484,16 @@ func (p *process) startNATS(dir, addr string) error {
 const drainTimeout = 5 * time.Second
 
 // connect opens a role's own connection to NATS.
-func (p *process) connect(ctx context.Context, flags brokerFlags, role string) (*nats.Conn, jetstream.JetStream, error) {
-	cfg := broker.Config{URL: flags.NATSURL, Name: "sendhouse-" + role, Options: flags.options(), Logger: p.log}
+func (p *process) connect(ctx context.Context, flags broker.ClientConfig, role string) (*nats.Conn, jetstream.JetStream, error) {
+	options, err := flags.Options(role)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := broker.Config{URL: flags.URL, Name: "sendhouse-" + role, Options: options, Logger: p.log}
 	switch {
 	case p.embedded != nil:
 		cfg.URL, cfg.Options = p.embedded.URL(), append(cfg.Options, p.embedded.InProcess())
-	case flags.NATSURL == "":
+	case flags.URL == "":
 		return nil, nil, errors.New("--nats-url is missing (for example nats://localhost:4222)")
 	}
 	nc, js, err := broker.Connect(ctx, cfg)
@@ -525,7 +516,7 @@ func (p *process) connect(ctx context.Context, flags brokerFlags, role string) (
 }
 
 // ask connects for one question.
-func (p *process) ask(ctx context.Context, flags brokerFlags, question func(context.Context, jetstream.JetStream, topology.Deployment) error) error {
+func (p *process) ask(ctx context.Context, flags broker.ClientConfig, question func(context.Context, jetstream.JetStream, topology.Deployment) error) error {
 	_, js, err := p.connect(ctx, flags, "question")
 	if err != nil {
 		return err
@@ -538,7 +529,7 @@ func (p *process) ask(ctx context.Context, flags brokerFlags, question func(cont
 	return question(ctx, js, deployment)
 }
 
-func (p *process) askDeadLetters(ctx context.Context, flags brokerFlags, question func(*deadletter.Box) error) error {
+func (p *process) askDeadLetters(ctx context.Context, flags broker.ClientConfig, question func(*deadletter.Box) error) error {
 	return p.ask(ctx, flags, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
 		box, err := deadletter.Open(ctx, js)
 		if err != nil {
@@ -548,7 +539,7 @@ func (p *process) askDeadLetters(ctx context.Context, flags brokerFlags, questio
 	})
 }
 
-func (p *process) addSequencer(ctx context.Context, flags brokerFlags, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
+func (p *process) addSequencer(ctx context.Context, flags broker.ClientConfig, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
 	nc, js, err := p.connect(ctx, flags, "sequencer")
 	if err != nil {
 		return topology.Deployment{}, err
@@ -598,7 +589,7 @@ func (p *process) showDeployment(deployment topology.Deployment) {
 	}, func() float64 { return float64(deployment.Partitions) }))
 }
 
-func (p *process) addWriter(ctx context.Context, flags brokerFlags, instance string, cfg writer.Config, given topology.Deployment) error {
+func (p *process) addWriter(ctx context.Context, flags broker.ClientConfig, instance string, cfg writer.Config, given topology.Deployment) error {
 	_, js, err := p.connect(ctx, flags, "writer")
 	if err != nil {
 		return err
@@ -618,7 +609,7 @@ func (p *process) addWriter(ctx context.Context, flags brokerFlags, instance str
 
 // addHistory makes the routes by which clients read. Without a ClickHouse they say that there is none. It gives the deployment too, which
 // is found out once in a process.
-func (p *process) addHistory(ctx context.Context, flags brokerFlags, cfg history.Config, table clickhouse.Config, given topology.Deployment) ([]api.Route, topology.Deployment, error) {
+func (p *process) addHistory(ctx context.Context, flags broker.ClientConfig, cfg history.Config, table clickhouse.Config, given topology.Deployment) ([]api.Route, topology.Deployment, error) {
 	if table.ClickHouseDSN == "" {
 		return history.NotServed(), given, nil
 	}
@@ -644,7 +635,7 @@ func (p *process) addHistory(ctx context.Context, flags brokerFlags, cfg history
 	return service.Routes(), deployment, nil
 }
 
-func (p *process) addIngest(ctx context.Context, flags brokerFlags, cfg ingest.Config, given topology.Deployment, routes []api.Route) error {
+func (p *process) addIngest(ctx context.Context, flags broker.ClientConfig, cfg ingest.Config, given topology.Deployment, routes []api.Route) error {
 	nc, js, err := p.connect(ctx, flags, "ingest")
 	if err != nil {
 		return err

@@ -29,6 +29,8 @@ type NATSOptions struct {
 	Name     string // of the server; "nats" if empty
 	Port     int    // for clients; a FreePort if 0
 	StoreDir string // of JetStream; a folder of the test if empty
+	// Client is how the server's health is asked for, where not everybody may.
+	Client []nats.Option
 	// Config is added to the end of the configuration file, in its own language.
 	Config string
 }
@@ -43,6 +45,8 @@ type NATSServer struct {
 	StoreDir string
 
 	MonitorURL string // of the HTTP monitoring endpoint
+
+	client []nats.Option
 }
 
 // StartNATS starts a server and waits until JetStream answers.
@@ -98,7 +102,7 @@ func newNATS(t testing.TB, opts NATSOptions) *NATSServer {
 	monitor := FreeAddr(t)
 	s := &NATSServer{
 		Name: opts.Name, Port: opts.Port, URL: "nats://" + loopback(opts.Port), StoreDir: opts.StoreDir,
-		MonitorURL: "http://" + monitor,
+		MonitorURL: "http://" + monitor, client: opts.Client,
 	}
 	file := filepath.Join(t.TempDir(), "nats.conf")
 	writeFile(t, file, fmt.Sprintf(`server_name: %q
@@ -121,7 +125,7 @@ func (s *NATSServer) ready(ctx context.Context) error {
 	if err := s.healthy(ctx); err != nil {
 		return err
 	}
-	nc, err := nats.Connect(s.URL, nats.Timeout(natsAskTimeout), nats.NoReconnect())
+	nc, err := nats.Connect(s.URL, append([]nats.Option{nats.Timeout(natsAskTimeout), nats.NoReconnect()}, s.client...)...)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", s.URL, err)
 	}

@@ -1,0 +1,53 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+)
+
+// InboxPrefix begins the subjects on which a role hears answers; behind it comes a
+// dot and what NATS makes up. A role that may subscribe only below its own prefix
+// cannot read the answers of others.
+func InboxPrefix(role string) string { return "_INBOX." + role }
+
+// ClientConfig says where NATS is and how a process shows who it is. At most one of
+// Credentials and NKey may be given; with neither the URL says it, or nobody asks.
+type ClientConfig struct {
+	URL         string `name:"nats-url" help:"NATS servers, separated by commas." placeholder:"nats://HOST:4222"`
+	Credentials string `name:"nats-credentials" help:"NATS credentials file (a JWT and its key)." type:"existingfile" placeholder:"PATH"`
+	NKey        string `name:"nats-nkey" help:"File with the seed of the NKey that NATS knows this process by." type:"existingfile" placeholder:"PATH"`
+	CA          string `name:"nats-ca" help:"Certificates (PEM) that NATS servers are checked against, instead of the system's." type:"existingfile" placeholder:"PATH"`
+	Cert        string `name:"nats-cert" help:"Certificate (PEM) to show to NATS, with --nats-cert-key." type:"existingfile" placeholder:"PATH"`
+	CertKey     string `name:"nats-cert-key" help:"Key of --nats-cert (PEM)." type:"existingfile" placeholder:"PATH"`
+}
+
+// Options are those of a connection of a role. The files are read here and again at
+// each reconnect, so that a renewed certificate or key needs no restart.
+func (c ClientConfig) Options(role string) ([]nats.Option, error) {
+	options := []nats.Option{nats.CustomInboxPrefix(InboxPrefix(role))}
+	if c.Credentials != "" && c.NKey != "" {
+		return nil, errors.New("nats-credentials and nats-nkey: give one of them")
+	}
+	if (c.Cert == "") != (c.CertKey == "") {
+		return nil, errors.New("nats-cert and nats-cert-key: give both or neither")
+	}
+	if c.Credentials != "" {
+		options = append(options, nats.UserCredentials(c.Credentials))
+	}
+	if c.NKey != "" {
+		option, err := nats.NkeyOptionFromSeed(c.NKey)
+		if err != nil {
+			return nil, fmt.Errorf("nats-nkey %s: %w", c.NKey, err)
+		}
+		options = append(options, option)
+	}
+	if c.CA != "" {
+		options = append(options, nats.RootCAs(c.CA))
+	}
+	if c.Cert != "" {
+		options = append(options, nats.ClientCert(c.Cert, c.CertKey))
+	}
+	return options, nil
+}
