@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -90,6 +92,36 @@ func sameUpdatable(a, b jetstream.StreamConfig) bool {
 // what is recorded, or the default at the first start; a field that contradicts
 // the record is an error. It is safe to call from every process at once.
 func EnsureDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
+	settled, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	ticker := time.NewTicker(awaitInterval)
+	defer ticker.Stop()
+	for {
+		deployment, err := ensureDeployment(ctx, js, asked, options)
+		if err == nil || !isPassing(err) {
+			return deployment, err
+		}
+		select {
+		case <-ticker.C:
+		case <-settled.Done():
+			return topology.Deployment{}, err
+		}
+	}
+}
+
+// settleTimeout is how long a cluster may take until what was just made in it has
+// leaders.
+const settleTimeout = 20 * time.Second
+
+// isPassing says whether JetStream cannot answer for the moment, as while a cluster
+// elects a leader for what was just made.
+func isPassing(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
+		errors.As(err, &api) && api.Code == http.StatusServiceUnavailable
+}
+
+func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
 	if err := options.Validate(); err != nil {
 		return topology.Deployment{}, err
 	}
@@ -158,7 +190,7 @@ func AwaitDeployment(ctx context.Context, js jetstream.JetStream, asked topology
 				return deployment, nil
 			}
 		}
-		if ctx.Err() == nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, jetstream.ErrKeyNotFound) {
+		if ctx.Err() == nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, jetstream.ErrKeyNotFound) && !isPassing(err) {
 			return topology.Deployment{}, fmt.Errorf("deployment parameters: %w", err)
 		}
 		select {

@@ -29,8 +29,13 @@ type NATSOptions struct {
 	Name     string // of the server; "nats" if empty
 	Port     int    // for clients; a FreePort if 0
 	StoreDir string // of JetStream; a folder of the test if empty
+	// URL is what clients call instead of nats:// and the address, such as where a certificate has a name.
+	URL string
 	// Client is how the server's health is asked for, where not everybody may.
 	Client []nats.Option
+	// Write, if given, writes the whole configuration into a folder and names the file; the addresses in it
+	// must be those that it is told. Config is not used then.
+	Write func(dir, name, addr, monitor, storeDir string) (file string)
 	// Config is added to the end of the configuration file, in its own language.
 	Config string
 }
@@ -77,14 +82,29 @@ func StartNATSCluster(t testing.TB, opts NATSOptions) []*NATSServer {
 				loopback(routePorts[i]), strings.Join(routes, ", "), opts.Config),
 		})
 	}
-	// One alone has no majority and never gets ready: launch all before waiting for the first.
+	launchTogether(servers)
+	return servers
+}
+
+// StartNATSServers starts servers whose configurations say how they belong together.
+func StartNATSServers(t testing.TB, opts ...NATSOptions) []*NATSServer {
+	t.Helper()
+	servers := make([]*NATSServer, len(opts))
+	for i := range opts {
+		servers[i] = newNATS(t, opts[i])
+	}
+	launchTogether(servers)
+	return servers
+}
+
+// launchTogether starts servers of which one alone has no majority and never gets ready.
+func launchTogether(servers []*NATSServer) {
 	for _, s := range servers {
 		s.Launch()
 	}
 	for _, s := range servers {
 		s.WaitReady()
 	}
-	return servers
 }
 
 // newNATS prepares a server without starting it.
@@ -104,13 +124,21 @@ func newNATS(t testing.TB, opts NATSOptions) *NATSServer {
 		Name: opts.Name, Port: opts.Port, URL: "nats://" + loopback(opts.Port), StoreDir: opts.StoreDir,
 		MonitorURL: "http://" + monitor, client: opts.Client,
 	}
-	file := filepath.Join(t.TempDir(), "nats.conf")
-	writeFile(t, file, fmt.Sprintf(`server_name: %q
+	if opts.URL != "" {
+		s.URL = opts.URL
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "nats.conf")
+	if opts.Write != nil {
+		file = opts.Write(dir, s.Name, loopback(s.Port), monitor, s.StoreDir)
+	} else {
+		writeFile(t, file, fmt.Sprintf(`server_name: %q
 listen: %q
 http: %q
 jetstream { store_dir: %q, sync_interval: always, max_memory_store: 256MB, max_file_store: 64GB }
 %s
 `, s.Name, loopback(s.Port), monitor, s.StoreDir, opts.Config))
+	}
 	s.Process = NewProcess(t, ProcessConfig{
 		Name:  s.Name,
 		Path:  natsBinary(t),

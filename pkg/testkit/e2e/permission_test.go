@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,59 +22,122 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
-// permissionsFile is what we ship for a NATS server.
-const permissionsFile = "../../../deploy/nats/permissions.conf"
+// shippedNATS is the configuration that we ship for NATS servers.
+const shippedNATS = "../../../deploy/nats"
 
-// keys are the NKeys of those who use NATS: a file with the seed for each.
-type keys struct {
-	dir    string
-	config string // of the server: the shipped permissions, with the public keys filled in
+// natsNames are those who have an NKey.
+func natsNames() []string {
+	return []string{"ingest", "sequencer", "writer", "reader", "operator", "system"}
 }
 
-func newKeys(t *testing.T) keys {
+// guarded is a cluster of three NATS servers with the configuration that we ship: certificates both ways, and an
+// NKey for each role.
+type guarded struct {
+	dir         string // has a file with the seed of each
+	authority   *testkit.Authority
+	permissions string // the shipped ones, with the public keys filled in
+	config      string // the shipped one, without what differs between the servers
+	servers     []*testkit.NATSServer
+}
+
+func startGuarded(t *testing.T) *guarded {
 	t.Helper()
-	shipped, err := os.ReadFile(permissionsFile)
-	require.NoError(t, err)
-	k := keys{dir: t.TempDir(), config: string(shipped)}
-	for _, name := range []string{"ingest", "sequencer", "writer", "reader", "operator", "system"} {
+	g := &guarded{dir: t.TempDir(), authority: testkit.NewAuthority(t), permissions: shipped(t, "permissions.conf")}
+	for _, name := range natsNames() {
 		pair, err := nkeys.CreateUser()
 		require.NoError(t, err)
 		seed, err := pair.Seed()
 		require.NoError(t, err)
 		public, err := pair.PublicKey()
 		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(k.file(name), seed, 0o600))
-		variable := "$" + strings.ToUpper(name) + "_NKEY"
-		require.Contains(t, k.config, variable)
-		k.config = strings.ReplaceAll(k.config, variable, public)
+		require.NoError(t, os.WriteFile(g.seed(name), seed, 0o600))
+		g.permissions = replaced(t, g.permissions, "$"+strings.ToUpper(name)+"_NKEY", public)
 	}
-	return k
+	certificate := g.authority.Issue("localhost")
+	g.config = shipped(t, "nats-server.conf")
+	for file, path := range map[string]string{"tls.crt": certificate.CertFile, "tls.key": certificate.KeyFile, "ca.crt": g.authority.CAFile} {
+		g.config = replaced(t, g.config, "/etc/nats/tls/"+file, path)
+	}
+	routes := make([]string, 3)
+	for i := range routes {
+		routes[i] = fmt.Sprint("localhost:", testkit.FreePort(t))
+		g.config = replaced(t, g.config, fmt.Sprintf("$NATS_ROUTE_%d", i+1), "nats://"+routes[i])
+	}
+	all := make([]testkit.NATSOptions, len(routes))
+	for i := range all {
+		port := testkit.FreePort(t)
+		all[i] = testkit.NATSOptions{Name: fmt.Sprint("nats-", i+1), Port: port, URL: fmt.Sprint("tls://localhost:", port), Client: g.options(t, "operator"), Write: func(dir, name, addr, monitor, storeDir string) string {
+			text := g.config
+			for was, is := range map[string]string{
+				"$NATS_NAME": name, "$NATS_STORE": strconv.Quote(storeDir),
+				"0.0.0.0:4222": addr, "0.0.0.0:8222": monitor, "0.0.0.0:6222": routes[i],
+			} {
+				text = replaced(t, text, was, is)
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "permissions.conf"), []byte(g.permissions), 0o600))
+			file := filepath.Join(dir, "nats-server.conf")
+			require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+			return file
+		}}
+	}
+	g.servers = testkit.StartNATSServers(t, all...)
+	return g
 }
 
-func (k keys) file(name string) string { return filepath.Join(k.dir, name) }
-
-func (k keys) options(t *testing.T, name string) []nats.Option {
+func shipped(t *testing.T, file string) string {
 	t.Helper()
-	options, err := broker.ClientConfig{NKey: k.file(name)}.Options(name)
+	text, err := os.ReadFile(filepath.Join(shippedNATS, file))
+	require.NoError(t, err)
+	return string(text)
+}
+
+func replaced(t *testing.T, text, was, is string) string {
+	t.Helper()
+	require.Contains(t, text, was)
+	return strings.ReplaceAll(text, was, is)
+}
+
+func (g *guarded) seed(name string) string { return filepath.Join(g.dir, name) }
+
+func (g *guarded) client(name string) broker.ClientConfig {
+	certificate := g.authority.Issue(name)
+	return broker.ClientConfig{URL: g.url(), NKey: g.seed(name), CA: g.authority.CAFile, Cert: certificate.CertFile, CertKey: certificate.KeyFile}
+}
+
+func (g *guarded) options(t *testing.T, name string) []nats.Option {
+	t.Helper()
+	options, err := g.client(name).Options(name)
 	require.NoError(t, err)
 	return options
 }
 
-// TestEndToEndLeastPermissions runs the roles with the NATS permissions that we ship: each does its work, through
-// a restart of all, and is refused everything of the others'.
+func (g *guarded) flags(name string) []string {
+	c := g.client(name)
+	return []string{"--nats-url=" + c.URL, "--nats-nkey=" + c.NKey, "--nats-ca=" + c.CA, "--nats-cert=" + c.Cert, "--nats-cert-key=" + c.CertKey}
+}
+
+func (g *guarded) url() string {
+	var all []string
+	for _, s := range g.servers {
+		all = append(all, s.URL)
+	}
+	return strings.Join(all, ",")
+}
+
+// TestEndToEndLeastPermissions runs the roles on a cluster with the NATS configuration that we ship: each does its
+// work, through a restart of all, and is refused everything of the others'.
 func TestEndToEndLeastPermissions(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
-	k := newKeys(t)
-	a := &apart{
-		nats:       testkit.StartNATS(t, testkit.NATSOptions{Config: k.config, Client: k.options(t, "operator")}),
-		clickHouse: testkit.StartClickHouse(t),
-	}
-	url := "--nats-url=" + a.nats.URL
-	a.ingest = newRole(t, "ingest", url, "--nats-nkey="+k.file("ingest"))
-	a.sequencer = newRole(t, "sequencer", append([]string{url, "--nats-nkey=" + k.file("sequencer"), "--sequencer-lease-ttl=2s"}, small...)...)
-	a.writer = newRole(t, "writer", append(reduced(a.clickHouse), url, "--nats-nkey="+k.file("writer"))...)
-	a.start()
+	g := startGuarded(t)
+	a := &apart{clickHouse: testkit.StartClickHouse(t)}
+	table := reduced(a.clickHouse)
+	a.ingest = newRole(t, "ingest", append(g.flags("ingest"), table[0])...)
+	a.sequencer = newRole(t, "sequencer", slices.Concat(small, g.flags("sequencer"), []string{"--replicas=3", "--sequencer-lease-ttl=2s"})...)
+	a.writer = newRole(t, "writer", slices.Concat(table, g.flags("writer"))...)
+	a.sequencer.Start() // to set the streams up may take three servers longer than the others wait
+	a.ingest.Start()
+	a.writer.Start()
 	load := startLoad(t, a.ingest.api, loadConfig{seed: seed})
 	load.await(500)
 	for _, role := range a.roles() {
@@ -81,7 +147,10 @@ func TestEndToEndLeastPermissions(t *testing.T) {
 	load.await(500)
 	records := load.finish()
 	verify(t, serverTable(t, a.clickHouse), records)
-	k.requireRefusals(t, a.nats.URL)
+	status, body, err := ask(t.Context(), "http://"+a.ingest.api+"/message/status?client_msg_no=nobodys&from_uid=u&channel_id=g&channel_type=2")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, status, body)
+	g.requireRefusals(t)
 	for _, role := range a.roles() {
 		require.Equal(t, 0, role.Stop())
 		require.NotContains(t, strings.ToLower(role.Output()), "permissions violation")
@@ -89,7 +158,7 @@ func TestEndToEndLeastPermissions(t *testing.T) {
 }
 
 // requireRefusals tries what nobody but the named may do.
-func (k keys) requireRefusals(t *testing.T, url string) {
+func (g *guarded) requireRefusals(t *testing.T) {
 	t.Helper()
 	others := map[string][]string{
 		"sends.0":                                          {"sequencer", "writer", "reader"},
@@ -108,7 +177,7 @@ func (k keys) requireRefusals(t *testing.T, url string) {
 	}
 	for _, name := range []string{"ingest", "sequencer", "writer", "reader"} {
 		refused := newDenials()
-		nc, err := nats.Connect(url, append(k.options(t, name), nats.ErrorHandler(refused.hear))...)
+		nc, err := nats.Connect(g.url(), append(g.options(t, name), nats.ErrorHandler(refused.hear))...)
 		require.NoError(t, err)
 		t.Cleanup(nc.Close)
 		for subject, who := range others {
@@ -129,7 +198,7 @@ func (k keys) requireRefusals(t *testing.T, url string) {
 		}
 	}
 
-	nc, err := nats.Connect(url, k.options(t, "reader")...)
+	nc, err := nats.Connect(g.url(), g.options(t, "reader")...)
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
@@ -140,7 +209,8 @@ func (k keys) requireRefusals(t *testing.T, url string) {
 	require.NoError(t, err, "a reader reads")
 	require.NotEmpty(t, message.Data())
 
-	_, err = nats.Connect(url)
+	stranger := g.client("stranger")
+	_, err = nats.Connect(g.url(), nats.RootCAs(stranger.CA), nats.ClientCert(stranger.Cert, stranger.CertKey))
 	require.ErrorIs(t, err, nats.ErrAuthorization, "nobody comes in without a key")
 }
 
