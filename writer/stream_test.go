@@ -167,6 +167,105 @@ func TestStreamMadeAnewWithOtherContent(t *testing.T) {
 	b.requireEachOnce(cfg, 100)
 }
 
+// A log that was deleted is waited for; when it is there again with the same content, the writer goes on.
+func TestStreamDeletedAndBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	records := make([][]byte, 0, 150)
+	for n := range 150 {
+		records = append(records, b.encode(0, n+1))
+	}
+	publish := func(records [][]byte) {
+		for _, record := range records {
+			b.publishRecord(0, record)
+		}
+		b.flush()
+	}
+	publish(records[:100])
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.stopMerges(cfg)
+	b.waitDone(0, 100)
+	stream := b.stream(0).CachedInfo().Config
+	require.NoError(t, b.js.DeleteStream(b.ctx, stream.Name))
+	require.ErrorIs(t, b.waitStatus(s, 0, stateRetrying).problem, jetstream.ErrStreamNotFound)
+	require.ErrorContains(t, s.Check(), "MESSAGES_0")
+	_, err := b.js.CreateStream(b.ctx, stream)
+	require.NoError(t, err)
+	publish(records)
+	p := b.waitDone(0, 150)
+	require.Zero(t, p.LostMessages)
+	require.NoError(t, stop())
+	b.requireEachOnce(cfg, 150)
+	require.Empty(t, b.deadLetters())
+}
+
+// A log that was made anew and begins behind the position: what is missing is counted and named, nothing that
+// is there is written twice or left out.
+func TestStreamMadeAnewBehindThePosition(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	b.publish(0, 1, 100)
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.stopMerges(cfg)
+	b.waitDone(0, 100)
+	require.NoError(t, stop())
+
+	again := b.stream(0).CachedInfo().Config
+	require.NoError(t, b.js.DeleteStream(b.ctx, again.Name))
+	again.FirstSeq = 151
+	_, err := b.js.CreateStream(b.ctx, again)
+	require.NoError(t, err)
+	b.publish(0, 151, 200)
+	s = b.service(cfg)
+	stop = b.start(s)
+	p := b.waitDone(0, 200)
+	require.Equal(t, []seqRange{{101, 150}}, p.Lost)
+	require.EqualValues(t, 50, p.LostMessages)
+	require.InDelta(t, 50, valueOf(t, s.metrics.partitions[0].lost), 0)
+	require.NoError(t, s.Check())
+	require.NoError(t, stop())
+	require.Len(t, b.deadLetters(), 1)
+	require.True(t, b.stream(0).CachedInfo().Created.Equal(p.StreamCreated))
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	require.EqualValues(t, 150, rows)
+	require.EqualValues(t, 150, different)
+}
+
+// Retention takes records away while ClickHouse is not there: what the writer had read before goes in all the
+// same, the rest is named.
+func TestRetentionPassesWhileClickHouseIsAway(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	cfg.FlushRowsMax = 100
+	s := b.service(cfg)
+	slow := newSlowStore(s.store)
+	s.store = slow
+	stop := b.start(s)
+	b.stopMerges(cfg)
+	b.publish(0, 1, 100)
+	<-slow.held
+	b.publish(0, 101, 10_000) // more than the writer reads ahead: one batch, and what the client holds
+	require.NoError(t, b.stream(0).Purge(b.ctx, jetstream.WithPurgeSequence(9_901)))
+	close(slow.release)
+	p := b.waitDone(0, 10_000)
+	require.NoError(t, stop())
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	require.Equal(t, rows, different)
+	require.EqualValues(t, 10_000, rows+p.LostMessages)
+	require.Positive(t, p.LostMessages)
+	require.GreaterOrEqual(t, rows, uint64(200))
+	named := uint64(0)
+	for _, lost := range p.Lost {
+		named += lost.count()
+	}
+	require.Equal(t, p.LostMessages, named)
+}
+
 func TestPendingRangeWithOtherContent(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)

@@ -2,9 +2,12 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
@@ -21,6 +24,10 @@ func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
 	for r.timing.pause(ctx, r.timing.watch) == nil {
 		next, received, blocked := g.progress()
 		s, err := r.streamState(ctx)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			g.fail(err) // the consumer would wait for it in silence
+			return
+		}
 		if err != nil {
 			continue // NATS is away: the consumer waits for it by itself
 		}
