@@ -83,9 +83,13 @@ func TestAlertsHaveARunbook(t *testing.T) {
 	require.NoError(t, err)
 	entries := map[string]string{} // by anchor
 	for _, heading := range regexp.MustCompile(`(?m)^### (Sendhouse\w+)$`).FindAllStringSubmatch(string(text), -1) {
+		require.NotContains(t, entries, strings.ToLower(heading[1]), "two entries of docs/operations.md have one name")
 		entries[strings.ToLower(heading[1])] = heading[1]
 	}
+	names := map[string]bool{}
 	for _, a := range alerts(t) {
+		require.False(t, names[a.Name], "two alerts are named %s", a.Name)
+		names[a.Name] = true
 		anchor, ok := strings.CutPrefix(a.Annotations["runbook_url"], page)
 		require.True(t, ok, "%s: runbook_url must begin with %s", a.Name, page)
 		require.Equal(t, a.Name, entries[anchor], "docs/operations.md needs the entry '### %s' under Alerts: what it means, what to do", a.Name)
