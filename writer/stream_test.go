@@ -346,7 +346,9 @@ func TestPendingRangeGone(t *testing.T) {
 				cfg.FlushRowsMax, cfg.WriterStopTimeout = 50, 10*time.Millisecond
 				f := newFaults(stepInsert, inserted, true, 0)
 				b.publish(0, 1, 80)
-				s := b.service(cfg)
+				full := cfg
+				full.FlushInterval = time.Minute // the first batch ends by its rows, however slow the machine
+				s := b.service(full)
 				f.inject(s)
 				stop := b.start(s)
 				<-f.hit
