@@ -51,3 +51,28 @@ func TestCrowd(t *testing.T) {
 	defer p.mu.Unlock()
 	require.LessOrEqual(t, len(p.order), 1, "what is over is let go")
 }
+
+// TestOneIsNoCrowd: the many sends of one request wait for each other, however long that takes, and none of them
+// is refused for it.
+func TestOneIsNoCrowd(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 2, config: func(c *Config) { c.WaitMax, c.QueueSendsMax = time.Nanosecond, 2*crowdMin }})
+	b.sequence()
+	const items = 10 * crowdMin
+	var lines, uids strings.Builder
+	for i := range items {
+		lines.WriteString(send(fmt.Sprint("g", i%100), fmt.Sprint(i)) + "\n")
+		fmt.Fprintf(&uids, `"u%d",`, i)
+	}
+	m := b.bulk(t, ndjson, strings.NewReader(lines.String()))
+	require.Equal(t, make([]string, items), m.codes())
+
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url+"/message/sendbatch", strings.NewReader(`{"from_uid":"a","payload":"aGk=","subscribers":[`+strings.TrimSuffix(uids.String(), ",")+`]}`))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/json")
+	g, err := b.do(req)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, g.status, g.raw)
+	require.Empty(t, g.body["fail_uids"])
+	requireForgotten(t, b)
+}

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"net/http"
 	"time"
 )
 
@@ -28,6 +29,7 @@ type flight struct {
 	touched []bool // partitions that hold something back
 
 	waited   time.Duration // for answers, altogether
+	failing  bool          // the last one to be settled had no answer: waiting for more is in vain
 	reserved int64
 }
 
@@ -69,8 +71,8 @@ func (f *flight) add(ctx context.Context, req *request, p problem) {
 		next.from = len(f.text)
 		f.text = append(f.text, req.send.ClientMsgNo...)
 		next.to, next.generated = len(f.text), req.generated
+		next.ticket, next.problem.outcome = f.enqueue(ctx, req)
 		next.deadline = time.Now().Add(f.s.cfg.AnswerTimeout)
-		next.ticket, next.problem.outcome = f.enqueue(req)
 	}
 	f.items = append(f.items, next)
 	if f.held >= flightHeldMax {
@@ -78,18 +80,27 @@ func (f *flight) add(ctx context.Context, req *request, p problem) {
 	}
 }
 
-func (f *flight) enqueue(req *request) (ticket, outcome) {
+// enqueue sends the request on its way. Where there is no room, perhaps the sends of this flight are
+// what fills it: they may wait for each other, and only where it has none under way is it others who do.
+func (f *flight) enqueue(ctx context.Context, req *request) (ticket, outcome) {
 	partition, size := f.s.partitionOf(req), req.send.SizeVT()
-	t, failed := partition.enqueueHeld(&req.send, size)
-	if failed == outcomeOverloaded && f.held > 0 { // perhaps with what is held back
-		f.release()
-		t, failed = partition.enqueueHeld(&req.send, size)
+	for {
+		t, failed := partition.enqueueHeld(&req.send, size)
+		if failed == outcomeAccepted {
+			f.touched[partition.number] = true
+			f.held++
+		}
+		switch {
+		case failed != outcomeOverloaded:
+			return t, failed
+		case f.held > 0:
+			f.release()
+		case f.failing || f.settled == len(f.items):
+			return t, failed
+		default:
+			f.settle(ctx)
+		}
 	}
-	if failed == outcomeAccepted {
-		f.touched[partition.number] = true
-		f.held++
-	}
-	return t, failed
 }
 
 // release lets the items leave that are held back. It must be called before anything
@@ -119,6 +130,7 @@ func (f *flight) settle(ctx context.Context) {
 		f.waited += time.Since(start)
 		it.ticket = ticket{} // lets go of the batch
 		it.problem = problemOf(it.answer, became, f.clientMsgNo(it), it.generated)
+		f.failing = became.spec().status >= http.StatusInternalServerError
 	}
 	f.s.metrics.items[it.problem.outcome].Inc()
 }

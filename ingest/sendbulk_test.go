@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -277,26 +278,50 @@ func TestBulkLeavesTogether(t *testing.T) {
 	}
 }
 
-// TestBulkOverload: what the queue does not hold is refused, the rest goes.
+// TestBulkOverload: what the queue does not hold waits for what the bulk itself has there, as long as that is answered.
 func TestBulkOverload(t *testing.T) {
 	t.Parallel()
-	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.QueueSendsMax = 10 }})
-	wal := b.script(0)
-	first := b.async(send("g", "first"))
-	r := wal.next()
-	answer := b.asyncBulk(t, strings.NewReader(strings.Repeat(with(``)+"\n", 15)))
-	b.queued(0, 10)
-	r.answer(1)
-	require.Equal(t, http.StatusOK, receive(t, first).status)
-	r = wal.next()
-	require.Len(t, r.sends, 10)
-	r.answer(2)
-	m := answer()
-	require.Len(t, m.items, 15)
-	for i, item := range m.items {
-		require.Equal(t, map[bool]string{true: "", false: "overloaded"}[i < 10], item.code(), "item %d", i)
+	fill := func(t *testing.T, items int) (b *bundle, wal *scripted, second *record, answer func() many) {
+		b = setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.QueueSendsMax = 10 }})
+		t.Cleanup(func() { requireForgotten(t, b) })
+		wal = b.script(0)
+		first := b.async(send("g", "first"))
+		r := wal.next()
+		answer = b.asyncBulk(t, strings.NewReader(strings.Repeat(with(``)+"\n", items)))
+		b.queued(0, 10)
+		r.answer(1)
+		require.Equal(t, http.StatusOK, receive(t, first).status)
+		second = wal.next()
+		require.Len(t, second.sends, 10)
+		return b, wal, second, answer
 	}
-	requireForgotten(t, b)
+	t.Run("answered", func(t *testing.T) {
+		t.Parallel()
+		_, wal, r, answer := fill(t, 15)
+		r.answer(2)
+		r = wal.next()
+		require.Len(t, r.sends, 5)
+		r.answer(12)
+		require.Equal(t, make([]string, 15), answer().codes())
+	})
+	t.Run("failing", func(t *testing.T) {
+		t.Parallel()
+		b, wal, r, answer := fill(t, 35)
+		r.refuse(503, 10008, "JetStream system temporarily unavailable")
+		r = wal.next()
+		require.Len(t, r.sends, 10)
+		require.Eventually(t, func() bool { // then the answer has begun, and all items are where they belong
+			return b.metric("sendhouse_ingest_items_total", `reason="wal_unavailable"`) == 10
+		}, testTimeout, time.Millisecond)
+		r.answer(2)
+		r = wal.next()
+		require.Len(t, r.sends, 10)
+		r.answer(12)
+		codes := answer().codes()
+		require.Equal(t, slices.Repeat([]string{"wal_unavailable"}, 10), codes[:10])
+		require.Equal(t, make([]string, 20), codes[10:30])
+		require.Equal(t, slices.Repeat([]string{"overloaded"}, 5), codes[30:])
+	})
 }
 
 // TestBulkWindow: a bulk waits for its first answers before it takes more than the window.
