@@ -32,6 +32,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
+	"github.com/sendhouse/sendhouse/pkg/tail"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer"
@@ -62,6 +63,7 @@ type cli struct {
 	} `cmd:"" help:"Run the writer into ClickHouse alone, or ask how the writers are."`
 	Audit       auditCommand       `cmd:"" help:"Compare the logs and the rows with one another; exit status 0 if they are right, 1 if they differ, 2 if it could not be told."`
 	Bench       benchCommand       `cmd:"" help:"Put load on the API, measure it, and check every answer; exit status 1 if something is wrong with one."`
+	Tail        tailCommand        `cmd:"" help:"Show messages of a channel or of all, past ones and as they come."`
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
 	Migrate     migrateCommand     `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version     versionCommand     `cmd:"" help:"Print the version and exit."`
@@ -254,6 +256,17 @@ func (c *auditCommand) Run(p *process, in *invocation) error {
 	})
 	report.Finish(err)
 	return errors.Join(report.Write(in.stdout), report.Err())
+}
+
+type tailCommand struct {
+	toolFlags
+	tail.Config
+}
+
+func (c *tailCommand) Run(p *process, in *invocation) error {
+	return p.ask(in.ctx, c.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		return tail.Run(ctx, c.Config, js, deployment.Partitions, in.stdout)
+	})
 }
 
 type benchCommand struct {

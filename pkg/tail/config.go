@@ -1,0 +1,92 @@
+package tail
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// Config says what to show. Embed it in the command line.
+type Config struct {
+	Channel     string   `help:"Show this channel only. A person's channel as a@b, in either order." placeholder:"ID"`
+	ChannelType uint8    `help:"Type of the channel." default:"2"`
+	Person      []string `help:"Show the person's channel of these two uids." placeholder:"UID,UID"`
+	Commands    bool     `help:"Of the channel, show the commands (sync_once), which have a sequence of their own."`
+	FromSeq     uint64   `help:"Of the channel, begin at this message_seq."`
+	Last        uint64   `help:"Of the channel, begin so many messages before the end."`
+	Since       Moment   `help:"Begin at this time, as 2026-01-31T12:00:00Z or as a time before now, 15m." placeholder:"TIME"`
+	Follow      bool     `short:"f" help:"Go on with messages as they come, until interrupted. Without --from-seq, --last or --since, only those."`
+	Limit       uint64   `help:"Show so many messages at most; 0 for no limit." default:"0"`
+	Format      string   `help:"text, or json: one object a line." enum:"text,json" default:"text"`
+}
+
+// Validate reports every setting that is wrong.
+func (c Config) Validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(len(c.Person) == 0 || len(c.Person) == 2, "--person: must be two uids, separated by a comma")
+	check(len(c.Person) == 0 || c.Channel == "", "--person and --channel: only one can be given")
+	for _, uid := range c.Person {
+		check(uid != "" && !strings.Contains(uid, "@"), "--person %q: must not be empty or hold @", uid)
+	}
+	check(message.ChannelType(c.ChannelType).Valid(), "--channel-type %d: must be 1 to 12", c.ChannelType)
+	one := c.Channel != "" || len(c.Person) == 2
+	check(one || c.FromSeq == 0, "--from-seq: is of a channel, and none is given")
+	check(one || c.Last == 0, "--last: is of a channel, and none is given")
+	check(one || !c.Commands, "--commands: is of a channel, and none is given")
+	places := 0
+	for _, given := range []bool{c.FromSeq > 0, c.Last > 0, !c.Since.IsZero()} {
+		if given {
+			places++
+		}
+	}
+	check(places <= 1, "--from-seq, --last and --since: only one can be given")
+	if one && message.ChannelType(c.ChannelType) == message.ChannelPerson && len(c.Person) == 0 {
+		check(strings.Count(c.Channel, "@") == 1, "--channel %q: a person's channel is two uids joined by @", c.Channel)
+	}
+	return errors.Join(errs...)
+}
+
+// channel is the canonical channel that is asked for; ok is false where all are.
+func (c Config) channel() (name string, kind message.ChannelType, ok bool) {
+	name, kind = c.Channel, message.ChannelType(c.ChannelType)
+	switch {
+	case len(c.Person) == 2:
+		name, kind = message.PersonChannel(c.Person[0], c.Person[1]), message.ChannelPerson
+	case c.Channel == "":
+		return "", 0, false
+	case kind == message.ChannelPerson:
+		a, b, _ := strings.Cut(c.Channel, "@")
+		name = message.PersonChannel(a, b)
+	}
+	if c.Commands {
+		name += message.CommandSuffix
+	}
+	return name, kind, true
+}
+
+// Moment is a point in time, given as such or as a duration before now.
+type Moment struct{ time.Time }
+
+// UnmarshalText reads 2026-01-31T12:00:00Z, 2026-01-31, or 15m.
+func (m *Moment) UnmarshalText(text []byte) error {
+	in := string(text)
+	if before, err := time.ParseDuration(in); err == nil && before >= 0 {
+		m.Time = time.Now().Add(-before)
+		return nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, time.DateOnly} {
+		if at, err := time.Parse(layout, in); err == nil {
+			m.Time = at
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not a time: want 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or a time before now as in 15m", in)
+}

@@ -1,0 +1,265 @@
+package tail
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+const partitions = 3
+
+// bundle is a message log, written as a sequencer would.
+type bundle struct {
+	t     testing.TB
+	ctx   context.Context
+	js    jetstream.JetStream
+	ids   [partitions]message.IDClock
+	seqs  map[string]uint64
+	start time.Time // of the first message; each is a second later than the one before
+	n     int
+}
+
+func setup(t testing.TB) *bundle {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	log := slog.New(slog.DiscardHandler)
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(server.Shutdown)
+	nc, js, err := broker.Connect(ctx, broker.Config{URL: server.URL(), Name: t.Name(), Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	options := topology.DefaultOptions()
+	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 64<<20
+	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: partitions}, options)
+	require.NoError(t, err)
+	b := &bundle{t: t, ctx: ctx, js: js, seqs: make(map[string]uint64), start: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
+	for p := range b.ids {
+		b.ids[p], err = message.NewIDClock(p, 0)
+		require.NoError(t, err)
+	}
+	return b
+}
+
+// write appends a message to a channel, a second after the one before.
+func (b *bundle) write(channel string, kind message.ChannelType, payload string) {
+	b.t.Helper()
+	p := topology.Partitions(partitions).Of(channel, kind)
+	encoded, err := (&message.Send{ChannelId: channel, ChannelType: uint32(kind), FromUid: "u", ClientMsgNo: fmt.Sprint(b.n), Payload: []byte(payload)}).MarshalVT()
+	require.NoError(b.t, err)
+	b.seqs[channel]++
+	at := b.start.Add(time.Duration(b.n) * time.Second)
+	record := message.AppendMessage(nil, encoded, message.Identity{ID: b.ids[p].Next(at.UnixMilli()), Seq: b.seqs[channel], WALSeq: uint64(b.n + 1)})
+	_, err = b.js.Publish(b.ctx, string(topology.AppendMessageSubject(nil, p, kind, channel)), record)
+	require.NoError(b.t, err)
+	b.n++
+}
+
+// show runs a tail and gives what it printed: channel and message_seq.
+func (b *bundle) show(args ...string) []string {
+	b.t.Helper()
+	var out bytes.Buffer
+	require.NoError(b.t, Run(b.ctx, b.config(args...), b.js, partitions, &out))
+	return read(b.t, &out)
+}
+
+func (b *bundle) config(args ...string) Config {
+	b.t.Helper()
+	var cfg Config
+	_, err := config.Parse(append(args, "--format=json"), &cfg)
+	require.NoError(b.t, err)
+	return cfg
+}
+
+type line struct {
+	Channel string `json:"channel_id"`
+	Seq     uint64 `json:"message_seq"`
+	ID      string `json:"message_idstr"`
+	Payload []byte `json:"payload"`
+}
+
+func read(t testing.TB, r io.Reader) []string {
+	t.Helper()
+	out := []string{}
+	for decoder := json.NewDecoder(r); ; {
+		var l line
+		err := decoder.Decode(&l)
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		require.NoError(t, err)
+		out = append(out, fmt.Sprintf("%s %d", l.Channel, l.Seq))
+	}
+}
+
+func TestShowsThePast(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	require.Empty(t, b.show(), "an empty log")
+	require.Empty(t, b.show("--channel=a", "--last=3"))
+	alice := message.PersonChannel("alice", "bob")
+	var all []string
+	for range 20 {
+		for _, c := range []struct {
+			name string
+			kind message.ChannelType
+		}{{"a", 2}, {"b.c d", 2}, {alice, 1}, {"a" + message.CommandSuffix, 2}} {
+			b.write(c.name, c.kind, "hi")
+			all = append(all, fmt.Sprintf("%s %d", c.name, b.seqs[c.name]))
+		}
+	}
+	require.Equal(t, all, b.show(), "merged by message_id, over three partitions")
+	require.Equal(t, all[:7], b.show("--limit=7"))
+	require.Equal(t, all[40:], b.show("--since="+b.start.Add(40*time.Second).Format(time.RFC3339)))
+	require.Empty(t, b.show("--since=2026-05-02"))
+	require.Equal(t, all, b.show("--since=2026-05-01"))
+
+	numbered := func(name string, first, last int) (out []string) {
+		for n := first; n <= last; n++ {
+			out = append(out, fmt.Sprintf("%s %d", name, n))
+		}
+		return out
+	}
+	require.Equal(t, numbered("a", 1, 20), b.show("--channel=a"))
+	require.Equal(t, numbered("a", 13, 20), b.show("--channel=a", "--from-seq=13"))
+	require.Empty(t, b.show("--channel=a", "--from-seq=21"))
+	require.Equal(t, numbered("b.c d", 18, 20), b.show("--channel=b.c d", "--last=3"))
+	require.Equal(t, numbered("b.c d", 1, 20), b.show("--channel=b.c d", "--last=300"))
+	require.Equal(t, numbered("a"+message.CommandSuffix, 20, 20), b.show("--channel=a", "--commands", "--last=1"))
+	require.Equal(t, numbered("a", 11, 20), b.show("--channel=a", "--since="+b.start.Add(40*time.Second).Format(time.RFC3339)))
+	for _, args := range [][]string{{"--person=alice,bob"}, {"--person=bob,alice"}, {"--channel=alice@bob", "--channel-type=1"}, {"--channel=bob@alice", "--channel-type=1"}} {
+		require.Equal(t, numbered(alice, 19, 20), b.show(append(args, "--last=2")...))
+	}
+
+	// Retention has taken the beginning.
+	p := topology.Partitions(partitions).Of("a", 2)
+	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(p))
+	require.NoError(t, err)
+	raw, err := stream.GetLastMsgForSubject(b.ctx, string(topology.AppendMessageSubject(nil, p, 2, "a")))
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(raw.Sequence)))
+	require.Equal(t, numbered("a", 20, 20), b.show("--channel=a", "--from-seq=3"))
+}
+
+func TestFollows(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.write("a", 2, "before")
+	b.write("b", 2, "before")
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"--follow", "--channel=a"}, []string{"a 2", "a 3"}},
+		{[]string{"--follow", "--channel=a", "--last=1"}, []string{"a 3", "a 4", "a 5"}},
+		{[]string{"--follow", "--since=2026-04-01", "--limit=8"}, nil},
+	} {
+		ctx, cancel := context.WithCancel(b.ctx)
+		pipe, out := io.Pipe()
+		ended := make(chan error, 1)
+		go func() {
+			err := Run(ctx, b.config(c.args...), b.js, partitions, out)
+			ended <- errors.Join(err, out.Close())
+		}()
+		if c.want == nil {
+			require.Len(t, read(t, pipe), 8, "the limit ends it")
+			require.NoError(t, <-ended)
+			cancel()
+			break
+		}
+		written := make(chan struct{})
+		lines := bufio.NewReader(pipe)
+		if len(c.want) == 3 { // the past first, so that it is known to follow
+			first, err := lines.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, c.want[:1], read(t, strings.NewReader(first)))
+			c.want = c.want[1:]
+		} else {
+			// It shows only what comes; whether it listens already nobody says, so its consumer is waited for.
+			b.awaitConsumer("a")
+		}
+		go func() {
+			defer close(written)
+			b.write("b", 2, "another channel")
+			b.write("a", 2, "x")
+			b.write("a", 2, "y")
+		}()
+		for _, want := range c.want {
+			text, err := lines.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, []string{want}, read(t, strings.NewReader(text)))
+		}
+		<-written
+		cancel()
+		require.NoError(t, <-ended, "an interrupt is the usual end")
+	}
+}
+
+// awaitConsumer waits until somebody reads the channel's partition.
+func (b *bundle) awaitConsumer(channel string) {
+	b.t.Helper()
+	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(topology.Partitions(partitions).Of(channel, 2)))
+	require.NoError(b.t, err)
+	for {
+		info, err := stream.Info(b.ctx)
+		require.NoError(b.t, err)
+		if info.State.Consumers > 0 {
+			return
+		}
+	}
+}
+
+func TestTextCannotSteerATerminal(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.write("a", 2, `{"type":1,"content":"群聊"}`)
+	b.write("a", 2, "\x1b[2J")
+	b.write("a", 2, "\xff")
+	var out bytes.Buffer
+	cfg := b.config("--channel=a")
+	cfg.Format = "text"
+	require.NoError(t, Run(b.ctx, cfg, b.js, partitions, &out))
+	require.Equal(t, `2026-05-01T12:00:00.000Z  2/a #1  u: {"type":1,"content":"群聊"}
+2026-05-01T12:00:01.000Z  2/a #2  u: base64:G1sySg==
+2026-05-01T12:00:02.000Z  2/a #3  u: base64:/w==
+`, out.String())
+}
+
+func TestConfigSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--person=a"}, "two uids"},
+		{[]string{"--person=a,b@c"}, "must not be empty or hold @"},
+		{[]string{"--person=a,b", "--channel=c"}, "only one"},
+		{[]string{"--from-seq=3"}, "--from-seq: is of a channel"},
+		{[]string{"--last=3"}, "--last: is of a channel"},
+		{[]string{"--commands"}, "--commands: is of a channel"},
+		{[]string{"--channel=c", "--last=3", "--since=3m"}, "only one can be given"},
+		{[]string{"--channel=c", "--channel-type=1"}, "two uids joined by @"},
+		{[]string{"--channel=c", "--channel-type=13"}, "must be 1 to 12"},
+		{[]string{"--since=yesterday"}, "is not a time"},
+	} {
+		_, err := config.Parse(c.args, new(Config))
+		require.ErrorContains(t, err, c.want, "%v", c.args)
+	}
+}
