@@ -24,6 +24,9 @@ const (
 	// that is started at the same time.
 	startTimeout = 7 * time.Second
 	startRetry   = 250 * time.Millisecond
+	// tableTimeout is how long a ClickHouse that has been reached may take to make and check the tables. A busy one
+	// needs a second for each statement.
+	tableTimeout = time.Minute
 	// refusedInARowMax is how many rows in a row ClickHouse may refuse before the table is suspected.
 	refusedInARowMax = 1000
 	bucketWait       = 5 * time.Second
@@ -175,28 +178,33 @@ func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
 	s.metrics.forget(h.partition)
 }
 
-// openTable reaches ClickHouse and brings its table to what is needed, within the start timeout.
+// openTable reaches ClickHouse, within the start timeout, and brings its table to what is needed.
 func (s *Service) openTable(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	for {
-		err := s.client.Ping(ctx)
-		if err == nil {
-			break
-		}
-		if clickhouse.ClassOf(err) == clickhouse.Configuration || s.timing.pause(ctx, startRetry) != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return err
-		}
+	if err := s.reach(ctx); err != nil {
+		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, tableTimeout)
+	defer cancel()
 	if s.cfg.ClickHouseMigrate {
 		if err := s.client.Migrate(ctx); err != nil {
 			return err //nolint:wrapcheck // a clickhouse.Error says it all
 		}
 	}
 	return s.client.Check(ctx) //nolint:wrapcheck // a clickhouse.Error says it all
+}
+
+func (s *Service) reach(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		err := s.client.Ping(ctx)
+		if err == nil {
+			return nil
+		}
+		if clickhouse.ClassOf(err) == clickhouse.Configuration || s.timing.pause(ctx, startRetry) != nil || ctx.Err() != nil {
+			return err //nolint:wrapcheck // a clickhouse.Error says it all
+		}
+	}
 }
 
 func openBucket(ctx context.Context, js jetstream.JetStream) (bucket, error) {
