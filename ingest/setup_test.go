@@ -110,6 +110,7 @@ func setup(t testing.TB, o options) *bundle {
 	}
 
 	cfg := defaultConfig(t)
+	cfg.WaitMax = testTimeout // that the machine is slow is no fault of the test's; TestCrowd is about it
 	if o.config != nil {
 		o.config(&cfg)
 	}
