@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,10 @@ type loadConfig struct {
 	payloadBytesMax int
 	// once: a client whose request got no answer, or was refused, ends instead of trying again.
 	once bool
+	// others are more addresses: requests go to all in turn.
+	others []string
+	// oneRetry: a request that failed is sent once more, at once and to the next address, and must not fail there.
+	oneRetry bool
 }
 
 // load is a number of clients, each of which sends one message after another, and sends it again with the
@@ -48,7 +53,8 @@ type loadConfig struct {
 type load struct {
 	t       *testing.T
 	cfg     loadConfig
-	url     string
+	urls    []string
+	turn    atomic.Uint64 // whose is the next request
 	client  *http.Client
 	clients sync.WaitGroup
 	stop    context.CancelFunc // no new sends
@@ -75,9 +81,12 @@ func startLoad(t *testing.T, address string, cfg loadConfig) *load {
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: cfg.clients}
 	l := &load{
-		t: t, cfg: cfg, url: "http://" + address + "/message/send",
+		t: t, cfg: cfg,
 		client:   &http.Client{Transport: transport, Timeout: requestTimeout},
 		outcomes: make(map[string]int),
+	}
+	for _, at := range append([]string{address}, cfg.others...) {
+		l.urls = append(l.urls, "http://"+at+"/message/send")
 	}
 	l.going, l.stop = context.WithCancel(t.Context())
 	for n := range cfg.clients {
@@ -144,14 +153,22 @@ func (l *load) repeat(ctx context.Context, r *record) bool {
 // deliver posts a send until it is answered 200.
 func (l *load) deliver(ctx context.Context, s *send, isRepeat bool) (answer, bool) {
 	body := s.body()
-	for {
-		a, outcome := l.post(ctx, s, body, isRepeat)
+	var failed []string
+	for turn := l.turn.Add(1); ; turn++ {
+		a, outcome := l.post(ctx, l.urls[turn%uint64(len(l.urls))], s, body, isRepeat)
 		if outcome == "" {
 			return a, true
 		}
 		l.mu.Lock()
 		l.outcomes[outcome]++
+		failed = append(failed, outcome)
+		if l.cfg.oneRetry && len(failed) == 2 && ctx.Err() == nil {
+			l.fault("%s failed, and when it was sent again: %q", s.clientMsgNo, failed)
+		}
 		l.mu.Unlock()
+		if l.cfg.oneRetry && len(failed) == 1 {
+			continue
+		}
 		if l.cfg.once {
 			return a, false
 		}
@@ -166,8 +183,8 @@ func (l *load) deliver(ctx context.Context, s *send, isRepeat bool) (answer, boo
 }
 
 // post makes one request; outcome is empty for a 200, and otherwise says what was answered.
-func (l *load) post(ctx context.Context, s *send, body []byte, isRepeat bool) (a answer, outcome string) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url, bytes.NewReader(body))
+func (l *load) post(ctx context.Context, url string, s *send, body []byte, isRepeat bool) (a answer, outcome string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return a, l.faulty("%v", err)
 	}
