@@ -48,6 +48,15 @@ func TestFailedRequestIsNamed(t *testing.T) {
 	var log lines
 	b := setup(t, options{partitions: 1, noStreams: true, log: slog.New(slog.NewJSONHandler(&log, nil)), routes: []api.Route{
 		{Method: http.MethodGet, Path: "/panic", Needs: api.ScopeRead, Serve: func(http.ResponseWriter, *http.Request) { panic("a bug") }},
+		{Method: http.MethodGet, Path: "/flush", Needs: api.ScopeRead, Serve: func(w http.ResponseWriter, _ *http.Request) {
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				t.Errorf("the writer below cannot be reached: %v", err)
+			}
+			_, _ = w.Write([]byte("{}"))
+		}},
+		{Method: http.MethodGet, Path: "/busy", Needs: api.ScopeRead, Serve: func(w http.ResponseWriter, _ *http.Request) {
+			api.Problem{Status: http.StatusServiceUnavailable, Code: "busy"}.Write(w)
+		}},
 	}})
 	ask := func(method, path, body, id string) got {
 		req, err := http.NewRequestWithContext(t.Context(), method, b.url+path, strings.NewReader(body))
@@ -83,9 +92,18 @@ func TestFailedRequestIsNamed(t *testing.T) {
 	require.Len(t, panics, 1)
 	require.Equal(t, id, panics[0]["request_id"])
 
+	// Routes that others answer too.
+	require.Equal(t, http.StatusOK, ask(http.MethodGet, "/flush", "", "").status)
+	require.Equal(t, http.StatusServiceUnavailable, ask(http.MethodGet, "/busy", "", "reader-1").status)
+	require.Equal(t, http.StatusServiceUnavailable, ask(http.MethodGet, "/busy", "", "reader-2").status)
+	failed = log.with(t, "a request failed")
+	require.Len(t, failed, 2)
+	require.Equal(t, "reader-1", failed[1]["request_id"])
+	require.Equal(t, "/busy", failed[1]["route"])
+
 	g = ask(http.MethodPost, "/message/send", "{", "")
 	require.Equal(t, http.StatusBadRequest, g.status)
 	require.NotEmpty(t, g.header.Get("X-Request-Id"))
 	require.NotEqual(t, id, g.header.Get("X-Request-Id"))
-	require.Len(t, log.with(t, "a request failed"), 1, "that a caller is wrong is not for the operator's log")
+	require.Len(t, log.with(t, "a request failed"), 2, "that a caller is wrong is not for the operator's log")
 }

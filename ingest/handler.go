@@ -164,6 +164,7 @@ func (s *Service) counted(route string, needs api.Scope, endpoint endpoint) http
 
 // host lets those requests through to another's route that may go there. The route counts its own.
 func (s *Service) host(route api.Route) http.HandlerFunc {
+	failing := &warner{interval: failureInterval}
 	return func(w http.ResponseWriter, r *http.Request) {
 		_, p := s.admit()
 		defer s.leave()
@@ -174,7 +175,11 @@ func (s *Service) host(route api.Route) http.HandlerFunc {
 			s.refuse(w, p)
 			return
 		}
-		route.Serve(w, r)
+		answer := &statusWriter{ResponseWriter: w}
+		route.Serve(answer, r)
+		if answer.status >= http.StatusInternalServerError {
+			s.logHostedFailure(answer, route, failing)
+		}
 	}
 }
 

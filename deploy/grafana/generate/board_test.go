@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 )
 
 const folder = "../dashboards"
@@ -24,6 +25,38 @@ func TestBoardsAreUpToDate(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, string(want), string(have), "run 'make generate'")
 	}
+}
+
+// TestSourcesAreProvisioned: what the boards choose at first is there.
+func TestSourcesAreProvisioned(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../provisioning/datasources/sendhouse.yaml")
+	require.NoError(t, err)
+	var provisioned struct {
+		Sources []struct {
+			UID  string `yaml:"uid"`
+			Type string `yaml:"type"`
+		} `yaml:"datasources"`
+	}
+	require.NoError(t, yaml.Unmarshal(text, &provisioned))
+	types := map[string]string{}
+	for _, s := range provisioned.Sources {
+		types[s.UID] = s.Type
+	}
+	require.Equal(t, map[string]string{prometheusUID: "prometheus", clickHouseUID: "grafana-clickhouse-datasource"}, types)
+	require.Equal(t, types[prometheusUID], prometheus["type"])
+	require.Equal(t, types[clickHouseUID], clickHouse["type"])
+
+	text, err = os.ReadFile("../provisioning/dashboards/sendhouse.yaml")
+	require.NoError(t, err)
+	var providers struct {
+		Providers []struct {
+			Type string `yaml:"type"`
+		} `yaml:"providers"`
+	}
+	require.NoError(t, yaml.Unmarshal(text, &providers))
+	require.Len(t, providers.Providers, 1)
+	require.Equal(t, "file", providers.Providers[0].Type)
 }
 
 // TestPanelsExplainThemselves: who looks at a panel for the first time is in trouble.
