@@ -32,6 +32,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
+	"github.com/sendhouse/sendhouse/pkg/replay"
 	"github.com/sendhouse/sendhouse/pkg/tail"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -40,6 +41,7 @@ import (
 	writeraudit "github.com/sendhouse/sendhouse/writer/audit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 	"github.com/sendhouse/sendhouse/writer/history"
+	writerreplay "github.com/sendhouse/sendhouse/writer/replay"
 )
 
 const description = `A durable, ordered, exactly-once ingestion pipeline: POST /message/send in, ClickHouse rows out.
@@ -61,9 +63,14 @@ type cli struct {
 		Run    writerCommand       `cmd:"" default:"withargs" help:"Run the writer into ClickHouse alone; several share the partitions."`
 		Status writerStatusCommand `cmd:"" help:"Print each partition's owner, state, lag and losses, and exit."`
 	} `cmd:"" help:"Run the writer into ClickHouse alone, or ask how the writers are."`
-	Audit       auditCommand       `cmd:"" help:"Compare the logs and the rows with one another; exit status 0 if they are right, 1 if they differ, 2 if it could not be told."`
-	Bench       benchCommand       `cmd:"" help:"Put load on the API, measure it, and check every answer; exit status 1 if something is wrong with one."`
-	Tail        tailCommand        `cmd:"" help:"Show messages of a channel or of all, past ones and as they come."`
+	Audit  auditCommand `cmd:"" help:"Compare the logs and the rows with one another; exit status 0 if they are right, 1 if they differ, 2 if it could not be told."`
+	Bench  benchCommand `cmd:"" help:"Put load on the API, measure it, and check every answer; exit status 1 if something is wrong with one."`
+	Tail   tailCommand  `cmd:"" help:"Show messages of a channel or of all, past ones and as they come."`
+	Replay struct {
+		NDJSON     replayNDJSONCommand     `cmd:"" name:"ndjson" help:"Write messages as JSON, one object a line."`
+		NATS       replayNATSCommand       `cmd:"" name:"nats" help:"Publish messages into another stream of the same NATS."`
+		ClickHouse replayClickHouseCommand `cmd:"" name:"clickhouse" help:"Insert the messages that a table does not have."`
+	} `cmd:"" help:"Read the message log again, into a file, a stream or a table; resumable."`
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
 	Migrate     migrateCommand     `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version     versionCommand     `cmd:"" help:"Print the version and exit."`
@@ -266,6 +273,66 @@ type tailCommand struct {
 func (c *tailCommand) Run(p *process, in *invocation) error {
 	return p.ask(in.ctx, c.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		return tail.Run(ctx, c.Config, js, deployment.Partitions, in.stdout)
+	})
+}
+
+// replayFlags are what all replays have in common.
+type replayFlags struct {
+	toolFlags
+	replay.Config
+}
+
+// openSink opens what a replay writes to, and says how to close it.
+type openSink func(context.Context, jetstream.JetStream) (sink replay.Sink, closing func() error, err error)
+
+func (f replayFlags) run(p *process, in *invocation, open openSink) error {
+	return p.ask(in.ctx, f.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		sink, closing, err := open(ctx, js)
+		if err != nil {
+			return err
+		}
+		_, err = replay.Run(ctx, f.Config, js, deployment.Partitions, sink, in.stderr)
+		return errors.Join(err, closing())
+	})
+}
+
+type replayNDJSONCommand struct {
+	replayFlags
+	Output string `help:"File to write to; with --state, a replay that was killed goes on there exactly. Default: standard output." placeholder:"PATH"`
+}
+
+func (c *replayNDJSONCommand) Run(p *process, in *invocation) error {
+	return c.run(p, in, func(context.Context, jetstream.JetStream) (replay.Sink, func() error, error) {
+		sink, err := replay.NewNDJSON(in.stdout, c.Output)
+		return sink, sink.Close, err
+	})
+}
+
+type replayNATSCommand struct {
+	replayFlags
+	Subject string `required:"" help:"Publish what was on messages.<rest> on this subject, a dot and the rest. A stream must take it." placeholder:"PREFIX"`
+}
+
+func (c *replayNATSCommand) Run(p *process, in *invocation) error {
+	return c.run(p, in, func(ctx context.Context, js jetstream.JetStream) (replay.Sink, func() error, error) {
+		sink, err := replay.NewSubject(ctx, js, c.Subject)
+		return sink, func() error { return nil }, err
+	})
+}
+
+type replayClickHouseCommand struct {
+	replayFlags
+	ClickHouse clickhouse.Config `embed:""`
+}
+
+func (c *replayClickHouseCommand) Run(p *process, in *invocation) error {
+	return c.run(p, in, func(ctx context.Context, js jetstream.JetStream) (replay.Sink, func() error, error) {
+		client, err := clickhouse.Open(c.ClickHouse, p.log)
+		if err != nil {
+			return nil, nil, err
+		}
+		sink, err := writerreplay.New(ctx, js, client, p.log)
+		return sink, client.Close, err
 	})
 }
 

@@ -4,23 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // Config says what to show. Embed it in the command line.
 type Config struct {
-	Channel     string   `help:"Show this channel only. A person's channel as a@b, in either order." placeholder:"ID"`
-	ChannelType uint8    `help:"Type of the channel." default:"2"`
-	Person      []string `help:"Show the person's channel of these two uids." placeholder:"UID,UID"`
-	Commands    bool     `help:"Of the channel, show the commands (sync_once), which have a sequence of their own."`
-	FromSeq     uint64   `help:"Of the channel, begin at this message_seq."`
-	Last        uint64   `help:"Of the channel, begin so many messages before the end."`
-	Since       Moment   `help:"Begin at this time, as 2026-01-31T12:00:00Z or as a time before now, 15m." placeholder:"TIME"`
-	Follow      bool     `short:"f" help:"Go on with messages as they come, until interrupted. Without --from-seq, --last or --since, only those."`
-	Limit       uint64   `help:"Show so many messages at most; 0 for no limit." default:"0"`
-	Format      string   `help:"text, or json: one object a line." enum:"text,json" default:"text"`
+	Channel     string        `help:"Show this channel only. A person's channel as a@b, in either order." placeholder:"ID"`
+	ChannelType uint8         `help:"Type of the channel." default:"2"`
+	Person      []string      `help:"Show the person's channel of these two uids." placeholder:"UID,UID"`
+	Commands    bool          `help:"Of the channel, show the commands (sync_once), which have a sequence of their own."`
+	FromSeq     uint64        `help:"Of the channel, begin at this message_seq."`
+	Last        uint64        `help:"Of the channel, begin so many messages before the end."`
+	Since       config.Moment `help:"Begin at this time, as 2026-01-31T12:00:00Z or as a time before now, 15m." placeholder:"TIME"`
+	Follow      bool          `short:"f" help:"Go on with messages as they come, until interrupted. Without --from-seq, --last or --since, only those."`
+	Limit       uint64        `help:"Show so many messages at most; 0 for no limit." default:"0"`
+	Format      string        `help:"text, or json: one object a line." enum:"text,json" default:"text"`
 }
 
 // Validate reports every setting that is wrong.
@@ -70,23 +70,4 @@ func (c Config) channel() (name string, kind message.ChannelType, ok bool) {
 		name += message.CommandSuffix
 	}
 	return name, kind, true
-}
-
-// Moment is a point in time, given as such or as a duration before now.
-type Moment struct{ time.Time }
-
-// UnmarshalText reads 2026-01-31T12:00:00Z, 2026-01-31, or 15m.
-func (m *Moment) UnmarshalText(text []byte) error {
-	in := string(text)
-	if before, err := time.ParseDuration(in); err == nil && before >= 0 {
-		m.Time = time.Now().Add(-before)
-		return nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, time.DateOnly} {
-		if at, err := time.Parse(layout, in); err == nil {
-			m.Time = at
-			return nil
-		}
-	}
-	return fmt.Errorf("%q is not a time: want 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or a time before now as in 15m", in)
 }

@@ -131,6 +131,21 @@ func (c *Client) RowTexts(ctx context.Context, partition int, streamSeq uint64) 
 	return out, err
 }
 
+// StreamSeqs says which stream sequences of a partition have a row.
+func (c *Client) StreamSeqs(ctx context.Context, partition int, first, last uint64) (map[uint64]bool, error) {
+	there := make(map[uint64]bool)
+	err := c.ask(ctx, "look for rows", fmt.Sprintf("SELECT stream_seq FROM %s WHERE partition = %d AND stream_seq >= %d AND stream_seq <= %d",
+		c.MessagesTable(), partition, first, last), func(rows driver.Rows) error {
+		var seq uint64
+		if err := rows.Scan(&seq); err != nil {
+			return err
+		}
+		there[seq] = true
+		return nil
+	})
+	return there, err
+}
+
 // RowCounts counts rows, and the different stream sequences among them.
 type RowCounts struct{ Rows, Different uint64 }
 

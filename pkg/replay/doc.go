@@ -1,0 +1,15 @@
+// Package replay reads the message log again and gives it to a sink: every message of the partitions,
+// channels and times that are asked for, one partition after another, each in its order.
+//
+// A state file makes it resumable. It holds where each partition ends, fixed when the replay began,
+// how far it is, and what the sink needs to know to go on. It is written after the sink has taken a
+// batch for good, so a replay that is killed goes on at the batch it died in. What that means depends
+// on the sink:
+//
+//   - a file is cut to the length that it had after the last whole batch: nothing is lost or repeated;
+//   - a stream of NATS is read from the last whole batch on, and what is there is not published again:
+//     nothing is lost or repeated;
+//   - a table of ClickHouse is asked what it has of the batch: nothing is lost or repeated;
+//   - standard output cannot be asked: the batch comes again, up to 1,000 lines. Their partition and
+//     stream_seq tell.
+package replay

@@ -1,0 +1,154 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+const (
+	publishMax  = 500
+	publishWait = 30 * time.Second
+	// HeaderPartition and HeaderStreamSeq say where in the message log a replayed message is from.
+	HeaderPartition = "Sendhouse-Partition"
+	HeaderStreamSeq = "Sendhouse-Stream-Seq"
+)
+
+// Subject publishes messages into a stream of NATS: what was on messages.<rest> goes to <prefix>.<rest>.
+type Subject struct {
+	js     jetstream.JetStream
+	prefix string
+	stream string
+	there  map[place]bool // published before, behind the mark
+	mark   uint64
+}
+
+type place struct {
+	partition int
+	seq       uint64
+}
+
+// NewSubject finds the stream that takes the subjects below a prefix.
+func NewSubject(ctx context.Context, js jetstream.JetStream, prefix string) (*Subject, error) {
+	if prefix == "" || strings.ContainsAny(prefix, " \t\r\n*>") || strings.HasPrefix(prefix, ".") || strings.HasSuffix(prefix, ".") || strings.Contains(prefix, "..") {
+		return nil, fmt.Errorf("--subject %q: must be a subject without wildcards", prefix)
+	}
+	if first, _, _ := strings.Cut(prefix, "."); first == "messages" || first == "sends" || first == "deadletters" {
+		return nil, fmt.Errorf("--subject %q: %s.> belongs to Sendhouse's own streams", prefix, first)
+	}
+	name, err := js.StreamNameBySubject(ctx, prefix+".>")
+	if err != nil {
+		return nil, fmt.Errorf("--subject: find the stream that takes %s.>: %w (make one: nats stream add)", prefix, err)
+	}
+	return &Subject{js: js, prefix: prefix, stream: name}, nil
+}
+
+// Name names the stream and the subject.
+func (s *Subject) Name() string { return "stream " + s.stream + ", subject " + s.prefix + ".>" }
+
+// BatchMax is how many publishes are under way at most.
+func (s *Subject) BatchMax() int { return publishMax }
+
+// End is last.
+func (s *Subject) End(_ context.Context, _ int, last uint64) (uint64, error) { return last, nil }
+
+// Begin marks the stream's end: what is there already is of others.
+func (s *Subject) Begin(ctx context.Context) (uint64, error) {
+	stream, err := s.js.Stream(ctx, s.stream)
+	if err != nil {
+		return 0, fmt.Errorf("look at stream %s: %w", s.stream, err)
+	}
+	s.mark = stream.CachedInfo().State.LastSeq
+	return s.mark, nil
+}
+
+// Restore reads what was published behind the mark, a sequence of the stream.
+func (s *Subject) Restore(ctx context.Context, mark uint64) error {
+	s.mark, s.there = mark, make(map[place]bool)
+	stream, err := s.js.Stream(ctx, s.stream)
+	if err != nil {
+		return fmt.Errorf("look at stream %s: %w", s.stream, err)
+	}
+	last, err := stream.GetLastMsgForSubject(ctx, s.prefix+".>")
+	if errors.Is(err, jetstream.ErrMsgNotFound) || (err == nil && last.Sequence <= mark) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at stream %s: %w", s.stream, err)
+	}
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: mark + 1, FilterSubjects: []string{s.prefix + ".>"}, HeadersOnly: true,
+	})
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", s.stream, err)
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", s.stream, err)
+	}
+	defer messages.Stop()
+	for {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", s.stream, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", s.stream, err)
+		}
+		partition, err1 := strconv.Atoi(m.Headers().Get(HeaderPartition))
+		seq, err2 := strconv.ParseUint(m.Headers().Get(HeaderStreamSeq), 10, 64)
+		if err1 == nil && err2 == nil { // else it is somebody else's
+			s.there[place{partition, seq}] = true
+		}
+		if meta.Sequence.Stream >= last.Sequence {
+			return nil
+		}
+	}
+}
+
+// Put publishes what is not there yet and waits until the stream has all of it.
+func (s *Subject) Put(ctx context.Context, batch []messagelog.Record) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishWait)
+	defer cancel()
+	futures := make([]jetstream.PubAckFuture, 0, len(batch))
+	for _, r := range batch {
+		if s.there[place{r.Partition, r.Seq}] {
+			continue
+		}
+		rest := strings.TrimPrefix(r.Subject, "messages.")
+		future, err := s.js.PublishMsgAsync(&nats.Msg{
+			Subject: s.prefix + "." + rest, Data: r.Data,
+			Header: nats.Header{
+				topology.HeaderContentType: {message.ContentType},
+				HeaderPartition:            {strconv.Itoa(r.Partition)},
+				HeaderStreamSeq:            {strconv.FormatUint(r.Seq, 10)},
+			},
+		}, jetstream.WithStallWait(publishWait))
+		if err != nil {
+			return 0, fmt.Errorf("publish message %d of partition %d: %w", r.Seq, r.Partition, err)
+		}
+		futures = append(futures, future)
+	}
+	for _, future := range futures {
+		select {
+		case ack := <-future.Ok():
+			s.mark = max(s.mark, ack.Sequence)
+		case err := <-future.Err():
+			return 0, fmt.Errorf("publish to %s: %w", future.Msg().Subject, err)
+		case <-ctx.Done():
+			return 0, fmt.Errorf("publish to %s: no acknowledgement: %w", future.Msg().Subject, context.Cause(ctx))
+		}
+	}
+	return s.mark, nil
+}

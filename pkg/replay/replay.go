@@ -1,0 +1,234 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
+
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+)
+
+// BatchBytesMax ends a batch, beside the sink's own limit of records.
+const BatchBytesMax = 16 << 20
+
+const progressInterval = 2 * time.Second
+
+// Sink takes messages. It is used by one goroutine.
+type Sink interface {
+	// Name is what the sink is, and where: a state file belongs to one.
+	Name() string
+	// BatchMax is how many records Put is given at most.
+	BatchMax() int
+	// Begin prepares the sink for a new replay, and gives the mark of its beginning.
+	Begin(ctx context.Context) (mark uint64, err error)
+	// Restore prepares the sink to go on after the last whole batch, whose mark is given.
+	Restore(ctx context.Context, mark uint64) error
+	// Put takes records of one partition, in order. When it returns without an error they are where they
+	// belong for good. The mark is given to Restore after a crash.
+	Put(ctx context.Context, batch []messagelog.Record) (mark uint64, err error)
+	// End is the last stream sequence of a partition to replay, of those up to last.
+	End(ctx context.Context, partition int, last uint64) (uint64, error)
+}
+
+// Result is what a replay came to.
+type Result struct {
+	Messages uint64
+	Resumed  bool
+}
+
+type replay struct {
+	cfg     Config
+	js      jetstream.JetStream
+	sink    Sink
+	state   *state
+	limiter *rate.Limiter
+	batch   []messagelog.Record
+	bytes   int
+	result  Result
+
+	progress io.Writer
+	start    time.Time
+	said     time.Time
+	before   uint64 // sequences that were done when this run began
+}
+
+// Run replays. A line about how far it is goes to progress now and then. Where ctx ends it returns its
+// cause, and can be gone on with.
+func Run(ctx context.Context, cfg Config, js jetstream.JetStream, partitions int, sink Sink, progress io.Writer) (Result, error) {
+	if err := cfg.Validate(); err != nil {
+		return Result{}, err
+	}
+	r := &replay{cfg: cfg, js: js, sink: sink, progress: progress, start: time.Now(), said: time.Now()}
+	if cfg.Rate > 0 {
+		r.limiter = rate.NewLimiter(rate.Limit(cfg.Rate), sink.BatchMax())
+	}
+	asked := r.asked()
+	var err error
+	if r.state, err = loadState(cfg.State, asked); err != nil {
+		return r.result, err
+	}
+	if r.result.Resumed = r.state != nil; !r.result.Resumed {
+		if r.state, err = r.plan(ctx, asked, partitions); err != nil {
+			return r.result, err
+		}
+		if r.state.Mark, err = sink.Begin(ctx); err != nil {
+			return r.result, err
+		}
+		if err := r.state.save(cfg.State); err != nil {
+			return r.result, err
+		}
+	} else if err := sink.Restore(ctx, r.state.Mark); err != nil {
+		return r.result, err
+	}
+	r.before, _ = r.sequences()
+	for _, p := range r.state.Parts {
+		if err := r.part(ctx, p, partitions); err != nil {
+			return r.result, err
+		}
+	}
+	r.say(true)
+	return r.result, nil
+}
+
+// asked is what a state file must be of. Times are as they were given at the first start.
+func (r *replay) asked() string {
+	return fmt.Sprintf("to %s, channels [%s], partitions %v", r.sink.Name(), strings.Join(r.cfg.Channel, " "), r.cfg.Partition)
+}
+
+// plan fixes where each partition begins and ends.
+func (r *replay) plan(ctx context.Context, asked string, partitions int) (*state, error) {
+	s := &state{Version: stateVersion, Asked: asked}
+	for number := range partitions {
+		_, wanted, err := r.cfg.subjects(number, partitions)
+		if err != nil {
+			return nil, err
+		}
+		if !wanted {
+			continue
+		}
+		log, err := messagelog.Open(ctx, r.js, number)
+		if err != nil {
+			return nil, err
+		}
+		bounds, err := log.Bounds(ctx)
+		if err != nil {
+			return nil, err
+		}
+		p := &partState{Partition: number, Created: bounds.Created, First: max(bounds.First, r.cfg.FromStream), Last: bounds.Last}
+		if !r.cfg.From.IsZero() {
+			if p.First, err = log.SeekTime(ctx, r.cfg.From.Time); err != nil {
+				return nil, err
+			}
+		}
+		if !r.cfg.Until.IsZero() {
+			end, err := log.SeekTime(ctx, r.cfg.Until.Time)
+			if err != nil {
+				return nil, err
+			}
+			p.Last = min(p.Last, end-1)
+		}
+		if p.Last, err = r.sink.End(ctx, number, p.Last); err != nil {
+			return nil, err
+		}
+		p.Done = p.First - 1
+		s.Parts = append(s.Parts, p)
+	}
+	return s, nil
+}
+
+// errRecreated says that the numbers of a state are of a message log that is gone.
+var errRecreated = errors.New("the message log was made anew since the replay began; begin again with another --state")
+
+func (r *replay) part(ctx context.Context, p *partState, partitions int) error {
+	if p.Done >= p.Last {
+		return nil
+	}
+	log, err := messagelog.Open(ctx, r.js, p.Partition)
+	if err != nil {
+		return err
+	}
+	bounds, err := log.Bounds(ctx)
+	if err != nil {
+		return err
+	}
+	if !bounds.Created.Equal(p.Created) {
+		return fmt.Errorf("partition %d: %w", p.Partition, errRecreated)
+	}
+	if bounds.First > p.Done+1 {
+		_, _ = fmt.Fprintf(r.progress, "partition %d: retention has taken messages %d to %d before they were replayed\n", p.Partition, p.Done+1, bounds.First-1)
+	}
+	subjects, _, err := r.cfg.subjects(p.Partition, partitions)
+	if err != nil {
+		return err
+	}
+	r.batch, r.bytes = r.batch[:0], 0
+	err = log.Range(ctx, p.Done+1, p.Last, subjects, func(record messagelog.Record) error {
+		r.batch = append(r.batch, record)
+		if r.bytes += len(record.Data); len(r.batch) < r.sink.BatchMax() && r.bytes < BatchBytesMax {
+			return nil
+		}
+		return r.put(ctx, p, record.Seq)
+	})
+	if err != nil {
+		return err
+	}
+	return r.put(ctx, p, p.Last)
+}
+
+// put gives the batch to the sink; up to done everything is there then.
+func (r *replay) put(ctx context.Context, p *partState, done uint64) error {
+	if n := len(r.batch); n > 0 {
+		if r.limiter != nil {
+			if err := r.limiter.WaitN(ctx, n); err != nil {
+				return err
+			}
+		}
+		mark, err := r.sink.Put(ctx, r.batch)
+		if err != nil {
+			return err
+		}
+		r.state.Mark = mark
+		r.result.Messages += uint64(n)
+	}
+	r.batch, r.bytes = r.batch[:0], 0
+	p.Done = done
+	if err := r.state.save(r.cfg.State); err != nil {
+		return err
+	}
+	r.say(false)
+	return nil
+}
+
+// sequences is how many stream sequences are done, of how many.
+func (r *replay) sequences() (done, of uint64) {
+	for _, p := range r.state.Parts {
+		if p.Last >= p.First {
+			done += p.Done + 1 - p.First
+			of += p.Last + 1 - p.First
+		}
+	}
+	return done, of
+}
+
+// say says how far it is and when it will end at this pace.
+func (r *replay) say(end bool) {
+	now := time.Now()
+	if !end && now.Sub(r.said) < progressInterval {
+		return
+	}
+	r.said = now
+	done, of := r.sequences()
+	seconds := max(now.Sub(r.start).Seconds(), 1e-3)
+	left := ""
+	if pace := float64(done-r.before) / seconds; !end && pace > 0 {
+		left = fmt.Sprintf(", about %s left", time.Duration(float64(of-done)/pace*float64(time.Second)).Round(time.Second))
+	}
+	_, _ = fmt.Fprintf(r.progress, "replayed %d messages, %.0f/s; %d of %d places in the log (%.0f%%)%s\n",
+		r.result.Messages, float64(r.result.Messages)/seconds, done, of, 100*float64(done)/float64(max(of, 1)), left)
+}

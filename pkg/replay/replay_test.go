@@ -1,0 +1,285 @@
+package replay
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+const (
+	partitions = 2
+	messages   = 3000 // of each partition
+)
+
+type bundle struct {
+	t   testing.TB
+	ctx context.Context
+	js  jetstream.JetStream
+}
+
+// setup gives a message log, written as a sequencer would: a second between two messages of a partition.
+func setup(t testing.TB) *bundle {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	log := slog.New(slog.DiscardHandler)
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(server.Shutdown)
+	nc, js, err := broker.Connect(ctx, broker.Config{URL: server.URL(), Name: t.Name(), Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	options := topology.DefaultOptions()
+	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 64<<20
+	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: partitions}, options)
+	require.NoError(t, err)
+	for p := range partitions {
+		clock, err := message.NewIDClock(p, 0)
+		require.NoError(t, err)
+		for n := 1; n <= messages; n++ {
+			channel := channelOf(p, n%10)
+			encoded, err := (&message.Send{ChannelId: channel, ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(n), Payload: []byte("hi")}).MarshalVT()
+			require.NoError(t, err)
+			record := message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(start().Add(time.Duration(n) * time.Second).UnixMilli()), Seq: uint64(n/10 + 1), WALSeq: uint64(n)})
+			_, err = js.PublishAsync(string(topology.AppendMessageSubject(nil, p, 2, channel)), record, jetstream.WithStallWait(time.Minute))
+			require.NoError(t, err)
+		}
+	}
+	<-js.PublishAsyncComplete()
+	return &bundle{t: t, ctx: ctx, js: js}
+}
+
+func start() time.Time { return time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC) }
+
+// channelOf gives channel n of a partition.
+func channelOf(partition, n int) string {
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("c%d-%d", n, i)
+		if topology.Partitions(partitions).Of(name, 2) == partition {
+			return name
+		}
+	}
+}
+
+func (b *bundle) config(args ...string) Config {
+	b.t.Helper()
+	var cfg Config
+	_, err := config.Parse(args, &cfg)
+	require.NoError(b.t, err)
+	return cfg
+}
+
+func (b *bundle) run(sink Sink, args ...string) (Result, error) {
+	b.t.Helper()
+	return Run(b.ctx, b.config(args...), b.js, partitions, sink, io.Discard)
+}
+
+// places reads what was written, as "partition stream_seq".
+func places(t testing.TB, text []byte) []string {
+	t.Helper()
+	out := []string{}
+	for decoder := json.NewDecoder(bytes.NewReader(text)); ; {
+		var l struct {
+			Partition int    `json:"partition"`
+			StreamSeq uint64 `json:"stream_seq"`
+		}
+		err := decoder.Decode(&l)
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		require.NoError(t, err)
+		out = append(out, fmt.Sprintf("%d %d", l.Partition, l.StreamSeq))
+	}
+}
+
+func wanted(partition, first, last int) []string {
+	out := []string{}
+	for n := first; n <= last; n++ {
+		out = append(out, fmt.Sprintf("%d %d", partition, n))
+	}
+	return out
+}
+
+func TestSelections(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	show := func(args ...string) []string {
+		var out bytes.Buffer
+		sink, err := NewNDJSON(&out, "")
+		require.NoError(t, err)
+		_, err = b.run(sink, args...)
+		require.NoError(t, err)
+		return places(t, out.Bytes())
+	}
+	at := func(n int) string { return start().Add(time.Duration(n) * time.Second).Format(time.RFC3339) }
+	all := append(wanted(0, 1, messages), wanted(1, 1, messages)...)
+	require.Equal(t, all, show())
+	require.Equal(t, all, show("--replay-rate=50000"))
+	require.Equal(t, wanted(1, 1, messages), show("--replay-partition=1"))
+	require.Equal(t, wanted(1, 2990, messages), show("--replay-partition=1", "--from-stream-seq=2990"))
+	require.Equal(t, append(wanted(0, 101, 199), wanted(1, 101, 199)...), show("--from="+at(101), "--until="+at(200)))
+	require.Empty(t, show("--from=2026-06-01"))
+	one := show("--replay-channel=2/" + channelOf(1, 3))
+	require.Len(t, one, messages/10)
+	require.Equal(t, []string{"1 3", "1 13"}, one[:2])
+	require.Len(t, show("--replay-channel=2/"+channelOf(1, 3), "--replay-channel=2/"+channelOf(0, 3)), messages/5)
+	require.Empty(t, show("--replay-channel=2/nobody"))
+}
+
+// crash is a sink that dies at a batch, before or after it has taken it, and nobody is told.
+type crash struct {
+	Sink
+	at    int
+	taken bool
+}
+
+var errCrash = errors.New("crash")
+
+func (c *crash) Put(ctx context.Context, batch []messagelog.Record) (uint64, error) {
+	c.at--
+	if c.at > 0 {
+		return c.Sink.Put(ctx, batch)
+	}
+	if c.taken {
+		if _, err := c.Sink.Put(ctx, batch); err != nil {
+			return 0, err
+		}
+	}
+	return 0, errCrash
+}
+
+func TestAFileIsGoneOnWithExactly(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, taken := range []bool{false, true} {
+		dir := t.TempDir()
+		path, state := filepath.Join(dir, "out"), "--state="+filepath.Join(dir, "state")
+		resumed := 0
+		for at := 1; ; at++ {
+			sink, err := NewNDJSON(nil, path)
+			require.NoError(t, err)
+			result, err := b.run(&crash{Sink: sink, at: at, taken: taken}, state)
+			require.NoError(t, sink.Close())
+			if result.Resumed {
+				resumed++
+			}
+			if err == nil {
+				break
+			}
+			require.ErrorIs(t, err, errCrash)
+		}
+		require.Greater(t, resumed, 1)
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, append(wanted(0, 1, messages), wanted(1, 1, messages)...), places(t, text))
+
+		// Another one, to the same file without its state, is refused; so is another selection with it.
+		sink, err := NewNDJSON(nil, path)
+		require.NoError(t, err)
+		_, err = b.run(sink)
+		require.ErrorContains(t, err, "is not empty")
+		_, err = b.run(sink, state, "--replay-partition=1")
+		require.ErrorContains(t, err, "is of another replay")
+		require.NoError(t, os.Truncate(path, 100))
+		_, err = b.run(sink, state)
+		require.ErrorContains(t, err, "it is not the file of this replay")
+		require.NoError(t, sink.Close())
+	}
+}
+
+func TestAStreamIsGoneOnWithExactly(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	_, err := NewSubject(b.ctx, b.js, "copy")
+	require.ErrorContains(t, err, "find the stream that takes copy.>")
+	_, err = NewSubject(b.ctx, b.js, "messages.x")
+	require.ErrorContains(t, err, "Sendhouse's own")
+	target, err := b.js.CreateStream(b.ctx, jetstream.StreamConfig{Name: "COPY", Subjects: []string{"copy.>"}})
+	require.NoError(t, err)
+	_, err = b.js.Publish(b.ctx, "copy.0.2.x", []byte("of somebody else"))
+	require.NoError(t, err)
+	state := "--state=" + filepath.Join(t.TempDir(), "state")
+	for at := 1; ; at++ {
+		sink, err := NewSubject(b.ctx, b.js, "copy")
+		require.NoError(t, err)
+		if _, err = b.run(&crash{Sink: sink, at: at, taken: at%2 == 0}, state); err == nil {
+			break
+		}
+		require.ErrorIs(t, err, errCrash)
+	}
+	info, err := target.Info(b.ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 1+partitions*messages, info.State.Msgs)
+	seen := make(map[string]bool)
+	for seq := uint64(2); seq <= info.State.LastSeq; seq++ {
+		m, err := target.GetMsg(b.ctx, seq)
+		require.NoError(t, err)
+		source, err := b.js.Stream(b.ctx, "MESSAGES_"+m.Header.Get(HeaderPartition))
+		require.NoError(t, err)
+		var n uint64
+		_, err = fmt.Sscan(m.Header.Get(HeaderStreamSeq), &n)
+		require.NoError(t, err)
+		if seq%97 == 0 { // a look at each would take long
+			want, err := source.GetMsg(b.ctx, n)
+			require.NoError(t, err)
+			require.Equal(t, want.Data, m.Data)
+			require.Equal(t, "copy"+want.Subject[len("messages"):], m.Subject)
+		}
+		seen[m.Header.Get(HeaderPartition)+" "+m.Header.Get(HeaderStreamSeq)] = true
+	}
+	require.Len(t, seen, partitions*messages)
+}
+
+func TestALogMadeAnewIsNotGoneOnWith(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	state := "--state=" + filepath.Join(t.TempDir(), "state")
+	var out bytes.Buffer
+	sink, err := NewNDJSON(&out, "")
+	require.NoError(t, err)
+	_, err = b.run(&crash{Sink: sink, at: 2}, state)
+	require.ErrorIs(t, err, errCrash)
+	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	cfg := stream.CachedInfo().Config
+	require.NoError(t, b.js.DeleteStream(b.ctx, topology.MessagesStream(0)))
+	_, err = b.js.CreateStream(b.ctx, cfg)
+	require.NoError(t, err)
+	_, err = b.run(sink, state)
+	require.ErrorIs(t, err, errRecreated)
+}
+
+func TestConfigSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--from=1h", "--from-stream-seq=3"}, "only one can be given"},
+		{[]string{"--from=1h", "--until=2h"}, "--until: must be after"},
+		{[]string{"--replay-rate=-1"}, "must not be negative"},
+		{[]string{"--replay-channel=group"}, "a type from 1 to 12"},
+		{[]string{"--replay-channel=13/group"}, "a type from 1 to 12"},
+		{[]string{"--replay-channel=1/alice"}, "two uids joined by @"},
+	} {
+		_, err := config.Parse(c.args, new(Config))
+		require.ErrorContains(t, err, c.want, "%v", c.args)
+	}
+}

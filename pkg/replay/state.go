@@ -1,0 +1,88 @@
+package replay
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const stateVersion = 1
+
+// state is what the state file holds.
+type state struct {
+	Version int `json:"version"`
+	// Asked is what was asked for. A state is only gone on with for the same.
+	Asked string       `json:"asked"`
+	Mark  uint64       `json:"mark"` // of the sink, after the last whole batch
+	Parts []*partState `json:"parts"`
+}
+
+// partState is the replay of a partition.
+type partState struct {
+	Partition int       `json:"partition"`
+	Created   time.Time `json:"created"` // the message log, which numbers are of
+	First     uint64    `json:"first"`
+	Last      uint64    `json:"last"` // fixed when the replay began
+	Done      uint64    `json:"done"` // up to here the sink has everything; First-1 at the start
+}
+
+// loadState reads the state file; nil where there is none.
+func loadState(path, asked string) (*state, error) {
+	if path == "" {
+		return nil, nil //nolint:nilnil // a replay from the start
+	}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // a replay from the start
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--state: %w", err)
+	}
+	s := new(state)
+	if err := json.Unmarshal(text, s); err != nil {
+		return nil, fmt.Errorf("--state %s: is damaged: %w", path, err)
+	}
+	if s.Version != stateVersion {
+		return nil, fmt.Errorf("--state %s: has version %d, this program knows %d", path, s.Version, stateVersion)
+	}
+	if s.Asked != asked {
+		return nil, fmt.Errorf("--state %s: is of another replay (%s); this one is %s", path, s.Asked, asked)
+	}
+	return s, nil
+}
+
+// save replaces the state file, whole or not at all, and on disk when it returns.
+func (s *state) save(path string) (err error) {
+	if path == "" {
+		return nil
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("--state: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("--state: %w", err)
+		}
+	}()
+	file, err := os.Create(path + ".new")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
