@@ -19,7 +19,10 @@ import (
 const (
 	publishMax  = 500
 	publishWait = 30 * time.Second
-	// HeaderPartition and HeaderStreamSeq say where in the message log a replayed message is from.
+)
+
+// Headers that say where in the message log a replayed message is from.
+const (
 	HeaderPartition = "Sendhouse-Partition"
 	HeaderStreamSeq = "Sendhouse-Stream-Seq"
 )
