@@ -101,9 +101,10 @@ steady: deps ## Send 5,000 messages a second for STEADY_FOR and see how soon the
 	STEADY_FOR=$(STEADY_FOR) STEADY_RATE=5000 STEADY_VISIBLE_MAX=2s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndSteady$$' ./pkg/testkit/e2e/
 
 .PHONY: faults
-faults: deps ## The writer's long fault tests: ClickHouse stopped for a minute, and poison among 3,000,000 rows.
+faults: deps ## The long fault tests: ClickHouse stopped for a minute, poison among 3,000,000 rows, networks cut for 30 s.
 	WRITER_PAUSE=60s $(GO) test -count=1 -timeout 30m -v -run '^TestServerStoppedInMidInsert$$' ./writer
 	WRITER_POISON_ROWS=3000000 $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEnd(Poison|KilledAtEveryStep|DiskFull)$$' ./writer
+	CUT=30s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndCutFrom' ./pkg/testkit/e2e/
 
 .PHONY: overload
 overload: deps ## Offer a process twice what it can do, over 2,000 connections, and print what it does.

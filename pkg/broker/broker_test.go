@@ -133,3 +133,17 @@ func TestConnectSaysWhatToLookAt(t *testing.T) {
 	_, _, err = broker.Connect(ctx, broker.Config{URL: "nats://" + addr, Name: "test", Logger: slog.New(slog.DiscardHandler)})
 	require.ErrorContains(t, err, "--nats-url")
 }
+
+// The client library's own default would leave a network that is silently lost unnoticed for six minutes.
+func TestConnectionAsksOftenWhetherNATSIsThere(t *testing.T) {
+	t.Parallel()
+	server := startEmbedded(t, t.TempDir())
+	unset, _ := connect(t, server)
+	require.Equal(t, 5*time.Second, unset.Opts.PingInterval)
+	options, err := broker.ClientConfig{PingInterval: time.Second}.Options("ingest")
+	require.NoError(t, err)
+	set, _ := connect(t, server, options...)
+	require.Equal(t, time.Second, set.Opts.PingInterval)
+	_, err = broker.ClientConfig{PingInterval: -time.Second}.Options("ingest")
+	require.ErrorContains(t, err, "nats-ping-interval")
+}

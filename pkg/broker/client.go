@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -21,6 +22,8 @@ type ClientConfig struct {
 	CA          string `name:"nats-ca" help:"Certificates (PEM) that NATS servers are checked against, instead of the system's." type:"existingfile" placeholder:"PATH"`
 	Cert        string `name:"nats-cert" help:"Certificate (PEM) to show to NATS, with --nats-cert-key." type:"existingfile" placeholder:"PATH"`
 	CertKey     string `name:"nats-cert-key" help:"Key of --nats-cert (PEM)." type:"existingfile" placeholder:"PATH"`
+	// PingInterval is how long a lost connection that nobody closed may go unnoticed, times three.
+	PingInterval time.Duration `name:"nats-ping-interval" help:"How often NATS is asked whether it is still there. A connection on which two questions went unanswered is made anew at the third." default:"5s"`
 }
 
 // Options are those of a connection of a role. The files are read here and again at
@@ -32,6 +35,12 @@ func (c ClientConfig) Options(role string) ([]nats.Option, error) {
 	}
 	if (c.Cert == "") != (c.CertKey == "") {
 		return nil, errors.New("nats-cert and nats-cert-key: give both or neither")
+	}
+	if c.PingInterval < 0 {
+		return nil, fmt.Errorf("nats-ping-interval %s: must not be negative (0 means 5s)", c.PingInterval)
+	}
+	if c.PingInterval > 0 {
+		options = append(options, nats.PingInterval(c.PingInterval))
 	}
 	if c.Credentials != "" {
 		options = append(options, nats.UserCredentials(c.Credentials))

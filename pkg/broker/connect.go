@@ -14,6 +14,9 @@ import (
 const (
 	connectTimeout = 5 * time.Second
 	reconnectWait  = 250 * time.Millisecond
+	// pingInterval, if nobody says otherwise: three of them are how long a network that loses everything and
+	// closes nothing goes unnoticed. The client's own default would have it go unnoticed for six minutes.
+	pingInterval = 5 * time.Second
 	// A command line has at most this long to get an answer from JetStream.
 	apiTimeout = 5 * time.Second
 )
@@ -40,6 +43,7 @@ func Connect(ctx context.Context, cfg Config) (*nats.Conn, jetstream.JetStream, 
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(reconnectWait, reconnectWait),
 		nats.ReconnectBufSize(-1),
+		nats.PingInterval(pingInterval),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Warn("disconnected from NATS, reconnecting", "error", err)
