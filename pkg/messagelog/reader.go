@@ -16,8 +16,10 @@ const (
 	// never what bounds it: the client would drop the server's word that it has sent what it may.
 	prefetchRecords    = 64 << 10
 	prefetchSlackBytes = 64 << 10
-	// filterWait is how long a reader of some subjects waits before it asks whether there are more.
-	filterWait = 2 * time.Second
+	// A reader that gets nothing for this long, though the log has more, is replaced: consumers can stall. It
+	// waits longer each time, for a broker that is only slow.
+	stallWaitMin = 2 * time.Second
+	stallWaitMax = 30 * time.Second
 )
 
 // Record is one record of the message log.
@@ -119,9 +121,9 @@ func (l *Log) Range(ctx context.Context, first, last uint64, subjects []string, 
 	if err != nil {
 		return err
 	}
-	defer reader.Stop()
-	for {
-		wait, cancel := context.WithTimeout(ctx, filterWait)
+	defer func() { reader.Stop() }()
+	for patience := stallWaitMin; ; {
+		wait, cancel := context.WithTimeout(ctx, patience)
 		record, err := reader.Next(wait)
 		cancel()
 		switch {
@@ -131,9 +133,15 @@ func (l *Log) Range(ctx context.Context, first, last uint64, subjects []string, 
 			if err != nil {
 				return err
 			}
-			if now < first {
+			if last = min(now, last); last < first {
 				return nil
 			}
+			fresh, err := l.Read(ctx, first, subjects...)
+			if err != nil {
+				return err
+			}
+			reader.Stop()
+			reader, patience = fresh, min(2*patience, stallWaitMax)
 			continue
 		case err != nil:
 			return err
@@ -146,6 +154,7 @@ func (l *Log) Range(ctx context.Context, first, last uint64, subjects []string, 
 		if first = record.Seq + 1; record.Seq == last {
 			return nil
 		}
+		patience = stallWaitMin
 	}
 }
 
