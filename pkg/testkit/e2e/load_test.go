@@ -76,9 +76,6 @@ func startLoad(t *testing.T, address string, cfg loadConfig) *load {
 	if cfg.clients == 0 {
 		cfg.clients = clientsDefault
 	}
-	if cfg.payloadBytesMax == 0 {
-		cfg.payloadBytesMax = payloadBytesDefault
-	}
 	transport := &http.Transport{MaxIdleConnsPerHost: cfg.clients}
 	l := &load{
 		t: t, cfg: cfg,

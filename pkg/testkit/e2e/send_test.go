@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -88,7 +89,7 @@ func (s *send) channel() string {
 type dice struct {
 	*rand.Rand
 	channels int
-	bytesMax int    // of a payload
+	bytesMax int    // of a payload; payloadBytesDefault if 0
 	prefix   string // of every client_msg_no
 	made     int
 }
@@ -102,7 +103,7 @@ func (d *dice) send() send {
 		clientMsgNo: fmt.Sprintf("%s-%d", d.prefix, d.made),
 		fromUID:     fmt.Sprintf("u%d", d.IntN(d.channels)),
 		redDot:      d.IntN(2) == 0,
-		payload:     make([]byte, 1+d.IntN(d.bytesMax)),
+		payload:     make([]byte, 1+d.IntN(cmp.Or(d.bytesMax, payloadBytesDefault))),
 	}
 	for i := range s.payload {
 		s.payload[i] = byte(d.Uint32())
