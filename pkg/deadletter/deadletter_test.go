@@ -216,3 +216,27 @@ func TestPurge(t *testing.T) {
 	require.Equal(t, "no dead letters\n", text)
 	require.NoError(t, b.box.Remove(b.ctx, 5), "one that is gone is as good as removed")
 }
+
+func TestPiles(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	piles, err := b.box.Piles(b.ctx)
+	require.NoError(t, err)
+	require.Empty(t, piles)
+
+	b.put("writer", "refused", "MESSAGES_0", 1, message.ContentType, []byte("a"))
+	latest := b.put("writer", "refused", "MESSAGES_1", 2, message.ContentType, []byte("bc"))
+	gone := b.put("writer", "lost", "MESSAGES_0", 3, "text/plain", nil)
+	other := b.put("other", "refused", "SENDS_0", 4, "text/plain", []byte("d"))
+	require.NoError(t, b.box.Remove(b.ctx, gone))
+	piles, err = b.box.Piles(b.ctx)
+	require.NoError(t, err)
+	require.Len(t, piles, 2)
+	require.Equal(t, "other", piles[0].Role)
+	require.Equal(t, other, piles[0].Latest.ID)
+	require.Equal(t, deadletter.Pile{Role: "writer", Reason: "refused", Count: 2, Latest: piles[1].Latest}, piles[1])
+	require.Equal(t, latest, piles[1].Latest.ID)
+	require.Equal(t, "MESSAGES_1", piles[1].Latest.Stream)
+	require.Equal(t, "because of refused", piles[1].Latest.Error)
+	require.Equal(t, 2, piles[1].Latest.Bytes)
+}
