@@ -9,6 +9,8 @@ require (
 	github.com/alecthomas/kong v1.17.0 // command line
 	github.com/andybalholm/brotli v1.2.6 // a Content-Encoding that ClickHouse clients may ask for
 	github.com/cespare/xxhash/v2 v2.3.0 // the writer checks that a range reads the same again
+	github.com/chromedp/cdproto v0.159.0 // the browser's protocol, in tests
+	github.com/chromedp/chromedp v0.23.0 // drives a browser, in tests
 	github.com/ebitengine/purego v0.11.3 // calls libchdb without cgo
 	github.com/getkin/kin-openapi v0.153.0 // holds the API against openapi.yaml, in tests
 	github.com/go-chi/chi/v5 v5.5.0 // HTTP routes
@@ -21,7 +23,7 @@ require (
 	github.com/nats-io/nuid v1.0.1 // names of instances
 	github.com/planetscale/vtprotobuf v0.6.0 // the generated codec
 	github.com/prometheus/client_golang v1.25.0 // metrics
-	github.com/prometheus/client_model v0.6.3 // reading metrics in tests
+	github.com/prometheus/client_model v0.6.3 // reading metrics: the front page, and tests
 	github.com/shopspring/decimal v1.5.0 // ClickHouse Decimal columns in tests of the embedded engine
 	github.com/stretchr/testify v1.12.1 // assertions in tests
 	go.etcd.io/bbolt v1.5.0 // the file of the Go client's queue
@@ -51,6 +53,7 @@ require (
 	github.com/fxamacker/cbor/v2 v2.9.1 // indirect
 	github.com/go-errors/errors v1.5.1 // indirect
 	github.com/go-faster/errors v0.7.1 // indirect
+	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-openapi/jsonpointer v1.0.0 // indirect
 	github.com/go-openapi/jsonreference v1.0.0 // indirect

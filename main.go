@@ -29,6 +29,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
@@ -462,6 +463,8 @@ func (versionCommand) Run(in *invocation) error {
 type process struct {
 	log       *slog.Logger
 	level     *slog.LevelVar
+	recent    *telemetry.Recent
+	console   *console.Console // of a process that serves
 	registry  *prometheus.Registry
 	readiness *lifecycle.Readiness
 	group     *lifecycle.Group
@@ -471,9 +474,9 @@ type process struct {
 
 func newProcess(log *slog.Logger, level *slog.LevelVar) *process {
 	registry := telemetry.NewRegistry(telemetry.ReadBuild())
-	log = telemetry.CountLines(log, registry)
+	log, recent := telemetry.KeepLines(telemetry.CountLines(log, registry))
 	return &process{
-		log: log, level: level, registry: registry,
+		log: log, level: level, recent: recent, registry: registry,
 		readiness: new(lifecycle.Readiness),
 		group:     lifecycle.NewGroup(lifecycle.GroupConfig{Logger: log}),
 	}
@@ -482,7 +485,13 @@ func newProcess(log *slog.Logger, level *slog.LevelVar) *process {
 // serve builds the services behind the admin listener and runs them until ctx
 // ends.
 func (p *process) serve(ctx context.Context, adminConfig telemetry.AdminConfig, build func(context.Context) error) (err error) {
-	admin, err := telemetry.NewAdmin(adminConfig, telemetry.AdminDeps{Logger: p.log, Level: p.level, Registry: p.registry, Readiness: p.readiness})
+	p.console, err = console.New(console.Deps{
+		AdminAddr: adminConfig.AdminAddr.String(), Logger: p.log, Registry: p.registry, Readiness: p.readiness, Recent: p.recent, Build: telemetry.ReadBuild(),
+	})
+	if err != nil {
+		return err
+	}
+	admin, err := telemetry.NewAdmin(adminConfig, telemetry.AdminDeps{Logger: p.log, Level: p.level, Registry: p.registry, Readiness: p.readiness, Front: p.console})
 	if err != nil {
 		return err
 	}
@@ -638,6 +647,7 @@ func (p *process) addSequencer(ctx context.Context, flags broker.ClientConfig, i
 		return topology.Deployment{}, err
 	}
 	p.group.Add("stream monitor", monitor)
+	p.showSequencer(js, deployment)
 	p.readiness.Register("sequencer", service.Check)
 	p.group.Add("sequencer", service)
 	return deployment, nil
@@ -682,6 +692,7 @@ func (p *process) addWriter(ctx context.Context, flags broker.ClientConfig, inst
 	if err != nil {
 		return err
 	}
+	p.showWriter(js, deployment)
 	p.readiness.Register("writer", service.Check)
 	p.group.Add("writer", service)
 	return nil
@@ -732,6 +743,7 @@ func (p *process) addIngest(ctx context.Context, flags broker.ClientConfig, cfg 
 	if err != nil {
 		return err
 	}
+	p.showIngest(cfg, service)
 	p.readiness.Register("ingest", service.Check)
 	p.group.Add("ingest", service)
 	return nil

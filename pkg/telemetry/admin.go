@@ -30,15 +30,17 @@ const (
 
 // AdminConfig says where the admin listener is. Embed it in the command line.
 type AdminConfig struct {
-	AdminAddr config.Addr `help:"Address of the admin listener: /metrics, /healthz, /readyz, /loglevel, /debug/pprof. Keep it private." default:"127.0.0.1:5002"`
+	AdminAddr config.Addr `help:"Address of the admin listener: a front page, /metrics, /healthz, /readyz, /loglevel, /debug/pprof. Keep it private." default:"127.0.0.1:5002"`
 }
 
-// AdminDeps is what the admin listener shows. All fields must be set.
+// AdminDeps is what the admin listener shows. All fields but Front must be set.
 type AdminDeps struct {
 	Logger    *slog.Logger
 	Level     *slog.LevelVar
 	Registry  *prometheus.Registry
 	Readiness *lifecycle.Readiness
+	// Front answers / and what is below /console/; nil: nothing is there.
+	Front http.Handler
 }
 
 // Admin is the admin listener: a lifecycle.Service that is ready once it accepts connections.
@@ -89,6 +91,11 @@ func routes(deps AdminDeps) http.Handler {
 	r.Method(http.MethodGet, "/readyz", deps.Readiness)
 	r.Get("/loglevel", getLevel(deps.Level))
 	r.Put("/loglevel", putLevel(deps.Level, deps.Logger))
+
+	if deps.Front != nil {
+		r.Handle("/", deps.Front)
+		r.Handle("/console/*", deps.Front)
+	}
 
 	// Index also serves the named profiles: heap, goroutine, block, mutex and so on.
 	r.HandleFunc("/debug/pprof", func(w http.ResponseWriter, req *http.Request) {

@@ -1,0 +1,80 @@
+package console
+
+import (
+	"net"
+	"net/http"
+	"strings"
+)
+
+// The routes of the API that the page uses, and where it finds them.
+const (
+	apiPrefix  = "/console/api"
+	pathSend   = "/message/send"
+	pathStatus = "/message/status"
+	pathSync   = "/channel/messagesync"
+)
+
+const (
+	// headerConsole must be on what the page asks of the API. A page of another origin cannot set it.
+	headerConsole = "X-Sendhouse-Console"
+	// bodyBytesMax is the largest body that is handed to the API.
+	bodyBytesMax = 256 << 10
+)
+
+// API is the HTTP API of this process, for the form.
+type API struct {
+	// Handler is the API with all its rules.
+	Handler http.Handler
+	// Addr is where it listens, host:port.
+	Addr string
+	// Tokens says that it takes only those who have one.
+	Tokens bool
+	// ClientCertificates says that it takes only connections with a certificate.
+	ClientCertificates bool
+}
+
+// form says whether the form is offered. What the API keeps to this machine, or to those with a certificate, must not be had through the admin listener.
+func (c *Console) form() form {
+	switch {
+	case c.api == nil:
+		return form{Why: "This process has no API. The process with the role ingest has the form."}
+	case c.api.ClientCertificates:
+		return form{Why: "The API takes only clients with a certificate, and this listener cannot ask for one."}
+	case !c.api.Tokens && isLoopback(c.api.Addr) && !isLoopback(c.deps.AdminAddr):
+		return form{Why: "The API takes requests of this machine only, without tokens, and this page can be reached from others."}
+	default:
+		return form{Offered: true, Token: c.api.Tokens}
+	}
+}
+
+// isLoopback says that only this machine reaches an address, host:port.
+func isLoopback(address string) bool {
+	host := hostOf(address)
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// forward hands a request of the page to the API, as the person who looks at it: with his token and his address.
+func (c *Console) forward(w http.ResponseWriter, r *http.Request) {
+	site := r.Header.Get("Sec-Fetch-Site") // set by browsers, and by no script
+	if r.Header.Get(headerConsole) == "" || site != "" && site != "same-origin" {
+		http.Error(w, "only the front page itself may ask this", http.StatusForbidden)
+		return
+	}
+	if f := c.form(); !f.Offered {
+		http.Error(w, f.Why, http.StatusForbidden)
+		return
+	}
+	asked := r.Clone(r.Context())
+	asked.URL.Path = strings.TrimPrefix(r.URL.Path, apiPrefix)
+	asked.URL.RawPath = ""
+	asked.RequestURI = asked.URL.RequestURI()
+	asked.Header = http.Header{}
+	for _, name := range []string{"Authorization", "Content-Type", "Content-Length"} {
+		if given := r.Header.Values(name); len(given) > 0 {
+			asked.Header[name] = given
+		}
+	}
+	asked.Body = http.MaxBytesReader(w, r.Body, bodyBytesMax)
+	c.api.Handler.ServeHTTP(w, asked)
+}

@@ -1,0 +1,280 @@
+package console_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/console"
+	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/telemetry"
+)
+
+// bundle is a page and what it shows.
+type bundle struct {
+	*console.Console
+	registry *prometheus.Registry
+	log      *slog.Logger
+}
+
+func setup(t *testing.T, adminAddr string) bundle {
+	t.Helper()
+	log, recent := telemetry.KeepLines(slog.New(slog.NewTextHandler(io.Discard, nil))) //nolint:sloglint // one that is enabled
+	b := bundle{registry: prometheus.NewRegistry(), log: log}
+	var err error
+	b.Console, err = console.New(console.Deps{
+		AdminAddr: adminAddr, Logger: log, Registry: b.registry, Readiness: new(lifecycle.Readiness), Recent: recent, Build: telemetry.ReadBuild(),
+	})
+	require.NoError(t, err)
+	return b
+}
+
+// ask sends a request as a browser with the page would, unless headers say something else.
+func (b bundle) ask(method, path, body string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, "http://127.0.0.1:5002"+path, strings.NewReader(body))
+	r.Header.Set("X-Sendhouse-Console", "1")
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	if host := r.Header.Get("Host"); host != "" {
+		r.Host = host
+	}
+	w := httptest.NewRecorder()
+	b.ServeHTTP(w, r)
+	return w
+}
+
+type state struct {
+	Stages []struct {
+		Name    string
+		Here    bool
+		Figures []struct {
+			Label            string
+			Value, Count, Of *float64
+		}
+	}
+	Log  []telemetry.Line
+	Form struct {
+		Offered, Token bool
+		Why            string
+	}
+}
+
+func (b bundle) state(t *testing.T) (s state) {
+	t.Helper()
+	w := b.ask(http.MethodGet, "/console/state", "")
+	require.Equal(t, http.StatusOK, w.Code)
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &s))
+	return s
+}
+
+func (s state) figure(t *testing.T, stage, label string) (value, count, of *float64) {
+	t.Helper()
+	for _, one := range s.Stages {
+		for _, f := range one.Figures {
+			if one.Name == stage && f.Label == label {
+				return f.Value, f.Count, f.Of
+			}
+		}
+	}
+	require.Fail(t, "no such figure", "%s %s", stage, label)
+	return nil, nil, nil
+}
+
+func TestNewReportsAll(t *testing.T) {
+	t.Parallel()
+	_, err := console.New(console.Deps{})
+	for _, what := range []string{"address", "logger", "registry", "readiness", "latest lines"} {
+		require.ErrorContains(t, err, what)
+	}
+}
+
+func TestFilesAndHeaders(t *testing.T) {
+	t.Parallel()
+	b := setup(t, "127.0.0.1:5002")
+	total := 0
+	for path, contentType := range map[string]string{"/": "text/html", "/console/page.css": "text/css", "/console/page.js": "text/javascript"} {
+		w := b.ask(http.MethodGet, path, "")
+		require.Equal(t, http.StatusOK, w.Code, path)
+		require.Contains(t, w.Header().Get("Content-Type"), contentType)
+		require.Contains(t, w.Header().Get("Content-Security-Policy"), "default-src 'none'")
+		require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
+		require.NotRegexp(t, `(src|href)="(https?:)?//`, w.Body.String(), "nothing is from elsewhere")
+		total += w.Body.Len()
+	}
+	require.Less(t, total, 40<<10)
+	require.Equal(t, http.StatusNotFound, b.ask(http.MethodGet, "/console/else", "").Code)
+}
+
+// TestMetricNames holds what the page uses against the list of metrics in docs/operations.md, which another test holds against the program.
+func TestMetricNames(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("stage.go")
+	require.NoError(t, err)
+	docs, err := os.ReadFile("../../docs/operations.md")
+	require.NoError(t, err)
+	names := regexp.MustCompile(`"(sendhouse_\w+)"`).FindAllStringSubmatch(string(source), -1)
+	require.Greater(t, len(names), 20)
+	for _, name := range names {
+		require.Contains(t, string(docs), "| `"+name[1]+"` |")
+	}
+}
+
+func TestState(t *testing.T) {
+	t.Parallel()
+	b := setup(t, "127.0.0.1:5002")
+	for _, stage := range b.state(t).Stages {
+		require.False(t, stage.Here)
+		require.Empty(t, stage.Figures)
+	}
+	b.ShowAPI(console.API{Handler: http.NotFoundHandler(), Addr: "127.0.0.1:5001"})
+	b.ShowWriter(func(context.Context) ([]console.Partition, error) { return nil, nil })
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sendhouse_ingest_requests_total", Help: "h"}, []string{"code", "reason"})
+	sends := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sendhouse_ingest_batch_sends", Help: "h"})
+	lag := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sendhouse_writer_lag_seconds", Help: "h"}, []string{"partition"})
+	b.registry.MustRegister(requests, sends, lag)
+	requests.WithLabelValues("200", "ok").Add(5)
+	requests.WithLabelValues("503", "overloaded").Add(2)
+	requests.WithLabelValues("500", "internal").Inc()
+	sends.Observe(4)
+	sends.Observe(6)
+	lag.WithLabelValues("0").Set(1)
+	lag.WithLabelValues("1").Set(7)
+	b.log.Error("it broke", "partition", 3)
+
+	s := b.state(t)
+	var here []string
+	for _, stage := range s.Stages {
+		if stage.Here {
+			here = append(here, stage.Name)
+		}
+	}
+	require.Equal(t, []string{"ingest", "writer", "ClickHouse"}, here)
+	for _, one := range []struct {
+		stage, label string
+		want         float64
+	}{{"ingest", "sends", 10}, {"ingest", "group commits", 2}, {"ingest", "failed (5xx)", 3}, {"ingest", "refused (4xx)", 0}, {"writer", "lag, oldest", 7}, {"writer", "partitions here", 0}} {
+		value, _, _ := s.figure(t, one.stage, one.label)
+		require.NotNil(t, value, one.label)
+		require.InDelta(t, one.want, *value, 0, one.label)
+	}
+	value, _, _ := s.figure(t, "ClickHouse", "rows")
+	require.Nil(t, value, "nobody has said")
+	require.Len(t, s.Log, 1)
+	require.Equal(t, "it broke", s.Log[0].Message)
+	require.Equal(t, "partition=3", s.Log[0].Attrs)
+}
+
+func TestDeploymentIsAskedForSeldom(t *testing.T) {
+	t.Parallel()
+	b := setup(t, "127.0.0.1:5002")
+	require.JSONEq(t, `{}`, b.ask(http.MethodGet, "/console/deployment", "").Body.String())
+	b = setup(t, "127.0.0.1:5002")
+	var asked atomic.Int64
+	b.ShowSequencer(func(ctx context.Context) ([]console.Partition, error) {
+		_, bounded := ctx.Deadline()
+		require.True(t, bounded)
+		asked.Add(1)
+		return []console.Partition{{Number: 0, Owner: "a", Epoch: 7, Lag: 2}}, nil
+	})
+	b.ShowWriter(func(context.Context) ([]console.Partition, error) { return nil, errors.New("NATS does not answer") })
+	b.ShowDeadLetters(func(context.Context) ([]deadletter.Pile, error) {
+		return []deadletter.Pile{{Role: "writer", Reason: "refused", Count: 3}}, nil
+	})
+	for range 3 {
+		require.JSONEq(t, `{"sequencer":{"partitions":[{"number":0,"owner":"a","epoch":7,"lag":2}]},
+			"writer":{"partitions":[],"error":"NATS does not answer"},
+			"dead_letters":{"piles":[{"role":"writer","reason":"refused","count":3}]}}`, b.ask(http.MethodGet, "/console/deployment", "").Body.String())
+	}
+	require.EqualValues(t, 1, asked.Load())
+}
+
+func TestWhoMayAskTheAPI(t *testing.T) {
+	t.Parallel()
+	b := setup(t, "127.0.0.1:5002")
+	require.Equal(t, http.StatusForbidden, b.ask(http.MethodPost, "/console/api/message/send", "{}").Code, "there is no API")
+	var got *http.Request
+	var body string
+	b.ShowAPI(console.API{Addr: "127.0.0.1:5001", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r
+		text, err := io.ReadAll(r.Body)
+		body = string(text)
+		if err != nil {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+		}
+	})})
+	w := b.ask(http.MethodPost, "/console/api/message/send", `{"a":1}`, "Authorization", "Bearer t", "Content-Type", "application/json", "X-Forwarded-For", "10.0.0.1", "Cookie", "c=1")
+	require.Equal(t, http.StatusOK, w.Code)
+	require.Equal(t, "/message/send", got.URL.Path)
+	require.JSONEq(t, `{"a":1}`, body)
+	require.Equal(t, http.Header{"Authorization": {"Bearer t"}, "Content-Type": {"application/json"}}, got.Header, "nothing else is passed on")
+	require.Equal(t, http.StatusOK, b.ask(http.MethodGet, "/console/api/message/status?client_msg_no=x", "").Code)
+	require.Equal(t, "client_msg_no=x", got.URL.RawQuery)
+	require.Equal(t, http.StatusRequestEntityTooLarge, b.ask(http.MethodPost, "/console/api/message/send", strings.Repeat("x", 256<<10+1)).Code)
+
+	got = nil
+	for _, headers := range [][]string{
+		{"X-Sendhouse-Console", ""},
+		{"Sec-Fetch-Site", "cross-site"},
+		{"Sec-Fetch-Site", "same-site"},
+		{"Host", "rebound.example"},
+		{"Host", "rebound.example:5002"},
+	} {
+		require.Equal(t, http.StatusForbidden, b.ask(http.MethodPost, "/console/api/message/send", "{}", headers...).Code, headers)
+	}
+	for _, path := range []string{"/console/api/user/systemuids_add", "/console/api/../metrics", "/console/api//message/send"} {
+		require.Equal(t, http.StatusNotFound, b.ask(http.MethodPost, path, "{}").Code, path)
+	}
+	require.Nil(t, got)
+	for _, host := range []string{"[::1]:5002", "localhost", "localhost:5002", "sendhouse-0:5002"} {
+		require.Equal(t, http.StatusOK, b.ask(http.MethodPost, "/console/api/message/send", "{}", "Host", host).Code, host)
+	}
+}
+
+// TestFormIsNoWayAround: what the API keeps to this machine, or to those with a certificate, is not to be had through the admin listener.
+func TestFormIsNoWayAround(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, admin string
+		api         console.API
+		offered     bool
+	}{
+		{"both local", "127.0.0.1:5002", console.API{Addr: "localhost:5001"}, true},
+		{"both local, IPv6", "[::1]:5002", console.API{Addr: "[::1]:5001"}, true},
+		{"page open, API local", "0.0.0.0:5002", console.API{Addr: "127.0.0.1:5001"}, false},
+		{"page open on all, API local", ":5002", console.API{Addr: "127.0.0.1:5001"}, false},
+		{"page open, API local with tokens", "0.0.0.0:5002", console.API{Addr: "127.0.0.1:5001", Tokens: true}, true},
+		{"both open, as the operator has said", "0.0.0.0:5002", console.API{Addr: "0.0.0.0:5001"}, true},
+		{"certificates", "127.0.0.1:5002", console.API{Addr: "127.0.0.1:5001", ClientCertificates: true}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, test.admin)
+			test.api.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+			b.ShowAPI(test.api)
+			form := b.state(t).Form
+			require.Equal(t, test.offered, form.Offered)
+			require.Equal(t, test.api.Tokens, form.Token)
+			require.Equal(t, !test.offered, form.Why != "")
+			want := http.StatusOK
+			if !test.offered {
+				want = http.StatusForbidden
+			}
+			require.Equal(t, want, b.ask(http.MethodPost, "/console/api/message/send", "{}").Code)
+		})
+	}
+}
