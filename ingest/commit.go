@@ -30,6 +30,10 @@ type partition struct {
 	bytes    int // in queue
 	unended  int // sends in waiting
 
+	// stalled: a publish was not acknowledged in time, and the log has said nothing since. One batch at a time
+	// finds out whether it does again; what comes meanwhile is refused and not kept waiting.
+	stalled bool
+
 	ackTimer      *time.Timer
 	ackTimerArmed bool
 }
@@ -107,6 +111,9 @@ func (p *partition) release() {
 func (p *partition) gather(s *message.Send, size int, hold bool) (t ticket, next *batch, failed outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.stalled && p.inFlight != nil {
+		return ticket{}, nil, outcomeWALStalled
+	}
 	if p.sends >= p.sendsMax || p.bytes+size > p.bytesMax || p.crowded() {
 		return ticket{}, nil, outcomeOverloaded
 	}
@@ -255,6 +262,7 @@ func (p *partition) free(b *batch) (next *batch) {
 // onAck is told that the log has the batch.
 func (p *partition) onAck(no uint64) {
 	p.mu.Lock()
+	p.stalled = false // late or not
 	b := p.inFlight
 	if b == nil || b.no != no { // late, or answered already
 		p.mu.Unlock()
@@ -273,12 +281,18 @@ func (p *partition) onAck(no uint64) {
 
 // onRefusal is told that the log has not taken the batch.
 func (p *partition) onRefusal(no uint64, failed outcome) {
+	p.mu.Lock()
+	p.stalled = false // whatever is wrong, it says so
+	p.mu.Unlock()
 	p.publish(p.fail(no, failed))
 }
 
 // onAnswer is told what became of the batch. An answer also says that the log has it.
 func (p *partition) onAnswer(no uint64, data []byte) {
 	p.mu.Lock()
+	if p.inFlight != nil && p.inFlight.no == no { // an answer to an older one says nothing of the log now
+		p.stalled = false
+	}
 	b, next := p.takeOut(no)
 	p.mu.Unlock()
 	p.publish(next) // first, so that the log works while the requests are woken
@@ -312,6 +326,7 @@ func (p *partition) onAckTimer() {
 		return
 	}
 	p.ackTimerArmed = false // takeNext arms it again
+	p.stalled = true
 	_, next := p.takeOut(b.no)
 	p.mu.Unlock()
 	p.log.Warn("the write-ahead log did not acknowledge in time", "partition", p.number, "batch", b.no, "sends", b.sends, "timeout", p.ackTimeout)
@@ -323,6 +338,7 @@ func (p *partition) onAckTimer() {
 // and not yet answered goes on waiting: its answer may come after a reconnect.
 func (p *partition) onDisconnect() {
 	p.mu.Lock()
+	p.stalled = false // what comes behind a reconnect is another matter
 	failed := p.queue
 	p.queue, p.sends, p.bytes = nil, 0, 0
 	flying := p.inFlight

@@ -25,7 +25,9 @@
 //     and new ones wal_unavailable; /readyz says no; the client reconnects for ever.
 //   - The log refuses (full, no leader, no stream): the batch is answered at once,
 //     wal_full, wal_refused or wal_unavailable.
-//   - No acknowledgement within AckTimeout: outcome_unknown, and the next batch goes.
+//   - No acknowledgement within AckTimeout: outcome_unknown, and the next batch goes. Until
+//     the log says anything again, what comes while one is in flight is refused at once,
+//     wal_stalled.
 //   - No sequencer answers within AnswerTimeout: no_answer. Nothing else stops; the
 //     log holds the sends and the sequencer folds them when it is back.
 //   - The bucket of permissions cannot be read: what was seen last stands for a while;

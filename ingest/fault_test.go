@@ -57,6 +57,67 @@ func TestNoSequencer(t *testing.T) {
 	requireForgotten(t, b)
 }
 
+// A log that says nothing is tried with one batch at a time, and what comes meanwhile is told so at once.
+func TestStalledLog(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
+		c.AckTimeout, c.AnswerTimeout, c.DrainTimeout, c.WriteTimeout = time.Hour, time.Hour, time.Hour, 3*time.Hour
+	}})
+	wal := b.script(0)
+	p := b.service.partitions[0]
+	timeOut := func() {
+		p.mu.Lock()
+		p.inFlight.published = time.Now().Add(-time.Hour)
+		p.mu.Unlock()
+		p.onAckTimer()
+	}
+	lost := b.async(send("g", "lost"))
+	silent := wal.next()
+	timeOut()
+	require.Equal(t, "outcome_unknown", receive(t, lost).code())
+
+	for round, speaks := range []func(probe *record){
+		func(probe *record) { probe.ack() },
+		func(*record) { silent.ack() }, // late
+		func(probe *record) { probe.refuse(503, 10077, "maximum bytes exceeded") },
+		func(probe *record) { probe.answer(1) },
+	} {
+		first := b.async(send("g", fmt.Sprint("probe", round)))
+		probe := wal.next()
+		refused := b.post(send("g", fmt.Sprint("refused", round)))
+		require.Equal(t, "wal_stalled", refused.code())
+		require.Equal(t, "3", refused.header.Get("Retry-After"))
+		require.Contains(t, refused.body["msg"], "nothing was written")
+		requireShape(t, refused)
+
+		speaks(probe)
+		require.Eventually(t, func() bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return !p.stalled
+		}, testTimeout, time.Millisecond)
+		second := b.async(send("g", fmt.Sprint("taken", round)))
+		if round == 1 { // the probe is in flight yet
+			b.queued(0, 1)
+			probe.ack()
+		}
+		r := wal.next()
+		r.answer(uint64(100 + round))
+		require.Contains(t, receive(t, second).raw, fmt.Sprintf(`"message_seq":%d`, 100+round))
+		if round < 2 {
+			probe.answer(1)
+		}
+		receive(t, first)
+
+		// It falls silent again.
+		again := b.async(send("g", fmt.Sprint("again", round)))
+		silent = wal.next()
+		timeOut()
+		require.Equal(t, "outcome_unknown", receive(t, again).code())
+	}
+	requireForgotten(t, b)
+}
+
 func requireForgotten(t *testing.T, b *bundle) {
 	t.Helper()
 	require.Eventually(t, func() bool {

@@ -41,6 +41,7 @@ const (
 	outcomeDraining
 	outcomeWALUnavailable
 	outcomeWALFull
+	outcomeWALStalled
 	outcomeWALRefused
 	outcomeUnknown
 	outcomeNoAnswer
@@ -126,6 +127,9 @@ func (o outcome) spec() spec {
 	case outcomeWALFull:
 		return spec{status: http.StatusServiceUnavailable, code: "wal_full", reason: reasonSystemError, retryAfter: 5,
 			msg: "the write-ahead log is full; nothing was written"}
+	case outcomeWALStalled:
+		return spec{status: http.StatusServiceUnavailable, code: "wal_stalled", reason: reasonSystemError, retryAfter: 3,
+			msg: "the write-ahead log does not acknowledge what is written to it: its disk may be full, or too slow; nothing was written"}
 	case outcomeWALRefused:
 		return spec{status: http.StatusServiceUnavailable, code: "wal_refused", reason: reasonSystemError, retryAfter: 1,
 			msg: "the write-ahead log refused the send; nothing was written"}

@@ -61,7 +61,7 @@ func (e *Error) Refused() bool {
 // MaybeStored says whether the send may be stored in spite of the error.
 func (e *Error) MaybeStored() bool {
 	switch e.Code {
-	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_refused":
+	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused":
 		return false
 	}
 	return e.Status >= http.StatusInternalServerError || e.Status == http.StatusRequestTimeout || e.Status < http.StatusMultipleChoices

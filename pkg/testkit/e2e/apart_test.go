@@ -25,7 +25,12 @@ type apart struct {
 // startApart starts the servers, and then the roles on an empty deployment.
 func startApart(t *testing.T, sequencerFlags ...string) *apart {
 	t.Helper()
-	a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: testkit.StartClickHouse(t)}
+	return startApartOn(t, testkit.NATSOptions{}, sequencerFlags...)
+}
+
+func startApartOn(t *testing.T, options testkit.NATSOptions, sequencerFlags ...string) *apart {
+	t.Helper()
+	a := &apart{nats: testkit.StartNATS(t, options), clickHouse: testkit.StartClickHouse(t)}
 	a.writer = newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+a.nats.URL, "--writer-lease-ttl=2s")...)
 	a.ingest = newRole(t, "ingest", "--nats-url="+a.nats.URL, "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
 	a.sequencer = a.newSequencer(t, sequencerFlags...)
