@@ -1,0 +1,41 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestEndToEndBackup starts a copy of the folder that NATS had, and of nothing else, elsewhere: it knows every
+// send, goes on behind the last, and gives a new ClickHouse every row.
+func TestEndToEndBackup(t *testing.T) {
+	t.Parallel()
+	seed := newSeed(t)
+	lost := newUp(t, "--dedup-window=24h")
+	lost.Start()
+	load := startLoad(t, lost.api, loadConfig{seed: seed, name: "first-"})
+	load.await(1000)
+	lost.awaitCheckpoints(t)
+	records := load.finish()
+	require.Equal(t, 0, lost.Stop())
+
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(filepath.Join(dir, "nats"), os.DirFS(filepath.Join(lost.dataDir, "nats"))))
+	restored := newUpOn(t, dir, "--dedup-window=24h")
+	restored.Start()
+	rows := embeddedTable(t, restored)
+	rows.keepDuplicates(t)
+	again := startLoad(t, restored.api, loadConfig{seed: seed, name: "second-"})
+	again.await(500)
+	natsURL := "nats://" + restored.nats
+	// The writer is past what it had written into the other ClickHouse, and goes on while that is filled in.
+	status, output := command(t, "replay", "clickhouse", "--nats-url="+natsURL, "--clickhouse-dsn=http://"+restored.clickHouse+"/sendhouse")
+	require.Equal(t, 0, status, output)
+	again.repeatSome(records, len(records)/100)
+	records = append(records, again.finish()...)
+	verify(t, rows, records)
+	audit(t, natsURL)
+	require.Equal(t, 0, restored.Stop())
+}
