@@ -47,12 +47,12 @@ function remember(state) {
   if (seen.length > historyMax + rateOver / stateEvery) seen.shift();
 }
 
-// change is what a figure did between a state that was seen and the one rateOver before it. A counter that appears has been 0 before; of a gauge
+// change is what a figure did between a state that was seen and the one rateOver or a little more before it. A counter that appears has been 0 before; of a gauge
 // nobody knows.
 function change(at, stage, label) {
   const now = seen[at];
   let then = at;
-  while (then > 0 && now.uptime_millis - seen[then - 1].uptime_millis <= rateOver) then--;
+  while (then > 0 && now.uptime_millis - seen[then].uptime_millis < rateOver) then--;
   const one = now.stages[stage].figures.find((f) => f.label === label);
   const other = seen[then].stages[stage].figures.find((f) => f.label === label) || {};
   if (then === at || one.value === null || (one.kind === "growth" && (other.value ?? null) === null)) return null;
@@ -150,7 +150,7 @@ function showDeployment(d) {
   for (const [role, lag] of [["sequencer", "records"], ["writer", "messages"]]) {
     if (!d[role]) parts.push(quiet(`Who the ${role}s of the partitions are is known to processes with the role ${role}.`));
     else if (d[role].error) parts.push(make("p", { className: "problem" }, `${role}s: ${d[role].error}`));
-    else parts.push(table(`${role}s`, ["partition", "owner", "epoch", "lag, " + lag, "state"],
+    else parts.push(table(`${role}s, as the last renewal of their leases says`, ["partition", "owner", "epoch", "lag, " + lag, "state"],
       d[role].partitions.map((p) => [p.number, p.owner || "nobody", p.owner ? p.epoch : "–", number(p.lag), [p.state, p.problem].filter(Boolean).join(": ")]),
       ["number", "", "number", "number"]));
   }
@@ -263,8 +263,8 @@ async function showRow(body, answer) {
       login_uid: body.from_uid, channel_id: body.channel_id, channel_type: body.channel_type,
       start_message_seq: answer.message_seq, end_message_seq: answer.message_seq + 1, pull_mode: 1, limit: 1,
     });
-    $("row").replaceChildren(table("Read back from the table", ["message_seq", "message_id", "from_uid", "time", "payload"],
-      page.messages.map((m) => [m.message_seq, m.message_idstr, m.from_uid, new Date(m.timestamp * 1000).toLocaleTimeString(), fromBase64(m.payload)]), ["number", "word", "", "word"]));
+    $("row").replaceChildren(table("Read back from the table", ["message_seq", "message_id", "from_uid", "payload"],
+      page.messages.map((m) => [m.message_seq, m.message_idstr, m.from_uid, fromBase64(m.payload)]), ["number", "word"]));
   } catch (e) {
     step(`the row cannot be shown: ${e.message}`);
   }

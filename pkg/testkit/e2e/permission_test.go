@@ -150,10 +150,30 @@ func TestEndToEndLeastPermissions(t *testing.T) {
 	status, body, err := ask(t.Context(), "http://"+a.ingest.api+"/message/status?client_msg_no=nobodys&from_uid=u&channel_id=g&channel_type=2")
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status, body)
+	g.requireFrontPages(t, a)
 	g.requireRefusals(t)
 	for _, role := range a.roles() {
 		require.Equal(t, 0, role.Stop())
 		require.NotContains(t, strings.ToLower(role.Output()), "permissions violation")
+	}
+}
+
+// requireFrontPages looks at what the front pages of sequencer and writer ask for, a dead letter included.
+func (g *guarded) requireFrontPages(t *testing.T, a *apart) {
+	t.Helper()
+	nc, err := nats.Connect(g.url(), g.options(t, "operator")...)
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	_, err = js.Publish(t.Context(), "deadletters.writer.refused", []byte("x"))
+	require.NoError(t, err)
+	for _, role := range []*house{a.sequencer, a.writer} {
+		status, body, err := ask(t.Context(), "http://"+role.admin+"/console/deployment")
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, status)
+		require.Contains(t, body, `"partitions":[{`, "who owns them")
+		require.Contains(t, body, `"reason":"refused","count":1,"latest":{`, "what was put there")
 	}
 }
 
