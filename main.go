@@ -37,6 +37,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tail"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer"
 	"github.com/sendhouse/sendhouse/writer"
 	writeraudit "github.com/sendhouse/sendhouse/writer/audit"
@@ -139,6 +140,7 @@ type upCommand struct {
 	Writer    writer.Config    `embed:""`
 	History   history.Config   `embed:""`
 	telemetry.AdminConfig
+	Trace tracing.Config `embed:""`
 }
 
 // Run wires everything in one process:
@@ -153,7 +155,7 @@ type upCommand struct {
 // Services start in the order in which they are added and stop in the reverse one:
 // ingest first, when every request is answered; the servers last.
 func (c *upCommand) Run(p *process, in *invocation) error {
-	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
+	return p.serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse", func(ctx context.Context) error {
 		if c.Writer.ClickHouseDSN == "" {
 			if err := c.Writer.CheckEmbedded(); err != nil {
 				return err
@@ -194,10 +196,11 @@ type ingestCommand struct {
 	History    history.Config    `embed:""`
 	ClickHouse clickhouse.Config `embed:""`
 	telemetry.AdminConfig
+	Trace tracing.Config `embed:""`
 }
 
 func (c *ingestCommand) Run(p *process, in *invocation) error {
-	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
+	return p.serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse-ingest", func(ctx context.Context) error {
 		routes, deployment, err := p.addHistory(ctx, c.ClientConfig, c.History, c.ClickHouse, topology.Deployment{})
 		if err != nil {
 			return err
@@ -212,10 +215,11 @@ type sequencerCommand struct {
 	topology.Options
 	sequencer.Config
 	telemetry.AdminConfig
+	Trace tracing.Config `embed:""`
 }
 
 func (c *sequencerCommand) Run(p *process, in *invocation) error {
-	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
+	return p.serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse-sequencer", func(ctx context.Context) error {
 		_, err := p.addSequencer(ctx, c.ClientConfig, "", c.Config, c.Deployment, c.Options)
 		return err
 	})
@@ -369,10 +373,11 @@ type writerCommand struct {
 	broker.ClientConfig
 	writer.Config
 	telemetry.AdminConfig
+	Trace tracing.Config `embed:""`
 }
 
 func (c *writerCommand) Run(p *process, in *invocation) error {
-	return p.serve(in.ctx, c.AdminConfig, func(ctx context.Context) error {
+	return p.serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse-writer", func(ctx context.Context) error {
 		return p.addWriter(ctx, c.ClientConfig, "", c.Config, topology.Deployment{})
 	})
 }
@@ -470,6 +475,7 @@ type process struct {
 	group     *lifecycle.Group
 	opened    []func() error // closes what was opened so far, should the services not come to it
 	embedded  *broker.Embedded
+	tracing   *tracing.Provider // nil: nothing is traced
 }
 
 func newProcess(log *slog.Logger, level *slog.LevelVar) *process {
@@ -483,8 +489,8 @@ func newProcess(log *slog.Logger, level *slog.LevelVar) *process {
 }
 
 // serve builds the services behind the admin listener and runs them until ctx
-// ends.
-func (p *process) serve(ctx context.Context, adminConfig telemetry.AdminConfig, build func(context.Context) error) (err error) {
+// ends. Name is that of the process in traces.
+func (p *process) serve(ctx context.Context, adminConfig telemetry.AdminConfig, traceConfig tracing.Config, name string, build func(context.Context) error) (err error) {
 	p.console, err = console.New(console.Deps{
 		AdminAddr: adminConfig.AdminAddr.String(), Logger: p.log, Registry: p.registry, Readiness: p.readiness, Recent: p.recent, Build: telemetry.ReadBuild(),
 	})
@@ -499,6 +505,11 @@ func (p *process) serve(ctx context.Context, adminConfig telemetry.AdminConfig, 
 	p.group.Add("admin", admin)
 	// What was opened before its service was started, or never got one, is closed here.
 	defer func() { err = errors.Join(err, p.closeOpened()) }()
+	p.tracing, err = tracing.New(ctx, traceConfig, tracing.Deps{Service: name, Version: telemetry.ReadBuild().Version, Logger: p.log, Registerer: p.registry})
+	if err != nil {
+		return err
+	}
+	p.own("tracing", p.tracing.Close)
 	if err := build(ctx); err != nil {
 		return err
 	}
@@ -638,7 +649,7 @@ func (p *process) addSequencer(ctx context.Context, flags broker.ClientConfig, i
 		return topology.Deployment{}, err
 	}
 	p.showDeployment(deployment)
-	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.log, Registerer: p.registry})
+	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.log, Registerer: p.registry, Tracer: p.tracing.Tracer("sequencer")})
 	if err != nil {
 		return topology.Deployment{}, err
 	}
@@ -688,7 +699,7 @@ func (p *process) addWriter(ctx context.Context, flags broker.ClientConfig, inst
 	if err != nil {
 		return err
 	}
-	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Instance: instance, Logger: p.log, Registerer: p.registry})
+	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Instance: instance, Logger: p.log, Registerer: p.registry, Tracer: p.tracing.Tracer("writer")})
 	if err != nil {
 		return err
 	}
@@ -739,7 +750,7 @@ func (p *process) addIngest(ctx context.Context, flags broker.ClientConfig, cfg 
 	if err != nil {
 		return err
 	}
-	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.log, Registerer: p.registry, Routes: routes})
+	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.log, Registerer: p.registry, Tracer: p.tracing.Tracer("ingest"), Routes: routes})
 	if err != nil {
 		return err
 	}

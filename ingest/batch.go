@@ -3,6 +3,8 @@ package ingest
 import (
 	"sync"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
 // batch is one group commit: the encoded sends of many requests, and the place
@@ -16,6 +18,9 @@ type batch struct {
 	bytes  []byte  // the encoded SendBatch; gone once published
 	buffer *[]byte // where bytes goes back to
 	sends  int
+
+	samples tracing.Samples // the sends that are traced
+	span    *tracing.Span   // of the commit, from when it is in flight; nil where it is not traced
 
 	gathered  time.Time // when its first send came
 	published time.Time
@@ -36,6 +41,17 @@ type batch struct {
 func (b *batch) settle(answers []answer, failure outcome) {
 	b.answers, b.failure = answers, failure
 	close(b.done)
+	if b.span != nil {
+		b.endSpan(failure)
+	}
+}
+
+// endSpan ends the span of a commit that is over, unless it ended when the log had it.
+func (b *batch) endSpan(failure outcome) {
+	if failure != outcomeAccepted {
+		b.span.Fail(failure.spec().code)
+	}
+	b.span.End()
 }
 
 const (

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
 // partition commits the sends of one partition, one publish in flight at a time.
@@ -44,6 +45,7 @@ type committer struct {
 	inbox      *inbox
 	log        *slog.Logger
 	metrics    *metrics
+	tracer     *tracing.Tracer // nil: nothing is traced
 	ackTimeout time.Duration
 	sendsMax   int // that may wait, per partition
 	bytesMax   int // that may wait, per partition
@@ -67,19 +69,19 @@ func newPartition(number int, c *committer) *partition {
 }
 
 // enqueue encodes a send of size bytes into the gathering batch. The send may be
-// reused when it returns.
-func (p *partition) enqueue(s *message.Send, size int) (ticket, outcome) {
-	return p.add(s, size, false)
+// reused when it returns. Span is that of its request, nil where that is not traced.
+func (p *partition) enqueue(s *message.Send, size int, span *tracing.Span) (ticket, outcome) {
+	return p.add(s, size, span, false)
 }
 
 // enqueueHeld is enqueue for one of many: it does not publish, so that a bulk does not
 // begin with a group commit of one. Release must follow, and soon: until then the send
 // leaves only if another one takes it along.
-func (p *partition) enqueueHeld(s *message.Send, size int) (ticket, outcome) {
-	return p.add(s, size, true)
+func (p *partition) enqueueHeld(s *message.Send, size int, span *tracing.Span) (ticket, outcome) {
+	return p.add(s, size, span, true)
 }
 
-func (p *partition) add(s *message.Send, size int, hold bool) (ticket, outcome) {
+func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool) (ticket, outcome) {
 	size += message.SendFrameOverheadMax
 	if !p.connected.Load() {
 		return ticket{}, outcomeWALUnavailable
@@ -87,7 +89,7 @@ func (p *partition) add(s *message.Send, size int, hold bool) (ticket, outcome) 
 	if size > p.batchBytes && int64(size) > p.publisher.MaxPayload()-headerRoomBytes {
 		return ticket{}, outcomeTooLarge
 	}
-	t, next, failed := p.gather(s, size, hold)
+	t, next, failed := p.gather(s, size, span, hold)
 	if next != nil {
 		p.publish(next)
 	}
@@ -108,7 +110,7 @@ func (p *partition) release() {
 
 // gather is enqueue under the lock; it also takes the batch to be published, if the
 // way is free.
-func (p *partition) gather(s *message.Send, size int, hold bool) (t ticket, next *batch, failed outcome) {
+func (p *partition) gather(s *message.Send, size int, span *tracing.Span, hold bool) (t ticket, next *batch, failed outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stalled && p.inFlight != nil {
@@ -127,6 +129,7 @@ func (p *partition) gather(s *message.Send, size int, hold bool) (t ticket, next
 	}
 	b.bytes = encoded
 	t = ticket{partition: p, batch: b, index: b.sends}
+	b.samples.Add(uint64(b.sends), span)
 	b.sends++
 	p.sends++
 	p.bytes += len(encoded) - before
@@ -171,6 +174,9 @@ func (p *partition) takeNext() *batch {
 	p.bytes -= len(b.bytes)
 	p.lastNo++
 	b.no, b.published = p.lastNo, time.Now()
+	if b.samples != nil {
+		p.trace(b)
+	}
 	p.inFlight = b
 	p.waiting[b.no] = b
 	p.unended += b.sends
@@ -181,6 +187,15 @@ func (p *partition) takeNext() *batch {
 		p.ackTimer.Reset(p.ackTimeout)
 	}
 	return b
+}
+
+// trace begins the span of a commit that holds sends which are traced: from the first send that it gathered until the log
+// has it. Under the lock, since whoever ends the commit ends the span.
+func (p *partition) trace(b *batch) {
+	b.span = p.tracer.Batch("group commit", b.gathered, b.samples)
+	b.span.Int("sendhouse.partition", int64(p.number))
+	b.span.Int("sendhouse.batch.sends", int64(b.sends))
+	b.span.Int("sendhouse.batch.bytes", int64(len(b.bytes)))
 }
 
 // fail answers a batch with a failure and returns the batch to be published next, if
@@ -276,6 +291,7 @@ func (p *partition) onAck(no uint64) {
 	}
 	p.mu.Unlock()
 	p.publish(next)
+	b.span.End()
 	p.metrics.ackDuration.Observe(took.Seconds())
 }
 

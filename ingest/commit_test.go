@@ -91,7 +91,7 @@ func TestGroupCommitLimits(t *testing.T) {
 	p := b.service.partitions[0]
 	// Sends of known order, from one goroutine, of sizes around the limits.
 	first := &message.Send{ChannelId: "g", ChannelType: 2, FromUid: "u", ClientMsgNo: "first", Payload: []byte("x")}
-	_, failed := p.enqueue(first, first.SizeVT())
+	_, failed := p.enqueue(first, first.SizeVT(), nil)
 	require.Equal(t, outcomeAccepted, failed)
 	flying := wal.next()
 	var order []string
@@ -104,7 +104,7 @@ func TestGroupCommitLimits(t *testing.T) {
 		if p.bytes+size+1000 > p.bytesMax {
 			continue
 		}
-		_, failed := p.enqueue(s, s.SizeVT())
+		_, failed := p.enqueue(s, s.SizeVT(), nil)
 		require.Equal(t, outcomeAccepted, failed)
 		order = append(order, s.GetClientMsgNo())
 	}

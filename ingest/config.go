@@ -61,7 +61,7 @@ const (
 
 	// headerRoomBytes is kept free of the server's max_payload for the headers of a
 	// record: our reply subject, and what JetStream may add.
-	headerRoomBytes = 1 << 10
+	headerRoomBytes = 4 << 10
 
 	payloadBytesMaxMax = 4 << 20
 

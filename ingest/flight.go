@@ -83,9 +83,9 @@ func (f *flight) add(ctx context.Context, req *request, p problem) {
 // enqueue sends the request on its way. Where there is no room, perhaps the sends of this flight are
 // what fills it: they may wait for each other, and only where it has none under way is it others who do.
 func (f *flight) enqueue(ctx context.Context, req *request) (ticket, outcome) {
-	partition, size := f.s.partitionOf(req), req.send.SizeVT()
+	partition, size, span := f.s.partitionOf(req), req.send.SizeVT(), f.s.tracer.Of(ctx)
 	for {
-		t, failed := partition.enqueueHeld(&req.send, size)
+		t, failed := partition.enqueueHeld(&req.send, size, span)
 		if failed == outcomeAccepted {
 			f.touched[partition.number] = true
 			f.held++

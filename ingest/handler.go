@@ -142,6 +142,7 @@ func (s *Service) counted(route string, needs api.Scope, endpoint endpoint) http
 	duration := s.metrics.requestDuration.WithLabelValues(route)
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
+		r, span := s.traced(r, start)
 		nth, p := s.admit()
 		defer s.leave()
 		var by spender
@@ -155,7 +156,11 @@ func (s *Service) counted(route string, needs api.Scope, endpoint endpoint) http
 			p.write(w)
 		}
 		s.metrics.requests[p.outcome].Inc()
-		duration.Observe(time.Since(start).Seconds())
+		if span == nil {
+			duration.Observe(time.Since(start).Seconds())
+		} else {
+			endTrace(w, span, p, duration, start)
+		}
 		if !p.ok() {
 			s.logFailure(w, route, p)
 		}
@@ -192,7 +197,7 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	}
 	var t ticket
 	if p.ok() {
-		t, p.outcome = s.partitionOf(req).enqueue(&req.send, req.send.SizeVT())
+		t, p.outcome = s.partitionOf(req).enqueue(&req.send, req.send.SizeVT(), s.tracer.Of(r.Context()))
 	}
 	// The answer echoes client_msg_no; everything else of the request can be reused
 	// while it waits.

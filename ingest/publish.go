@@ -19,10 +19,14 @@ type publisher interface {
 func (p *partition) publish(b *batch) {
 	for b != nil {
 		p.metrics.gathered(b)
+		header := nats.Header{topology.HeaderReply: {p.inbox.replySubject(p.number, b.no)}}
+		if b.samples != nil {
+			header[topology.HeaderTrace] = []string{b.samples.String()}
+		}
 		err := p.publisher.PublishMsg(&nats.Msg{
 			Subject: topology.WALSubject(p.number),
 			Reply:   p.inbox.ackSubject(p.number, b.no),
-			Header:  nats.Header{topology.HeaderReply: {p.inbox.replySubject(p.number, b.no)}},
+			Header:  header,
 			Data:    b.bytes,
 		})
 		*b.buffer = b.bytes

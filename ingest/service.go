@@ -20,9 +20,10 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// Deps is what the role works with. All fields but Routes must be set.
+// Deps is what the role works with. All fields but Tracer and Routes must be set.
 type Deps struct {
 	// NATS is a connection that reconnects for ever and buffers nothing meanwhile, as
 	// broker.Connect makes it. The role does not close it.
@@ -33,6 +34,8 @@ type Deps struct {
 	Partitions topology.Partitions
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+	// Tracer follows sends; nil if nothing is traced.
+	Tracer *tracing.Tracer
 	// Routes are answered by others, on the same listener; there may be none.
 	Routes []api.Route
 }
@@ -139,7 +142,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		s.addresses = newAddresses(cfg.AddressRate, cfg.AddressBurst, trusted)
 	}
 	s.committer = &committer{
-		publisher: deps.NATS, inbox: newInbox(deps.NATS, log), log: log,
+		publisher: deps.NATS, inbox: newInbox(deps.NATS, log), log: log, tracer: deps.Tracer,
 		ackTimeout: cfg.AckTimeout, sendsMax: cfg.QueueSendsMax, bytesMax: int(cfg.QueueBytesMax), waitMax: cfg.WaitMax,
 		batchBytes: batchBytes(deps.NATS.MaxPayload()),
 		buffers:    newBytesPool(batchBytesFirst), timers: &timerPool{},

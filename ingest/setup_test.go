@@ -23,6 +23,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
 // example is the body of the seed page's first example.
@@ -67,6 +68,7 @@ type options struct {
 	noStreams  bool
 	routes     []api.Route
 	log        *slog.Logger // nil: quiet
+	tracer     *tracing.Tracer
 }
 
 // defaultConfig is what kong makes of the tags, on a free port.
@@ -118,7 +120,7 @@ func setup(t testing.TB, o options) *bundle {
 		o.log = logger(t)
 	}
 	b.registry = prometheus.NewRegistry()
-	b.service, err = New(cfg, Deps{NATS: b.nc, JetStream: b.js, Partitions: topology.Partitions(o.partitions), Logger: o.log, Registerer: b.registry, Routes: o.routes})
+	b.service, err = New(cfg, Deps{NATS: b.nc, JetStream: b.js, Partitions: topology.Partitions(o.partitions), Logger: o.log, Registerer: b.registry, Tracer: o.tracer, Routes: o.routes})
 	require.NoError(t, err)
 	b.run()
 	return b

@@ -16,6 +16,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
@@ -35,6 +36,7 @@ type harness struct {
 	inbox      string
 	answers    chan *nats.Msg
 	records    int
+	tracer     *tracing.Tracer
 }
 
 func setup(t testing.TB) *harness {
@@ -66,7 +68,7 @@ func (h *harness) ensure() {
 
 // start runs a sequencer; the returned function stops it and waits.
 func (h *harness) start() (*Service, func()) {
-	s, err := New(h.config, Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	s, err := New(h.config, Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Tracer: h.tracer})
 	require.NoError(h.t, err)
 	ctx, cancel := context.WithCancel(h.ctx)
 	done := make(chan error, 1)
@@ -87,6 +89,13 @@ func send(channel, no string) *message.Send {
 // publish writes one record, durable when it returns, and gives the subject that
 // its answer comes on.
 func (h *harness) publish(sends ...*message.Send) string {
+	h.t.Helper()
+	return h.publishTraced("", sends...)
+}
+
+// publishTraced is publish with the header of sends that are traced.
+func (h *harness) publishTraced(traced string, sends ...*message.Send) string {
+	h.t.Helper()
 	var data []byte
 	for _, s := range sends {
 		var err error
@@ -95,7 +104,11 @@ func (h *harness) publish(sends ...*message.Send) string {
 	}
 	h.records++
 	reply := fmt.Sprintf("%s.%d", h.inbox, h.records)
-	_, err := h.js.PublishMsg(h.ctx, &nats.Msg{Subject: topology.WALSubject(0), Data: data, Header: nats.Header{topology.HeaderReply: []string{reply}}})
+	header := nats.Header{topology.HeaderReply: []string{reply}}
+	if traced != "" {
+		header[topology.HeaderTrace] = []string{traced}
+	}
+	_, err := h.js.PublishMsg(h.ctx, &nats.Msg{Subject: topology.WALSubject(0), Data: data, Header: header})
 	require.NoError(h.t, err)
 	return reply
 }
@@ -155,7 +168,7 @@ func (h *harness) messages(n uint64) []*message.Message {
 func (h *harness) refold() []*message.Message {
 	state, err := fold.New(fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax})
 	require.NoError(h.t, err)
-	logs, err := openLogs(h.nc, h.js, 0)
+	logs, err := openLogs(h.nc, h.js, 0, false)
 	require.NoError(h.t, err)
 	wal, err := logs.WALBounds(h.ctx)
 	require.NoError(h.t, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
@@ -32,10 +33,11 @@ type natsLogs struct {
 	onAck  func(seq uint64, err error)
 	msg    nats.Msg // reused: publishing encodes it before it returns
 	last   []string // its Nats-Expected-Last-Sequence
+	traced bool     // what headers say about traces is read
 }
 
-func openLogs(nc *nats.Conn, js jetstream.JetStream, partition int) (*natsLogs, error) {
-	l := &natsLogs{nc: nc, js: js, partition: partition, prefix: nc.NewInbox() + ".", last: []string{""}}
+func openLogs(nc *nats.Conn, js jetstream.JetStream, partition int, traced bool) (*natsLogs, error) {
+	l := &natsLogs{nc: nc, js: js, partition: partition, traced: traced, prefix: nc.NewInbox() + ".", last: []string{""}}
 	l.msg.Header = nats.Header{
 		jetstream.ExpectedLastSeqHeader: l.last,
 		topology.HeaderContentType:      []string{message.ContentType},
@@ -63,6 +65,10 @@ func (l *natsLogs) Append(m *runner.Output, ack bool) error {
 		l.msg.Reply = l.prefix + strconv.FormatUint(m.Seq, 10)
 	}
 	l.last[0] = strconv.FormatUint(m.Seq-1, 10)
+	if m.Traceparent != "" {
+		l.msg.Header[tracing.HeaderTraceparent] = []string{m.Traceparent}
+		defer delete(l.msg.Header, tracing.HeaderTraceparent)
+	}
 	if err := l.nc.PublishMsg(&l.msg); err != nil {
 		return fmt.Errorf("publish message %d: %w", m.Seq, err)
 	}
@@ -200,10 +206,13 @@ func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, err
 	if err != nil {
 		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
 	}
-	return &natsReader{messages: messages}, nil
+	return &natsReader{messages: messages, traced: l.traced}, nil
 }
 
-type natsReader struct{ messages jetstream.MessagesContext }
+type natsReader struct {
+	messages jetstream.MessagesContext
+	traced   bool
+}
 
 func (r *natsReader) Stop() { r.messages.Stop() }
 
@@ -216,8 +225,12 @@ func (r *natsReader) Next(ctx context.Context) (runner.Record, error) {
 	if err != nil {
 		return runner.Record{}, fmt.Errorf("read the write-ahead log: %w", err)
 	}
-	return runner.Record{
+	record := runner.Record{
 		Record:  fold.Record{Seq: meta.Sequence.Stream, Time: meta.Timestamp, Data: m.Data()},
 		ReplyTo: m.Headers().Get(topology.HeaderReply),
-	}, nil
+	}
+	if r.traced {
+		record.Traced = tracing.ParseSamples(m.Headers().Get(topology.HeaderTrace))
+	}
+	return record, nil
 }

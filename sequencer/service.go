@@ -15,6 +15,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
@@ -41,6 +42,8 @@ type Deps struct {
 	Instance   string
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+	// Tracer follows sends; nil if nothing is traced.
+	Tracer *tracing.Tracer
 }
 
 // Service sequences its share of a deployment's partitions.
@@ -176,7 +179,7 @@ func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 }
 
 func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Logger, m *runner.PartitionMetrics, caughtUp func()) (err error) {
-	logs, err := openLogs(s.deps.NATS, s.deps.JetStream, l.Partition)
+	logs, err := openLogs(s.deps.NATS, s.deps.JetStream, l.Partition, s.deps.Tracer != nil)
 	if err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
@@ -189,7 +192,7 @@ func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Lo
 		Partition:       l.Partition,
 		DedupWindow:     s.deps.Deployment.DedupWindow,
 		DedupEntriesMax: s.deps.Deployment.DedupEntriesMax,
-	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: log, Metrics: m, Now: time.Now, MayWrite: l.Good, CaughtUp: caughtUp})
+	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: log, Metrics: m, Now: time.Now, MayWrite: l.Good, CaughtUp: caughtUp, Tracer: s.deps.Tracer})
 	s.update(func() { s.running[l.Partition] = p })
 	defer s.update(func() { delete(s.running, l.Partition) })
 	return p.Run(ctx, drainTimeout)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -28,6 +29,7 @@ type batch struct {
 	records [][]byte // as they are in the stream, by stream_seq - first
 	digests []uint64 // of the records
 	bad     []badRecord
+	samples tracing.Samples // of the records, by stream_seq
 
 	due      time.Time // when it is to be inserted at the latest
 	closed   bool      // it takes no more records
@@ -78,6 +80,7 @@ func (b *batch) reset() {
 	clear(b.records)
 	clear(b.bad)
 	b.records, b.digests, b.bad = b.records[:0], b.digests[:0], b.bad[:0]
+	b.samples = nil
 	b.first, b.due, b.closed, b.memory = 0, time.Time{}, false, 0
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -61,7 +62,7 @@ func (c Config) Check() error {
 	return errors.Join(errs...)
 }
 
-// Deps is what the writer works with. All fields but Instance must be set.
+// Deps is what the writer works with. All fields but Instance and Tracer must be set.
 type Deps struct {
 	JetStream jetstream.JetStream
 	// Partitions is the number of partitions of the deployment, as pkg/broker.EnsureDeployment gives it.
@@ -71,6 +72,8 @@ type Deps struct {
 	Instance   string
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+	// Tracer follows sends; nil if nothing is traced.
+	Tracer *tracing.Tracer
 }
 
 func (d Deps) validate() error {

@@ -181,7 +181,11 @@ func (r *runner) insertOnce(work context.Context, b *batch, first, end int) erro
 	}
 	defer func() { <-r.inserts }()
 	begun := time.Now()
-	if err := r.store.Insert(work, &b.block, first, end, r.position.Pending.Token); err != nil {
+	err := r.store.Insert(work, &b.block, first, end, r.position.Pending.Token)
+	if b.samples != nil {
+		r.trace(b, first, end, begun, err)
+	}
+	if err != nil {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
 	r.refusedInARow = 0
@@ -190,6 +194,20 @@ func (r *runner) insertOnce(work context.Context, b *batch, first, end int) erro
 	r.metrics.observeInsert(r.own, end-first, b.block.Bytes()*(end-first)/b.block.Rows(), time.Since(begun),
 		b.block.MessageID(first).Time(), b.block.MessageID(end-1).Time(), r.now())
 	return nil
+}
+
+// trace notes an attempt to insert rows of which some are traced.
+func (r *runner) trace(b *batch, first, end int, begun time.Time, err error) {
+	from, to := b.block.StreamSeq(first), b.block.StreamSeq(end-1)
+	span := r.tracer.Batch("insert", begun, b.samples.Between(from, to))
+	span.Int("sendhouse.partition", int64(r.partition))
+	span.Int("sendhouse.stream_seq.first", int64(from))
+	span.Int("sendhouse.stream_seq.last", int64(to))
+	span.Int("sendhouse.batch.rows", int64(end-first))
+	if err != nil {
+		span.Fail(clickhouse.ClassOf(err).String())
+	}
+	span.End()
 }
 
 // bury puts one record into the dead letters, trying for ever until ctx ends.

@@ -58,8 +58,8 @@ func newGatherer(bounds limits, budget *budget, next, endAt uint64, batches [2]*
 
 // add takes a record from the consumer. It blocks while there is no room, and returns at once when the
 // gatherer has stopped or failed. A record from before what is expected is passed over: the consumer was
-// set up anew behind a tail that was lost and is being derived again.
-func (g *gatherer) add(seq uint64, encoded []byte) {
+// set up anew behind a tail that was lost and is being derived again. Traceparent is empty unless it is traced.
+func (g *gatherer) add(seq uint64, encoded []byte, traceparent string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
@@ -84,6 +84,9 @@ func (g *gatherer) add(seq uint64, encoded []byte) {
 		wake(g.changed)
 	}
 	b.add(seq, encoded)
+	if traceparent != "" {
+		b.samples.AddTraceparent(seq, traceparent)
+	}
 	g.next++
 	g.received++
 	if g.fullLocked(b, seq) {

@@ -36,7 +36,7 @@ func gather(t *testing.T, bounds limits, bytes int64, next, endAt uint64) *gathe
 func (g *gathering) feed(first, last uint64, payload int) {
 	go func() {
 		for seq := first; seq <= last; seq++ {
-			g.add(seq, testRecord(g.t, seq, payload))
+			g.add(seq, testRecord(g.t, seq, payload), "")
 		}
 	}()
 }
@@ -195,7 +195,7 @@ func TestGapEndsTheFlowBehindWhatCameBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := gather(t, wide, 1<<30, 1, 0)
 		for _, seq := range []uint64{1, 2, 1, 2, 3, 7} { // 1 and 2 again: a tail derived anew
-			g.add(seq, testRecord(t, seq, 1))
+			g.add(seq, testRecord(t, seq, 1), "")
 		}
 		require.Equal(t, []seqRange{{1, 3}}, g.spans(3))
 		_, err := g.take(t.Context())

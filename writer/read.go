@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
 const (
@@ -22,8 +24,11 @@ const (
 type source interface {
 	// consume calls handle with each record from a sequence on, one at a time, until the answer is called.
 	// handle may block. failed is called when the records have ended by themselves.
-	consume(ctx context.Context, first uint64, handle func(seq uint64, encoded []byte), failed func(error)) (stop func(), err error)
+	consume(ctx context.Context, first uint64, handle handler, failed func(error)) (stop func(), err error)
 }
+
+// handler takes a record, and the span that it is traced by; that is empty for most.
+type handler func(seq uint64, encoded []byte, traceparent string)
 
 // orderedSource reads a stream with an ordered consumer.
 //
@@ -33,12 +38,13 @@ type source interface {
 type orderedSource struct {
 	js     jetstream.JetStream
 	stream string
+	traced bool // the headers' traceparent is read
 	warn   func(error)
 }
 
 var errConsumerReplaced = errors.New("the consumer was made anew")
 
-func (s *orderedSource) consume(ctx context.Context, first uint64, handle func(seq uint64, encoded []byte), failed func(error)) (func(), error) {
+func (s *orderedSource) consume(ctx context.Context, first uint64, handle handler, failed func(error)) (func(), error) {
 	consumer, err := s.js.OrderedConsumer(ctx, s.stream, jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:   first,
@@ -57,7 +63,11 @@ func (s *orderedSource) consume(ctx context.Context, first uint64, handle func(s
 			case from != name:
 				failed(fmt.Errorf("read %s: %w", s.stream, errConsumerReplaced))
 			default:
-				handle(seq, msg.Data())
+				var traceparent string
+				if s.traced {
+					traceparent = msg.Headers().Get(tracing.HeaderTraceparent)
+				}
+				handle(seq, msg.Data(), traceparent)
 			}
 		},
 		jetstream.PullMaxMessagesWithBytesLimit(prefetchRecords, bytesMax),

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -39,6 +40,7 @@ type runner struct {
 	timing    timing
 	log       *slog.Logger
 	metrics   *metrics
+	tracer    *tracing.Tracer // nil: nothing is traced
 	own       *partitionMetrics
 	now       func() time.Time
 

@@ -222,12 +222,12 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 	log := s.log.With("partition", h.partition, "epoch", h.epoch)
 	r := &runner{
 		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, budget: s.budget, inserts: s.inserts, good: h.good,
-		source: &orderedSource{js: s.deps.JetStream, stream: stream, warn: func(err error) {
+		source: &orderedSource{js: s.deps.JetStream, stream: stream, traced: s.deps.Tracer != nil, warn: func(err error) {
 			log.Debug("reading the message log", "error", err)
 		}},
 		letters: &deadLetters{js: s.deps.JetStream, stream: stream, timeout: s.timing.request},
 		limits:  limits{rows: s.cfg.FlushRowsMax, bytes: s.cfg.FlushBytesMax, interval: s.cfg.FlushInterval, refusedInARow: s.refusedInARowMax},
-		timing:  s.timing, log: log, metrics: s.metrics, own: s.metrics.take(h.partition, h.epoch), now: time.Now,
+		timing:  s.timing, log: log, metrics: s.metrics, tracer: s.deps.Tracer, own: s.metrics.take(h.partition, h.epoch), now: time.Now,
 		batches: [2]*batch{{}, {}},
 	}
 	r.positions = &positions{

@@ -378,7 +378,7 @@ type stalling struct {
 	calls int
 }
 
-func (s *stalling) consume(ctx context.Context, first uint64, handle func(uint64, []byte), failed func(error)) (func(), error) {
+func (s *stalling) consume(ctx context.Context, first uint64, handle handler, failed func(error)) (func(), error) {
 	s.calls++
 	if s.calls == 1 {
 		return func() {}, nil

@@ -34,6 +34,9 @@ const (
 	// HeaderReply, on a record of the write-ahead log, is the core-NATS subject
 	// that its AnswerBatch goes to.
 	HeaderReply = "Sendhouse-Reply"
+	// HeaderTrace, on a record of the write-ahead log that holds sends which are traced,
+	// says which and by which spans (package tracing). It is no part of the record.
+	HeaderTrace = "Sendhouse-Trace"
 	// HeaderContentType, on a record of the message log, is message.ContentType.
 	HeaderContentType = "Content-Type"
 )

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
@@ -46,7 +47,7 @@ type Partition struct {
 	chunk   []Output // emitting
 }
 
-// Deps are what a partition works with. All fields must be set.
+// Deps are what a partition works with. All fields but Tracer must be set.
 type Deps struct {
 	Logs        Logs
 	Checkpoints Checkpoints
@@ -58,6 +59,7 @@ type Deps struct {
 	// CaughtUp is called once, when what was in the write-ahead log at recovery is
 	// folded.
 	CaughtUp func()
+	Tracer   *tracing.Tracer
 }
 
 // New makes a partition that has not recovered yet.
@@ -143,11 +145,26 @@ func (p *Partition) fold(ctx context.Context, r Record) error {
 	}
 	p.answer(r)
 	now := p.Now()
+	if r.Traced != nil {
+		p.trace(r, start)
+	}
 	p.Metrics.folded(p.effects, now.Sub(start), now.Sub(r.Time))
 	if err := p.derive(r); err != nil {
 		return err
 	}
 	return p.outbox.put(ctx, p.outputs)
+}
+
+// trace notes that the record was folded and answered, unless that was done before.
+func (p *Partition) trace(r Record, start time.Time) {
+	if r.Seq <= p.recovered.WALSeq {
+		return
+	}
+	span := p.Tracer.Batch("fold record", start, r.Traced)
+	span.Int("sendhouse.partition", int64(p.params.Partition))
+	span.Int("sendhouse.wal_seq", int64(r.Seq))
+	span.Int("sendhouse.batch.sends", int64(len(p.effects)))
+	span.End()
 }
 
 // answer tells ingest what became of the record's sends. A lost answer costs the
@@ -195,6 +212,9 @@ func (p *Partition) derive(r Record) error {
 			Subject: string(topology.AppendMessageSubject(nil, p.params.Partition, e.View.ChannelType, string(e.View.ChannelID))),
 			Data:    buf[from:len(buf):len(buf)],
 		})
+		if r.Traced != nil {
+			p.outputs[len(p.outputs)-1].Traceparent = r.Traced.Traceparent(uint64(e.Identity.WALIndex))
+		}
 	}
 	return nil
 }

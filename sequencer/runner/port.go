@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
@@ -15,6 +16,7 @@ import (
 type Record struct {
 	fold.Record
 	ReplyTo string
+	Traced  tracing.Samples // of its sends; nothing of the fold depends on it
 }
 
 // Output is one message on its way into the message log.
@@ -24,6 +26,9 @@ type Output struct {
 	WALIndex uint32
 	Subject  string
 	Data     []byte // an encoded Message
+	// Traceparent goes beside it where the send is traced. A message that is derived again
+	// may lack it.
+	Traceparent string
 }
 
 // Bounds are the first and last stream sequence of a stream, and its size. Of an

@@ -1,0 +1,91 @@
+package sequencer
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
+)
+
+func traceparent(n int) string { return fmt.Sprintf("00-%032x-%016x-01", n, n) }
+
+// stored is a message of the log as the broker has it.
+type stored struct {
+	subject, traceparent string
+	data                 []byte
+}
+
+func (h *harness) stored(n uint64) []stored {
+	h.t.Helper()
+	h.messages(n)
+	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	require.NoError(h.t, err)
+	all := make([]stored, n)
+	for i := range all {
+		m, err := stream.GetMsg(h.ctx, uint64(i+1))
+		require.NoError(h.t, err)
+		all[i] = stored{subject: m.Subject, traceparent: m.Header.Get(tracing.HeaderTraceparent), data: m.Data}
+	}
+	return all
+}
+
+// With tracing on, a traced send's message carries its traceparent beside it, and the fold has a span. What is in the log is the
+// same bytes as without tracing, which is shown by taking the log away and deriving it with a sequencer that does not trace.
+func TestTracingIsBesideTheLog(t *testing.T) {
+	t.Parallel()
+	collector := testkit.StartCollector(t)
+	provider, err := tracing.New(t.Context(), tracing.Config{OTLPEndpoint: collector.URL}, tracing.Deps{
+		Service: "test", Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+	})
+	require.NoError(t, err)
+	h := setup(t)
+	h.tracer = provider.Tracer("sequencer")
+	_, stop := h.start()
+
+	h.ask(send("c", "1"))
+	traced := h.publishTraced("1:"+traceparent(1)+",2:"+traceparent(2)+",9:"+traceparent(3)+",nonsense",
+		send("c", "2"), send("c", "3"), send("c", "1"), send("d", "4")) // the third is a duplicate
+	answers := h.answer(traced)
+	require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, answers[2].GetOutcome())
+	with := h.stored(4)
+	var headers []string
+	for _, m := range with {
+		headers = append(headers, m.traceparent)
+	}
+	require.Equal(t, []string{"", "", traceparent(1), ""}, headers)
+	report, err := Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.Zero(t, report.Differences)
+	stop()
+
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
+	h.ensure()
+	h.tracer = nil
+	_, stop = h.start()
+	without := h.stored(4)
+	for i := range with {
+		require.Equal(t, with[i].subject, without[i].subject)
+		require.Equal(t, with[i].data, without[i].data)
+		require.Empty(t, without[i].traceparent)
+	}
+	stop()
+
+	// Derived again by one that traces; the records were folded before as far as the message log shows, so that they are no news.
+	h.tracer = provider.Tracer("sequencer")
+	h.start()
+	h.ask(send("c", "5"))
+	require.NoError(t, provider.Close())
+	folds := collector.Named("fold record")
+	require.Len(t, folds, 1)
+	require.Equal(t, traceparent(1), fmt.Sprintf("00-%x-%x-01", folds[0].GetTraceId(), folds[0].GetParentSpanId()))
+	require.Len(t, folds[0].GetLinks(), 3)
+	require.Positive(t, time.Duration(folds[0].GetEndTimeUnixNano()-folds[0].GetStartTimeUnixNano()))
+}
