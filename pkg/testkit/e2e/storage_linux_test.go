@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	storageBytes     = 192 << 20
-	storageLeftBytes = 2 << 20
+	storageBytes      = 192 << 20
+	storagePieceBytes = 64 << 10
 )
 
 // smallStorage mounts a small disk, which only root may.
@@ -32,13 +32,17 @@ func smallStorage(t *testing.T) string {
 	return dir
 }
 
-// fillStorage leaves a disk with little room, and gives the file that takes it.
-func fillStorage(t *testing.T, dir string) string {
+// fillStorage takes what a disk has left, while others write to it too, and gives the file that takes it.
+func fillStorage(t *testing.T, dir string) (ballast string) {
 	t.Helper()
-	var disk syscall.Statfs_t
-	require.NoError(t, syscall.Statfs(dir, &disk))
-	ballast := filepath.Join(dir, "ballast")
-	require.NoError(t, os.WriteFile(ballast, make([]byte, int64(disk.Bavail)*disk.Bsize-storageLeftBytes), 0o600))
+	ballast = filepath.Join(dir, "ballast")
+	file, err := os.OpenFile(ballast, os.O_CREATE|os.O_WRONLY, 0o600)
+	require.NoError(t, err)
+	for piece := make([]byte, storagePieceBytes); err == nil; {
+		_, err = file.Write(piece)
+	}
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.NoError(t, file.Close())
 	return ballast
 }
 
