@@ -11,28 +11,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sendhouse/sendhouse/ingest"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/broker"
-	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
+	"github.com/sendhouse/sendhouse/pkg/process"
 	"github.com/sendhouse/sendhouse/pkg/replay"
 	"github.com/sendhouse/sendhouse/pkg/tail"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
@@ -97,7 +93,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		ctx, stop := lifecycle.WithSignals(context.Background(), log)
 		defer stop()
-		err = command.Run(newProcess(log, level), &invocation{ctx: ctx, stdout: stdout, stderr: stderr})
+		err = command.Run(process.New(log, level), &invocation{ctx: ctx, stdout: stdout, stderr: stderr})
 	}
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
@@ -154,20 +150,20 @@ type upCommand struct {
 //
 // Services start in the order in which they are added and stop in the reverse one:
 // ingest first, when every request is answered; the servers last.
-func (c *upCommand) Run(p *process, in *invocation) error {
-	return p.serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse", func(ctx context.Context) error {
+func (c *upCommand) Run(p *process.Process, in *invocation) error {
+	return p.Serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse", func(ctx context.Context) error {
 		if c.Writer.ClickHouseDSN == "" {
 			if err := c.Writer.CheckEmbedded(); err != nil {
 				return err
 			}
-			dsn, err := p.startClickHouse(filepath.Join(c.DataDir, "clickhouse"), c.ClickHouseAddr.String())
+			dsn, err := p.StartClickHouse(filepath.Join(c.DataDir, "clickhouse"), c.ClickHouseAddr.String())
 			if err != nil {
 				return err
 			}
 			c.Writer.ClickHouseDSN = dsn
 		}
 		if c.URL == "" {
-			if err := p.startNATS(filepath.Join(c.DataDir, "nats"), c.NATSAddr.String()); err != nil {
+			if err := p.StartNATS(filepath.Join(c.DataDir, "nats"), c.NATSAddr.String()); err != nil {
 				return err
 			}
 		}
@@ -175,18 +171,18 @@ func (c *upCommand) Run(p *process, in *invocation) error {
 		if c.URL == "" {
 			instance = "embedded" // the data folder's lock keeps a second one out
 		}
-		deployment, err := p.addSequencer(ctx, c.ClientConfig, instance, c.Sequencer, c.Deployment, c.Options)
+		deployment, err := addSequencer(ctx, p, c.ClientConfig, instance, c.Sequencer, c.Deployment, c.Options)
 		if err != nil {
 			return err
 		}
-		if err := p.addWriter(ctx, c.ClientConfig, instance, c.Writer, deployment); err != nil {
+		if err := addWriter(ctx, p, c.ClientConfig, instance, c.Writer, deployment); err != nil {
 			return err
 		}
-		routes, _, err := p.addHistory(ctx, c.ClientConfig, c.History, c.Writer.Config, deployment)
+		routes, _, err := addHistory(ctx, p, c.ClientConfig, c.History, c.Writer.Config, deployment)
 		if err != nil {
 			return err
 		}
-		return p.addIngest(ctx, c.ClientConfig, c.Config, deployment, routes)
+		return addIngest(ctx, p, c.ClientConfig, c.Config, deployment, routes)
 	})
 }
 
@@ -199,13 +195,13 @@ type ingestCommand struct {
 	Trace tracing.Config `embed:""`
 }
 
-func (c *ingestCommand) Run(p *process, in *invocation) error {
-	return p.serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse-ingest", func(ctx context.Context) error {
-		routes, deployment, err := p.addHistory(ctx, c.ClientConfig, c.History, c.ClickHouse, topology.Deployment{})
+func (c *ingestCommand) Run(p *process.Process, in *invocation) error {
+	return p.Serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse-ingest", func(ctx context.Context) error {
+		routes, deployment, err := addHistory(ctx, p, c.ClientConfig, c.History, c.ClickHouse, topology.Deployment{})
 		if err != nil {
 			return err
 		}
-		return p.addIngest(ctx, c.ClientConfig, c.Config, deployment, routes)
+		return addIngest(ctx, p, c.ClientConfig, c.Config, deployment, routes)
 	})
 }
 
@@ -218,9 +214,9 @@ type sequencerCommand struct {
 	Trace tracing.Config `embed:""`
 }
 
-func (c *sequencerCommand) Run(p *process, in *invocation) error {
-	return p.serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse-sequencer", func(ctx context.Context) error {
-		_, err := p.addSequencer(ctx, c.ClientConfig, "", c.Config, c.Deployment, c.Options)
+func (c *sequencerCommand) Run(p *process.Process, in *invocation) error {
+	return p.Serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse-sequencer", func(ctx context.Context) error {
+		_, err := addSequencer(ctx, p, c.ClientConfig, "", c.Config, c.Deployment, c.Options)
 		return err
 	})
 }
@@ -230,8 +226,8 @@ type sequencerStatusCommand struct {
 	JSON bool `help:"Print JSON instead of a table."`
 }
 
-func (c *sequencerStatusCommand) Run(p *process, in *invocation) error {
-	return p.ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+func (c *sequencerStatusCommand) Run(p *process.Process, in *invocation) error {
+	return p.Ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		all, err := sequencer.Status(ctx, js, deployment)
 		switch {
 		case err != nil:
@@ -251,19 +247,19 @@ type auditCommand struct {
 }
 
 // Run prints the report as JSON, whatever it says. Without a ClickHouse the logs alone are audited.
-func (c *auditCommand) Run(p *process, in *invocation) error {
+func (c *auditCommand) Run(p *process.Process, in *invocation) error {
 	report := audit.NewReport()
-	err := p.ask(in.ctx, c.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
-		sequencer.Audit(ctx, js, deployment, int64(c.AuditMemory), p.log, report)
+	err := p.Ask(in.ctx, c.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		sequencer.Audit(ctx, js, deployment, int64(c.AuditMemory), p.Log, report)
 		if c.ClickHouse.ClickHouseDSN == "" {
-			p.log.Info("rows are not compared: --clickhouse-dsn is not given")
+			p.Log.Info("rows are not compared: --clickhouse-dsn is not given")
 			return nil
 		}
-		client, err := clickhouse.Open(c.ClickHouse, p.log)
+		client, err := clickhouse.Open(c.ClickHouse, p.Log)
 		if err != nil {
 			return err
 		}
-		writeraudit.New(js, client, deployment.Partitions, p.log).Audit(ctx, report)
+		writeraudit.New(js, client, deployment.Partitions, p.Log).Audit(ctx, report)
 		return client.Close()
 	})
 	report.Finish(err)
@@ -275,8 +271,8 @@ type tailCommand struct {
 	tail.Config
 }
 
-func (c *tailCommand) Run(p *process, in *invocation) error {
-	return p.ask(in.ctx, c.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+func (c *tailCommand) Run(p *process.Process, in *invocation) error {
+	return p.Ask(in.ctx, c.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		return tail.Run(ctx, c.Config, js, deployment.Partitions, in.stdout)
 	})
 }
@@ -290,8 +286,8 @@ type replayFlags struct {
 // openSink opens what a replay writes to, and says how to close it.
 type openSink func(context.Context, jetstream.JetStream) (sink replay.Sink, closing func() error, err error)
 
-func (f replayFlags) run(p *process, in *invocation, open openSink) error {
-	return p.ask(in.ctx, f.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+func (f replayFlags) run(p *process.Process, in *invocation, open openSink) error {
+	return p.Ask(in.ctx, f.broker(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		sink, closing, err := open(ctx, js)
 		if err != nil {
 			return err
@@ -306,7 +302,7 @@ type replayNDJSONCommand struct {
 	Output string `help:"File to write to; with --state, a replay that was killed goes on there exactly. Default: standard output." placeholder:"PATH"`
 }
 
-func (c *replayNDJSONCommand) Run(p *process, in *invocation) error {
+func (c *replayNDJSONCommand) Run(p *process.Process, in *invocation) error {
 	return c.run(p, in, func(context.Context, jetstream.JetStream) (replay.Sink, func() error, error) {
 		sink, err := replay.NewNDJSON(in.stdout, c.Output)
 		return sink, sink.Close, err
@@ -318,7 +314,7 @@ type replayNATSCommand struct {
 	Subject string `required:"" help:"Publish what was on messages.<rest> on this subject, a dot and the rest. A stream must take it." placeholder:"PREFIX"`
 }
 
-func (c *replayNATSCommand) Run(p *process, in *invocation) error {
+func (c *replayNATSCommand) Run(p *process.Process, in *invocation) error {
 	return c.run(p, in, func(ctx context.Context, js jetstream.JetStream) (replay.Sink, func() error, error) {
 		sink, err := replay.NewSubject(ctx, js, c.Subject)
 		return sink, func() error { return nil }, err
@@ -330,13 +326,13 @@ type replayClickHouseCommand struct {
 	ClickHouse clickhouse.Config `embed:""`
 }
 
-func (c *replayClickHouseCommand) Run(p *process, in *invocation) error {
+func (c *replayClickHouseCommand) Run(p *process.Process, in *invocation) error {
 	return c.run(p, in, func(ctx context.Context, js jetstream.JetStream) (replay.Sink, func() error, error) {
-		client, err := clickhouse.Open(c.ClickHouse, p.log)
+		client, err := clickhouse.Open(c.ClickHouse, p.Log)
 		if err != nil {
 			return nil, nil, err
 		}
-		sink, err := writerreplay.New(ctx, js, client, p.log)
+		sink, err := writerreplay.New(ctx, js, client, p.Log)
 		return sink, client.Close, err
 	})
 }
@@ -348,7 +344,7 @@ type benchCommand struct {
 	JSON       string            `name:"json" help:"Write the report as JSON to this file; - for standard output, in place of the table." placeholder:"PATH"`
 }
 
-func (c *benchCommand) Run(p *process, in *invocation) error {
+func (c *benchCommand) Run(p *process.Process, in *invocation) error {
 	run, err := load.New(c.Load, c.Verify)
 	if err != nil {
 		return err
@@ -359,7 +355,7 @@ func (c *benchCommand) Run(p *process, in *invocation) error {
 	}
 	if c.Verify {
 		c.ClickHouse.ClickHouseDSN = cmp.Or(c.ClickHouse.ClickHouseDSN, "http://127.0.0.1:8123/sendhouse")
-		client, openErr := clickhouse.Open(c.ClickHouse, p.log)
+		client, openErr := clickhouse.Open(c.ClickHouse, p.Log)
 		if openErr != nil {
 			return openErr
 		}
@@ -376,9 +372,9 @@ type writerCommand struct {
 	Trace tracing.Config `embed:""`
 }
 
-func (c *writerCommand) Run(p *process, in *invocation) error {
-	return p.serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse-writer", func(ctx context.Context) error {
-		return p.addWriter(ctx, c.ClientConfig, "", c.Config, topology.Deployment{})
+func (c *writerCommand) Run(p *process.Process, in *invocation) error {
+	return p.Serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse-writer", func(ctx context.Context) error {
+		return addWriter(ctx, p, c.ClientConfig, "", c.Config, topology.Deployment{})
 	})
 }
 
@@ -387,8 +383,8 @@ type writerStatusCommand struct {
 	JSON bool `help:"Print JSON instead of a table."`
 }
 
-func (c *writerStatusCommand) Run(p *process, in *invocation) error {
-	return p.ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+func (c *writerStatusCommand) Run(p *process.Process, in *invocation) error {
+	return p.Ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		all, err := writer.Status(ctx, js, deployment.Partitions)
 		switch {
 		case err != nil:
@@ -415,8 +411,8 @@ type deadLettersListCommand struct {
 	deadletter.ListOptions
 }
 
-func (c *deadLettersListCommand) Run(p *process, in *invocation) error {
-	return p.askDeadLetters(in.ctx, c.ClientConfig, func(box *deadletter.Box) error { return deadletter.List(in.ctx, box, c.ListOptions, in.stdout) })
+func (c *deadLettersListCommand) Run(p *process.Process, in *invocation) error {
+	return p.AskDeadLetters(in.ctx, c.ClientConfig, func(box *deadletter.Box) error { return deadletter.List(in.ctx, box, c.ListOptions, in.stdout) })
 }
 
 type deadLettersShowCommand struct {
@@ -424,8 +420,8 @@ type deadLettersShowCommand struct {
 	deadletter.ShowOptions
 }
 
-func (c *deadLettersShowCommand) Run(p *process, in *invocation) error {
-	return p.askDeadLetters(in.ctx, c.ClientConfig, func(box *deadletter.Box) error { return deadletter.Show(in.ctx, box, c.ShowOptions, in.stdout) })
+func (c *deadLettersShowCommand) Run(p *process.Process, in *invocation) error {
+	return p.AskDeadLetters(in.ctx, c.ClientConfig, func(box *deadletter.Box) error { return deadletter.Show(in.ctx, box, c.ShowOptions, in.stdout) })
 }
 
 type deadLettersPurgeCommand struct {
@@ -433,8 +429,8 @@ type deadLettersPurgeCommand struct {
 	deadletter.PurgeOptions
 }
 
-func (c *deadLettersPurgeCommand) Run(p *process, in *invocation) error {
-	return p.askDeadLetters(in.ctx, c.ClientConfig, func(box *deadletter.Box) error { return deadletter.Purge(in.ctx, box, c.PurgeOptions, in.stdout) })
+func (c *deadLettersPurgeCommand) Run(p *process.Process, in *invocation) error {
+	return p.AskDeadLetters(in.ctx, c.ClientConfig, func(box *deadletter.Box) error { return deadletter.Purge(in.ctx, box, c.PurgeOptions, in.stdout) })
 }
 
 type deadLettersRequeueCommand struct {
@@ -442,9 +438,9 @@ type deadLettersRequeueCommand struct {
 	writer.RequeueOptions
 }
 
-func (c *deadLettersRequeueCommand) Run(p *process, in *invocation) error {
-	return p.ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
-		return writer.Requeue(ctx, c.RequeueOptions, js, p.log, in.stdout)
+func (c *deadLettersRequeueCommand) Run(p *process.Process, in *invocation) error {
+	return p.Ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
+		return writer.Requeue(ctx, c.RequeueOptions, js, p.Log, in.stdout)
 	})
 }
 
@@ -453,8 +449,8 @@ type migrateCommand struct {
 	clickhouse.MigrateOptions
 }
 
-func (c *migrateCommand) Run(p *process, in *invocation) error {
-	return clickhouse.RunMigrate(in.ctx, c.Config, c.MigrateOptions, p.log, in.stdout)
+func (c *migrateCommand) Run(p *process.Process, in *invocation) error {
+	return clickhouse.RunMigrate(in.ctx, c.Config, c.MigrateOptions, p.Log, in.stdout)
 }
 
 type versionCommand struct{}
@@ -464,183 +460,8 @@ func (versionCommand) Run(in *invocation) error {
 	return err
 }
 
-// process is what the roles of one process share.
-type process struct {
-	log       *slog.Logger
-	level     *slog.LevelVar
-	recent    *telemetry.Recent
-	console   *console.Console // of a process that serves
-	registry  *prometheus.Registry
-	readiness *lifecycle.Readiness
-	group     *lifecycle.Group
-	opened    []func() error // closes what was opened so far, should the services not come to it
-	embedded  *broker.Embedded
-	tracing   *tracing.Provider // nil: nothing is traced
-}
-
-func newProcess(log *slog.Logger, level *slog.LevelVar) *process {
-	registry := telemetry.NewRegistry(telemetry.ReadBuild())
-	log, recent := telemetry.KeepLines(telemetry.CountLines(log, registry))
-	return &process{
-		log: log, level: level, recent: recent, registry: registry,
-		readiness: new(lifecycle.Readiness),
-		group:     lifecycle.NewGroup(lifecycle.GroupConfig{Logger: log}),
-	}
-}
-
-// serve builds the services behind the admin listener and runs them until ctx
-// ends. Name is that of the process in traces.
-func (p *process) serve(ctx context.Context, adminConfig telemetry.AdminConfig, traceConfig tracing.Config, name string, build func(context.Context) error) (err error) {
-	p.console, err = console.New(console.Deps{
-		AdminAddr: adminConfig.AdminAddr.String(), Logger: p.log, Registry: p.registry, Readiness: p.readiness, Recent: p.recent, Build: telemetry.ReadBuild(),
-	})
-	if err != nil {
-		return err
-	}
-	admin, err := telemetry.NewAdmin(adminConfig, telemetry.AdminDeps{Logger: p.log, Level: p.level, Registry: p.registry, Readiness: p.readiness, Front: p.console})
-	if err != nil {
-		return err
-	}
-	p.readiness.Register("process", p.group.Check)
-	p.group.Add("admin", admin)
-	// What was opened before its service was started, or never got one, is closed here.
-	defer func() { err = errors.Join(err, p.closeOpened()) }()
-	p.tracing, err = tracing.New(ctx, traceConfig, tracing.Deps{Service: name, Version: telemetry.ReadBuild().Version, Logger: p.log, Registerer: p.registry})
-	if err != nil {
-		return err
-	}
-	p.own("tracing", p.tracing.Close)
-	if err := build(ctx); err != nil {
-		return err
-	}
-	p.group.Add("start", lifecycle.Func(func(ctx context.Context) error {
-		p.log.Info("sendhouse is up", "version", telemetry.ReadBuild().Version)
-		<-ctx.Done()
-		return nil
-	}))
-	return p.group.Run(ctx)
-}
-
-// opens remembers how to close something that is open already. The returned function does it the first time
-// it is called, and later calls do not wait for the first: it may hang.
-func (p *process) opens(closing func() error) func() error {
-	var closed atomic.Bool
-	first := func() error {
-		if closed.Swap(true) {
-			return nil
-		}
-		return closing()
-	}
-	p.opened = append(p.opened, first)
-	return first
-}
-
-func (p *process) closeOpened() (err error) {
-	for i := len(p.opened) - 1; i >= 0; i-- {
-		err = errors.Join(err, p.opened[i]())
-	}
-	return err
-}
-
-// own makes something that is open already a service: it is closed in its turn.
-func (p *process) own(name string, closing func() error) {
-	closing = p.opens(closing)
-	p.group.Add(name, lifecycle.Func(func(ctx context.Context) error {
-		<-ctx.Done()
-		return closing()
-	}))
-}
-
-// startClickHouse opens the embedded engine behind its HTTP interface and gives
-// the DSN to reach it.
-func (p *process) startClickHouse(dir, addr string) (string, error) {
-	engine, err := chdb.Open(chdb.Config{DataDir: dir, Logger: p.log})
-	if err != nil {
-		return "", err
-	}
-	p.registry.MustRegister(engine.Collector())
-	p.own("clickhouse", engine.Close)
-	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr}, engine)
-	if err != nil {
-		return "", fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
-	}
-	p.opens(server.Close)
-	p.group.Add("clickhouse interface", server)
-	return "http://" + server.Addr() + "/sendhouse", nil
-}
-
-func (p *process) startNATS(dir, addr string) error {
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, Logger: p.log})
-	if err != nil {
-		return err
-	}
-	p.embedded = server
-	p.registry.MustRegister(server.Collector())
-	p.own("nats", func() error { server.Shutdown(); return nil })
-	return nil
-}
-
-// drainTimeout bounds how long a connection may take to hand over what it has.
-const drainTimeout = 5 * time.Second
-
-// connect opens a role's own connection to NATS.
-func (p *process) connect(ctx context.Context, flags broker.ClientConfig, role string) (*nats.Conn, jetstream.JetStream, error) {
-	options, err := flags.Options(role)
-	if err != nil {
-		return nil, nil, err
-	}
-	cfg := broker.Config{URL: flags.URL, Name: "sendhouse-" + role, Options: options, Logger: p.log}
-	switch {
-	case p.embedded != nil:
-		cfg.URL, cfg.Options = p.embedded.URL(), append(cfg.Options, p.embedded.InProcess())
-	case flags.URL == "":
-		return nil, nil, errors.New("--nats-url is missing (for example nats://localhost:4222)")
-	}
-	nc, js, err := broker.Connect(ctx, cfg)
-	if err != nil {
-		return nil, nil, err
-	}
-	p.own(role+" connection", func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-		defer cancel()
-		return broker.Drained(ctx, nc)
-	})
-	p.registry.MustRegister(broker.ConnectionCollector(role, nc))
-	p.readiness.Register(role+" nats", func() error {
-		if !nc.IsConnected() {
-			return errors.New("not connected to NATS, reconnecting")
-		}
-		return nil
-	})
-	return nc, js, nil
-}
-
-// ask connects for one question.
-func (p *process) ask(ctx context.Context, flags broker.ClientConfig, question func(context.Context, jetstream.JetStream, topology.Deployment) error) error {
-	_, js, err := p.connect(ctx, flags, "question")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = p.opened[len(p.opened)-1]() }() // nothing was written
-	deployment, err := p.deployment(ctx, js, topology.Deployment{})
-	if err != nil {
-		return err
-	}
-	return question(ctx, js, deployment)
-}
-
-func (p *process) askDeadLetters(ctx context.Context, flags broker.ClientConfig, question func(*deadletter.Box) error) error {
-	return p.ask(ctx, flags, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
-		box, err := deadletter.Open(ctx, js)
-		if err != nil {
-			return err
-		}
-		return question(box)
-	})
-}
-
-func (p *process) addSequencer(ctx context.Context, flags broker.ClientConfig, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
-	nc, js, err := p.connect(ctx, flags, "sequencer")
+func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
+	nc, js, err := p.Connect(ctx, flags, "sequencer")
 	if err != nil {
 		return topology.Deployment{}, err
 	}
@@ -648,88 +469,62 @@ func (p *process) addSequencer(ctx context.Context, flags broker.ClientConfig, i
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	p.showDeployment(deployment)
-	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.log, Registerer: p.registry, Tracer: p.tracing.Tracer("sequencer")})
+	p.ShowDeployment(deployment)
+	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("sequencer")})
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	monitor, err := broker.NewMonitor(js, p.registry, p.log)
+	monitor, err := broker.NewMonitor(js, p.Registry, p.Log)
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	p.group.Add("stream monitor", monitor)
-	p.showSequencer(js, deployment)
-	p.readiness.Register("sequencer", service.Check)
-	p.group.Add("sequencer", service)
+	p.Group.Add("stream monitor", monitor)
+	showSequencer(p, js, deployment)
+	p.Readiness.Register("sequencer", service.Check)
+	p.Group.Add("sequencer", service)
 	return deployment, nil
 }
 
-// awaitTimeout is how long a role that does not set the deployment up waits for
-// one that does.
-const awaitTimeout = 7 * time.Second
-
-// deployment is the given one or, where a role runs apart, the recorded one.
-func (p *process) deployment(ctx context.Context, js jetstream.JetStream, given topology.Deployment) (topology.Deployment, error) {
-	if given != (topology.Deployment{}) {
-		return given, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
-	defer cancel()
-	deployment, err := broker.AwaitDeployment(ctx, js, topology.Deployment{})
-	if err == nil {
-		p.showDeployment(deployment)
-	}
-	return deployment, err
-}
-
-// showDeployment shows how many partitions there are to be served, so that one that nobody serves can be missed. It
-// is called once.
-func (p *process) showDeployment(deployment topology.Deployment) {
-	p.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "sendhouse_deployment_partitions", Help: "Partitions of the deployment.",
-	}, func() float64 { return float64(deployment.Partitions) }))
-}
-
-func (p *process) addWriter(ctx context.Context, flags broker.ClientConfig, instance string, cfg writer.Config, given topology.Deployment) error {
-	_, js, err := p.connect(ctx, flags, "writer")
+func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg writer.Config, given topology.Deployment) error {
+	_, js, err := p.Connect(ctx, flags, "writer")
 	if err != nil {
 		return err
 	}
-	deployment, err := p.deployment(ctx, js, given)
+	deployment, err := p.Deployment(ctx, js, given)
 	if err != nil {
 		return err
 	}
-	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Instance: instance, Logger: p.log, Registerer: p.registry, Tracer: p.tracing.Tracer("writer")})
+	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("writer")})
 	if err != nil {
 		return err
 	}
-	p.showWriter(js, deployment)
-	p.readiness.Register("writer", service.Check)
-	p.group.Add("writer", service)
+	showWriter(p, js, deployment)
+	p.Readiness.Register("writer", service.Check)
+	p.Group.Add("writer", service)
 	return nil
 }
 
 // addHistory makes the routes by which clients read. Without a ClickHouse they say that there is none. It gives the deployment too, which
 // is found out once in a process.
-func (p *process) addHistory(ctx context.Context, flags broker.ClientConfig, cfg history.Config, table clickhouse.Config, given topology.Deployment) ([]api.Route, topology.Deployment, error) {
+func addHistory(ctx context.Context, p *process.Process, flags broker.ClientConfig, cfg history.Config, table clickhouse.Config, given topology.Deployment) ([]api.Route, topology.Deployment, error) {
 	if table.ClickHouseDSN == "" {
 		return history.NotServed(), given, nil
 	}
-	client, err := clickhouse.Open(table, p.log)
+	client, err := clickhouse.Open(table, p.Log)
 	if err != nil {
 		return nil, given, err
 	}
-	p.own("history clickhouse", client.Close)
-	nc, js, err := p.connect(ctx, flags, "history")
+	p.Own("history clickhouse", client.Close)
+	nc, js, err := p.Connect(ctx, flags, "history")
 	if err != nil {
 		return nil, given, err
 	}
-	deployment, err := p.deployment(ctx, js, given)
+	deployment, err := p.Deployment(ctx, js, given)
 	if err != nil {
 		return nil, given, err
 	}
 	service, err := history.New(cfg, history.Deps{
-		ClickHouse: client, NATS: nc, JetStream: js, Partitions: topology.Partitions(deployment.Partitions), Logger: p.log, Registerer: p.registry,
+		ClickHouse: client, NATS: nc, JetStream: js, Partitions: topology.Partitions(deployment.Partitions), Logger: p.Log, Registerer: p.Registry,
 	})
 	if err != nil {
 		return nil, given, err
@@ -737,12 +532,12 @@ func (p *process) addHistory(ctx context.Context, flags broker.ClientConfig, cfg
 	return service.Routes(), deployment, nil
 }
 
-func (p *process) addIngest(ctx context.Context, flags broker.ClientConfig, cfg ingest.Config, given topology.Deployment, routes []api.Route) error {
-	nc, js, err := p.connect(ctx, flags, "ingest")
+func addIngest(ctx context.Context, p *process.Process, flags broker.ClientConfig, cfg ingest.Config, given topology.Deployment, routes []api.Route) error {
+	nc, js, err := p.Connect(ctx, flags, "ingest")
 	if err != nil {
 		return err
 	}
-	deployment, err := p.deployment(ctx, js, given)
+	deployment, err := p.Deployment(ctx, js, given)
 	if err != nil {
 		return err
 	}
@@ -750,12 +545,64 @@ func (p *process) addIngest(ctx context.Context, flags broker.ClientConfig, cfg 
 	if err != nil {
 		return err
 	}
-	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.log, Registerer: p.registry, Tracer: p.tracing.Tracer("ingest"), Routes: routes})
+	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("ingest"), Routes: routes})
 	if err != nil {
 		return err
 	}
-	p.showIngest(cfg, service)
-	p.readiness.Register("ingest", service.Check)
-	p.group.Add("ingest", service)
+	showIngest(p, cfg, service)
+	p.Readiness.Register("ingest", service.Check)
+	p.Group.Add("ingest", service)
 	return nil
+}
+
+// What the front page is told of each role that the process has.
+
+func showIngest(p *process.Process, cfg ingest.Config, service *ingest.Service) {
+	p.Console.ShowAPI(console.API{
+		Handler: service.Handler(), Addr: cfg.APIAddr.String(), Tokens: cfg.APITokensFile != "", ClientCertificates: cfg.TLSClientCAFile != "",
+	})
+}
+
+func showSequencer(p *process.Process, js jetstream.JetStream, deployment topology.Deployment) {
+	showDeadLetters(p, js)
+	p.Console.ShowSequencer(func(ctx context.Context) ([]console.Partition, error) {
+		all, err := sequencer.Status(ctx, js, deployment)
+		if err != nil {
+			return nil, err
+		}
+		shown := make([]console.Partition, 0, len(all))
+		for _, s := range all {
+			one := console.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.WALLag, State: "no checkpoint"}
+			if s.CheckpointAge > 0 {
+				one.State = fmt.Sprintf("checkpoint %s ago", s.CheckpointAge.Round(time.Second))
+			}
+			shown = append(shown, one)
+		}
+		return shown, nil
+	})
+}
+
+func showWriter(p *process.Process, js jetstream.JetStream, deployment topology.Deployment) {
+	showDeadLetters(p, js)
+	p.Console.ShowWriter(func(ctx context.Context) ([]console.Partition, error) {
+		all, err := writer.Status(ctx, js, deployment.Partitions)
+		if err != nil {
+			return nil, err
+		}
+		shown := make([]console.Partition, 0, len(all))
+		for _, s := range all {
+			shown = append(shown, console.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.Lag, State: s.State, Problem: s.Problem})
+		}
+		return shown, nil
+	})
+}
+
+func showDeadLetters(p *process.Process, js jetstream.JetStream) {
+	p.Console.ShowDeadLetters(func(ctx context.Context) ([]deadletter.Pile, error) {
+		box, err := deadletter.Open(ctx, js)
+		if err != nil {
+			return nil, err
+		}
+		return box.Piles(ctx)
+	})
 }

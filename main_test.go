@@ -16,13 +16,17 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/ingest/openapi"
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/process"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
+	"github.com/sendhouse/sendhouse/writer/history"
 )
 
 // metricsPage lists every metric; see TestMetricsAreDocumented.
@@ -39,7 +43,7 @@ type metric struct {
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	p := startUp(t)
-	have := registered(t, p.registry)
+	have := registered(t, p.Registry)
 	want := documented(t)
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		page, ok := want[name]
@@ -60,7 +64,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 	}
 
-	families, err := p.registry.Gather()
+	families, err := p.Registry.Gather()
 	require.NoError(t, err)
 	ours := slices.DeleteFunc(families, func(f *dto.MetricFamily) bool { return !strings.HasPrefix(f.GetName(), "sendhouse_") })
 	problems, err := promlint.NewWithMetricFamilies(ours).Lint()
@@ -69,7 +73,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 }
 
 // startUp runs `sendhouse up` inside the test, until the test ends.
-func startUp(t *testing.T) *process {
+func startUp(t *testing.T) *process.Process {
 	t.Helper()
 	var c cli
 	var output bytes.Buffer
@@ -80,7 +84,7 @@ func startUp(t *testing.T) *process {
 	require.NoError(t, err, output.String())
 	log, level, err := telemetry.NewLogger(telemetry.LogConfig{LogLevel: slog.LevelError, LogFormat: telemetry.LogText}, os.Stderr)
 	require.NoError(t, err)
-	p := newProcess(log, level)
+	p := process.New(log, level)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- command.Run(p, &invocation{ctx: ctx, stdout: io.Discard}) }()
@@ -89,7 +93,7 @@ func startUp(t *testing.T) *process {
 		require.NoError(t, <-ended)
 	})
 	select {
-	case <-p.group.Ready():
+	case <-p.Group.Ready():
 	case err := <-ended:
 		require.NoError(t, err, "it ended at once")
 	case <-time.After(time.Minute):
@@ -176,4 +180,29 @@ func documented(t *testing.T) map[string]metric {
 		all[name] = metric{kind: strings.TrimSpace(cells[1]), labels: strings.Join(labels, ",")}
 	}
 	return all
+}
+
+// TestHostedRoutesAreDescribed holds the routes that ingest hosts for others against its document, both ways. Those of ingest itself have a test
+// there.
+func TestHostedRoutesAreDescribed(t *testing.T) {
+	t.Parallel()
+	served := make(map[string]bool)
+	for _, route := range history.NotServed() { // the same that are served
+		served[route.Method+" "+route.Path] = true
+	}
+	require.NotEmpty(t, served)
+	doc, err := openapi3.NewLoader().LoadFromData(openapi.Document())
+	require.NoError(t, err)
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			route := method + " " + path
+			if op.Extensions["x-hosted"] != nil && !served[route] {
+				t.Errorf("ingest/openapi/openapi.yaml describes %s as hosted, which nobody hosts: take it out there, or add its package to this test", route)
+			}
+			delete(served, route)
+		}
+	}
+	for route := range served {
+		t.Errorf("%s is hosted, and ingest/openapi/openapi.yaml does not describe it: add it under paths, with x-hosted, its request and all its answers, and to docs/api.md", route)
+	}
 }

@@ -1,0 +1,101 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// drainTimeout bounds how long a connection may take to hand over what it has.
+const drainTimeout = 5 * time.Second
+
+// Connect opens a role's own connection to NATS.
+func (p *Process) Connect(ctx context.Context, flags broker.ClientConfig, role string) (*nats.Conn, jetstream.JetStream, error) {
+	options, err := flags.Options(role)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := broker.Config{URL: flags.URL, Name: "sendhouse-" + role, Options: options, Logger: p.Log}
+	switch {
+	case p.embedded != nil:
+		cfg.URL, cfg.Options = p.embedded.URL(), append(cfg.Options, p.embedded.InProcess())
+	case flags.URL == "":
+		return nil, nil, errors.New("--nats-url is missing (for example nats://localhost:4222)")
+	}
+	nc, js, err := broker.Connect(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.Own(role+" connection", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		return broker.Drained(ctx, nc)
+	})
+	p.Registry.MustRegister(broker.ConnectionCollector(role, nc))
+	p.Readiness.Register(role+" nats", func() error {
+		if !nc.IsConnected() {
+			return errors.New("not connected to NATS, reconnecting")
+		}
+		return nil
+	})
+	return nc, js, nil
+}
+
+// Ask connects for one question.
+func (p *Process) Ask(ctx context.Context, flags broker.ClientConfig, question func(context.Context, jetstream.JetStream, topology.Deployment) error) error {
+	_, js, err := p.Connect(ctx, flags, "question")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.opened[len(p.opened)-1]() }() // nothing was written
+	deployment, err := p.Deployment(ctx, js, topology.Deployment{})
+	if err != nil {
+		return err
+	}
+	return question(ctx, js, deployment)
+}
+
+// AskDeadLetters is Ask about the dead letters.
+func (p *Process) AskDeadLetters(ctx context.Context, flags broker.ClientConfig, question func(*deadletter.Box) error) error {
+	return p.Ask(ctx, flags, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
+		box, err := deadletter.Open(ctx, js)
+		if err != nil {
+			return err
+		}
+		return question(box)
+	})
+}
+
+// awaitTimeout is how long a role that does not set the deployment up waits for
+// one that does.
+const awaitTimeout = 7 * time.Second
+
+// Deployment is the given one or, where a role runs apart, the recorded one.
+func (p *Process) Deployment(ctx context.Context, js jetstream.JetStream, given topology.Deployment) (topology.Deployment, error) {
+	if given != (topology.Deployment{}) {
+		return given, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
+	defer cancel()
+	deployment, err := broker.AwaitDeployment(ctx, js, topology.Deployment{})
+	if err == nil {
+		p.ShowDeployment(deployment)
+	}
+	return deployment, err
+}
+
+// ShowDeployment shows how many partitions there are to be served, so that one that nobody serves can be missed. It
+// is called once.
+func (p *Process) ShowDeployment(deployment topology.Deployment) {
+	p.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sendhouse_deployment_partitions", Help: "Partitions of the deployment.",
+	}, func() float64 { return float64(deployment.Partitions) }))
+}
