@@ -81,7 +81,7 @@ func setup(t testing.TB, o options) *bundle {
 	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: 1}, settings)
 	require.NoError(t, err)
 
-	cfg := Config{HistoryRequestsMax: 16, HistoryTimeout: 30 * time.Second, HistoryPageBytesMax: 8 << 20}
+	cfg := Config{HistoryRequestsMax: 16, HistoryTimeout: 10 * time.Second, HistoryPageBytesMax: 8 << 20}
 	if o.config != nil {
 		o.config(&cfg)
 	}
