@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 
 	"github.com/sendhouse/sendhouse/pkg/api"
@@ -53,7 +54,7 @@ func unavailable(ctx context.Context, client context.Context, err error) *api.Pr
 	switch {
 	case client.Err() != nil:
 		return clientGone()
-	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded): // the last a moment before the others
 		return &api.Problem{Status: http.StatusServiceUnavailable, Code: "history_timeout", Reason: reasonSystemError, RetryAfter: 1,
 			Msg: "ClickHouse did not answer in time"}
 	default:
