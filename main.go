@@ -221,22 +221,28 @@ func (c *sequencerCommand) Run(p *process.Process, in *invocation) error {
 	})
 }
 
-type sequencerStatusCommand struct {
+// statusFlags are those of a command that prints how the partitions are.
+type statusFlags struct {
 	broker.ClientConfig
 	JSON bool `help:"Print JSON instead of a table."`
 }
 
+func printStatus[T any](w io.Writer, asJSON bool, all T, writeTable func(io.Writer, T) error) error {
+	if asJSON {
+		return json.NewEncoder(w).Encode(all)
+	}
+	return writeTable(w, all)
+}
+
+type sequencerStatusCommand struct{ statusFlags }
+
 func (c *sequencerStatusCommand) Run(p *process.Process, in *invocation) error {
 	return p.Ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		all, err := sequencer.Status(ctx, js, deployment)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case c.JSON:
-			return json.NewEncoder(in.stdout).Encode(all)
-		default:
-			return sequencer.WriteStatus(in.stdout, all)
 		}
+		return printStatus(in.stdout, c.JSON, all, sequencer.WriteStatus)
 	})
 }
 
@@ -378,22 +384,15 @@ func (c *writerCommand) Run(p *process.Process, in *invocation) error {
 	})
 }
 
-type writerStatusCommand struct {
-	broker.ClientConfig
-	JSON bool `help:"Print JSON instead of a table."`
-}
+type writerStatusCommand struct{ statusFlags }
 
 func (c *writerStatusCommand) Run(p *process.Process, in *invocation) error {
 	return p.Ask(in.ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		all, err := writer.Status(ctx, js, deployment.Partitions)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case c.JSON:
-			return json.NewEncoder(in.stdout).Encode(all)
-		default:
-			return writer.WriteStatus(in.stdout, all)
 		}
+		return printStatus(in.stdout, c.JSON, all, writer.WriteStatus)
 	})
 }
 
