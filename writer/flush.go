@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -159,7 +161,7 @@ func (r *runner) refuse(ctx, work context.Context, b *batch, piece seqRange, cau
 	if r.refusedInARow >= r.limits.refusedInARow {
 		r.setStatus(statePaused, cause)
 		r.logOnce(slog.LevelError, "ClickHouse refuses one row after another", cause)
-		if err := r.timing.pause(ctx, r.timing.backoffMax); err != nil {
+		if err := lifecycle.Pause(ctx, r.timing.backoffMax); err != nil {
 			return err
 		}
 		first, end := b.rows(piece)

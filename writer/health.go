@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
@@ -27,7 +29,7 @@ func (s *Service) watchHealth(ctx context.Context) {
 			return
 		}
 		s.metrics.server.show(h, err, time.Since(start))
-		if s.timing.pause(ctx, healthInterval) != nil {
+		if lifecycle.Pause(ctx, healthInterval) != nil {
 			return
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+
 	"github.com/cespare/xxhash/v2"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -24,7 +26,7 @@ func (r *runner) prepare(ctx context.Context) (time.Time, error) {
 		if todo.behind {
 			r.setStatus(stateBehind, errBehind)
 			r.logOnce(slog.LevelWarn, "waiting for the message log", fmt.Errorf("%w: done %d, last %d", errBehind, r.position.Done, s.last))
-			if err := r.timing.pause(ctx, r.timing.watch); err != nil {
+			if err := lifecycle.Pause(ctx, r.timing.watch); err != nil {
 				return time.Time{}, err
 			}
 			continue

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
@@ -256,7 +258,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	})
 	for range 100 {
 		require.LessOrEqual(t, s.budget.taken(), int64(writerBytesMaxFloor))
-		require.NoError(t, s.timing.pause(b.ctx, time.Millisecond)) // readers that would take more have time to
+		require.NoError(t, lifecycle.Pause(b.ctx, time.Millisecond)) // readers that would take more have time to
 	}
 	close(slow.release)
 	for p := range partitions {

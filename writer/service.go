@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
@@ -201,7 +203,7 @@ func (s *Service) reach(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if clickhouse.ClassOf(err) == clickhouse.Configuration || s.timing.pause(ctx, startRetry) != nil || ctx.Err() != nil {
+		if clickhouse.ClassOf(err) == clickhouse.Configuration || lifecycle.Pause(ctx, startRetry) != nil || ctx.Err() != nil {
 			return err //nolint:wrapcheck // a clickhouse.Error says it all
 		}
 	}

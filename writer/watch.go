@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
@@ -21,7 +23,7 @@ const stalledAfter = 3
 func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
 	var seen uint64
 	stalled := 0
-	for r.timing.pause(ctx, r.timing.watch) == nil {
+	for lifecycle.Pause(ctx, r.timing.watch) == nil {
 		next, received, blocked := g.progress()
 		s, err := r.streamState(ctx)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -101,17 +103,5 @@ func (t timing) backoff(ctx context.Context, attempt int, _ error) error {
 	if wait > t.backoffMax || wait <= 0 {
 		wait = t.backoffMax
 	}
-	return t.pause(ctx, wait/2+rand.N(wait/2+1))
-}
-
-// pause waits for a time, or until ctx ends.
-func (t timing) pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
+	return lifecycle.Pause(ctx, wait/2+rand.N(wait/2+1))
 }

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // Client sends. It is meant to be made once and used by many goroutines; its connections are kept and used again.
@@ -75,14 +77,7 @@ func (c *Client) pause(ctx context.Context, tries int, failure error) bool {
 	if deadline, given := ctx.Deadline(); given && time.Until(deadline) < wait {
 		return false // the caller can use the time better
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return lifecycle.Pause(ctx, wait) == nil
 }
 
 // backoff is how long to wait after so many tries. It is false where the server asks for more than Config.RetryAfterMax.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
@@ -41,12 +43,10 @@ func OpenBucket(ctx context.Context, js jetstream.JetStream, bucket string, ttl 
 		if attempt == bucketAttempts {
 			return nil, err
 		}
-		select {
-		case <-time.After(pause/2 + rand.N(pause/2)):
-			pause = min(2*pause, bucketPauseMax)
-		case <-ctx.Done():
+		if lifecycle.Pause(ctx, pause/2+rand.N(pause/2)) != nil {
 			return nil, err
 		}
+		pause = min(2*pause, bucketPauseMax)
 	}
 }
 

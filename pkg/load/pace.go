@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // overrunMax is how long after its end an open loop still sends what was due before: a server that
@@ -51,11 +53,7 @@ func (p *pace) take(ctx context.Context, n int) (first uint64, taken int, due ti
 	p.mu.Unlock()
 
 	if wait := due.Sub(now); wait > 0 {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
+		if lifecycle.Pause(ctx, wait) != nil {
 			return 0, 0, due, false
 		}
 	}

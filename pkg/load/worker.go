@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
@@ -121,14 +123,7 @@ func (w *worker) deliver(ctx context.Context, due time.Time) sample {
 }
 
 func (w *worker) wait(ctx context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause/2 + rand.N(pause))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return lifecycle.Pause(ctx, pause/2+rand.N(pause)) == nil
 }
 
 // attempt sends what is to do once, and gives the pause that the server asks for. Requests are not

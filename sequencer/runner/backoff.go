@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 const (
@@ -15,12 +17,5 @@ const (
 // that partitions do not try in step. It says false where ctx ended first.
 func Pause(ctx context.Context, attempt int) bool {
 	most := min(backoffMin<<min(attempt, 10), backoffMax)
-	timer := time.NewTimer(most/2 + rand.N(most/2))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return lifecycle.Pause(ctx, most/2+rand.N(most/2)) == nil
 }

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
@@ -80,12 +82,8 @@ func (s *Sink) Put(ctx context.Context, batch []messagelog.Record) (uint64, erro
 			return 0, err
 		}
 		s.log.Warn("ClickHouse did not take the batch, trying again", "partition", partition, "first", first, "last", last, "error", err)
-		timer := time.NewTimer(attemptPause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return 0, errors.Join(err, context.Cause(ctx))
+		if ended := lifecycle.Pause(ctx, attemptPause); ended != nil {
+			return 0, errors.Join(err, ended)
 		}
 	}
 }
