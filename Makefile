@@ -50,7 +50,7 @@ ARGS     ?=
 help: ## List the targets.
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^## / { printf "\n%s\n", substr($$0, 4) } \
-		/^[a-z][a-z-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+		/^[a-z][a-z-]*:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: deps
 deps: ## Fetch the embedded ClickHouse engine (libchdb), once; later calls need no network.
@@ -131,8 +131,13 @@ fuzz: ## Run each fuzz test for FUZZTIME.
 	done
 
 .PHONY: bench
-bench: deps build ## Measure the whole with wrk against a handler that does nothing; ARGS is passed on.
-	$(GO) run ./pkg/testkit/bench $(ARGS)
+bench: deps build ## Measure the whole against a handler that does nothing; ARGS='-cases 64,256 -rounds 5', ARGS=-help lists all.
+	CGO_ENABLED=0 $(GO) run ./pkg/testkit/bench $(ARGS)
+
+.PHONY: bench-compare
+bench-compare: deps build ## Measure this tree and the revision BASE in pairs; ARGS is passed on as for bench.
+	$(if $(BASE),,$(error say which revision to compare with: make bench-compare BASE=main))
+	CGO_ENABLED=0 $(GO) run ./pkg/testkit/bench -base '$(BASE)' $(ARGS)
 
 .PHONY: microbench
 microbench: deps ## Run the Go benchmarks that match BENCH.

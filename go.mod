@@ -16,6 +16,7 @@ require (
 	github.com/go-chi/chi/v5 v5.5.0 // HTTP routes
 	github.com/go-faster/city v1.0.1 // ClickHouse's cityHash64, to compare rows with what they were made from
 	github.com/go-faster/jx v1.2.0 // JSON decoding of requests without allocation
+	github.com/google/pprof v0.0.0-20261105003125-4bf881d7fb0b // reads processor profiles, in the benchmark
 	github.com/google/uuid v1.6.0 // client_msg_no (UUIDv7) where a request, or a send of the Go client, has none
 	github.com/klauspost/compress v1.20.3 // zstd and gzip Content-Encodings
 	github.com/nats-io/nats-server/v2 v2.15.2 // the embedded server

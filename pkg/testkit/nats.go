@@ -197,10 +197,12 @@ func (s *NATSServer) healthy(ctx context.Context) error {
 //nolint:gochecknoglobals // a cache
 var natsBuild = sync.OnceValues(buildNATS)
 
-// natsBinary gives the path of a nats-server of the version that go.mod names.
+// NATSBinary gives the path of a nats-server of the version that go.mod names, and builds it if there is none yet.
+func NATSBinary() (string, error) { return natsBuild() }
+
 func natsBinary(t testing.TB) string {
 	t.Helper()
-	path, err := natsBuild()
+	path, err := NATSBinary()
 	if err != nil {
 		t.Fatalf("build nats-server: %v", err)
 	}

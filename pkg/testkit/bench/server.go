@@ -4,91 +4,90 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
 
 const (
-	startTimeout = 30 * time.Second
+	startTimeout = 60 * time.Second
 	stopTimeout  = 60 * time.Second
 	pollInterval = 50 * time.Millisecond
-	clockTicks   = 100 // USER_HZ, on every Linux that Go runs on
 )
 
 // server is a process under load.
 type server struct {
-	cmd *exec.Cmd
-	url string
+	name     string
+	readyURL string
+	cmd      *exec.Cmd
+	log      *os.File
+	ended    chan struct{}
+	err      error // how it ended; read it after ended
 }
 
-// startServer runs a command and waits until it is ready.
-func startServer(url, readyURL string, logFile *os.File, name string, args ...string) (*server, error) {
-	cmd := exec.Command(name, args...)
-	cmd.Stdout, cmd.Stderr = logFile, logFile
-	if err := cmd.Start(); err != nil {
-		return nil, err
+// launch runs a command.
+func launch(log *os.File, name, readyURL, path string, args ...string) (*server, error) {
+	s := &server{name: name, readyURL: readyURL, log: log, cmd: exec.Command(path, args...), ended: make(chan struct{})}
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	// A group of its own: what a terminal sends to this program is not meant for it.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := s.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	s := &server{cmd: cmd, url: url}
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	if err := poll(ctx, func() error { _, err := get(ctx, readyURL); return err }); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s was not ready; see %s: %w", name, logFile.Name(), err), s.stop())
-	}
+	go func() { // ends with the process
+		s.err = s.cmd.Wait()
+		close(s.ended)
+	}()
 	return s, nil
 }
 
-// stop ends the process in its own time.
-func (s *server) stop() error {
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return fmt.Errorf("stop the server: %w", err)
-	}
-	timer := time.AfterFunc(stopTimeout, func() { _ = s.cmd.Process.Kill() }) // Wait says how it ended
-	defer timer.Stop()
-	var exit *exec.ExitError
-	if err := s.cmd.Wait(); err != nil && !errors.As(err, &exit) {
-		return fmt.Errorf("stop the server: %w", err)
+func (s *server) pid() int { return s.cmd.Process.Pid }
+
+// awaitReady waits until the process says that it is ready.
+func (s *server) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err := poll(ctx, pollInterval, s.ended, func() error {
+		_, err := get(ctx, s.readyURL)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s was not ready; see %s: %w", s.name, s.log.Name(), err)
 	}
 	return nil
 }
 
-// cpuSeconds is the processor time that the process has used.
-func (s *server) cpuSeconds() (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
+// stop ends the process in its own time.
+func (s *server) stop() error {
+	select {
+	case <-s.ended:
+		return fmt.Errorf("%s ended by itself; see %s: %w", s.name, s.log.Name(), s.err)
+	default:
 	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	user, err1 := strconv.ParseFloat(fields[11], 64)
-	system, err2 := strconv.ParseFloat(fields[12], 64)
-	return (user + system) / clockTicks, errors.Join(err1, err2)
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop %s: %w", s.name, err)
+	}
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-s.ended:
+	case <-timer.C:
+		return errors.Join(fmt.Errorf("%s did not stop within %s", s.name, stopTimeout), s.cmd.Process.Kill())
+	}
+	if s.err != nil {
+		return fmt.Errorf("%s ended badly; see %s: %w", s.name, s.log.Name(), s.err)
+	}
+	return nil
 }
 
-// memoryMiB is the process's resident memory, now and at most so far.
-func (s *server) memoryMiB() (now, most int, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		var kib int
-		if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &kib); n == 1 {
-			now = kib >> 10
-		}
-		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
-			most = kib >> 10
-		}
-	}
-	return now, most, nil
-}
-
-// poll asks until there is no error or ctx ends.
-func poll(ctx context.Context, ask func() error) error {
-	ticker := time.NewTicker(pollInterval)
+// poll asks until there is no error, ctx ends or gone is closed.
+func poll(ctx context.Context, interval time.Duration, gone <-chan struct{}, ask func() error) error {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		err := ask()
@@ -97,16 +96,62 @@ func poll(ctx context.Context, ask func() error) error {
 		}
 		select {
 		case <-ticker.C:
+		case <-gone:
+			return errors.Join(errors.New("the process has ended"), err)
 		case <-ctx.Done():
-			return err
+			return errors.Join(ctx.Err(), err)
 		}
 	}
 }
 
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// get fetches a URL and wants 200.
+func get(ctx context.Context, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return l.Addr().String(), l.Close()
+	return answerTo(request)
+}
+
+// post sends a body and wants 200.
+func post(ctx context.Context, url, contentType, body string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", contentType)
+	return answerTo(request)
+}
+
+func answerTo(request *http.Request) ([]byte, error) {
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }() // it is only read
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %.500s", request.URL, response.Status, body)
+	}
+	return body, err
+}
+
+// freeAddrs are addresses that nobody listens at; all are taken before any is let go, so that none comes twice.
+func freeAddrs(n int) ([]string, error) {
+	var addrs []string
+	var errs []error
+	listeners := make([]net.Listener, 0, n)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			errs = append(errs, err)
+			break
+		}
+		listeners = append(listeners, l)
+		addrs = append(addrs, l.Addr().String())
+	}
+	for _, l := range listeners {
+		errs = append(errs, l.Close())
+	}
+	return addrs, errors.Join(errs...)
 }

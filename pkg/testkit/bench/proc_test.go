@@ -1,0 +1,61 @@
+package main
+
+import (
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestParseStat(t *testing.T) {
+	t.Parallel()
+	const fields = " S 1 2 3 0 -1 4194560 5 0 0 0 250 125 0 0 20 0 9 0 4711 0 0"
+	for text, want := range map[string]string{
+		"42 (sendhouse)" + fields:       "sendhouse",
+		"42 (a) (b c)" + fields:         "a) (b c",
+		"42 ()" + fields + " 1 2 3\n\n": "",
+	} {
+		name, seconds, err := parseStat(text)
+		require.NoError(t, err)
+		require.Equal(t, want, name)
+		require.InDelta(t, 3.75, seconds, 1e-9)
+	}
+	for _, text := range []string{"", "42 sendhouse S", "42 (sendhouse) S 1 2", "42 )( S 1", "42 (x) S 1 2 3 0 -1 1 5 0 0 0 a 125 0"} {
+		_, _, err := parseStat(text)
+		require.Error(t, err, text)
+	}
+}
+
+func TestParseMemory(t *testing.T) {
+	t.Parallel()
+	now, most := parseMemory("Name:\tsendhouse\nVmPeak:\t 9999999 kB\nVmHWM:\t  716800 kB\nVmRSS:\t  250880 kB\nThreads:\t9\n")
+	require.Equal(t, 245, now)
+	require.Equal(t, 700, most)
+}
+
+// This process can be looked at, and its threads add up to about what it has used.
+func TestOwnProcessorTime(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no /proc")
+	}
+	before, err := cpuSeconds(os.Getpid())
+	require.NoError(t, err)
+	for after := before; after < before+0.1; {
+		after, err = cpuSeconds(os.Getpid())
+		require.NoError(t, err)
+	}
+	all, err := threads(os.Getpid())
+	require.NoError(t, err)
+	var sum float64
+	for _, one := range all {
+		require.NotEmpty(t, one.name)
+		sum += one.seconds
+	}
+	require.Positive(t, sum)
+	now, most, err := memoryMiB(os.Getpid())
+	require.NoError(t, err)
+	require.Positive(t, now)
+	require.GreaterOrEqual(t, most, now)
+}
