@@ -75,19 +75,22 @@ func (r *rig) compare(ctx context.Context) (*Comparison, error) {
 
 // pair measures a case once with each.
 func (r *rig) pair(ctx context.Context, w workload, base string, presentFirst bool) (p pair, err error) {
-	order := []struct {
+	type one struct {
 		binary string
 		into   *figures
-	}{{base, &p.Base}, {r.binary, &p.Present}}
+	}
+	first, second := one{base, &p.Base}, one{r.binary, &p.Present}
 	if presentFirst {
-		order[0], order[1] = order[1], order[0]
+		first, second = second, first
 	}
-	for _, one := range order {
-		if *one.into, err = r.sendhouse(ctx, one.binary, w); err != nil {
-			return p, err
-		}
+	if *first.into, err = r.sendhouse(ctx, first.binary, w); err != nil {
+		return p, err
 	}
-	p.Nothing, err = r.doNothing(ctx, w, p.Present.Highest/2)
+	// Between the two, so that it is as near to the one as to the other.
+	if p.Nothing, err = r.doNothing(ctx, w, first.into.Highest/2); err != nil {
+		return p, err
+	}
+	*second.into, err = r.sendhouse(ctx, second.binary, w)
 	return p, err
 }
 

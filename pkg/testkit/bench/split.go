@@ -159,9 +159,10 @@ func commandName(pid int) (string, error) {
 
 // print writes the split for people. Parts below a hundredth of the whole are added up.
 func (s Split) print(w io.Writer) {
-	var total float64
+	var total, kernel float64
 	for _, stage := range s.Stages {
 		total += stage.CPU
+		kernel += stage.Kernel
 	}
 	_, _ = fmt.Fprintf(w, "\n%s: %s; %.0f messages/s\n", s.Name, s.About, s.Figures.PerSecond)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -186,7 +187,7 @@ func (s Split) print(w io.Writer) {
 		}
 	}
 	row(rest)
-	row(Stage{Name: "all", CPU: total})
+	row(Stage{Name: "all", CPU: total, Kernel: kernel})
 	_ = table.Flush() // to the terminal
 	_, _ = fmt.Fprintf(w, "The profile saw %.0f%% of what the kernel counted; its shares of that are given.\n", 100*s.Sampled)
 }

@@ -14,7 +14,8 @@ const (
 	stageHTTP      = "HTTP: net/http, chi"
 	stageIngest    = "ingest"
 	stageNATS      = "NATS client"
-	stageServer    = "NATS server"
+	stageServer    = "NATS server: connections"
+	stageStreams   = "NATS server: streams and consumers"
 	stageStore     = "NATS server: streams on disk"
 	stageSequencer = "sequencer"
 	stageWriter    = "writer"
@@ -44,6 +45,7 @@ func stagePrefixes() []stagePrefix {
 		{"github.com/ClickHouse/", stageInsert},
 		{"github.com/nats-io/nats-server/v2/server.(*fileStore)", stageStore}, {"github.com/nats-io/nats-server/v2/server.(*msgBlock)", stageStore},
 		{"github.com/nats-io/nats-server/v2/server.(*consumerFileStore)", stageStore}, {"github.com/nats-io/nats-server/v2/server.(*cache)", stageStore},
+		{"github.com/nats-io/nats-server/v2/server.(*stream)", stageStreams}, {"github.com/nats-io/nats-server/v2/server.(*consumer)", stageStreams},
 		{"github.com/nats-io/nats-server/", stageServer}, {"github.com/nats-io/nats%2ego", stageNATS},
 		{sendhouseModule + "ingest", stageIngest}, {sendhouseModule + "sequencer", stageSequencer}, {sendhouseModule + "writer", stageWriter},
 		{sendhouseModule + "pkg/chdb", stageChDB}, {"github.com/ebitengine/purego", stageChDB},

@@ -29,6 +29,7 @@ func TestStageOf(t *testing.T) {
 		"what roles share, by itself":         {[]string{"runtime.memmove", sendhouseModule + "pkg/messagelog.(*reader).read"}, "pkg/messagelog", false},
 		"a role that publishes":               {[]string{"runtime.memmove", "bytes.(*Buffer).Write", "github.com/nats-io/nats%2ego.(*Conn).publish", sendhouseModule + "sequencer.(*natsLogs).Answer"}, stageNATS, false},
 		"syncing a stream":                    {[]string{syscall, "syscall.Fsync", "os.(*File).Sync", server + "(*fileStore).StoreMsg", server + "(*stream).processJetStreamMsg", server + "(*stream).internalLoop"}, stageStore, true},
+		"writing down what was stored":        {[]string{"runtime.memmove", server + "(*stream).processJetStreamMsg", server + "(*stream).internalLoop"}, stageStreams, false},
 		"the server otherwise":                {[]string{server + "(*client).parse", server + "(*client).readLoop"}, stageServer, false},
 		"an insert's request":                 {[]string{syscall, "internal/poll.(*FD).Write", "net.(*conn).Write", "net/http.persistConnWriter.Write", "net/http.(*persistConn).writeLoop"}, stageInsert, true},
 		"waiting for an insert":               {[]string{"runtime.selectgo", "net/http.(*persistConn).roundTrip", "net/http.(*Transport).roundTrip"}, stageInsert, false},

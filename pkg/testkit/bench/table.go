@@ -56,11 +56,7 @@ func (r *rig) table(ctx context.Context) (*Report, error) {
 	report := &Report{machine: r.machine(), Results: make([]Result, len(r.cases))}
 	for round := range r.rounds {
 		for i, w := range r.cases {
-			ours, err := r.sendhouse(ctx, r.binary, w)
-			if err != nil {
-				return nil, fmt.Errorf("%s, round %d: %w", w.name, round+1, err)
-			}
-			nothing, err := r.doNothing(ctx, w, ours.Highest/2)
+			ours, nothing, err := r.both(ctx, w, round%2 == 1)
 			if err != nil {
 				return nil, fmt.Errorf("%s, round %d: %w", w.name, round+1, err)
 			}
@@ -77,6 +73,21 @@ func (r *rig) table(ctx context.Context) (*Report, error) {
 	var err error
 	report.Splits, err = r.splits(ctx)
 	return report, err
+}
+
+// both measures Sendhouse and the handler that does nothing. Which rate is half of the
+// highest must be known first.
+func (r *rig) both(ctx context.Context, w workload, nothingFirst bool) (ours, nothing figures, err error) {
+	nothingFirst = nothingFirst && !w.half
+	if nothingFirst {
+		if nothing, err = r.doNothing(ctx, w, 0); err != nil {
+			return ours, nothing, err
+		}
+	}
+	if ours, err = r.sendhouse(ctx, r.binary, w); err == nil && !nothingFirst {
+		nothing, err = r.doNothing(ctx, w, ours.Highest/2)
+	}
+	return ours, nothing, err
 }
 
 // relate works out the ratios: of each round first, then their median.
