@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -48,7 +49,13 @@ func TestComparedByPairs(t *testing.T) {
 
 	// At half of the highest rate, what is compared is the highest rate.
 	pairs = []pair{{Nothing: of(50, 1), Base: figures{PerSecond: 50, Highest: 100}, Present: figures{PerSecond: 60, Highest: 150}}}
-	require.InDelta(t, 1.5, compared(workload{name: "half"}, pairs).Rate, 1e-9)
+	half := compared(workload{name: "half"}, pairs)
+	require.InDelta(t, 1.5, half.Rate, 1e-9)
+	var out bytes.Buffer
+	(&Comparison{Base: "abc", Present: "def", Cases: []Compared{c, half}}).print(&out)
+	require.Contains(t, out.String(), "1.200 in messages/s, 0.750 in processor time")
+	require.Equal(t, 1, strings.Count(out.String(), "Of the handler that does nothing: base 0.50, present 0.60."), out.String())
+	require.Contains(t, out.String(), "half of each version's own")
 }
 
 func TestCasesHeldAgainstEachOther(t *testing.T) {
