@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -170,6 +171,7 @@ func (c *upCommand) Run(p *process.Process, in *invocation) error {
 		instance := "" // of a sequencer and a writer beside others
 		if c.URL == "" {
 			instance = "embedded" // the data folder's lock keeps a second one out
+			c.PartitionsFirst = topology.PartitionsOfMachine(runtime.GOMAXPROCS(0))
 		}
 		deployment, err := addSequencer(ctx, p, c.ClientConfig, instance, c.Sequencer, c.Deployment, c.Options)
 		if err != nil {

@@ -130,7 +130,11 @@ func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 			return topology.Deployment{}, fmt.Errorf("key-value bucket %s: %w", bucket.Bucket, err)
 		}
 	}
-	deployment, err := recordDeployment(ctx, js, asked)
+	deployment, err := recordDeployment(ctx, js, asked, options)
+	if err != nil {
+		return topology.Deployment{}, err
+	}
+	share, err := options.Share(deployment)
 	if err != nil {
 		return topology.Deployment{}, err
 	}
@@ -139,7 +143,7 @@ func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 	}
 	streams := []jetstream.StreamConfig{options.DeadLettersConfig()}
 	for p := range deployment.Partitions {
-		streams = append(streams, options.WALConfig(p), options.MessagesConfig(p))
+		streams = append(streams, share.WALConfig(p), share.MessagesConfig(p))
 	}
 	for _, want := range streams {
 		if _, err := EnsureStream(ctx, js, want); err != nil {
@@ -152,13 +156,17 @@ func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 const deploymentKey = "deployment"
 
 // recordDeployment writes the parameters once; whoever comes later must agree.
-func recordDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment) (topology.Deployment, error) {
+func recordDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
 	kv, err := js.KeyValue(ctx, topology.DeploymentBucket)
 	if err != nil {
 		return topology.Deployment{}, fmt.Errorf("key-value bucket %s: %w", topology.DeploymentBucket, err)
 	}
-	first := asked.Or(topology.DefaultDeployment())
-	if err := first.Check(); err != nil {
+	recorded, err := readDeployment(ctx, kv, asked)
+	if !errors.Is(err, jetstream.ErrKeyNotFound) {
+		return recorded, err
+	}
+	first, err := options.First(asked)
+	if err != nil {
 		return topology.Deployment{}, err
 	}
 	value, err := json.Marshal(first)

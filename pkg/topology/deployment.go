@@ -12,16 +12,42 @@ import (
 // otherwise refuses to start.
 type Deployment struct {
 	// Partitions is the number of partitions, 1 to PartitionsMax.
-	Partitions int `json:"partitions" help:"Number of partitions; fixed when the deployment is first started. Default: as recorded, or 4 at the first start."`
+	Partitions int `json:"partitions" help:"Number of partitions; fixed when the deployment is first started. Default: as recorded; at the first start 4 or, with the embedded NATS, one for each two cores, at most 4."`
 	// DedupWindow is how long, in WAL time, a client_msg_no is remembered.
 	DedupWindow time.Duration `json:"dedup_window_ns" help:"How long a client_msg_no is remembered; fixed at the first start. Default: as recorded, or 10m."`
 	// DedupEntriesMax bounds what is remembered in a partition; the oldest go first.
-	DedupEntriesMax int `json:"dedup_entries_max" help:"How many client_msg_no a partition remembers at most; fixed at the first start. Default: as recorded, or 1000000."`
+	DedupEntriesMax int `json:"dedup_entries_max" help:"How many client_msg_no a partition remembers at most; fixed at the first start. Default: as recorded; at the first start 4000000 shared by the partitions, and at least 1000000."`
 }
 
+const (
+	// defaultPartitions are enough for as many instances of a role to share the work.
+	defaultPartitions = 4
+	// coresPerPartition: on one machine more partitions make more and smaller group commits, streams and inserts of the
+	// same sends, and that costs more than it gives until there are cores to spare (docs/adr/0008).
+	coresPerPartition = 2
+	// defaultDedupEntries are shared by the partitions, so that what a deployment remembers does not depend on how many
+	// they are.
+	defaultDedupEntries = 4_000_000
+	leastDedupEntries   = 1_000_000
+)
+
 // DefaultDeployment is what a deployment gets where nothing is asked.
-func DefaultDeployment() Deployment {
-	return Deployment{Partitions: 4, DedupWindow: 10 * time.Minute, DedupEntriesMax: 1_000_000}
+func DefaultDeployment() Deployment { return Deployment{}.first(defaultPartitions) }
+
+// PartitionsOfMachine is the number of partitions for a deployment whose every part runs on one machine of so many cores.
+func PartitionsOfMachine(cores int) int {
+	return min(max(cores/coresPerPartition, 1), defaultPartitions)
+}
+
+// first fills what is not asked for when a deployment is first started. Partitions counts where no number is asked for.
+func (d Deployment) first(partitions int) Deployment {
+	if d.Partitions == 0 {
+		d.Partitions = partitions
+	}
+	return d.Or(Deployment{
+		DedupWindow:     10 * time.Minute,
+		DedupEntriesMax: max(defaultDedupEntries/max(d.Partitions, 1), leastDedupEntries),
+	})
 }
 
 // Or fills what is not asked for (zero) from other.

@@ -13,18 +13,23 @@ import (
 // Options are the settings of the streams that an operator may choose.
 type Options struct {
 	Replicas         int             `help:"Copies of each stream and bucket: 1 on one server, 3 or 5 in a cluster." default:"1"`
-	WALBytesMax      config.ByteSize `name:"wal-bytes-max" help:"Size of a partition's write-ahead log. A full one refuses sends (503) until the sequencer has trimmed it." default:"1GiB"`
+	WALBytesMax      config.ByteSize `name:"wal-bytes-max" help:"Size of the write-ahead logs of all partitions, which share it evenly. A full one refuses sends (503) until the sequencer has trimmed it." default:"4GiB"`
 	MessagesAgeMax   time.Duration   `help:"How long the message log keeps messages for replay." default:"168h"`
-	MessagesBytesMax config.ByteSize `help:"How much a partition's message log keeps, the oldest messages going first; 0 for no bound by size." default:"2GiB"`
+	MessagesBytesMax config.ByteSize `help:"How much the message logs of all partitions keep, sharing it evenly, the oldest messages going first; 0 for no bound by size." default:"8GiB"`
+	// PartitionsFirst is the number of partitions where none is asked for at a first start; 0 for the usual one.
+	PartitionsFirst int `kong:"-"`
 }
+
+// walBytesLeast is the least that a partition's write-ahead log can do with.
+const walBytesLeast = 16 << 20
 
 // DefaultOptions are those of one machine.
 func DefaultOptions() Options {
 	return Options{
 		Replicas:         1,
-		WALBytesMax:      1 << 30,
+		WALBytesMax:      4 << 30,
 		MessagesAgeMax:   7 * 24 * time.Hour,
-		MessagesBytesMax: 2 << 30,
+		MessagesBytesMax: 8 << 30,
 	}
 }
 
@@ -34,8 +39,8 @@ func (o Options) Validate() error {
 	if o.Replicas != 1 && o.Replicas != 3 && o.Replicas != 5 {
 		errs = append(errs, fmt.Errorf("replicas %d: must be 1, 3 or 5", o.Replicas))
 	}
-	if o.WALBytesMax < 16<<20 {
-		errs = append(errs, fmt.Errorf("wal-bytes-max %s: must be at least 16 MiB", o.WALBytesMax))
+	if o.WALBytesMax < walBytesLeast {
+		errs = append(errs, fmt.Errorf("wal-bytes-max %s: must be at least 16 MiB for each partition", o.WALBytesMax))
 	}
 	if o.MessagesAgeMax < time.Minute {
 		errs = append(errs, fmt.Errorf("messages-age-max %s: must be at least a minute", o.MessagesAgeMax))
@@ -44,6 +49,31 @@ func (o Options) Validate() error {
 		errs = append(errs, fmt.Errorf("messages-bytes-max %d: must not be negative", o.MessagesBytesMax))
 	}
 	return errors.Join(errs...)
+}
+
+// First is what a deployment that is first started with these options gets where asked leaves it open.
+func (o Options) First(asked Deployment) (Deployment, error) {
+	partitions := o.PartitionsFirst
+	if partitions == 0 {
+		partitions = defaultPartitions
+	}
+	d := asked.first(partitions)
+	if err := d.Check(); err != nil {
+		return Deployment{}, err
+	}
+	_, err := o.Share(d)
+	return d, err
+}
+
+// Share is what one partition of a deployment gets of what all of them share.
+func (o Options) Share(d Deployment) (Options, error) {
+	share := o
+	share.WALBytesMax /= config.ByteSize(d.Partitions)
+	share.MessagesBytesMax /= config.ByteSize(d.Partitions)
+	if share.WALBytesMax < walBytesLeast {
+		return Options{}, fmt.Errorf("wal-bytes-max %s for %d partitions is %s each: must be at least 16 MiB each", o.WALBytesMax, d.Partitions, share.WALBytesMax)
+	}
+	return share, nil
 }
 
 // WALConfig is the stream of a partition's write-ahead log. Limits retention

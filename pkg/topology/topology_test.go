@@ -77,6 +77,41 @@ func TestDeployment(t *testing.T) {
 	require.ErrorContains(t, err, "dedup entries")
 }
 
+// TestFirstStart: what a deployment remembers and stores does not depend on its number of partitions, unless that is asked for.
+func TestFirstStart(t *testing.T) {
+	t.Parallel()
+	options := topology.DefaultOptions()
+	first := func(asked topology.Deployment) topology.Deployment {
+		d, err := options.First(asked)
+		require.NoError(t, err)
+		return d
+	}
+	require.Equal(t, topology.DefaultDeployment(), first(topology.Deployment{}))
+	require.Equal(t, 4, first(topology.Deployment{}).Partitions)
+	require.Equal(t, 1_000_000, first(topology.Deployment{}).DedupEntriesMax)
+	require.Equal(t, 1_000_000, first(topology.Deployment{Partitions: 16}).DedupEntriesMax)
+
+	for cores, partitions := range map[int]int{1: 1, 2: 1, 3: 1, 4: 2, 8: 4, 64: 4} {
+		require.Equal(t, partitions, topology.PartitionsOfMachine(cores), "%d cores", cores)
+	}
+	options.PartitionsFirst = 1
+	require.Equal(t, topology.Deployment{Partitions: 1, DedupWindow: 10 * time.Minute, DedupEntriesMax: 4_000_000}, first(topology.Deployment{}))
+	require.Equal(t, topology.Deployment{Partitions: 2, DedupWindow: time.Minute, DedupEntriesMax: 5}, first(topology.Deployment{Partitions: 2, DedupWindow: time.Minute, DedupEntriesMax: 5}))
+
+	share, err := options.Share(topology.Deployment{Partitions: 4})
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<30, share.WALConfig(3).MaxBytes)
+	require.EqualValues(t, 2<<30, share.MessagesConfig(3).MaxBytes)
+	options.MessagesBytesMax = 0
+	share, err = options.Share(topology.Deployment{Partitions: 4})
+	require.NoError(t, err)
+	require.EqualValues(t, -1, share.MessagesConfig(3).MaxBytes, "no bound")
+
+	options.WALBytesMax = 64 << 20
+	_, err = options.First(topology.Deployment{Partitions: 5})
+	require.ErrorContains(t, err, "wal-bytes-max 64MiB for 5 partitions is")
+}
+
 func TestOptionsValidateReportsAll(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, topology.DefaultOptions().Validate())

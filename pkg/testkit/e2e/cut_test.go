@@ -41,7 +41,7 @@ func startCutApart(t *testing.T) *cutApart {
 		return h
 	}
 	c.ingest = behind("ingest", "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
-	c.sequencer = behind("sequencer", "--sequencer-lease-ttl=2s", "--wal-bytes-max=512MiB", "--messages-bytes-max=1GiB")
+	c.sequencer = behind("sequencer", "--sequencer-lease-ttl=2s", "--wal-bytes-max=2GiB", "--messages-bytes-max=4GiB")
 	// An insert that is under way when the network goes is given up and made again while the first may still arrive.
 	c.writer = behind("writer", "--clickhouse-dsn=clickhouse://"+c.table.Addr+"/sendhouse?read_timeout=5s", "--clickhouse-schema=reduced", "--writer-lease-ttl=2s")
 	c.start()

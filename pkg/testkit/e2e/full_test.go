@@ -13,7 +13,7 @@ const (
 func TestEndToEndFullWriteAheadLog(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
-	a := startApart(t, "--wal-bytes-max=16MiB", "--messages-bytes-max=1GiB")
+	a := startApart(t, "--wal-bytes-max=64MiB", "--messages-bytes-max=4GiB")
 	a.sequencer.Kill9()
 	load := startLoad(t, a.ingest.api, loadConfig{seed: seed, clients: fullClients, payloadBytesMax: fullPayload})
 	load.awaitOutcome("503 wal_full")

@@ -25,7 +25,7 @@ const (
 )
 
 // small makes a deployment fit on a machine with little disk: JetStream reserves the size of its streams.
-var small = []string{"--wal-bytes-max=64MiB", "--messages-bytes-max=128MiB"}
+var small = []string{"--wal-bytes-max=256MiB", "--messages-bytes-max=512MiB"}
 
 // house is one process of the binary under test; what it does not have is empty.
 type house struct {

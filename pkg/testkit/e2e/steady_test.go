@@ -44,7 +44,7 @@ func TestEndToEndSteady(t *testing.T) {
 		rate, err = strconv.Atoi(text)
 		require.NoError(t, err)
 	}
-	up := newUp(t, "--messages-bytes-max=2GiB")
+	up := newUp(t, "--messages-bytes-max=8GiB")
 	up.Start()
 	look := newLook(t, embeddedTable(t, up))
 

@@ -81,7 +81,7 @@ func (h *House) start() string {
 	}
 	t.Cleanup(server.Shutdown)
 	api := testkit.FreeAddr(t)
-	role(t, binary, "sequencer", "--nats-url="+server.URL(), "--partitions=2", "--wal-bytes-max=64MiB", "--messages-bytes-max=128MiB")
+	role(t, binary, "sequencer", "--nats-url="+server.URL(), "--partitions=2", "--wal-bytes-max=128MiB", "--messages-bytes-max=256MiB")
 	role(t, binary, "ingest", "--nats-url="+server.URL(), "--api-addr="+api)
 	return "http://" + api
 }
