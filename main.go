@@ -152,6 +152,9 @@ type upCommand struct {
 // Services start in the order in which they are added and stop in the reverse one:
 // ingest first, when every request is answered; the servers last.
 func (c *upCommand) Run(p *process.Process, in *invocation) error {
+	if c.URL == "" {
+		c.PartitionsFirst = topology.PartitionsOfMachine(runtime.GOMAXPROCS(0))
+	}
 	return p.Serve(in.ctx, c.AdminConfig, c.Trace, "sendhouse", func(ctx context.Context) error {
 		if c.Writer.ClickHouseDSN == "" {
 			if err := c.Writer.CheckEmbedded(); err != nil {
@@ -171,7 +174,6 @@ func (c *upCommand) Run(p *process.Process, in *invocation) error {
 		instance := "" // of a sequencer and a writer beside others
 		if c.URL == "" {
 			instance = "embedded" // the data folder's lock keeps a second one out
-			c.PartitionsFirst = topology.PartitionsOfMachine(runtime.GOMAXPROCS(0))
 		}
 		deployment, err := addSequencer(ctx, p, c.ClientConfig, instance, c.Sequencer, c.Deployment, c.Options)
 		if err != nil {

@@ -2,6 +2,8 @@ package process
 
 import (
 	"fmt"
+	"os"
+	"runtime"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/chdb"
@@ -32,7 +34,17 @@ func (p *Process) StartNATS(dir, addr string) error {
 		return err
 	}
 	p.embedded = server
+	spareProcessor()
 	p.Registry.MustRegister(server.Collector())
 	p.Own("nats", func() error { server.Shutdown(); return nil })
 	return nil
+}
+
+// spareProcessor gives Go one processor more than there are cores. The embedded server syncs the write-ahead log hundreds
+// of times a second, and a sync keeps the processor it was called on, though not the core, until the runtime takes it away.
+// Whoever has set GOMAXPROCS is left alone.
+func spareProcessor() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+	}
 }
