@@ -12,9 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
@@ -30,7 +30,7 @@ type harness struct {
 	ctx        context.Context
 	nc         *nats.Conn
 	js         jetstream.JetStream
-	options    topology.Options
+	asked      *testkit.Deployment
 	deployment topology.Deployment
 	config     Config
 	inbox      string
@@ -43,27 +43,20 @@ func setup(t testing.TB) *harness {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: slog.New(slog.DiscardHandler)})
+	d := testkit.StartDeployment(t, 1)
+	h := &harness{t: t, ctx: ctx, nc: d.NATS, js: d.JetStream, asked: d, deployment: d.Deployment, answers: make(chan *nats.Msg, 1024)}
+	_, err := config.Parse(nil, &h.config)
 	require.NoError(t, err)
-	t.Cleanup(server.Shutdown)
-	h := &harness{t: t, ctx: ctx, options: topology.DefaultOptions(), answers: make(chan *nats.Msg, 1024)}
-	_, err = config.Parse(nil, &h.config)
-	require.NoError(t, err)
-	h.options.WALBytesMax, h.options.MessagesBytesMax = 64<<20, 64<<20
-	h.nc, h.js, err = broker.Connect(ctx, broker.Config{URL: server.URL(), Name: "test", Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(h.nc.Close)
-	h.ensure()
 	h.inbox = h.nc.NewInbox()
 	_, err = h.nc.ChanSubscribe(h.inbox+".*", h.answers)
 	require.NoError(t, err)
 	return h
 }
 
+// ensure makes the streams anew that a test has deleted.
 func (h *harness) ensure() {
-	var err error
-	h.deployment, err = broker.EnsureDeployment(h.ctx, h.js, topology.Deployment{Partitions: 1}, h.options)
-	require.NoError(h.t, err)
+	h.t.Helper()
+	h.asked.Ensure(h.t)
 }
 
 // start runs a sequencer; the returned function stops it and waits.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -14,9 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/docs/example"
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
-	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 var errEnough = errors.New("enough")
@@ -25,17 +23,7 @@ func TestConsume(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	log := slog.New(slog.DiscardHandler)
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(server.Shutdown)
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: server.URL(), Name: t.Name(), Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
-	options := topology.DefaultOptions()
-	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 64<<20
-	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: 1}, options)
-	require.NoError(t, err)
+	js := testkit.StartDeployment(t, 1).JetStream
 	for n := 1; n <= 20; n++ {
 		encoded, err := (&message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", Payload: []byte("hi")}).MarshalVT()
 		require.NoError(t, err)

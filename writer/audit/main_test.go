@@ -14,11 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
-	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer"
 	"github.com/sendhouse/sendhouse/writer/audit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
@@ -48,19 +46,8 @@ func setup(t testing.TB, dsn string, schema clickhouse.Schema) *bundle {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	log := slog.New(slog.DiscardHandler)
-	embedded, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(embedded.Shutdown)
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Name: t.Name(), Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
-	options := topology.DefaultOptions()
-	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 256<<20
-	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: 1}, options)
-	require.NoError(t, err)
-
-	b := &bundle{t: t, ctx: ctx, js: js}
-	_, err = config.Parse([]string{"--clickhouse-dsn=" + dsn, "--clickhouse-schema=" + string(schema), "--flush-interval=20ms"}, &b.config)
+	b := &bundle{t: t, ctx: ctx, js: testkit.StartDeployment(t, 1).JetStream}
+	_, err := config.Parse([]string{"--clickhouse-dsn=" + dsn, "--clickhouse-schema=" + string(schema), "--flush-interval=20ms"}, &b.config)
 	require.NoError(t, err)
 	b.client, err = clickhouse.Open(b.config.Config, log)
 	require.NoError(t, err)

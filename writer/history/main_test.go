@@ -22,6 +22,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
@@ -70,24 +71,15 @@ func setup(t testing.TB, o options) *bundle {
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	require.NoError(t, client.Migrate(ctx))
 
-	embedded, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 4 << 30, Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(embedded.Shutdown)
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Name: t.Name(), Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
-	settings := topology.DefaultOptions()
-	settings.WALBytesMax, settings.MessagesBytesMax = 64<<20, 256<<20
-	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: 1}, settings)
-	require.NoError(t, err)
+	d := testkit.StartDeployment(t, 1)
 
 	cfg := Config{HistoryRequestsMax: 16, HistoryTimeout: 10 * time.Second, HistoryPageBytesMax: 8 << 20}
 	if o.config != nil {
 		o.config(&cfg)
 	}
-	service, err := New(cfg, Deps{ClickHouse: client, NATS: nc, JetStream: js, Partitions: 1, Logger: log, Registerer: prometheus.NewRegistry()})
+	service, err := New(cfg, Deps{ClickHouse: client, NATS: d.NATS, JetStream: d.JetStream, Partitions: 1, Logger: log, Registerer: prometheus.NewRegistry()})
 	require.NoError(t, err)
-	return &bundle{t: t, ctx: ctx, client: client, nats: embedded, js: js, service: service, url: serve(t, service.Routes())}
+	return &bundle{t: t, ctx: ctx, client: client, nats: d.Server, js: d.JetStream, service: service, url: serve(t, service.Routes())}
 }
 
 // serve is a listener with the routes and nothing else.

@@ -1,0 +1,56 @@
+package testkit
+
+import (
+	"log/slog"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// What a deployment stores at most, and a partition of it.
+const (
+	deploymentStoreBytesMax = 8 << 30
+	walBytesMax             = 64 << 20
+	messagesBytesMax        = 256 << 20
+)
+
+// Deployment is a NATS server in the test's own process, with the streams and buckets of a deployment, and a
+// connection to it. Both end with the test.
+type Deployment struct {
+	topology.Deployment
+	Options   topology.Options
+	Server    *broker.Embedded
+	NATS      *nats.Conn
+	JetStream jetstream.JetStream
+}
+
+// StartDeployment sets a deployment up, in a folder of the test's.
+func StartDeployment(t testing.TB, partitions int) *Deployment {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	d := &Deployment{Deployment: topology.Deployment{Partitions: partitions}, Options: topology.DefaultOptions()}
+	d.Options.WALBytesMax, d.Options.MessagesBytesMax = config.ByteSize(partitions)*walBytesMax, config.ByteSize(partitions)*messagesBytesMax
+	var err error
+	d.Server, err = broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: loopback(0), StoreBytesMax: deploymentStoreBytesMax, Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(d.Server.Shutdown)
+	d.NATS, d.JetStream, err = broker.Connect(t.Context(), broker.Config{URL: d.Server.URL(), Name: t.Name(), Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(d.NATS.Close)
+	d.Ensure(t)
+	return d
+}
+
+// Ensure makes what the deployment lacks, such as a stream that a test has deleted.
+func (d *Deployment) Ensure(t testing.TB) {
+	t.Helper()
+	var err error
+	d.Deployment, err = broker.EnsureDeployment(t.Context(), d.JetStream, d.Deployment, d.Options)
+	require.NoError(t, err)
+}
