@@ -69,7 +69,7 @@ type cli struct {
 		NDJSON     replayNDJSONCommand     `cmd:"" name:"ndjson" help:"Write messages as JSON, one object a line."`
 		NATS       replayNATSCommand       `cmd:"" name:"nats" help:"Publish messages into another stream of the same NATS."`
 		ClickHouse replayClickHouseCommand `cmd:"" name:"clickhouse" help:"Insert the messages that a table does not have."`
-	} `cmd:"" help:"Read the message log again, into a file, a stream or a table; resumable."`
+	} `cmd:"" help:"Read messages again, from the message log or the write-ahead log, into a file, a stream or a table; resumable."`
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
 	Migrate     migrateCommand     `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version     versionCommand     `cmd:"" help:"Print the version and exit."`
@@ -302,7 +302,11 @@ func (f replayFlags) run(p *process.Process, in *invocation, open openSink) erro
 		if err != nil {
 			return err
 		}
-		_, err = replay.Run(ctx, f.Config, js, deployment.Partitions, sink, in.stderr)
+		source := replay.NewMessageLog(js)
+		if f.Source == replay.FromWAL {
+			source = sequencer.NewReplaySource(js, deployment, p.Log)
+		}
+		_, err = replay.Run(ctx, f.Config, source, deployment.Partitions, sink, in.stderr)
 		return errors.Join(err, closing())
 	})
 }

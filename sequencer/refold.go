@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -68,7 +67,11 @@ func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology
 	if err != nil {
 		return r.part, err
 	}
-	if r.state, err = oldestState(ctx, js, deployment, number, wal); err != nil {
+	starts, err := findStartStates(ctx, js, deployment, number, wal)
+	if err != nil {
+		return r.part, err
+	}
+	if r.state, err = starts.oldest(ctx); err != nil {
 		return r.part, err
 	}
 	r.report.FromWALSeq, r.report.LastWALSeq = r.state.WALSeq()+1, wal.Last
@@ -88,29 +91,6 @@ func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology
 	return r.part, err
 }
 
-// oldestState is the empty state where the write-ahead log is whole, else the
-// oldest kept checkpoint that it continues.
-func oldestState(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int, wal runner.Bounds) (*fold.State, error) {
-	params := fold.Params{Partition: number, DedupWindow: deployment.DedupWindow, DedupEntriesMax: deployment.DedupEntriesMax}
-	if wal.First <= 1 {
-		return fold.New(params)
-	}
-	checkpoints, err := openCheckpoints(ctx, js, number)
-	if err != nil {
-		return nil, err
-	}
-	kept, err := checkpoints.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, meta := range slices.Backward(kept.Metas) {
-		if meta.WALSeq+1 >= wal.First {
-			return checkpoints.Load(ctx, meta, params)
-		}
-	}
-	return nil, fmt.Errorf("%w: the write-ahead log starts at record %d, and no checkpoint reaches it", runner.ErrMissing, wal.First)
-}
-
 type refold struct {
 	part     *audit.Part
 	report   *Refolded
@@ -126,26 +106,8 @@ type refold struct {
 }
 
 func (r *refold) run(ctx context.Context, wal runner.Bounds) error {
-	if r.state.WALSeq() < wal.Last {
-		reader, err := r.logs.ReadWAL(ctx, r.state.WALSeq()+1)
-		if err != nil {
-			return err
-		}
-		defer reader.Stop()
-		var effects []fold.Effect
-		for r.state.WALSeq() < wal.Last {
-			record, err := reader.Next(ctx)
-			if err != nil {
-				return err
-			}
-			effects, err = r.state.Fold(record.Record, effects[:0])
-			if err != nil && !errors.Is(err, fold.ErrMalformed) {
-				return err
-			}
-			if err := r.compare(ctx, effects); err != nil {
-				return err
-			}
-		}
+	if err := foldTo(ctx, r.logs, r.state, wal.Last, func(effects []fold.Effect) error { return r.compare(ctx, effects) }); err != nil {
+		return err
 	}
 	if r.last > r.state.Output() {
 		// Written while the comparison ran, or by a foreign hand: what was there at its

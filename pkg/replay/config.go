@@ -14,6 +14,7 @@ import (
 
 // Config says what to replay. Embed it in the command line.
 type Config struct {
+	Source     string        `help:"Where messages are read: messages, the message log; or wal, the write-ahead log, which makes the same ones again, of the time since it was trimmed, where the message log has lost them." enum:"messages,wal" default:"messages"`
 	From       config.Moment `help:"Begin with messages of this time, as 2026-01-31T12:00:00Z or as a time before now, 2h." placeholder:"TIME"`
 	Until      config.Moment `help:"End before messages of this time." placeholder:"TIME"`
 	FromStream uint64        `name:"from-stream-seq" help:"Begin at this stream_seq of each partition." default:"0"`
@@ -22,6 +23,12 @@ type Config struct {
 	Rate       float64       `name:"replay-rate" help:"Messages per second at most; 0 for as many as go." default:"0"`
 	State      string        `help:"File that makes the replay resumable: where it is, is written here, and read at the next start." placeholder:"PATH"`
 }
+
+// Values of Config.Source.
+const (
+	FromMessages = "messages"
+	FromWAL      = "wal"
+)
 
 // Validate reports every setting that is wrong.
 func (c Config) Validate() error {

@@ -1,5 +1,6 @@
-// Package replay reads the message log again and gives it to a sink: every message of the partitions,
-// channels and times that are asked for, one partition after another, each in its order.
+// Package replay reads messages again, from the message log or another source of the same, and gives them
+// to a sink: every message of the partitions, channels and times that are asked for, one partition after
+// another, each in its order.
 //
 // A state file makes it resumable. It holds where each partition ends, fixed when the replay began,
 // how far it is, and what the sink needs to know to go on. It is written after the sink has taken a

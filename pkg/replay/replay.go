@@ -2,13 +2,11 @@ package replay
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
 
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
@@ -44,7 +42,7 @@ type Result struct {
 
 type replay struct {
 	cfg     Config
-	js      jetstream.JetStream
+	source  Source
 	sink    Sink
 	state   *state
 	limiter *rate.Limiter
@@ -58,13 +56,13 @@ type replay struct {
 	before   uint64 // sequences that were done when this run began
 }
 
-// Run replays. A line about how far it is goes to progress now and then. Where ctx ends it returns its
-// cause, and can be gone on with.
-func Run(ctx context.Context, cfg Config, js jetstream.JetStream, partitions int, sink Sink, progress io.Writer) (Result, error) {
+// Run replays from a source into a sink. A line about how far it is goes to progress now and then. Where
+// ctx ends it returns its cause, and can be gone on with.
+func Run(ctx context.Context, cfg Config, source Source, partitions int, sink Sink, progress io.Writer) (Result, error) {
 	if err := cfg.Validate(); err != nil {
 		return Result{}, err
 	}
-	r := &replay{cfg: cfg, js: js, sink: sink, progress: progress, start: time.Now(), said: time.Now()}
+	r := &replay{cfg: cfg, source: source, sink: sink, progress: progress, start: time.Now(), said: time.Now()}
 	if cfg.Rate > 0 {
 		r.limiter = rate.NewLimiter(rate.Limit(cfg.Rate), sink.BatchMax())
 	}
@@ -98,7 +96,7 @@ func Run(ctx context.Context, cfg Config, js jetstream.JetStream, partitions int
 
 // asked is what a state file must be of. Times are as they were given at the first start.
 func (r *replay) asked() string {
-	return fmt.Sprintf("to %s, channels [%s], partitions %v", r.sink.Name(), strings.Join(r.cfg.Channel, " "), r.cfg.Partition)
+	return fmt.Sprintf("from the %s to %s, channels [%s], partitions %v", r.source.Name(), r.sink.Name(), strings.Join(r.cfg.Channel, " "), r.cfg.Partition)
 }
 
 // plan fixes where each partition begins and ends.
@@ -112,29 +110,20 @@ func (r *replay) plan(ctx context.Context, asked string, partitions int) (*state
 		if !wanted {
 			continue
 		}
-		log, err := messagelog.Open(ctx, r.js, number)
+		log, err := r.source.Open(ctx, number)
 		if err != nil {
 			return nil, err
 		}
-		bounds, err := log.Bounds(ctx)
+		span, err := log.Plan(ctx, Period{From: r.cfg.From.Time, Until: r.cfg.Until.Time, FromSeq: r.cfg.FromStream})
 		if err != nil {
 			return nil, err
 		}
-		p := &partState{Partition: number, Created: bounds.Created, First: max(bounds.First, r.cfg.FromStream), Last: bounds.Last}
-		if !r.cfg.From.IsZero() {
-			if p.First, err = log.SeekTime(ctx, r.cfg.From.Time); err != nil {
-				return nil, err
-			}
-		}
-		if !r.cfg.Until.IsZero() {
-			end, err := log.SeekTime(ctx, r.cfg.Until.Time)
-			if err != nil {
-				return nil, err
-			}
-			p.Last = min(p.Last, end-1)
-		}
-		if p.Last, err = r.sink.End(ctx, number, p.Last); err != nil {
+		p := &partState{Partition: number, Created: span.Created, First: span.First}
+		if p.Last, err = r.sink.End(ctx, number, span.Last); err != nil {
 			return nil, err
+		}
+		if r.cfg.From.IsZero() && r.cfg.FromStream == 0 && span.First > 1 {
+			r.tell("partition %d: the %s begins at stream_seq %d", number, r.source.Name(), span.First)
 		}
 		p.Done = p.First - 1
 		s.Parts = append(s.Parts, p)
@@ -142,33 +131,27 @@ func (r *replay) plan(ctx context.Context, asked string, partitions int) (*state
 	return s, nil
 }
 
-// errRecreated says that the numbers of a state are of a message log that is gone.
-var errRecreated = errors.New("the message log was made anew since the replay began; begin again with another --state")
-
 func (r *replay) part(ctx context.Context, p *partState, partitions int) error {
 	if p.Done >= p.Last {
 		return nil
 	}
-	log, err := messagelog.Open(ctx, r.js, p.Partition)
+	log, err := r.source.Open(ctx, p.Partition)
 	if err != nil {
 		return err
 	}
-	bounds, err := log.Bounds(ctx)
+	next, err := log.Resume(ctx, p.Created, p.Done+1)
 	if err != nil {
 		return err
 	}
-	if !bounds.Created.Equal(p.Created) {
-		return fmt.Errorf("partition %d: %w", p.Partition, errRecreated)
-	}
-	if bounds.First > p.Done+1 {
-		_, _ = fmt.Fprintf(r.progress, "partition %d: retention has taken messages %d to %d before they were replayed\n", p.Partition, p.Done+1, bounds.First-1)
+	if next > p.Done+1 {
+		r.tell("partition %d: retention has taken messages %d to %d before they were replayed", p.Partition, p.Done+1, next-1)
 	}
 	subjects, _, err := r.cfg.subjects(p.Partition, partitions)
 	if err != nil {
 		return err
 	}
 	r.batch, r.bytes = r.batch[:0], 0
-	err = log.Range(ctx, p.Done+1, p.Last, subjects, func(record messagelog.Record) error {
+	err = log.Range(ctx, next, p.Last, subjects, func(record messagelog.Record) error {
 		r.batch = append(r.batch, record)
 		if r.bytes += len(record.Data); len(r.batch) < r.sink.BatchMax() && r.bytes < BatchBytesMax {
 			return nil
@@ -229,6 +212,11 @@ func (r *replay) say(end bool) {
 	if pace := float64(done-r.before) / seconds; !end && pace > 0 {
 		left = fmt.Sprintf(", about %s left", time.Duration(float64(of-done)/pace*float64(time.Second)).Round(time.Second))
 	}
-	_, _ = fmt.Fprintf(r.progress, "replayed %d messages, %.0f/s; %d of %d places in the log (%.0f%%)%s\n",
+	r.tell("replayed %d messages, %.0f/s; %d of %d places in the log (%.0f%%)%s",
 		r.result.Messages, float64(r.result.Messages)/seconds, done, of, 100*float64(done)/float64(max(of, 1)), left)
+}
+
+// tell writes a line beside the messages. Where nobody takes it the replay goes on.
+func (r *replay) tell(format string, args ...any) {
+	_, _ = fmt.Fprintf(r.progress, format+"\n", args...)
 }

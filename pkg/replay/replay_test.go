@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -16,10 +15,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -39,17 +38,7 @@ func setup(t testing.TB) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	log := slog.New(slog.DiscardHandler)
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(server.Shutdown)
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: server.URL(), Name: t.Name(), Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
-	options := topology.DefaultOptions()
-	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 64<<20
-	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: partitions}, options)
-	require.NoError(t, err)
+	js := testkit.StartDeployment(t, partitions).JetStream
 	for p := range partitions {
 		clock, err := message.NewIDClock(p, 0)
 		require.NoError(t, err)
@@ -88,7 +77,7 @@ func (b *bundle) config(args ...string) Config {
 
 func (b *bundle) run(sink Sink, args ...string) (Result, error) {
 	b.t.Helper()
-	return Run(b.ctx, b.config(args...), b.js, partitions, sink, io.Discard)
+	return Run(b.ctx, b.config(args...), NewMessageLog(b.js), partitions, sink, io.Discard)
 }
 
 // places reads what was written, as "partition stream_seq".

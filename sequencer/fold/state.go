@@ -82,6 +82,9 @@ func (s *State) WALSeq() uint64 { return s.walSeq }
 // message log; it is also the stream sequence of the last of them.
 func (s *State) Output() uint64 { return s.output }
 
+// LastID is the last ID given, 0 if none. All later ones are greater.
+func (s *State) LastID() message.ID { return s.clock.Last() }
+
 // Channels is the number of channels that have a sequence.
 func (s *State) Channels() int { return s.channels.len() }
 

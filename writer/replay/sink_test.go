@@ -14,12 +14,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	replays "github.com/sendhouse/sendhouse/pkg/replay"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
-	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 	"github.com/sendhouse/sendhouse/writer/replay"
@@ -51,19 +49,9 @@ func (s *small) Put(ctx context.Context, batch []messagelog.Record) (uint64, err
 	return mark, err
 }
 
-func publish(ctx context.Context, t *testing.T) jetstream.JetStream {
+func publish(t *testing.T) jetstream.JetStream {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(server.Shutdown)
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: server.URL(), Name: t.Name(), Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
-	options := topology.DefaultOptions()
-	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 64<<20
-	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: 1}, options)
-	require.NoError(t, err)
+	js := testkit.StartDeployment(t, 1).JetStream
 	clock, err := message.NewIDClock(0, 0)
 	require.NoError(t, err)
 	for n := 1; n <= messages; n++ {
@@ -93,7 +81,7 @@ func TestFillsATable(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			t.Cleanup(cancel)
-			js := publish(ctx, t)
+			js := publish(t)
 			log := slog.New(slog.DiscardHandler)
 			address, schema := dsn(t)
 			client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: address, ClickHouseSchema: schema}, log)
@@ -106,7 +94,7 @@ func TestFillsATable(t *testing.T) {
 			run := func(dieAt int, cfg replays.Config) (*replay.Sink, error) {
 				sink, err := replay.New(ctx, js, client, log)
 				require.NoError(t, err)
-				_, err = replays.Run(ctx, cfg, js, 1, &small{sink, dieAt}, io.Discard)
+				_, err = replays.Run(ctx, cfg, replays.NewMessageLog(js), 1, &small{sink, dieAt}, io.Discard)
 				return sink, err
 			}
 			cfg := replays.Config{State: filepath.Join(t.TempDir(), "state")}

@@ -1,0 +1,113 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+)
+
+// Source has messages to read again. There are two: the message log, and the write-ahead log, which
+// the same messages are made from (package sequencer). Both give a message the same place and the same
+// bytes, so all else of a replay is the same for both.
+type Source interface {
+	// Name is what the source is. A state file belongs to one.
+	Name() string
+	// Open opens the part of a partition.
+	Open(ctx context.Context, partition int) (Log, error)
+}
+
+// Log is one partition of a source. Places are stream sequences of the message log.
+type Log interface {
+	// Plan finds the places of what is asked for. Where a beginning is asked for that the source
+	// surely no longer reaches back to, it may refuse with ErrGone and say from where on it can.
+	Plan(ctx context.Context, asked Period) (Span, error)
+	// Resume says where a replay goes on that has everything before next: there or, where the source
+	// has lost what comes next and may say so, behind that. The log that places are of must be the one
+	// that was created then.
+	Resume(ctx context.Context, created time.Time, next uint64) (uint64, error)
+	// Range gives the records from first to last, of these subjects or, with none, of all.
+	Range(ctx context.Context, first, last uint64, subjects []string, handle func(messagelog.Record) error) error
+}
+
+// Period is which messages of a partition to replay. What is zero is not asked for.
+type Period struct {
+	From, Until time.Time // of the messages; Until is the first that is not wanted
+	FromSeq     uint64    // a place
+}
+
+// Span are the places from First to Last, none where Last is First-1.
+type Span struct {
+	First, Last uint64
+	Created     time.Time // when the log was, whose places these are
+}
+
+var (
+	// ErrGone says that messages which were asked for cannot be had from the source any more.
+	ErrGone = errors.New("messages are gone")
+	// errRecreated says that the numbers of a state are of a log that is gone.
+	errRecreated = errors.New("was made anew since the replay began; begin again with another --state")
+)
+
+// SameLog is an error where a log was not created when a replay's was.
+func SameLog(source string, partition int, created, replayed time.Time) error {
+	if created.Equal(replayed) {
+		return nil
+	}
+	return fmt.Errorf("partition %d: the %s %w", partition, source, errRecreated)
+}
+
+const messageLogName = "message log"
+
+// messageLog reads the message log, of which retention takes the beginning.
+type messageLog struct{ js jetstream.JetStream }
+
+// NewMessageLog gives the message log as a source.
+func NewMessageLog(js jetstream.JetStream) Source { return messageLog{js} }
+
+func (messageLog) Name() string { return messageLogName }
+
+func (s messageLog) Open(ctx context.Context, partition int) (Log, error) {
+	log, err := messagelog.Open(ctx, s.js, partition)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("%w (what it held lately can be made again from the write-ahead log: --source=wal)", err)
+	}
+	return partitionLog{log}, err
+}
+
+type partitionLog struct{ *messagelog.Log }
+
+// Plan begins with what is there where nothing else is asked for.
+func (l partitionLog) Plan(ctx context.Context, asked Period) (Span, error) {
+	bounds, err := l.Bounds(ctx)
+	if err != nil {
+		return Span{}, err
+	}
+	span := Span{Created: bounds.Created, First: max(bounds.First, asked.FromSeq), Last: bounds.Last}
+	if !asked.From.IsZero() {
+		if span.First, err = l.SeekTime(ctx, asked.From); err != nil {
+			return Span{}, err
+		}
+	}
+	if !asked.Until.IsZero() {
+		end, err := l.SeekTime(ctx, asked.Until)
+		if err != nil {
+			return Span{}, err
+		}
+		span.Last = min(span.Last, end-1)
+	}
+	return span, nil
+}
+
+// Resume goes on behind what retention has taken.
+func (l partitionLog) Resume(ctx context.Context, created time.Time, next uint64) (uint64, error) {
+	bounds, err := l.Bounds(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return max(next, bounds.First), SameLog(messageLogName, l.Partition(), bounds.Created, created)
+}

@@ -1,0 +1,192 @@
+package sequencer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
+)
+
+const (
+	// A reader of the write-ahead log that gets nothing for this long, though the log has more, is
+	// replaced: consumers can stall. It waits longer each time, for a broker that is only slow.
+	foldStallMin = 2 * time.Second
+	foldStallMax = 30 * time.Second
+	// foldFailuresMax is how often in a row reading may fail, with a pause between, until that is an error.
+	foldFailuresMax  = 5
+	foldFailurePause = 500 * time.Millisecond
+)
+
+// errTrimmed says that records were trimmed from the write-ahead log before they were read.
+var errTrimmed = fmt.Errorf("the write-ahead log was trimmed meanwhile: %w", fold.ErrNotNext)
+
+// startStates are the states that the write-ahead log of a partition can be folded from.
+type startStates struct {
+	checkpoints *natsCheckpoints
+	params      fold.Params
+	metas       []runner.CheckpointMeta // newest first
+	empty       bool                    // the log is whole
+	beyond      uint64                  // record of a checkpoint that the log does not reach; 0: there is none
+}
+
+// findStartStates looks for them. There is at least one, or an error.
+func findStartStates(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int, wal runner.Bounds) (*startStates, error) {
+	s := &startStates{
+		params: fold.Params{Partition: number, DedupWindow: deployment.DedupWindow, DedupEntriesMax: deployment.DedupEntriesMax},
+		empty:  wal.First <= 1,
+	}
+	var err error
+	if s.checkpoints, err = openCheckpoints(ctx, js, number); err != nil {
+		return nil, err
+	}
+	kept, err := s.checkpoints.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, meta := range kept.Metas {
+		switch {
+		case meta.WALSeq > wal.Last:
+			s.beyond = max(s.beyond, meta.WALSeq)
+		case meta.WALSeq+1 >= wal.First:
+			s.metas = append(s.metas, meta)
+		}
+	}
+	if len(s.metas) == 0 && !s.empty {
+		return nil, fmt.Errorf("%w: the write-ahead log starts at record %d, and no checkpoint reaches it", runner.ErrMissing, wal.First)
+	}
+	return s, nil
+}
+
+// firstOutput is the first message that comes out of the oldest state.
+func (s *startStates) firstOutput() uint64 {
+	if s.empty {
+		return 1
+	}
+	return s.metas[len(s.metas)-1].Output + 1
+}
+
+// oldest loads the oldest state.
+func (s *startStates) oldest(ctx context.Context) (*fold.State, error) {
+	if s.empty {
+		return fold.New(s.params)
+	}
+	return s.checkpoints.Load(ctx, s.metas[len(s.metas)-1], s.params)
+}
+
+// newest loads the newest state that suits; nil where none does. One that is damaged is passed over
+// where there is an older one.
+func (s *startStates) newest(ctx context.Context, suits func(*fold.State) bool) (*fold.State, error) {
+	var damage error
+	for _, meta := range s.metas {
+		state, err := s.checkpoints.Load(ctx, meta, s.params)
+		if errors.Is(err, runner.ErrDamaged) {
+			damage = errors.Join(damage, err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if suits(state) {
+			return state, nil
+		}
+	}
+	if s.empty {
+		state, err := fold.New(s.params)
+		if err != nil || suits(state) {
+			return state, err
+		}
+	}
+	return nil, damage
+}
+
+// foldTo folds the records behind a state up to last, and hands over what they became. It is errTrimmed
+// where a record is gone before it was read; what was handed over until then stands.
+func foldTo(ctx context.Context, logs *natsLogs, state *fold.State, last uint64, handle func([]fold.Effect) error) error {
+	f := &folding{logs: logs, state: state, last: last, handle: handle, patience: foldStallMin}
+	for state.WALSeq() < last {
+		err := f.read(ctx)
+		if err == nil || f.handled != nil || ctx.Err() != nil || errors.Is(err, fold.ErrNotNext) {
+			return err
+		}
+		if f.failures++; f.failures > foldFailuresMax {
+			return err
+		}
+		if err := lifecycle.Pause(ctx, foldFailurePause); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type folding struct {
+	logs     *natsLogs
+	state    *fold.State
+	last     uint64
+	handle   func([]fold.Effect) error
+	handled  error // by which handle ended it
+	effects  []fold.Effect
+	patience time.Duration
+	failures int // in a row
+}
+
+// read folds until the last record is, or what one reader can give.
+func (f *folding) read(ctx context.Context) error {
+	reader, err := f.logs.ReadWAL(ctx, f.state.WALSeq()+1)
+	if err != nil {
+		return err
+	}
+	defer reader.Stop()
+	for f.state.WALSeq() < f.last {
+		wait, cancel := context.WithTimeout(ctx, f.patience)
+		record, err := reader.Next(wait)
+		cancel()
+		if err != nil {
+			return f.stalled(ctx, err)
+		}
+		if record.Seq <= f.state.WALSeq() {
+			continue // the reader started again a little before where it was
+		}
+		if record.Seq > f.state.WALSeq()+1 {
+			return f.trimmed(ctx, fmt.Errorf("record %d came after %d", record.Seq, f.state.WALSeq()))
+		}
+		f.patience, f.failures = foldStallMin, 0
+		f.effects, err = f.state.Fold(record.Record, f.effects[:0])
+		if err != nil && !errors.Is(err, fold.ErrMalformed) {
+			return err
+		}
+		if f.handled = f.handle(f.effects); f.handled != nil {
+			return f.handled
+		}
+	}
+	return nil
+}
+
+// stalled tells a log that has lost what comes next from a reader that does not give it.
+func (f *folding) stalled(ctx context.Context, cause error) error {
+	if ctx.Err() != nil {
+		return cause
+	}
+	if errors.Is(cause, context.DeadlineExceeded) {
+		f.patience = min(2*f.patience, foldStallMax)
+	}
+	return f.trimmed(ctx, cause)
+}
+
+// trimmed is errTrimmed where the log has lost the next record, else the cause.
+func (f *folding) trimmed(ctx context.Context, cause error) error {
+	wal, err := f.logs.WALBounds(ctx)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	if wal.First > f.state.WALSeq()+1 {
+		return fmt.Errorf("%w: it starts at record %d, wanted %d", errTrimmed, wal.First, f.state.WALSeq()+1)
+	}
+	return cause
+}
