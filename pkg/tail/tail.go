@@ -42,7 +42,7 @@ func Run(ctx context.Context, cfg Config, js jetstream.JetStream, partitions int
 		t.lines = new(messagelog.Encoder)
 	}
 	err := t.run(ctx, js, partitions)
-	if errors.Is(err, errLimit) || (ctx.Err() != nil && cfg.Follow) {
+	if errors.Is(err, errLimit) || (ctx.Err() != nil && cfg.comes()) {
 		err = nil
 	}
 	if flushed := t.out.Flush(); flushed != nil {
@@ -58,37 +58,57 @@ type part struct {
 	subjects    []string
 }
 
-func (t *tail) run(ctx context.Context, js jetstream.JetStream, partitions int) error {
+func (t *tail) run(ctx context.Context, js jetstream.JetStream, partitions int) (err error) {
+	var flows []flow
+	if t.cfg.Live {
+		// Before the past is shown, so that what comes meanwhile is heard.
+		l, err := t.cfg.hearLive(js.Conn())
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, l.stop()) }()
+		flows = append(flows, l.follow)
+	}
+	if t.cfg.stored() {
+		parts, err := t.parts(ctx, js, partitions)
+		if err != nil {
+			return err
+		}
+		if err := t.past(ctx, parts); err != nil {
+			return err
+		}
+		for _, p := range parts {
+			flows = append(flows, p.follow)
+		}
+	}
+	if !t.cfg.comes() {
+		return nil
+	}
+	return t.follow(ctx, flows)
+}
+
+// parts are the partitions that have what is asked for.
+func (t *tail) parts(ctx context.Context, js jetstream.JetStream, partitions int) ([]*part, error) {
 	var parts []*part
-	if name, kind, ok := t.cfg.channel(); ok {
-		number := topology.Partitions(partitions).Of(name, kind)
+	name, kind, one := t.cfg.channel()
+	for number := range partitions {
+		if one && topology.Partitions(partitions).Of(name, kind) != number {
+			continue
+		}
 		log, err := messagelog.Open(ctx, js, number)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		subject := string(topology.AppendMessageSubject(nil, number, kind, name))
-		p, err := t.place(ctx, &part{log: log, subjects: []string{subject}})
-		if err != nil {
-			return err
+		p := &part{log: log}
+		if one {
+			p.subjects = []string{string(topology.AppendMessageSubject(nil, number, kind, name))}
+		}
+		if p, err = t.place(ctx, p); err != nil {
+			return nil, err
 		}
 		parts = append(parts, p)
-	} else {
-		for number := range partitions {
-			log, err := messagelog.Open(ctx, js, number)
-			if err != nil {
-				return err
-			}
-			p, err := t.place(ctx, &part{log: log})
-			if err != nil {
-				return err
-			}
-			parts = append(parts, p)
-		}
 	}
-	if err := t.past(ctx, parts); err != nil || !t.cfg.Follow {
-		return err
-	}
-	return t.follow(ctx, parts)
+	return parts, nil
 }
 
 // place finds where a part begins and the past ends.
@@ -202,20 +222,23 @@ func (s *source) advance() error {
 	return nil
 }
 
+// flow hands over messages as they come, until ctx ends or something breaks.
+type flow func(ctx context.Context, records chan<- messagelog.Record) error
+
 // follow shows what comes.
-func (t *tail) follow(ctx context.Context, parts []*part) error {
+func (t *tail) follow(ctx context.Context, flows []flow) error {
 	ctx, stop := context.WithCancel(ctx)
-	records, failed := make(chan messagelog.Record), make(chan error, len(parts))
-	ended := make(chan struct{}, len(parts))
-	for _, p := range parts {
+	records, failed := make(chan messagelog.Record), make(chan error, len(flows))
+	ended := make(chan struct{}, len(flows))
+	for _, flow := range flows {
 		go func() {
 			defer func() { ended <- struct{}{} }()
-			failed <- followOne(ctx, p, records)
+			failed <- flow(ctx, records)
 		}()
 	}
 	defer func() {
 		stop()
-		for range parts {
+		for range flows {
 			<-ended
 		}
 	}()
@@ -236,7 +259,7 @@ func (t *tail) follow(ctx context.Context, parts []*part) error {
 	}
 }
 
-func followOne(ctx context.Context, p *part, records chan<- messagelog.Record) error {
+func (p *part) follow(ctx context.Context, records chan<- messagelog.Record) error {
 	reader, err := p.log.Read(ctx, max(p.last+1, p.first), p.subjects...)
 	if err != nil {
 		return err

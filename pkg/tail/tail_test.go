@@ -8,7 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,9 +17,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -39,19 +41,10 @@ func setup(t testing.TB) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	log := slog.New(slog.DiscardHandler)
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 8 << 30, Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(server.Shutdown)
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: server.URL(), Name: t.Name(), Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
-	options := topology.DefaultOptions()
-	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 64<<20
-	_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: partitions}, options)
-	require.NoError(t, err)
+	js := testkit.StartDeployment(t, partitions).JetStream
 	b := &bundle{t: t, ctx: ctx, js: js, seqs: make(map[string]uint64), start: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
 	for p := range b.ids {
+		var err error
 		b.ids[p], err = message.NewIDClock(p, 0)
 		require.NoError(t, err)
 	}
@@ -212,6 +205,93 @@ func TestFollows(t *testing.T) {
 	}
 }
 
+// fleeting publishes a no_persist message, as a sequencer would.
+func (b *bundle) fleeting(channel string, kind message.ChannelType, payload string) {
+	b.t.Helper()
+	p := topology.Partitions(partitions).Of(channel, kind)
+	encoded, err := (&message.Send{ChannelId: channel, ChannelType: uint32(kind), FromUid: "u", ClientMsgNo: fmt.Sprint(b.n), NoPersist: true, Payload: []byte(payload)}).MarshalVT()
+	require.NoError(b.t, err)
+	record := message.AppendMessage(nil, encoded, message.Identity{ID: b.ids[p].Next(b.start.UnixMilli()), WALSeq: uint64(b.n + 1)})
+	require.NoError(b.t, b.js.Conn().Publish(string(topology.AppendLiveSubject(nil, kind, channel)), record))
+	b.n++
+}
+
+// listen runs a tail until its live subscription stands: what is published on the connection then comes behind
+// it. It gives what the tail prints, and how it ended.
+func (b *bundle) listen(args ...string) (io.Reader, <-chan error) {
+	b.t.Helper()
+	pipe, out := io.Pipe()
+	ended := make(chan error, 1)
+	before := b.js.Conn().NumSubscriptions()
+	go func() {
+		err := Run(b.ctx, b.config(args...), b.js, partitions, out)
+		ended <- errors.Join(err, out.Close())
+	}()
+	for b.js.Conn().NumSubscriptions() == before {
+		require.NoError(b.t, b.ctx.Err())
+		runtime.Gosched()
+	}
+	return pipe, ended
+}
+
+func TestFollowsWhatIsNotStored(t *testing.T) {
+	t.Parallel()
+	alice := message.PersonChannel("alice", "bob")
+	for _, c := range []struct {
+		args string
+		want []string
+	}{
+		{"--live", []string{"a 0", "a 0", "b.c d 0", alice + " 0", "a____cmd 0"}},
+		{"--live --channel=a", []string{"a 0", "a 0"}},
+		{"--live --channel=b.c%d", []string{"b.c d 0"}},
+		{"--live --person=bob,alice", []string{alice + " 0"}},
+		{"--live --channel=a --commands", []string{"a____cmd 0"}},
+		{"--live --follow --channel=a --from-seq=1", []string{"a 0", "a 0", "a 1", "a 2"}},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.write("a", 2, "stored before")
+			b.fleeting("a", 2, "nobody hears this")
+			args := strings.Split(c.args, " ")
+			for i := range args {
+				args[i] = strings.ReplaceAll(args[i], "%", " ")
+			}
+			pipe, ended := b.listen(append(args, fmt.Sprintf("--limit=%d", len(c.want)))...)
+			b.fleeting("a", 2, "one")
+			b.fleeting("a", 2, "two")
+			b.fleeting("b.c d", 2, "three")
+			b.fleeting(alice, 1, "four")
+			b.fleeting("a"+message.CommandSuffix, 2, "five")
+			b.write("a", 2, "stored")
+			got := read(t, pipe)
+			require.NoError(t, <-ended)
+			if strings.Contains(c.args, "--follow") {
+				slices.Sort(got) // between the log and the live subject there is no order
+			}
+			require.Equal(t, c.want, got)
+		})
+	}
+}
+
+func TestInterruptIsTheUsualEndOfLive(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	before := b.js.Conn().NumSubscriptions()
+	ctx, cancel := context.WithCancel(b.ctx)
+	cancel()
+	require.NoError(t, Run(ctx, b.config("--live"), b.js, partitions, io.Discard))
+	require.Equal(t, before, b.js.Conn().NumSubscriptions())
+}
+
+func TestWhatIsNoMessageIsSaid(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	_, ended := b.listen("--live")
+	require.NoError(t, b.js.Conn().Publish("live.2.x", []byte("\xff")))
+	require.ErrorContains(t, <-ended, "what came on live.2.x is not an encoded Message")
+}
+
 // awaitConsumer waits until somebody reads the channel's partition.
 func (b *bundle) awaitConsumer(channel string) {
 	b.t.Helper()
@@ -258,8 +338,19 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		{[]string{"--channel=c", "--channel-type=1"}, "two uids joined by @"},
 		{[]string{"--channel=c", "--channel-type=13"}, "must be 1 to 12"},
 		{[]string{"--since=yesterday"}, "is not a time"},
+		{[]string{"--live", "--since=3m"}, "--live: shows only what comes"},
 	} {
 		_, err := config.Parse(c.args, new(Config))
 		require.ErrorContains(t, err, c.want, "%v", c.args)
 	}
+}
+
+func TestTextOfWhatIsNotStored(t *testing.T) {
+	t.Parallel()
+	id := message.MakeID(time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC).UnixMilli()-message.Epoch().UnixMilli(), 0, 1)
+	encoded, err := (&message.Send{ChannelId: "a", ChannelType: 2, FromUid: "u", NoPersist: true, Payload: []byte("hi")}).MarshalVT()
+	require.NoError(t, err)
+	line, err := new(textEncoder).Append(nil, messagelog.Record{Data: message.AppendMessage(nil, encoded, message.Identity{ID: id})})
+	require.NoError(t, err)
+	require.Equal(t, "2026-05-01T12:00:00.000Z  2/a live  u: hi\n", string(line))
 }

@@ -14,6 +14,7 @@ import (
 // textEncoder writes a record as a line for people:
 //
 //	2026-01-31T12:00:00.123Z  2/group123 #7  user123: {"type":1,"content":"hi"}
+//	2026-01-31T12:00:00.456Z  2/group123 live  user123: {"type":1001}
 type textEncoder struct{ message message.Message }
 
 func (e *textEncoder) Append(dst []byte, r messagelog.Record) ([]byte, error) {
@@ -27,8 +28,12 @@ func (e *textEncoder) Append(dst []byte, r messagelog.Record) ([]byte, error) {
 	dst = strconv.AppendUint(dst, uint64(m.GetChannelType()), 10)
 	dst = append(dst, '/')
 	dst = appendPrintable(dst, m.GetChannelId())
-	dst = append(dst, " #"...)
-	dst = strconv.AppendUint(dst, m.GetMessageSeq(), 10)
+	if m.GetNoPersist() {
+		dst = append(dst, " live"...)
+	} else {
+		dst = append(dst, " #"...)
+		dst = strconv.AppendUint(dst, m.GetMessageSeq(), 10)
+	}
 	dst = append(dst, "  "...)
 	dst = appendPrintable(dst, m.GetFromUid())
 	dst = append(dst, ": "...)

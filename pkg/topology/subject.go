@@ -61,6 +61,9 @@ func AppendMessageSubject(dst []byte, partition int, channelType message.Channel
 	return appendChannel(dst, channelType, channelID)
 }
 
+// LiveSubjects is the wildcard of all channels' no_persist messages.
+const LiveSubjects = "live.>"
+
 // AppendLiveSubject appends the plain NATS subject of a channel's no_persist
 // messages, live.<channel_type>.<channel token>.
 func AppendLiveSubject(dst []byte, channelType message.ChannelType, channelID string) []byte {
