@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/ingest/openapi"
+	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/process"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
@@ -77,7 +78,7 @@ func startUp(t *testing.T) *process.Process {
 	t.Helper()
 	var c cli
 	var output bytes.Buffer
-	command, err := config.Parse([]string{
+	chosen, err := config.Parse([]string{
 		"up", "--data-dir=" + t.TempDir(), "--api-addr=" + freeAddr(t), "--admin-addr=127.0.0.1:0", "--nats-addr=127.0.0.1:0",
 		"--clickhouse-addr=127.0.0.1:0", "--wal-bytes-max=64MiB", "--messages-bytes-max=64MiB", "--partitions=2",
 	}, &c, kong.Writers(&output, &output))
@@ -87,7 +88,7 @@ func startUp(t *testing.T) *process.Process {
 	p := process.New(log, level)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- command.Run(p, &invocation{ctx: ctx, stdout: io.Discard}) }()
+	go func() { ended <- chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: io.Discard}) }()
 	t.Cleanup(func() {
 		stop()
 		require.NoError(t, <-ended)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/command"
+	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
@@ -99,4 +101,35 @@ func WriteStatus(w io.Writer, all []PartitionStatus) error {
 		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", s.Partition, owner, epoch, s.WALLast, s.WALLag, s.OutputLast, s.OutputBehind, age, at)
 	}
 	return table.Flush()
+}
+
+// StatusCommand is `sendhouse sequencer status`.
+type StatusCommand struct{ command.Status }
+
+// Run prints how the partitions are.
+func (c *StatusCommand) Run(in *command.Invocation) error {
+	return in.Ask(in.Ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		all, err := Status(ctx, js, deployment)
+		if err != nil {
+			return err
+		}
+		return command.Print(in.Stdout, c.Status, all, WriteStatus)
+	})
+}
+
+// Shown is the status as the front page shows it.
+func Shown(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) ([]console.Partition, error) {
+	all, err := Status(ctx, js, deployment)
+	if err != nil {
+		return nil, err
+	}
+	shown := make([]console.Partition, 0, len(all))
+	for _, s := range all {
+		one := console.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.WALLag, State: "no checkpoint"}
+		if s.CheckpointAge > 0 {
+			one.State = fmt.Sprintf("checkpoint %s ago", s.CheckpointAge.Round(time.Second))
+		}
+		shown = append(shown, one)
+	}
+	return shown, nil
 }

@@ -10,7 +10,10 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -24,6 +27,19 @@ type RequeueOptions struct {
 // Check reports everything that is wrong with the options.
 func (o RequeueOptions) Check() error {
 	return errors.Join(o.Config.Check(), o.Selection.Check())
+}
+
+// RequeueCommand is `sendhouse deadletters requeue`.
+type RequeueCommand struct {
+	broker.ClientConfig
+	RequeueOptions
+}
+
+// Run requeues.
+func (c *RequeueCommand) Run(in *command.Invocation) error {
+	return in.Ask(in.Ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
+		return Requeue(ctx, c.RequeueOptions, js, in.Log, in.Stdout)
+	})
 }
 
 // Requeue brings dead letters of the writer into ClickHouse, each as the row that it would have been, and removes

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/command"
+	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -120,4 +122,31 @@ func WriteStatus(w io.Writer, all []PartitionStatus) error {
 		}
 	}
 	return nil
+}
+
+// StatusCommand is `sendhouse writer status`.
+type StatusCommand struct{ command.Status }
+
+// Run prints how the partitions are.
+func (c *StatusCommand) Run(in *command.Invocation) error {
+	return in.Ask(in.Ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		all, err := Status(ctx, js, deployment.Partitions)
+		if err != nil {
+			return err
+		}
+		return command.Print(in.Stdout, c.Status, all, WriteStatus)
+	})
+}
+
+// Shown is the status as the front page shows it.
+func Shown(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) ([]console.Partition, error) {
+	all, err := Status(ctx, js, deployment.Partitions)
+	if err != nil {
+		return nil, err
+	}
+	shown := make([]console.Partition, 0, len(all))
+	for _, s := range all {
+		shown = append(shown, console.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.Lag, State: s.State, Problem: s.Problem})
+	}
+	return shown, nil
 }

@@ -24,6 +24,15 @@ type Pile struct {
 	Latest *Letter `json:"latest,omitempty"`
 }
 
+// Look opens the box and gives its piles.
+func Look(ctx context.Context, js jetstream.JetStream) ([]Pile, error) {
+	box, err := Open(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	return box.Piles(ctx)
+}
+
 // Piles counts the letters by role and reason, and gives the newest of each. It reads one letter for each, however many there are.
 func (b *Box) Piles(ctx context.Context) ([]Pile, error) {
 	info, err := b.stream.Info(ctx, jetstream.WithSubjectFilter(Filter{}.subject()))

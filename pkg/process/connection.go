@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
-	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -50,7 +50,7 @@ func (p *Process) Connect(ctx context.Context, flags broker.ClientConfig, role s
 }
 
 // Ask connects for one question.
-func (p *Process) Ask(ctx context.Context, flags broker.ClientConfig, question func(context.Context, jetstream.JetStream, topology.Deployment) error) error {
+func (p *Process) Ask(ctx context.Context, flags broker.ClientConfig, question command.Question) error {
 	_, js, err := p.Connect(ctx, flags, "question")
 	if err != nil {
 		return err
@@ -61,17 +61,6 @@ func (p *Process) Ask(ctx context.Context, flags broker.ClientConfig, question f
 		return err
 	}
 	return question(ctx, js, deployment)
-}
-
-// AskDeadLetters is Ask about the dead letters.
-func (p *Process) AskDeadLetters(ctx context.Context, flags broker.ClientConfig, question func(*deadletter.Box) error) error {
-	return p.Ask(ctx, flags, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
-		box, err := deadletter.Open(ctx, js)
-		if err != nil {
-			return err
-		}
-		return question(box)
-	})
 }
 
 // awaitTimeout is how long a role that does not set the deployment up waits for

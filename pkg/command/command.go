@@ -1,0 +1,60 @@
+// Package command is what the commands of the command line have in common that look at a deployment, or work
+// on it, and end: status, tail, replay and the like. Each stands, with its flags, beside what it does; main
+// lists them and gives them what they work with.
+package command
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// Question is asked of a deployment over a connection that is closed when it returns.
+type Question func(context.Context, jetstream.JetStream, topology.Deployment) error
+
+// Invocation is one run of the program: what a command works with.
+type Invocation struct {
+	Ctx    context.Context //nolint:containedctx // the life of the process, for kong's Run methods
+	Stdout io.Writer
+	Stderr io.Writer
+	Log    *slog.Logger
+	// Ask connects for one question.
+	Ask func(context.Context, broker.ClientConfig, Question) error
+}
+
+// localNATS is where `sendhouse up` embeds its broker, unless told otherwise.
+const localNATS = "nats://127.0.0.1:4222"
+
+// Broker are the broker's flags of a command that, without a URL, goes to the broker that `up` embeds.
+type Broker struct{ broker.ClientConfig }
+
+// OrLocal gives the flags, with the URL of the embedded broker where there is none.
+func (b Broker) OrLocal() broker.ClientConfig {
+	b.URL = cmp.Or(b.URL, localNATS)
+	return b.ClientConfig
+}
+
+// Status are the flags of a command that prints how the partitions are.
+type Status struct {
+	broker.ClientConfig
+	JSON bool `help:"Print JSON instead of a table."`
+}
+
+// Print prints a status as it was asked for.
+func Print[T any](out io.Writer, flags Status, status T, table func(io.Writer, T) error) error {
+	if !flags.JSON {
+		return table(out, status)
+	}
+	if err := json.NewEncoder(out).Encode(status); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}

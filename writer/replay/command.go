@@ -1,0 +1,29 @@
+package replay
+
+import (
+	"context"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/command"
+	"github.com/sendhouse/sendhouse/pkg/replay"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// Command is `sendhouse replay clickhouse`.
+type Command struct {
+	replay.Flags
+	ClickHouse clickhouse.Config `embed:""`
+}
+
+// Run inserts what the table does not have.
+func (c *Command) Run(in *command.Invocation, wal replay.OpenWAL) error {
+	return c.Replay(in, wal, func(ctx context.Context, js jetstream.JetStream) (replay.Sink, func() error, error) {
+		client, err := clickhouse.Open(c.ClickHouse, in.Log)
+		if err != nil {
+			return nil, nil, err //nolint:wrapcheck // a clickhouse.Error says it all
+		}
+		sink, err := New(ctx, js, client, in.Log)
+		return sink, client.Close, err
+	})
+}
