@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go/jetstream"
@@ -246,6 +247,7 @@ type benchCommand struct {
 	Load       load.Config       `embed:""`
 	ClickHouse clickhouse.Config `embed:""`
 	Verify     bool              `help:"Afterwards, compare the rows in ClickHouse with what was answered. Without --clickhouse-dsn: in the one that 'sendhouse up' embeds."`
+	Patience   time.Duration     `name:"verify-patience" help:"How long no row may arrive, with some missing, before they count as missing." default:"30s"`
 	JSON       string            `name:"json" help:"Write the report as JSON to this file; - for standard output, in place of the table." placeholder:"PATH"`
 }
 
@@ -264,7 +266,7 @@ func (c *benchCommand) Run(p *process.Process, in *command.Invocation) error {
 		if openErr != nil {
 			return openErr
 		}
-		table := load.Table{Conn: client.Conn(), Name: client.MessagesTable(),}
+		table := load.Table{Conn: client.Conn(), Name: client.MessagesTable(), Patience: c.Patience}
 		err = errors.Join(run.Verify(context.WithoutCancel(in.Ctx), table, report), client.Close())
 	}
 	return errors.Join(err, report.Write(in.Stdout, c.JSON), report.Err())

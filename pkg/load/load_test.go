@@ -25,6 +25,7 @@ type api struct {
 	clock message.IDClock
 	seqs  map[string]uint64
 	given map[string]given // by client_msg_no
+	sent  map[string]sendBody
 	posts int
 	// fault changes an answer, or says that there is none (drop) or another status.
 	fault func(post int, again bool, g *given) (status int, drop bool)
@@ -40,7 +41,7 @@ func newAPI(t testing.TB, fault func(post int, again bool, g *given) (status int
 	t.Helper()
 	clock, err := message.NewIDClock(3, 0)
 	require.NoError(t, err)
-	a := &api{clock: clock, seqs: make(map[string]uint64), given: make(map[string]given), fault: fault}
+	a := &api{clock: clock, seqs: make(map[string]uint64), given: make(map[string]given), sent: make(map[string]sendBody), fault: fault}
 	a.Server = httptest.NewServer(a)
 	t.Cleanup(a.Close)
 	return a
@@ -94,7 +95,7 @@ func (a *api) one(line []byte) (status int, replayed, drop bool, answer string) 
 	if !again {
 		a.seqs[b.Channel]++
 		g = given{a.clock.Next(time.Now().UnixMilli()), a.seqs[b.Channel]}
-		a.given[b.Key] = g
+		a.given[b.Key], a.sent[b.Key] = g, b
 	}
 	status = http.StatusOK
 	if a.fault != nil {

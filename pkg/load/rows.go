@@ -18,9 +18,7 @@ import (
 const (
 	// rowBuckets is over how many sums the sends are spread: what differs is then narrowed down to a
 	// thousandth of the sends.
-	rowBuckets = 1024
-	// rowsPatience is how long no row may arrive before the rows are looked at as they are.
-	rowsPatience = 30 * time.Second
+	rowBuckets   = 1024
 	rowsInterval = 250 * time.Millisecond
 	rowsTimeout  = 5 * time.Minute
 )
@@ -29,6 +27,8 @@ const (
 type Table struct {
 	Conn driver.Conn
 	Name string // as it stands behind FROM, to read each message once
+	// Patience is how long no row may arrive before the rows are looked at as they are.
+	Patience time.Duration
 }
 
 // rowSums adds up what rows there must be: their number and the sum of their hashes.
@@ -98,7 +98,7 @@ func (r *Run) Verify(ctx context.Context, table Table, report *Report) error {
 		return nil
 	}
 	from := r.from(table)
-	if err := r.awaitRows(ctx, table.Conn, from, check.Wanted); err != nil {
+	if err := r.awaitRows(ctx, table, from, check.Wanted); err != nil {
 		return err
 	}
 	rows, err := table.Conn.Query(ctx, fmt.Sprintf("SELECT toUInt64(toUInt64OrZero(substring(client_msg_no, %d)) %% %d) AS bucket, count(), sum(%s) %s GROUP BY bucket",
@@ -149,20 +149,20 @@ func (r *Run) from(table Table) string {
 }
 
 // awaitRows waits until there are enough rows, or none has come for a while.
-func (r *Run) awaitRows(ctx context.Context, conn driver.Conn, from string, wanted uint64) error {
+func (r *Run) awaitRows(ctx context.Context, table Table, from string, wanted uint64) error {
 	ticker := time.NewTicker(rowsInterval)
 	defer ticker.Stop()
 	var most uint64
 	changed := time.Now()
 	for {
 		var n uint64
-		if err := conn.QueryRow(ctx, "SELECT count() "+from).Scan(&n); err != nil {
+		if err := table.Conn.QueryRow(ctx, "SELECT count() "+from).Scan(&n); err != nil {
 			return fmt.Errorf("count the rows: %w", err)
 		}
 		if n > most {
 			most, changed = n, time.Now()
 		}
-		if n >= wanted || time.Since(changed) > rowsPatience {
+		if n >= wanted || time.Since(changed) > table.Patience {
 			return nil
 		}
 		select {

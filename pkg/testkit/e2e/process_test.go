@@ -139,6 +139,18 @@ func (h *house) query(t *testing.T, sql string) string {
 	return body
 }
 
+// execute has the embedded ClickHouse do something.
+func (h *house) execute(t *testing.T, sql string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+h.clickHouse+"/", strings.NewReader(sql))
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, errors.Join(err, resp.Body.Close()))
+	require.Equal(t, http.StatusOK, resp.StatusCode, "%s: %s", sql, text)
+}
+
 // ask gets a page.
 func ask(ctx context.Context, address string) (status int, body string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)

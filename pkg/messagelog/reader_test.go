@@ -1,0 +1,133 @@
+package messagelog_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+const records = 300
+
+type bundle struct {
+	*testkit.Deployment
+	ctx context.Context
+	log *messagelog.Log
+}
+
+// setup writes a message log of two channels by turns. It is some times as large as what a reader reads ahead.
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	d := testkit.StartDeployment(t, 1)
+	clock, err := message.NewIDClock(0, 0)
+	require.NoError(t, err)
+	content := []byte(strings.Repeat("x", 4*int(d.NATS.MaxPayload())/records))
+	for n := 1; n <= records; n++ {
+		channel := fmt.Sprint("c", n%2)
+		encoded, err := (&message.Send{ChannelId: channel, ChannelType: 2, FromUid: "u", Payload: content}).MarshalVT()
+		require.NoError(t, err)
+		record := message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(time.Now().UnixMilli()), Seq: uint64(n+1) / 2, WALSeq: uint64(n)})
+		_, err = d.JetStream.PublishAsync(string(topology.AppendMessageSubject(nil, 0, 2, channel)), record, jetstream.WithStallWait(time.Minute))
+		require.NoError(t, err)
+	}
+	select {
+	case <-d.JetStream.PublishAsyncComplete():
+	case <-ctx.Done():
+		require.FailNow(t, "the log is not written")
+	}
+	b := &bundle{Deployment: d, ctx: ctx}
+	b.log, err = messagelog.Open(ctx, d.JetStream, 0)
+	require.NoError(t, err)
+	return b
+}
+
+// stall makes the consumers that there are deliver nothing more, while the broker goes on saying that it is there.
+func (b *bundle) stall(t *testing.T) {
+	t.Helper()
+	stream, err := b.JetStream.Stream(b.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	stalled := 0
+	names := stream.ConsumerNames(b.ctx)
+	for name := range names.Name() {
+		_, err := stream.PauseConsumer(b.ctx, name, time.Now().Add(time.Hour))
+		require.NoError(t, err)
+		stalled++
+	}
+	require.NoError(t, names.Err())
+	require.Equal(t, 1, stalled, "the reader's consumer")
+}
+
+// A reader whose consumer stalls in the middle is replaced, and nothing is lost or comes twice.
+func TestAStalledReaderIsReplaced(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		subjects []string
+		step     uint64
+	}{
+		"all subjects": {nil, 1},
+		"one channel":  {[]string{"messages.0.2.c1"}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			var got []uint64
+			require.NoError(t, b.log.Range(b.ctx, 1, records, c.subjects, func(r messagelog.Record) error {
+				if len(got) == 0 {
+					b.stall(t)
+				}
+				got = append(got, r.Seq)
+				return nil
+			}))
+			var want []uint64
+			for seq := uint64(1); seq <= records; seq += c.step {
+				want = append(want, seq)
+			}
+			require.Equal(t, want, got)
+		})
+	}
+}
+
+// What a stalled reader waited for may be deleted: then there is nothing more to come.
+func TestAStalledReaderEndsWhereTheRestIsGone(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	stream, err := b.JetStream.Stream(b.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	var last uint64
+	require.NoError(t, b.log.Range(b.ctx, 1, records, nil, func(r messagelog.Record) error {
+		if last == 0 {
+			b.stall(t)
+			require.NoError(t, stream.Purge(b.ctx))
+		}
+		require.Equal(t, last+1, r.Seq)
+		last = r.Seq
+		return nil
+	}))
+	require.Less(t, last, uint64(records), "what was read ahead came, and no more: is what is read ahead larger than the log?")
+}
+
+func TestRangeEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ctx, cancel := context.WithCancel(b.ctx)
+	err := b.log.Range(ctx, 1, records, nil, func(messagelog.Record) error {
+		b.stall(t)
+		cancel()
+		return nil
+	})
+	require.ErrorIs(t, err, context.Canceled)
+	failed := errors.New("failed")
+	require.ErrorIs(t, b.log.Range(b.ctx, 1, records, nil, func(messagelog.Record) error { return failed }), failed)
+}
