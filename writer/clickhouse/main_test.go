@@ -21,7 +21,17 @@ import (
 var engine *enginetest.Engine
 
 func TestMain(m *testing.M) {
-	os.Exit(enginetest.Main(m, func(e *enginetest.Engine) { engine = e }))
+	config, stop, err := listenAsShards()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := enginetest.Main(m, func(e *enginetest.Engine) { engine = e }, config)
+	if err := stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // bench is a client of a database of its own, and a plain connection to look into it.

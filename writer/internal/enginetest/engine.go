@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -48,9 +49,10 @@ func DatabaseOf(t testing.TB) string {
 	}, t.Name())
 }
 
-// Main is a TestMain around the tests of a package: it starts an engine, hands it to use, and runs them.
-func Main(m *testing.M, use func(*Engine)) int {
-	code, err := run(m, use)
+// Main is a TestMain around the tests of a package: it starts an engine, hands it to use, and runs them. The engine has its usual
+// configuration and what is given besides, as XML.
+func Main(m *testing.M, use func(*Engine), config ...string) int {
+	code, err := run(m, use, config)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -58,12 +60,17 @@ func Main(m *testing.M, use func(*Engine)) int {
 	return code
 }
 
-func run(m *testing.M, use func(*Engine)) (code int, err error) {
+func run(m *testing.M, use func(*Engine), config []string) (code int, err error) {
 	dir, err := os.MkdirTemp("", "writer-test-*")
 	if err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	for i, text := range config {
+		if err := configure(dir, i, text); err != nil {
+			return 1, err
+		}
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	engine, err := chdb.Open(chdb.Config{DataDir: dir, Logger: log, MemoryBytesMax: 4 << 30})
 	if err != nil {
@@ -81,4 +88,13 @@ func run(m *testing.M, use func(*Engine)) (code int, err error) {
 	code = m.Run()
 	stop()
 	return code, <-ended
+}
+
+// configure puts more configuration where the engine looks for it: beside its own file.
+func configure(dataDir string, number int, text string) error {
+	dir := filepath.Join(dataDir, "conf.d")
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.xml", number)), []byte(text), 0o600)
 }
