@@ -14,8 +14,8 @@ import (
 //
 // There is no goroutine of its own and no timer at low load. A request that finds
 // nothing in flight publishes at once; whoever sees the batch in flight end
-// publishes the next. So a lone send leaves immediately, and the busier the log,
-// the larger the batches.
+// publishes the next, or holds it back a little (hold.go). So a lone send leaves
+// immediately, and the busier the log, the larger the batches.
 type partition struct {
 	number int
 	*committer
@@ -37,6 +37,9 @@ type partition struct {
 
 	ackTimer      *time.Timer
 	ackTimerArmed bool
+
+	held      bool // the way is free, and what gathers is held back (hold.go)
+	holdTimer *time.Timer
 }
 
 // committer is what the partitions share.
@@ -50,7 +53,8 @@ type committer struct {
 	sendsMax   int // that may wait, per partition
 	bytesMax   int // that may wait, per partition
 	waitMax    time.Duration
-	batchBytes int // in one batch
+	holdMax    time.Duration // how long a commit is held back at most
+	batchBytes int           // in one batch
 	buffers    *bytesPool
 	timers     *timerPool
 	connected  atomic.Bool
@@ -65,6 +69,8 @@ func newPartition(number int, c *committer) *partition {
 	p := &partition{number: number, committer: c, waiting: make(map[uint64]*batch)}
 	p.ackTimer = time.AfterFunc(time.Hour, p.onAckTimer)
 	p.ackTimer.Stop()
+	p.holdTimer = time.AfterFunc(time.Hour, p.onHoldTimer)
+	p.holdTimer.Stop()
 	return p
 }
 
@@ -101,7 +107,7 @@ func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool
 func (p *partition) release() {
 	p.mu.Lock()
 	var next *batch
-	if p.inFlight == nil {
+	if p.inFlight == nil && (!p.held || p.enough()) {
 		next = p.takeNext()
 	}
 	p.mu.Unlock()
@@ -133,7 +139,7 @@ func (p *partition) gather(s *message.Send, size int, span *tracing.Span, hold b
 	b.sends++
 	p.sends++
 	p.bytes += len(encoded) - before
-	if p.inFlight == nil && !hold {
+	if p.inFlight == nil && !hold && (!p.held || p.enough()) {
 		next = p.takeNext()
 	}
 	return t, next, outcomeAccepted
@@ -157,6 +163,7 @@ func (p *partition) gathering(size int) *batch {
 // takeNext takes the oldest batch off the queue and makes it the one in flight.
 // Under the lock; the caller publishes it after unlocking.
 func (p *partition) takeNext() *batch {
+	p.held = false
 	if len(p.queue) == 0 {
 		return nil
 	}
@@ -285,9 +292,13 @@ func (p *partition) onAck(no uint64) {
 	}
 	b.acknowledged = true
 	took := time.Since(b.published)
-	next := p.free(b)
+	p.inFlight = nil
 	if b.left == b.sends {
 		p.forget(b)
+	}
+	var next *batch
+	if !p.hold() {
+		next = p.takeNext()
 	}
 	p.mu.Unlock()
 	p.publish(next)
@@ -310,6 +321,9 @@ func (p *partition) onAnswer(no uint64, data []byte) {
 		p.stalled = false
 	}
 	b, next := p.takeOut(no)
+	if next == nil {
+		next = p.letGo()
+	}
 	p.mu.Unlock()
 	p.publish(next) // first, so that the log works while the requests are woken
 	if b == nil {
@@ -356,7 +370,7 @@ func (p *partition) onDisconnect() {
 	p.mu.Lock()
 	p.stalled = false // what comes behind a reconnect is another matter
 	failed := p.queue
-	p.queue, p.sends, p.bytes = nil, 0, 0
+	p.queue, p.sends, p.bytes, p.held = nil, 0, 0, false
 	flying := p.inFlight
 	if flying != nil {
 		p.inFlight = nil

@@ -54,7 +54,7 @@
 //	permit.go    may it be sent: permission/ decides; manage.go and manage_body.go are
 //	             the routes that change that
 //	commit.go    into the partition's gathering batch; batch.go is one group commit,
-//	             ticket.go a request's place in it, publish.go its way out
+//	             hold.go holds one back that would be small, ticket.go a request's place in it, publish.go its way out
 //	flight.go    the many sends of one request: held back a little so that they leave
 //	             together, at most so many at a time, answered in their order; for
 //	             sendbatch.go and sendbulk.go, whose items splitter.go takes apart

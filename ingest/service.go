@@ -143,7 +143,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	s.committer = &committer{
 		publisher: deps.NATS, inbox: newInbox(deps.NATS, log), log: log, tracer: deps.Tracer,
-		ackTimeout: cfg.AckTimeout, sendsMax: cfg.QueueSendsMax, bytesMax: int(cfg.QueueBytesMax), waitMax: cfg.WaitMax,
+		ackTimeout: cfg.AckTimeout, sendsMax: cfg.QueueSendsMax, bytesMax: int(cfg.QueueBytesMax), waitMax: cfg.WaitMax, holdMax: holdMax,
 		batchBytes: batchBytes(deps.NATS.MaxPayload()),
 		buffers:    newBytesPool(batchBytesFirst), timers: &timerPool{},
 	}
@@ -278,6 +278,7 @@ func (s *Service) Run(ctx context.Context) error {
 	err = errors.Join(err, closeInbox())
 	for _, p := range s.partitions {
 		p.ackTimer.Stop()
+		p.holdTimer.Stop()
 	}
 	return err
 }
