@@ -105,10 +105,30 @@ func (k *Keeper) Due() bool {
 // Checkpoint stores the state, once the message log has everything up to it.
 func (k *Keeper) Checkpoint(ctx context.Context) error {
 	snapshot := k.Snapshot()
-	if err := k.outbox.waitAcked(ctx, snapshot.Output()); err != nil {
+	if err := k.awaitOutput(ctx, snapshot.Output()); err != nil {
 		return err
 	}
 	return k.Store(ctx, snapshot)
+}
+
+// awaitOutput waits until the message log has everything up to a message. It may take nothing for as long as it likes, so the lag is
+// measured meanwhile: that is when somebody wants to know it.
+func (k *Keeper) awaitOutput(ctx context.Context, seq uint64) error {
+	reached := k.outbox.reached(seq)
+	ticker := time.NewTicker(keepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-reached:
+			return nil
+		case <-ticker.C:
+			if err := k.Measure(ctx); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // Snapshot takes the state as it is now; folding stands still meanwhile.

@@ -65,7 +65,7 @@ func (k *Keeper) tick(ctx context.Context) error {
 	}
 	switch {
 	case err == nil:
-	case ctx.Err() != nil || Permanent(err) || errors.Is(err, errOutputLost):
+	case ctx.Err() != nil || Permanent(err) || errors.Is(err, errOutputLost) || errors.Is(err, errReadAgain):
 		return err
 	default:
 		// Recovery reads a longer tail until one succeeds; nothing is lost.

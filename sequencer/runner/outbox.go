@@ -148,22 +148,17 @@ func (o *outbox) forget(upTo uint64) {
 	signal(o.room)
 }
 
-// waitAcked waits until the message log has everything up to seq.
-func (o *outbox) waitAcked(ctx context.Context, seq uint64) error {
+// reached is closed when the message log has everything up to seq.
+func (o *outbox) reached(seq uint64) <-chan struct{} {
 	o.mu.Lock()
-	if o.acked >= seq {
-		o.mu.Unlock()
-		return nil
-	}
+	defer o.mu.Unlock()
 	w := ackWaiter{seq: seq, done: make(chan struct{})}
-	o.waiting = append(o.waiting, w)
-	o.mu.Unlock()
-	select {
-	case <-w.done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if o.acked >= seq {
+		close(w.done)
+	} else {
+		o.waiting = append(o.waiting, w)
 	}
+	return w.done
 }
 
 // rewind takes up sending again behind the tail that the message log really has.
