@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,6 +30,8 @@ type NATSOptions struct {
 	Name     string // of the server; "nats" if empty
 	Port     int    // for clients; a FreePort if 0
 	StoreDir string // of JetStream; a folder of the test if empty
+	// StoreDirs are the StoreDir of each server of a cluster.
+	StoreDirs []string
 	// URL is what clients call instead of nats:// and the address, such as where a certificate has a name.
 	URL string
 	// Client is how the server's health is asked for, where not everybody may.
@@ -63,7 +66,7 @@ func StartNATS(t testing.TB, opts NATSOptions) *NATSServer {
 }
 
 // StartNATSCluster starts three servers that form a cluster, and waits until each of them knows the
-// leader. Name, Port and StoreDir of the options are chosen for each server.
+// leader. Name and Port of the options are chosen for each server.
 func StartNATSCluster(t testing.TB, opts NATSOptions) []*NATSServer {
 	t.Helper()
 	const size = 3
@@ -75,9 +78,10 @@ func StartNATSCluster(t testing.TB, opts NATSOptions) []*NATSServer {
 		routes = append(routes, fmt.Sprintf("%q", "nats://"+loopback(port)))
 	}
 	servers := make([]*NATSServer, size)
+	dirs := slices.Concat(opts.StoreDirs, make([]string, size-len(opts.StoreDirs)))
 	for i := range servers {
 		servers[i] = newNATS(t, NATSOptions{
-			Name: fmt.Sprintf("nats-%d", i+1),
+			Name: fmt.Sprintf("nats-%d", i+1), StoreDir: dirs[i],
 			Config: fmt.Sprintf("cluster { name: testkit, listen: %q, routes: [%s] }\n%s",
 				loopback(routePorts[i]), strings.Join(routes, ", "), opts.Config),
 		})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +18,8 @@ import (
 
 // apart are the roles as processes of their own, around a NATS server and a ClickHouse server.
 type apart struct {
-	nats                      *testkit.NATSServer
+	nats                      *testkit.NATSServer // nil where it is a cluster
+	natsURL                   string
 	clickHouse                *testkit.ClickHouseServer
 	ingest, sequencer, writer *house
 }
@@ -30,11 +32,20 @@ func startApart(t *testing.T, sequencerFlags ...string) *apart {
 
 func startApartOn(t *testing.T, options testkit.NATSOptions, sequencerFlags ...string) *apart {
 	t.Helper()
-	a := &apart{nats: testkit.StartNATS(t, options), clickHouse: testkit.StartClickHouse(t)}
-	a.writer = newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+a.nats.URL, "--writer-lease-ttl=2s")...)
-	a.ingest = newRole(t, "ingest", "--nats-url="+a.nats.URL, "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
-	a.sequencer = a.newSequencer(t, sequencerFlags...)
+	server := testkit.StartNATS(t, options)
+	a := newApart(t, server.URL, sequencerFlags...)
+	a.nats = server
 	a.start()
+	return a
+}
+
+// newApart prepares the roles, which find NATS at one address or more, and starts ClickHouse.
+func newApart(t *testing.T, natsURL string, sequencerFlags ...string) *apart {
+	t.Helper()
+	a := &apart{natsURL: natsURL, clickHouse: testkit.StartClickHouse(t)}
+	a.writer = newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+natsURL, "--writer-lease-ttl=2s")...)
+	a.ingest = newRole(t, "ingest", "--nats-url="+natsURL, "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
+	a.sequencer = a.newSequencer(t, sequencerFlags...)
 	return a
 }
 
@@ -48,19 +59,36 @@ func (a *apart) start() {
 	}
 }
 
+// startInOrder starts the sequencer first: on a busy machine it may take longer to set the streams of a cluster up than the other
+// roles wait for it.
+func (a *apart) startInOrder() {
+	a.sequencer.Start()
+	a.ingest.Start()
+	a.writer.Start()
+}
+
 func (a *apart) roles() []*house { return []*house{a.ingest, a.sequencer, a.writer} }
 
 // newSequencer has short leases, so that what a dead one held is soon taken.
 func (a *apart) newSequencer(t *testing.T, flags ...string) *house {
 	t.Helper()
-	return newRole(t, "sequencer", slices.Concat([]string{"--nats-url=" + a.nats.URL, "--sequencer-lease-ttl=2s"}, small, flags)...)
+	return newRole(t, "sequencer", slices.Concat([]string{"--nats-url=" + a.natsURL, "--sequencer-lease-ttl=2s"}, small, flags)...)
+}
+
+// urlOf names all servers of a cluster.
+func urlOf(servers []*testkit.NATSServer) string {
+	var urls []string
+	for _, s := range servers {
+		urls = append(urls, s.URL)
+	}
+	return strings.Join(urls, ",")
 }
 
 // verify checks everything that there is, and stops the roles.
 func (a *apart) verify(t *testing.T, records []*record) {
 	t.Helper()
 	verify(t, serverTable(t, a.clickHouse), records)
-	audit(t, a.nats.URL)
+	audit(t, a.natsURL)
 	for _, role := range a.roles() {
 		require.Equal(t, 0, role.Stop())
 	}
@@ -139,7 +167,7 @@ func TestEndToEndDerivedAgain(t *testing.T) {
 		role.Kill9()
 	}
 
-	nc, err := nats.Connect(a.nats.URL)
+	nc, err := nats.Connect(a.natsURL)
 	require.NoError(t, err)
 	defer nc.Close()
 	js, err := jetstream.New(nc)

@@ -32,7 +32,8 @@ type cutApart struct {
 
 func startCutApart(t *testing.T) *cutApart {
 	t.Helper()
-	c := &cutApart{apart: &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: testkit.StartClickHouse(t)}, links: make(map[*house]*testkit.Link)}
+	server := testkit.StartNATS(t, testkit.NATSOptions{})
+	c := &cutApart{apart: &apart{nats: server, natsURL: server.URL, clickHouse: testkit.StartClickHouse(t)}, links: make(map[*house]*testkit.Link)}
 	c.table = testkit.StartLink(t, c.clickHouse.Addr)
 	behind := func(role string, flags ...string) *house {
 		link := testkit.StartLink(t, fmt.Sprint("127.0.0.1:", c.nats.Port))

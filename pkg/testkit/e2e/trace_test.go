@@ -40,7 +40,7 @@ func TestEndToEndTraced(t *testing.T) {
 		t.Parallel()
 		collector := testkit.StartCollector(t)
 		a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: testkit.StartClickHouse(t)}
-		flags := []string{"--nats-url=" + a.nats.URL, "--otlp-endpoint=" + collector.URL, "--trace-ratio=0"}
+		flags := []string{"--nats-url=" + a.natsURL, "--otlp-endpoint=" + collector.URL, "--trace-ratio=0"}
 		a.writer = newRole(t, "writer", append(reduced(a.clickHouse), flags...)...)
 		a.ingest = newRole(t, "ingest", flags...)
 		a.sequencer = newRole(t, "sequencer", slices.Concat(small, flags)...)
@@ -48,7 +48,7 @@ func TestEndToEndTraced(t *testing.T) {
 		followSend(t, collector, a.ingest, map[string]string{
 			"POST /message/send": "sendhouse-ingest", "group commit": "sendhouse-ingest", "fold record": "sendhouse-sequencer", "insert": "sendhouse-writer",
 		})
-		audit(t, a.nats.URL)
+		audit(t, a.natsURL)
 		for _, role := range a.roles() {
 			require.Equal(t, 0, role.Stop())
 		}

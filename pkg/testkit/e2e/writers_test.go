@@ -73,8 +73,8 @@ func TestEndToEndWritersShareServer(t *testing.T) {
 	t.Parallel()
 	a := startApart(t)
 	load := startLoad(t, a.ingest.api, loadConfig{seed: newSeed(t)})
-	second := newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+a.nats.URL, "--flush-interval=50ms", "--writer-lease-ttl=2s")...)
-	changeWriters(t, a.nats.URL, load, second)
+	second := newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+a.natsURL, "--flush-interval=50ms", "--writer-lease-ttl=2s")...)
+	changeWriters(t, a.natsURL, load, second)
 	a.verify(t, load.finish())
 }
 
