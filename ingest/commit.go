@@ -107,7 +107,7 @@ func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool
 func (p *partition) release() {
 	p.mu.Lock()
 	var next *batch
-	if p.inFlight == nil && (!p.held || p.enough()) {
+	if p.mayLeave() {
 		next = p.takeNext()
 	}
 	p.mu.Unlock()
@@ -139,7 +139,7 @@ func (p *partition) gather(s *message.Send, size int, span *tracing.Span, hold b
 	b.sends++
 	p.sends++
 	p.bytes += len(encoded) - before
-	if p.inFlight == nil && !hold && (!p.held || p.enough()) {
+	if !hold && p.mayLeave() {
 		next = p.takeNext()
 	}
 	return t, next, outcomeAccepted

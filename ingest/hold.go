@@ -23,8 +23,13 @@ func (p *partition) hold() bool {
 	return true
 }
 
-// enough says whether as many sends are gathered as are under way. Under the lock.
-func (p *partition) enough() bool { return p.sends >= p.unended }
+// enough says whether as many sends are gathered as are under way, or as many as one commit takes. Under the lock.
+func (p *partition) enough() bool {
+	return p.sends >= p.unended || len(p.queue) > 1 || p.sends >= batchSendsMax
+}
+
+// mayLeave says whether the way is free and what has gathered need not wait. Under the lock.
+func (p *partition) mayLeave() bool { return p.inFlight == nil && (!p.held || p.enough()) }
 
 // onHoldTimer lets go what has been held back for as long as may be.
 func (p *partition) onHoldTimer() {

@@ -72,6 +72,19 @@ func TestACommitGoesWhenItIsLarge(t *testing.T) {
 	require.Len(t, wal.next().sends, underWay)
 }
 
+func TestAFullCommitIsNotHeldBack(t *testing.T) {
+	t.Parallel()
+	b, wal, _ := held(t, time.Hour)
+	b.freed()
+	// Two of them fill a commit, and are fewer than those under way.
+	large := &message.Send{ChannelId: "g", ChannelType: 2, FromUid: "u", ClientMsgNo: "large", Payload: make([]byte, 300<<10)}
+	for range 2 {
+		_, failed := b.service.partitions[0].enqueue(large, large.SizeVT(), nil)
+		require.Equal(t, outcomeAccepted, failed)
+	}
+	require.Len(t, wal.next().sends, 1)
+}
+
 func TestACommitIsNotHeldBackForLong(t *testing.T) {
 	t.Parallel()
 	b, wal, _ := held(t, time.Millisecond)

@@ -277,8 +277,7 @@ func (s *Service) Run(ctx context.Context) error {
 	stopWatching()
 	err = errors.Join(err, closeInbox())
 	for _, p := range s.partitions {
-		p.ackTimer.Stop()
-		p.holdTimer.Stop()
+		p.ackTimer.Stop() // holdTimer ends by itself: what it lets go is on its way, though nobody waits for it
 	}
 	return err
 }
