@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -53,6 +54,50 @@ func TestDeploymentIsFixedByTheFirst(t *testing.T) {
 	require.ErrorContains(t, err, "partitions: recorded 2, configured 3")
 	_, err = js.Stream(t.Context(), topology.WALStream(2))
 	require.ErrorIs(t, err, jetstream.ErrStreamNotFound, "a refused start leaves nothing behind")
+}
+
+// TestStreamIsNotCut: what the streams hold is not dropped because they are given less room than before.
+func TestStreamIsNotCut(t *testing.T) {
+	t.Parallel()
+	_, js := connect(t, startEmbedded(t, t.TempDir()))
+	o := options()
+	deployment, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 2}, o)
+	require.NoError(t, err)
+	subject := string(topology.AppendMessageSubject(nil, 1, message.ChannelGroup, "g"))
+	for range 3 {
+		_, err := js.Publish(t.Context(), subject, make([]byte, 400<<10))
+		require.NoError(t, err)
+	}
+
+	o.MessagesBytesMax = 2 << 20
+	_, err = broker.EnsureDeployment(t.Context(), js, topology.Deployment{}, o)
+	require.ErrorIs(t, err, broker.ErrStreamDiffers)
+	require.ErrorContains(t, err, "MESSAGES_1")
+	require.ErrorContains(t, err, "--messages-bytes-max")
+	stream, err := js.Stream(t.Context(), topology.MessagesStream(1))
+	require.NoError(t, err)
+	require.EqualValues(t, 3, stream.CachedInfo().State.Msgs)
+
+	o.MessagesBytesMax = 4 << 20 // holds what there is
+	again, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{}, o)
+	require.NoError(t, err)
+	require.Equal(t, deployment, again)
+	stream, err = js.Stream(t.Context(), topology.MessagesStream(1))
+	require.NoError(t, err)
+	require.EqualValues(t, 2<<20, stream.CachedInfo().Config.MaxBytes)
+}
+
+func TestDamagedParametersAreRefused(t *testing.T) {
+	t.Parallel()
+	_, js := connect(t, startEmbedded(t, t.TempDir()))
+	_, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 1}, options())
+	require.NoError(t, err)
+	kv, err := js.KeyValue(t.Context(), topology.DeploymentBucket)
+	require.NoError(t, err)
+	_, err = kv.Put(t.Context(), "deployment", []byte(`{}`))
+	require.NoError(t, err)
+	_, err = broker.EnsureDeployment(t.Context(), js, topology.Deployment{}, options())
+	require.ErrorContains(t, err, "damaged")
 }
 
 func TestStreamIsBroughtToWhatIsWanted(t *testing.T) {

@@ -35,7 +35,7 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 		}
 	}
 	if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == errCodeStorageResources {
-		return nil, fmt.Errorf("stream %s wants %d MiB, more than the server has left for JetStream: %w (free disk space, or lower --wal-bytes-max, --messages-bytes-max or, at the first start, --partitions)",
+		return nil, fmt.Errorf("stream %s wants %d MiB, more than the server has left for JetStream: %w (free disk space, or lower --wal-bytes-max or --messages-bytes-max)",
 			want.Name, want.MaxBytes>>20, err)
 	}
 	if err != nil {
@@ -49,11 +49,27 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 	if sameUpdatable(have, merged) {
 		return stream, nil
 	}
+	if err := tooSmall(stream.CachedInfo(), merged); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", want.Name, err)
+	}
 	stream, err = js.UpdateStream(ctx, merged)
+	if api := (*jetstream.APIError)(nil); errors.As(err, &api) && merged.MaxBytes > have.MaxBytes {
+		return nil, fmt.Errorf("stream %s is to have %d MiB in place of %d: %w (free disk space, or lower --wal-bytes-max or --messages-bytes-max)", want.Name, merged.MaxBytes>>20, have.MaxBytes>>20, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("update stream %s: %w", want.Name, err)
 	}
 	return stream, nil
+}
+
+// tooSmall refuses to make a stream smaller than what it holds: the broker would drop what is over at once, or take nothing
+// more, and whoever has not read it yet is not asked.
+func tooSmall(info *jetstream.StreamInfo, want jetstream.StreamConfig) error {
+	if want.MaxBytes <= 0 || want.MaxBytes >= int64(info.State.Bytes) || info.Config.MaxBytes > 0 && want.MaxBytes >= info.Config.MaxBytes {
+		return nil
+	}
+	return fmt.Errorf("%w: it holds %d MiB, and would be cut to %d MiB (--wal-bytes-max and --messages-bytes-max are shared by all partitions: give more, or take out what is not needed with 'nats stream purge' or 'edit')",
+		ErrStreamDiffers, info.State.Bytes>>20, want.MaxBytes>>20)
 }
 
 func fixedDifferences(have, want jetstream.StreamConfig) error {
@@ -219,6 +235,9 @@ func readDeployment(ctx context.Context, kv jetstream.KeyValue, asked topology.D
 	}
 	var recorded topology.Deployment
 	if err := json.Unmarshal(entry.Value(), &recorded); err != nil {
+		return topology.Deployment{}, fmt.Errorf("deployment parameters in bucket %s are damaged: %w", topology.DeploymentBucket, err)
+	}
+	if err := recorded.Check(); err != nil {
 		return topology.Deployment{}, fmt.Errorf("deployment parameters in bucket %s are damaged: %w", topology.DeploymentBucket, err)
 	}
 	if err := asked.Or(recorded).Conflict(recorded); err != nil {

@@ -69,7 +69,9 @@ func (o Options) First(asked Deployment) (Deployment, error) {
 func (o Options) Share(d Deployment) (Options, error) {
 	share := o
 	share.WALBytesMax /= config.ByteSize(d.Partitions)
-	share.MessagesBytesMax /= config.ByteSize(d.Partitions)
+	if share.MessagesBytesMax > 0 { // a share is never 0, which is no bound
+		share.MessagesBytesMax = max(share.MessagesBytesMax/config.ByteSize(d.Partitions), 1)
+	}
 	if share.WALBytesMax < walBytesLeast {
 		return Options{}, fmt.Errorf("wal-bytes-max %s for %d partitions is %s each: must be at least 16 MiB each", o.WALBytesMax, d.Partitions, share.WALBytesMax)
 	}
