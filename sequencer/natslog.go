@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,6 +22,9 @@ import (
 // readAheadBytes is how much of the write-ahead log may wait in memory to be
 // folded, for each partition.
 const readAheadBytes = 8 << 20
+
+// leaderTimeout bounds a question to the leader of a stream, as the client bounds its own.
+const leaderTimeout = 5 * time.Second
 
 // natsLogs are the streams of one partition on NATS.
 type natsLogs struct {
@@ -167,6 +171,9 @@ func (l *natsLogs) lastMessage(ctx context.Context, seq uint64) (*message.Messag
 			Data []byte `json:"data"`
 		} `json:"message"`
 	}
+	// Nobody may answer: a server that has just lost the stream's lead says nothing.
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	defer cancel()
 	request := fmt.Appendf(nil, `{"seq":%d}`, seq)
 	response, err := l.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+topology.MessagesStream(l.partition), request)
 	if err != nil {

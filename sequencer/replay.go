@@ -61,7 +61,10 @@ func (m *madeAgain) look(ctx context.Context) (wal runner.Bounds, created time.T
 		return wal, created, nil, err
 	}
 	starts, err = findStartStates(ctx, m.js, m.deployment, m.partition, wal)
-	if err == nil && starts.beyond > 0 {
+	if err == nil && starts.beyond > wal.Last { // or it is of a record that has come meanwhile
+		wal, err = m.logs.WALBounds(ctx)
+	}
+	if err == nil && starts.beyond > wal.Last {
 		err = fmt.Errorf("%w: the write-ahead log ends at record %d, and a checkpoint is of record %d; restore it from a backup", runner.ErrMissing, wal.Last, starts.beyond)
 	}
 	if err != nil {

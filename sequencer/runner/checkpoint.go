@@ -40,10 +40,14 @@ func (k *Keeper) Look(ctx context.Context) error {
 			}
 		}
 	}
+	k.showAge()
+	return nil
+}
+
+func (k *Keeper) showAge() {
 	if len(k.kept) > 0 {
 		k.Metrics.checkpointAge.Set(k.Now().Sub(k.kept[0].TakenAt).Seconds())
 	}
-	return nil
 }
 
 // take takes over what is stored, of which nothing is known yet. Those that

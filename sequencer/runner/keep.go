@@ -83,13 +83,6 @@ func (k *Keeper) Measure(ctx context.Context) error {
 		return nil //nolint:nilerr // see above
 	}
 	ackedBefore, inFlight, last := k.outbox.state()
-	end, err := k.Logs.OutputTail(ctx)
-	if err != nil {
-		return nil //nolint:nilerr // see above
-	}
-	if end.Seq < ackedBefore {
-		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, end.Seq, ackedBefore)
-	}
 	k.mu.Lock()
 	walSeq, channels, entries := k.state.WALSeq(), k.state.Channels(), k.state.DedupEntries()
 	k.mu.Unlock()
@@ -100,6 +93,15 @@ func (k *Keeper) Measure(ctx context.Context) error {
 	k.Metrics.walLag.Set(float64(wal.Last - min(walSeq, wal.Last)))
 	k.Metrics.walAge.Set(k.ages.oldest(k.Now(), walSeq, wal.Last).Seconds())
 	k.Metrics.outputLag.Set(float64(last - ackedBefore))
+	k.showAge()
+	// Only now, since the message log may be what does not answer.
+	end, err := k.Logs.OutputTail(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	if end.Seq < ackedBefore {
+		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, end.Seq, ackedBefore)
+	}
 	if walSeq >= wal.Last || walSeq != k.lastSeen || inFlight > 0 {
 		k.lastSeen, k.stalled = walSeq, 0
 		return nil
