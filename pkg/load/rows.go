@@ -86,7 +86,7 @@ func (r *Run) Verify(ctx context.Context, table Table, report *Report) error {
 	if r.rows == nil {
 		return errors.New("the run was not made to be verified")
 	}
-	ctx, cancel := context.WithTimeout(ctx, rowsTimeout)
+	ctx, cancel := context.WithTimeout(ctx, rowsTimeout+table.Patience)
 	defer cancel()
 	check := &RowCheck{Unknown: r.checker.unknowns}
 	for i := range r.rows.counts {

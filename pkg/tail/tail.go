@@ -62,9 +62,9 @@ func (t *tail) run(ctx context.Context, js jetstream.JetStream, partitions int) 
 	var flows []flow
 	if t.cfg.Live {
 		// Before the past is shown, so that what comes meanwhile is heard.
-		l, err := t.cfg.hearLive(js.Conn())
-		if err != nil {
-			return err
+		l, failed := t.cfg.hearLive(js.Conn())
+		if failed != nil {
+			return failed
 		}
 		defer func() { err = errors.Join(err, l.stop()) }()
 		flows = append(flows, l.follow)
