@@ -5,22 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"math"
 	"net/http"
-	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
@@ -63,7 +56,7 @@ func TestEndToEndBoards(t *testing.T) {
 	up := newUp(t)
 	up.Start()
 	// Prometheus first: of what happens before it looks it would see no change.
-	prometheus := startPrometheus(t, up.admin)
+	prometheus := startPrometheus(t, asShipped, up.admin)
 	prometheus.requireData(t, map[string]string{"sendhouse_sequencer_checkpoint_seconds_count": "the first look"})
 	load := startLoad(t, up.api, loadConfig{seed: newSeed(t), clients: 1})
 	endUse := useOtherRoutes(t, up.api)
@@ -184,132 +177,6 @@ func sqlOf(text string) string {
 		"$__timeFilter(timestamp)", fmt.Sprintf("timestamp >= toDateTime(%d) AND timestamp <= toDateTime(%d)", time.Now().Add(-time.Hour).Unix(), time.Now().Add(time.Hour).Unix()),
 		"$__timeInterval(timestamp)", "toStartOfInterval(toDateTime(timestamp), INTERVAL 60 second)",
 	).Replace(text)
-}
-
-// prometheusServer is a real Prometheus.
-type prometheusServer struct{ url string }
-
-// startPrometheus runs it on a copy of the shipped configuration, with another target, and with a clock that is faster, so that the test need
-// not wait for minutes.
-func startPrometheus(t *testing.T, target string) *prometheusServer {
-	t.Helper()
-	binary, err := exec.LookPath("prometheus")
-	require.NoError(t, err, "install it with: apt-get install prometheus")
-	dir := t.TempDir()
-	require.NoError(t, os.CopyFS(dir, os.DirFS(deployDir+"/prometheus")))
-	file := filepath.Join(dir, "prometheus.yml")
-	text, err := os.ReadFile(file)
-	require.NoError(t, err)
-	var config map[string]any
-	require.NoError(t, yaml.Unmarshal(text, &config))
-	config["global"] = map[string]any{"scrape_interval": "1s", "evaluation_interval": "1s"}
-	text, err = yaml.Marshal(config)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(file, text, 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "targets", "sendhouse.yml"), fmt.Appendf(nil, "- targets: ['%s']\n", target), 0o600))
-
-	recording := filepath.Join(dir, "rules", "recording.yml")
-	text, err = os.ReadFile(recording)
-	require.NoError(t, err)
-	require.Contains(t, string(text), "interval: 2m")
-	require.NoError(t, os.WriteFile(recording, []byte(strings.ReplaceAll(string(text), "interval: 2m", "interval: 1s")), 0o600))
-
-	addr := testkit.FreeAddr(t)
-	s := &prometheusServer{url: "http://" + addr}
-	testkit.StartProcess(t, testkit.ProcessConfig{
-		Path: binary,
-		Args: []string{"--config.file=" + file, "--storage.tsdb.path=" + t.TempDir(), "--web.listen-address=" + addr, "--log.level=warn"},
-		Ready: func(ctx context.Context) error {
-			status, body, err := ask(ctx, s.url+"/-/ready")
-			if err == nil && status != http.StatusOK {
-				err = fmt.Errorf("/-/ready: %d %s", status, body)
-			}
-			return err
-		},
-	})
-	return s
-}
-
-// get asks the API of Prometheus, and decodes the data of the answer.
-func (s *prometheusServer) get(ctx context.Context, path string, parameters url.Values, into any) error {
-	_, body, err := ask(ctx, s.url+"/api/v1/"+path+"?"+parameters.Encode())
-	if err != nil {
-		return err
-	}
-	answer := struct {
-		Status string `json:"status"`
-		Error  string `json:"error"`
-		Data   any    `json:"data"`
-	}{Data: into}
-	if err := json.Unmarshal([]byte(body), &answer); err != nil {
-		return fmt.Errorf("%w: %s", err, body)
-	}
-	if answer.Status != "success" {
-		return errors.New(answer.Error)
-	}
-	return nil
-}
-
-type sample struct {
-	Metric map[string]string `json:"metric"`
-	Value  [2]any            `json:"value"`
-}
-
-func (s *prometheusServer) query(ctx context.Context, expr string) ([]sample, error) {
-	var data struct {
-		Result []sample `json:"result"`
-	}
-	err := s.get(ctx, "query", url.Values{"query": {expr}}, &data)
-	return data.Result, err
-}
-
-// requireData waits until every question has been answered with a number. They are by expression, with what asks.
-func (s *prometheusServer) requireData(t *testing.T, questions map[string]string) {
-	t.Helper()
-	open := maps.Clone(questions)
-	testkit.WaitFor(t, dataTimeout, "data", func(ctx context.Context) error {
-		var missing []error
-		for expr, what := range open {
-			samples, err := s.query(ctx, expr)
-			switch {
-			case err != nil:
-				missing = append(missing, fmt.Errorf("%s: %s: %w", what, expr, err))
-			case !slices.ContainsFunc(samples, isNumber):
-				missing = append(missing, fmt.Errorf("%s: %s: no data, but %v", what, expr, samples))
-			default:
-				delete(open, expr)
-			}
-		}
-		return errors.Join(missing...)
-	})
-}
-
-// requireParses wants Prometheus to understand a query.
-func (s *prometheusServer) requireParses(t *testing.T, expr string) {
-	t.Helper()
-	_, err := s.query(t.Context(), expr)
-	require.NoError(t, err, expr)
-}
-
-func isNumber(one sample) bool {
-	text, _ := one.Value[1].(string)
-	value, err := strconv.ParseFloat(text, 64)
-	return err == nil && !math.IsNaN(value)
-}
-
-// requireLabelValues does what Grafana does with label_values(series, label).
-func (s *prometheusServer) requireLabelValues(t *testing.T, definition string) {
-	t.Helper()
-	series, label, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(definition, "label_values("), ")"), ", ")
-	require.True(t, ok, definition)
-	testkit.WaitFor(t, arriveTimeout, definition, func(ctx context.Context) error {
-		var values []string
-		err := s.get(ctx, "label/"+label+"/values", url.Values{"match[]": {exprOf(series)}}, &values)
-		if err == nil && len(values) == 0 {
-			err = errors.New("no values")
-		}
-		return err
-	})
 }
 
 // requireRules wants every rule to have been evaluated without an error, every recording that can have one to have a value, and no alert to fire.
