@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -59,7 +60,7 @@ func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	asked := topology.DefaultDeployment()
 	asked.Partitions = partitions
 	options := topology.DefaultOptions()
-	options.WALBytesMax, options.MessagesBytesMax = 64<<20, 4<<30
+	options.WALBytesMax, options.MessagesBytesMax = config.ByteSize(partitions)*64<<20, config.ByteSize(partitions)*4<<30
 	_, err = broker.EnsureDeployment(ctx, js, asked, options)
 	require.NoError(t, err)
 	b := &bundle{t: t, ctx: ctx, js: js, nats: embedded, dir: dir, partitions: partitions, log: log}
