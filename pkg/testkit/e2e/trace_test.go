@@ -40,6 +40,7 @@ func TestEndToEndTraced(t *testing.T) {
 		t.Parallel()
 		collector := testkit.StartCollector(t)
 		a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: testkit.StartClickHouse(t)}
+		a.natsURL = a.nats.URL
 		flags := []string{"--nats-url=" + a.natsURL, "--otlp-endpoint=" + collector.URL, "--trace-ratio=0"}
 		a.writer = newRole(t, "writer", append(reduced(a.clickHouse), flags...)...)
 		a.ingest = newRole(t, "ingest", flags...)

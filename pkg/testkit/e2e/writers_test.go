@@ -82,7 +82,7 @@ func TestEndToEndWritersShareServer(t *testing.T) {
 // engine not even a killed one leaves a row twice.
 func TestEndToEndWritersShareEmbedded(t *testing.T) {
 	t.Parallel()
-	up := newUp(t, "--flush-interval=50ms", "--writer-lease-ttl=2s")
+	up := newUp(t, "--partitions=4", "--flush-interval=50ms", "--writer-lease-ttl=2s")
 	up.Start()
 	table := embeddedTable(t, up)
 	table.keepDuplicates(t)
