@@ -110,6 +110,10 @@ faults: deps ## The long fault tests: ClickHouse stopped for a minute, poison am
 alerts: deps ## Bring about what the alerts are there for, and see them fire in a real Prometheus.
 	ALERTS=1 $(GO) test -count=1 -timeout 10m -v -run '^TestEndToEndAlerts$$' ./pkg/testkit/e2e/
 
+.PHONY: clickhouse-cluster
+clickhouse-cluster: deps ## Kill servers of a real ClickHouse cluster under load; wants Debian's clickhouse-server and zookeeper.
+	CLICKHOUSE_CLUSTER=1 $(GO) test -count=1 -timeout 10m -v -run '^TestEndToEndClickHouseCluster$$' ./pkg/testkit/e2e/
+
 .PHONY: overload
 overload: deps ## Offer a process twice what it can do, over 2,000 connections, and print what it does.
 	OVERLOAD_DURATION=15s $(GO) test -count=1 -timeout 5m -v -run '^TestEndToEndOverload$$' ./pkg/testkit/e2e/

@@ -38,6 +38,10 @@ type ClickHouseOptions struct {
 	CAFile      string
 	// DataDir is where it keeps its data, such as a folder on a small disk; a folder of the test's if empty.
 	DataDir string
+	// Port is that of the native protocol; a FreePort if 0.
+	Port int
+	// Config is added to the configuration, as XML.
+	Config string
 }
 
 // StartClickHouse starts a server on an empty folder and waits until it answers a query.
@@ -49,11 +53,22 @@ func StartClickHouse(t testing.TB) *ClickHouseServer {
 // StartClickHouseWith is StartClickHouse with options.
 func StartClickHouseWith(t testing.TB, o ClickHouseOptions) *ClickHouseServer {
 	t.Helper()
+	s := newClickHouse(t, o)
+	s.Start()
+	return s
+}
+
+// newClickHouse prepares a server without starting it.
+func newClickHouse(t testing.TB, o ClickHouseOptions) *ClickHouseServer {
+	t.Helper()
 	binary, err := clickHouseBinary()
 	if err != nil {
 		t.Fatalf("%v; install it with: apt-get install clickhouse-server", err)
 	}
-	s := &ClickHouseServer{Port: FreePort(t), DataDir: o.DataDir}
+	s := &ClickHouseServer{Port: o.Port, DataDir: o.DataDir}
+	if s.Port == 0 {
+		s.Port = FreePort(t)
+	}
 	if s.DataDir == "" {
 		s.DataDir = t.TempDir()
 	}
@@ -63,8 +78,8 @@ func StartClickHouseWith(t testing.TB, o ClickHouseOptions) *ClickHouseServer {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "users.xml"), fmt.Sprintf(clickHouseUsers, o.securedUser()))
 	config := filepath.Join(dir, "config.xml")
-	writeFile(t, config, fmt.Sprintf(clickHouseConfig, s.Port, FreePort(t), FreePort(t), s.DataDir, s.tls(t, o)))
-	s.Process = StartProcess(t, ProcessConfig{
+	writeFile(t, config, fmt.Sprintf(clickHouseConfig, s.Port, FreePort(t), FreePort(t), s.DataDir, s.tls(t, o)+o.Config))
+	s.Process = NewProcess(t, ProcessConfig{
 		Name:  "clickhouse-server",
 		Path:  binary,
 		Args:  []string{"--config-file=" + config},
@@ -124,7 +139,7 @@ func clickHouseBinary() (string, error) {
 }
 
 // clickHouseConfig takes the ports of the native protocol, of HTTP and of the exchange between
-// replicas, then the data folder, then what TLS needs.
+// replicas, then the data folder, then what else there is.
 const clickHouseConfig = `<?xml version="1.0"?>
 <yandex>
   <logger><level>error</level><console>1</console></logger>

@@ -88,6 +88,12 @@ func urlOf(servers []*testkit.NATSServer) string {
 func (a *apart) verify(t *testing.T, records []*record) {
 	t.Helper()
 	verify(t, serverTable(t, a.clickHouse), records)
+	a.stop(t)
+}
+
+// stop checks the logs and stops the roles.
+func (a *apart) stop(t *testing.T) {
+	t.Helper()
 	audit(t, a.natsURL)
 	for _, role := range a.roles() {
 		require.Equal(t, 0, role.Stop())
