@@ -87,6 +87,20 @@ func TestStreamIsNotCut(t *testing.T) {
 	require.EqualValues(t, 2<<20, stream.CachedInfo().Config.MaxBytes)
 }
 
+func TestAStreamThatDoesNotFitIsNamed(t *testing.T) {
+	t.Parallel()
+	_, js := connect(t, startEmbedded(t, t.TempDir()))
+	o := options()
+	_, err := broker.EnsureStream(t.Context(), js, o.MessagesConfig(0))
+	require.NoError(t, err)
+	o.MessagesBytesMax = 1 << 40
+	for what, partition := range map[string]int{"made larger": 0, "made": 1} {
+		_, err = broker.EnsureStream(t.Context(), js, o.MessagesConfig(partition))
+		require.ErrorContains(t, err, topology.MessagesStream(partition)+" wants", what)
+		require.ErrorContains(t, err, "--messages-bytes-max", what)
+	}
+}
+
 func TestDamagedParametersAreRefused(t *testing.T) {
 	t.Parallel()
 	_, js := connect(t, startEmbedded(t, t.TempDir()))

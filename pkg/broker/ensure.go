@@ -34,12 +34,8 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 			stream, err = js.Stream(ctx, want.Name)
 		}
 	}
-	if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == errCodeStorageResources {
-		return nil, fmt.Errorf("stream %s wants %d MiB, more than the server has left for JetStream: %w (free disk space, or lower --wal-bytes-max or --messages-bytes-max)",
-			want.Name, want.MaxBytes>>20, err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", want.Name, err)
+		return nil, refusedStream(want, err)
 	}
 	have := stream.CachedInfo().Config
 	if err := fixedDifferences(have, want); err != nil {
@@ -53,13 +49,19 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 		return nil, fmt.Errorf("stream %s: %w", want.Name, err)
 	}
 	stream, err = js.UpdateStream(ctx, merged)
-	if api := (*jetstream.APIError)(nil); errors.As(err, &api) && merged.MaxBytes > have.MaxBytes {
-		return nil, fmt.Errorf("stream %s is to have %d MiB in place of %d: %w (free disk space, or lower --wal-bytes-max or --messages-bytes-max)", want.Name, merged.MaxBytes>>20, have.MaxBytes>>20, err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("update stream %s: %w", want.Name, err)
+		return nil, fmt.Errorf("update: %w", refusedStream(merged, err))
 	}
 	return stream, nil
+}
+
+// refusedStream says which stream the server did not make or change, and what to do where it does not fit.
+func refusedStream(want jetstream.StreamConfig, err error) error {
+	if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == errCodeStorageResources {
+		return fmt.Errorf("stream %s wants %d MiB, more than the server has left for JetStream: %w (free disk space, or lower --wal-bytes-max or --messages-bytes-max)",
+			want.Name, want.MaxBytes>>20, err)
+	}
+	return fmt.Errorf("stream %s: %w", want.Name, err)
 }
 
 // tooSmall refuses to make a stream smaller than what it holds: the broker would drop what is over at once, or take nothing
