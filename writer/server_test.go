@@ -2,11 +2,13 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -254,6 +256,24 @@ func TestStartErrors(t *testing.T) {
 	s := b.service(b.full())
 	require.NoError(t, b.start(s)())
 	require.ErrorContains(t, s.Run(b.ctx), "only once")
+}
+
+// The limit may end an attempt that was just begun, as a busy machine has it.
+func TestStartErrorIsThatOfAWholeAttempt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		refused := errors.New("refused")
+		attempts := 0
+		err := reach(t.Context(), func(ctx context.Context) error {
+			if attempts++; attempts < 3 {
+				return refused
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		require.ErrorIs(t, err, refused)
+		require.Equal(t, 3, attempts)
+	})
 }
 
 func requireLine(t *testing.T, err error, parts ...string) {

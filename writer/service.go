@@ -182,7 +182,7 @@ func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
 
 // openTable reaches ClickHouse, within the start timeout, and brings its table to what is needed.
 func (s *Service) openTable(ctx context.Context) error {
-	if err := s.reach(ctx); err != nil {
+	if err := reach(ctx, s.client.Ping); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, tableTimeout)
@@ -195,16 +195,22 @@ func (s *Service) openTable(ctx context.Context) error {
 	return s.client.Check(ctx) //nolint:wrapcheck // a clickhouse.Error says it all
 }
 
-func (s *Service) reach(ctx context.Context) error {
+// reach waits until ping has an answer, for startTimeout at most. An attempt that this limit cuts off says nothing of
+// ClickHouse, so the error is that of the attempt before it.
+func reach(ctx context.Context, ping func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	var last error
 	for {
-		err := s.client.Ping(ctx)
+		err := ping(ctx)
 		if err == nil {
 			return nil
 		}
-		if clickhouse.ClassOf(err) == clickhouse.Configuration || lifecycle.Pause(ctx, startRetry) != nil || ctx.Err() != nil {
-			return err //nolint:wrapcheck // a clickhouse.Error says it all
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		if clickhouse.ClassOf(err) == clickhouse.Configuration || lifecycle.Pause(ctx, startRetry) != nil {
+			return last //nolint:wrapcheck // a clickhouse.Error says it all
 		}
 	}
 }
