@@ -306,12 +306,16 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	if err != nil {
 		return topology.Deployment{}, err
 	}
+	answers, _, err := p.Connect(ctx, flags, "sequencer-answers")
+	if err != nil {
+		return topology.Deployment{}, err
+	}
 	deployment, err := broker.EnsureDeployment(ctx, js, asked, options)
 	if err != nil {
 		return topology.Deployment{}, err
 	}
 	p.ShowDeployment(deployment)
-	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("sequencer")})
+	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, Answers: answers, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("sequencer")})
 	if err != nil {
 		return topology.Deployment{}, err
 	}

@@ -62,8 +62,8 @@ type committer struct {
 }
 
 // crowdMin is how many sends must wait in a partition, for whatever, before one is refused for how
-// long they do: as many as one group commit takes.
-const crowdMin = batchSendsMax
+// long they do. Fewer are answered together, once the log and the sequencer are well.
+const crowdMin = 256
 
 func newPartition(number int, c *committer) *partition {
 	p := &partition{number: number, committer: c, waiting: make(map[uint64]*batch)}

@@ -56,7 +56,7 @@ type Config struct {
 // Limits that are part of the format and not settings.
 const (
 	// A group commit, as the design and the readers of the log know it.
-	batchSendsMax = 256
+	batchSendsMax = 1024
 	batchBytesMax = 512 << 10
 
 	// headerRoomBytes is kept free of the server's max_payload for the headers of a

@@ -8,9 +8,9 @@ import (
 
 // Limits of requests that hold many sends.
 const (
-	flightItemsMax = 2_000         // items of one request that may wait for their answers
-	flightHeldMax  = batchSendsMax // items held back before they are released
-	itemBytes      = 512           // what an item counts in the budget, beside its text
+	flightItemsMax = 2_000 // items of one request that may wait for their answers
+	flightHeldMax  = 256   // items held back before they are released
+	itemBytes      = 512   // what an item counts in the budget, beside its text
 )
 
 // flight is the sends of one request on their way: each in its place, committed in the

@@ -56,7 +56,7 @@ func newMetrics(reg prometheus.Registerer, load prometheus.Collector) (*metrics,
 		gatherDuration:  histogram("gather_duration_seconds", "From the first send of a group commit until it is published.", seconds),
 		ackDuration:     histogram("ack_duration_seconds", "From publishing a group commit until the write-ahead log acknowledged it. Not of those whose answer came first.", seconds),
 		answerDuration:  histogram("answer_duration_seconds", "From publishing a group commit until the sequencer's answer.", seconds),
-		batchSends:      histogram("batch_sends", "Sends in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, batchSendsMax}),
+		batchSends:      histogram("batch_sends", "Sends in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, batchSendsMax}),
 		batchBytes:      histogram("batch_size_bytes", "Bytes of a group commit.", prometheus.ExponentialBuckets(256, 4, 8)),
 		lateAnswers: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sendhouse_ingest_late_answers_total", Help: "Answers of the sequencer that nobody waited for any more.",

@@ -51,7 +51,7 @@ func BenchmarkRecovery(b *testing.B) {
 		h.fill()
 		for _, kind := range []string{"deriving", "restart"} {
 			caughtUp := make(chan struct{})
-			logs, err := openLogs(h.nc, h.js, 0, false)
+			logs, err := openLogs(h.nc, h.nc, h.js, 0, false)
 			require.NoError(b, err)
 			p := runner.New(h.config.Config, fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax}, runner.Deps{
 				Logs: logs, Checkpoints: h.checkpoints(), Logger: slog.New(slog.DiscardHandler),

@@ -141,7 +141,7 @@ func TestEndToEndCluster(t *testing.T) {
 	require.NoError(t, err)
 	for _, name := range []string{"a", "b"} {
 		nc, js := connect("sequencer " + name)
-		s, err := New(cfg, Deps{NATS: nc, JetStream: js, Deployment: deployment, Replicas: 3, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: prometheus.NewRegistry()})
+		s, err := New(cfg, Deps{NATS: nc, Answers: nc, JetStream: js, Deployment: deployment, Replicas: 3, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: prometheus.NewRegistry()})
 		require.NoError(t, err)
 		done := make(chan error, 1)
 		runCtx, stop := context.WithCancel(ctx)

@@ -61,7 +61,7 @@ func (h *harness) ensure() {
 
 // start runs a sequencer; the returned function stops it and waits.
 func (h *harness) start() (*Service, func()) {
-	s, err := New(h.config, Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Tracer: h.tracer})
+	s, err := New(h.config, Deps{NATS: h.nc, Answers: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Tracer: h.tracer})
 	require.NoError(h.t, err)
 	ctx, cancel := context.WithCancel(h.ctx)
 	done := make(chan error, 1)
@@ -161,7 +161,7 @@ func (h *harness) messages(n uint64) []*message.Message {
 func (h *harness) refold() []*message.Message {
 	state, err := fold.New(fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax})
 	require.NoError(h.t, err)
-	logs, err := openLogs(h.nc, h.js, 0, false)
+	logs, err := openLogs(h.nc, h.nc, h.js, 0, false)
 	require.NoError(h.t, err)
 	wal, err := logs.WALBounds(h.ctx)
 	require.NoError(h.t, err)

@@ -29,6 +29,7 @@ const leaderTimeout = 5 * time.Second
 // natsLogs are the streams of one partition on NATS.
 type natsLogs struct {
 	nc        *nats.Conn
+	answers   *nats.Conn // see Deps
 	js        jetstream.JetStream
 	partition int
 
@@ -40,8 +41,8 @@ type natsLogs struct {
 	traced bool     // what headers say about traces is read
 }
 
-func openLogs(nc *nats.Conn, js jetstream.JetStream, partition int, traced bool) (*natsLogs, error) {
-	l := &natsLogs{nc: nc, js: js, partition: partition, traced: traced, prefix: nc.NewInbox() + ".", last: []string{""}}
+func openLogs(nc, answers *nats.Conn, js jetstream.JetStream, partition int, traced bool) (*natsLogs, error) {
+	l := &natsLogs{nc: nc, answers: answers, js: js, partition: partition, traced: traced, prefix: nc.NewInbox() + ".", last: []string{""}}
 	l.msg.Header = nats.Header{
 		jetstream.ExpectedLastSeqHeader: l.last,
 		topology.HeaderContentType:      []string{message.ContentType},
@@ -109,7 +110,7 @@ func readAck(m *nats.Msg, want uint64) error {
 }
 
 func (l *natsLogs) Answer(subject string, answers []byte) error {
-	return l.nc.Publish(subject, answers)
+	return l.answers.Publish(subject, answers)
 }
 
 func (l *natsLogs) Live(subject string, data []byte) error {

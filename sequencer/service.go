@@ -32,7 +32,10 @@ const attemptsForgotten = 10 * time.Second
 
 // Deps are what the role is given.
 type Deps struct {
-	NATS       *nats.Conn
+	NATS *nats.Conn
+	// Answers is a connection of its own for what is sent back to ingest: on the other it would wait behind the messages
+	// that are on their way to the message log.
+	Answers    *nats.Conn
 	JetStream  jetstream.JetStream
 	Deployment topology.Deployment
 	// Replicas of the lease bucket.
@@ -179,7 +182,7 @@ func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 }
 
 func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Logger, m *runner.PartitionMetrics, caughtUp func()) (err error) {
-	logs, err := openLogs(s.deps.NATS, s.deps.JetStream, l.Partition, s.deps.Tracer != nil)
+	logs, err := openLogs(s.deps.NATS, s.deps.Answers, s.deps.JetStream, l.Partition, s.deps.Tracer != nil)
 	if err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}

@@ -182,7 +182,7 @@ func TestForeignMessageIsAnInvariantBroken(t *testing.T) {
 }
 
 func newService(h *harness) *Service {
-	s, err := New(h.config, Deps{NATS: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	s, err := New(h.config, Deps{NATS: h.nc, Answers: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	require.NoError(h.t, err)
 	return s
 }
@@ -204,7 +204,7 @@ func keeperOf(h *harness, now func() time.Time) *runner.Keeper {
 }
 
 func (h *harness) partition(now func() time.Time, caughtUp func()) *runner.Partition {
-	logs, err := openLogs(h.nc, h.js, 0, false)
+	logs, err := openLogs(h.nc, h.nc, h.js, 0, false)
 	require.NoError(h.t, err)
 	return runner.New(h.config.Config, fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax}, runner.Deps{
 		Logs: logs, Checkpoints: h.checkpoints(), Logger: slog.New(slog.DiscardHandler),

@@ -24,7 +24,7 @@ func (p *Process) StartClickHouse(dir, addr string) (string, error) {
 	}
 	p.opens(server.Close)
 	p.Group.Add("clickhouse interface", server)
-	return "http://" + server.Addr() + "/sendhouse", nil
+	return "http://" + server.Addr() + "/sendhouse?compress=none", nil
 }
 
 // StartNATS starts the embedded server, whose data is in dir. Connect then goes there.
@@ -35,6 +35,7 @@ func (p *Process) StartNATS(dir, addr string) error {
 	}
 	p.embedded = server
 	spareProcessor()
+	spareCollections(p.Log)
 	p.Registry.MustRegister(server.Collector())
 	p.Own("nats", func() error { server.Shutdown(); return nil })
 	return nil

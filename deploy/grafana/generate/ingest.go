@@ -25,7 +25,7 @@ func ingest() board {
 				lines("Answer", seconds, "From publishing a group commit until the sequencer's answer.", quantiles("sendhouse_ingest_answer_duration_seconds", "$at")...).size(6, 8),
 			}},
 			{"Group commits", []panel{
-				lines("Sends in one", count, "Near 256 the log is the bottleneck; 1 means that there is little to do.", quantiles("sendhouse_ingest_batch_sends", "$at")...).limits(128, 256),
+				lines("Sends in one", count, "Near 1,024 the log is the bottleneck; 1 means that there is little to do.", quantiles("sendhouse_ingest_batch_sends", "$at")...).limits(512, 1024),
 				lines("Bytes of one", bytesIEC, "At most 512 KiB.", quantiles("sendhouse_ingest_batch_size_bytes", "$at")...),
 				lines("Rate", perSecond, "Group commits, each of which the disk syncs once.", q(`sum by (instance) (rate(sendhouse_ingest_batch_sends_count{$at}[$__rate_interval]))`, "{{instance}}")).stacked(),
 			}},
