@@ -6,6 +6,7 @@ require (
 	github.com/ClickHouse/ch-go v0.74.0 // ClickHouse LZ4 frames in the embedded engine's HTTP interface
 	github.com/ClickHouse/clickhouse-go/v2 v2.50.0 // the ClickHouse client; also its block format
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0 // latencies of sendhouse bench
+	github.com/KimMachineGun/automemlimit v1.0.1 // how much memory the machine or the container has
 	github.com/alecthomas/kong v1.17.0 // command line
 	github.com/andybalholm/brotli v1.2.6 // a Content-Encoding that ClickHouse clients may ask for
 	github.com/cespare/xxhash/v2 v2.3.0 // the writer checks that a range reads the same again
@@ -49,8 +50,6 @@ require (
 	sigs.k8s.io/kustomize/kyaml v0.21.2
 	sigs.k8s.io/yaml v1.6.0
 )
-
-require github.com/KimMachineGun/automemlimit v1.0.1
 
 require (
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
