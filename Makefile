@@ -110,6 +110,10 @@ faults: deps ## The long fault tests: ClickHouse stopped for a minute, poison am
 alerts: deps ## Bring about what the alerts are there for, and see them fire in a real Prometheus.
 	ALERTS=1 $(GO) test -count=1 -timeout 10m -v -run '^TestEndToEndAlerts$$' ./pkg/testkit/e2e/
 
+.PHONY: image
+image: ## Build the container images with buildah, as root, and run them read-only; without a registry: deploy/docker/standins.sh first.
+	IMAGE=1 $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndImage$$' ./pkg/testkit/e2e/
+
 .PHONY: clickhouse-cluster
 clickhouse-cluster: deps ## Kill servers of a real ClickHouse cluster under load; wants Debian's clickhouse-server and zookeeper.
 	CLICKHOUSE_CLUSTER=1 $(GO) test -count=1 -timeout 10m -v -run '^TestEndToEndClickHouseCluster$$' ./pkg/testkit/e2e/
