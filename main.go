@@ -226,7 +226,7 @@ type auditCommand struct {
 // Run prints the report as JSON, whatever it says. Without a ClickHouse the logs alone are audited.
 func (c *auditCommand) Run(p *process.Process, in *command.Invocation) error {
 	report := audit.NewReport()
-	err := p.Ask(in.Ctx, c.OrLocal(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+	err := p.Ask(in.Ctx, c.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		sequencer.Audit(ctx, js, deployment, int64(c.AuditMemory), p.Log, report)
 		if c.ClickHouse.ClickHouseDSN == "" {
 			p.Log.Info("rows are not compared: --clickhouse-dsn is not given")

@@ -129,7 +129,7 @@ type StatusCommand struct{ command.Status }
 
 // Run prints how the partitions are.
 func (c *StatusCommand) Run(in *command.Invocation) error {
-	return in.Ask(in.Ctx, c.ClientConfig, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+	return in.Ask(in.Ctx, c.ClientConfig, command.Operator, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		all, err := Status(ctx, js, deployment.Partitions)
 		if err != nil {
 			return err

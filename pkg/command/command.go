@@ -17,6 +17,17 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
+// Asker is as whom a question is asked. Who asks hears the answers below an inbox of that name, so that a user of NATS who may do
+// less is not in the way of one who may do more, and cannot hear what that one is told.
+type Asker string
+
+const (
+	// Operator looks at everything, or changes something.
+	Operator Asker = "question"
+	// Reader reads the message log.
+	Reader Asker = "reader"
+)
+
 // Question is asked of a deployment over a connection that is closed when it returns.
 type Question func(context.Context, jetstream.JetStream, topology.Deployment) error
 
@@ -27,7 +38,7 @@ type Invocation struct {
 	Stderr io.Writer
 	Log    *slog.Logger
 	// Ask connects for one question.
-	Ask func(context.Context, broker.ClientConfig, Question) error
+	Ask func(context.Context, broker.ClientConfig, Asker, Question) error
 }
 
 // localNATS is where `sendhouse up` embeds its broker, unless told otherwise.

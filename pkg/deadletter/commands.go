@@ -14,7 +14,7 @@ import (
 type asked struct{ broker.ClientConfig }
 
 func (a asked) ask(in *command.Invocation, question func(context.Context, *Box) error) error {
-	return in.Ask(in.Ctx, a.ClientConfig, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
+	return in.Ask(in.Ctx, a.ClientConfig, command.Operator, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
 		box, err := Open(ctx, js)
 		if err != nil {
 			return err

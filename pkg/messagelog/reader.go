@@ -16,10 +16,6 @@ const (
 	// never what bounds it: the client would drop the server's word that it has sent what it may.
 	prefetchRecords    = 64 << 10
 	prefetchSlackBytes = 64 << 10
-	// A reader that gets nothing for this long, though the log has more, is replaced: consumers can stall. It
-	// waits longer each time, for a broker that is only slow.
-	stallWaitMin = 2 * time.Second
-	stallWaitMax = 30 * time.Second
 )
 
 // Record is one record of the message log.
@@ -82,6 +78,8 @@ func (l *Log) Read(ctx context.Context, first uint64, subjects ...string) (*Read
 		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:    max(first, 1),
 		FilterSubjects: subjects,
+		// Next makes a consumer that was lost anew. It would try for ever, and not see that its context ends.
+		MaxResetAttempts: 1,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the message log of partition %d from %d: %w", l.partition, first, err)
@@ -108,54 +106,6 @@ func (r *Reader) Next(ctx context.Context) (Record, error) {
 		return Record{}, fmt.Errorf("read the message log of partition %d: %w", r.log.partition, err)
 	}
 	return Record{Partition: r.log.partition, Seq: meta.Sequence.Stream, Stored: meta.Timestamp, Subject: m.Subject(), Data: m.Data()}, nil
-}
-
-// Range reads the records from first to last that are there, and returns when it is through. Where
-// subjects are given, only those; what they have at the end is found by asking.
-func (l *Log) Range(ctx context.Context, first, last uint64, subjects []string, handle func(Record) error) error {
-	last, err := l.lastOf(ctx, first, last, subjects)
-	if err != nil || last < first {
-		return err
-	}
-	reader, err := l.Read(ctx, first, subjects...)
-	if err != nil {
-		return err
-	}
-	defer func() { reader.Stop() }()
-	for patience := stallWaitMin; ; {
-		wait, cancel := context.WithTimeout(ctx, patience)
-		record, err := reader.Next(wait)
-		cancel()
-		switch {
-		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
-			// The last one may have been deleted meanwhile, or the broker is slow.
-			now, err := l.lastOf(ctx, first, last, subjects)
-			if err != nil {
-				return err
-			}
-			if last = min(now, last); last < first {
-				return nil
-			}
-			fresh, err := l.Read(ctx, first, subjects...)
-			if err != nil {
-				return err
-			}
-			reader.Stop()
-			reader, patience = fresh, min(2*patience, stallWaitMax)
-			continue
-		case err != nil:
-			return err
-		case record.Seq > last:
-			return nil
-		}
-		if err := handle(record); err != nil {
-			return err
-		}
-		if first = record.Seq + 1; record.Seq == last {
-			return nil
-		}
-		patience = stallWaitMin
-	}
 }
 
 // lastOf is the last sequence up to last that has a record of the subjects, or less than first if

@@ -118,6 +118,35 @@ func TestAStalledReaderEndsWhereTheRestIsGone(t *testing.T) {
 	require.Less(t, last, uint64(records), "what was read ahead came, and no more: is what is read ahead larger than the log?")
 }
 
+// Who follows a log gets what comes after a stall too, from a reader that is replaced.
+func TestAStalledFollowerIsReplaced(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ctx, cancel := context.WithCancel(b.ctx)
+	var got []uint64
+	require.ErrorIs(t, b.log.Follow(ctx, records-1, nil, func(r messagelog.Record) error {
+		got = append(got, r.Seq)
+		switch r.Seq {
+		case records:
+			b.stall(t)
+			_, err := b.JetStream.Publish(ctx, r.Subject, r.Data)
+			require.NoError(t, err)
+		case records + 1:
+			cancel()
+		}
+		return nil
+	}), context.Canceled)
+	require.Equal(t, []uint64{records - 1, records, records + 1}, got)
+}
+
+func TestAFollowerEndsWithItsLog(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	require.ErrorIs(t, b.log.Follow(b.ctx, records, nil, func(messagelog.Record) error {
+		return b.JetStream.DeleteStream(b.ctx, topology.MessagesStream(0))
+	}), jetstream.ErrStreamNotFound)
+}
+
 func TestRangeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -50,8 +50,8 @@ func (p *Process) Connect(ctx context.Context, flags broker.ClientConfig, role s
 }
 
 // Ask connects for one question.
-func (p *Process) Ask(ctx context.Context, flags broker.ClientConfig, question command.Question) error {
-	_, js, err := p.Connect(ctx, flags, "question")
+func (p *Process) Ask(ctx context.Context, flags broker.ClientConfig, who command.Asker, question command.Question) error {
+	_, js, err := p.Connect(ctx, flags, string(who))
 	if err != nil {
 		return err
 	}

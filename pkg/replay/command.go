@@ -25,7 +25,11 @@ type Flags struct {
 
 // Replay runs the replay that the flags ask for.
 func (f Flags) Replay(in *command.Invocation, wal OpenWAL, open OpenSink) error {
-	return in.Ask(in.Ctx, f.OrLocal(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+	who := command.Reader
+	if f.Source == FromWAL {
+		who = command.Operator
+	}
+	return in.Ask(in.Ctx, f.OrLocal(), who, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		sink, closing, err := open(ctx, js)
 		if err != nil {
 			return err

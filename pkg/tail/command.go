@@ -17,7 +17,7 @@ type Command struct {
 
 // Run shows the messages.
 func (c *Command) Run(in *command.Invocation) error {
-	return in.Ask(in.Ctx, c.OrLocal(), func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+	return in.Ask(in.Ctx, c.OrLocal(), command.Reader, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		return Run(ctx, c.Config, js, deployment.Partitions, in.Stdout)
 	})
 }

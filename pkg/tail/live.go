@@ -49,6 +49,7 @@ func (l *live) stop() error {
 // follow hands over what is heard. What came faster than it was taken is lost, as the connection's log says:
 // these messages are delivered once or not at all.
 func (l *live) follow(ctx context.Context, records chan<- messagelog.Record) error {
+	handOver := into(ctx, records)
 	for {
 		heard, err := l.subscription.NextMsgWithContext(ctx)
 		if errors.Is(err, nats.ErrSlowConsumer) {
@@ -62,10 +63,8 @@ func (l *live) follow(ctx context.Context, records chan<- messagelog.Record) err
 			return fmt.Errorf("what came on %s is not an encoded Message: %w", heard.Subject, err)
 		}
 		record := messagelog.Record{Partition: message.ID(l.message.GetMessageId()).Partition(), Subject: heard.Subject, Data: heard.Data}
-		select {
-		case records <- record:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := handOver(record); err != nil {
+			return err
 		}
 	}
 }

@@ -199,14 +199,19 @@ func newSource() *source {
 func (s *source) read(ctx context.Context, p *part) {
 	defer close(s.ended)
 	defer close(s.records)
-	s.err = p.log.Range(ctx, p.first, p.last, p.subjects, func(r messagelog.Record) error {
+	s.err = p.log.Range(ctx, p.first, p.last, p.subjects, into(ctx, s.records))
+}
+
+// into puts records into a channel, until ctx ends.
+func into(ctx context.Context, records chan<- messagelog.Record) func(messagelog.Record) error {
+	return func(r messagelog.Record) error {
 		select {
-		case s.records <- r:
+		case records <- r:
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-	})
+	}
 }
 
 // advance takes the next record.
@@ -260,22 +265,7 @@ func (t *tail) follow(ctx context.Context, flows []flow) error {
 }
 
 func (p *part) follow(ctx context.Context, records chan<- messagelog.Record) error {
-	reader, err := p.log.Read(ctx, max(p.last+1, p.first), p.subjects...)
-	if err != nil {
-		return err
-	}
-	defer reader.Stop()
-	for {
-		r, err := reader.Next(ctx)
-		if err != nil {
-			return err
-		}
-		select {
-		case records <- r:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+	return p.log.Follow(ctx, max(p.last+1, p.first), p.subjects, into(ctx, records))
 }
 
 func (t *tail) show(r messagelog.Record) error {

@@ -151,6 +151,7 @@ func TestEndToEndLeastPermissions(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status, body)
 	g.requireFrontPages(t, a)
+	g.requireReader(t, a.ingest.api, records)
 	g.requireRefusals(t)
 	for _, role := range a.roles() {
 		require.Equal(t, 0, role.Stop())
