@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -47,12 +48,19 @@ func startFullCluster(t *testing.T) *fullCluster {
 // leader is the server that leads a stream.
 func (c *fullCluster) leader(t *testing.T, stream string) *testkit.NATSServer {
 	t.Helper()
-	s, err := c.js.Stream(t.Context(), stream)
-	require.NoError(t, err)
-	name := s.CachedInfo().Cluster.Leader
-	i := slices.IndexFunc(c.servers, func(s *testkit.NATSServer) bool { return s.Name == name })
-	require.GreaterOrEqual(t, i, 0, "%s is led by %q", stream, name)
-	return c.servers[i]
+	leader := -1
+	testkit.WaitFor(t, arriveTimeout, "a leader of "+stream, func(ctx context.Context) error {
+		s, err := c.js.Stream(ctx, stream)
+		if err != nil {
+			return err
+		}
+		name := s.CachedInfo().Cluster.Leader
+		if leader = slices.IndexFunc(c.servers, func(s *testkit.NATSServer) bool { return s.Name == name }); leader < 0 {
+			return fmt.Errorf("it is led by %q", name)
+		}
+		return nil
+	})
+	return c.servers[leader]
 }
 
 // awaitTurnedOff waits until the server says that it has turned its JetStream off, as one of a cluster does that cannot
@@ -64,9 +72,12 @@ func awaitTurnedOff(t *testing.T, server *testkit.NATSServer) {
 		if err == nil && (status != http.StatusServiceUnavailable || !strings.Contains(body, "JetStream not enabled")) {
 			err = fmt.Errorf("/healthz: %d %s", status, body)
 		}
+		// What it has written may be read later here than what it answered.
+		if err == nil && !strings.Contains(server.Output(), "JetStream out of") {
+			err = errors.New("it does not say why")
+		}
 		return err
 	})
-	require.Contains(t, server.Output(), "JetStream out of")
 }
 
 // TestEndToEndStorageFullInCluster fills the disk under one of three NATS servers while clients send, the one that leads a
