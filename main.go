@@ -306,7 +306,7 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	answers, _, err := p.Connect(ctx, flags, "sequencer-answers")
+	answers, _, err := p.ConnectAs(ctx, flags, "sequencer", "sequencer-answers")
 	if err != nil {
 		return topology.Deployment{}, err
 	}

@@ -19,11 +19,17 @@ const drainTimeout = 5 * time.Second
 
 // Connect opens a role's own connection to NATS.
 func (p *Process) Connect(ctx context.Context, flags broker.ClientConfig, role string) (*nats.Conn, jetstream.JetStream, error) {
+	return p.ConnectAs(ctx, flags, role, role)
+}
+
+// ConnectAs opens one more connection of a role, with a name of its own in logs and metrics. It hears answers where the role's other
+// connections do, so NATS need not permit it anything more.
+func (p *Process) ConnectAs(ctx context.Context, flags broker.ClientConfig, role, name string) (*nats.Conn, jetstream.JetStream, error) {
 	options, err := flags.Options(role)
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg := broker.Config{URL: flags.URL, Name: "sendhouse-" + role, Options: options, Logger: p.Log}
+	cfg := broker.Config{URL: flags.URL, Name: "sendhouse-" + name, Options: options, Logger: p.Log}
 	switch {
 	case p.embedded != nil:
 		cfg.URL, cfg.Options = p.embedded.URL(), append(cfg.Options, p.embedded.InProcess())
@@ -34,13 +40,13 @@ func (p *Process) Connect(ctx context.Context, flags broker.ClientConfig, role s
 	if err != nil {
 		return nil, nil, err
 	}
-	p.Own(role+" connection", func() error {
+	p.Own(name+" connection", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 		defer cancel()
 		return broker.Drained(ctx, nc)
 	})
-	p.Registry.MustRegister(broker.ConnectionCollector(role, nc))
-	p.Readiness.Register(role+" nats", func() error {
+	p.Registry.MustRegister(broker.ConnectionCollector(name, nc))
+	p.Readiness.Register(name+" nats", func() error {
 		if !nc.IsConnected() {
 			return errors.New("not connected to NATS, reconnecting")
 		}
