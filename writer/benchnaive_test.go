@@ -28,7 +28,7 @@ func naiveOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, ro
 	})
 	require.NoError(b, err)
 	begun := time.Now()
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(prefetchRecords))
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(4096))
 	require.NoError(b, err)
 	defer messages.Stop()
 	for done := 0; done < rows; {

@@ -37,7 +37,8 @@
 //   - ClickHouse refuses the content of a row: the batch is cut in two, again and again, each piece with a
 //     range and a token of its own, until the row is alone; that one becomes a dead letter, whole.
 //   - A record that is no message becomes a dead letter too.
-//   - NATS is away: positions and dead letters are tried again for ever; the consumer goes on by itself.
+//   - NATS is away: positions and dead letters are tried again for ever, and the partition is read anew from its recorded
+//     position when NATS is back.
 //   - A consumer that delivers nothing though there is something is made anew.
 //
 // # When the message log is not as it was

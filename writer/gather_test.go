@@ -222,21 +222,3 @@ func TestStopFreesAWaitingConsumer(t *testing.T) {
 		require.ErrorIs(t, err, errSession)
 	})
 }
-
-func TestParseReply(t *testing.T) {
-	t.Parallel()
-	for reply, want := range map[string]uint64{
-		"$JS.ACK.MESSAGES_0.consumer_1.1.42.7.1700000000000000000.3":                42,
-		"$JS.ACK.hub.ABCDEF.MESSAGES_0.consumer_1.1.43.7.1700000000000000000.3":     43,
-		"$JS.ACK._.ABCDEF.MESSAGES_0.consumer_1.1.44.7.1700000000000000000.3.token": 44,
-	} {
-		consumer, seq, err := parseReply(reply)
-		require.NoError(t, err)
-		require.Equal(t, "consumer_1", consumer)
-		require.Equal(t, want, seq)
-	}
-	for _, reply := range []string{"", "_INBOX.a.b", "$JS.ACK.MESSAGES_0.consumer.1.x.7.1.3", "$JS.NAK.MESSAGES_0.consumer.1.42.7.1.3"} {
-		_, _, err := parseReply(reply)
-		require.Error(t, err, reply)
-	}
-}

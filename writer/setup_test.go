@@ -30,6 +30,7 @@ type bundle struct {
 	t          testing.TB
 	ctx        context.Context
 	js         jetstream.JetStream
+	reading    *nats.Conn // gets no headers
 	nats       *broker.Embedded
 	dir        string
 	partitions int
@@ -57,13 +58,16 @@ func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	nc, js, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Name: t.Name(), Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
+	reading, _, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Name: t.Name(), Options: []nats.Option{broker.WithoutHeaders()}, Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(reading.Close)
 	asked := topology.DefaultDeployment()
 	asked.Partitions = partitions
 	options := topology.DefaultOptions()
 	options.WALBytesMax, options.MessagesBytesMax = config.ByteSize(partitions)*64<<20, config.ByteSize(partitions)*4<<30
 	_, err = broker.EnsureDeployment(ctx, js, asked, options)
 	require.NoError(t, err)
-	b := &bundle{t: t, ctx: ctx, js: js, nats: embedded, dir: dir, partitions: partitions, log: log}
+	b := &bundle{t: t, ctx: ctx, js: js, reading: reading, nats: embedded, dir: dir, partitions: partitions, log: log}
 	for p := range partitions {
 		clock, err := message.NewIDClock(p, 0)
 		require.NoError(t, err)
@@ -145,7 +149,7 @@ func (b *bundle) config(dsn string, schema clickhouse.Schema) Config {
 // service makes a writer that waits little.
 func (b *bundle) service(cfg Config) *Service {
 	b.t.Helper()
-	s, err := New(cfg, Deps{JetStream: b.js, Partitions: b.partitions, Logger: b.log, Registerer: prometheus.NewRegistry()})
+	s, err := New(cfg, Deps{JetStream: b.js, Reading: b.reading, Partitions: b.partitions, Logger: b.log, Registerer: prometheus.NewRegistry()})
 	require.NoError(b.t, err)
 	s.timing.watch, s.timing.backoffMin, s.timing.backoffMax = 50*time.Millisecond, 10*time.Millisecond, 100*time.Millisecond
 	return s
