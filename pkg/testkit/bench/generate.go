@@ -35,17 +35,20 @@ type figures struct {
 
 	CPU         float64            `json:"cpu"` // of the servers, µs per message, until the rows are there
 	CPUBy       map[string]float64 `json:"cpu_by_process,omitempty"`
+	SwitchesBy  map[string]float64 `json:"switches_by_process,omitempty"` // context switches per message, of the threads that did not end
+	Pieces      Pieces             `json:"pieces,omitzero"`
 	IdleMiB     int                `json:"idle_mib,omitempty"`     // before the first send
 	ResidentMiB int                `json:"resident_mib,omitempty"` // after the load
 	PeakMiB     int                `json:"peak_mib,omitempty"`
 }
 
-// generate puts the load of a case on a target. rate is 0 for as much as the target
-// takes. checked says whether the target's answers must be right.
-func generate(ctx context.Context, w workload, target, dir string, duration time.Duration, rate float64, checked bool) (figures, error) {
+// generate puts the load of a case on a target, or shares it out among several. rate is 0
+// for as much as they take. checked says whether the answers must be right.
+func generate(ctx context.Context, w workload, targets []string, dir string, duration time.Duration, rate float64, checked bool) (figures, error) {
 	if w.usesWRK() {
-		return wrk(ctx, w, target, dir, duration)
+		return wrkEach(ctx, w, targets, dir, duration)
 	}
+	target := targets[0] // only what wrk loads has more
 	cfg := load.Config{
 		Target: target, Rate: rate, Concurrency: w.connections, Duration: duration, Channels: uint32(w.channels), ChannelType: 1,
 		Duplicates: w.duplicates, Bulk: w.bulk, Timeout: 10 * time.Second, GiveUp: 30 * time.Second,
@@ -83,16 +86,16 @@ func generate(ctx context.Context, w workload, target, dir string, duration time
 	return f, nil
 }
 
-// wrk runs it against a server.
-func wrk(ctx context.Context, w workload, target, dir string, duration time.Duration) (figures, error) {
-	script := filepath.Join(dir, "send.lua")
+// wrk runs it against a server; number tells apart those that run at one time.
+func wrk(ctx context.Context, w workload, target, dir string, number, connections int, duration time.Duration) (figures, error) {
+	script := filepath.Join(dir, fmt.Sprintf("send-%d.lua", number))
 	if err := os.WriteFile(script, []byte(sendScript), 0o600); err != nil {
 		return figures{}, err
 	}
-	cmd := exec.CommandContext(ctx, "wrk", "-t1", fmt.Sprintf("-c%d", w.connections), fmt.Sprintf("-d%ds", int(duration.Seconds())),
+	cmd := exec.CommandContext(ctx, "wrk", "-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%ds", int(duration.Seconds())),
 		"--timeout", "10s", "-s", script, target)
 	// Keys of one run must not be those of another: they would be duplicates.
-	cmd.Env = append(os.Environ(), fmt.Sprintf("CHANNELS=%d", w.channels), fmt.Sprintf("RUN=%d", time.Now().UnixMicro()))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("CHANNELS=%d", w.channels), fmt.Sprintf("SEED=%d", number), fmt.Sprintf("RUN=%d%d", time.Now().UnixMicro(), number))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	switch {

@@ -23,26 +23,30 @@ const (
 
 // house is a Sendhouse: one process, or several.
 type house struct {
-	url        string // of the API
-	admin      string // URL of the admin listener, of the process with ingest
-	clickHouse string // URL
+	urls       []string // of the API, one for each ingest process
+	admin      string   // URL of the admin listener, of a process with ingest
+	clickHouse string   // URL
 	servers    []*server
 	rows       int // that there must be in the end
 	idleMiB    int // memory before the first send
 }
 
 // startUp runs everything in one process.
-func startUp(ctx context.Context, binary, dir string, log *os.File) (*house, error) {
+func startUp(ctx context.Context, binary, dir string, w workload, log *os.File) (*house, error) {
 	addrs, err := freeAddrs(4)
 	if err != nil {
 		return nil, err
 	}
-	h := &house{url: "http://" + addrs[0], admin: "http://" + addrs[1], clickHouse: "http://" + addrs[3]}
-	up, err := launch(log, "up", h.admin+"/readyz", binary, "up",
-		"--data-dir", filepath.Join(dir, "data"), "--api-addr", addrs[0], "--admin-addr", addrs[1], "--nats-addr", addrs[2], "--clickhouse-addr", addrs[3])
+	h := &house{urls: []string{"http://" + addrs[0]}, admin: "http://" + addrs[1], clickHouse: "http://" + addrs[3]}
+	args := []string{"up", "--data-dir", filepath.Join(dir, "data"), "--api-addr", addrs[0], "--admin-addr", addrs[1], "--nats-addr", addrs[2], "--clickhouse-addr", addrs[3]}
+	if w.partitions > 0 {
+		args = append(args, "--partitions", strconv.Itoa(w.partitions))
+	}
+	up, err := launch(log, "up", h.admin+"/readyz", binary, args...)
 	if err != nil {
 		return nil, err
 	}
+	up.metricsURL = h.admin + "/metrics"
 	h.servers = []*server{up}
 	return h.ready(ctx)
 }
@@ -53,46 +57,83 @@ const natsConfig = `server_name: bench
 jetstream { store_dir: %q, sync_interval: always, max_file_store: 64GB }
 `
 
+// apartPartitions is what sequencers make that run apart and are asked for nothing.
+const apartPartitions = 4
+
+// process is one to be started.
+type process struct {
+	name    string
+	ready   string // URL
+	metrics string // URL, or empty
+	path    string
+	args    []string
+}
+
 // startApart runs each role, a NATS server and the engine that `up` has inside in
-// processes of their own.
-func startApart(ctx context.Context, binary, dir string, log *os.File) (*house, error) {
-	addrs, err := freeAddrs(7)
+// processes of their own, as many of each role as the case says.
+func startApart(ctx context.Context, binary, dir string, w workload, log *os.File) (*house, error) {
+	processes, h, err := plan(binary, dir, max(w.ingests, 1), max(w.sequencers, 1), max(w.writers, 1))
 	if err != nil {
 		return nil, err
 	}
-	natsServer, err := testkit.NATSBinary()
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	config := filepath.Join(dir, "nats.conf")
-	text := fmt.Sprintf(natsConfig, filepath.Join(dir, "nats")) + fmt.Sprintf("listen: %q\nhttp: %q\n", addrs[0], addrs[1])
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return nil, err
-	}
-	url := func(i int) string { return "http://" + addrs[i] }
-	nats := "--nats-url=nats://" + addrs[0]
-	h := &house{url: url(2), admin: url(3), clickHouse: url(6)}
-	for _, c := range []struct {
-		name, ready, path string
-		args              []string
-	}{
-		{"nats-server", url(1) + "/healthz", natsServer, []string{"--config", config}},
-		{"clickhouse", url(6) + "/ping", self, []string{"-serve-engine", addrs[6], "-engine-dir", filepath.Join(dir, "clickhouse")}},
-		{"sequencer", url(4) + "/readyz", binary, []string{"sequencer", nats, "--admin-addr=" + addrs[4]}},
-		{"writer", url(5) + "/readyz", binary, []string{"writer", nats, "--admin-addr=" + addrs[5], "--clickhouse-dsn=" + url(6) + "/sendhouse"}},
-		{"ingest", url(3) + "/readyz", binary, []string{"ingest", nats, "--admin-addr=" + addrs[3], "--api-addr=" + addrs[2]}},
-	} {
-		s, err := launch(log, c.name, c.ready, c.path, c.args...)
+	for _, p := range processes {
+		s, err := launch(log, p.name, p.ready, p.path, p.args...)
 		if err != nil {
 			return nil, errors.Join(err, h.stop())
 		}
+		s.metricsURL = p.metrics
 		h.servers = append(h.servers, s)
 	}
-	return h.ready(ctx)
+	if h, err = h.ready(ctx); err != nil {
+		return nil, err
+	}
+	if err := h.awaitShares(ctx); err != nil {
+		return nil, errors.Join(err, h.stop())
+	}
+	return h, nil
+}
+
+// plan says which processes to start, in their order, and where they are to be found.
+func plan(binary, dir string, ingests, sequencers, writers int) ([]process, *house, error) {
+	addrs, err := freeAddrs(3 + 2*ingests + sequencers + writers)
+	if err != nil {
+		return nil, nil, err
+	}
+	natsServer, err := testkit.NATSBinary()
+	if err != nil {
+		return nil, nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	natsAddr, natsAdmin, engine, addrs := addrs[0], addrs[1], addrs[2], addrs[3:]
+	config := filepath.Join(dir, "nats.conf")
+	text := fmt.Sprintf(natsConfig, filepath.Join(dir, "nats")) + fmt.Sprintf("listen: %q\nhttp: %q\n", natsAddr, natsAdmin)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return nil, nil, err
+	}
+	h := &house{clickHouse: "http://" + engine}
+	out := []process{
+		{name: "nats-server", ready: "http://" + natsAdmin + "/healthz", path: natsServer, args: []string{"--config", config}},
+		{name: "clickhouse", ready: h.clickHouse + "/ping", path: self, args: []string{"-serve-engine", engine, "-engine-dir", filepath.Join(dir, "clickhouse")}},
+	}
+	role := func(count int, name string, args ...string) {
+		for range count {
+			admin := "http://" + addrs[0]
+			of := append([]string{name, "--nats-url=nats://" + natsAddr, "--admin-addr=" + addrs[0]}, args...)
+			addrs = addrs[1:]
+			if name == "ingest" {
+				h.urls, h.admin = append(h.urls, "http://"+addrs[0]), admin
+				of, addrs = append(of, "--api-addr="+addrs[0]), addrs[1:]
+			}
+			out = append(out, process{name: name, ready: admin + "/readyz", metrics: admin + "/metrics", path: binary, args: of})
+		}
+	}
+	role(sequencers, "sequencer", "--partitions="+strconv.Itoa(apartPartitions))
+	role(writers, "writer", "--clickhouse-dsn="+h.clickHouse+"/sendhouse")
+	role(ingests, "ingest")
+	return out, h, nil
 }
 
 // ready waits for all processes; they wait for each other.
@@ -114,15 +155,25 @@ func (h *house) stop() error {
 	return errors.Join(errs...)
 }
 
-// cpu is the processor time in seconds that each process has used.
-func (h *house) cpu() (map[string]float64, error) {
-	out := make(map[string]float64, len(h.servers))
+// usage is what processes have used so far.
+type usage struct {
+	seconds  float64 // of processor time
+	switches int     // from one thread to another
+}
+
+// used is the usage of all processes of a name together.
+func (h *house) used() (map[string]usage, error) {
+	out := make(map[string]usage, len(h.servers))
 	for _, s := range h.servers {
 		seconds, err := cpuSeconds(s.pid())
 		if err != nil {
 			return nil, err
 		}
-		out[s.name] = seconds
+		switches, err := contextSwitches(s.pid())
+		if err != nil {
+			return nil, err
+		}
+		out[s.name] = usage{out[s.name].seconds + seconds, out[s.name].switches + switches}
 	}
 	return out, nil
 }

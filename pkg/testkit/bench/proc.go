@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // clockTicks is USER_HZ on every Linux that Go runs on.
@@ -91,4 +92,39 @@ func memoryMiB(pid int) (now, most int, err error) {
 	}
 	now, most = parseMemory(string(text))
 	return now, most, nil
+}
+
+// contextSwitches counts those of all threads that a process has now, for want of something to do or because they had
+// done enough.
+func contextSwitches(pid int) (int, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	total := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // the thread has ended
+		}
+		if err != nil {
+			return 0, err
+		}
+		total += parseSwitches(string(text))
+	}
+	return total, nil
+}
+
+// parseSwitches reads a thread's status file.
+func parseSwitches(text string) int {
+	total := 0
+	for line := range strings.Lines(text) {
+		for _, key := range []string{"voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"} {
+			var n int
+			if read, _ := fmt.Sscanf(line, key+" %d", &n); read == 1 {
+				total += n
+			}
+		}
+	}
+	return total
 }

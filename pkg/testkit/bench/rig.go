@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -80,7 +81,9 @@ func (r *rig) doNothing(ctx context.Context, w workload, rate float64) (figures,
 	if err != nil {
 		return figures{}, err
 	}
-	f, err := generate(ctx, w.nothing(), r.nothingURL, r.folder, r.duration, rate, false)
+	// As many generators as Sendhouse gets.
+	targets := slices.Repeat([]string{r.nothingURL}, max(w.ingests, 1))
+	f, err := generate(ctx, w.nothing(), targets, r.folder, r.duration, rate, false)
 	if err != nil {
 		return f, fmt.Errorf("the handler that does nothing: %w", err)
 	}
@@ -94,14 +97,14 @@ func (r *rig) sendhouse(ctx context.Context, binary string, w workload) (f figur
 	err = r.withHouse(ctx, binary, w, func(h *house) error {
 		var rate, highest float64
 		if w.half {
-			best, err := generate(ctx, w, h.url, r.folder, r.duration, 0, true)
+			best, err := generate(ctx, w, h.urls, r.folder, r.duration, 0, true)
 			if err != nil {
 				return err
 			}
 			h.rows += best.Rows
 			highest, rate = best.PerSecond, best.PerSecond/2
 		}
-		if f, err = h.measure(ctx, func() (figures, error) { return generate(ctx, w, h.url, r.folder, r.duration, rate, true) }); err != nil {
+		if f, err = h.measure(ctx, func() (figures, error) { return generate(ctx, w, h.urls, r.folder, r.duration, rate, true) }); err != nil {
 			return err
 		}
 		f.Highest = highest
@@ -122,7 +125,7 @@ func (r *rig) withHouse(ctx context.Context, binary string, w workload, do func(
 	if w.apart {
 		start = startApart
 	}
-	h, err := start(ctx, binary, dir, r.log)
+	h, err := start(ctx, binary, dir, w, r.log)
 	if err != nil {
 		return err
 	}
@@ -130,16 +133,16 @@ func (r *rig) withHouse(ctx context.Context, binary string, w workload, do func(
 	if h.idleMiB, _, err = h.memory(); err != nil {
 		return err
 	}
-	if err := define(ctx, min(r.defined, w.channels), h.url); err != nil {
+	if err := define(ctx, min(r.defined, w.channels), h.urls[0]); err != nil {
 		return err
 	}
 	if w.fill {
-		if err := fill(ctx, w.channels, h.url); err != nil {
+		if err := fill(ctx, w.channels, h.urls[0]); err != nil {
 			return err
 		}
 		h.rows += w.channels
 	}
-	warm, err := generate(ctx, w, h.url, r.folder, warmUp, 0, true)
+	warm, err := generate(ctx, w, h.urls, r.folder, warmUp, 0, true)
 	if err != nil {
 		return err
 	}
@@ -153,7 +156,11 @@ func (h *house) measure(ctx context.Context, load func() (figures, error)) (figu
 	if err := h.awaitRows(ctx); err != nil {
 		return figures{}, err
 	}
-	before, err := h.cpu()
+	countersBefore, err := h.counters(ctx)
+	if err != nil {
+		return figures{}, err
+	}
+	before, err := h.used()
 	if err != nil {
 		return figures{}, err
 	}
@@ -165,15 +172,21 @@ func (h *house) measure(ctx context.Context, load func() (figures, error)) (figu
 	if err := h.awaitRows(ctx); err != nil {
 		return f, err
 	}
-	after, err := h.cpu()
+	after, err := h.used()
 	if err != nil {
 		return f, err
 	}
-	f.CPUBy = make(map[string]float64, len(after))
-	for name := range after {
-		f.CPUBy[name] = micros(after[name]-before[name], f.Messages)
+	f.CPUBy, f.SwitchesBy = make(map[string]float64, len(after)), make(map[string]float64, len(after))
+	for name, now := range after {
+		f.CPUBy[name] = micros(now.seconds-before[name].seconds, f.Messages)
+		f.SwitchesBy[name] = float64(now.switches-before[name].switches) / float64(f.Messages)
 		f.CPU += f.CPUBy[name]
 	}
+	countersAfter, err := h.counters(ctx)
+	if err != nil {
+		return f, err
+	}
+	f.Pieces = piecesOf(countersBefore, countersAfter, f.Seconds)
 	f.IdleMiB = h.idleMiB
 	f.ResidentMiB, f.PeakMiB, err = h.memory()
 	return f, err

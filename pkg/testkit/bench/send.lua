@@ -3,6 +3,7 @@ local channels = tonumber(os.getenv("CHANNELS") or "10000")
 local run = os.getenv("RUN") or tostring(os.time())
 local payload = "eyJ0eXBlIjoxLCJjb250ZW50IjoiSGVsbG8gV29ybGQsIHRoaXMgaXMgYSB0ZXN0IG1lc3NhZ2UgZm9yIGJlbmNoIn0="
 local sent, refused = 0, 0
+math.randomseed(tonumber(os.getenv("SEED") or "0")) -- those that run at one time draw different channels
 
 function request()
   sent = sent + 1

@@ -22,12 +22,13 @@ const (
 
 // server is a process under load.
 type server struct {
-	name     string
-	readyURL string
-	cmd      *exec.Cmd
-	log      *os.File
-	ended    chan struct{}
-	err      error // how it ended; read it after ended
+	name       string
+	readyURL   string
+	metricsURL string // empty if it has none that are read
+	cmd        *exec.Cmd
+	log        *os.File
+	ended      chan struct{}
+	err        error // how it ended; read it after ended
 }
 
 // launch runs a command.

@@ -59,7 +59,7 @@ func (r *rig) split(ctx context.Context, w workload) (out Split, err error) {
 		up := h.servers[0]
 		rate := 0.0
 		if w.half {
-			best, err := generate(ctx, w, h.url, r.folder, r.duration, 0, true)
+			best, err := generate(ctx, w, h.urls, r.folder, r.duration, 0, true)
 			if err != nil {
 				return err
 			}
@@ -85,7 +85,7 @@ func (r *rig) split(ctx context.Context, w workload) (out Split, err error) {
 			done <- result{text, err}
 		}()
 		var profiled result
-		f, err := h.measure(ctx, func() (figures, error) { return generate(ctx, w, h.url, r.folder, r.duration, rate, true) })
+		f, err := h.measure(ctx, func() (figures, error) { return generate(ctx, w, h.urls, r.folder, r.duration, rate, true) })
 		if err != nil {
 			return err
 		}

@@ -145,15 +145,34 @@ func (r *Report) print(w io.Writer) {
 		if highest := medianOf(result.Sendhouse, highestOf); highest > 0 {
 			_, _ = fmt.Fprintf(w, "%s: the highest rate was %.0f messages/s\n", result.Name, highest)
 		}
-		if processes := slices.Sorted(maps.Keys(result.Sendhouse[0].CPUBy)); len(processes) > 1 {
-			for i, name := range processes {
-				processes[i] = fmt.Sprintf("%s %.1f", name, medianOf(result.Sendhouse, func(f figures) float64 { return f.CPUBy[name] }))
-			}
-			_, _ = fmt.Fprintf(w, "%s: CPU µs by process: %s\n", result.Name, strings.Join(processes, ", "))
-		}
+		result.printParts(w)
 	}
 	_, _ = fmt.Fprintln(w, r.machine)
 	for _, s := range r.Splits {
 		s.print(w)
 	}
+}
+
+// printParts says what the processes took, and how many pieces the load was cut into.
+func (r *Result) printParts(w io.Writer) {
+	by := func(of func(figures) map[string]float64) string {
+		processes := slices.Sorted(maps.Keys(of(r.Sendhouse[0])))
+		for i, name := range processes {
+			processes[i] = fmt.Sprintf("%s %.1f", name, medianOf(r.Sendhouse, func(f figures) float64 { return of(f)[name] }))
+		}
+		return strings.Join(processes, ", ")
+	}
+	if len(r.Sendhouse[0].SwitchesBy) == 0 {
+		return
+	}
+	if len(r.Sendhouse[0].CPUBy) > 1 {
+		_, _ = fmt.Fprintf(w, "%s: CPU µs by process: %s\n", r.Name, by(func(f figures) map[string]float64 { return f.CPUBy }))
+	}
+	_, _ = fmt.Fprintf(w, "%s: context switches per message: %s\n", r.Name, by(func(f figures) map[string]float64 { return f.SwitchesBy }))
+	piece := func(of func(Pieces) float64) float64 {
+		return medianOf(r.Sendhouse, func(f figures) float64 { return of(f.Pieces) })
+	}
+	_, _ = fmt.Fprintf(w, "%s: %.0f group commits/s of %.1f sends, acknowledged after %.2f ms; %.1f inserts/s of %.0f rows\n", r.Name,
+		piece(func(p Pieces) float64 { return p.Commits }), piece(func(p Pieces) float64 { return p.Sends }), piece(func(p Pieces) float64 { return p.AckMS }),
+		piece(func(p Pieces) float64 { return p.Inserts }), piece(func(p Pieces) float64 { return p.InsertRow }))
 }
