@@ -48,7 +48,10 @@ func startUp(ctx context.Context, binary, dir string, w workload, log *os.File) 
 	}
 	up.metricsURL = h.admin + "/metrics"
 	h.servers = []*server{up}
-	return h.ready(ctx)
+	if err := up.awaitReady(ctx); err != nil {
+		return nil, errors.Join(err, h.stop())
+	}
+	return h, nil
 }
 
 // natsConfig is what deploy recommends for one server, as far as it matters here: the
@@ -83,9 +86,10 @@ func startApart(ctx context.Context, binary, dir string, w workload, log *os.Fil
 		}
 		s.metricsURL = p.metrics
 		h.servers = append(h.servers, s)
-	}
-	if h, err = h.ready(ctx); err != nil {
-		return nil, err
+		// The next may need it: a role ends where there is no NATS server yet, or no streams.
+		if err := s.awaitReady(ctx); err != nil {
+			return nil, errors.Join(err, h.stop())
+		}
 	}
 	if err := h.awaitShares(ctx); err != nil {
 		return nil, errors.Join(err, h.stop())
@@ -134,16 +138,6 @@ func plan(binary, dir string, ingests, sequencers, writers int) ([]process, *hou
 	role(writers, "writer", "--clickhouse-dsn="+h.clickHouse+"/sendhouse")
 	role(ingests, "ingest")
 	return out, h, nil
-}
-
-// ready waits for all processes; they wait for each other.
-func (h *house) ready(ctx context.Context) (*house, error) {
-	for _, s := range h.servers {
-		if err := s.awaitReady(ctx); err != nil {
-			return nil, errors.Join(err, h.stop())
-		}
-	}
-	return h, nil
 }
 
 // stop ends the processes, those that were started last first.
