@@ -55,7 +55,7 @@ type Config struct {
 
 // Limits that are part of the format and not settings.
 const (
-	// A group commit, as the design and the readers of the log know it.
+	// A group commit at most (docs/adr/0009-larger-group-commits.md). Readers of the log do not rely on it.
 	batchSendsMax = 1024
 	batchBytesMax = 512 << 10
 

@@ -30,7 +30,7 @@ type logSource struct {
 }
 
 func (s *logSource) consume(ctx context.Context, first uint64, handle handler, failed func(error)) (func(), error) {
-	feed, err := messagelog.Follow(ctx, messagelog.FeedConfig{
+	feed, err := messagelog.OpenFeed(ctx, messagelog.FeedConfig{
 		JetStream: s.js, Conn: s.nc, Stream: s.stream, First: first,
 		Handle: func(seq uint64, m *nats.Msg) {
 			var traceparent string

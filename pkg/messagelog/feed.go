@@ -85,8 +85,8 @@ type request struct {
 	sent   time.Time
 }
 
-// Follow makes a feed. Stop it in the end, also after it has failed.
-func Follow(ctx context.Context, cfg FeedConfig) (*Feed, error) {
+// OpenFeed begins to read. Stop it in the end, also after it has failed.
+func OpenFeed(ctx context.Context, cfg FeedConfig) (*Feed, error) {
 	cfg.expires = cmp.Or(cfg.expires, feedExpires)
 	f := &Feed{cfg: cfg, nc: cfg.Conn, stop: make(chan struct{}), stopped: make(chan struct{})}
 	if f.nc == nil {

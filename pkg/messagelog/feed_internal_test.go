@@ -18,7 +18,7 @@ func TestAFeedWaitsAtTheEnd(t *testing.T) {
 	t.Parallel()
 	d := testkit.StartDeployment(t, 1)
 	seqs, failed := make(chan uint64, 10), make(chan error, 10)
-	f, err := Follow(t.Context(), FeedConfig{
+	f, err := OpenFeed(t.Context(), FeedConfig{
 		JetStream: d.JetStream, Stream: topology.MessagesStream(0), First: 1, expires: 50 * time.Millisecond,
 		Handle: func(seq uint64, _ *nats.Msg) { seqs <- seq },
 		Failed: func(err error) { failed <- err },

@@ -31,7 +31,7 @@ func (b *bundle) follow(t *testing.T, nc *nats.Conn, first uint64) *feed {
 	f := &feed{seqs: make(chan uint64), failed: make(chan error, 10)}
 	stopped, stop := context.WithCancel(context.Background())
 	var err error
-	f.Feed, err = messagelog.Follow(b.ctx, messagelog.FeedConfig{
+	f.Feed, err = messagelog.OpenFeed(b.ctx, messagelog.FeedConfig{
 		JetStream: b.JetStream, Conn: nc, Stream: topology.MessagesStream(0), First: first,
 		Handle: func(seq uint64, _ *nats.Msg) {
 			select {
