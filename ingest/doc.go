@@ -42,6 +42,7 @@
 //
 //	listener.go  connections, and no more than so many; tls.go over TLS; serversown.go
 //	             net/http's own answers, in our error shape
+//	fastpath/    what serves the plain sends of a connection before net/http gets it
 //	cors.go      for pages in a browser
 //	handler.go   admit, and the steps in their order; routes that others answer are let
 //	             through behind the same door

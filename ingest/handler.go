@@ -16,6 +16,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
+// pathSend is where single sends go.
+const pathSend = "/message/send"
+
 // routes lays out the API. Each route has to be in openapi/openapi.yaml; page is made of that.
 func (s *Service) routes(page []byte) http.Handler {
 	r := chi.NewRouter()
@@ -31,7 +34,7 @@ func (s *Service) routes(page []byte) http.Handler {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		s.refuse(w, problem{outcome: outcomeMethod})
 	})
-	r.Post("/message/send", s.counted("send", api.ScopeSend, s.send))
+	r.Post(pathSend, s.counted("send", api.ScopeSend, s.send))
 	r.Post("/message/sendbatch", s.counted("sendbatch", api.ScopeSend, s.sendBatch))
 	r.Post("/message/sendbulk", s.counted("sendbulk", api.ScopeSend, s.sendBulk))
 	s.manageRoutes(r)

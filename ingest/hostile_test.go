@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -27,14 +28,15 @@ func TestHostileInputs(t *testing.T) { //nolint:paralleltest // counts all gorou
 	require.Equal(t, http.StatusOK, b.post(example).status)
 	b.client.CloseIdleConnections()
 	require.Eventually(t, func() bool { return b.service.connections.Load() == 0 }, testTimeout, time.Millisecond)
-	door := []string{"net/http.(*", "ingest.(*listener)", "ingest.(*conn)", "ingest.(*tlsConn)"}
+	door := []string{"net/http.(*", "ingest.(*listener)", "ingest.(*conn)", "ingest.(*tlsConn)", "fastpath.(*"}
 	goroutines := goroutinesOf(door...)
 
 	rows := hostileInputs()
 	require.GreaterOrEqual(t, len(rows), 500)
 	t.Logf("%d inputs", len(rows))
 	for _, row := range rows { //nolint:paralleltest // see above
-		t.Run(row.name, func(t *testing.T) { b.attack(t, row) })
+		t.Run(row.name, func(t *testing.T) { b.attack(t, row, false) })
+		t.Run(row.name+", behind a send", func(t *testing.T) { b.attack(t, row, true) })
 	}
 
 	require.Equal(t, http.StatusOK, b.post(with(``)).status, "it serves as before")
@@ -56,13 +58,24 @@ func goroutinesOf(words ...string) (n int) {
 	return n
 }
 
-// attack writes an input and checks every answer to it.
-func (b *bundle) attack(t *testing.T, row hostileInput) {
+// attack writes an input and checks every answer to it. Behind a send, it comes where the connection is on the fast path.
+func (b *bundle) attack(t *testing.T, row hostileInput, behindSend bool) {
 	t.Helper()
 	c, err := net.Dial("tcp", b.service.Addr().String())
 	require.NoError(t, err)
 	defer c.Close()
 	require.NoError(t, c.SetDeadline(time.Now().Add(testTimeout)))
+	in := bufio.NewReader(c)
+	if behindSend {
+		_, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", pathSend, len(example), example)
+		require.NoError(t, err)
+		res, err := http.ReadResponse(in, nil)
+		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, http.StatusOK, res.StatusCode)
+	}
 	written := make(chan struct{})
 	go func() { // beside the reading: the answer may come before all is written
 		defer close(written)
@@ -72,7 +85,6 @@ func (b *bundle) attack(t *testing.T, row hostileInput) {
 		}
 	}()
 	method, _, _ := strings.Cut(row.raw, " ")
-	in := bufio.NewReader(c)
 	answers := 0
 	for {
 		res, err := http.ReadResponse(in, &http.Request{Method: method})

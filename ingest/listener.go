@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sendhouse/sendhouse/ingest/fastpath"
 )
 
 const (
@@ -81,7 +83,7 @@ func (l *listener) turnAway(c net.Conn) {
 		_ = c.SetDeadline(time.Now().Add(turnAwayTimeout))
 		if n, _ := c.Read(make([]byte, 512)); n > 0 {
 			_, _ = c.Write(problem{outcome: outcomeOverloaded, msg: "too many connections; nothing was written"}.response())
-			linger(c)
+			fastpath.Linger(c)
 		}
 	})
 }
@@ -107,7 +109,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	if _, err := c.Conn.Write(p.response()); err != nil {
 		return 0, err
 	}
-	linger(c.Conn)
+	fastpath.Linger(c.Conn)
 	return len(b), nil
 }
 
@@ -126,26 +128,4 @@ func (c *conn) Close() error {
 	}
 	c.listener.service.connections.Add(-1)
 	return c.Conn.Close()
-}
-
-const (
-	lingerTimeout  = 500 * time.Millisecond
-	lingerBytesMax = 256 << 10
-)
-
-// linger reads a little of what the client is still sending: to close a connection with bytes
-// unread resets it, and the client may lose the answer.
-func linger(c net.Conn) {
-	if half, ok := c.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
-		return
-	}
-	_ = c.SetReadDeadline(time.Now().Add(lingerTimeout))
-	buf := make([]byte, 4<<10)
-	for read := 0; read < lingerBytesMax; {
-		n, err := c.Read(buf)
-		if err != nil {
-			return
-		}
-		read += n
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/sendhouse/sendhouse/ingest/fastpath"
 	"github.com/sendhouse/sendhouse/ingest/openapi"
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
@@ -253,7 +254,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.certificates != nil {
 		defer s.certificates.watch()()
 	}
-	server := s.server()
+	server := fastpath.New(pathSend, s.server(), s.log)
 	served := make(chan error, 1)
 	go func() { // ends with Shutdown or Close below
 		served <- server.Serve(listener)
@@ -321,7 +322,7 @@ func (s *Service) server() *http.Server {
 // drain waits until every accepted request is answered. Clients that are still
 // sending a request when the time is up are cut off; a request that waits for its
 // answer cannot be, since AnswerTimeout is shorter.
-func (s *Service) drain(ctx context.Context, server *http.Server) error {
+func (s *Service) drain(ctx context.Context, server *fastpath.Server) error {
 	s.log.Info("ingest is draining", "requests", s.inFlight.Load())
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()

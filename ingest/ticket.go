@@ -14,6 +14,10 @@ type ticket struct {
 	index     int
 }
 
+// patience is how long a request waits before it asks whether its client is still there, which costs
+// more than most answers do.
+const patience = 250 * time.Millisecond
+
 // wait waits for the answer to a ticket. ctx is the request's own.
 func (t ticket) wait(ctx context.Context, timeout time.Duration) (answer, outcome) {
 	b := t.batch
@@ -23,8 +27,14 @@ func (t ticket) wait(ctx context.Context, timeout time.Duration) (answer, outcom
 	default:
 	}
 	timers := t.partition.timers
-	timer := timers.get(timeout)
+	timer := timers.get(min(patience, timeout))
 	defer timers.put(timer)
+	select {
+	case <-b.done:
+		return t.result()
+	case <-timer.C:
+	}
+	timer.Reset(timeout - min(patience, timeout))
 	select {
 	case <-b.done:
 		return t.result()

@@ -10,9 +10,15 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/sendhouse/sendhouse/ingest/fastpath"
 )
 
-const certificateBytesMax = 1 << 20 // of each file
+const (
+	certificateBytesMax = 1 << 20 // of each file
+	// plainAnswerTimeout is how long it may take to tell a client that it should speak TLS.
+	plainAnswerTimeout = 500 * time.Millisecond
+)
 
 // certificates is what TLS needs, followed while the files change. A connection that has been
 // made keeps what it was made with.
@@ -113,9 +119,9 @@ func looksLikeHTTP(b [5]byte) bool {
 
 // answerPlain tells a client that speaks HTTP to speak HTTPS.
 func answerPlain(c net.Conn) {
-	_ = c.SetDeadline(time.Now().Add(lingerTimeout))
+	_ = c.SetDeadline(time.Now().Add(plainAnswerTimeout))
 	p := problem{outcome: outcomeMalformed, msg: "this is an HTTPS address: send the request with TLS"}
 	if _, err := c.Write(p.response()); err == nil {
-		linger(c)
+		fastpath.Linger(c)
 	}
 }

@@ -1,0 +1,56 @@
+package fastpath
+
+import (
+	"errors"
+	"io"
+)
+
+// body is what is behind the head, as long as Content-Length says.
+type body struct {
+	c      *conn
+	left   int64
+	failed bool
+}
+
+// Read takes what has been read already, and then from the connection.
+func (b *body) Read(p []byte) (n int, err error) {
+	c := b.c
+	switch {
+	case b.left == 0:
+		return 0, io.EOF
+	case int64(len(p)) > b.left:
+		p = p[:b.left]
+	}
+	if len(c.in) > 0 {
+		n = copy(p, c.in)
+		c.in = c.in[n:]
+	} else {
+		if until := c.arrived.Add(c.s.rest.ReadTimeout); !c.readUntil.Equal(until) {
+			c.setReadDeadline(until)
+		}
+		n, err = c.Conn.Read(p)
+	}
+	b.left -= int64(n)
+	switch {
+	case b.left == 0:
+		return n, io.EOF
+	case errors.Is(err, io.EOF):
+		err = io.ErrUnexpectedEOF
+	}
+	b.failed = err != nil
+	return n, err
+}
+
+// Close has nothing to do: what is left unread is read behind the handler.
+func (*body) Close() error { return nil }
+
+// skip reads what the handler left, unless it is too much, and says whether the next request is next.
+func (b *body) skip() bool {
+	if b.failed || b.left > unreadBytesMax {
+		return false
+	}
+	if b.left > 0 {
+		_, _ = io.Copy(io.Discard, b) // failed says the rest
+	}
+	return !b.failed
+}

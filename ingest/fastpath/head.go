@@ -1,0 +1,134 @@
+package fastpath
+
+import (
+	"net/http"
+	"net/textproto"
+	"strings"
+)
+
+// contentLengthDigitsMax bounds the lengths that are plain: up to 999,999,999 bytes.
+const contentLengthDigitsMax = 9
+
+// head is what stands before the body of a plain request.
+type head struct {
+	header http.Header // without Host
+	values []string    // what the header's slices are cut from
+	host   string
+	length int64
+}
+
+// parse reads a head, from its request line, which must be line, to the empty line behind the last field. It says whether the request is
+// plain: every field well-formed, one Host, one Content-Length above 0, and nothing that asks for more than an answer on a connection
+// that stays open. What h had before is gone either way.
+func (h *head) parse(text, line string) (plain bool) {
+	fields, plain := strings.CutPrefix(text, line)
+	if !plain {
+		return false
+	}
+	clear(h.header)
+	h.values, h.host, h.length = h.values[:0], "", 0
+	for len(fields) > len("\r\n") {
+		end := strings.IndexByte(fields, '\r')
+		colon := strings.IndexByte(fields, ':')
+		if colon <= 0 || end < colon || fields[end+1] != '\n' { // there is always one more: the last line is empty
+			return false
+		}
+		key, value := fields[:colon], trim(fields[colon+1:end])
+		fields = fields[end+2:]
+		if !validKey(key) || !validValue(value) || !h.take(textproto.CanonicalMIMEHeaderKey(key), value) {
+			return false
+		}
+	}
+	return h.host != "" && h.length > 0
+}
+
+// take adds a field, unless it makes the request one that is not plain.
+func (h *head) take(key, value string) (plain bool) {
+	switch key {
+	case "Host":
+		if h.host != "" || !validHost(value) {
+			return false
+		}
+		h.host = value
+		return true
+	case "Content-Length":
+		if h.length != 0 {
+			return false
+		}
+		if h.length, plain = parseLength(value); !plain {
+			return false
+		}
+	case "Connection":
+		if !strings.EqualFold(value, "keep-alive") {
+			return false
+		}
+	case "Transfer-Encoding", "Trailer", "Te", "Upgrade", "Expect", "Pragma", "Http2-Settings":
+		return false
+	}
+	h.values = append(h.values, value)
+	if earlier, given := h.header[key]; given {
+		h.header[key] = append(earlier, value)
+		return true
+	}
+	last := len(h.values)
+	h.header[key] = h.values[last-1 : last : last]
+	return true
+}
+
+// parseLength reads a Content-Length of digits only that does not begin with a 0.
+func parseLength(text string) (length int64, plain bool) {
+	if text == "" || len(text) > contentLengthDigitsMax || text[0] == '0' {
+		return 0, false
+	}
+	for i := range len(text) {
+		if text[i] < '0' || text[i] > '9' {
+			return 0, false
+		}
+		length = length*10 + int64(text[i]-'0')
+	}
+	return length, true
+}
+
+func trim(value string) string {
+	for value != "" && value[0] == ' ' {
+		value = value[1:]
+	}
+	for value != "" && value[len(value)-1] == ' ' {
+		value = value[:len(value)-1]
+	}
+	return value
+}
+
+// validKey takes letters, digits and hyphens, which is less than RFC 9110 allows (5.6.2).
+func validKey(key string) bool {
+	for i := range len(key) {
+		if !alphanumeric(key[i]) && key[i] != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// validValue takes visible ASCII and spaces, which is less than RFC 9110 allows (5.5).
+func validValue(value string) bool {
+	for i := range len(value) {
+		if value[i] < ' ' || value[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// validHost takes names, addresses and ports.
+func validHost(host string) bool {
+	for i := range len(host) {
+		if c := host[i]; !alphanumeric(c) && c != '.' && c != '-' && c != ':' && c != '[' && c != ']' {
+			return false
+		}
+	}
+	return host != ""
+}
+
+func alphanumeric(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}

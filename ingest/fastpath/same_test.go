@@ -1,0 +1,129 @@
+package fastpath
+
+import (
+	"bufio"
+	"bytes"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestSameAsNetHTTP says the same to the fast path and to net/http alone, and hears the same. Where a row is plain, that was answered
+// on the fast path, and where it is not, by net/http.
+func TestSameAsNetHTTP(t *testing.T) {
+	t.Parallel()
+	reference, front := serveReference(t, echo), setup(t, echo, nil)
+	large := strings.Repeat("x", 300_000)
+	for _, row := range []struct { //nolint:paralleltest // counts what was answered where
+		name    string
+		pieces  []string
+		answers int
+		here    int // of the answers
+	}{
+		{"one", []string{post("{}")}, 1, 1},
+		{"two", []string{post("{}"), post("[1]")}, 2, 2},
+		{"three in one packet", []string{post("a") + post("bb") + post("ccc")}, 3, 3},
+		{"a body in pieces", []string{post("")[:0] + "POST " + path + " HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nab", "cd", "ef" + post("g")}, 2, 2},
+		{"a large body", []string{post(large), post("g")}, 2, 2},
+		{"fields", []string{post("{}", "content-TYPE: application/json", "X-a:b", "X-A:   c  ", "Empty:", "Connection: Keep-Alive", "Authorization: Bearer x")}, 1, 1},
+		{"statuses", []string{post("{}", "X-Answer: status"), post("{}", "X-Answer: bodiless"), post("{}", "X-Answer: none"), post("{}", "X-Answer: large")}, 4, 4},
+		{"nothing read", []string{post("{}", "X-Read: nothing"), post(large[:1000], "X-Read: nothing"), post("{}")}, 3, 3},
+		{"half read", []string{post(large[:100_000], "X-Read: half"), post("{}")}, 2, 2},
+		{"too much left unread", []string{post(large, "X-Read: nothing"), post("{}")}, 1, 1},
+		{"the handler closes", []string{post("{}", "X-Answer: close"), post("{}")}, 1, 1},
+		{"the handler aborts", []string{post("{}"), post("{}", "X-Answer: abort")}, 1, 2},
+		{"empty lines between", []string{post("{}") + "\r\n" + post("{}") + "\r\n\r\n", post("{}")}, 3, 3},
+		{"another path, and back", []string{post("{}") + "GET /other?x=y HTTP/1.1\r\nHost: h\r\n\r\n" + post("{}")}, 3, 1},
+		{"a query", []string{"POST " + path + "?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na"}, 1, 0},
+		{"an absolute URI", []string{"POST http://h" + path + " HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na"}, 1, 0},
+		{"HTTP/1.0", []string{"POST " + path + " HTTP/1.0\r\nHost: h\r\nContent-Length: 1\r\n\r\na"}, 1, 0},
+		{"chunks", []string{"POST " + path + " HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"}, 1, 0},
+		{"chunks and a length", []string{post("{}") + "POST " + path + " HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"}, 2, 1},
+		{"the client closes", []string{post("{}"), post("{}", "Connection: close"), post("{}")}, 2, 1},
+		{"no body", []string{post("")}, 1, 0},
+		{"no length", []string{post("{}") + "POST " + path + " HTTP/1.1\r\nHost: h\r\n\r\n"}, 2, 1},
+		{"two lengths", []string{post("{}") + post("{}", "Content-Length: 2")}, 2, 1},
+		{"two other lengths", []string{post("{}") + post("{}", "Content-Length: 3")}, 2, 1},
+		{"a signed length", []string{post("{}") + "POST " + path + " HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\na"}, 2, 1},
+		{"a length with a 0 before", []string{"POST " + path + " HTTP/1.1\r\nHost: h\r\nContent-Length: 01\r\n\r\na"}, 1, 0},
+		{"no host", []string{post("{}") + "POST " + path + " HTTP/1.1\r\nContent-Length: 1\r\n\r\na"}, 2, 1},
+		{"two hosts", []string{post("{}") + post("{}", "Host: i")}, 2, 1},
+		{"an empty host", []string{"POST " + path + " HTTP/1.1\r\nHost:\r\nContent-Length: 1\r\n\r\na"}, 1, 0},
+		{"a malformed host", []string{"POST " + path + " HTTP/1.1\r\nHost: a/b\r\nContent-Length: 1\r\n\r\na"}, 1, 0},
+		{"a folded field", []string{post("{}") + post("{}", "X-A: b\r\n c")}, 2, 1},
+		{"a space before the colon", []string{post("{}") + post("{}", "X-A : b")}, 2, 1},
+		{"no colon", []string{post("{}") + post("{}", "X-A")}, 2, 1},
+		{"no name", []string{post("{}") + post("{}", ": b")}, 2, 1},
+		{"a line feed alone", []string{post("{}") + post("{}", "X-A: b\nX-C: d")}, 2, 1},
+		{"a carriage return alone", []string{post("{}") + post("{}", "X-A: b\rX-C: d")}, 2, 1},
+		{"a tab in a value", []string{post("{}", "X-A: b\tc")}, 1, 0},
+		{"a control character", []string{post("{}") + post("{}", "X-A: b\x01c")}, 2, 1},
+		{"beyond ASCII", []string{post("{}", "X-A: b\xffc")}, 1, 0},
+		{"pragma", []string{post("{}", "Pragma: no-cache")}, 1, 0},
+		{"a long head", []string{post("{}", "X-A: "+large[:2*headBytesMax])}, 1, 0},
+		{"nonsense behind a request", []string{post("{}") + "nonsense\r\n\r\n"}, 2, 1},
+		{"silence", nil, 0, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			before := front.here.Load()
+			got := talk(t, front.addr, row.pieces, row.answers)
+			require.Equal(t, talk(t, reference, row.pieces, row.answers), got)
+			require.Equal(t, int64(row.here), front.here.Load()-before, "answered on the fast path")
+		})
+	}
+}
+
+// FuzzPlain: what parse takes, net/http reads as a request with the same header, host and length.
+func FuzzPlain(f *testing.F) {
+	for _, fields := range [][]string{
+		nil, {"content-type: application/json"}, {"X-a:b", "x-A:  c "}, {"Empty:"}, {"Connection: keep-alive"}, {"Connection: close"}, {"Pragma: no-cache"},
+		{"Transfer-Encoding: chunked"}, {"Content-Length: 1"}, {"Host: b"}, {"X: a\tb"}, {"X : a"}, {": a"}, {"X"}, {"X: a\r\n b"}, {"X: a\nY: b"}, {"X: \xff"},
+		{"Expect: 100-continue"}, {"Upgrade: h2c"}, {"Trailer: X"}, {"TE: trailers"}, {"Authorization: Basic x"}, {"X-Forwarded-For: 1.2.3.4, ::1"},
+	} {
+		f.Add([]byte(post("a", fields...)))
+	}
+	var seen *http.Request
+	handler := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r })
+	line := "POST " + path + " HTTP/1.1\r\n"
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		end := bytes.Index(raw, []byte("\r\n\r\n"))
+		if end < 0 || end+4 > headBytesMax {
+			return
+		}
+		raw = raw[:end+4]
+		h := head{header: make(http.Header)}
+		if !h.parse(string(raw), line) {
+			return
+		}
+		seen = nil
+		ours, theirs := net.Pipe()
+		server := reference(handler)
+		given := newGivenListener()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = server.Serve(given)
+		}()
+		given.give(theirs)
+		_, err := ours.Write(raw)
+		require.NoError(t, err)
+		go func() { _, _ = ours.Write([]byte("x")) }() // of the body: the handler does not read it
+		res, err := http.ReadResponse(bufio.NewReader(ours), nil)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.NoError(t, ours.Close())
+		require.NoError(t, server.Close())
+		<-ended
+		require.Equal(t, http.StatusOK, res.StatusCode, "%q", raw)
+		require.NotNil(t, seen)
+		require.Equal(t, http.MethodPost, seen.Method)
+		require.Equal(t, path, seen.RequestURI)
+		require.Equal(t, seen.Host, h.host)
+		require.Equal(t, seen.ContentLength, h.length)
+		require.Equal(t, seen.Header, h.header)
+		require.Empty(t, seen.TransferEncoding)
+	})
+}
