@@ -24,7 +24,7 @@ type Config struct {
 
 	FlushRowsMax      int           `help:"A batch is inserted when it has this many rows." default:"100000"`
 	FlushBytesMax     int64         `help:"A batch is inserted when it has this many bytes." default:"33554432"`
-	FlushInterval     time.Duration `help:"A batch is inserted this long after its first message at the latest. Each batch of each partition makes a part in ClickHouse: with many partitions, wait longer." default:"1s"`
+	FlushInterval     time.Duration `help:"A batch is inserted this long after its first message at the latest, and after half of that if it has 5,000 rows. Each batch of each partition makes a part in ClickHouse: with many partitions, wait longer." default:"1s"`
 	WriterBytesMax    int64         `help:"Memory for batches of all partitions together, in bytes; a partition that finds none waits." default:"268435456"`
 	WriterInsertsMax  int           `help:"Inserts at the same time. Each needs about three times the size of its batch besides." default:"2"`
 	WriterLeaseTTL    time.Duration `help:"Time after which the partitions of a writer that has died go to another; the same for all of them." default:"6s"`

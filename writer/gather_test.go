@@ -100,6 +100,22 @@ func TestBatchEndsByTime(t *testing.T) {
 	})
 }
 
+// A batch that has many rows by then is inserted after half of the time; one that gets them later, when the last of them comes.
+func TestLargeBatchEndsAtHalfTime(t *testing.T) {
+	t.Parallel()
+	for behind, want := range map[time.Duration]time.Duration{time.Millisecond: 5 * time.Second, 3 * time.Second: 5 * time.Second, 7 * time.Second: 7 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			bounds := limits{rows: 2 * halfTimeRows, bytes: 1 << 30, interval: 10 * time.Second}
+			g := gather(t, bounds, 1<<30, 1, 0)
+			begun := time.Now()
+			g.feed(1, halfTimeRows-1, 1)
+			time.AfterFunc(behind, func() { g.add(halfTimeRows, testRecord(t, halfTimeRows, 1), "") })
+			require.Equal(t, []seqRange{{1, halfTimeRows}}, g.spans(halfTimeRows))
+			require.Equal(t, want, time.Since(begun))
+		})
+	}
+}
+
 // While the last batch is still being inserted, the next one goes on growing, up to its limit, and then
 // the consumer waits.
 func TestBatchGrowsWhileNobodyTakesIt(t *testing.T) {
