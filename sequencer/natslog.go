@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
@@ -22,9 +22,6 @@ import (
 // readAheadBytes is how much of the write-ahead log may wait in memory to be
 // folded, for each partition.
 const readAheadBytes = 8 << 20
-
-// leaderTimeout bounds a question to the leader of a stream, as the client bounds its own.
-const leaderTimeout = 5 * time.Second
 
 // natsLogs are the streams of one partition on NATS.
 type natsLogs struct {
@@ -153,49 +150,18 @@ func (l *natsLogs) OutputTail(ctx context.Context) (runner.Tail, error) {
 	if state.Msgs == 0 {
 		return runner.Tail{Seq: state.LastSeq}, nil
 	}
-	last, err := l.lastMessage(ctx, state.LastSeq)
+	record, err := broker.RecordAt(ctx, l.js, topology.MessagesStream(l.partition), state.LastSeq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return runner.Tail{Seq: state.LastSeq}, nil // retention took it meanwhile
 	}
 	if err != nil {
 		return runner.Tail{}, fmt.Errorf("read message %d of the message log: %w", state.LastSeq, err)
 	}
+	var last message.Message
+	if err := last.UnmarshalVT(record.Data); err != nil {
+		return runner.Tail{}, fmt.Errorf("read message %d of the message log: %w: not an encoded Message: %w", state.LastSeq, runner.ErrInvariant, err)
+	}
 	return runner.Tail{Seq: state.LastSeq, Found: true, WALSeq: last.GetWalSeq(), WALIndex: last.GetWalIndex()}, nil
-}
-
-// lastMessage fetches by the leader's API; a direct get may be answered by a
-// follower that is behind.
-func (l *natsLogs) lastMessage(ctx context.Context, seq uint64) (*message.Message, error) {
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message *struct {
-			Data []byte `json:"data"`
-		} `json:"message"`
-	}
-	// Nobody may answer: a server that has just lost the stream's lead says nothing.
-	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
-	defer cancel()
-	request := fmt.Appendf(nil, `{"seq":%d}`, seq)
-	response, err := l.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+topology.MessagesStream(l.partition), request)
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(response.Data, &answer); err != nil {
-		return nil, err
-	}
-	switch {
-	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil, jetstream.ErrMsgNotFound
-	case answer.Error != nil:
-		return nil, answer.Error
-	case answer.Message == nil:
-		return nil, errors.New("an answer without a message")
-	}
-	m := new(message.Message)
-	if err := m.UnmarshalVT(answer.Message.Data); err != nil {
-		return nil, fmt.Errorf("%w: not an encoded Message: %w", runner.ErrInvariant, err)
-	}
-	return m, nil
 }
 
 func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {

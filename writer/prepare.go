@@ -7,10 +7,11 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/sendhouse/sendhouse/pkg/lifecycle"
-
 	"github.com/cespare/xxhash/v2"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // prepare brings position and stream together before reading, as reconcile decides, and gives the creation
@@ -86,38 +87,27 @@ func (r *runner) stopsAt() uint64 {
 func (r *runner) verify(ctx context.Context, recreated bool) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
 	defer cancel()
-	record, err := r.record(ctx, r.position.Done)
+	record, err := broker.RecordAt(ctx, r.js, r.stream, r.position.Done)
 	if errors.Is(err, jetstream.ErrMsgNotFound) && !recreated {
-		// Deleted by hand, or a replica that lags: the stream is the same, so the rest of it is too.
+		// Deleted by hand: the stream is the same, so the rest of it is too.
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("compare record %d of %s: %w", r.position.Done, r.stream, err)
 	}
-	if have := xxhash.Sum64(record); have != r.position.DoneDigest {
+	if have := xxhash.Sum64(record.Data); have != r.position.DoneDigest {
 		return &contentError{what: fmt.Sprintf("record %d of %s", r.position.Done, r.stream), have: have, want: r.position.DoneDigest}
 	}
 	return nil
 }
 
-func (r *runner) record(ctx context.Context, seq uint64) ([]byte, error) {
-	stream, err := r.js.Stream(ctx, r.stream)
-	if err != nil {
-		return nil, err //nolint:wrapcheck // the caller says what was being done
-	}
-	msg, err := stream.GetMsg(ctx, seq)
-	if err != nil {
-		return nil, err //nolint:wrapcheck // the caller says what was being done
-	}
-	return msg.Data, nil
-}
-
-// confirmGap asks for each end of a gap that a reader met: nil if the records are there after all.
+// confirmGap asks the stream's leader for each end of a gap that a reader met: nil if the records are there after all. What is
+// confirmed is given up for lost, and a server that is behind would confirm anything.
 func (r *runner) confirmGap(ctx context.Context, gap seqRange) (*seqRange, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
 	defer cancel()
 	for _, seq := range []uint64{gap.First, gap.Last} {
-		switch _, err := r.record(ctx, seq); {
+		switch _, err := broker.RecordAt(ctx, r.js, r.stream, seq); {
 		case err == nil:
 			return nil, nil //nolint:nilnil // nothing is missing
 		case !errors.Is(err, jetstream.ErrMsgNotFound):

@@ -7,10 +7,10 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/sendhouse/sendhouse/pkg/lifecycle"
-
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
@@ -72,12 +72,12 @@ func (r *runner) showLag(ctx context.Context, s streamState) {
 func (r *runner) acceptedAt(ctx context.Context, seq uint64) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
 	defer cancel()
-	record, err := r.record(ctx, seq)
+	record, err := broker.RecordAt(ctx, r.js, r.stream, seq)
 	if err != nil {
 		return time.Time{}, err
 	}
 	var m message.Message
-	if err := m.UnmarshalVT(record); err != nil {
+	if err := m.UnmarshalVT(record.Data); err != nil {
 		return time.Time{}, fmt.Errorf("record %d of %s: %w", seq, r.stream, err)
 	}
 	return message.ID(m.MessageId).Time(), nil

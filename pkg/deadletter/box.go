@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -22,6 +23,7 @@ var ErrNotFound = errors.New("there is no such dead letter")
 
 // Box is the stream of dead letters, for those who look into it.
 type Box struct {
+	js     jetstream.JetStream
 	stream jetstream.Stream
 	now    func() time.Time
 }
@@ -34,14 +36,14 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Box, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", topology.DeadLettersStream, err)
 	}
-	return &Box{stream: stream, now: time.Now}, nil
+	return &Box{js: js, stream: stream, now: time.Now}, nil
 }
 
 // Get gives one letter, or an error that wraps [ErrNotFound].
 func (b *Box) Get(ctx context.Context, id uint64) (Letter, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	msg, err := b.stream.GetMsg(ctx, id)
+	msg, err := broker.RecordAt(ctx, b.js, topology.DeadLettersStream, id)
 	if errors.Is(err, jetstream.ErrMsgNotFound) || id == 0 {
 		return Letter{}, fmt.Errorf("%d: %w", id, ErrNotFound)
 	}

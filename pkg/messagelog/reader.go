@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -53,11 +54,20 @@ func Open(ctx context.Context, js jetstream.JetStream, partition int) (*Log, err
 // Partition is the number of the partition.
 func (l *Log) Partition() int { return l.partition }
 
-// Bounds asks where the log begins and ends now.
+func (l *Log) name() string { return topology.MessagesStream(l.partition) }
+
+// errNoLeader says that what a stream's servers tell may be old.
+var errNoLeader = errors.New("none of its servers leads it at the moment: try again when one does")
+
+// Bounds asks where the log begins and ends now. The stream's leader answers; where it has none, any of its servers does, and
+// that is an error here.
 func (l *Log) Bounds(ctx context.Context) (Bounds, error) {
 	info, err := l.stream.Info(ctx)
+	if err == nil && info.Cluster != nil && info.Cluster.Leader == "" {
+		err = errNoLeader
+	}
 	if err != nil {
-		return Bounds{}, fmt.Errorf("look at the message log %s: %w", topology.MessagesStream(l.partition), err)
+		return Bounds{}, fmt.Errorf("look at the message log %s: %w", l.name(), err)
 	}
 	b := Bounds{First: info.State.FirstSeq, Last: info.State.LastSeq, Channels: info.State.NumSubjects, Created: info.Created}
 	if info.State.Msgs == 0 {
@@ -124,7 +134,7 @@ func (l *Log) lastOf(ctx context.Context, first, last uint64, subjects []string)
 	}
 	var found uint64
 	for _, subject := range subjects {
-		m, err := l.stream.GetLastMsgForSubject(ctx, subject)
+		m, err := broker.LastRecord(ctx, l.js, l.name(), subject)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			continue
 		}
@@ -139,7 +149,7 @@ func (l *Log) lastOf(ctx context.Context, first, last uint64, subjects []string)
 // existing goes back from last to a record that is there: the end of a range may have been deleted.
 func (l *Log) existing(ctx context.Context, first, last uint64) (uint64, error) {
 	for last >= first && last > 0 {
-		_, err := l.stream.GetMsg(ctx, last)
+		_, err := broker.RecordAt(ctx, l.js, l.name(), last)
 		if err == nil {
 			return last, nil
 		}

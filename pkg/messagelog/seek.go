@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -29,7 +30,7 @@ func (l *Log) SeekMessageSeq(ctx context.Context, subject string, seq uint64) (u
 
 // LastMessageSeq is the highest message_seq of the channel, 0 where the log has no message of it.
 func (l *Log) LastMessageSeq(ctx context.Context, subject string) (uint64, error) {
-	raw, err := l.stream.GetLastMsgForSubject(ctx, subject)
+	raw, err := broker.LastRecord(ctx, l.js, l.name(), subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, nil
 	}
@@ -53,7 +54,7 @@ func (l *Log) seek(ctx context.Context, subject string, reached func(*message.Me
 	found := high
 	for low < high {
 		middle := low + (high-low)/2
-		raw, err := l.stream.GetMsg(ctx, middle, jetstream.WithGetMsgSubject(subject)) // this one or the next
+		raw, err := broker.NextRecord(ctx, l.js, l.name(), middle, subject)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			high = middle // there is none from here on
 			continue

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -82,7 +83,8 @@ func (s *Subject) Restore(ctx context.Context, mark uint64) error {
 	if err != nil {
 		return fmt.Errorf("look at stream %s: %w", s.stream, err)
 	}
-	last, err := stream.GetLastMsgForSubject(ctx, s.prefix+".>")
+	// Of the leader: what is not seen here is published once more.
+	last, err := broker.LastRecord(ctx, s.js, s.stream, s.prefix+".>")
 	if errors.Is(err, jetstream.ErrMsgNotFound) || (err == nil && last.Sequence <= mark) {
 		return nil
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
 )
 
 const (
@@ -31,7 +33,6 @@ type record struct {
 // getRequest is JetStream's request for records of a stream, as far as it is used here (nats-server JSApiMsgGetRequest, ADR-31).
 type getRequest struct {
 	Seq      uint64 `json:"seq,omitempty"`
-	LastFor  string `json:"last_by_subj,omitempty"`
 	NextFor  string `json:"next_by_subj,omitempty"`
 	Batch    int    `json:"batch,omitempty"`
 	MaxBytes int    `json:"max_bytes,omitempty"`
@@ -39,34 +40,16 @@ type getRequest struct {
 
 // lastOf is the last record of a subject. It asks the stream's leader: a follower may not have it yet.
 func (l *logs) lastOf(ctx context.Context, stream, subject string) (r record, ok bool, err error) {
-	request, err := json.Marshal(getRequest{LastFor: subject})
-	if err != nil {
-		return r, false, fmt.Errorf("encode request: %w", err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, getTimeout)
 	defer cancel()
-	msg, err := l.nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.GET."+stream, request)
+	last, err := broker.LastRecord(ctx, l.js, stream, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return r, false, nil
+	}
 	if err != nil {
 		return r, false, fmt.Errorf("last record of %s: %w", stream, err)
 	}
-	var reply struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq  uint64    `json:"seq"`
-			Data []byte    `json:"data"`
-			Time time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(msg.Data, &reply); err != nil {
-		return r, false, fmt.Errorf("last record of %s: decode: %w", stream, err)
-	}
-	if reply.Error != nil {
-		if reply.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return r, false, nil
-		}
-		return r, false, fmt.Errorf("last record of %s: %w", stream, reply.Error)
-	}
-	return record{seq: reply.Message.Seq, at: reply.Message.Time, data: reply.Message.Data}, true, nil
+	return record{seq: last.Sequence, at: last.Time, data: last.Data}, true, nil
 }
 
 // each visits the records of a subject from one sequence to another, as far as recordsMax and bytesMax go; complete says that it came to the

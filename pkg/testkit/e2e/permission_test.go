@@ -193,6 +193,8 @@ func (g *guarded) requireRefusals(t *testing.T) {
 		"$JS.API.STREAM.PURGE.SENDS_0":                     {"ingest", "writer", "reader"},
 		"$JS.API.STREAM.UPDATE.MESSAGES_0":                 {"ingest", "writer", "reader"},
 		"$JS.API.CONSUMER.CREATE.SENDS_0":                  {"ingest", "reader"},
+		"$JS.API.STREAM.MSG.GET.SENDS_0":                   {"ingest", "writer", "reader"},
+		"$JS.API.DIRECT.GET.MESSAGES_0":                    {"writer", "reader"}, // they ask the leader
 		"$JS.API.CONSUMER.CREATE.KV_SENDHOUSE_PERMISSIONS": {"reader"},
 	}
 	for _, name := range []string{"ingest", "sequencer", "writer", "reader"} {
