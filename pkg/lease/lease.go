@@ -58,7 +58,7 @@ func (b *Balancer) renew(ctx context.Context, l *Lease) error {
 	if isConflict(err) {
 		// A renewal whose answer was late or lost may have moved the key, the first of them at the earliest.
 		var ours bool
-		if revision, ours, err = b.ownRevision(ctx, b.partitionKey(l.Partition)); err == nil && !ours {
+		if revision, ours, err = b.ownRevision(ctx, b.partitionKey(l.Partition), l.revision); err == nil && !ours {
 			l.end(ErrLost)
 			return nil
 		}
@@ -77,15 +77,22 @@ func (b *Balancer) renew(ctx context.Context, l *Lease) error {
 	return nil
 }
 
+// errOldRevision: the key has moved, but the server that was asked for it, which need not be its stream's leader, does not
+// have that yet. Whose it is now is not known then.
+var errOldRevision = errors.New("the server that answered is behind")
+
 // ownRevision looks up a key whose revision is not what it was, and says whether
 // it is this instance's all the same.
-func (b *Balancer) ownRevision(ctx context.Context, key string) (revision uint64, ours bool, err error) {
+func (b *Balancer) ownRevision(ctx context.Context, key string, was uint64) (revision uint64, ours bool, err error) {
 	entry, err := b.kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return 0, false, nil
 	}
 	if err != nil {
 		return 0, false, err
+	}
+	if entry.Revision() <= was {
+		return 0, false, errOldRevision
 	}
 	v, err := parseValue(entry)
 	return entry.Revision(), v.Instance == b.cfg.Instance, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -289,4 +290,50 @@ func TestGivenBackDuringRenewal(t *testing.T) {
 	require.NoError(t, watcher.Stop())
 	close(kv.letGo)
 	require.ErrorIs(t, <-done, broken)
+}
+
+// behind is a bucket that is read from a server that does not have yet what was written last.
+type behind struct {
+	jetstream.KeyValue
+	old atomic.Value // a jetstream.KeyValueEntry
+}
+
+func (k *behind) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
+	if old, ok := k.old.Load().(jetstream.KeyValueEntry); ok && old.Key() == key {
+		return old, nil
+	}
+	return k.KeyValue.Get(ctx, key)
+}
+
+// Who is refused a renewal and then reads the key as it was before does not take the lease for its own.
+func TestAnOldKeyExtendsNoLease(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	kv := &behind{KeyValue: f.kv}
+	held, causes := make(chan struct{}, 1), make(chan error, 1)
+	b, err := lease.New(kv, lease.Config{Role: "test", Instance: "a", Partitions: 1, TTL: ttl, Logger: slog.New(slog.DiscardHandler)},
+		func(ctx context.Context, _ *lease.Lease) error {
+			held <- struct{}{}
+			<-ctx.Done()
+			causes <- context.Cause(ctx)
+			return nil
+		})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	<-held
+	entry, err := f.kv.Get(t.Context(), "test.partition.0")
+	require.NoError(t, err)
+	kv.old.Store(entry)
+	_, err = f.kv.Put(t.Context(), "test.partition.0", []byte(`{"instance":"b"}`))
+	require.NoError(t, err)
+	select {
+	case cause := <-causes:
+		require.ErrorIs(t, cause, lease.ErrExpired)
+	case <-time.After(patience):
+		require.FailNow(t, "the lease goes on")
+	}
+	cancel()
+	require.NoError(t, <-done)
 }

@@ -74,7 +74,7 @@ func (b *Balancer) renewMember(ctx context.Context) error {
 		revision, err := b.kv.Update(ctx, b.memberKey(), Value{Instance: b.cfg.Instance, Since: b.joined}.encode(), b.member)
 		ours := true
 		if isConflict(err) {
-			revision, ours, err = b.ownRevision(ctx, b.memberKey())
+			revision, ours, err = b.ownRevision(ctx, b.memberKey(), b.member)
 		}
 		if err != nil {
 			return fmt.Errorf("renew the membership: %w", err)
