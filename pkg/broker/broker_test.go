@@ -206,3 +206,38 @@ func TestConnectionAsksOftenWhetherNATSIsThere(t *testing.T) {
 	_, err = broker.ClientConfig{PingInterval: -time.Second}.Options("ingest")
 	require.ErrorContains(t, err, "nats-ping-interval")
 }
+
+// late is JetStream whose server does not have yet what the deployment bucket holds, for some questions.
+type late struct {
+	jetstream.JetStream
+	questions int
+}
+
+func (l *late) KeyValue(ctx context.Context, bucket string) (jetstream.KeyValue, error) {
+	kv, err := l.JetStream.KeyValue(ctx, bucket)
+	return lateBucket{kv, l}, err
+}
+
+type lateBucket struct {
+	jetstream.KeyValue
+	late *late
+}
+
+func (b lateBucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
+	if b.late.questions--; b.late.questions >= 0 {
+		return nil, jetstream.ErrKeyNotFound
+	}
+	return b.KeyValue.Get(ctx, key)
+}
+
+// Of two that start at once, the second is told that the parameters are there, and may be told by a server that is behind that
+// they are not.
+func TestParametersThatAServerDoesNotHaveYet(t *testing.T) {
+	t.Parallel()
+	_, js := connect(t, startEmbedded(t, t.TempDir()))
+	first, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 2}, options())
+	require.NoError(t, err)
+	second, err := broker.EnsureDeployment(t.Context(), &late{js, 2}, topology.Deployment{}, options())
+	require.NoError(t, err)
+	require.Equal(t, first, second)
+}

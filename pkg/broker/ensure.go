@@ -132,10 +132,11 @@ func EnsureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 const settleTimeout = 20 * time.Second
 
 // isPassing says whether JetStream cannot answer for the moment, as while a cluster
-// elects a leader for what was just made.
+// elects a leader for what was just made; or answers by a server that does not have
+// yet what was just recorded.
 func isPassing(err error) bool {
 	var api *jetstream.APIError
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrKeyNotFound) ||
 		errors.As(err, &api) && api.Code == http.StatusServiceUnavailable
 }
 
@@ -216,7 +217,7 @@ func AwaitDeployment(ctx context.Context, js jetstream.JetStream, asked topology
 				return deployment, nil
 			}
 		}
-		if ctx.Err() == nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, jetstream.ErrKeyNotFound) && !isPassing(err) {
+		if ctx.Err() == nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !isPassing(err) {
 			return topology.Deployment{}, fmt.Errorf("deployment parameters: %w", err)
 		}
 		select {
