@@ -181,3 +181,27 @@ func TestLogsHoldNoSecrets(t *testing.T) {
 		require.NotContains(t, log.String(), word)
 	}
 }
+
+// TestFirstSendWaits: a send that is the first of its connection, and one that is sent behind another before that is answered,
+// wait for their answers for as long as any, though the client had less time for its header.
+func TestFirstSendWaits(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{config: func(c *Config) {
+		c.HeaderReadTimeout, c.AckTimeout, c.AnswerTimeout = 200*time.Millisecond, time.Second, time.Second
+	}}) // no sequencer answers
+	c := b.dial(t)
+	in := bufio.NewReader(c)
+	for n := range 2 {
+		_, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", pathSend, len(example), example)
+		require.NoError(t, err, n)
+	}
+	for range 2 {
+		res, err := http.ReadResponse(in, nil)
+		require.NoError(t, err)
+		raw, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, http.StatusServiceUnavailable, res.StatusCode, "%s", raw)
+		require.Contains(t, string(raw), "no_answer")
+	}
+}

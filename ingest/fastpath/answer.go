@@ -28,9 +28,9 @@ func (a *answer) reset() {
 
 func (a *answer) Header() http.Header { return a.header }
 
-// WriteHeader sets the status; the first counts.
+// WriteHeader sets the status; the first counts. Informational ones are not sent.
 func (a *answer) WriteHeader(status int) {
-	if a.status == 0 {
+	if a.status == 0 && status >= http.StatusOK {
 		a.status = status
 	}
 }
@@ -55,9 +55,10 @@ func (a *answer) append(dst []byte, dates *dates, now time.Time, last bool) []by
 	dst = append(dst, ' ')
 	dst = append(dst, http.StatusText(a.status)...)
 	dst = append(dst, "\r\n"...)
-	delete(a.header, "Connection") // both are said below
+	delete(a.header, "Connection") // these are said below
 	delete(a.header, "Content-Length")
-	bodiless := a.status < http.StatusOK || a.status == http.StatusNoContent || a.status == http.StatusNotModified
+	delete(a.header, "Transfer-Encoding")
+	bodiless := a.status == http.StatusNoContent || a.status == http.StatusNotModified
 	if !bodiless && len(a.body) > 0 && a.header["Content-Type"] == nil {
 		a.header.Set("Content-Type", http.DetectContentType(a.body))
 	}
@@ -77,16 +78,11 @@ func (a *answer) append(dst []byte, dates *dates, now time.Time, last bool) []by
 	return append(dst, a.body...)
 }
 
-// appendHeader appends the fields. One field, as most answers have, needs no order.
+// appendHeader appends the fields. Most answers have but one, which needs no order.
 func appendHeader(dst []byte, header http.Header) []byte {
-	for key, values := range header {
-		if len(header) == 1 && len(values) == 1 && !strings.ContainsAny(values[0], "\r\n") {
-			dst = append(dst, key...)
-			dst = append(dst, ": "...)
-			dst = append(dst, values[0]...)
-			return append(dst, "\r\n"...)
-		}
-		break
+	if values := header["Content-Type"]; len(header) == 1 && len(values) == 1 && !strings.ContainsAny(values[0], "\r\n") {
+		dst = append(append(dst, "Content-Type: "...), values[0]...)
+		return append(dst, "\r\n"...)
 	}
 	buf := bytes.NewBuffer(dst)
 	_ = header.Write(buf) // a buffer takes everything

@@ -33,6 +33,7 @@ func (b *body) Read(p []byte) (n int, err error) {
 	b.left -= int64(n)
 	switch {
 	case b.left == 0:
+		c.ctx.bodyRead(len(c.in) > 0)
 		return n, io.EOF
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF

@@ -42,6 +42,7 @@ type conn struct {
 	in   []byte // of buf: read, and not used yet
 	head head
 
+	fresh   http.Request // what all requests have in common
 	request *http.Request
 	url     url.URL
 	route   *chi.Context
@@ -50,8 +51,11 @@ type conn struct {
 	answer  answer
 	out     []byte
 	served  bool // a request, at least
+	empty   int  // bytes of empty lines since
+	given   bool // to net/http
 
 	arrived    time.Time // the request
+	answered   time.Time // the one before
 	readUntil  time.Time // the deadlines in force
 	writeUntil time.Time
 }
@@ -62,27 +66,18 @@ func newConn(s *Server, accepted net.Conn) *conn {
 		head: head{header: make(http.Header)}, answer: answer{header: make(http.Header)},
 	}
 	c.ctx.c, c.body.c = c, c
-	r := &http.Request{
+	c.request = (&http.Request{
 		Method: http.MethodPost, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		RequestURI: s.url.Path, RemoteAddr: accepted.RemoteAddr().String(),
-	}
-	c.request = r.WithContext(&c.ctx)
+	}).WithContext(&c.ctx)
+	c.fresh = *c.request
 	return c
 }
 
 // run serves the connection to its end, or until it is given to net/http.
 func (c *conn) run() {
 	defer c.s.leave(c)
-	defer func() {
-		switch cause := recover(); cause {
-		case nil:
-		case http.ErrAbortHandler:
-			_ = c.Close()
-		default: // the handler recovers its own, so this is one of ours
-			_ = c.Close()
-			c.s.log.Error("a connection panicked", "panic", cause, "stack", string(debug.Stack()))
-		}
-	}()
+	defer c.finish()
 	c.setReadDeadline(time.Now().Add(c.s.rest.ReadHeaderTimeout))
 	for c.wait() {
 		if c.between(); len(c.in) == 0 {
@@ -93,10 +88,23 @@ func (c *conn) run() {
 			return
 		}
 		if !c.serve() {
-			break
+			return
 		}
 	}
-	_ = c.Close() // all has been said, or nothing can be
+}
+
+// finish closes the connection, unless it was given to net/http: all has been said, or nothing can be.
+func (c *conn) finish() {
+	cause := recover()
+	if c.given {
+		return
+	}
+	_ = c.Close()
+	c.ctx.end()
+	//nolint:errorlint // net/http compares it so
+	if cause != nil && cause != http.ErrAbortHandler { // the handler recovers its own, so this is one of ours
+		c.s.log.Error("a connection panicked", "panic", cause, "stack", string(debug.Stack()))
+	}
 }
 
 // wait waits until something of the next request is there.
@@ -127,7 +135,7 @@ func (c *conn) between() {
 	if !c.served {
 		return
 	}
-	for n := 0; n < lineEndsMax && len(c.in) > 0 && (c.in[0] == '\r' || c.in[0] == '\n'); n++ {
+	for ; c.empty < lineEndsMax && len(c.in) > 0 && (c.in[0] == '\r' || c.in[0] == '\n'); c.empty++ {
 		c.in = c.in[1:]
 	}
 }
@@ -149,6 +157,7 @@ func (c *conn) plain() bool {
 
 // giveUp gives the connection to net/http.
 func (c *conn) giveUp() {
+	c.given = true
 	_ = c.SetDeadline(time.Time{}) // fails only where reading will
 	c.s.given.give(&given{Conn: c.Conn, read: c.in})
 }
@@ -156,20 +165,23 @@ func (c *conn) giveUp() {
 // serve answers the request whose head has been read, and says whether the connection can have another.
 func (c *conn) serve() bool {
 	c.readyToWrite()
-	c.served = true
+	c.served, c.empty = true, 0
 	c.route.Reset()
 	c.url = c.s.url
 	c.body.left, c.body.failed = c.head.length, false
 	r := c.request
-	r.URL, r.Header, r.Host, r.Pattern = &c.url, c.head.header, c.head.host, ""
+	*r = c.fresh
+	r.URL, r.Header, r.Host = &c.url, c.head.header, c.head.host
 	r.Body, r.ContentLength = &c.body, c.head.length
 	c.answer.reset()
 
 	c.s.rest.Handler.ServeHTTP(&c.answer, r)
 
+	c.answered = time.Now()
 	c.ctx.end()
 	last := !c.body.skip() || c.answer.last() || c.s.closing.Load()
-	c.out = c.answer.append(c.out[:0], &c.s.dates, c.arrived, last)
+	c.out = c.answer.append(c.out[:0], &c.s.dates, c.answered, last)
+	c.head.forget()
 	if _, err := c.Conn.Write(c.out); err != nil {
 		return false
 	}
@@ -184,7 +196,7 @@ func (c *conn) serve() bool {
 
 // readyToWait sets the deadline for the silence behind a request, unless that of one before will do.
 func (c *conn) readyToWait() {
-	until := c.arrived.Add(c.s.rest.IdleTimeout)
+	until := c.answered.Add(c.s.rest.IdleTimeout)
 	if beyond := c.readUntil.Sub(until); beyond < c.s.slack || beyond > 3*c.s.slack {
 		c.setReadDeadline(until.Add(2 * c.s.slack))
 	}

@@ -14,8 +14,9 @@ type requestContext struct {
 	c *conn
 
 	mu      sync.Mutex
-	done    chan struct{} // nil: nobody has asked
-	err     error
+	inner   context.Context // nil: nobody has asked for Done
+	cancel  context.CancelFunc
+	read    bool          // the request has been read to its end, and nothing behind it
 	watched chan struct{} // closed when the watch has ended; nil: there is none
 	ahead   int           // bytes of the next request that it read into the connection's buffer
 	ending  bool
@@ -28,30 +29,53 @@ func (*requestContext) Deadline() (deadline time.Time, ok bool) { return time.Ti
 func (x *requestContext) Done() <-chan struct{} {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.done == nil {
-		x.done = make(chan struct{})
+	if x.inner == nil {
+		x.inner, x.cancel = context.WithCancel(context.Background())
+		x.beginWatch()
 	}
-	// A client that has more to say is there.
-	if x.watched == nil && !x.ending && x.c.body.left == 0 && len(x.c.in) == 0 {
-		x.watched = make(chan struct{})
-		go x.watch(x.watched) // ends with the request
-	}
-	return x.done
+	return x.inner.Done()
 }
 
 // Err says why Done is closed.
 func (x *requestContext) Err() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.err
+	if x.inner == nil {
+		return nil
+	}
+	return x.inner.Err()
 }
 
-// Value has a context for chi, which needs to make none then, nor a copy of the request that has it.
+// Value has a context for chi, which needs to make none then, nor a copy of the request that has it. What package context
+// asks for, to derive from this one without a goroutine, inner knows.
 func (x *requestContext) Value(key any) any {
 	if key == chi.RouteCtxKey {
 		return x.c.route
 	}
-	return nil
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.inner == nil {
+		return nil
+	}
+	return x.inner.Value(key)
+}
+
+// bodyRead notes that the body has been read. A client that has more to say is there, and need not be watched.
+func (x *requestContext) bodyRead(more bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.read = !more
+	x.beginWatch()
+}
+
+// beginWatch watches the client if somebody wants to know, as soon as nothing but the next request can come. Under the lock.
+func (x *requestContext) beginWatch() {
+	if x.inner == nil || !x.read || x.watched != nil {
+		return
+	}
+	x.watched = make(chan struct{})
+	_ = x.c.SetReadDeadline(time.Time{}) // the handler's patience is the limit; end sets one
+	go x.watch(x.watched)                // ends with the request
 }
 
 // watch reads on, as net/http does with every request: nothing comes before the client has its answer, unless it sends requests ahead.
@@ -66,20 +90,11 @@ func (x *requestContext) watch(watched chan struct{}) {
 	}
 }
 
-func (x *requestContext) cancel() {
-	if x.err != nil {
-		return
-	}
-	x.err = context.Canceled
-	if x.done != nil {
-		close(x.done)
-	}
-}
-
 // end ends the request's context and the watch, and readies it for the next request.
 func (x *requestContext) end() {
 	x.mu.Lock()
-	if x.done == nil { // nobody has asked, and nobody may any more
+	x.read = false
+	if x.inner == nil {
 		x.mu.Unlock()
 		return
 	}
@@ -88,12 +103,11 @@ func (x *requestContext) end() {
 	watched := x.watched
 	x.mu.Unlock()
 	if watched != nil {
-		c := x.c
-		c.setReadDeadline(time.Unix(1, 0)) // long ago
+		x.c.setReadDeadline(time.Unix(1, 0)) // long ago
 		<-watched
-		c.in = c.buf[:x.ahead]
+		x.c.in = x.c.buf[:x.ahead]
 	}
 	x.mu.Lock()
-	x.done, x.err, x.watched, x.ahead, x.ending = nil, nil, nil, 0, false
+	x.inner, x.cancel, x.watched, x.ahead, x.ending = nil, nil, nil, 0, false
 	x.mu.Unlock()
 }

@@ -58,7 +58,9 @@ func (g *given) Read(b []byte) (int, error) {
 		return g.Conn.Read(b)
 	}
 	n := copy(b, g.read)
-	g.read = g.read[n:]
+	if g.read = g.read[n:]; len(g.read) == 0 {
+		g.read = nil // lets go of the buffer
+	}
 	return n, nil
 }
 

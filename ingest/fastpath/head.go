@@ -19,14 +19,12 @@ type head struct {
 
 // parse reads a head, from its request line, which must be line, to the empty line behind the last field. It says whether the request is
 // plain: every field well-formed, one Host, one Content-Length above 0, and nothing that asks for more than an answer on a connection
-// that stays open. What h had before is gone either way.
+// that stays open. h must be empty.
 func (h *head) parse(text, line string) (plain bool) {
 	fields, plain := strings.CutPrefix(text, line)
 	if !plain {
 		return false
 	}
-	clear(h.header)
-	h.values, h.host, h.length = h.values[:0], "", 0
 	for len(fields) > len("\r\n") {
 		end := strings.IndexByte(fields, '\r')
 		colon := strings.IndexByte(fields, ':')
@@ -40,6 +38,13 @@ func (h *head) parse(text, line string) (plain bool) {
 		}
 	}
 	return h.host != "" && h.length > 0
+}
+
+// forget empties it, so that it keeps nothing of the last request.
+func (h *head) forget() {
+	clear(h.header)
+	clear(h.values)
+	h.values, h.host, h.length = h.values[:0], "", 0
 }
 
 // take adds a field, unless it makes the request one that is not plain.

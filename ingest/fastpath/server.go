@@ -38,7 +38,8 @@ type Server struct {
 const idleShare = 8
 
 // New makes a server for POSTs to path, which net/http would find in a request line as it stands. All else is rest's, and its
-// handler, timeouts and limits hold for what is served here too.
+// handler, timeouts and limits hold for what is served here too. All four timeouts must be positive. Its ConnState, ConnContext and
+// BaseContext are not for what is served here.
 func New(path string, rest *http.Server, log *slog.Logger) *Server {
 	return &Server{
 		rest: rest, log: log,
