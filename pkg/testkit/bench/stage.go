@@ -11,7 +11,7 @@ import (
 // its package.
 const (
 	stageSockets   = "HTTP: connections, in the kernel"
-	stageHTTP      = "HTTP: net/http, chi"
+	stageHTTP      = "HTTP: fast path, net/http, chi"
 	stageIngest    = "ingest"
 	stageNATS      = "NATS client"
 	stageServer    = "NATS server: connections"
@@ -26,7 +26,10 @@ const (
 	stageScheduler = "scheduler and timers"
 )
 
-const sendhouseModule = "github.com/sendhouse/sendhouse/"
+const (
+	sendhouseModule = "github.com/sendhouse/sendhouse/"
+	fastpathPackage = sendhouseModule + "ingest/fastpath."
+)
 
 // stagePrefix is how the functions of a stage begin. What allocates, copies, encodes
 // or calls the kernel is in no list, so that it counts for those that call it. The
@@ -47,7 +50,7 @@ func stagePrefixes() []stagePrefix {
 		{"github.com/nats-io/nats-server/v2/server.(*consumerFileStore)", stageStore}, {"github.com/nats-io/nats-server/v2/server.(*cache)", stageStore},
 		{"github.com/nats-io/nats-server/v2/server.(*stream)", stageStreams}, {"github.com/nats-io/nats-server/v2/server.(*consumer)", stageStreams},
 		{"github.com/nats-io/nats-server/", stageServer}, {"github.com/nats-io/nats%2ego", stageNATS},
-		{sendhouseModule + "ingest", stageIngest}, {sendhouseModule + "sequencer", stageSequencer}, {sendhouseModule + "writer", stageWriter},
+		{fastpathPackage, stageHTTP}, {sendhouseModule + "ingest", stageIngest}, {sendhouseModule + "sequencer", stageSequencer}, {sendhouseModule + "writer", stageWriter},
 		{sendhouseModule + "pkg/chdb", stageChDB}, {"github.com/ebitengine/purego", stageChDB},
 	}
 }
@@ -57,7 +60,7 @@ func stagePrefixes() []stagePrefix {
 // a system call.
 func stageOf(stack []string, prefixes []stagePrefix) (stage string, inKernel bool) {
 	inKernel = len(stack) > 0 && isSystemCall(stack[0])
-	if inKernel && anyBegins(stack, "net.(*conn).") && anyBegins(stack, "net/http.(*conn") {
+	if inKernel && anyBegins(stack, "net.(*conn).") && (anyBegins(stack, "net/http.(*conn") || anyBegins(stack, fastpathPackage+"(*conn)")) {
 		return stageSockets, true
 	}
 	for _, function := range stack {

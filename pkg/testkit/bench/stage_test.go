@@ -23,6 +23,8 @@ func TestStageOf(t *testing.T) {
 			[]string{syscall, "syscall.write", "internal/poll.(*FD).Write", "net.(*conn).Write", sendhouseModule + "ingest.(*conn).Write", "net/http.checkConnErrorWriter.Write", "bufio.(*Writer).Flush", "net/http.(*conn).serve"},
 			stageSockets, true,
 		},
+		"an answer on the fast path":          {[]string{syscall, "syscall.write", "internal/poll.(*FD).Write", "net.(*conn).Write", sendhouseModule + "ingest.(*conn).Write", fastpathPackage + "(*conn).serve", fastpathPackage + "(*conn).run"}, stageSockets, true},
+		"a head on the fast path":             {[]string{"strings.IndexByte", fastpathPackage + "(*head).parse", fastpathPackage + "(*conn).run"}, stageHTTP, false},
 		"a handler's allocation":              {[]string{"runtime.mallocgc", "runtime.newobject", sendhouseModule + "ingest.(*sendHandler).ServeHTTP", "github.com/go-chi/chi/v5.(*Mux).routeHTTP", "net/http.(*conn).serve"}, stageIngest, false},
 		"routing":                             {[]string{"github.com/go-chi/chi/v5.(*node).findRoute", "github.com/go-chi/chi/v5.(*Mux).routeHTTP", "net/http.(*conn).serve"}, stageHTTP, false},
 		"what roles share, called by one":     {[]string{sendhouseModule + "pkg/message.(*Send).UnmarshalVT", sendhouseModule + "sequencer.(*runner).fold"}, stageSequencer, false},
