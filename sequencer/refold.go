@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/audit"
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -21,6 +22,9 @@ import (
 // refoldPatience is how long the message log may take for the next message that
 // the write-ahead log says must be there.
 const refoldPatience = 10 * time.Second
+
+// refoldReadersMax is how many readers of the message log may stall, one behind the other, where it has the next message.
+const refoldReadersMax = 3
 
 // Refolded is what comparing one partition covered.
 type Refolded struct {
@@ -79,11 +83,11 @@ func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology
 	if r.messages, err = messages.Read(ctx, r.from); err != nil {
 		return r.part, err
 	}
-	defer r.messages.Stop()
+	defer func() { r.messages.Stop() }()
 	if made := min(r.state.Output(), bounds.Last); made >= bounds.First {
 		r.part.Omit("messages %d to %d: the records that they were made from, up to %d, have been trimmed from the write-ahead log", bounds.First, made, r.state.WALSeq())
 	}
-	r.log = messages
+	r.log, r.js, r.patience = messages, js, refoldPatience
 	err = r.run(ctx, wal)
 	if r.report.Dropped > 0 {
 		r.part.Omit("%d messages that the write-ahead log still makes and retention has taken from the message log", r.report.Dropped)
@@ -96,6 +100,8 @@ type refold struct {
 	report   *Refolded
 	progress *audit.Progress
 	logs     *natsLogs
+	js       jetstream.JetStream
+	patience time.Duration
 	state    *fold.State
 	log      *messagelog.Log
 	messages *messagelog.Reader
@@ -139,7 +145,7 @@ func (r *refold) compare(ctx context.Context, effects []fold.Effect) error {
 // compareOne holds the message log's next message against the one made here.
 func (r *refold) compareOne(ctx context.Context, e *fold.Effect) error {
 	if r.ahead == nil {
-		if err := r.read(ctx); err != nil {
+		if err := r.read(ctx, e.Output); err != nil {
 			return err
 		}
 	}
@@ -172,20 +178,40 @@ func (r *refold) compareOne(ctx context.Context, e *fold.Effect) error {
 	return nil
 }
 
-// read waits for the next message of the message log; ahead stays nil where none
-// comes.
-func (r *refold) read(ctx context.Context) error {
-	wait, cancel := context.WithTimeout(ctx, refoldPatience)
+// read waits for the message log's message at a sequence or behind it; ahead stays nil where there is none. Consumers can
+// stall, so silence says nothing: the stream's leader is asked, and where it has one, another reader reads on.
+func (r *refold) read(ctx context.Context, seq uint64) error {
+	for range refoldReadersMax {
+		m, err := r.next(ctx)
+		switch {
+		case err == nil:
+			r.ahead = &m
+			return nil
+		case !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+			return err
+		}
+		_, err = broker.NextRecord(ctx, r.js, topology.MessagesStream(r.part.Partition), seq, topology.MessagesSubjects(r.part.Partition))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("look for message %d of partition %d: %w", seq, r.part.Partition, err)
+		}
+		fresh, err := r.log.Read(ctx, seq)
+		if err != nil {
+			return err
+		}
+		r.messages.Stop()
+		r.messages = fresh
+	}
+	return fmt.Errorf("partition %d: message %d is in the message log, and %d readers did not get it within %s each", r.part.Partition, seq, refoldReadersMax, r.patience)
+}
+
+// next is what the reader gets, within the patience.
+func (r *refold) next(ctx context.Context) (messagelog.Record, error) {
+	wait, cancel := context.WithTimeout(ctx, r.patience)
 	defer cancel()
-	m, err := r.messages.Next(wait)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	r.ahead = &m
-	return nil
+	return r.messages.Next(wait)
 }
 
 // Audit checks all partitions: that the message log is what the write-ahead log

@@ -14,7 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
@@ -314,6 +316,40 @@ func TestNewReportsEverything(t *testing.T) {
 	require.ErrorContains(t, err, "outbox-messages-max")
 	require.ErrorContains(t, err, "partitions")
 	require.ErrorContains(t, err, "a connection")
+}
+
+// TestRefoldReplacesAStalledReader: a consumer that delivers nothing, though the message log goes on, is no message that is missing.
+func TestRefoldReplacesAStalledReader(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	h.ask(send("c", "1"))
+	h.messages(1)
+	messages, err := messagelog.Open(h.ctx, h.js, 0)
+	require.NoError(t, err)
+	reader, err := messages.Read(h.ctx, 2)
+	require.NoError(t, err)
+	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	names := stream.ConsumerNames(h.ctx)
+	for name := range names.Name() {
+		_, err := stream.PauseConsumer(h.ctx, name, time.Now().Add(time.Hour))
+		require.NoError(t, err)
+	}
+	require.NoError(t, names.Err())
+	h.ask(send("c", "2"))
+	h.messages(2)
+	stop()
+
+	r := &refold{part: &audit.Part{}, js: h.js, log: messages, messages: reader, patience: 500 * time.Millisecond}
+	defer func() { r.messages.Stop() }()
+	require.NoError(t, r.read(h.ctx, 2))
+	require.NotNil(t, r.ahead)
+	require.EqualValues(t, 2, r.ahead.Seq)
+	require.NotSame(t, reader, r.messages)
+	r.ahead = nil
+	require.NoError(t, r.read(h.ctx, 3))
+	require.Nil(t, r.ahead, "the log has no third")
 }
 
 func TestRefoldFindsWhatDiffers(t *testing.T) {
