@@ -178,8 +178,9 @@ func (c *conn) serve() bool {
 	c.s.rest.Handler.ServeHTTP(&c.answer, r)
 
 	c.answered = time.Now()
-	c.ctx.end()
-	last := !c.body.skip() || c.answer.last() || c.s.closing.Load()
+	whole := c.body.skip()
+	c.ctx.end() // behind the last of the body
+	last := !whole || c.answer.last() || c.s.closing.Load()
 	c.out = c.answer.append(c.out[:0], &c.s.dates, c.answered, last)
 	c.head.forget()
 	if _, err := c.Conn.Write(c.out); err != nil {

@@ -212,3 +212,26 @@ func TestAbortEndsTheContext(t *testing.T) {
 	requireClosed(t, c)
 	<-<-done
 }
+
+// TestNoWatchBehindASkippedBody: that the body of a request was read behind its handler says nothing of the next one's.
+func TestNoWatchBehindASkippedBody(t *testing.T) {
+	t.Parallel()
+	begun := make(chan struct{})
+	f := setup(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Read") == "nothing" {
+			return
+		}
+		_ = r.Context().Done()
+		begun <- struct{}{}
+		raw, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(raw)
+	}, func(s *http.Server) { s.ReadTimeout = time.Second })
+	c := f.dial(t)
+	in := bufio.NewReader(c)
+	write(t, c, post("unread", "X-Read: nothing"))
+	require.Empty(t, readBody(t, in))
+	write(t, c, strings.TrimSuffix(post("the body"), "the body"))
+	<-begun
+	write(t, c, "the body")
+	require.Equal(t, "the body", readBody(t, in))
+}
