@@ -3,7 +3,6 @@ package ingest
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -114,12 +113,7 @@ func (c *conn) Write(b []byte) (int, error) {
 }
 
 // CloseWrite lets net/http say that it has said all.
-func (c *conn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (c *conn) CloseWrite() error { return fastpath.CloseWrite(c.Conn) }
 
 // Close closes it; more than once does no harm.
 func (c *conn) Close() error {

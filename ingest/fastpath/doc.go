@@ -12,8 +12,8 @@
 // malformed, odd or hostile is net/http's. Connections with TLS are net/http's from the start.
 //
 // What a handler sees is what it would see of net/http, with these differences: it must not keep the request, its header, its context or the
-// writer behind its return, since the next request of the connection uses them again; its answer is held in memory until it returns; and
-// the writer has no other methods than those of http.ResponseWriter, sends no informational status, and takes what stands in the header in the end. The context
-// has none of net/http's values. That a client has gone is noticed by whoever asks the request's context
-// for Done, and looked for only from then on.
+// writer behind its return, since the next request of the connection uses them again; its answer is held in memory until it returns; the
+// writer has no other methods than those of http.ResponseWriter, sends no informational status, and takes what stands in the header in the
+// end; and the context has none of net/http's values. That a client has gone is noticed by whoever asks the request's context for Done, and
+// looked for only from then on.
 package fastpath

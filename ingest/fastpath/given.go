@@ -1,10 +1,8 @@
 package fastpath
 
 import (
-	"errors"
 	"net"
 	"sync"
-	"time"
 )
 
 // givenListener is how net/http gets connections that the fast path gives up.
@@ -65,27 +63,4 @@ func (g *given) Read(b []byte) (int, error) {
 }
 
 // CloseWrite lets net/http say that it has said all.
-func (g *given) CloseWrite() error {
-	if half, ok := g.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
-
-// Pauses behind connections that could not be accepted, as net/http makes them.
-const (
-	acceptPauseMin = 5 * time.Millisecond
-	acceptPauseMax = time.Second
-)
-
-// backoff is the pause behind the next connection that cannot be accepted; each is twice as long as the one before.
-type backoff struct{ last time.Duration }
-
-func (b *backoff) next() time.Duration { return min(max(2*b.last, acceptPauseMin), acceptPauseMax) }
-
-func (b *backoff) wait() {
-	b.last = b.next()
-	<-time.After(b.last)
-}
-
-func (b *backoff) reset() { b.last = 0 }
+func (g *given) CloseWrite() error { return CloseWrite(g.Conn) }

@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -15,7 +16,7 @@ const (
 // for it to read the answer: to close a connection with bytes unread resets it, and the answer may be lost. It takes half a second at most; the
 // caller closes the connection then.
 func Linger(c net.Conn) {
-	if half, ok := c.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+	if CloseWrite(c) != nil {
 		return
 	}
 	timer := time.NewTimer(lingerTimeout)
@@ -24,4 +25,12 @@ func Linger(c net.Conn) {
 	if _, err := io.CopyN(io.Discard, c, lingerBytesMax); err == nil {
 		<-timer.C // it says more than it may
 	}
+}
+
+// CloseWrite says that no more will be said on a connection, if it is of a kind that can; errors.ErrUnsupported otherwise.
+func CloseWrite(c net.Conn) error {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }

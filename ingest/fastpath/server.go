@@ -33,9 +33,14 @@ type Server struct {
 	resting sync.WaitGroup // rest.Serve
 }
 
-// idleShare is which part of the idle timeout the slack is: to set a deadline with each request costs more than
-// to read it.
-const idleShare = 8
+const (
+	// idleShare is which part of the idle timeout the slack is: to set a deadline with each request costs more than
+	// to read it.
+	idleShare = 8
+	// Behind a connection that could not be accepted there is a pause, twice as long each time, as net/http makes it.
+	acceptPauseMin = 5 * time.Millisecond
+	acceptPauseMax = time.Second
+)
 
 // New makes a server for POSTs to path, which net/http would find in a request line as it stands. All else is rest's, and its
 // handler, timeouts and limits hold for what is served here too. All four timeouts must be positive. Its ConnState, ConnContext and
@@ -55,7 +60,7 @@ func (s *Server) Serve(l net.Listener) error {
 	if !s.begin(l) {
 		return errors.Join(http.ErrServerClosed, l.Close())
 	}
-	var pause backoff
+	var pause time.Duration
 	for {
 		accepted, err := l.Accept()
 		var temporary interface{ Temporary() bool }
@@ -66,13 +71,14 @@ func (s *Server) Serve(l net.Listener) error {
 			}
 			return http.ErrServerClosed
 		case errors.As(err, &temporary) && temporary.Temporary(): // most often, there are too many open files
-			s.log.Warn("a connection could not be accepted", "error", err, "again_after", pause.next())
-			pause.wait()
+			pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
+			s.log.Warn("a connection could not be accepted", "error", err, "again_after", pause)
+			<-time.After(pause)
 			continue
 		case err != nil:
 			return err
 		}
-		pause.reset()
+		pause = 0
 		if _, secured := accepted.(interface{ ConnectionState() tls.ConnectionState }); secured {
 			s.given.give(accepted)
 			continue
