@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -240,4 +242,44 @@ func TestParametersThatAServerDoesNotHaveYet(t *testing.T) {
 	second, err := broker.EnsureDeployment(t.Context(), &late{js, 2}, topology.Deployment{}, options())
 	require.NoError(t, err)
 	require.Equal(t, first, second)
+}
+
+// TestAServerThatIsNotThereYet: where all is started at once, the cluster may not have heard from one of its servers yet when the
+// streams are to be made.
+func TestAServerThatIsNotThereYet(t *testing.T) {
+	t.Parallel()
+	servers := testkit.StartNATSCluster(t, testkit.NATSOptions{})
+	for _, s := range servers {
+		s.Stop()
+	}
+	for _, s := range servers[:2] {
+		s.Launch() // they know the third as a member only
+	}
+	for _, s := range servers[:2] {
+		s.WaitReady()
+	}
+	nc, js, err := broker.Connect(t.Context(), broker.Config{URL: servers[0].URL, Name: "test", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	refusals := make(chan *nats.Msg, 1000) // whom JetStream answers what
+	_, err = nc.ChanSubscribe("$JS.EVENT.ADVISORY.API", refusals)
+	require.NoError(t, err)
+
+	replicated := options()
+	replicated.Replicas = 3
+	ended := make(chan error, 1)
+	go func() {
+		_, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 1}, replicated)
+		ended <- err
+	}()
+	for refused := false; !refused; {
+		select {
+		case m := <-refusals:
+			refused = bytes.Contains(m.Data, []byte("no suitable peers for placement"))
+		case err := <-ended:
+			t.Fatal("ended without the third server: ", err)
+		}
+	}
+	servers[2].Start()
+	require.NoError(t, <-ended)
 }

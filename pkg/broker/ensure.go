@@ -24,6 +24,9 @@ var ErrStreamDiffers = errors.New("stream differs from what is wanted in a way t
 // size is reserved when it is made.
 const errCodeStorageResources jetstream.ErrorCode = 10047
 
+// errCodeNoPeers is JetStream's code for a stream with more replicas than there are servers that it has heard from.
+const errCodeNoPeers jetstream.ErrorCode = 10005
+
 // EnsureStream creates a stream or brings it to what is wanted. A setting that
 // cannot be changed on an existing stream is an error that names each difference.
 func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
@@ -127,17 +130,19 @@ func EnsureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 	}
 }
 
-// settleTimeout is how long a cluster may take until what was just made in it has
-// leaders.
+// settleTimeout is how long a cluster may take until all of its servers have found
+// each other, and what was just made in it has leaders.
 const settleTimeout = 20 * time.Second
 
-// isPassing says whether JetStream cannot answer for the moment, as while a cluster
-// elects a leader for what was just made; or answers by a server that does not have
-// yet what was just recorded.
+// isPassing says whether JetStream cannot answer for the moment, or says nothing, as
+// while a cluster elects a leader or one of its servers starts; or answers by a server
+// that does not have yet what was just recorded.
 func isPassing(err error) bool {
-	var api *jetstream.APIError
+	if api := (*jetstream.APIError)(nil); errors.As(err, &api) {
+		return api.Code == http.StatusServiceUnavailable || api.ErrorCode == errCodeNoPeers
+	}
 	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrKeyNotFound) ||
-		errors.As(err, &api) && api.Code == http.StatusServiceUnavailable
+		errors.Is(err, context.DeadlineExceeded)
 }
 
 func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {

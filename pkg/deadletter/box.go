@@ -54,13 +54,13 @@ func (b *Box) Get(ctx context.Context, id uint64) (Letter, error) {
 }
 
 // Walk calls visit with each letter that the filter allows, the oldest first, up to the last one that there was
-// at the beginning. It ends at visit's first error and gives it back. last is the ID of that last letter.
+// at the beginning. It ends at visit's first error and gives it back. last is the ID of that last letter, 0 if
+// there was none.
 func (b *Box) Walk(ctx context.Context, f Filter, visit func(Letter) error) (last uint64, err error) {
-	info, err := b.info(ctx)
-	if err != nil {
+	last, err = b.last(ctx, f.subject())
+	if err != nil || last == 0 {
 		return 0, err
 	}
-	last = info.State.LastSeq
 	now := b.now()
 	consumer, err := b.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{f.subject()}, DeliverPolicy: jetstream.DeliverAllPolicy,
@@ -68,9 +68,7 @@ func (b *Box) Walk(ctx context.Context, f Filter, visit func(Letter) error) (las
 	if err != nil {
 		return 0, fmt.Errorf("read dead letters: %w", err)
 	}
-	if consumer.CachedInfo().NumPending == 0 {
-		return last, nil
-	}
+	seen := uint64(0)
 	for waits := 0; ; {
 		batch, err := consumer.Fetch(fetchMax, jetstream.FetchMaxWait(requestTimeout))
 		if err != nil {
@@ -83,16 +81,17 @@ func (b *Box) Walk(ctx context.Context, f Filter, visit func(Letter) error) (las
 			if err != nil {
 				return 0, fmt.Errorf("read dead letters: %w", err)
 			}
-			if about.Sequence.Stream > last {
+			seen = about.Sequence.Stream
+			if seen > last {
 				return last, nil
 			}
-			l := read(about.Sequence.Stream, msg.Subject(), about.Timestamp, msg.Headers(), msg.Data())
+			l := read(seen, msg.Subject(), about.Timestamp, msg.Headers(), msg.Data())
 			if f.allows(l, now) {
 				if err := visit(l); err != nil {
 					return 0, err
 				}
 			}
-			if about.NumPending == 0 || about.Sequence.Stream == last {
+			if seen == last {
 				return last, nil
 			}
 		}
@@ -100,12 +99,12 @@ func (b *Box) Walk(ctx context.Context, f Filter, visit func(Letter) error) (las
 			return 0, fmt.Errorf("read dead letters: %w", err)
 		}
 		if !received {
-			// The last ones were removed by somebody else meanwhile, or NATS has gone.
-			info, err := b.info(ctx)
+			// The last ones were removed by somebody else meanwhile, or the consumer's server is behind, or has gone.
+			newest, err := b.last(ctx, f.subject())
 			if err != nil {
 				return 0, err
 			}
-			if info.State.FirstSeq > last || info.State.Msgs == 0 {
+			if newest <= seen {
 				return last, nil
 			}
 			if waits++; waits == waitsMax {
@@ -113,6 +112,21 @@ func (b *Box) Walk(ctx context.Context, f Filter, visit func(Letter) error) (las
 			}
 		}
 	}
+}
+
+// last is the ID of the last letter on a subject, as the stream's leader knows it: a consumer's own count of what is pending is
+// that of a server that may be behind. 0 if there is none.
+func (b *Box) last(ctx context.Context, subject string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	record, err := broker.LastRecord(ctx, b.js, topology.DeadLettersStream, subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("last dead letter: %w", err)
+	}
+	return record.Sequence, nil
 }
 
 // Remove removes one letter for good. One that is gone already is as good.
@@ -137,14 +151,4 @@ func (b *Box) removeBySubject(ctx context.Context, subject string, last uint64) 
 		return fmt.Errorf("remove dead letters on %s: %w", subject, err)
 	}
 	return nil
-}
-
-func (b *Box) info(ctx context.Context) (*jetstream.StreamInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := b.stream.Info(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", topology.DeadLettersStream, err)
-	}
-	return info, nil
 }

@@ -128,6 +128,34 @@ func TestList(t *testing.T) {
 	}
 }
 
+// TestWalkWhileLettersGo: the last letters are removed by somebody else while the first are read, and others come.
+func TestWalkWhileLettersGo(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for i := range 501 { // one more than is asked for at a time
+		b.put("writer", "refused", "MESSAGES_0", i, message.ContentType, []byte("x"))
+	}
+	for name, meanwhile := range map[string]func(id uint64){
+		"one is removed": func(id uint64) { require.NoError(t, b.box.Remove(b.ctx, id)) },
+		"one comes":      func(id uint64) { b.put("writer", "refused", "MESSAGES_0", int(id), message.ContentType, []byte("y")) },
+	} {
+		piles, err := b.box.Piles(b.ctx)
+		require.NoError(t, err)
+		newest := piles[0].Latest.ID
+		var ids []uint64
+		last, err := b.box.Walk(b.ctx, deadletter.Filter{}, func(l deadletter.Letter) error {
+			if len(ids) == 0 {
+				meanwhile(newest)
+			}
+			ids = append(ids, l.ID)
+			return nil
+		})
+		require.NoError(t, err, name)
+		require.Equal(t, newest, last, name)
+		require.GreaterOrEqual(t, last, ids[len(ids)-1], name)
+	}
+}
+
 func TestShow(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
