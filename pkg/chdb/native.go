@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -24,9 +25,19 @@ type nativeWriter struct {
 	buffer   proto.Buffer
 }
 
+// nativeReaders hold buffers of the size that suits large results; most are small.
+//
+//nolint:gochecknoglobals // a cache
+var nativeReaders = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 1<<20) }}
+
 // transcode writes the whole blocks that from holds.
 func (w *nativeWriter) transcode(from io.Reader) error {
-	buffered := bufio.NewReaderSize(from, 1<<20)
+	buffered := nativeReaders.Get().(*bufio.Reader)
+	buffered.Reset(from)
+	defer func() {
+		buffered.Reset(nil)
+		nativeReaders.Put(buffered)
+	}()
 	blocks := proto.NewReader(buffered)
 	for {
 		if _, err := buffered.Peek(1); errors.Is(err, io.EOF) {

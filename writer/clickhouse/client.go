@@ -23,6 +23,7 @@ type Client struct {
 	types     []clickhouse.ColumnNameAndType
 	statement string
 	timeout   time.Duration // of an insert
+	kept      keptColumns
 }
 
 // Open checks the configuration and makes a client. It connects with the first call.

@@ -50,6 +50,7 @@ func (c *Client) insert(ctx context.Context, b *Block, first, end int) (err erro
 	if err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
+	c.kept.lend(batch.Columns())
 	for i, col := range c.columns {
 		to := batch.Column(i)
 		if err := col.append(b, first, end, to); err != nil {
@@ -62,6 +63,7 @@ func (c *Client) insert(ctx context.Context, b *Block, first, end int) (err erro
 	if err := batch.Send(); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
+	c.kept.keep(batch.Columns())
 	return nil
 }
 

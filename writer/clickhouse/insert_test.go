@@ -1,6 +1,7 @@
 package clickhouse_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -64,9 +65,14 @@ func TestInsertRoundTrip(t *testing.T) {
 			all[uint64(n)] = m
 			require.NoError(t, block.Append(uint64(n), encode(t, m)))
 		}
-		// In two pieces, so that the second begins in the middle of the block.
+		// In pieces, so that the others begin in the middle of the block, and in what is left of the insert before: a longer one,
+		// and one that was cut off.
 		require.NoError(t, b.client.Insert(b.ctx, &block, 0, 120, "a"))
-		require.NoError(t, b.client.Insert(b.ctx, &block, 120, 300, "b"))
+		ended, end := context.WithCancel(b.ctx)
+		end()
+		require.Error(t, b.client.Insert(ended, &block, 120, 300, "b"))
+		require.NoError(t, b.client.Insert(b.ctx, &block, 120, 280, "b"))
+		require.NoError(t, b.client.Insert(b.ctx, &block, 280, 300, "c"))
 
 		rows, err := b.plain.Query(b.ctx, `SELECT message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once,
 			stream_no, tag_key, expire, subscribers, payload, timestamp, partition, stream_seq, wal_seq, wal_index FROM `+b.database+".messages")

@@ -1,0 +1,34 @@
+package clickhouse
+
+import (
+	"reflect"
+	"sync"
+
+	driver "github.com/ClickHouse/clickhouse-go/v2/lib/column"
+)
+
+// keptColumns are the driver's columns of inserts that are over. A batch of the driver begins with empty ones, which grow with each
+// row that is appended; here it gets those of an earlier batch, emptied. What is not used from one garbage collection to the next but
+// one goes.
+type keptColumns struct{ pool sync.Pool }
+
+// lend moves what was kept, if anything was, into the columns of a new batch that are the same.
+func (k *keptColumns) lend(to []driver.Interface) {
+	kept, ok := k.pool.Get().([]driver.Interface)
+	if !ok || len(kept) != len(to) {
+		return
+	}
+	for i := range to {
+		if to[i].Name() == kept[i].Name() && to[i].Type() == kept[i].Type() && reflect.TypeOf(to[i]) == reflect.TypeOf(kept[i]) {
+			reflect.ValueOf(to[i]).Elem().Set(reflect.ValueOf(kept[i]).Elem())
+		}
+	}
+}
+
+// keep takes the columns of a batch that has arrived. With one that has failed, the driver may not be done yet.
+func (k *keptColumns) keep(columns []driver.Interface) {
+	for _, c := range columns {
+		c.Reset()
+	}
+	k.pool.Put(columns)
+}
