@@ -19,9 +19,12 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
-// readAheadBytes is how much of the write-ahead log may wait in memory to be
-// folded, for each partition.
-const readAheadBytes = 8 << 20
+// How much of the write-ahead log is asked for at a time; half of the records may wait in memory to be folded when more are
+// asked for. By bytes alone the client would keep a channel of a million places, a third of what the garbage collector scans.
+const (
+	readAheadRecords = 128
+	readAheadBytes   = 8 << 20
+)
 
 // natsLogs are the streams of one partition on NATS.
 type natsLogs struct {
@@ -176,7 +179,7 @@ func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, err
 	if err != nil {
 		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxBytes(readAheadBytes))
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(readAheadRecords, readAheadBytes))
 	if err != nil {
 		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
 	}

@@ -20,10 +20,15 @@ const PartitionsMax = min(Slots, message.PartitionsMax)
 // byte followed by its name, modulo [Slots]. The hash is in every language's
 // standard library, so that others can route as we do.
 func Slot(channelID string, channelType message.ChannelType) int {
-	sum := crc32.Update(0, crc32.IEEETable, []byte{byte(channelType)})
-	sum = crc32.Update(sum, crc32.IEEETable, []byte(channelID))
-	return int(sum % Slots)
+	// Byte by byte, since crc32.Update wants slices, which it lets escape to the heap.
+	sum := updateCRC32(^uint32(0), byte(channelType))
+	for i := range len(channelID) {
+		sum = updateCRC32(sum, channelID[i])
+	}
+	return int(^sum % Slots)
 }
+
+func updateCRC32(sum uint32, b byte) uint32 { return crc32.IEEETable[byte(sum)^b] ^ sum>>8 }
 
 // Partitions spreads the slots over a fixed number of partitions, 0 to n-1.
 type Partitions int

@@ -2,6 +2,7 @@ package topology_test
 
 import (
 	"fmt"
+	"hash/crc32"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,10 @@ func TestSlotsArePermanent(t *testing.T) {
 	}{{"group123", 2, 228}, {"group123", 1, 33}, {"u2@u1", 1, 474}, {"群聊", 2, 870}} {
 		require.Equal(t, c.slot, topology.Slot(c.channel, c.kind), "%s of type %d", c.channel, c.kind)
 	}
+	rapid.Check(t, func(t *rapid.T) {
+		channel, kind := rapid.String().Draw(t, "channel"), rapid.Byte().Draw(t, "type")
+		require.EqualValues(t, crc32.ChecksumIEEE(append([]byte{kind}, channel...))%topology.Slots, topology.Slot(channel, message.ChannelType(kind)))
+	})
 }
 
 func TestChannelsSpreadOverPartitions(t *testing.T) {

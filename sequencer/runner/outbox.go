@@ -21,7 +21,8 @@ type outbox struct {
 	messagesMax, bytesMax int
 
 	mu     sync.Mutex
-	queue  []Output // queue[i].Seq = acked+1+i
+	queue  []Output // queue[i].Seq = acked+1+i; it lies in space
+	space  []Output
 	acked  uint64   // stream sequence up to which the message log has everything
 	sent   uint64   // acked ≤ sent ≤ last derived
 	ends   []uint64 // last sequence of each chunk in flight, ascending
@@ -69,6 +70,7 @@ func (o *outbox) put(ctx context.Context, messages []Output) error {
 		}
 	}
 	defer o.mu.Unlock()
+	o.makeRoom(len(messages))
 	for i := range messages {
 		if want := o.acked + uint64(len(o.queue)) + 1; messages[i].Seq != want {
 			return fmt.Errorf("%w: message %d put into the outbox where %d is next", ErrInvariant, messages[i].Seq, want)
@@ -78,6 +80,22 @@ func (o *outbox) put(ctx context.Context, messages []Output) error {
 	}
 	signal(o.change)
 	return nil
+}
+
+// makeRoom moves the queue to the front of its space where there is no more at the end, and makes the space larger where the queue
+// fills more than half of it. Called with mu held.
+func (o *outbox) makeRoom(more int) {
+	if len(o.queue)+more <= cap(o.queue) {
+		return
+	}
+	before := o.queue
+	if need := 2 * (len(before) + more); need > cap(o.space) {
+		o.space = make([]Output, 0, need)
+	}
+	o.queue = append(o.space[:0], before...)
+	// What was moved down is not kept at its old place as well.
+	full := o.space[:cap(o.space)]
+	clear(full[len(o.queue):])
 }
 
 // take appends to chunk the next messages to send and counts them as sent. It

@@ -44,6 +44,7 @@ type Partition struct {
 	effects []fold.Effect
 	answers []byte
 	outputs []Output
+	subject []byte   // of the message being derived
 	chunk   []Output // emitting
 }
 
@@ -207,9 +208,10 @@ func (p *Partition) derive(r Record) error {
 		}
 		from := len(buf)
 		buf = message.AppendMessage(buf, e.Send, e.Identity)
+		p.subject = topology.AppendMessageSubject(p.subject[:0], p.params.Partition, e.View.ChannelType, string(e.View.ChannelID))
 		p.outputs = append(p.outputs, Output{
 			Seq: e.Output, WALSeq: e.Identity.WALSeq, WALIndex: e.Identity.WALIndex,
-			Subject: string(topology.AppendMessageSubject(nil, p.params.Partition, e.View.ChannelType, string(e.View.ChannelID))),
+			Subject: string(p.subject),
 			Data:    buf[from:len(buf):len(buf)],
 		})
 		if r.Traced != nil {
