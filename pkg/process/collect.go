@@ -12,7 +12,7 @@ import (
 
 const (
 	// spareBytesMax is how much may be allocated from one collection to the next, whatever is in use.
-	spareBytesMax = 512 << 20
+	spareBytesMax = 256 << 20
 	// spareShare bounds it on small machines and in small containers: a 16th of their memory.
 	spareShare = 16
 	// percentDefault is Go's own: as much again as is in use.
