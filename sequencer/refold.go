@@ -23,9 +23,6 @@ import (
 // the write-ahead log says must be there.
 const refoldPatience = 10 * time.Second
 
-// refoldReadersMax is how many readers of the message log may stall, one behind the other, where it has the next message.
-const refoldReadersMax = 3
-
 // Refolded is what comparing one partition covered.
 type Refolded struct {
 	FromWALSeq uint64 `json:"from_wal_seq"` // first record folded
@@ -178,40 +175,32 @@ func (r *refold) compareOne(ctx context.Context, e *fold.Effect) error {
 	return nil
 }
 
-// read waits for the message log's message at a sequence or behind it; ahead stays nil where there is none. Consumers can
-// stall, so silence says nothing: the stream's leader is asked, and where it has one, another reader reads on.
+// read waits for the message log's message at a sequence or behind it; ahead stays nil where there is none. That nothing has come
+// says nothing: the stream's leader is asked in the end.
 func (r *refold) read(ctx context.Context, seq uint64) error {
-	for range refoldReadersMax {
-		m, err := r.next(ctx)
-		switch {
-		case err == nil:
-			r.ahead = &m
-			return nil
-		case !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
-			return err
-		}
-		_, err = broker.NextRecord(ctx, r.js, topology.MessagesStream(r.part.Partition), seq, topology.MessagesSubjects(r.part.Partition))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("look for message %d of partition %d: %w", seq, r.part.Partition, err)
-		}
-		fresh, err := r.log.Read(ctx, seq)
-		if err != nil {
-			return err
-		}
-		r.messages.Stop()
-		r.messages = fresh
-	}
-	return fmt.Errorf("partition %d: message %d is in the message log, and %d readers did not get it within %s each", r.part.Partition, seq, refoldReadersMax, r.patience)
-}
-
-// next is what the reader gets, within the patience.
-func (r *refold) next(ctx context.Context) (messagelog.Record, error) {
 	wait, cancel := context.WithTimeout(ctx, r.patience)
 	defer cancel()
-	return r.messages.Next(wait)
+	for {
+		m, err := r.messages.Next(wait)
+		if err == nil {
+			r.ahead = &m
+			return nil
+		}
+		if wait.Err() != nil && ctx.Err() == nil {
+			break
+		}
+		if !errors.Is(err, messagelog.ErrQuiet) {
+			return err
+		}
+	}
+	_, err := broker.NextRecord(ctx, r.js, topology.MessagesStream(r.part.Partition), seq, topology.MessagesSubjects(r.part.Partition))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for message %d of partition %d: %w", seq, r.part.Partition, err)
+	}
+	return fmt.Errorf("partition %d: message %d is in the message log, and did not come within %s", r.part.Partition, seq, r.patience)
 }
 
 // Audit checks all partitions: that the message log is what the write-ahead log

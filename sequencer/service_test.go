@@ -318,8 +318,8 @@ func TestNewReportsEverything(t *testing.T) {
 	require.ErrorContains(t, err, "a connection")
 }
 
-// TestRefoldReplacesAStalledReader: a consumer that delivers nothing, though the message log goes on, is no message that is missing.
-func TestRefoldReplacesAStalledReader(t *testing.T) {
+// TestRefoldOutlastsAStalledConsumer: a consumer that delivers nothing, though the message log goes on, is no message that is missing.
+func TestRefoldOutlastsAStalledConsumer(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
 	_, stop := h.start()
@@ -341,13 +341,14 @@ func TestRefoldReplacesAStalledReader(t *testing.T) {
 	h.messages(2)
 	stop()
 
-	r := &refold{part: &audit.Part{}, js: h.js, log: messages, messages: reader, patience: 500 * time.Millisecond}
-	defer func() { r.messages.Stop() }()
+	r := &refold{part: &audit.Part{}, js: h.js, log: messages, messages: reader, patience: time.Second}
+	defer reader.Stop()
+	require.ErrorContains(t, r.read(h.ctx, 2), "message 2 is in the message log, and did not come within 1s")
+	r.patience = refoldPatience
 	require.NoError(t, r.read(h.ctx, 2))
 	require.NotNil(t, r.ahead)
 	require.EqualValues(t, 2, r.ahead.Seq)
-	require.NotSame(t, reader, r.messages)
-	r.ahead = nil
+	r.ahead, r.patience = nil, time.Second
 	require.NoError(t, r.read(h.ctx, 3))
 	require.Nil(t, r.ahead, "the log has no third")
 }

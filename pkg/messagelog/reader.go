@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/sendhouse/sendhouse/pkg/broker"
-	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 const (
@@ -17,146 +15,132 @@ const (
 	// never what bounds it: the client would drop the server's word that it has sent what it may.
 	prefetchRecords    = 64 << 10
 	prefetchSlackBytes = 64 << 10
+
+	// A consumer that gives nothing for this long, though the log has more, is replaced: consumers can stall. The
+	// reader waits longer each time, for a broker that is only slow, and not to ask often about a log that is only
+	// quiet.
+	stallWaitMin = 2 * time.Second
+	stallWaitMax = 30 * time.Second
 )
 
-// Record is one record of the message log.
-type Record struct {
-	Partition int
-	Seq       uint64    // its stream sequence
-	Stored    time.Time // by the broker; when the message was accepted is in its message_id
-	Subject   string
-	Data      []byte // an encoded Message
-}
+// ErrQuiet says that no record has come for a while, and that the log's leader has none from there on either.
+var ErrQuiet = errors.New("the message log has nothing more at the moment")
 
-// Bounds are the first and last stream sequence of a partition. Of an empty log First is Last+1.
-type Bounds struct {
-	First, Last uint64
-	Channels    uint64 // how many the log has messages of
-	Created     time.Time
-}
-
-// Log is the message log of one partition.
-type Log struct {
-	js        jetstream.JetStream
-	stream    jetstream.Stream
-	partition int
-}
-
-// Open finds the message log of a partition.
-func Open(ctx context.Context, js jetstream.JetStream, partition int) (*Log, error) {
-	stream, err := js.Stream(ctx, topology.MessagesStream(partition))
-	if err != nil {
-		return nil, fmt.Errorf("look at the message log %s: %w", topology.MessagesStream(partition), err)
-	}
-	return &Log{js: js, stream: stream, partition: partition}, nil
-}
-
-// Partition is the number of the partition.
-func (l *Log) Partition() int { return l.partition }
-
-func (l *Log) name() string { return topology.MessagesStream(l.partition) }
-
-// errNoLeader says that what a stream's servers tell may be old.
-var errNoLeader = errors.New("none of its servers leads it at the moment: try again when one does")
-
-// Bounds asks where the log begins and ends now. The stream's leader answers; where it has none, any of its servers does, and
-// that is an error here.
-func (l *Log) Bounds(ctx context.Context) (Bounds, error) {
-	info, err := l.stream.Info(ctx)
-	if err == nil && info.Cluster != nil && info.Cluster.Leader == "" {
-		err = errNoLeader
-	}
-	if err != nil {
-		return Bounds{}, fmt.Errorf("look at the message log %s: %w", l.name(), err)
-	}
-	b := Bounds{First: info.State.FirstSeq, Last: info.State.LastSeq, Channels: info.State.NumSubjects, Created: info.Created}
-	if info.State.Msgs == 0 {
-		b.First = b.Last + 1
-	}
-	return b, nil
-}
-
-// Reader reads a log in its order. It is not safe for concurrent use.
+// Reader reads a log in its order, with a new consumer where one stalls or breaks. It is not safe for concurrent use.
 type Reader struct {
 	log      *Log
+	subjects []string
+	next     uint64 // the stream sequence to go on with
 	messages jetstream.MessagesContext
+	broken   bool // the consumer is; the next call makes another
+	patience time.Duration
 }
 
 // Read reads from a stream sequence on, all subjects or only those given. Stop it in the end.
 func (l *Log) Read(ctx context.Context, first uint64, subjects ...string) (*Reader, error) {
-	consumer, err := l.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+	r := &Reader{log: l, subjects: subjects, next: max(first, 1), patience: stallWaitMin}
+	var err error
+	if r.messages, err = r.consume(ctx); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Reader) consume(ctx context.Context) (jetstream.MessagesContext, error) {
+	consumer, err := r.log.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:    max(first, 1),
-		FilterSubjects: subjects,
+		OptStartSeq:    r.next,
+		FilterSubjects: r.subjects,
 		// Next makes a consumer that was lost anew. It would try for ever, and not see that its context ends.
 		MaxResetAttempts: 1,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the message log of partition %d from %d: %w", l.partition, first, err)
+		return nil, r.failed(err)
 	}
-	bytesMax := int(l.js.Conn().MaxPayload()) + prefetchSlackBytes
+	bytesMax := int(r.log.js.Conn().MaxPayload()) + prefetchSlackBytes
 	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(prefetchRecords, bytesMax))
 	if err != nil {
-		return nil, fmt.Errorf("read the message log of partition %d from %d: %w", l.partition, first, err)
+		return nil, r.failed(err)
 	}
-	return &Reader{log: l, messages: messages}, nil
+	return messages, nil
+}
+
+func (r *Reader) failed(err error) error {
+	return fmt.Errorf("read the message log of partition %d from %d: %w", r.log.partition, r.next, err)
 }
 
 // Stop lets go of the consumer. Next must not be called any more.
 func (r *Reader) Stop() { r.messages.Stop() }
 
-// Next waits for the next record, or until ctx ends.
+// Next waits for the next record, or until ctx ends. [ErrQuiet] is no failure: it may be called again, and so it may after any
+// other error, where the broker may be back.
 func (r *Reader) Next(ctx context.Context) (Record, error) {
+	for {
+		if r.broken {
+			if err := r.replace(ctx); err != nil {
+				return Record{}, err
+			}
+		}
+		record, quiet, err := r.within(ctx, r.patience)
+		switch {
+		case ctx.Err() != nil:
+			return Record{}, err
+		case err == nil && !quiet && record.Seq < r.next:
+			continue // the client has made its consumer anew, a little before where it was
+		case err == nil && !quiet:
+			r.next, r.patience = record.Seq+1, stallWaitMin
+			return record, nil
+		}
+		r.patience = min(2*r.patience, stallWaitMax)
+		if err != nil {
+			r.broken = true
+			return Record{}, err
+		}
+		last, err := r.log.lastOf(ctx, r.next, math.MaxUint64, r.subjects)
+		if err != nil {
+			return Record{}, err
+		}
+		if last < r.next {
+			return Record{}, ErrQuiet
+		}
+		r.broken = true
+	}
+}
+
+// replace goes on with a new consumer.
+func (r *Reader) replace(ctx context.Context) error {
+	fresh, err := r.consume(ctx)
+	if err != nil {
+		return err
+	}
+	r.messages.Stop()
+	r.messages, r.broken = fresh, false
+	return nil
+}
+
+// within waits for the next record for some time: quiet says that nothing came.
+func (r *Reader) within(ctx context.Context, patience time.Duration) (record Record, quiet bool, err error) {
+	wait, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	record, err = r.receive(wait)
+	if ctx.Err() != nil {
+		return record, false, context.Cause(ctx)
+	}
+	if errors.Is(err, context.DeadlineExceeded) && wait.Err() != nil {
+		return record, true, nil
+	}
+	return record, false, err
+}
+
+// receive gives the next record that the consumer has.
+func (r *Reader) receive(ctx context.Context) (Record, error) {
 	m, err := r.messages.Next(jetstream.NextContext(ctx))
 	if err != nil {
-		return Record{}, fmt.Errorf("read the message log of partition %d: %w", r.log.partition, err)
+		return Record{}, r.failed(err)
 	}
 	meta, err := m.Metadata()
 	if err != nil {
-		return Record{}, fmt.Errorf("read the message log of partition %d: %w", r.log.partition, err)
+		return Record{}, r.failed(err)
 	}
 	return Record{Partition: r.log.partition, Seq: meta.Sequence.Stream, Stored: meta.Timestamp, Subject: m.Subject(), Data: m.Data()}, nil
-}
-
-// lastOf is the last sequence up to last that has a record of the subjects, or less than first if
-// there is none from there on.
-func (l *Log) lastOf(ctx context.Context, first, last uint64, subjects []string) (uint64, error) {
-	bounds, err := l.Bounds(ctx)
-	if err != nil {
-		return 0, err
-	}
-	last = min(last, bounds.Last)
-	if len(subjects) == 0 {
-		if bounds.First > last {
-			return 0, nil
-		}
-		return l.existing(ctx, max(first, bounds.First), last)
-	}
-	var found uint64
-	for _, subject := range subjects {
-		m, err := broker.LastRecord(ctx, l.js, l.name(), subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
-		if err != nil {
-			return 0, fmt.Errorf("look for the last message on %s: %w", subject, err)
-		}
-		found = max(found, m.Sequence)
-	}
-	return min(found, last), nil
-}
-
-// existing goes back from last to a record that is there: the end of a range may have been deleted.
-func (l *Log) existing(ctx context.Context, first, last uint64) (uint64, error) {
-	for last >= first && last > 0 {
-		_, err := broker.RecordAt(ctx, l.js, l.name(), last)
-		if err == nil {
-			return last, nil
-		}
-		if !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return 0, fmt.Errorf("look for message %d of partition %d: %w", last, l.partition, err)
-		}
-		last--
-	}
-	return 0, nil
 }
