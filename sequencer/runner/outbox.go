@@ -92,10 +92,9 @@ func (o *outbox) makeRoom(more int) {
 	if need := 2 * (len(before) + more); need > cap(o.space) {
 		o.space = make([]Output, 0, need)
 	}
-	o.queue = append(o.space[:0], before...)
-	// What was moved down is not kept at its old place as well.
 	full := o.space[:cap(o.space)]
-	clear(full[len(o.queue):])
+	o.queue = full[:copy(full, before)]
+	clear(full[len(o.queue):]) // what was moved down is not kept at its old place as well
 }
 
 // take appends to chunk the next messages to send and counts them as sent. It

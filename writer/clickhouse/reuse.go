@@ -14,13 +14,13 @@ type keptColumns struct{ pool sync.Pool }
 
 // lend moves what was kept, if anything was, into the columns of a new batch that are the same.
 func (k *keptColumns) lend(to []driver.Interface) {
-	kept, ok := k.pool.Get().([]driver.Interface)
-	if !ok || len(kept) != len(to) {
+	kept, ok := k.pool.Get().(*[]driver.Interface)
+	if !ok || len(*kept) != len(to) {
 		return
 	}
-	for i := range to {
-		if to[i].Name() == kept[i].Name() && to[i].Type() == kept[i].Type() && reflect.TypeOf(to[i]) == reflect.TypeOf(kept[i]) {
-			reflect.ValueOf(to[i]).Elem().Set(reflect.ValueOf(kept[i]).Elem())
+	for i, from := range *kept {
+		if to[i].Name() == from.Name() && to[i].Type() == from.Type() && reflect.TypeOf(to[i]) == reflect.TypeOf(from) {
+			reflect.ValueOf(to[i]).Elem().Set(reflect.ValueOf(from).Elem())
 		}
 	}
 }
@@ -30,5 +30,5 @@ func (k *keptColumns) keep(columns []driver.Interface) {
 	for _, c := range columns {
 		c.Reset()
 	}
-	k.pool.Put(columns)
+	k.pool.Put(&columns)
 }
