@@ -19,11 +19,12 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
-// How much of the write-ahead log is asked for at a time; half of the records may wait in memory to be folded when more are
-// asked for. By bytes alone the client would keep a channel of a million places, a third of what the garbage collector scans.
 const (
-	readAheadRecords = 128
-	readAheadBytes   = 8 << 20
+	// readAheadBytes is how much of the write-ahead log is asked for at a time. When that is folded, more is asked for.
+	readAheadBytes = 8 << 20
+	// readAheadRecords are more than that may be, since the client drops what finds no place among so many, such as the server's
+	// word that a request is done. By bytes alone it would keep a million places, a third of what the garbage collector scans.
+	readAheadRecords = 64 << 10
 )
 
 // natsLogs are the streams of one partition on NATS.

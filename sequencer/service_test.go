@@ -17,6 +17,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
@@ -399,4 +400,48 @@ func TestStatus(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, WriteStatus(&b, all))
 	require.Contains(t, b.String(), "nobody")
+}
+
+// TestReadingAheadIsBoundByBytes: never by the number of records, since the client drops what finds no place among so many.
+func TestReadingAheadIsBoundByBytes(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	const records = 2000
+	for n := range records {
+		data, err := message.AppendSend(nil, send("c", strconv.Itoa(n)))
+		require.NoError(t, err)
+		_, err = h.js.PublishAsync(topology.WALSubject(0), data, jetstream.WithStallWait(time.Minute))
+		require.NoError(t, err)
+	}
+	select {
+	case <-h.js.PublishAsyncComplete():
+	case <-h.ctx.Done():
+		require.FailNow(t, "the log is not written")
+	}
+	dropped := make(chan error, records)
+	h.nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { dropped <- err })
+	logs, err := openLogs(h.nc, h.nc, h.js, 0, false)
+	require.NoError(t, err)
+	came := h.nc.Stats().InMsgs
+	reader, err := logs.ReadWAL(h.ctx, 1)
+	require.NoError(t, err)
+	defer reader.Stop()
+	seq := uint64(0)
+	read := func(last uint64) {
+		for seq < last {
+			record, err := reader.Next(h.ctx)
+			require.NoError(t, err)
+			require.Equal(t, seq+1, record.Seq)
+			seq++
+		}
+	}
+	read(records/4 + 1)
+	testkit.WaitFor(t, patience, "records that nobody takes yet", func(context.Context) error {
+		if n := h.nc.Stats().InMsgs - came; n < records*3/4 {
+			return fmt.Errorf("%d have come", n)
+		}
+		return nil
+	})
+	read(records)
+	require.Empty(t, dropped)
 }

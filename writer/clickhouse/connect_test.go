@@ -70,7 +70,7 @@ func TestFailoverHTTP(t *testing.T) {
 	require.EqualValues(t, 100, b.number(t, "SELECT count() FROM "+b.database+".messages"), "each of the inserts had the same token")
 }
 
-// idleConnections is no fewer than the client keeps.
+// idleConnections is more than the client has made in these tests.
 const idleConnections = 10
 
 func failover(t *testing.T, insert func() error, rowsOfSecond func() uint64, killFirst, startFirst, pauseSecond func()) {
