@@ -4,7 +4,7 @@ import (
 	"reflect"
 	"sync"
 
-	driver "github.com/ClickHouse/clickhouse-go/v2/lib/column"
+	drivercolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
 )
 
 // keptColumns are the driver's columns of inserts that are over. A batch of the driver begins with empty ones, which grow with each
@@ -13,8 +13,8 @@ import (
 type keptColumns struct{ pool sync.Pool }
 
 // lend moves what was kept, if anything was, into the columns of a new batch that are the same.
-func (k *keptColumns) lend(to []driver.Interface) {
-	kept, ok := k.pool.Get().(*[]driver.Interface)
+func (k *keptColumns) lend(to []drivercolumn.Interface) {
+	kept, ok := k.pool.Get().(*[]drivercolumn.Interface)
 	if !ok || len(*kept) != len(to) {
 		return
 	}
@@ -26,7 +26,7 @@ func (k *keptColumns) lend(to []driver.Interface) {
 }
 
 // keep takes the columns of a batch that has arrived. With one that has failed, the driver may not be done yet.
-func (k *keptColumns) keep(columns []driver.Interface) {
+func (k *keptColumns) keep(columns []drivercolumn.Interface) {
 	for _, c := range columns {
 		c.Reset()
 	}
