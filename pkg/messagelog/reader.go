@@ -76,6 +76,9 @@ func (r *Reader) Stop() { r.messages.Stop() }
 // other error, where the broker may be back.
 func (r *Reader) Next(ctx context.Context) (Record, error) {
 	for {
+		if ctx.Err() != nil { // before a record is taken that nobody would get
+			return Record{}, context.Cause(ctx)
+		}
 		if r.broken {
 			if err := r.replace(ctx); err != nil {
 				return Record{}, err
@@ -83,13 +86,13 @@ func (r *Reader) Next(ctx context.Context) (Record, error) {
 		}
 		record, quiet, err := r.within(ctx, r.patience)
 		switch {
-		case ctx.Err() != nil:
-			return Record{}, err
 		case err == nil && !quiet && record.Seq < r.next:
 			continue // the client has made its consumer anew, a little before where it was
 		case err == nil && !quiet:
 			r.next, r.patience = record.Seq+1, stallWaitMin
 			return record, nil
+		case ctx.Err() != nil:
+			return Record{}, context.Cause(ctx)
 		}
 		r.patience = min(2*r.patience, stallWaitMax)
 		if err != nil {
@@ -123,9 +126,6 @@ func (r *Reader) within(ctx context.Context, patience time.Duration) (record Rec
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	record, err = r.receive(wait)
-	if ctx.Err() != nil {
-		return record, false, context.Cause(ctx)
-	}
 	if errors.Is(err, context.DeadlineExceeded) && wait.Err() != nil {
 		return record, true, nil
 	}

@@ -69,6 +69,24 @@ func (b *bundle) stall(t *testing.T) {
 	require.Equal(t, 1, stalled, "the reader's consumer")
 }
 
+// A reader loses nothing to contexts that have ended, though records wait for it.
+func TestAContextThatEndsTakesNoRecord(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	reader, err := b.log.Read(b.ctx, 1)
+	require.NoError(t, err)
+	defer reader.Stop()
+	ended, end := context.WithCancel(b.ctx)
+	end()
+	for seq := uint64(1); seq <= records/4; seq++ {
+		_, err := reader.Next(ended)
+		require.ErrorIs(t, err, context.Canceled)
+		record, err := reader.Next(b.ctx)
+		require.NoError(t, err)
+		require.Equal(t, seq, record.Seq)
+	}
+}
+
 // A reader whose consumer stalls in the middle is replaced, and nothing is lost or comes twice.
 func TestAStalledReaderIsReplaced(t *testing.T) {
 	t.Parallel()
