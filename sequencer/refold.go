@@ -176,7 +176,7 @@ func (r *refold) compareOne(ctx context.Context, e *fold.Effect) error {
 }
 
 // read waits for the message log's message at a sequence or behind it; ahead stays nil where there is none. That nothing has come
-// says nothing: the stream's leader is asked in the end.
+// proves nothing: the stream's leader is asked in the end.
 func (r *refold) read(ctx context.Context, seq uint64) error {
 	wait, cancel := context.WithTimeout(ctx, r.patience)
 	defer cancel()

@@ -244,6 +244,30 @@ func TestParametersThatAServerDoesNotHaveYet(t *testing.T) {
 	require.Equal(t, first, second)
 }
 
+// silent is JetStream that does not answer within its timeout.
+type silent struct{ jetstream.JetStream }
+
+func (silent) KeyValue(context.Context, string) (jetstream.KeyValue, error) {
+	return nil, context.DeadlineExceeded
+}
+
+// Where JetStream is silent to the end, that is said, and not that there is no deployment.
+func TestAwaitingTellsSilenceFromNoDeployment(t *testing.T) {
+	t.Parallel()
+	_, js := connect(t, startEmbedded(t, t.TempDir()))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := broker.AwaitDeployment(ctx, js, topology.Deployment{})
+	require.ErrorIs(t, err, broker.ErrNoDeployment)
+
+	ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err = broker.AwaitDeployment(ctx, silent{js}, topology.Deployment{})
+	require.NotErrorIs(t, err, broker.ErrNoDeployment)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "deployment parameters")
+}
+
 // TestAServerThatIsNotThereYet: where all is started at once, the cluster may not have heard from one of its servers yet when the
 // streams are to be made.
 func TestAServerThatIsNotThereYet(t *testing.T) {

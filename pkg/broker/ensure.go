@@ -210,10 +210,12 @@ func recordDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 var ErrNoDeployment = errors.New("this NATS holds no deployment yet: start a sequencer first, it sets the streams up")
 
 // AwaitDeployment reads the parameters that EnsureDeployment has recorded, waiting
-// for them until ctx ends. A field that contradicts asked is an error.
+// for them until ctx ends. A field that contradicts asked is an error, and so is a
+// JetStream that could not answer until then.
 func AwaitDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment) (topology.Deployment, error) {
 	ticker := time.NewTicker(awaitInterval)
 	defer ticker.Stop()
+	var last error // of an attempt that ctx has not cut off
 	for {
 		kv, err := js.KeyValue(ctx, topology.DeploymentBucket)
 		if err == nil {
@@ -222,15 +224,26 @@ func AwaitDeployment(ctx context.Context, js jetstream.JetStream, asked topology
 				return deployment, nil
 			}
 		}
-		if ctx.Err() == nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !isPassing(err) {
-			return topology.Deployment{}, fmt.Errorf("deployment parameters: %w", err)
+		if ctx.Err() == nil {
+			last = err
+			if !isMissing(err) && !isPassing(err) {
+				return topology.Deployment{}, fmt.Errorf("deployment parameters: %w", err)
+			}
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
+			if last != nil && !isMissing(last) {
+				return topology.Deployment{}, fmt.Errorf("deployment parameters: %w", last)
+			}
 			return topology.Deployment{}, ErrNoDeployment
 		}
 	}
+}
+
+// isMissing says whether nobody has recorded the parameters yet.
+func isMissing(err error) bool {
+	return errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrKeyNotFound)
 }
 
 // awaitInterval is how often AwaitDeployment looks.
