@@ -24,10 +24,13 @@ func (c *Client) Insert(ctx context.Context, b *Block, first, end int, token str
 		panic(fmt.Sprintf("clickhouse: insert of rows %d to %d of %d", first, end, b.Rows()))
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
 	if err := c.insert(c.withInsertOptions(ctx, token), b, first, end); err != nil {
+		cancel()
 		return newError("insert", c.target(tableMessages), err)
 	}
+	// The driver's watch over ctx ends a little behind Send. If ctx ended here, the watch could take that for an insert to be cut
+	// off, and close the connection that is another's by then. So ctx is left to its time-out.
+	context.AfterFunc(ctx, cancel)
 	return nil
 }
 
