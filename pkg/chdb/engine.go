@@ -48,6 +48,7 @@ type Engine struct {
 
 	queries  *limiter
 	inserts  *limiter
+	quiet    *quietThreads
 	spooled  atomic.Int64 // Bytes of inserts on disk.
 	finished atomic.Int64 // Statements that have ended, for the maintenance to see whether there was any.
 
@@ -115,18 +116,32 @@ func start(config Config, libraryPath string, held *folder) (*Engine, error) {
 		quit:      make(chan struct{}),
 	}
 	engine.ending, engine.endStatements = context.WithCancel(context.Background())
-	if engine.anchor, err = lib.startEngine(engine.arguments); err != nil {
+	engine.quiet = startQuiet(config.InsertsMax, config.Logger)
+	engine.quiet.do(func() { err = engine.begun() })
+	if err != nil {
+		engine.quiet.stop()
 		engine.endStatements()
-		return nil, fmt.Errorf("%w on %s: %w; what it wrote to standard error says why", ErrStart, config.DataDir, err)
-	}
-	if err := engine.introduce(); err != nil {
-		engine.endStatements()
-		engine.anchor.close()
 		return nil, fmt.Errorf("%w on %s: %w", ErrStart, config.DataDir, err)
 	}
 	engine.background.Go(func() { engine.maintain(engine.quit) })
 	engine.log.Info("ClickHouse engine is open", "version", engine.version, "data_dir", config.DataDir, "timezone", engine.timezone)
 	return engine, nil
+}
+
+// begun starts the engine itself, on a quiet thread, and everything of it that lives on.
+func (e *Engine) begun() (err error) {
+	if e.anchor, err = e.lib.startEngine(e.arguments); err != nil {
+		return fmt.Errorf("%w; what it wrote to standard error says why", err)
+	}
+	// The threads that merge begin with the first table of their kind.
+	err = e.command("CREATE TEMPORARY TABLE first (nothing UInt8) ENGINE = MergeTree ORDER BY nothing")
+	if err == nil {
+		err = e.introduce()
+	}
+	if err != nil {
+		e.anchor.close()
+	}
+	return err
 }
 
 // introduce asks the engine who it is, which also shows that it answers, and tries the default settings, which an operator may have given.
@@ -209,6 +224,7 @@ func (e *Engine) close() error {
 	if !idle {
 		return fmt.Errorf("close the ClickHouse engine on %s: %w", e.config.DataDir, ErrBusy)
 	}
+	e.quiet.stop()
 	e.anchor.close()
 	err := e.folder.release()
 	processEngine.Store(false)

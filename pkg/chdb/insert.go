@@ -26,7 +26,8 @@ func (e *Engine) insert(ctx context.Context, req request, parsed statement, data
 	}
 	defer s.end()
 	s.endWith(e.ending)
-	res, err := s.conn.exec(parsed.withInfile(path), "Null")
+	var res *result
+	e.quiet.do(func() { res, err = s.conn.exec(parsed.withInfile(path), "Null") })
 	if err != nil {
 		return stats{}, s.cause(ctx, withoutPath(err, path))
 	}
