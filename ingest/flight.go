@@ -11,6 +11,9 @@ const (
 	flightItemsMax = 2_000 // items of one request that may wait for their answers
 	flightHeldMax  = 256   // items held back before they are released
 	itemBytes      = 512   // what an item counts in the budget, beside its text
+
+	flightItemsKept = 1_024    // flights with more, or with more text, go to the garbage collector
+	flightTextKept  = 64 << 10 // bytes
 )
 
 // flight is the sends of one request on their way: each in its place, committed in the
@@ -43,7 +46,11 @@ type item struct {
 	generated bool
 }
 
+// newFlight gives an empty flight, perhaps with the memory of one that has ended. The caller owes end.
 func (s *Service) newFlight() *flight {
+	if f, ok := s.flights.Get().(*flight); ok {
+		return f
+	}
 	return &flight{s: s, touched: make([]bool, len(s.partitions))}
 }
 
@@ -155,8 +162,8 @@ func (f *flight) append(dst []byte, it *item) []byte {
 	}
 }
 
-// end gives back what the flight has taken. Items that are not settled go their way;
-// nobody waits for them any more.
+// end gives back what the flight has taken, and the flight itself: it must not be touched any more. Items that are not
+// settled go their way; nobody waits for them any more.
 func (f *flight) end() {
 	f.release()
 	for i := f.settled; i < len(f.items); i++ {
@@ -165,5 +172,10 @@ func (f *flight) end() {
 		}
 	}
 	f.s.requests.budget.giveBack(f.reserved)
-	f.items, f.text, f.reserved = nil, nil, 0
+	if cap(f.items) > flightItemsKept || cap(f.text) > flightTextKept {
+		return
+	}
+	clear(f.items) // lets go of batches and texts
+	*f = flight{s: f.s, items: f.items[:0], text: f.text[:0], touched: f.touched}
+	f.s.flights.Put(f)
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +56,8 @@ type Service struct {
 	permissions  *permission.Store
 	requests     *requestPool
 	replies      *bytesPool
+	flights      sync.Pool
+	splits       *bytesPool // what splitters read into
 	contentType  []string
 	hosted       []api.Route
 	router       chi.Routes
@@ -127,6 +130,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		cfg: cfg, nc: deps.NATS, topology: deps.Partitions, log: log, tokens: known, certificates: certs,
 		requests:    newRequestPool(int64(cfg.BodiesBytesMax)),
 		replies:     newBytesPool(512),
+		splits:      newBytesPool(splitterBytesFirst),
 		contentType: []string{"application/json"},
 		hosted:      deps.Routes,
 		idle:        make(chan struct{}, 1),

@@ -16,7 +16,9 @@ type splitter struct {
 	before func() // called before each read, which may take time
 	budget *budget
 
-	buf      []byte // buf[at:] is what has been read and not yet given out
+	pool     *bytesPool
+	pooled   *[]byte // where buf goes back to; nil: nothing has been read
+	buf      []byte  // buf[at:] is what has been read and not yet given out
 	at       int
 	searched int // of buf[at:]
 	total    int
@@ -33,14 +35,18 @@ type splitter struct {
 	escaped  bool
 }
 
-func newSplitter(in io.Reader, lines bool, b *budget) *splitter {
-	return &splitter{in: in, lines: lines, budget: b}
+func newSplitter(in io.Reader, lines bool, pool *bytesPool, b *budget) *splitter {
+	return &splitter{in: in, lines: lines, pool: pool, budget: b}
 }
 
-// close gives the memory back.
+// close gives the memory back. No item may be touched any more.
 func (s *splitter) close() {
 	s.budget.giveBack(s.reserved)
-	s.buf, s.reserved = nil, 0
+	if s.pooled != nil {
+		*s.pooled = s.buf
+		s.pool.put(s.pooled)
+	}
+	s.pooled, s.buf, s.reserved = nil, nil, 0
 }
 
 // begin reads as far as the first item, to see whether it stands in an array.
@@ -195,18 +201,42 @@ func (s *splitter) room() bool {
 		s.buf = s.buf[:copy(s.buf, s.buf[s.at:])]
 		s.at = 0
 	}
-	if len(s.buf) < cap(s.buf) {
+	switch {
+	case len(s.buf) < cap(s.buf):
 		return true
+	case s.pooled == nil:
+		return s.start()
 	}
-	size := max(splitterBytesFirst, 2*cap(s.buf))
-	more := int64(size - cap(s.buf))
-	if !s.budget.take(more) {
+	size := 2 * cap(s.buf)
+	if !s.reserve(size - cap(s.buf)) {
 		return false
 	}
-	s.reserved += more
 	grown := make([]byte, len(s.buf)-s.at, size)
 	copy(grown, s.buf[s.at:])
 	s.buf, s.at = grown, 0
+	return true
+}
+
+// start takes the buffer to begin with: that of an earlier bulk, which may have grown, or a small one where there is no room for it.
+func (s *splitter) start() bool {
+	pooled := s.pool.get()
+	if cap(*pooled) > splitterBytesFirst && !s.reserve(cap(*pooled)-splitterBytesFirst) {
+		*pooled = make([]byte, 0, splitterBytesFirst)
+	}
+	if !s.reserve(splitterBytesFirst) {
+		s.pool.put(pooled)
+		return false
+	}
+	s.pooled, s.buf = pooled, *pooled
+	return true
+}
+
+// reserve takes room for so many bytes out of the budget.
+func (s *splitter) reserve(bytes int) bool {
+	if !s.budget.take(int64(bytes)) {
+		return false
+	}
+	s.reserved += int64(bytes)
 	return true
 }
 

@@ -11,11 +11,14 @@ import (
 	"pgregory.net/rapid"
 )
 
+// splits has the buffers of one test for the next, as the service has.
+var splits = newBytesPool(splitterBytesFirst)
+
 // split takes a body apart, as it comes from in.
 func split(in io.Reader, lines bool) (items []string, p problem) {
 	b := &budget{}
 	b.left.Store(1 << 40)
-	s := newSplitter(in, lines, b)
+	s := newSplitter(in, lines, splits, b)
 	defer s.close()
 	s.before = func() {}
 	if p := s.begin(); !p.ok() {
