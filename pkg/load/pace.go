@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // overrunMax is how long after its end an open loop still sends what was due before: a server that
@@ -31,10 +29,11 @@ func newPace(cfg Config, start time.Time) *pace {
 	return p
 }
 
-// take gives the next n sends: the number of the first, how many there are, and when they were due.
-// It waits until then. ok is false when there are no more.
+// take gives the next n sends: the number of the first, how many there are, and when they are due, or
+// were. ok is false when there are no more.
 func (p *pace) take(ctx context.Context, n int) (first uint64, taken int, due time.Time, ok bool) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	first = p.next
 	taken = n
 	if p.count > 0 {
@@ -46,17 +45,9 @@ func (p *pace) take(ctx context.Context, n int) (first uint64, taken int, due ti
 		due = p.start.Add(p.dueAfter(first))
 	}
 	if taken == 0 || ctx.Err() != nil || p.over(now, due) {
-		p.mu.Unlock()
 		return 0, 0, due, false
 	}
 	p.next += uint64(taken)
-	p.mu.Unlock()
-
-	if wait := due.Sub(now); wait > 0 {
-		if lifecycle.Pause(ctx, wait) != nil {
-			return 0, 0, due, false
-		}
-	}
 	return first, taken, due, true
 }
 

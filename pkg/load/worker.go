@@ -28,6 +28,7 @@ type worker struct {
 	number   int
 	run      *Run
 	client   *client
+	timer    *time.Timer
 	parser   parser
 	items    []item
 	todo     []*item
@@ -55,14 +56,31 @@ type pastSend struct {
 
 func (w *worker) work(ctx context.Context) {
 	defer w.client.close()
+	w.timer = time.NewTimer(0)
+	defer w.timer.Stop()
 	size := max(w.run.cfg.Bulk, 1)
 	for {
 		first, n, due, ok := w.run.pace.take(ctx, size)
-		if !ok {
+		if !ok || !w.await(ctx, due) {
 			return
 		}
 		w.choose(first, n)
 		w.run.recorder.add(w.number, w.deliver(ctx, due))
+	}
+}
+
+// await waits until a send is due, if it is not yet. One timer serves all of them; a new one each time is garbage.
+func (w *worker) await(ctx context.Context, due time.Time) bool {
+	wait := time.Until(due)
+	if wait <= 0 {
+		return true
+	}
+	w.timer.Reset(wait)
+	select {
+	case <-w.timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
