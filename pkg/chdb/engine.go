@@ -117,7 +117,7 @@ func start(config Config, libraryPath string, held *folder) (*Engine, error) {
 	}
 	engine.ending, engine.endStatements = context.WithCancel(context.Background())
 	engine.quiet = startQuiet(config.InsertsMax, config.Logger)
-	engine.quiet.do(func() { err = engine.begun() })
+	engine.quiet.do(func() { err = engine.bringUp() })
 	if err != nil {
 		engine.quiet.stop()
 		engine.endStatements()
@@ -128,17 +128,16 @@ func start(config Config, libraryPath string, held *folder) (*Engine, error) {
 	return engine, nil
 }
 
-// begun starts the engine itself, on a quiet thread, and everything of it that lives on.
-func (e *Engine) begun() (err error) {
+// bringUp starts the engine itself, on a quiet thread, and everything of it that lives on.
+func (e *Engine) bringUp() (err error) {
 	if e.anchor, err = e.lib.startEngine(e.arguments); err != nil {
 		return fmt.Errorf("%w; what it wrote to standard error says why", err)
 	}
-	// The threads that merge begin with the first table of their kind.
-	err = e.command("CREATE TEMPORARY TABLE first (nothing UInt8) ENGINE = MergeTree ORDER BY nothing")
-	if err == nil {
-		err = e.introduce()
+	// The threads that merge begin with the first table of their kind. Without it they begin with somebody's, at a usual priority.
+	if err := e.command("CREATE TEMPORARY TABLE first (nothing UInt8) ENGINE = MergeTree ORDER BY nothing"); err != nil {
+		e.log.Warn("ClickHouse's merges will not yield, and may hold up answers", "error", err)
 	}
-	if err != nil {
+	if err = e.introduce(); err != nil {
 		e.anchor.close()
 	}
 	return err

@@ -12,29 +12,30 @@ import (
 // What merges and inserts yields to the rest of the process, and the rest does not yield: neither the process as tools show it, nor Go's
 // threads, nor what reads.
 func TestMergesAndInsertsYield(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	b.exec(t, "CREATE TABLE t (a UInt8) ENGINE = MergeTree ORDER BY a")
 	b.exec(t, "INSERT INTO t VALUES (1)")
 
 	nice := priorities(t)
-	require.NotEmpty(t, nice["MergeMutate"])
-	for _, one := range nice["MergeMutate"] {
-		require.Equal(t, "5", one)
-	}
+	// One of Go's that ran OPTIMIZE for another test may have the name as well.
+	require.Equal(t, 2, count(nice["MergeMutate"], "5"), "the engine's threads that merge: %v", nice)
 	self, err := os.ReadFile("/proc/self/comm")
 	require.NoError(t, err)
-	yielding, others := 0, 0
-	for _, one := range nice[strings.TrimSpace(string(self))] {
-		if one == "5" {
-			yielding++
-			continue
-		}
-		require.Equal(t, "0", one)
-		others++
-	}
-	require.Equal(t, 4, yielding, "the threads for inserts, and no other of Go's")
-	require.Positive(t, others)
+	ours := nice[strings.TrimSpace(string(self))]
+	require.Equal(t, 4, count(ours, "5"), "the threads for inserts, and no other of Go's: %v", nice)
+	require.Equal(t, len(ours)-4, count(ours, "0"))
+	require.Greater(t, len(ours), 4)
 	require.Equal(t, "0", niceness(t, "/proc/self/stat"), "the process")
+}
+
+func count(values []string, wanted string) (n int) {
+	for _, value := range values {
+		if value == wanted {
+			n++
+		}
+	}
+	return n
 }
 
 // priorities are the nice values of this process's threads, by their names.
