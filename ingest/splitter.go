@@ -220,12 +220,12 @@ func (s *splitter) room() bool {
 // start takes the buffer to begin with: that of an earlier bulk, which may have grown, or a small one where there is no room for it.
 func (s *splitter) start() bool {
 	pooled := s.pool.get()
-	if cap(*pooled) > splitterBytesFirst && !s.reserve(cap(*pooled)-splitterBytesFirst) {
+	if !s.reserve(cap(*pooled)) {
+		if !s.reserve(splitterBytesFirst) {
+			s.pool.put(pooled)
+			return false
+		}
 		*pooled = make([]byte, 0, splitterBytesFirst)
-	}
-	if !s.reserve(splitterBytesFirst) {
-		s.pool.put(pooled)
-		return false
 	}
 	s.pooled, s.buf = pooled, *pooled
 	return true

@@ -75,6 +75,28 @@ func TestSplitterBuffer(t *testing.T) {
 	}
 }
 
+// TestSplitterBudget: a buffer of an earlier bulk counts as if it were made now, and where there is no room for it a small one does.
+func TestSplitterBudget(t *testing.T) {
+	t.Parallel()
+	const grown = 8 * splitterBytesFirst
+	for _, c := range []struct{ left, takes int64 }{
+		{left: grown, takes: grown},
+		{left: grown - 1, takes: splitterBytesFirst},
+		{left: splitterBytesFirst, takes: splitterBytesFirst},
+		{left: splitterBytesFirst - 1, takes: 0},
+	} {
+		b, pool := &budget{}, newBytesPool(grown)
+		b.left.Store(c.left)
+		s := newSplitter(strings.NewReader("{}"), true, pool, b)
+		s.before = func() {}
+		p := s.begin()
+		require.Equal(t, c.takes > 0, p.ok(), p.msg)
+		require.Equal(t, c.left-c.takes, b.left.Load())
+		s.close()
+		require.Equal(t, c.left, b.left.Load())
+	}
+}
+
 // FuzzSplitter: every array that encoding/json reads has the same elements here, lines are lines, and
 // the pieces in which a body comes make no difference.
 func FuzzSplitter(f *testing.F) {

@@ -50,14 +50,19 @@ func (q *quietThreads) run(lowered chan<- error) {
 	}
 }
 
-// do runs f on one of the threads, when one is free, and returns when it has ended.
+// do runs f on one of the threads, when one is free, and returns when it has ended. A panic in it is the caller's.
 func (q *quietThreads) do(f func()) {
 	done := make(chan struct{})
+	var cause any
 	q.work <- func() {
 		defer close(done)
+		defer func() { cause = recover() }()
 		f()
 	}
 	<-done
+	if cause != nil {
+		panic(cause)
+	}
 }
 
 // stop ends the threads. Nothing may be given to do any more.
