@@ -145,9 +145,14 @@ func TestSharesFollowTheMembers(t *testing.T) {
 	require.NoError(t, a.stop())
 	f.await(map[string]int{"b": 4, "c": 4})
 
-	state, err := lease.List(t.Context(), f.kv, "test")
-	require.NoError(t, err)
-	require.Len(t, state.Owners, partitions)
+	var state lease.State
+	for range 1000 { // renewals come in between
+		var err error
+		state, err = lease.List(t.Context(), f.kv, "test")
+		require.NoError(t, err)
+		require.Len(t, state.Owners, partitions)
+		require.Len(t, state.Members, 2)
+	}
 	require.Equal(t, []string{"b", "c"}, []string{state.Members[0].Instance, state.Members[1].Instance})
 }
 

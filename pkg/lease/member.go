@@ -136,29 +136,48 @@ func (s State) quota(joined uint64, partitions int) int {
 	return share
 }
 
-// List reads a role's keys.
+// List reads a role's keys. It reads them twice: one that is renewed just then may be left out, since its old record has gone and its new
+// one comes behind what the server counts as all. What has ended in between is still named.
 func List(ctx context.Context, kv jetstream.KeyValue, role string) (State, error) {
+	found := make(map[string]jetstream.KeyValueEntry)
+	for range 2 {
+		if err := read(ctx, kv, role, found); err != nil {
+			return State{}, fmt.Errorf("read the leases: %w", err)
+		}
+	}
+	state := State{Owners: make(map[int]Value)}
+	for _, entry := range found {
+		if err := state.add(role, entry); err != nil {
+			return State{}, err
+		}
+	}
+	slices.SortFunc(state.Members, func(a, b Value) int {
+		return cmp.Or(cmp.Compare(a.Since, b.Since), cmp.Compare(a.Instance, b.Instance))
+	})
+	return state, nil
+}
+
+// read puts a role's keys into found, the newer of two of the same name.
+func read(ctx context.Context, kv jetstream.KeyValue, role string, found map[string]jetstream.KeyValueEntry) error {
 	watcher, err := kv.Watch(ctx, role+".>", jetstream.IgnoreDeletes())
 	if err != nil {
-		return State{}, fmt.Errorf("read the leases: %w", err)
+		return err
 	}
 	defer func() { _ = watcher.Stop() }() // read to its end; the connection may be gone
-	state := State{Owners: make(map[int]Value)}
 	for {
 		select {
 		case entry, ok := <-watcher.Updates():
 			if !ok {
-				return State{}, errors.New("read the leases: the connection is closed")
+				return errors.New("the connection is closed")
 			}
 			if entry == nil { // that was all
-				slices.SortFunc(state.Members, func(a, b Value) int { return cmp.Compare(a.Since, b.Since) })
-				return state, nil
+				return nil
 			}
-			if err := state.add(role, entry); err != nil {
-				return State{}, err
+			if before := found[entry.Key()]; before == nil || before.Revision() < entry.Revision() {
+				found[entry.Key()] = entry
 			}
 		case <-ctx.Done():
-			return State{}, fmt.Errorf("read the leases: %w", ctx.Err())
+			return ctx.Err()
 		}
 	}
 }
