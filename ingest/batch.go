@@ -59,7 +59,7 @@ const (
 	batchBytesKept  = 2 * batchBytesMax
 )
 
-// bytesPool recycles the memory that batches are encoded in.
+// bytesPool recycles buffers: what batches are encoded in, bulks are read into and answers are written in.
 type bytesPool struct{ pool sync.Pool }
 
 func newBytesPool(first int) *bytesPool {

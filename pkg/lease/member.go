@@ -137,7 +137,8 @@ func (s State) quota(joined uint64, partitions int) int {
 }
 
 // List reads a role's keys. It reads them twice: one that is renewed just then may be left out, since its old record has gone and its new
-// one comes behind what the server counts as all. What has ended in between is still named.
+// one comes behind what the server counts as all. What has ended in between is still named; an
+// instance that takes part sees it in its next round.
 func List(ctx context.Context, kv jetstream.KeyValue, role string) (State, error) {
 	found := make(map[string]jetstream.KeyValueEntry)
 	for range 2 {

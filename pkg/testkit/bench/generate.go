@@ -53,7 +53,7 @@ func generate(ctx context.Context, w workload, targets []string, dir string, dur
 		Target: target, Rate: rate, Concurrency: w.connections, Duration: duration, Channels: uint32(w.channels), ChannelType: 1,
 		Duplicates: w.duplicates, Bulk: w.bulk, Timeout: 10 * time.Second, GiveUp: 30 * time.Second,
 	}
-	if rate > 0 { // else what is due while the connections are being opened would be most of what is slow
+	if rate > 0 { // else what is due while the connections are being opened would count
 		cfg.WarmUp = warmUp
 	}
 	sizes := w.sizes

@@ -57,14 +57,14 @@ func (r *rig) splits(ctx context.Context) ([]Split, error) {
 func (r *rig) split(ctx context.Context, w workload) (out Split, err error) {
 	err = r.withHouse(ctx, r.binary, w, func(h *house) error {
 		up := h.servers[0]
-		rate := 0.0
+		rate, lasts := 0.0, r.duration
 		if w.half {
 			best, err := generate(ctx, w, h.urls, r.folder, r.duration, 0, true)
 			if err != nil {
 				return err
 			}
 			h.rows += best.Rows
-			rate = best.PerSecond / 2
+			rate, lasts = best.PerSecond/2, warmUp+r.duration
 		}
 		if err := h.awaitRows(ctx); err != nil {
 			return err
@@ -81,7 +81,7 @@ func (r *rig) split(ctx context.Context, w workload) (out Split, err error) {
 		}
 		done := make(chan result, 1)
 		go func() { // ends with ctx at the latest
-			text, err := get(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", h.admin, int((r.duration+tailTime).Seconds())))
+			text, err := get(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", h.admin, int((lasts+tailTime).Seconds())))
 			done <- result{text, err}
 		}()
 		var profiled result
