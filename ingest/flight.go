@@ -28,8 +28,9 @@ type flight struct {
 	text    []byte // client_msg_no of all
 	settled int    // items[:settled] are answered
 
-	held    int
-	touched []bool // partitions that hold something back
+	held     int
+	touched  []bool    // partitions that hold something back
+	deadline time.Time // for the answers to what is held back: of the first of it
 
 	waited   time.Duration // for answers, altogether
 	failing  bool          // the last one to be settled had no answer: waiting for more is in vain
@@ -79,7 +80,10 @@ func (f *flight) add(ctx context.Context, req *request, p problem) {
 		f.text = append(f.text, req.send.ClientMsgNo...)
 		next.to, next.generated = len(f.text), req.generated
 		next.ticket, next.problem.outcome = f.enqueue(ctx, req)
-		next.deadline = time.Now().Add(f.s.cfg.AnswerTimeout)
+		if f.held <= 1 { // it is the first, or nothing is held
+			f.deadline = time.Now().Add(f.s.cfg.AnswerTimeout)
+		}
+		next.deadline = f.deadline
 	}
 	f.items = append(f.items, next)
 	if f.held >= flightHeldMax {
@@ -131,10 +135,14 @@ func (f *flight) settle(ctx context.Context) {
 	f.settled++
 	if it.ticket.batch != nil {
 		f.release()
-		start := time.Now()
 		var became outcome
-		it.answer, became = it.ticket.wait(ctx, it.deadline.Sub(start))
-		f.waited += time.Since(start)
+		if it.ticket.settled() { // as all are of a batch but the first, which spares looking at the clock
+			it.answer, became = it.ticket.result()
+		} else {
+			start := time.Now()
+			it.answer, became = it.ticket.wait(ctx, it.deadline.Sub(start))
+			f.waited += time.Since(start)
+		}
 		it.ticket = ticket{} // lets go of the batch
 		it.problem = problemOf(it.answer, became, f.clientMsgNo(it), it.generated)
 		f.failing = became.spec().status >= http.StatusInternalServerError

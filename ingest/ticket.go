@@ -21,10 +21,8 @@ const patience = 250 * time.Millisecond
 // wait waits for the answer to a ticket. ctx is the request's own.
 func (t ticket) wait(ctx context.Context, timeout time.Duration) (answer, outcome) {
 	b := t.batch
-	select {
-	case <-b.done: // often, under load: spares the timer
+	if t.settled() { // often, under load: spares the timer
 		return t.result()
-	default:
 	}
 	timers := t.partition.timers
 	timer := timers.get(min(patience, timeout))
@@ -43,6 +41,16 @@ func (t ticket) wait(ctx context.Context, timeout time.Duration) (answer, outcom
 	case <-ctx.Done():
 		t.partition.leave(b)
 		return answer{}, outcomeClientGone
+	}
+}
+
+// settled says whether the result is there.
+func (t ticket) settled() bool {
+	select {
+	case <-t.batch.done:
+		return true
+	default:
+		return false
 	}
 }
 
