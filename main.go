@@ -332,21 +332,15 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 }
 
 func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg writer.Config, given topology.Deployment) error {
-	reading, js, err := p.Connect(ctx, flags, "writer")
+	_, js, err := p.Connect(ctx, flags, "writer")
 	if err != nil {
 		return err
-	}
-	tracer := p.Tracing.Tracer("writer")
-	if tracer == nil { // what is traced stands in headers
-		if reading, err = p.ConnectToRead(ctx, flags, "writer"); err != nil {
-			return err
-		}
 	}
 	deployment, err := p.Deployment(ctx, js, given)
 	if err != nil {
 		return err
 	}
-	service, err := writer.New(cfg, writer.Deps{JetStream: js, Reading: reading, Partitions: deployment.Partitions, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: tracer})
+	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("writer")})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
+
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
@@ -53,6 +55,10 @@ func (b *batch) endSpan(failure outcome) {
 	}
 	b.span.End()
 }
+
+// derivedBytesMax is how large the record of the message log can be that the sequencer makes of the batch; it must pass through
+// the same server. A message is longer than its send by the identity, and its length by one byte.
+func (b *batch) derivedBytesMax() int { return len(b.bytes) + b.sends*(message.IdentitySizeMax+1) }
 
 const (
 	batchBytesFirst = 4 << 10

@@ -88,7 +88,7 @@ func (p *partition) enqueueHeld(s *message.Send, size int, span *tracing.Span) (
 }
 
 func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool) (ticket, outcome) {
-	size += message.SendFrameOverheadMax
+	size += message.MessageFrameOverheadMax
 	if !p.connected.Load() {
 		return ticket{}, outcomeWALUnavailable
 	}
@@ -150,7 +150,7 @@ func (p *partition) gather(s *message.Send, size int, span *tracing.Span, hold b
 // lock.
 func (p *partition) gathering(size int) *batch {
 	if n := len(p.queue); n > 0 {
-		if b := p.queue[n-1]; b.sends == 0 || b.sends < batchSendsMax && len(b.bytes)+size <= p.batchBytes {
+		if b := p.queue[n-1]; b.sends == 0 || b.sends < batchSendsMax && b.derivedBytesMax()+size <= p.batchBytes {
 			return b
 		}
 	}

@@ -60,7 +60,7 @@ const (
 	batchBytesMax = 512 << 10
 
 	// headerRoomBytes is kept free of the server's max_payload for the headers of a
-	// record: our reply subject, and what JetStream may add.
+	// record: our reply subject, and what JetStream may add; and for the head of a message batch.
 	headerRoomBytes = 4 << 10
 
 	payloadBytesMaxMax = 4 << 20

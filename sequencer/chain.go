@@ -2,15 +2,16 @@ package sequencer
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"log/slog"
+	"maps"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
-	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // chainChannelBytes is what one channel takes in memory while a chain is checked.
@@ -25,36 +26,55 @@ type Chained struct {
 }
 
 // Chain reads a partition's message log and checks what follows from one message to
-// the next: stream sequences without holes; IDs that grow, and so are unique, and
-// that name the partition; places in the write-ahead log that grow; subjects that
-// name the message's channel; and in each channel a message_seq that counts without
+// the next: records and partition_seqs without holes; IDs that grow, and so are unique, and
+// that name the partition; places in the write-ahead log that grow; and in each channel a message_seq that counts without
 // gaps, from 1 where the log still has its beginning. It needs some 50 bytes for a
 // channel; where that is more than memoryBytesMax, it reads the log several times.
 // The part is never nil; its details are a [*Chained].
 func Chain(ctx context.Context, js jetstream.JetStream, number int, memoryBytesMax int64, log *slog.Logger) (*audit.Part, error) {
-	c := &chain{part: &audit.Part{Check: "chain", Partition: number}, report: new(Chained), progress: audit.NewProgress(log, "chain", number), seed: maphash.MakeSeed()}
+	c := &chain{
+		part: &audit.Part{Check: "chain", Partition: number}, report: new(Chained), progress: audit.NewProgress(log, "chain", number),
+		channels: new(audit.Part), seed: maphash.MakeSeed(), channelsMax: max(int(memoryBytesMax/chainChannelBytes), 1), passes: 1,
+	}
 	c.part.Details = c.report
 	var err error
 	if c.log, err = messagelog.Open(ctx, js, number); err != nil {
 		return c.part, err
 	}
-	bounds, err := c.log.Bounds(ctx)
+	records, err := c.log.Records(ctx)
 	if err != nil {
 		return c.part, err
 	}
-	*c.report = Chained{First: bounds.First, Last: bounds.Last, Channels: bounds.Channels}
-	if bounds.First > bounds.Last {
+	*c.report, c.last = Chained{First: records.First, Last: records.Last}, records.Last
+	if records.First > records.Last {
 		return c.part, nil
 	}
-	passes := uint64(max(int64(bounds.Channels)*chainChannelBytes/max(memoryBytesMax, 1), 0)) + 1
-	for pass := range passes {
-		c.report.Passes++
-		if err := c.read(ctx, pass, passes); err != nil {
+	err = c.read(ctx, everything)
+	if errors.Is(err, message.ErrNotAMessageBatch) {
+		c.part.Differ("behind record %d: %v; what follows cannot be checked", c.record, err)
+		c.last, err = c.record, nil
+	}
+	if err != nil {
+		return c.part, err
+	}
+	if c.passes == 1 {
+		c.report.Channels = uint64(len(c.seqs))
+		c.part.Take(c.channels)
+		return c.part, nil
+	}
+	c.channels = c.part
+	for pass := range c.passes {
+		if err := c.read(ctx, int(pass)); err != nil {
 			return c.part, err
 		}
+		c.report.Channels += uint64(len(c.seqs))
 	}
 	return c.part, nil
 }
+
+// everything is the first pass. It checks all, but the channels only for as long as they are few enough. Where they are not, it finds out
+// how many passes they take, and what it has found of them is forgotten.
+const everything = -1
 
 type chain struct {
 	part     *audit.Part
@@ -62,100 +82,135 @@ type chain struct {
 	progress *audit.Progress
 	log      *messagelog.Log
 
-	message  message.Message // of the record at hand
-	subject  []byte
+	message  message.Message // at hand
+	last     uint64          // the record up to which the log is checked
+	record   uint64          // the last one read
+	next     uint64          // the place that the next message must have; 0 where it may be any
 	previous struct {
-		seq      uint64
 		id       message.ID
 		walSeq   uint64
 		walIndex uint32
 	}
-	seed  maphash.Seed
-	seqs  map[uint64]uint64 // the last message_seq, by the hash of a channel's subject
-	whole bool              // the channels' beginnings are in the log
+	channels    *audit.Part // takes what is found of channels
+	seed        maphash.Seed
+	key         []byte
+	seqs        map[uint64]uint64 // the last message_seq, by the hash of a channel
+	channelsMax int               // in seqs
+	passes      uint64            // a channel belongs to that pass which is the remainder of its hash
+	whole       bool              // the channels' beginnings are in the log
 }
 
-// read goes through the log once. The first pass checks everything but the channels
-// of other passes, the others only their channels.
-func (c *chain) read(ctx context.Context, pass, passes uint64) error {
-	c.seqs, c.whole, c.previous.seq = make(map[uint64]uint64), c.report.First == 1, c.report.First-1
-	err := c.log.Range(ctx, c.report.First, c.report.Last, nil, func(r messagelog.Record) error {
-		c.progress.At(pass*(c.report.Last-c.report.First)+r.Seq-c.report.First, passes*(c.report.Last-c.report.First))
-		if r.Seq != c.previous.seq+1 {
-			if err := c.gap(ctx, r.Seq, pass == 0); err != nil {
-				return err
-			}
-		}
-		c.previous.seq = r.Seq
-		c.message.Reset()
-		if err := c.message.UnmarshalVT(r.Data); err != nil {
-			if pass == 0 {
-				c.part.Differ("message %d is not an encoded Message: %v", r.Seq, err)
-			}
-			return nil
-		}
-		if pass == 0 {
-			c.part.Compared++
-			c.order(r)
-		}
-		if key := maphash.String(c.seed, r.Subject); key%passes == pass {
-			c.count(r, key)
-		}
-		return nil
-	})
+// read goes through the log once.
+func (c *chain) read(ctx context.Context, pass int) error {
+	c.report.Passes++
+	c.seqs, c.whole, c.record, c.next = make(map[uint64]uint64), c.report.First == 1, c.report.First-1, 0
+	if c.whole {
+		c.next = 1
+	}
+	reader, err := c.log.ReadRecords(ctx, c.report.First)
 	if err != nil {
 		return err
 	}
-	if c.previous.seq < c.report.Last {
-		return c.gap(ctx, c.report.Last+1, pass == 0)
+	defer reader.Stop()
+	for c.record < c.last {
+		r, err := reader.NextRecord(ctx)
+		switch {
+		case errors.Is(err, messagelog.ErrQuiet): // the last ones have been deleted
+			return c.gap(ctx, c.last+1, pass)
+		case err != nil:
+			return err
+		case r.Seq > c.record+1:
+			if err := c.gap(ctx, min(r.Seq, c.last+1), pass); err != nil {
+				return err
+			}
+		}
+		c.record = r.Seq
+		if r.Seq <= c.last {
+			c.check(r, pass)
+		}
 	}
 	return nil
 }
 
-// gap is a run of sequences, up to before next, that the log does not have: taken by
+// check checks a record against the one before it.
+func (c *chain) check(r *messagelog.Record, pass int) {
+	size, reads := c.report.Last-c.report.First+1, uint64(1)
+	if c.passes > 1 {
+		reads += c.passes
+	}
+	c.progress.At(uint64(c.report.Passes-1)*size+r.Seq-c.report.First, reads*size)
+	if pass == everything && c.next > 0 && r.Batch.First != c.next {
+		c.part.Differ("record %d begins with message %d, wanted %d", r.Seq, r.Batch.First, c.next)
+	}
+	c.next = r.Batch.Next()
+	for i := range r.Batch.Messages {
+		e := r.Entry(i)
+		c.message.Reset()
+		if err := c.message.UnmarshalVT(e.Data); err != nil {
+			if pass == everything {
+				c.part.Differ("message %d is not an encoded Message: %v", e.Seq, err)
+			}
+			continue
+		}
+		if pass == everything {
+			c.part.Compared++
+			c.order(e)
+		}
+		c.count(e, pass)
+	}
+}
+
+// gap is a run of records, up to before next, that the log does not have: taken by
 // retention while it was read, or else a hole.
-func (c *chain) gap(ctx context.Context, next uint64, report bool) error {
-	bounds, err := c.log.Bounds(ctx)
+func (c *chain) gap(ctx context.Context, next uint64, pass int) error {
+	records, err := c.log.Records(ctx)
 	if err != nil {
 		return err
 	}
-	if next <= bounds.First {
+	if next <= records.First {
 		clear(c.seqs) // what the channels had before is not known any more
-		c.whole = false
-		return nil
+		c.whole, c.next = false, 0
+	} else if pass == everything {
+		c.part.Differ("records %d to %d are missing: the log has a hole", c.record+1, next-1)
 	}
-	if report {
-		c.part.Differ("messages %d to %d are missing: the log has a hole", c.previous.seq+1, next-1)
-	}
+	c.record = next - 1
 	return nil
 }
 
 // order checks a message against the one before it, and against its place.
-func (c *chain) order(r messagelog.Record) {
+func (c *chain) order(e messagelog.Entry) {
 	m, p := &c.message, &c.previous
 	id := message.ID(m.GetMessageId())
 	switch {
 	case id <= p.id:
-		c.part.Differ("message %d has message_id %d, which does not follow %d", r.Seq, id, p.id)
+		c.part.Differ("message %d has message_id %d, which does not follow %d", e.Seq, id, p.id)
 	case id.Partition() != c.part.Partition:
-		c.part.Differ("message %d has message_id %d, which is of partition %d", r.Seq, id, id.Partition())
+		c.part.Differ("message %d has message_id %d, which is of partition %d", e.Seq, id, id.Partition())
 	}
 	if p.walSeq > 0 && (m.GetWalSeq() < p.walSeq || (m.GetWalSeq() == p.walSeq && m.GetWalIndex() <= p.walIndex)) {
-		c.part.Differ("message %d is from record %d, place %d, which does not follow %d, place %d", r.Seq, m.GetWalSeq(), m.GetWalIndex(), p.walSeq, p.walIndex)
+		c.part.Differ("message %d is from record %d, place %d, which does not follow %d, place %d", e.Seq, m.GetWalSeq(), m.GetWalIndex(), p.walSeq, p.walIndex)
+	}
+	if e.Record != m.GetWalSeq() {
+		c.part.Differ("message %d is in record %d, and is from record %d of the write-ahead log", e.Seq, e.Record, m.GetWalSeq())
 	}
 	p.id, p.walSeq, p.walIndex = id, m.GetWalSeq(), m.GetWalIndex()
-	c.subject = topology.AppendMessageSubject(c.subject[:0], c.part.Partition, message.ChannelType(m.GetChannelType()), m.GetChannelId())
-	if string(c.subject) != r.Subject {
-		c.part.Differ("message %d is on subject %s, wanted %s", r.Seq, r.Subject, c.subject)
-	}
 }
 
-// count checks a message against the one before it in its channel.
-func (c *chain) count(r messagelog.Record, key uint64) {
+// count checks a message against the one before it in its channel, if that is this pass's.
+func (c *chain) count(e messagelog.Entry, pass int) {
+	c.key = append(append(c.key[:0], byte(c.message.GetChannelType())), c.message.GetChannelId()...)
+	key := maphash.Bytes(c.seed, c.key)
+	if key%c.passes != uint64(max(pass, 0)) {
+		return
+	}
 	seq := c.message.GetMessageSeq()
 	last, known := c.seqs[key]
 	if (known || c.whole) && seq != last+1 {
-		c.part.Differ("message %d has message_seq %d in its channel %s, which does not follow %d", r.Seq, seq, r.Subject, last)
+		c.channels.Differ("message %d has message_seq %d in its channel %d/%s, which does not follow %d", e.Seq, seq, c.message.GetChannelType(), c.message.GetChannelId(), last)
 	}
 	c.seqs[key] = seq
+	if pass == everything && len(c.seqs) > c.channelsMax {
+		c.passes *= 2
+		maps.DeleteFunc(c.seqs, func(key, _ uint64) bool { return key%c.passes != 0 })
+	}
 }

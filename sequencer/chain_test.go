@@ -12,6 +12,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -22,12 +23,18 @@ func (h *harness) chain(memoryBytesMax int64) *audit.Part {
 	return part
 }
 
-// forge puts a message into the log by a foreign hand.
-func (h *harness) forge(channel string, identity message.Identity, subject string) {
+// forge puts a record with one message into the log by a foreign hand; first is the place that it says the message has.
+func (h *harness) forge(first uint64, channel string, identity message.Identity) {
 	h.t.Helper()
 	encoded, err := send(channel, "forged").MarshalVT()
 	require.NoError(h.t, err)
-	_, err = h.js.Publish(h.ctx, subject, message.AppendMessage(nil, encoded, identity))
+	h.put(testkit.MessageBatch(first, message.AppendMessage(nil, encoded, identity)))
+}
+
+// put writes a record into the message log.
+func (h *harness) put(record []byte) {
+	h.t.Helper()
+	_, err := h.js.Publish(h.ctx, topology.MessagesSubject(0), record)
 	require.NoError(h.t, err)
 }
 
@@ -37,14 +44,17 @@ func TestChainIsWholeHoweverOftenItIsRead(t *testing.T) {
 	require.Zero(t, h.chain(1<<20).Compared, "an empty log")
 	h.start()
 	for i := range 60 {
-		h.ask(send("a"+strconv.Itoa(i%20), strconv.Itoa(i)), send("b", strconv.Itoa(i)))
+		no := strconv.Itoa(i)
+		h.ask(send("a"+strconv.Itoa(i%20), no), send("b", no), send("b", no)) // the last is a duplicate
+		h.ask(send("b", no))                                                  // a record without a message
 	}
 	h.messages(120)
-	for memory, passes := range map[int64]int{1 << 20: 1, 5 * chainChannelBytes: 5} {
+	for memory, passes := range map[int64]int{1 << 20: 1, 21 * chainChannelBytes: 1, 20 * chainChannelBytes: 3} {
 		part := h.chain(memory)
 		require.Zero(t, part.Differences, part.First)
 		require.EqualValues(t, 120, part.Compared)
 		require.Equal(t, passes, part.Details.(*Chained).Passes)
+		require.EqualValues(t, 21, part.Details.(*Chained).Channels)
 	}
 	// Retention takes the beginning: the channels may begin anywhere then.
 	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
@@ -53,6 +63,58 @@ func TestChainIsWholeHoweverOftenItIsRead(t *testing.T) {
 	part := h.chain(1 << 20)
 	require.Zero(t, part.Differences, part.First)
 	require.EqualValues(t, 70, part.Compared)
+	// And everything: how many messages there were is not known then.
+	require.NoError(t, stream.Purge(h.ctx))
+	part = h.chain(1 << 20)
+	require.Zero(t, part.Differences, part.First)
+	require.Zero(t, part.Compared)
+}
+
+// Where channels are left to later passes none is left out: each has a gap, and each gap is found.
+func TestChainChecksEveryChannelInSomePass(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	const channels = 200
+	encode := func(n int, id message.ID, seq, record uint64) []byte {
+		encoded, err := send("c"+strconv.Itoa(n), "x").MarshalVT()
+		require.NoError(t, err)
+		return message.AppendMessage(nil, encoded, message.Identity{ID: id, Seq: seq, WALSeq: record, WALIndex: uint32(n)})
+	}
+	for record, seq := range []uint64{1, 3} { // 2 is missing
+		var batch [][]byte
+		for n := range channels {
+			batch = append(batch, encode(n, message.MakeID(int64(record+1), 0, n), seq, uint64(record+1)))
+		}
+		h.put(testkit.MessageBatch(uint64(record*channels+1), batch...))
+	}
+	for _, memory := range []int64{1 << 20, 30 * chainChannelBytes, chainChannelBytes} {
+		part := h.chain(memory)
+		require.EqualValues(t, channels, part.Differences, "%d bytes: %v", memory, part.First)
+		require.EqualValues(t, 2*channels, part.Compared)
+		require.Contains(t, part.First[0], "message_seq 3 in its channel 2/c")
+	}
+}
+
+// What lies before a record that cannot be read is checked all the same, in one pass and in many; and a log that has its beginning
+// begins with message 1.
+func TestChainChecksWhatLiesBeforeAForeignRecord(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	const channels = 20
+	for n := range channels {
+		h.forge(uint64(n+2), "c"+strconv.Itoa(n), message.Identity{ID: message.MakeID(int64(n+1), 0, 0), Seq: 2, WALSeq: uint64(n + 1)})
+	}
+	h.put([]byte("no batch"))
+	h.forge(channels+2, "behind", message.Identity{ID: message.MakeID(1<<40, 0, 0), Seq: 2, WALSeq: channels + 2})
+	for _, memory := range []int64{1 << 20, 4 * chainChannelBytes} {
+		part := h.chain(memory)
+		require.EqualValues(t, channels+2, part.Differences, "%d bytes: %v", memory, part.First)
+		require.EqualValues(t, channels, part.Compared)
+		require.EqualValues(t, channels, part.Details.(*Chained).Channels)
+		all := strings.Join(part.First, "\n")
+		require.Contains(t, all, "record 1 begins with message 2, wanted 1")
+		require.Contains(t, all, "behind record 20: record 21 of MESSAGES_0: not an encoded MessageBatch")
+	}
 }
 
 func TestChainFindsWhatIsPlanted(t *testing.T) {
@@ -70,19 +132,22 @@ func TestChainFindsWhatIsPlanted(t *testing.T) {
 		do   func()
 		want string
 	}{
-		{func() { h.forge("c", message.Identity{ID: id, Seq: last + 2, WALSeq: 100}, "messages.0.2.c") }, "message_seq 12 in its channel messages.0.2.c, which does not follow 10"},
-		{func() { h.forge("c", message.Identity{ID: id, Seq: last + 3, WALSeq: 101}, "messages.0.2.c") }, "which does not follow " + fmt.Sprint(int64(id))},
-		{func() { h.forge("c", message.Identity{ID: id + 1, Seq: last + 4, WALSeq: 99}, "messages.0.2.c") }, "is from record 99"},
-		{func() { h.forge("d", message.Identity{ID: id + 2, Seq: 1, WALSeq: 102}, "messages.0.2.e") }, "wanted messages.0.2.d"},
+		{func() { h.forge(last+1, "c", message.Identity{ID: id, Seq: last + 2, WALSeq: 11}) }, "message_seq 12 in its channel 2/c, which does not follow 10"},
+		{func() { h.forge(last+2, "c", message.Identity{ID: id, Seq: last + 3, WALSeq: 12}) }, "which does not follow " + fmt.Sprint(int64(id))},
+		{func() { h.forge(last+3, "c", message.Identity{ID: id + 1, Seq: last + 4, WALSeq: 9}) }, "is from record 9, place 0, which does not follow"},
+		{func() { h.forge(last+4, "d", message.Identity{ID: id + 2, Seq: 1, WALSeq: 99}) }, "is in record 14, and is from record 99"},
 		{func() {
-			h.forge("f", message.Identity{ID: message.MakeID(1<<40, 7, 9), Seq: 1, WALSeq: 103}, "messages.0.2.f")
+			h.forge(last+5, "f", message.Identity{ID: message.MakeID(1<<40, 7, 9), Seq: 1, WALSeq: 103})
 		}, "is of partition 7"},
-		{func() { _, _ = h.js.Publish(h.ctx, "messages.0.2.c", []byte("no message")) }, "not an encoded Message"},
+		{func() { h.put(testkit.MessageBatch(last+6, []byte("no message"))) }, "not an encoded Message"},
+		{func() { h.forge(last+8, "g", message.Identity{ID: id + 1<<30, Seq: 1, WALSeq: 104}) }, "record 17 begins with message 18, wanted 17"},
+		{func() { h.forge(last+8, "h", message.Identity{ID: id + 1<<31, Seq: 1, WALSeq: 105}) }, "record 18 begins with message 18, wanted 19"},
 		{func() {
 			stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
 			require.NoError(t, err)
 			require.NoError(t, stream.DeleteMsg(h.ctx, 5))
-		}, "messages 5 to 5 are missing"},
+		}, "records 5 to 5 are missing"},
+		{func() { h.put([]byte("no batch")) }, "behind record 18: record 19 of MESSAGES_0: not an encoded MessageBatch"},
 	} {
 		plant.do()
 		part := h.chain(1 << 20)

@@ -231,15 +231,17 @@ func requireAnsweredOnce(ctx context.Context, t *testing.T, js jetstream.JetStre
 		for range last {
 			raw, err := reader.Next(jetstream.NextContext(ctx))
 			require.NoError(t, err)
-			var m message.Message
-			require.NoError(t, m.UnmarshalVT(raw.Data()))
-			seqs[m.GetChannelId()]++
-			require.Equal(t, seqs[m.GetChannelId()], m.GetMessageSeq(), "channel %s", m.GetChannelId())
-			key := fmt.Sprintf("%d/%s/%s", partition, m.GetChannelId(), m.GetClientMsgNo())
-			if a := answered[key]; a != nil {
-				require.Equal(t, a.GetMessageId(), m.GetMessageId())
-				require.Equal(t, a.GetMessageSeq(), m.GetMessageSeq())
-				found++
+			var batch message.MessageBatch
+			require.NoError(t, batch.UnmarshalVT(raw.Data()))
+			for _, m := range batch.GetMessages() {
+				seqs[m.GetChannelId()]++
+				require.Equal(t, seqs[m.GetChannelId()], m.GetMessageSeq(), "channel %s", m.GetChannelId())
+				key := fmt.Sprintf("%d/%s/%s", partition, m.GetChannelId(), m.GetClientMsgNo())
+				if a := answered[key]; a != nil {
+					require.Equal(t, a.GetMessageId(), m.GetMessageId())
+					require.Equal(t, a.GetMessageSeq(), m.GetMessageSeq())
+					found++
+				}
 			}
 		}
 		reader.Stop()

@@ -4,9 +4,9 @@
 //
 // Order and delivery. A send is answered when it is durable in the write-ahead
 // log and folded; nothing else is written first. Answers go out once for each
-// time a record is folded, so after a crash some go out again, the same. Each
-// message has its fixed place in the message log: the n-th that the fold accepts
-// has stream sequence n, and a write carries the sequence it expects before it,
+// time a record is folded, so after a crash some go out again, the same. What
+// a record becomes has its fixed place in the message log, the same stream sequence
+// as the record, and a write carries the sequence it expects before it,
 // so a message can be neither repeated nor skipped nor overtaken, whoever writes.
 // A no_persist message is published on its live subject once; after a crash it
 // may come a second time, with the same ID.

@@ -44,9 +44,10 @@ type natsLogs struct {
 
 func openLogs(nc, answers *nats.Conn, js jetstream.JetStream, partition int, traced bool) (*natsLogs, error) {
 	l := &natsLogs{nc: nc, answers: answers, js: js, partition: partition, traced: traced, prefix: nc.NewInbox() + ".", last: []string{""}}
+	l.msg.Subject = topology.MessagesSubject(partition)
 	l.msg.Header = nats.Header{
 		jetstream.ExpectedLastSeqHeader: l.last,
-		topology.HeaderContentType:      []string{message.ContentType},
+		topology.HeaderContentType:      []string{message.BatchContentType},
 	}
 	var err error
 	if l.acks, err = nc.Subscribe(l.prefix+"*", l.acknowledged); err != nil {
@@ -65,23 +66,23 @@ func (l *natsLogs) close() error {
 
 func (l *natsLogs) OnAck(f func(seq uint64, err error)) { l.onAck = f }
 
-func (l *natsLogs) Append(m *runner.Output, ack bool) error {
-	l.msg.Subject, l.msg.Data, l.msg.Reply = m.Subject, m.Data, ""
+func (l *natsLogs) Append(r *runner.Output, ack bool) error {
+	l.msg.Data, l.msg.Reply = r.Data, ""
 	if ack {
-		l.msg.Reply = l.prefix + strconv.FormatUint(m.Seq, 10)
+		l.msg.Reply = l.prefix + strconv.FormatUint(r.Seq, 10)
 	}
-	l.last[0] = strconv.FormatUint(m.Seq-1, 10)
-	if m.Traceparent != "" {
-		l.msg.Header[tracing.HeaderTraceparent] = []string{m.Traceparent}
-		defer delete(l.msg.Header, tracing.HeaderTraceparent)
+	l.last[0] = strconv.FormatUint(r.Seq-1, 10)
+	if len(r.Traced) > 0 {
+		l.msg.Header[topology.HeaderTrace] = []string{r.Traced.String()}
+		defer delete(l.msg.Header, topology.HeaderTrace)
 	}
 	if err := l.nc.PublishMsg(&l.msg); err != nil {
-		return fmt.Errorf("publish message %d: %w", m.Seq, err)
+		return fmt.Errorf("publish record %d: %w", r.Seq, err)
 	}
 	return nil
 }
 
-// acknowledged reads JetStream's answer to the last message of a chunk.
+// acknowledged reads JetStream's answer to the last record of a chunk.
 func (l *natsLogs) acknowledged(m *nats.Msg) {
 	want, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, l.prefix), 10, 64)
 	if err != nil {
@@ -99,13 +100,13 @@ func readAck(m *nats.Msg, want uint64) error {
 		Error *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &ack); err != nil {
-		return fmt.Errorf("acknowledgement of message %d: %w", want, err)
+		return fmt.Errorf("acknowledgement of record %d: %w", want, err)
 	}
 	if ack.Error != nil {
 		return ack.Error
 	}
 	if ack.Seq != want {
-		return fmt.Errorf("message %d was stored as %d", want, ack.Seq)
+		return fmt.Errorf("record %d was stored as %d", want, ack.Seq)
 	}
 	return nil
 }
@@ -159,13 +160,9 @@ func (l *natsLogs) OutputTail(ctx context.Context) (runner.Tail, error) {
 		return runner.Tail{Seq: state.LastSeq}, nil // retention took it meanwhile
 	}
 	if err != nil {
-		return runner.Tail{}, fmt.Errorf("read message %d of the message log: %w", state.LastSeq, err)
+		return runner.Tail{}, fmt.Errorf("read record %d of the message log: %w", state.LastSeq, err)
 	}
-	var last message.Message
-	if err := last.UnmarshalVT(record.Data); err != nil {
-		return runner.Tail{}, fmt.Errorf("read message %d of the message log: %w: not an encoded Message: %w", state.LastSeq, runner.ErrInvariant, err)
-	}
-	return runner.Tail{Seq: state.LastSeq, Found: true, WALSeq: last.GetWalSeq(), WALIndex: last.GetWalIndex()}, nil
+	return runner.Tail{Seq: state.LastSeq, Found: true, Data: record.Data}, nil
 }
 
 func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {

@@ -37,7 +37,7 @@ const refoldAttempts = 3
 
 // Refold folds the retained write-ahead log of a partition again, from the oldest
 // state that it continues, and compares what comes out with the message log:
-// sequence by sequence, byte for byte. It may run beside a working sequencer and
+// record by record, byte for byte. It may run beside a working sequencer and
 // looks at what was written when it began. A difference is not an error. The part
 // is never nil; its details are a [*Refolded].
 func Refold(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int, log *slog.Logger) (*audit.Part, error) {
@@ -60,7 +60,7 @@ func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology
 	if err != nil {
 		return r.part, err
 	}
-	bounds, err := messages.Bounds(ctx)
+	bounds, err := messages.Records(ctx)
 	if err != nil {
 		return r.part, err
 	}
@@ -76,15 +76,15 @@ func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology
 		return r.part, err
 	}
 	r.report.FromWALSeq, r.report.LastWALSeq = r.state.WALSeq()+1, wal.Last
-	r.from, r.last = max(r.state.Output()+1, bounds.First), bounds.Last
-	if r.messages, err = messages.Read(ctx, r.from); err != nil {
+	r.from, r.last = max(r.state.WALSeq()+1, bounds.First), bounds.Last
+	if r.messages, err = messages.ReadRecords(ctx, r.from); err != nil {
 		return r.part, err
 	}
 	defer func() { r.messages.Stop() }()
-	if made := min(r.state.Output(), bounds.Last); made >= bounds.First {
-		r.part.Omit("messages %d to %d: the records that they were made from, up to %d, have been trimmed from the write-ahead log", bounds.First, made, r.state.WALSeq())
+	if made := min(r.state.WALSeq(), bounds.Last); made >= bounds.First {
+		r.part.Omit("records %d to %d of the message log: those that they were made from, up to %d, have been trimmed from the write-ahead log", bounds.First, made, r.state.WALSeq())
 	}
-	r.log, r.js, r.patience = messages, js, refoldPatience
+	r.log, r.patience = messages, refoldPatience
 	err = r.run(ctx, wal)
 	if r.report.Dropped > 0 {
 		r.part.Omit("%d messages that the write-ahead log still makes and retention has taken from the message log", r.report.Dropped)
@@ -97,13 +97,12 @@ type refold struct {
 	report   *Refolded
 	progress *audit.Progress
 	logs     *natsLogs
-	js       jetstream.JetStream
 	patience time.Duration
 	state    *fold.State
 	log      *messagelog.Log
 	messages *messagelog.Reader
 	ahead    *messagelog.Record // read and not compared yet
-	from     uint64             // stream sequence of the first to compare
+	from     uint64             // the first record to compare
 	last     uint64             // the log's last when the comparison began
 	data     []byte
 }
@@ -112,79 +111,96 @@ func (r *refold) run(ctx context.Context, wal runner.Bounds) error {
 	if err := foldTo(ctx, r.logs, r.state, wal.Last, func(effects []fold.Effect) error { return r.compare(ctx, effects) }); err != nil {
 		return err
 	}
-	if r.last > r.state.Output() {
+	if r.last > r.state.WALSeq() {
 		// Written while the comparison ran, or by a foreign hand: what was there at its
 		// start must have come from the records that were.
-		r.part.Differ("the message log had %d messages, the write-ahead log makes %d", r.last, r.state.Output())
+		r.part.Differ("the message log had %d records, the write-ahead log makes %d", r.last, r.state.WALSeq())
 	}
 	return nil
 }
 
+// compare holds the message log's next record against what the last one folded became.
 func (r *refold) compare(ctx context.Context, effects []fold.Effect) error {
-	for i := range effects {
-		e := &effects[i]
-		r.report.Sends++
-		switch {
-		case e.Output == 0:
-			continue
-		case e.Output < r.from:
-			r.report.Dropped++
-			continue
-		}
-		r.data = message.AppendMessage(r.data[:0], e.Send, e.Identity)
-		if err := r.compareOne(ctx, e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// compareOne holds the message log's next message against the one made here.
-func (r *refold) compareOne(ctx context.Context, e *fold.Effect) error {
-	if r.ahead == nil {
-		if err := r.read(ctx, e.Output); err != nil {
-			return err
-		}
-	}
-	if r.ahead == nil || r.ahead.Seq > e.Output {
-		bounds, err := r.log.Bounds(ctx)
-		if err != nil {
-			return err
-		}
-		if r.ahead != nil && e.Output < bounds.First {
-			r.report.Dropped++ // by retention, since the comparison began
-			return nil
-		}
-		r.part.Differ("message %d (message_id %d, record %d) is missing", e.Output, e.Identity.ID, e.Identity.WALSeq)
-		if r.ahead == nil {
-			return fmt.Errorf("partition %d: the message log ends before message %d", r.part.Partition, e.Output)
-		}
+	r.report.Sends += uint64(len(effects))
+	want := r.state.WALSeq()
+	var messages int
+	r.data, messages = runner.Derive(r.data[:0], r.state, effects)
+	if want < r.from {
+		r.report.Dropped += uint64(messages)
 		return nil
 	}
-	m := r.ahead
+	if r.ahead == nil {
+		if err := r.read(ctx, want); err != nil {
+			return err
+		}
+	}
+	if r.ahead == nil || r.ahead.Seq > want {
+		return r.absent(ctx, want, messages)
+	}
+	have := r.ahead
 	r.ahead = nil
-	r.part.Compared++
-	r.progress.At(e.Output, r.last)
-	subject := string(topology.AppendMessageSubject(nil, r.part.Partition, e.View.ChannelType, string(e.View.ChannelID)))
-	switch {
-	case m.Subject != subject:
-		r.part.Differ("message %d is on subject %s, wanted %s", e.Output, m.Subject, subject)
-	case !bytes.Equal(m.Data, r.data):
-		r.part.Differ("message %d (message_id %d, record %d) has other content", e.Output, e.Identity.ID, e.Identity.WALSeq)
+	r.part.Compared += uint64(messages)
+	r.progress.At(want, r.last)
+	if !bytes.Equal(have.Data, r.data) {
+		r.differ(have, effects)
 	}
 	return nil
 }
 
-// read waits for the message log's message at a sequence or behind it; ahead stays nil where there is none. That nothing has come
+// absent finds out why the message log has no record of a sequence.
+func (r *refold) absent(ctx context.Context, seq uint64, messages int) error {
+	bounds, err := r.log.Records(ctx)
+	if err != nil {
+		return err
+	}
+	if seq < bounds.First {
+		r.report.Dropped += uint64(messages) // by retention, since the comparison began
+		return nil
+	}
+	r.part.Differ("record %d of the message log is missing: %d messages, up to message %d", seq, messages, r.state.Output())
+	if r.ahead == nil {
+		return fmt.Errorf("partition %d: the message log ends before record %d", r.part.Partition, seq)
+	}
+	return nil
+}
+
+// differ names what is wrong in a record: messages, as far as each has one of its own to be held against.
+func (r *refold) differ(have *messagelog.Record, effects []fold.Effect) {
+	var batch message.BatchView
+	if err := message.ViewBatch(have.Data, &batch); err != nil {
+		r.part.Differ("record %d of the message log: %v", have.Seq, err)
+		return
+	}
+	found, messages := false, 0
+	for i := range effects {
+		e := &effects[i]
+		if e.Output == 0 {
+			continue
+		}
+		if messages < len(batch.Messages) && !bytes.Equal(batch.Messages[messages], message.AppendMessage(nil, e.Send, e.Identity)) {
+			found = true
+			r.part.Differ("message %d (message_id %d, record %d) has other content", e.Output, e.Identity.ID, have.Seq)
+		}
+		messages++
+	}
+	if !found {
+		r.part.Differ("record %d of the message log holds %d messages from %d on, up to message_id %d, wanted %d up to message %d and message_id %d",
+			have.Seq, len(batch.Messages), batch.First, batch.NewestID, messages, r.state.Output(), r.state.LastID())
+	}
+}
+
+// read waits for the message log's record at a sequence or behind it; ahead stays nil where there is none. That nothing has come
 // proves nothing: the stream's leader is asked in the end.
 func (r *refold) read(ctx context.Context, seq uint64) error {
 	wait, cancel := context.WithTimeout(ctx, r.patience)
 	defer cancel()
 	for {
-		m, err := r.messages.Next(wait)
-		if err == nil {
-			r.ahead = &m
+		var err error
+		if r.ahead, err = r.messages.NextRecord(wait); err == nil {
 			return nil
+		}
+		if errors.Is(err, message.ErrNotAMessageBatch) {
+			return r.readForeign(ctx, seq)
 		}
 		if wait.Err() != nil && ctx.Err() == nil {
 			break
@@ -193,14 +209,39 @@ func (r *refold) read(ctx context.Context, seq uint64) error {
 			return err
 		}
 	}
-	_, err := broker.NextRecord(ctx, r.js, topology.MessagesStream(r.part.Partition), seq, topology.MessagesSubjects(r.part.Partition))
+	raw, err := r.stored(ctx, seq)
+	if err != nil || raw == nil {
+		return err
+	}
+	return fmt.Errorf("partition %d: record %d is in the message log, and did not come within %s", r.part.Partition, raw.Sequence, r.patience)
+}
+
+// readForeign takes the record that the reader cannot get past, which is one to be compared like any other, and reads on behind it.
+func (r *refold) readForeign(ctx context.Context, seq uint64) error {
+	raw, err := r.stored(ctx, seq)
+	if err != nil || raw == nil {
+		return err
+	}
+	reader, err := r.log.ReadRecords(ctx, raw.Sequence+1)
+	if err != nil {
+		return err
+	}
+	r.messages.Stop()
+	r.messages = reader
+	r.ahead = &messagelog.Record{Partition: r.part.Partition, Seq: raw.Sequence, Data: raw.Data}
+	return nil
+}
+
+// stored asks the stream's leader for the message log's first record at a sequence or behind it; nil where there is none.
+func (r *refold) stored(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, error) {
+	raw, err := broker.NextRecord(ctx, r.logs.js, topology.MessagesStream(r.part.Partition), seq, topology.MessagesSubject(r.part.Partition))
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return nil
+		return nil, nil
 	case err != nil:
-		return fmt.Errorf("look for message %d of partition %d: %w", seq, r.part.Partition, err)
+		return nil, fmt.Errorf("look for record %d of the message log of partition %d: %w", seq, r.part.Partition, err)
 	}
-	return fmt.Errorf("partition %d: message %d is in the message log, and did not come within %s", r.part.Partition, seq, r.patience)
+	return raw, nil
 }
 
 // Audit checks all partitions: that the message log is what the write-ahead log

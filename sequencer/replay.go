@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -159,7 +160,7 @@ func (m *madeAgain) gone(ctx context.Context, starts *startStates) error {
 		return err
 	}
 	since := time.UnixMilli(oldest.LastID().UnixMilli() + 1).UTC()
-	return fmt.Errorf("partition %d: %w: the write-ahead log was trimmed, and makes messages from stream_seq %d on, which were accepted from %s on (--from-stream-seq=%d or --from=%s)",
+	return fmt.Errorf("partition %d: %w: the write-ahead log was trimmed, and makes messages from partition_seq %d on, which were accepted from %s on (--from-partition-seq=%d or --from=%s)",
 		m.partition, replay.ErrGone, oldest.Output()+1, since.Format(time.RFC3339Nano), oldest.Output()+1, since.Format(time.RFC3339Nano))
 }
 
@@ -182,18 +183,13 @@ func (m *madeAgain) Resume(ctx context.Context, created time.Time, next uint64) 
 var errThrough = errors.New("the last message was given")
 
 // Range makes the messages from first to last, beginning with the newest state that lies before them.
-func (m *madeAgain) Range(ctx context.Context, first, last uint64, subjects []string, handle func(messagelog.Record) error) error {
-	wanted := make(map[string]bool, len(subjects))
-	for _, subject := range subjects {
-		wanted[subject] = true
-	}
+func (m *madeAgain) Range(ctx context.Context, first, last uint64, channels []messagelog.Channel, handle func(messagelog.Entry) error) error {
 	next := first
 	give := func(e *fold.Effect) error {
-		subject := string(topology.AppendMessageSubject(nil, m.partition, e.View.ChannelType, string(e.View.ChannelID)))
-		if len(wanted) > 0 && !wanted[subject] {
+		if len(channels) > 0 && !slices.Contains(channels, messagelog.Channel{ID: string(e.View.ChannelID), Type: e.View.ChannelType}) {
 			return nil
 		}
-		return handle(messagelog.Record{Partition: m.partition, Seq: e.Output, Subject: subject, Data: message.AppendMessage(nil, e.Send, e.Identity)})
+		return handle(messagelog.Entry{Partition: m.partition, Seq: e.Output, Record: e.Identity.WALSeq, Data: message.AppendMessage(nil, e.Send, e.Identity)})
 	}
 	for attempt := 1; next <= last; attempt++ {
 		before := next

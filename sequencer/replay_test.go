@@ -24,7 +24,7 @@ import (
 
 // heap is a sink that keeps what it is given. At batch dieAt it dies, without having taken it.
 type heap struct {
-	records []messagelog.Record
+	records []messagelog.Entry
 	dieAt   int
 }
 
@@ -35,7 +35,7 @@ func (*heap) BatchMax() int                                             { return
 func (*heap) Begin(context.Context) (uint64, error)                     { return 0, nil }
 func (*heap) Restore(context.Context, uint64) error                     { return nil }
 func (*heap) End(_ context.Context, _ int, last uint64) (uint64, error) { return last, nil }
-func (s *heap) Put(_ context.Context, b []messagelog.Record) (uint64, error) {
+func (s *heap) Put(_ context.Context, b []messagelog.Entry) (uint64, error) {
 	if s.dieAt--; s.dieAt == 0 {
 		return 0, errDied
 	}
@@ -61,7 +61,7 @@ func (h *harness) fromWAL() replay.Source {
 	return NewReplaySource(h.js, h.deployment, slog.New(slog.DiscardHandler))
 }
 
-func (h *harness) mustReplay(source replay.Source, args ...string) []messagelog.Record {
+func (h *harness) mustReplay(source replay.Source, args ...string) []messagelog.Entry {
 	h.t.Helper()
 	var sink heap
 	_, err := h.replay(source, &sink, args...)
@@ -104,8 +104,8 @@ func TestReplayOfTheWriteAheadLogIsThatOfTheMessageLog(t *testing.T) {
 	at := func(i int) string { return message.ID(view(t, all[i]).GetMessageId()).Time().Format(time.RFC3339Nano) }
 	selections := [][]string{
 		{},
-		{"--from-stream-seq=100"},
-		{"--from-stream-seq=1000"},
+		{"--from-partition-seq=100"},
+		{"--from-partition-seq=1000"},
 		{"--from=" + at(0)},
 		{"--from=" + at(50)},
 		{"--from=" + at(50), "--until=" + at(200)},
@@ -114,13 +114,13 @@ func TestReplayOfTheWriteAheadLogIsThatOfTheMessageLog(t *testing.T) {
 		{"--from=2020-01-01", "--until=2020-01-02"},
 		{"--from=2090-01-01"},
 		{"--replay-channel=2/a"},
-		{"--replay-channel=2/a", "--replay-channel=2/b.c d", "--from-stream-seq=17"},
+		{"--replay-channel=2/a", "--replay-channel=2/b.c d", "--from-partition-seq=17"},
 		{"--replay-channel=2/nobody"},
 		{"--replay-partition=0"},
 		{"--replay-partition=1"},
 		{"--replay-rate=10000"},
 	}
-	want := make([][]messagelog.Record, len(selections))
+	want := make([][]messagelog.Entry, len(selections))
 	for i, args := range selections {
 		want[i] = h.mustReplay(log, args...)
 		require.Equal(t, want[i], h.mustReplay(h.fromWAL(), args...), "%v", args)
@@ -137,7 +137,7 @@ func TestReplayOfTheWriteAheadLogIsThatOfTheMessageLog(t *testing.T) {
 	require.ErrorContains(t, err, "--source=wal")
 }
 
-func view(t testing.TB, r messagelog.Record) *message.Message {
+func view(t testing.TB, r messagelog.Entry) *message.Message {
 	t.Helper()
 	m := new(message.Message)
 	require.NoError(t, m.UnmarshalVT(r.Data))
@@ -146,7 +146,7 @@ func view(t testing.TB, r messagelog.Record) *message.Message {
 
 // trimmed gives a deployment whose write-ahead log was trimmed behind the older of two checkpoints, and all of
 // its messages. The message log is gone.
-func trimmed(t *testing.T) (h *harness, all []messagelog.Record) {
+func trimmed(t *testing.T) (h *harness, all []messagelog.Entry) {
 	t.Helper()
 	h = setup(t)
 	at := time.Now()
@@ -178,19 +178,19 @@ func TestReplayOfATrimmedWriteAheadLog(t *testing.T) {
 	said, err := h.replay(h.fromWAL(), &sink)
 	require.NoError(t, err)
 	require.Equal(t, all[first-1:], sink.records)
-	require.Contains(t, said, "partition 0: the write-ahead log begins at stream_seq 61")
+	require.Contains(t, said, "partition 0: the write-ahead log begins at partition_seq 61")
 	for _, from := range []int{61, 62, 90, 91, 92, 120, 121} { // the newer checkpoint is of message 90
-		require.Equal(t, append([]messagelog.Record(nil), all[from-1:]...), h.mustReplay(h.fromWAL(), fmt.Sprintf("--from-stream-seq=%d", from)))
+		require.Equal(t, append([]messagelog.Entry(nil), all[from-1:]...), h.mustReplay(h.fromWAL(), fmt.Sprintf("--from-partition-seq=%d", from)))
 	}
 	require.Empty(t, h.mustReplay(h.fromWAL(), "--until=2025-01-01"), "the end lies before all that there is")
 
 	// What is gone is refused, and the answer says what to ask for instead.
-	for _, args := range []string{"--from-stream-seq=60", "--from-stream-seq=1", "--from=2026-01-01", "--from=" + message.ID(view(t, all[59]).GetMessageId()).Time().Format(time.RFC3339Nano)} {
+	for _, args := range []string{"--from-partition-seq=60", "--from-partition-seq=1", "--from=2026-01-01", "--from=" + message.ID(view(t, all[59]).GetMessageId()).Time().Format(time.RFC3339Nano)} {
 		sink = heap{}
 		_, err = h.replay(h.fromWAL(), &sink, args)
 		require.ErrorIs(t, err, replay.ErrGone, args)
 		require.Empty(t, sink.records)
-		require.ErrorContains(t, err, "makes messages from stream_seq 61 on")
+		require.ErrorContains(t, err, "makes messages from partition_seq 61 on")
 		advised := regexp.MustCompile(`--from[a-z-]*=[0-9TZ:.-]+`).FindAllString(err.Error(), -1)
 		require.Len(t, advised, 2)
 		for _, advice := range advised {
@@ -203,7 +203,7 @@ func TestReplayOfATrimmedWriteAheadLog(t *testing.T) {
 	require.NoError(t, err)
 	_, err = h.checkpoints().objects.PutBytes(h.ctx, kept.Metas[0].Object, []byte("not a checkpoint"))
 	require.NoError(t, err)
-	require.Equal(t, all[99:], h.mustReplay(h.fromWAL(), "--from-stream-seq=100"))
+	require.Equal(t, all[99:], h.mustReplay(h.fromWAL(), "--from-partition-seq=100"))
 	_, err = h.checkpoints().objects.PutBytes(h.ctx, kept.Metas[1].Object, []byte("nor is this"))
 	require.NoError(t, err)
 	_, err = h.replay(h.fromWAL(), new(heap))
@@ -214,7 +214,7 @@ func TestReplayOfTheWriteAheadLogIsResumed(t *testing.T) {
 	t.Parallel()
 	h, all := trimmed(t)
 	state := "--state=" + filepath.Join(t.TempDir(), "state")
-	var got []messagelog.Record
+	var got []messagelog.Entry
 	died := 0
 	for ; ; died++ {
 		sink := heap{dieAt: 2}
@@ -241,7 +241,7 @@ func TestReplayOfTheWriteAheadLogIsResumed(t *testing.T) {
 	require.NoError(t, logs.TrimWAL(h.ctx, kept.Metas[0].WALSeq+1))
 	_, err = h.replay(h.fromWAL(), new(heap), state)
 	require.ErrorIs(t, err, replay.ErrGone)
-	require.ErrorContains(t, err, "makes messages from stream_seq 91 on")
+	require.ErrorContains(t, err, "makes messages from partition_seq 91 on")
 
 	// Nor is a log taken for another.
 	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))

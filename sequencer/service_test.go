@@ -161,7 +161,7 @@ func TestMessageLogTailCut(t *testing.T) {
 		data, err := m.MarshalVT()
 		require.NoError(t, err)
 		_, err = h.js.PublishMsg(h.ctx, &nats.Msg{
-			Subject: "messages.0.2.c", Data: data, Header: nats.Header{"Content-Type": []string{message.ContentType}},
+			Subject: topology.MessagesSubject(0), Data: testkit.MessageBatch(uint64(i+1), data), Header: nats.Header{"Content-Type": []string{message.BatchContentType}},
 		}, jetstream.WithExpectLastSequence(uint64(i)))
 		require.NoError(t, err)
 	}
@@ -178,8 +178,7 @@ func TestForeignMessageIsAnInvariantBroken(t *testing.T) {
 	data, err := (&message.Message{ChannelId: "c", ChannelType: 2, WalSeq: 1, WalIndex: 1}).MarshalVT()
 	require.NoError(t, err)
 	h.publish(send("c", "1"))
-	_, err = h.js.Publish(h.ctx, "messages.0.2.c", data)
-	require.NoError(t, err)
+	h.put(testkit.MessageBatch(1, data))
 	s := newService(h)
 	require.ErrorIs(t, s.Run(h.ctx), runner.ErrInvariant)
 }
@@ -328,7 +327,7 @@ func TestRefoldOutlastsAStalledConsumer(t *testing.T) {
 	h.messages(1)
 	messages, err := messagelog.Open(h.ctx, h.js, 0)
 	require.NoError(t, err)
-	reader, err := messages.Read(h.ctx, 2)
+	reader, err := messages.ReadRecords(h.ctx, 2)
 	require.NoError(t, err)
 	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
@@ -342,9 +341,9 @@ func TestRefoldOutlastsAStalledConsumer(t *testing.T) {
 	h.messages(2)
 	stop()
 
-	r := &refold{part: &audit.Part{}, js: h.js, log: messages, messages: reader, patience: time.Second}
+	r := &refold{part: &audit.Part{}, logs: &natsLogs{js: h.js}, log: messages, messages: reader, patience: time.Second}
 	defer reader.Stop()
-	require.ErrorContains(t, r.read(h.ctx, 2), "message 2 is in the message log, and did not come within 1s")
+	require.ErrorContains(t, r.read(h.ctx, 2), "record 2 is in the message log, and did not come within 1s")
 	r.patience = refoldPatience
 	require.NoError(t, r.read(h.ctx, 2))
 	require.NotNil(t, r.ahead)
@@ -371,14 +370,156 @@ func TestRefoldFindsWhatDiffers(t *testing.T) {
 	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
 	require.NoError(t, stream.DeleteMsg(h.ctx, 7))
-	_, err = h.js.Publish(h.ctx, "messages.0.2.c", []byte("a foreign message"))
-	require.NoError(t, err)
+	h.put([]byte("a foreign record"))
 	report, err = Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.EqualValues(t, 2, report.Differences)
-	require.Contains(t, report.First[0], "message 7 ")
-	require.Contains(t, report.First[0], "is missing")
-	require.Contains(t, report.First[1], "had 31 messages, the write-ahead log makes 30")
+	require.Contains(t, report.First[0], "record 7 of the message log is missing: 1 messages, up to message 7")
+	require.Contains(t, report.First[1], "had 31 records, the write-ahead log makes 30")
+}
+
+// TestRefoldNamesWhatIsOtherInARecord: a message with other content, and a head that says something else.
+func TestRefoldNamesWhatIsOtherInARecord(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	for i := range 3 {
+		no := strconv.Itoa(i)
+		h.ask(send("c", no), send("c", no), send("d", no))
+	}
+	whole := h.messages(6)
+	stop()
+	encode := func(m *message.Message) []byte {
+		data, err := m.MarshalVT()
+		require.NoError(t, err)
+		return data
+	}
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
+	h.ensure()
+	whole[1].Payload = []byte("changed")
+	h.put(testkit.MessageBatch(1, encode(whole[0]), encode(whole[1])))
+	h.put(testkit.MessageBatch(4, encode(whole[2]), encode(whole[3])))
+	h.put(testkit.MessageBatch(5, encode(whole[4])))
+	report, err := Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.EqualValues(t, 3, report.Differences, report.First)
+	require.EqualValues(t, 6, report.Compared)
+	require.Contains(t, report.First[0], "message 2 (message_id ")
+	require.Contains(t, report.First[0], "record 1) has other content")
+	require.Contains(t, report.First[1], "record 2 of the message log holds 2 messages from 4 on")
+	require.Contains(t, report.First[2], "record 3 of the message log holds 1 messages from 5 on")
+}
+
+// TestRefoldGoesOnBehindAForeignRecord: a record that is no MessageBatch is a difference like another, also where the one before it is
+// missing, and so is each record that has a message too many or names another newest ID.
+func TestRefoldGoesOnBehindAForeignRecord(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	for i := range 7 {
+		h.ask(send("c", strconv.Itoa(i)))
+	}
+	whole := h.messages(7)
+	stop()
+	encoded := make([][]byte, len(whole))
+	for i, m := range whole {
+		var err error
+		encoded[i], err = m.MarshalVT()
+		require.NoError(t, err)
+	}
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
+	h.ensure()
+	newest := message.AppendBatchHead(nil, 6, message.ID(whole[5].GetMessageId())+1)
+	for i, record := range [][]byte{
+		testkit.MessageBatch(1, encoded[0]),
+		[]byte("no batch"),
+		testkit.MessageBatch(3, encoded[2]), // deleted below
+		[]byte("no batch"),
+		testkit.MessageBatch(5, encoded[4], encoded[4]),
+		append(newest, testkit.MessageBatch(6, encoded[5])[len(newest):]...),
+		testkit.MessageBatch(7, encoded[6]),
+	} {
+		require.Equal(t, i == 5, bytes.HasPrefix(record, newest))
+		h.put(record)
+	}
+	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	require.NoError(t, stream.DeleteMsg(h.ctx, 3))
+	report, err := Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	for i, want := range []string{
+		"record 2 of the message log: not an encoded MessageBatch",
+		"record 3 of the message log is missing",
+		"record 4 of the message log: not an encoded MessageBatch",
+		"record 5 of the message log holds 2 messages from 5 on",
+		fmt.Sprintf("record 6 of the message log holds 1 messages from 6 on, up to message_id %d, wanted 1 up to message 6 and message_id %d", whole[5].GetMessageId()+1, whole[5].GetMessageId()),
+	} {
+		require.Contains(t, report.First[i], want)
+	}
+	require.EqualValues(t, 5, report.Differences, report.First)
+	require.EqualValues(t, 6, report.Compared)
+}
+
+// TestRefoldNamesAnEndThatIsDeleted: that the stream counts a record does not mean that it has it.
+func TestRefoldNamesAnEndThatIsDeleted(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	for i := range 3 {
+		h.ask(send("c", strconv.Itoa(i)))
+	}
+	h.messages(3)
+	stop()
+	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	require.NoError(t, stream.DeleteMsg(h.ctx, 3))
+	report, err := Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))
+	require.ErrorContains(t, err, "the message log ends before record 3")
+	require.EqualValues(t, 1, report.Differences)
+	require.Contains(t, report.First[0], "record 3 of the message log is missing")
+}
+
+// TestBothLogsCountAlike: a record that makes no message has one of its own in the message log, so that each has the sequence of
+// what it was made from, and what comes behind goes on with the next message.
+func TestBothLogsCountAlike(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	live := send("c", "live")
+	live.NoPersist = true
+	h.ask(send("c", "1"), send("c", "2"))
+	h.ask(send("c", "1"), send("c", "2"))
+	h.ask(live)
+	_, err := h.js.Publish(h.ctx, topology.WALSubject(0), []byte("garbage"))
+	require.NoError(t, err)
+	h.ask(send("c", "3"))
+	h.messages(3)
+	requireRecords := func(firsts ...uint64) {
+		t.Helper()
+		log, err := messagelog.Open(h.ctx, h.js, 0)
+		require.NoError(t, err)
+		records, err := log.Records(h.ctx)
+		require.NoError(t, err)
+		require.EqualValues(t, len(firsts), records.Last)
+		reader, err := log.ReadRecords(h.ctx, 1)
+		require.NoError(t, err)
+		defer reader.Stop()
+		for i, first := range firsts {
+			r, err := reader.NextRecord(h.ctx)
+			require.NoError(t, err)
+			require.EqualValues(t, i+1, r.Seq)
+			require.Equal(t, first, r.Batch.First, "record %d", r.Seq)
+		}
+	}
+	requireRecords(1, 3, 3, 3, 3)
+	stop()
+	_, stop = h.start() // it recovers behind the last of them
+	h.ask(send("c", "1"))
+	h.ask(send("c", "4"))
+	h.messages(4)
+	requireRecords(1, 3, 3, 3, 3, 4, 4)
+	stop()
+	h.requireDerived()
 }
 
 func TestStatus(t *testing.T) {

@@ -26,8 +26,8 @@ type PartitionStatus struct {
 	Epoch         uint64        `json:"epoch"`
 	WALLast       uint64        `json:"wal_last"`       // last record written
 	WALLag        uint64        `json:"wal_lag"`        // records not folded
-	OutputLast    uint64        `json:"output_last"`    // last message in the message log
-	OutputBehind  uint64        `json:"output_behind"`  // records folded and not yet derived into it
+	OutputLast    uint64        `json:"output_last"`    // last record of the message log
+	OutputBehind  uint64        `json:"output_behind"`  // records folded that it lacks
 	CheckpointAge time.Duration `json:"checkpoint_age"` // 0 where there is none
 	CheckpointWAL uint64        `json:"checkpoint_wal_seq"`
 }
@@ -79,7 +79,7 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 	}
 	s.WALLast, s.OutputLast = wal.Last, end.Seq
 	s.WALLag = wal.Last - min(progress.WALSeq, wal.Last)
-	s.OutputBehind = progress.WALSeq - min(end.WALSeq, progress.WALSeq)
+	s.OutputBehind = progress.WALSeq - min(end.Seq, progress.WALSeq)
 	if len(kept.Metas) > 0 {
 		s.CheckpointAge, s.CheckpointWAL = time.Since(kept.Metas[0].TakenAt), kept.Metas[0].WALSeq
 	}
@@ -89,7 +89,7 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 // WriteStatus prints a table of it.
 func WriteStatus(w io.Writer, all []PartitionStatus) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "PARTITION\tOWNER\tEPOCH\tWAL LAST\tWAL LAG\tMESSAGES\tOUTPUT LAG\tCHECKPOINT AGE\tCHECKPOINT AT") // Flush reports
+	_, _ = fmt.Fprintln(table, "PARTITION\tOWNER\tEPOCH\tWAL LAST\tWAL LAG\tOUTPUT LAST\tOUTPUT LAG\tCHECKPOINT AGE\tCHECKPOINT AT") // Flush reports
 	for _, s := range all {
 		owner, epoch, age, at := "nobody", "-", "-", "-"
 		if s.Owner != "" {

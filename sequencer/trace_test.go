@@ -17,27 +17,27 @@ import (
 
 func traceparent(n int) string { return fmt.Sprintf("00-%032x-%016x-01", n, n) }
 
-// stored is a message of the log as the broker has it.
+// stored is a record of the log as the broker has it.
 type stored struct {
-	subject, traceparent string
-	data                 []byte
+	subject, traced string
+	data            []byte
 }
 
-func (h *harness) stored(n uint64) []stored {
+func (h *harness) stored(n, messages uint64) []stored {
 	h.t.Helper()
-	h.messages(n)
+	h.messages(messages)
 	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
 	require.NoError(h.t, err)
 	all := make([]stored, n)
 	for i := range all {
 		m, err := stream.GetMsg(h.ctx, uint64(i+1))
 		require.NoError(h.t, err)
-		all[i] = stored{subject: m.Subject, traceparent: m.Header.Get(tracing.HeaderTraceparent), data: m.Data}
+		all[i] = stored{subject: m.Subject, traced: m.Header.Get(topology.HeaderTrace), data: m.Data}
 	}
 	return all
 }
 
-// With tracing on, a traced send's message carries its traceparent beside it, and the fold has a span. What is in the log is the
+// With tracing on, a record says beside it which of its messages are traced, and the fold has a span. What is in the log is the
 // same bytes as without tracing, which is shown by taking the log away and deriving it with a sequencer that does not trace.
 func TestTracingIsBesideTheLog(t *testing.T) {
 	t.Parallel()
@@ -55,12 +55,12 @@ func TestTracingIsBesideTheLog(t *testing.T) {
 		send("c", "2"), send("c", "3"), send("c", "1"), send("d", "4")) // the third is a duplicate
 	answers := h.answer(traced)
 	require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, answers[2].GetOutcome())
-	with := h.stored(4)
+	with := h.stored(2, 4)
 	var headers []string
 	for _, m := range with {
-		headers = append(headers, m.traceparent)
+		headers = append(headers, m.traced)
 	}
-	require.Equal(t, []string{"", "", traceparent(1), ""}, headers)
+	require.Equal(t, []string{"", "1:" + traceparent(1)}, headers, "the duplicate has no message; places are those of messages")
 	report, err := Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.Zero(t, report.Differences)
@@ -70,11 +70,11 @@ func TestTracingIsBesideTheLog(t *testing.T) {
 	h.ensure()
 	h.tracer = nil
 	_, stop = h.start()
-	without := h.stored(4)
+	without := h.stored(2, 4)
 	for i := range with {
 		require.Equal(t, with[i].subject, without[i].subject)
 		require.Equal(t, with[i].data, without[i].data)
-		require.Empty(t, without[i].traceparent)
+		require.Empty(t, without[i].traced)
 	}
 	stop()
 

@@ -21,15 +21,15 @@ const (
 	recordsKeptAlways = 8192
 )
 
-// batch is a run of records of the message log without a gap, decoded into columns. It is made once per
+// batch is a run of messages of the message log without a gap, decoded into columns. Its records are encoded messages. It is made once per
 // partition and side of the pipeline, and filled again and again.
 type batch struct {
 	block   clickhouse.Block
-	first   uint64   // stream_seq of the first record
-	records [][]byte // as they are in the stream, by stream_seq - first
+	first   uint64   // partition_seq of the first
+	records [][]byte // as they are in the log, by partition_seq - first
 	digests []uint64 // of the records
 	bad     []badRecord
-	samples tracing.Samples // of the records, by stream_seq
+	samples tracing.Samples // of the records, by partition_seq
 
 	due      time.Time // when it is to be inserted at the latest
 	closed   bool      // it takes no more records
@@ -87,7 +87,7 @@ func (b *batch) reset() {
 // rows is where the rows of a range are in the block. Bad records have none.
 func (b *batch) rows(r seqRange) (first, end int) {
 	at := func(seq uint64) int {
-		return sort.Search(b.block.Rows(), func(i int) bool { return b.block.StreamSeq(i) >= seq })
+		return sort.Search(b.block.Rows(), func(i int) bool { return b.block.PartitionSeq(i) >= seq })
 	}
 	return at(r.First), at(r.Last + 1)
 }

@@ -13,10 +13,10 @@ import (
 )
 
 const naiveColumns = " (message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, " +
-	"stream_no, tag_key, expire, subscribers, payload, timestamp, partition, stream_seq, wal_seq, wal_index)"
+	"stream_no, tag_key, expire, subscribers, payload, timestamp, partition, partition_seq, wal_seq, wal_index)"
 
-// naiveOnce reads rows of the log as one would at first: a durable consumer, each message decoded into a struct,
-// appended to the driver's batch as a row, and acknowledged.
+// naiveOnce reads rows of the log as one would at first: a durable consumer, each message decoded into a struct and
+// appended to the driver's batch as a row, and each record acknowledged.
 func naiveOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, rows int) time.Duration {
 	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: schema}, t.log)
 	require.NoError(b, err)
@@ -34,12 +34,16 @@ func naiveOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, ro
 	for done := 0; done < rows; {
 		batch, err := table.conn.PrepareBatch(t.ctx, "INSERT INTO "+table.name+naiveColumns)
 		require.NoError(b, err)
-		for i := 0; i < benchBlock && done < rows; i++ {
+		for end := done + benchBlock; done < min(end, rows); {
 			msg, err := messages.Next()
 			require.NoError(b, err)
-			require.NoError(b, batch.Append(naiveRow(b, msg)...))
+			var record message.MessageBatch
+			require.NoError(b, record.UnmarshalVT(msg.Data()))
+			for i, m := range record.GetMessages() {
+				require.NoError(b, batch.Append(naiveRow(record.GetFirst()+uint64(i), m)...))
+			}
 			require.NoError(b, msg.Ack())
-			done++
+			done += len(record.GetMessages())
 		}
 		require.NoError(b, batch.Send())
 	}
@@ -50,16 +54,12 @@ func naiveOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, ro
 	return took
 }
 
-func naiveRow(b *testing.B, msg jetstream.Msg) []any {
-	var m message.Message
-	require.NoError(b, m.UnmarshalVT(msg.Data()))
-	meta, err := msg.Metadata()
-	require.NoError(b, err)
+func naiveRow(place uint64, m *message.Message) []any {
 	id := message.ID(m.GetMessageId())
 	return []any{
 		int64(id), m.GetMessageSeq(), m.GetChannelId(), uint8(m.GetChannelType()), m.GetFromUid(), m.GetClientMsgNo(),
 		flag(m.GetRedDot()), flag(m.GetSyncOnce()), m.GetStreamNo(), m.GetTagKey(), m.GetExpire(), m.GetSubscribers(), string(m.GetPayload()),
-		id.Time(), uint16(id.Partition()), meta.Sequence.Stream, m.GetWalSeq(), m.GetWalIndex(),
+		id.Time(), uint16(id.Partition()), place, m.GetWalSeq(), m.GetWalIndex(),
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -63,12 +62,9 @@ func (c Config) Check() error {
 	return errors.Join(errs...)
 }
 
-// Deps is what the writer works with. All fields but Reading, Instance and Tracer must be set.
+// Deps is what the writer works with. All fields but Instance and Tracer must be set.
 type Deps struct {
 	JetStream jetstream.JetStream
-	// Reading is the connection that the message log is read over; JetStream's where it is nil. It need not get headers,
-	// but where there is a Tracer.
-	Reading *nats.Conn
 	// Partitions is the number of partitions of the deployment, as pkg/broker.EnsureDeployment gives it.
 	Partitions int
 	// Instance, if given, is a name that no other process can have, such as one tied to a locked folder. What

@@ -190,11 +190,12 @@ func faultCases(t *testing.T, crash bool, test func(t *testing.T, b *bundle, f *
 }
 
 // publishUntil appends records, in bursts of several batches with a pause in which the position can move
-// alone, until the fault has struck and one burst more. The answer is the last stream sequence.
+// alone, until the fault has struck and one burst more. Records hold one message, or many, or none, so that batches end within them. The answer is the place of
+// the last message.
 func (b *bundle) publishUntil(hit <-chan struct{}) (last uint64) {
 	const burst = 250
 	for done := false; ; last += burst {
-		b.publish(0, int(last)+1, int(last)+burst)
+		b.publishRecords(int(last)+1, int(last)+burst)
 		if done {
 			return last + burst
 		}

@@ -27,14 +27,14 @@ const (
 func (b *batch) cut(piece seqRange, refused *refusedError) []seqRange {
 	first, end := b.rows(piece)
 	if row := first + refused.row - 1; refused.row > 0 && row < end {
-		return around(piece, b.block.StreamSeq(row))
+		return around(piece, b.block.PartitionSeq(row))
 	}
 	second := piece.First + piece.count()/2
 	if refused.class == clickhouse.Oversize && first < end {
 		month := monthOf(b.block.MessageID(first).Time())
 		next := first + sort.Search(end-first, func(i int) bool { return monthOf(b.block.MessageID(first+i).Time()) != month })
 		if next < end {
-			second = b.block.StreamSeq(next)
+			second = b.block.PartitionSeq(next)
 		}
 	}
 	return []seqRange{{First: piece.First, Last: second - 1}, {First: second, Last: piece.Last}}
@@ -81,7 +81,7 @@ func (r *runner) mayCut(work context.Context, piece seqRange) bool {
 	if piece.count() <= memoryRecordsMin {
 		return false
 	}
-	count, err := r.store.CountStreamRange(work, r.partition, piece.First, piece.Last)
+	count, err := r.store.CountRange(work, r.partition, piece.First, piece.Last)
 	if err != nil {
 		r.logOnce(slog.LevelWarn, "ClickHouse does not say whether it has rows of a batch, trying it again whole", err)
 		return false

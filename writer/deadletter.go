@@ -29,7 +29,7 @@ const (
 
 // deadLetters puts what cannot become a row where it can be looked at. A letter may be put there twice
 // after a failure: its Nats-Msg-Id is the same, so JetStream drops the second within its duplicate window,
-// and behind that the stream sequence tells.
+// and behind that the partition_seq tells.
 type deadLetters struct {
 	js      jetstream.JetStream
 	stream  string
@@ -45,10 +45,10 @@ func (d *deadLetters) put(ctx context.Context, reason string, seq uint64, body [
 		Subject: subject,
 		Data:    body,
 		Header: nats.Header{
-			topology.HeaderContentType: {contentType},
-			deadletter.HeaderError:     {oneLine.Replace(cause.Error())},
-			deadletter.HeaderStream:    {d.stream},
-			deadletter.HeaderStreamSeq: {strconv.FormatUint(seq, 10)},
+			topology.HeaderContentType:    {contentType},
+			deadletter.HeaderError:        {oneLine.Replace(cause.Error())},
+			deadletter.HeaderStream:       {d.stream},
+			deadletter.HeaderPartitionSeq: {strconv.FormatUint(seq, 10)},
 		},
 	}
 	if token != "" {

@@ -40,7 +40,7 @@ func TestUndecodableRecordsBecomeDeadLetters(t *testing.T) {
 		require.Equal(t, "MESSAGES_0", letter.Header.Get(deadletter.HeaderStream))
 		require.Equal(t, message.ContentType, letter.Header.Get(topology.HeaderContentType))
 		require.Contains(t, letter.Header.Get(deadletter.HeaderError), "not a message that can be stored")
-		seq, err := strconv.ParseUint(letter.Header.Get(deadletter.HeaderStreamSeq), 10, 64)
+		seq, err := strconv.ParseUint(letter.Header.Get(deadletter.HeaderPartitionSeq), 10, 64)
 		require.NoError(t, err)
 		require.Equal(t, bad[seq], string(letter.Data))
 		delete(bad, seq)
@@ -71,10 +71,10 @@ func TestPoisonRowsBecomeDeadLetters(t *testing.T) {
 	for _, letter := range b.deadLetters() {
 		require.Equal(t, "deadletters.writer.refused", letter.Subject)
 		require.Contains(t, letter.Header.Get(deadletter.HeaderError), "poison")
-		seqs = append(seqs, letter.Header.Get(deadletter.HeaderStreamSeq))
+		seqs = append(seqs, letter.Header.Get(deadletter.HeaderPartitionSeq))
 		var m message.Message
 		require.NoError(t, m.UnmarshalVT(letter.Data))
-		require.Equal(t, letter.Header.Get(deadletter.HeaderStreamSeq), strconv.FormatUint(m.GetWalSeq(), 10))
+		require.Equal(t, letter.Header.Get(deadletter.HeaderPartitionSeq), strconv.FormatUint(m.GetWalSeq(), 10))
 	}
 	require.Equal(t, []string{"1", "500", "501", "777", "1000"}, seqs, "in their order")
 	rows, different := tb.counts(false)

@@ -9,7 +9,7 @@ import (
 
 const doneTimeout = 5 * time.Second
 
-// Done is the recorded position of a partition: the last stream sequence up to which every message is in
+// Done is the recorded position of a partition: the last place up to which every message is in
 // ClickHouse, or is a dead letter, or is named as lost. 0 means none.
 func Done(ctx context.Context, js jetstream.JetStream, partition int) (uint64, error) {
 	kv, err := openBucket(ctx, js)

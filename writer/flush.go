@@ -11,6 +11,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -91,9 +92,13 @@ func (r *runner) begin(work context.Context, b *batch, piece seqRange) error {
 // finish moves the position behind a piece, in memory.
 func (r *runner) finish(b *batch, piece seqRange) {
 	r.position.Pending = nil
-	r.position.Done, r.position.DoneDigest = piece.Last, b.digestAt(piece.Last)
+	record, err := message.ViewWALSeq(b.record(piece.Last))
+	if err != nil {
+		record = 0 // it is a dead letter; where to read on is then looked for
+	}
+	r.position.moved(piece.Last, b.digestAt(piece.Last), record)
 	r.unsaved = true
-	r.shown.Store(piece.Last)
+	r.show()
 }
 
 // refusedError says that ClickHouse refused a piece, has nothing of it, and may take parts of it.
@@ -200,11 +205,11 @@ func (r *runner) insertOnce(work context.Context, b *batch, first, end int) erro
 
 // trace notes an attempt to insert rows of which some are traced.
 func (r *runner) trace(b *batch, first, end int, begun time.Time, err error) {
-	from, to := b.block.StreamSeq(first), b.block.StreamSeq(end-1)
+	from, to := b.block.PartitionSeq(first), b.block.PartitionSeq(end-1)
 	span := r.tracer.Batch("insert", begun, b.samples.Between(from, to))
 	span.Int("sendhouse.partition", int64(r.partition))
-	span.Int("sendhouse.stream_seq.first", int64(from))
-	span.Int("sendhouse.stream_seq.last", int64(to))
+	span.Int("sendhouse.partition_seq.first", int64(from))
+	span.Int("sendhouse.partition_seq.last", int64(to))
 	span.Int("sendhouse.batch.rows", int64(end-first))
 	if err != nil {
 		span.Fail(clickhouse.ClassOf(err).String())
@@ -214,7 +219,7 @@ func (r *runner) trace(b *batch, first, end int, begun time.Time, err error) {
 
 // bury puts one record into the dead letters, trying for ever until ctx ends.
 func (r *runner) bury(ctx, work context.Context, b *batch, bad badRecord) error {
-	r.log.Error("a record becomes a dead letter", "stream", r.stream, "stream_seq", bad.seq, "reason", bad.reason, "error", bad.err)
+	r.log.Error("a record becomes a dead letter", "stream", r.stream, "partition_seq", bad.seq, "reason", bad.reason, "error", bad.err)
 	for attempt := 0; ; attempt++ {
 		err := r.letters.putRecord(work, bad, b.record(bad.seq))
 		if err == nil {

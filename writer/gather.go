@@ -16,11 +16,11 @@ const (
 	halfTimeRows = 5_000
 )
 
-// gapError says that the stream went on behind a sequence that did not come.
+// gapError says that the log went on behind a message that did not come.
 type gapError struct{ missing seqRange }
 
 func (e *gapError) Error() string {
-	return fmt.Sprintf("the stream goes on at %d without %s", e.missing.Last+1, e.missing)
+	return fmt.Sprintf("the log goes on at message %d without %s", e.missing.Last+1, e.missing)
 }
 
 // limits is when a batch is full, and when something must be wrong.
@@ -31,8 +31,8 @@ type limits struct {
 	refusedInARow int
 }
 
-// gatherer is the middle of a partition's pipeline: the consumer adds records to one batch while the other
-// one is being inserted. It checks that the sequences follow each other.
+// gatherer is the middle of a partition's pipeline: the consumer adds messages to one batch while the other
+// one is being inserted. It checks that their places follow each other.
 //
 // A batch whose time is up goes on growing for as long as nobody takes it: when ClickHouse is slow, batches
 // get larger, not more.
@@ -48,7 +48,7 @@ type gatherer struct {
 	mu       sync.Mutex
 	filling  *batch
 	spare    *batch // nil while it is being inserted
-	next     uint64 // the sequence that must come next
+	next     uint64 // the place that must come next
 	endAt    uint64 // if not 0, the batch ends exactly here, whatever its size: it is a pending range
 	received uint64 // records taken, for the watchdog
 	blocked  bool   // the feeder waits for room
@@ -62,8 +62,8 @@ func newGatherer(bounds limits, budget *budget, next, endAt uint64, batches [2]*
 	}
 }
 
-// add takes a record from the consumer. It blocks while there is no room, and returns at once when the
-// gatherer has stopped or failed. A record from before what is expected is passed over: the consumer was
+// add takes a message from the consumer. It blocks while there is no room, and returns at once when the
+// gatherer has stopped or failed. A message from before what is expected is passed over: a batch ended within its record, or the consumer was
 // set up anew behind a tail that was lost and is being derived again. Traceparent is empty unless it is traced.
 func (g *gatherer) add(seq uint64, encoded []byte, traceparent string) {
 	g.mu.Lock()

@@ -51,7 +51,7 @@ func TestEndToEndPoison(t *testing.T) {
 	slices.Sort(poison)
 	tb := openTable(t, cfg.ClickHouseDSN)
 	list := strings.Trim(strings.ReplaceAll(fmt.Sprint(poison), " ", ","), "[]")
-	require.NoError(t, tb.conn.Exec(b.ctx, "ALTER TABLE "+tb.name+" ADD CONSTRAINT poison CHECK stream_seq NOT IN ("+list+")"))
+	require.NoError(t, tb.conn.Exec(b.ctx, "ALTER TABLE "+tb.name+" ADD CONSTRAINT poison CHECK partition_seq NOT IN ("+list+")"))
 	b.publish(0, 1, rows)
 
 	s = b.service(cfg)
@@ -64,7 +64,7 @@ func TestEndToEndPoison(t *testing.T) {
 	var letters []uint64
 	for _, letter := range b.deadLetters() {
 		require.Equal(t, "deadletters.writer.refused", letter.Subject)
-		seq, err := strconv.ParseUint(letter.Header.Get(deadletter.HeaderStreamSeq), 10, 64)
+		seq, err := strconv.ParseUint(letter.Header.Get(deadletter.HeaderPartitionSeq), 10, 64)
 		require.NoError(t, err)
 		letters = append(letters, seq)
 	}
@@ -74,6 +74,6 @@ func TestEndToEndPoison(t *testing.T) {
 	require.EqualValues(t, rows-poisonLetters, different)
 	var disorder uint64
 	require.NoError(t, tb.conn.QueryRow(b.ctx, "SELECT countIf(message_id <= before) FROM (SELECT message_id, "+
-		"lagInFrame(message_id) OVER (ORDER BY stream_seq ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before FROM "+tb.name+")").Scan(&disorder))
+		"lagInFrame(message_id) OVER (ORDER BY partition_seq ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before FROM "+tb.name+")").Scan(&disorder))
 	require.Zero(t, disorder)
 }

@@ -25,13 +25,15 @@ type position struct {
 	// Writer is the process that wrote the record; it tells a write of ours that we were not told of from
 	// one of somebody else.
 	Writer string `json:"writer"`
-	// StreamCreated is when the stream was created that the sequences are of.
+	// StreamCreated is when the stream was created that the places are of.
 	StreamCreated time.Time `json:"stream_created"`
-	// Done is the last stream_seq that is in ClickHouse, or is a dead letter or lost. 0 means none.
+	// Done is the last place whose message is in ClickHouse, or is a dead letter or lost. 0 means none.
 	Done uint64 `json:"done"`
-	// DoneDigest is the digest of the record at Done, 0 if not known. The stream must still have the same
-	// record there.
+	// DoneDigest is the digest of the message at Done, 0 if not known. The stream must still have the same
+	// message there.
 	DoneDigest uint64 `json:"done_digest,omitempty,string"`
+	// DoneRecord is the stream sequence of the record that holds the message at Done, 0 if not known.
+	DoneRecord uint64 `json:"done_record,omitempty"`
 	// Pending is the range that is being inserted, nil if none. It starts at Done+1.
 	Pending *pendingRange `json:"pending,omitempty"`
 	// LostMessages counts what was gone from the stream before it could be inserted, Lost names the latest
@@ -53,7 +55,7 @@ type pendingRange struct {
 	Token string `json:"token"`
 }
 
-// seqRange is a range of stream sequences, both ends included.
+// seqRange is a range of places, both ends included.
 type seqRange struct {
 	First uint64 `json:"first"`
 	Last  uint64 `json:"last"`
@@ -66,6 +68,11 @@ func (s seqRange) String() string { return fmt.Sprintf("%d-%d", s.First, s.Last)
 // two different batches ever share one.
 func tokenOf(stream string, created time.Time, r seqRange) string {
 	return stream + "/" + created.UTC().Format(time.RFC3339Nano) + "/" + r.String()
+}
+
+// moved notes that all is done up to a place.
+func (p *position) moved(done, digest, record uint64) {
+	p.Done, p.DoneDigest, p.DoneRecord = done, digest, record
 }
 
 func (p *position) lose(r seqRange) {

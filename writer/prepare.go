@@ -10,7 +10,6 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
@@ -47,9 +46,9 @@ func (r *runner) carryOut(ctx context.Context, todo plan, s streamState) error {
 	if todo.recreated {
 		log := r.log.With("created_before", r.position.StreamCreated, "created", s.created, "done", r.position.Done, "first", s.first)
 		if todo.verify {
-			log.Warn("the message log was made anew; it holds the same record at the position, so it is read on")
+			log.Warn("the message log was made anew; it holds the same message at the position, so it is read on")
 		} else {
-			log.Error("the message log was made anew and no longer holds the record at the position: nothing is left to compare, and it is read on")
+			log.Error("the message log was made anew and no longer holds the message at the position: nothing is left to compare, and it is read on")
 		}
 		changed = true
 	}
@@ -83,35 +82,31 @@ func (r *runner) stopsAt() uint64 {
 	return r.position.Done + 1
 }
 
-// verify compares the record at the position with what it was when it was read.
+// verify compares the message at the position with what it was when it was read.
 func (r *runner) verify(ctx context.Context, recreated bool) error {
-	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
-	defer cancel()
-	record, err := broker.RecordAt(ctx, r.js, r.stream, r.position.Done)
+	entry, err := r.at(ctx, r.position.Done, r.position.DoneRecord)
 	if errors.Is(err, jetstream.ErrMsgNotFound) && !recreated {
 		// Deleted by hand: the stream is the same, so the rest of it is too.
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("compare record %d of %s: %w", r.position.Done, r.stream, err)
+		return fmt.Errorf("compare message %d of %s: %w", r.position.Done, r.stream, err)
 	}
-	if have := xxhash.Sum64(record.Data); have != r.position.DoneDigest {
-		return &contentError{what: fmt.Sprintf("record %d of %s", r.position.Done, r.stream), have: have, want: r.position.DoneDigest}
+	if have := xxhash.Sum64(entry.Data); have != r.position.DoneDigest {
+		return &contentError{what: fmt.Sprintf("message %d of %s", r.position.Done, r.stream), have: have, want: r.position.DoneDigest}
 	}
 	return nil
 }
 
-// confirmGap asks the stream's leader for each end of a gap that a reader met: nil if the records are there after all. What is
+// confirmGap asks the stream's leader for each end of a gap that a reader met: nil if the messages are there after all. What is
 // confirmed is given up for lost, and a server that is behind would confirm anything.
 func (r *runner) confirmGap(ctx context.Context, gap seqRange) (*seqRange, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
-	defer cancel()
 	for _, seq := range []uint64{gap.First, gap.Last} {
-		switch _, err := broker.RecordAt(ctx, r.js, r.stream, seq); {
+		switch _, err := r.at(ctx, seq, 0); {
 		case err == nil:
 			return nil, nil //nolint:nilnil // nothing is missing
 		case !errors.Is(err, jetstream.ErrMsgNotFound):
-			return nil, fmt.Errorf("look for record %d of %s: %w", seq, r.stream, err)
+			return nil, fmt.Errorf("look for message %d of %s: %w", seq, r.stream, err)
 		}
 	}
 	return &gap, nil
@@ -123,14 +118,14 @@ func (r *runner) confirmGap(ctx context.Context, gap seqRange) (*seqRange, error
 // Records of a pending range can have been inserted before they were gone; ClickHouse is asked.
 func (r *runner) skip(ctx context.Context, missing seqRange) error {
 	if p := r.position.Pending; p != nil {
-		count, err := r.store.CountStreamRange(ctx, r.partition, p.First, p.Last)
+		count, err := r.store.CountRange(ctx, r.partition, p.First, p.Last)
 		if err != nil {
 			return fmt.Errorf("look for the rows of the pending range %s: %w", p, err)
 		}
 		r.position.Pending = nil
 		if count == uint64(p.Rows) {
 			r.log.Warn("the pending range is partly gone from the message log, but was inserted", "range", p.String())
-			r.position.Done, r.position.DoneDigest = p.Last, 0
+			r.position.moved(p.Last, 0, 0)
 			if missing.Last <= p.Last {
 				return nil
 			}
@@ -148,6 +143,6 @@ func (r *runner) skip(ctx context.Context, missing seqRange) error {
 	r.metrics.deadLetters[reasonLost].Inc()
 	r.own.lost.Add(float64(missing.count()))
 	r.position.lose(missing)
-	r.position.Done, r.position.DoneDigest = missing.Last, 0
+	r.position.moved(missing.Last, 0, 0)
 	return nil
 }

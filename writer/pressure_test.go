@@ -121,7 +121,7 @@ type refusingStore struct {
 
 func (s *refusingStore) Insert(ctx context.Context, b *clickhouse.Block, first, end int, token string) error {
 	s.mu.Lock()
-	s.inserts = append(s.inserts, fmt.Sprintf("%d-%d %s", b.StreamSeq(first), b.StreamSeq(end-1), token))
+	s.inserts = append(s.inserts, fmt.Sprintf("%d-%d %s", b.PartitionSeq(first), b.PartitionSeq(end-1), token))
 	var err error
 	if len(s.errs) > 0 {
 		err, s.errs = s.errs[0], s.errs[1:]
@@ -133,11 +133,11 @@ func (s *refusingStore) Insert(ctx context.Context, b *clickhouse.Block, first, 
 	return s.store.Insert(ctx, b, first, end, token)
 }
 
-func (s *refusingStore) CountStreamRange(ctx context.Context, partition int, first, last uint64) (uint64, error) {
+func (s *refusingStore) CountRange(ctx context.Context, partition int, first, last uint64) (uint64, error) {
 	if s.count != nil {
 		return s.count()
 	}
-	return s.store.CountStreamRange(ctx, partition, first, last)
+	return s.store.CountRange(ctx, partition, first, last)
 }
 
 func refusal(class clickhouse.Class, code int) error {

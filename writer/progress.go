@@ -11,8 +11,10 @@ import (
 type Progress struct {
 	// StreamCreated is when the stream was created that Done is of.
 	StreamCreated time.Time
-	// Done is the last stream_seq that is in ClickHouse, or is a dead letter or lost. 0 means none.
+	// Done is the last place whose message is in ClickHouse, or is a dead letter or lost. 0 means none.
 	Done uint64
+	// DoneRecord is the stream sequence of the record that holds it, 0 if not known.
+	DoneRecord uint64
 }
 
 // progressTimeout bounds one look at a record.
@@ -22,5 +24,5 @@ const progressTimeout = 2 * time.Second
 // up to Done were visible before it was recorded.
 func ReadProgress(ctx context.Context, bucket jetstream.KeyValue, partition int) (Progress, error) {
 	p, err := (&positions{kv: bucket, key: positionKey(partition), timeout: progressTimeout}).load(ctx)
-	return Progress{StreamCreated: p.StreamCreated, Done: p.Done}, err
+	return Progress{StreamCreated: p.StreamCreated, Done: p.Done, DoneRecord: p.DoneRecord}, err
 }

@@ -2,42 +2,51 @@ package writer
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// source delivers the records of one stream in their order.
+// source delivers the messages of one message log in their order.
 type source interface {
-	// consume calls handle with each record from a sequence on, one at a time, until the answer is called.
-	// handle may block. failed is called when the records have ended by themselves.
-	consume(ctx context.Context, first uint64, handle handler, failed func(error)) (stop func(), err error)
+	// consume calls handle with each message from a record on, which is given by its stream sequence, one at a time, until the answer is called.
+	// handle may block. failed is called when the messages have ended by themselves.
+	consume(ctx context.Context, record uint64, handle handler, failed func(error)) (stop func(), err error)
 }
 
-// handler takes a record, and the span that it is traced by; that is empty for most.
+// handler takes a message, and the span that it is traced by; that is empty for most.
 type handler func(seq uint64, encoded []byte, traceparent string)
 
 // logSource reads a message log.
 type logSource struct {
 	js     jetstream.JetStream
-	nc     *nats.Conn // that the records come over; nil for that of js
 	stream string
-	traced bool // the headers' traceparent is read
+	traced bool // what headers say about traces is read
 	warn   func(error)
 }
 
-func (s *logSource) consume(ctx context.Context, first uint64, handle handler, failed func(error)) (func(), error) {
+func (s *logSource) consume(ctx context.Context, record uint64, handle handler, failed func(error)) (func(), error) {
+	var view message.BatchView // reused: the subscription makes one call at a time
 	feed, err := messagelog.OpenFeed(ctx, messagelog.FeedConfig{
-		JetStream: s.js, Conn: s.nc, Stream: s.stream, First: first,
+		JetStream: s.js, Stream: s.stream, First: record,
 		Handle: func(seq uint64, m *nats.Msg) {
-			var traceparent string
-			if s.traced {
-				traceparent = m.Header.Get(tracing.HeaderTraceparent)
+			if err := message.ViewBatch(m.Data, &view); err != nil {
+				failed(fmt.Errorf("record %d of %s: %w", seq, s.stream, err))
+				return
 			}
-			handle(seq, m.Data, traceparent)
+			var traced tracing.Samples
+			if s.traced {
+				traced = tracing.ParseSamples(m.Header.Get(topology.HeaderTrace))
+			}
+			for i, encoded := range view.Messages {
+				handle(view.First+uint64(i), encoded, traced.Traceparent(uint64(i)))
+			}
 		},
 		Failed: failed, Warn: s.warn,
 	})

@@ -8,7 +8,8 @@ import (
 // streamState is what there is to know of the message log of a partition.
 type streamState struct {
 	created     time.Time
-	first, last uint64 // as JetStream reports them: first is last+1 when there is nothing
+	first, last uint64 // places; first is last+1 when there is nothing
+	gone        bool   // there were records, and none is left: which places they had is not known
 }
 
 // plan is what is to be done before a partition is read on.
@@ -40,6 +41,9 @@ func reconcile(p position, s streamState) plan {
 	known := p.Done
 	if p.Pending != nil {
 		known = p.Pending.Last
+	}
+	if s.gone {
+		return out // what is lost is known when the log goes on
 	}
 	if s.last < known {
 		out.behind = true

@@ -115,13 +115,13 @@ func (q *requeuer) store(ctx context.Context, letter deadletter.Letter) (outcome
 		return "", err
 	}
 	q.block.Reset()
-	if err := q.block.Append(letter.StreamSeq, letter.Body); err != nil {
+	if err := q.block.Append(letter.PartitionSeq, letter.Body); err != nil {
 		return "", fmt.Errorf("still %w", err)
 	}
 	if have := q.block.MessageID(0).Partition(); have != partition {
 		return "", &impossibleError{fmt.Sprintf("message_id %d is of partition %d, the letter of %s", q.block.MessageID(0), have, letter.Stream)}
 	}
-	if err := q.passed(ctx, partition, letter.StreamSeq); err != nil {
+	if err := q.passed(ctx, partition, letter.PartitionSeq); err != nil {
 		return "", err
 	}
 	there, err := q.stored(ctx)
@@ -159,9 +159,9 @@ func requeueable(letter deadletter.Letter) (partition int, err error) {
 		return 0, &impossibleError{fmt.Sprintf("this program does not know the reason %q", letter.Reason)}
 	}
 	kind, partition, ok := topology.KindOf(letter.Stream)
-	if !ok || kind != topology.KindMessages || letter.StreamSeq == 0 {
+	if !ok || kind != topology.KindMessages || letter.PartitionSeq == 0 {
 		return 0, &impossibleError{fmt.Sprintf("the headers %s %q and %s %d do not say which record of the message log it was",
-			deadletter.HeaderStream, letter.Stream, deadletter.HeaderStreamSeq, letter.StreamSeq)}
+			deadletter.HeaderStream, letter.Stream, deadletter.HeaderPartitionSeq, letter.PartitionSeq)}
 	}
 	return partition, nil
 }
@@ -172,7 +172,7 @@ func tokenOfLetter(letter deadletter.Letter) string {
 	if letter.Token != "" {
 		return letter.Token
 	}
-	return fmt.Sprintf("deadletter/%s/%d/%016x", letter.Stream, letter.StreamSeq, xxhash.Sum64(letter.Body))
+	return fmt.Sprintf("deadletter/%s/%d/%016x", letter.Stream, letter.PartitionSeq, xxhash.Sum64(letter.Body))
 }
 
 // passed makes sure that no writer will take the record any more.

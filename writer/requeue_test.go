@@ -101,7 +101,7 @@ func (r *refusals) requireAll(rows int) {
 	var wrong uint64
 	// encode gives record n the channel n%7 and the number n/7+1 there; its partition and time are those of its ID.
 	require.NoError(r.t, r.tb.conn.QueryRow(r.ctx, `SELECT countIf(channel_id != concat('channel-0-', toString(wal_seq % 7)) OR message_seq != intDiv(wal_seq, 7) + 1
-		OR client_msg_no != concat('no-0-', toString(wal_seq)) OR stream_seq != wal_seq
+		OR client_msg_no != concat('no-0-', toString(wal_seq)) OR partition_seq != wal_seq
 		OR toUnixTimestamp64Milli(timestamp) != bitShiftRight(message_id, 22) + 1704067200000) FROM `+r.tb.name).Scan(&wrong))
 	require.Zero(r.t, wrong)
 }
@@ -113,7 +113,7 @@ func TestRequeue(t *testing.T) {
 	for _, letter := range r.letters() {
 		var m message.Message
 		require.NoError(t, m.UnmarshalVT(letter.Body))
-		want[letter.StreamSeq] = &m
+		want[letter.PartitionSeq] = &m
 	}
 
 	// Nothing has been mended yet.
@@ -142,7 +142,7 @@ func TestRequeue(t *testing.T) {
 		var id int64
 		var number uint64
 		var payload string
-		require.NoError(t, r.tb.conn.QueryRow(r.ctx, fmt.Sprintf("SELECT message_id, message_seq, payload FROM %s WHERE stream_seq = %d", r.tb.name, seq)).Scan(&id, &number, &payload))
+		require.NoError(t, r.tb.conn.QueryRow(r.ctx, fmt.Sprintf("SELECT message_id, message_seq, payload FROM %s WHERE partition_seq = %d", r.tb.name, seq)).Scan(&id, &number, &payload))
 		require.EqualValues(t, m.GetMessageId(), id)
 		require.Equal(t, m.GetMessageSeq(), number)
 		require.Equal(t, string(m.GetPayload()), payload)
@@ -224,7 +224,7 @@ func TestRequeueBeforeTheWriterHasGoneOn(t *testing.T) {
 	t.Parallel()
 	r := refuse(t)
 	letter := r.letters()[4] // of the last record
-	require.EqualValues(t, 200, letter.StreamSeq)
+	require.EqualValues(t, 200, letter.PartitionSeq)
 	p := r.recorded(0)
 	kv, err := r.js.KeyValue(r.ctx, topology.WriterBucket)
 	require.NoError(t, err)
@@ -259,7 +259,7 @@ func TestRequeueBeforeTheWriterHasGoneOn(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, client.Close()) }()
 	var block clickhouse.Block
-	require.NoError(t, block.Append(zombie.StreamSeq, zombie.Body))
+	require.NoError(t, block.Append(zombie.PartitionSeq, zombie.Body))
 	require.NoError(t, client.Insert(r.ctx, &block, 0, 1, zombie.Token))
 	r.requireAll(197)
 }
@@ -276,7 +276,7 @@ func (b *bundle) putLetter(role, reason, stream string, seq uint64, body []byte)
 	b.t.Helper()
 	ack, err := b.js.PublishMsg(b.ctx, &nats.Msg{
 		Subject: topology.DeadLetterSubject(role, reason), Data: body,
-		Header: nats.Header{deadletter.HeaderStream: {stream}, deadletter.HeaderStreamSeq: {fmt.Sprint(seq)}, deadletter.HeaderError: {"by hand"}},
+		Header: nats.Header{deadletter.HeaderStream: {stream}, deadletter.HeaderPartitionSeq: {fmt.Sprint(seq)}, deadletter.HeaderError: {"by hand"}},
 	})
 	require.NoError(b.t, err)
 	return ack.Sequence
@@ -313,7 +313,7 @@ func TestRequeueWhatCannotBe(t *testing.T) {
 		{b.putLetter("writer", "refused", "SENDS_0", 1, one(func(*message.Message) {})), outcomeNever, "do not say which record"},
 		{b.putLetter("writer", "refused", "MESSAGES_0", 0, one(func(*message.Message) {})), outcomeNever, "do not say which record"},
 		{b.putLetter("writer", "refused", "MESSAGES_1", 5, one(func(*message.Message) {})), outcomeNever, "is of partition 0, the letter of MESSAGES_1"},
-		{b.putLetter("writer", "undecodable", "MESSAGES_0", 5, []byte("\xff")), outcomeFailed, "still stream_seq 5: not a message that can be stored"},
+		{b.putLetter("writer", "undecodable", "MESSAGES_0", 5, []byte("\xff")), outcomeFailed, "still partition_seq 5: not a message that can be stored"},
 		{b.putLetter("writer", "refused", "MESSAGES_0", 21, one(func(*message.Message) {})), outcomeFailed, "is past record 21 (done: 20)"},
 		{b.putLetter("writer", "refused", "MESSAGES_0", 5, one(func(m *message.Message) { m.MessageId++ })), outcomeFailed, "the table has another message"},
 		{4711, outcomeGone, "there is no such dead letter"},

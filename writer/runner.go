@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -18,7 +20,7 @@ import (
 // store is what the runner needs of ClickHouse.
 type store interface {
 	Insert(ctx context.Context, b *clickhouse.Block, first, end int, token string) error
-	CountStreamRange(ctx context.Context, partition int, first, last uint64) (uint64, error)
+	CountRange(ctx context.Context, partition int, first, last uint64) (uint64, error)
 }
 
 // runner writes one partition. It works in sessions: a session loads the position, compares it with the
@@ -47,6 +49,7 @@ type runner struct {
 	batches [2]*batch
 	status  atomic.Pointer[status]
 	shown   atomic.Uint64 // position.Done, for the watcher
+	shownIn atomic.Uint64 // position.DoneRecord
 
 	// What follows belongs to the session that runs.
 	position  position
@@ -126,12 +129,13 @@ var (
 func (r *runner) report(err error) {
 	var gap *gapError
 	var content *contentError
+	foreign := errors.Is(err, message.ErrNotAMessageBatch)
 	level := slog.LevelWarn
 	switch {
 	case errors.As(err, &gap):
 		r.suspected = &gap.missing
 		r.setStatus(stateRetrying, err)
-	case errors.As(err, &content):
+	case errors.As(err, &content), foreign:
 		level = slog.LevelError
 		r.setStatus(statePaused, err)
 	case errors.Is(err, errFenced):
@@ -170,7 +174,7 @@ func (r *runner) session(ctx, work context.Context) error {
 		return err
 	}
 	r.unsaved = false
-	r.shown.Store(r.position.Done)
+	r.show()
 	created, err := r.prepare(ctx)
 	if err != nil {
 		return err
@@ -182,7 +186,11 @@ func (r *runner) session(ctx, work context.Context) error {
 	g := newGatherer(r.limits, r.budget, first, endAt, r.batches)
 	defer g.stop(errSession)
 
-	stop, err := r.source.consume(ctx, first, g.add, g.fail)
+	record, err := r.locate(ctx, first)
+	if err != nil {
+		return err
+	}
+	stop, err := r.source.consume(ctx, record, g.add, g.fail)
 	if err != nil {
 		return err
 	}
@@ -248,7 +256,7 @@ func (r *runner) unchanged(ctx context.Context, created time.Time) error {
 		return err
 	case !s.created.Equal(created):
 		return fmt.Errorf("stream %s was made anew", r.stream)
-	case s.last < r.position.Done:
+	case !s.gone && s.last < r.position.Done:
 		return fmt.Errorf("stream %s: %w", r.stream, errBehind)
 	default:
 		return nil
@@ -259,10 +267,41 @@ func (r *runner) unchanged(ctx context.Context, created time.Time) error {
 func (r *runner) streamState(ctx context.Context) (streamState, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
 	defer cancel()
-	stream, err := r.js.Stream(ctx, r.stream)
+	log, err := messagelog.Open(ctx, r.js, r.partition)
 	if err != nil {
-		return streamState{}, fmt.Errorf("stream %s: %w", r.stream, err)
+		return streamState{}, err
 	}
-	info := stream.CachedInfo()
-	return streamState{created: info.Created, first: info.State.FirstSeq, last: info.State.LastSeq}, nil
+	bounds, err := log.Bounds(ctx)
+	if err != nil {
+		return streamState{}, err
+	}
+	return streamState{created: bounds.Created, first: bounds.First, last: bounds.Last, gone: bounds.Gone}, nil
+}
+
+// locate finds the record to begin reading with.
+func (r *runner) locate(ctx context.Context, place uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
+	defer cancel()
+	log, err := messagelog.Open(ctx, r.js, r.partition)
+	if err != nil {
+		return 0, err
+	}
+	return log.Locate(ctx, place, r.position.DoneRecord)
+}
+
+// at reads the message at a place, which is in a record or the one behind that.
+func (r *runner) at(ctx context.Context, place, record uint64) (messagelog.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
+	defer cancel()
+	log, err := messagelog.Open(ctx, r.js, r.partition)
+	if err != nil {
+		return messagelog.Entry{}, err
+	}
+	return log.At(ctx, place, record)
+}
+
+// show lets the watcher see the position.
+func (r *runner) show() {
+	r.shown.Store(r.position.Done)
+	r.shownIn.Store(r.position.DoneRecord)
 }

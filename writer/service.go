@@ -230,7 +230,7 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 	log := s.log.With("partition", h.partition, "epoch", h.epoch)
 	r := &runner{
 		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, budget: s.budget, inserts: s.inserts, good: h.good,
-		source: &logSource{js: s.deps.JetStream, nc: s.deps.Reading, stream: stream, traced: s.deps.Tracer != nil, warn: func(err error) {
+		source: &logSource{js: s.deps.JetStream, stream: stream, traced: s.deps.Tracer != nil, warn: func(err error) {
 			log.Debug("reading the message log", "error", err)
 		}},
 		letters: &deadLetters{js: s.deps.JetStream, stream: stream, timeout: s.timing.request},

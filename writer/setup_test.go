@@ -30,11 +30,12 @@ type bundle struct {
 	t          testing.TB
 	ctx        context.Context
 	js         jetstream.JetStream
-	reading    *nats.Conn // gets no headers
 	nats       *broker.Embedded
 	dir        string
 	partitions int
 	ids        []message.IDClock
+	last       map[int]uint64 // place of the last message published, by partition
+	records    uint64         // published by publishRecords
 	log        *slog.Logger
 }
 
@@ -58,16 +59,13 @@ func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	nc, js, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Name: t.Name(), Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	reading, _, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Name: t.Name(), Options: []nats.Option{broker.WithoutHeaders()}, Logger: log})
-	require.NoError(t, err)
-	t.Cleanup(reading.Close)
 	asked := topology.DefaultDeployment()
 	asked.Partitions = partitions
 	options := topology.DefaultOptions()
 	options.WALBytesMax, options.MessagesBytesMax = config.ByteSize(partitions)*64<<20, config.ByteSize(partitions)*4<<30
 	_, err = broker.EnsureDeployment(ctx, js, asked, options)
 	require.NoError(t, err)
-	b := &bundle{t: t, ctx: ctx, js: js, reading: reading, nats: embedded, dir: dir, partitions: partitions, log: log}
+	b := &bundle{t: t, ctx: ctx, js: js, nats: embedded, dir: dir, partitions: partitions, log: log}
 	for p := range partitions {
 		clock, err := message.NewIDClock(p, 0)
 		require.NoError(t, err)
@@ -84,8 +82,13 @@ func testLogger(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("test", t.Name())
 }
 
-// encode makes record number n (from 1) of a partition, as the sequencer would.
+// encode makes message number n (from 1) of a partition, as the sequencer would, for a record of its own.
 func (b *bundle) encode(partition, n int) []byte {
+	return b.encodeAt(partition, n, message.Identity{WALSeq: uint64(n)})
+}
+
+// encodeAt is encode for a place in the write-ahead log.
+func (b *bundle) encodeAt(partition, n int, at message.Identity) []byte {
 	send := &message.Send{
 		ChannelId:   fmt.Sprintf("channel-%d-%d", partition, n%7),
 		ChannelType: 2,
@@ -95,9 +98,8 @@ func (b *bundle) encode(partition, n int) []byte {
 	}
 	encoded, err := send.MarshalVT()
 	require.NoError(b.t, err)
-	return message.AppendMessage(nil, encoded, message.Identity{
-		ID: b.ids[partition].Next(time.Now().UnixMilli()), Seq: uint64(n/7 + 1), WALSeq: uint64(n), WALIndex: 0,
-	})
+	at.ID, at.Seq = b.ids[partition].Next(time.Now().UnixMilli()), uint64(n/7+1)
+	return message.AppendMessage(nil, encoded, at)
 }
 
 // publish appends records first to last to a partition's message log.
@@ -109,14 +111,52 @@ func (b *bundle) publish(partition, first, last int) {
 	b.flush()
 }
 
-// publishRecord appends a record with the headers that the sequencer gives it.
-func (b *bundle) publishRecord(partition int, record []byte) {
+// publishRecords appends messages first to last to the log of partition 0, in records of one, of many and of none, as group commits make them.
+func (b *bundle) publishRecords(first, last int) {
+	b.t.Helper()
+	sizes := []int{1, 40, 0, 130, 7}
+	for n := first; n <= last; {
+		size := min(sizes[b.records%uint64(len(sizes))], last-n+1)
+		b.records++
+		b.publishBatch(0, b.batch(b.records, n, size))
+		n += size
+	}
+	b.flush()
+}
+
+// batch makes a record of the messages from first on.
+func (b *bundle) batch(record uint64, first, size int) []byte {
+	if size == 0 {
+		return testkit.EmptyMessageBatch(uint64(first), b.ids[0].Last())
+	}
+	messages := make([][]byte, size)
+	for i := range messages {
+		messages[i] = b.encodeAt(0, first+i, message.Identity{WALSeq: record, WALIndex: uint32(i)})
+	}
+	return testkit.MessageBatch(uint64(first), messages...)
+}
+
+// publishRecord appends a record of one message. Its place is what it says of the write-ahead log; one that cannot be read is behind the last.
+func (b *bundle) publishRecord(partition int, encoded []byte) {
+	b.t.Helper()
+	if b.last == nil {
+		b.last = make(map[int]uint64)
+	}
+	b.last[partition]++
+	if seq, err := message.ViewWALSeq(encoded); err == nil && seq > 0 {
+		b.last[partition] = seq
+	}
+	b.publishBatch(partition, testkit.MessageBatch(b.last[partition], encoded))
+}
+
+// publishBatch appends a record with the headers that the sequencer gives it.
+func (b *bundle) publishBatch(partition int, batch []byte) {
 	b.t.Helper()
 	_, err := b.js.PublishMsgAsync(&nats.Msg{
-		Subject: string(topology.AppendMessageSubject(nil, partition, 2, "channel")),
-		Data:    record,
+		Subject: topology.MessagesSubject(partition),
+		Data:    batch,
 		Header: nats.Header{
-			topology.HeaderContentType: {message.ContentType},
+			topology.HeaderContentType: {message.BatchContentType},
 			"Nats-Expected":            {"1000000"}, // as long as the real one, that would be refused when a stream is made anew
 		},
 	}, jetstream.WithStallWait(time.Minute))
@@ -149,7 +189,7 @@ func (b *bundle) config(dsn string, schema clickhouse.Schema) Config {
 // service makes a writer that waits little.
 func (b *bundle) service(cfg Config) *Service {
 	b.t.Helper()
-	s, err := New(cfg, Deps{JetStream: b.js, Reading: b.reading, Partitions: b.partitions, Logger: b.log, Registerer: prometheus.NewRegistry()})
+	s, err := New(cfg, Deps{JetStream: b.js, Partitions: b.partitions, Logger: b.log, Registerer: prometheus.NewRegistry()})
 	require.NoError(b.t, err)
 	s.timing.watch, s.timing.backoffMin, s.timing.backoffMax = 50*time.Millisecond, 10*time.Millisecond, 100*time.Millisecond
 	return s
@@ -260,7 +300,7 @@ func (tb *table) counts(final bool) (rows, different uint64) {
 		suffix = " FINAL"
 	}
 	require.NoError(tb.t, tb.conn.QueryRow(context.Background(),
-		"SELECT count(), uniqExact(partition, stream_seq) FROM "+tb.name+suffix).Scan(&rows, &different))
+		"SELECT count(), uniqExact(partition, partition_seq) FROM "+tb.name+suffix).Scan(&rows, &different))
 	return rows, different
 }
 

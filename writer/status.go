@@ -14,6 +14,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -36,7 +37,7 @@ type PartitionStatus struct {
 	Lost         []RangeStatus `json:"lost,omitempty"`
 }
 
-// RangeStatus is a range of stream sequences, both ends included.
+// RangeStatus is a range of places, both ends included.
 type RangeStatus = seqRange
 
 const statusTimeout = 5 * time.Second
@@ -84,11 +85,18 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, records bucket
 	if at.Pending != nil {
 		s.Pending = &at.Pending.seqRange
 	}
-	stream, err := js.Stream(ctx, topology.MessagesStream(number))
+	log, err := messagelog.Open(ctx, js, number)
 	if err != nil {
-		return s, fmt.Errorf("stream %s: %w", topology.MessagesStream(number), err)
+		return s, err
 	}
-	s.StreamLast = stream.CachedInfo().State.LastSeq
+	bounds, err := log.Bounds(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.StreamLast = bounds.Last
+	if bounds.Gone {
+		s.StreamLast = s.Done
+	}
 	s.Lag = s.StreamLast - min(s.Done, s.StreamLast)
 	return s, nil
 }

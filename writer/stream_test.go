@@ -3,12 +3,14 @@ package writer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -87,21 +89,21 @@ func TestReconcile(t *testing.T) {
 		s    streamState
 		want plan
 	}{
-		"nothing anywhere":         {position{}, streamState{day, 1, 0}, plan{}},
-		"first start":              {position{}, streamState{day, 1, 9}, plan{}},
-		"first start, too late":    {position{}, streamState{day, 5, 9}, plan{missing: &seqRange{1, 4}}},
-		"at the end":               {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{day, 1, 9}, plan{verify: true}},
-		"in the middle":            {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{day, 1, 9}, plan{verify: true}},
-		"digest not known":         {position{revision: 1, StreamCreated: day, Done: 5}, streamState{day, 1, 9}, plan{}},
-		"all expired":              {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{day, 10, 9}, plan{}},
-		"next is the first":        {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{day, 6, 9}, plan{}},
-		"retention has passed":     {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{day, 8, 9}, plan{missing: &seqRange{6, 7}}},
-		"all lost":                 {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{day, 10, 9}, plan{missing: &seqRange{6, 9}}},
-		"tail lost":                {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{day, 1, 8}, plan{behind: true}},
-		"tail of pending lost":     {position{revision: 1, StreamCreated: day, Done: 5, Pending: &pendingRange{seqRange: seqRange{6, 9}}}, streamState{day, 1, 8}, plan{behind: true}},
-		"pending to be read":       {position{revision: 1, StreamCreated: day, Done: 5, Pending: &pendingRange{seqRange: seqRange{6, 9}}}, streamState{day, 1, 9}, plan{}},
-		"made anew, still shorter": {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{other, 1, 0}, plan{behind: true, recreated: true}},
-		"made anew, long enough":   {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{other, 1, 9}, plan{recreated: true, verify: true}},
+		"nothing anywhere":         {position{}, streamState{created: day, first: 1, last: 0}, plan{}},
+		"first start":              {position{}, streamState{created: day, first: 1, last: 9}, plan{}},
+		"first start, too late":    {position{}, streamState{created: day, first: 5, last: 9}, plan{missing: &seqRange{1, 4}}},
+		"at the end":               {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: day, first: 1, last: 9}, plan{verify: true}},
+		"in the middle":            {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{created: day, first: 1, last: 9}, plan{verify: true}},
+		"digest not known":         {position{revision: 1, StreamCreated: day, Done: 5}, streamState{created: day, first: 1, last: 9}, plan{}},
+		"all expired":              {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: day, first: 1, gone: true}, plan{}},
+		"next is the first":        {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{created: day, first: 6, last: 9}, plan{}},
+		"retention has passed":     {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{created: day, first: 8, last: 9}, plan{missing: &seqRange{6, 7}}},
+		"all gone, made anew":      {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{created: other, first: 1, gone: true}, plan{recreated: true}},
+		"tail lost":                {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: day, first: 1, last: 8}, plan{behind: true}},
+		"tail of pending lost":     {position{revision: 1, StreamCreated: day, Done: 5, Pending: &pendingRange{seqRange: seqRange{6, 9}}}, streamState{created: day, first: 1, last: 8}, plan{behind: true}},
+		"pending to be read":       {position{revision: 1, StreamCreated: day, Done: 5, Pending: &pendingRange{seqRange: seqRange{6, 9}}}, streamState{created: day, first: 1, last: 9}, plan{}},
+		"made anew, still shorter": {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: other, first: 1, last: 0}, plan{behind: true, recreated: true}},
+		"made anew, long enough":   {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: other, first: 1, last: 9}, plan{recreated: true, verify: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -161,7 +163,7 @@ func TestStreamMadeAnewWithOtherContent(t *testing.T) {
 	problem := b.waitStatus(s, 0, statePaused).problem
 	var content *contentError
 	require.ErrorAs(t, problem, &content)
-	require.ErrorContains(t, s.Check(), "record 100 of MESSAGES_0")
+	require.ErrorContains(t, s.Check(), "message 100 of MESSAGES_0")
 	require.EqualValues(t, 100, b.recorded(0).Done, "the position is not set back")
 	require.NoError(t, stop())
 	b.requireEachOnce(cfg, 100)
@@ -189,7 +191,13 @@ func TestStreamDeletedAndBack(t *testing.T) {
 	b.waitDone(0, 100)
 	stream := b.stream(0).CachedInfo().Config
 	require.NoError(t, b.js.DeleteStream(b.ctx, stream.Name))
-	require.ErrorIs(t, b.waitStatus(s, 0, stateRetrying).problem, jetstream.ErrStreamNotFound)
+	testkit.WaitFor(t, time.Minute, "the writer to say that there is no log", func(context.Context) error {
+		problem := b.waitStatus(s, 0, stateRetrying).problem // at first that the server refuses to deliver, perhaps
+		if !errors.Is(problem, jetstream.ErrStreamNotFound) {
+			return problem
+		}
+		return nil
+	})
 	require.ErrorContains(t, s.Check(), "MESSAGES_0")
 	_, err := b.js.CreateStream(b.ctx, stream)
 	require.NoError(t, err)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
@@ -38,10 +37,10 @@ func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
 		case !s.created.Equal(created):
 			g.fail(fmt.Errorf("stream %s was made anew", r.stream))
 			return
-		case s.last+1 < next:
+		case !s.gone && s.last+1 < next:
 			g.fail(fmt.Errorf("stream %s: %w: read up to %d, last %d", r.stream, errBehind, next-1, s.last))
 			return
-		case blocked || s.last+1 == next || received != seen:
+		case blocked || s.gone || s.last+1 == next || received != seen:
 			stalled = 0
 		default:
 			stalled++
@@ -57,6 +56,9 @@ func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
 // showLag shows how far the stream is ahead of what is in ClickHouse, and how far behind the position it begins.
 func (r *runner) showLag(ctx context.Context, s streamState) {
 	done := r.shown.Load()
+	if s.gone {
+		s.first, s.last = done+1, done
+	}
 	r.own.lagMessages.Set(float64(max(s.last, done) - done))
 	r.own.retained.Set(float64(max(done+1, s.first) - s.first))
 	if s.last <= done {
@@ -68,19 +70,17 @@ func (r *runner) showLag(ctx context.Context, s streamState) {
 	} // else what was known goes on growing older, which is true as long as nothing was inserted
 }
 
-// acceptedAt is when the message was accepted that a record of the stream holds.
+// acceptedAt is when the message at a place was accepted.
 func (r *runner) acceptedAt(ctx context.Context, seq uint64) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
-	defer cancel()
-	record, err := broker.RecordAt(ctx, r.js, r.stream, seq)
+	entry, err := r.at(ctx, seq, r.shownIn.Load())
 	if err != nil {
 		return time.Time{}, err
 	}
-	var m message.Message
-	if err := m.UnmarshalVT(record.Data); err != nil {
-		return time.Time{}, fmt.Errorf("record %d of %s: %w", seq, r.stream, err)
+	id, err := message.ViewID(entry.Data)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("message %d of %s: %w", seq, r.stream, err)
 	}
-	return message.ID(m.MessageId).Time(), nil
+	return id.Time(), nil
 }
 
 // timing is how long the runner waits for what.

@@ -10,10 +10,10 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message" // or generated from message.proto
 )
 
-// Consume hands the messages of a partition to handle, in order, from behind a stream sequence on: 0 for
-// all that the log still has. handle must record the sequence together with what it does; that is the
-// place to begin after a crash.
-func Consume(ctx context.Context, js jetstream.JetStream, partition int, after uint64, handle func(seq uint64, m *message.Message) error) error {
+// Consume hands the records of a partition to handle, in order, from behind a stream sequence on: 0 for
+// all that the log still has. handle must record the sequence together with what it does with the messages,
+// of which there may be none; that is the place to begin after a crash.
+func Consume(ctx context.Context, js jetstream.JetStream, partition int, after uint64, handle func(seq uint64, batch *message.MessageBatch) error) error {
 	consumer, err := js.OrderedConsumer(ctx, fmt.Sprintf("MESSAGES_%d", partition), jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:   after + 1,
@@ -40,13 +40,13 @@ func Consume(ctx context.Context, js jetstream.JetStream, partition int, after u
 			continue // the log was made anew, and is being derived again: it is the same record
 		}
 		if after > 0 && seq != after+1 {
-			return fmt.Errorf("partition %d: messages %d to %d are gone: retention has passed us", partition, after+1, seq-1)
+			return fmt.Errorf("partition %d: records %d to %d are gone: retention has passed us", partition, after+1, seq-1)
 		}
-		var m message.Message
-		if err := m.UnmarshalVT(record.Data()); err != nil { // proto.Unmarshal, with generated code of your own
-			return fmt.Errorf("partition %d, message %d: %w", partition, seq, err)
+		var batch message.MessageBatch
+		if err := batch.UnmarshalVT(record.Data()); err != nil { // proto.Unmarshal, with generated code of your own
+			return fmt.Errorf("partition %d, record %d: %w", partition, seq, err)
 		}
-		if err := handle(seq, &m); err != nil {
+		if err := handle(seq, &batch); err != nil {
 			return err
 		}
 		after = seq

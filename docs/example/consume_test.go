@@ -24,15 +24,22 @@ func TestConsume(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	js := testkit.StartDeployment(t, 1).JetStream
-	for n := 1; n <= 20; n++ {
+	for n := 1; n <= 20; n++ { // records of two messages
 		encoded, err := (&message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", Payload: []byte("hi")}).MarshalVT()
 		require.NoError(t, err)
-		_, err = js.Publish(ctx, "messages.0.2.c", message.AppendMessage(nil, encoded, message.Identity{ID: message.MakeID(int64(n), 0, 0), Seq: uint64(n), WALSeq: uint64(n)}))
+		var pair [2][]byte
+		for i := range pair {
+			pair[i] = message.AppendMessage(nil, encoded, message.Identity{ID: message.MakeID(int64(n), 0, i), Seq: uint64(2*n - 1 + i), WALSeq: uint64(n), WALIndex: uint32(i)})
+		}
+		_, err = js.Publish(ctx, "messages.0", testkit.MessageBatch(uint64(2*n-1), pair[:]...))
 		require.NoError(t, err)
 	}
 	read := func(after, last uint64) (seqs []uint64, err error) {
-		err = example.Consume(ctx, js, 0, after, func(seq uint64, m *message.Message) error {
-			require.Equal(t, seq, m.GetMessageSeq())
+		err = example.Consume(ctx, js, 0, after, func(seq uint64, batch *message.MessageBatch) error {
+			require.Len(t, batch.GetMessages(), 2)
+			for i, m := range batch.GetMessages() {
+				require.Equal(t, 2*seq-1+uint64(i), m.GetMessageSeq())
+			}
 			if seqs = append(seqs, seq); seq == last {
 				return errEnough
 			}
@@ -51,7 +58,7 @@ func TestConsume(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, stream.Purge(ctx, jetstream.WithPurgeSequence(16)))
 	_, err = read(12, 20)
-	require.ErrorContains(t, err, "messages 13 to 15 are gone")
+	require.ErrorContains(t, err, "records 13 to 15 are gone")
 }
 
 // The page shows the code that the test above runs.

@@ -43,6 +43,12 @@ func (p *Part) Differ(format string, args ...any) {
 	}
 }
 
+// Take notes the differences of another part.
+func (p *Part) Take(other *Part) {
+	p.Differences += other.Differences
+	p.First = append(p.First, other.First[:min(len(other.First), firstKept-len(p.First))]...)
+}
+
 // Omit notes what was not compared.
 func (p *Part) Omit(format string, args ...any) {
 	p.NotCompared = append(p.NotCompared, fmt.Sprintf(format, args...))

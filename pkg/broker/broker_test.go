@@ -3,6 +3,7 @@ package broker_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net"
 	"os"
@@ -14,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
-	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -65,7 +65,7 @@ func TestStreamIsNotCut(t *testing.T) {
 	o := options()
 	deployment, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 2}, o)
 	require.NoError(t, err)
-	subject := string(topology.AppendMessageSubject(nil, 1, message.ChannelGroup, "g"))
+	subject := topology.MessagesSubject(1)
 	for range 3 {
 		_, err := js.Publish(t.Context(), subject, make([]byte, 400<<10))
 		require.NoError(t, err)
@@ -114,6 +114,25 @@ func TestDamagedParametersAreRefused(t *testing.T) {
 	require.NoError(t, err)
 	_, err = broker.EnsureDeployment(t.Context(), js, topology.Deployment{}, options())
 	require.ErrorContains(t, err, "damaged")
+}
+
+// TestLogsOfAnotherFormAreRefused: what is recorded says nothing of a form where each message had a record of its own.
+func TestLogsOfAnotherFormAreRefused(t *testing.T) {
+	t.Parallel()
+	_, js := connect(t, startEmbedded(t, t.TempDir()))
+	deployment, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 1}, options())
+	require.NoError(t, err)
+	kv, err := js.KeyValue(t.Context(), topology.DeploymentBucket)
+	require.NoError(t, err)
+	before, err := json.Marshal(deployment)
+	require.NoError(t, err)
+	_, err = kv.Put(t.Context(), "deployment", before)
+	require.NoError(t, err)
+	_, err = broker.EnsureDeployment(t.Context(), js, topology.Deployment{}, options())
+	require.ErrorIs(t, err, broker.ErrLogForm)
+	require.ErrorContains(t, err, "form 0, and this program reads and writes form 2")
+	_, err = broker.AwaitDeployment(t.Context(), js, topology.Deployment{})
+	require.ErrorIs(t, err, broker.ErrLogForm)
 }
 
 func TestStreamIsBroughtToWhatIsWanted(t *testing.T) {

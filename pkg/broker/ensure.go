@@ -179,6 +179,19 @@ func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 
 const deploymentKey = "deployment"
 
+// logForm is the form of the records in the logs. Form 2: a record of the message log holds what a group commit became (docs/adr/0012). A
+// deployment of before has a record for each message, and says nothing of a form.
+const logForm = 2
+
+// recordedDeployment is what is recorded.
+type recordedDeployment struct {
+	topology.Deployment
+	LogForm int `json:"log_form"`
+}
+
+// ErrLogForm says that a deployment's logs are of a form that this program does not know.
+var ErrLogForm = errors.New("the logs of this deployment are of another form")
+
 // recordDeployment writes the parameters once; whoever comes later must agree.
 func recordDeployment(ctx context.Context, js jetstream.JetStream, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
 	kv, err := js.KeyValue(ctx, topology.DeploymentBucket)
@@ -193,7 +206,7 @@ func recordDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	value, err := json.Marshal(first)
+	value, err := json.Marshal(recordedDeployment{Deployment: first, LogForm: logForm})
 	if err != nil {
 		return topology.Deployment{}, fmt.Errorf("encode deployment parameters: %w", err)
 	}
@@ -254,15 +267,18 @@ func readDeployment(ctx context.Context, kv jetstream.KeyValue, asked topology.D
 	if err != nil {
 		return topology.Deployment{}, fmt.Errorf("read deployment parameters: %w", err)
 	}
-	var recorded topology.Deployment
+	var recorded recordedDeployment
 	if err := json.Unmarshal(entry.Value(), &recorded); err != nil {
 		return topology.Deployment{}, fmt.Errorf("deployment parameters in bucket %s are damaged: %w", topology.DeploymentBucket, err)
 	}
 	if err := recorded.Check(); err != nil {
 		return topology.Deployment{}, fmt.Errorf("deployment parameters in bucket %s are damaged: %w", topology.DeploymentBucket, err)
 	}
-	if err := asked.Or(recorded).Conflict(recorded); err != nil {
+	if recorded.LogForm != logForm {
+		return topology.Deployment{}, fmt.Errorf("%w: form %d, and this program reads and writes form %d: use the version that made them, or begin a new deployment", ErrLogForm, recorded.LogForm, logForm)
+	}
+	if err := asked.Or(recorded.Deployment).Conflict(recorded.Deployment); err != nil {
 		return topology.Deployment{}, fmt.Errorf("this deployment was first started with other parameters, which cannot change: %w (leave --partitions, --dedup-window and --dedup-entries-max out to take what is recorded)", err)
 	}
-	return recorded, nil
+	return recorded.Deployment, nil
 }

@@ -59,7 +59,7 @@ func writeTable(out io.Writer, all counts, letters []Letter, more bool) error {
 		_, _ = fmt.Fprintln(w, "ID\tTIME\tROLE\tREASON\tSTREAM\tSEQ\tBYTES\tERROR") // Flush reports what fails
 	}
 	for _, l := range letters {
-		_, _ = fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", l.ID, l.Time.Format(time.RFC3339), l.Role, l.Reason, l.Stream, l.StreamSeq, l.Bytes, printable(shorten(l.Error)))
+		_, _ = fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", l.ID, l.Time.Format(time.RFC3339), l.Role, l.Reason, l.Stream, l.PartitionSeq, l.Bytes, printable(shorten(l.Error)))
 	}
 	switch {
 	case len(all) == 0:

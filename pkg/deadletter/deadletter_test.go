@@ -56,7 +56,7 @@ func (b *bundle) put(role, reason, stream string, seq int, contentType string, b
 		Data:    body,
 		Header: nats.Header{
 			topology.HeaderContentType: {contentType}, deadletter.HeaderError: {"because of " + reason},
-			deadletter.HeaderStream: {stream}, deadletter.HeaderStreamSeq: {fmt.Sprint(seq)},
+			deadletter.HeaderStream: {stream}, deadletter.HeaderPartitionSeq: {fmt.Sprint(seq)},
 		},
 	})
 	require.NoError(b.t, err)
@@ -99,7 +99,7 @@ func TestList(t *testing.T) {
 	require.WithinDuration(t, time.Now(), first.Time, time.Minute)
 	first.Time = time.Time{}
 	require.Equal(t, deadletter.Letter{
-		ID: 1, Role: "writer", Reason: "refused", Stream: "MESSAGES_0", StreamSeq: 1, Error: "because of refused",
+		ID: 1, Role: "writer", Reason: "refused", Stream: "MESSAGES_0", PartitionSeq: 1, Error: "because of refused",
 		ContentType: message.ContentType, Bytes: 1,
 	}, first)
 

@@ -17,35 +17,35 @@ const (
 	HeaderError = "Sendhouse-Error"
 	// HeaderStream is the stream that it is from.
 	HeaderStream = "Sendhouse-Stream"
-	// HeaderStreamSeq is its sequence in that stream; of a range, the first.
-	HeaderStreamSeq = "Sendhouse-Stream-Seq"
+	// HeaderPartitionSeq is its sequence in that stream; of a range, the first.
+	HeaderPartitionSeq = "Sendhouse-Partition-Seq"
 	// HeaderToken, on a row that ClickHouse refused, is the deduplication token that it was to be inserted under.
 	HeaderToken = "Sendhouse-Deduplication-Token" //nolint:gosec // no secret: the name of a header
 )
 
 // Letter is one dead letter.
 type Letter struct {
-	ID          uint64    `json:"id"` // sequence in the stream of dead letters
-	Role        string    `json:"role"`
-	Reason      string    `json:"reason"`
-	Time        time.Time `json:"time"`             // when it was put there
-	Stream      string    `json:"stream,omitempty"` // that it is from
-	StreamSeq   uint64    `json:"stream_seq,omitempty"`
-	Token       string    `json:"token,omitempty"`
-	Error       string    `json:"error"`
-	ContentType string    `json:"content_type"`
-	Bytes       int       `json:"bytes"` // of the body
-	Body        []byte    `json:"-"`
+	ID           uint64    `json:"id"` // sequence in the stream of dead letters
+	Role         string    `json:"role"`
+	Reason       string    `json:"reason"`
+	Time         time.Time `json:"time"`             // when it was put there
+	Stream       string    `json:"stream,omitempty"` // that it is from
+	PartitionSeq uint64    `json:"partition_seq,omitempty"`
+	Token        string    `json:"token,omitempty"`
+	Error        string    `json:"error"`
+	ContentType  string    `json:"content_type"`
+	Bytes        int       `json:"bytes"` // of the body
+	Body         []byte    `json:"-"`
 }
 
 // read makes a letter of what the stream holds. A header that is missing leaves its field empty: others than
 // this program may have put it there.
 func read(id uint64, subject string, at time.Time, header nats.Header, body []byte) Letter {
 	role, reason := topology.ParseDeadLetterSubject(subject)
-	seq, _ := strconv.ParseUint(header.Get(HeaderStreamSeq), 10, 64) // 0 where there is none
+	seq, _ := strconv.ParseUint(header.Get(HeaderPartitionSeq), 10, 64) // 0 where there is none
 	return Letter{
 		ID: id, Role: role, Reason: reason, Time: at.UTC(),
-		Stream: header.Get(HeaderStream), StreamSeq: seq, Token: header.Get(HeaderToken), Error: header.Get(HeaderError),
+		Stream: header.Get(HeaderStream), PartitionSeq: seq, Token: header.Get(HeaderToken), Error: header.Get(HeaderError),
 		ContentType: header.Get(topology.HeaderContentType), Bytes: len(body), Body: body,
 	}
 }

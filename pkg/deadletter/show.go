@@ -97,7 +97,7 @@ func writeShown(out io.Writer, s Shown) error {
 	line("reason", s.Reason)
 	line("time", s.Time.Format(time.RFC3339Nano))
 	line("stream", s.Stream)
-	line("stream_seq", s.StreamSeq)
+	line("partition_seq", s.PartitionSeq)
 	if s.Token != "" {
 		line("token", s.Token)
 	}

@@ -7,14 +7,22 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// ContentType is the Content-Type header of a record in the message log.
-const ContentType = "application/x-protobuf; messageType=sendhouse.v1.Message"
+// Content-Type headers.
+const (
+	// ContentType is that of an encoded Message.
+	ContentType = "application/x-protobuf; messageType=sendhouse.v1.Message"
+	// BatchContentType is that of a record in the message log.
+	BatchContentType = "application/x-protobuf; messageType=sendhouse.v1.MessageBatch"
+)
 
 // Field numbers of the .proto that the codec below writes by itself; a test
 // holds them against the descriptor.
 const (
 	fieldBatchSends    protowire.Number = 1
 	fieldBatchAnswers  protowire.Number = 1
+	fieldBatchFirst    protowire.Number = 1
+	fieldBatchNewestID protowire.Number = 2
+	fieldBatchMessages protowire.Number = 3
 	fieldAnswerID      protowire.Number = 1
 	fieldAnswerSeq     protowire.Number = 2
 	fieldAnswerOutcome protowire.Number = 3
@@ -27,6 +35,10 @@ const (
 const (
 	// IdentitySizeMax is the most that AppendMessage adds to an encoded send, in bytes.
 	IdentitySizeMax = 2 + 8 + 2 + 10 + 2 + 10 + 2 + 5
+	// BatchHeadSizeMax is the most that AppendBatchHead adds, in bytes.
+	BatchHeadSizeMax = 1 + 10 + 1 + 8
+	// MessageFrameOverheadMax is the most that AppendBatchMessage adds to an encoded send, in bytes.
+	MessageFrameOverheadMax = 1 + 5 + IdentitySizeMax
 	// SendFrameOverheadMax is the most that AppendSend adds to an encoded send, in bytes.
 	SendFrameOverheadMax = 1 + 5
 )
@@ -57,6 +69,83 @@ func AppendMessage(dst, encodedSend []byte, id Identity) []byte {
 		dst = protowire.AppendVarint(dst, uint64(id.WALIndex))
 	}
 	return dst
+}
+
+// size is what AppendMessage adds.
+func (id Identity) size() int {
+	n := 2 + 8 + 2 + protowire.SizeVarint(id.WALSeq)
+	if id.Seq != 0 {
+		n += 2 + protowire.SizeVarint(id.Seq)
+	}
+	if id.WALIndex != 0 {
+		n += 2 + protowire.SizeVarint(uint64(id.WALIndex))
+	}
+	return n
+}
+
+// AppendBatchHead begins an encoded MessageBatch; AppendBatchMessage adds the messages.
+func AppendBatchHead(dst []byte, first uint64, newest ID) []byte {
+	dst = protowire.AppendTag(dst, fieldBatchFirst, protowire.VarintType)
+	dst = protowire.AppendVarint(dst, first)
+	if newest == 0 { // none was given yet
+		return dst
+	}
+	dst = protowire.AppendTag(dst, fieldBatchNewestID, protowire.Fixed64Type)
+	return protowire.AppendFixed64(dst, uint64(newest))
+}
+
+// AppendBatchMessage appends what AppendMessage makes as one element of an encoded MessageBatch.
+func AppendBatchMessage(dst, encodedSend []byte, id Identity) []byte {
+	dst = protowire.AppendTag(dst, fieldBatchMessages, protowire.BytesType)
+	dst = protowire.AppendVarint(dst, uint64(len(encodedSend)+id.size()))
+	return AppendMessage(dst, encodedSend, id)
+}
+
+// BatchView is an encoded MessageBatch taken apart.
+type BatchView struct {
+	First    uint64
+	NewestID ID
+	Messages [][]byte // encoded; they alias the batch
+}
+
+// Next is the place of the message behind the batch.
+func (v *BatchView) Next() uint64 { return v.First + uint64(len(v.Messages)) }
+
+// ErrNotAMessageBatch is returned for bytes that are not an encoded MessageBatch.
+var ErrNotAMessageBatch = errors.New("not an encoded MessageBatch")
+
+// ViewBatch takes an encoded MessageBatch apart, into what v has room for. Whether its messages can be read is not checked.
+func ViewBatch(batch []byte, v *BatchView) error {
+	v.First, v.NewestID, v.Messages = 0, 0, v.Messages[:0]
+	for b := batch; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return fmt.Errorf("%w: tag: %w", ErrNotAMessageBatch, protowire.ParseError(n))
+		}
+		b = b[n:]
+		switch {
+		case num == fieldBatchMessages && typ == protowire.BytesType:
+			var one []byte
+			one, n = protowire.ConsumeBytes(b)
+			v.Messages = append(v.Messages, one[:len(one):len(one)])
+		case num == fieldBatchFirst && typ == protowire.VarintType:
+			v.First, n = protowire.ConsumeVarint(b)
+		case num == fieldBatchNewestID && typ == protowire.Fixed64Type:
+			var id uint64
+			id, n = protowire.ConsumeFixed64(b)
+			v.NewestID = ID(id)
+		default: // of a later version
+			n = protowire.ConsumeFieldValue(num, typ, b)
+		}
+		if n < 0 {
+			return fmt.Errorf("%w: field %d: %w", ErrNotAMessageBatch, num, protowire.ParseError(n))
+		}
+		b = b[n:]
+	}
+	if v.First == 0 {
+		return fmt.Errorf("%w: it does not say which message is its first", ErrNotAMessageBatch)
+	}
+	return nil
 }
 
 // AppendSend appends s to dst as one element of an encoded SendBatch.

@@ -273,8 +273,73 @@ func (x *SendBatch) GetSends() []*Send {
 	return nil
 }
 
-// Message is one record of the message log (MESSAGES_<p>): a send with its
-// identity. Fields 1 to 12 are those of Send.
+// MessageBatch is one record of the message log (MESSAGES_<p>): what one record
+// of the write-ahead log became. It has the same stream sequence as that one.
+type MessageBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The partition_seq of the first message: its place among all of the partition, which
+	// count 1, 2, 3, …; the second one's is one more. Where the record has none,
+	// because each send was a duplicate or a no_persist, that of the next.
+	First uint64 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	// The last message_id that was given in the partition up to here.
+	NewestId      uint64     `protobuf:"fixed64,2,opt,name=newest_id,json=newestId,proto3" json:"newest_id,omitempty"`
+	Messages      []*Message `protobuf:"bytes,3,rep,name=messages,proto3" json:"messages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MessageBatch) Reset() {
+	*x = MessageBatch{}
+	mi := &file_message_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MessageBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MessageBatch) ProtoMessage() {}
+
+func (x *MessageBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_message_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MessageBatch.ProtoReflect.Descriptor instead.
+func (*MessageBatch) Descriptor() ([]byte, []int) {
+	return file_message_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *MessageBatch) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *MessageBatch) GetNewestId() uint64 {
+	if x != nil {
+		return x.NewestId
+	}
+	return 0
+}
+
+func (x *MessageBatch) GetMessages() []*Message {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+// Message is a send with its identity. Fields 1 to 12 are those of Send.
 type Message struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ChannelId   string                 `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
@@ -295,7 +360,8 @@ type Message struct {
 	// 1, 2, 3, … in its channel; 0 for a no_persist message, which has none.
 	MessageSeq uint64 `protobuf:"varint,17,opt,name=message_seq,json=messageSeq,proto3" json:"message_seq,omitempty"`
 	// Where the send stands in the write-ahead log: the stream sequence of the
-	// batch, and the place in it from 0.
+	// record, which the message log has the message in at the same, and the place
+	// among its sends, from 0.
 	WalSeq        uint64 `protobuf:"varint,18,opt,name=wal_seq,json=walSeq,proto3" json:"wal_seq,omitempty"`
 	WalIndex      uint32 `protobuf:"varint,19,opt,name=wal_index,json=walIndex,proto3" json:"wal_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -304,7 +370,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_message_proto_msgTypes[2]
+	mi := &file_message_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +382,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_message_proto_msgTypes[2]
+	mi := &file_message_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +395,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_message_proto_rawDescGZIP(), []int{2}
+	return file_message_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Message) GetChannelId() string {
@@ -456,7 +522,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_message_proto_msgTypes[3]
+	mi := &file_message_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +534,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_message_proto_msgTypes[3]
+	mi := &file_message_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +547,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_message_proto_rawDescGZIP(), []int{3}
+	return file_message_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Answer) GetMessageId() uint64 {
@@ -515,7 +581,7 @@ type AnswerBatch struct {
 
 func (x *AnswerBatch) Reset() {
 	*x = AnswerBatch{}
-	mi := &file_message_proto_msgTypes[4]
+	mi := &file_message_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +593,7 @@ func (x *AnswerBatch) String() string {
 func (*AnswerBatch) ProtoMessage() {}
 
 func (x *AnswerBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_message_proto_msgTypes[4]
+	mi := &file_message_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +606,7 @@ func (x *AnswerBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerBatch.ProtoReflect.Descriptor instead.
 func (*AnswerBatch) Descriptor() ([]byte, []int) {
-	return file_message_proto_rawDescGZIP(), []int{4}
+	return file_message_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AnswerBatch) GetAnswers() []*Answer {
@@ -572,7 +638,11 @@ const file_message_proto_rawDesc = "" +
 	"\vsubscribers\x18\v \x03(\tR\vsubscribers\x12\x18\n" +
 	"\apayload\x18\f \x01(\fR\apayload\"5\n" +
 	"\tSendBatch\x12(\n" +
-	"\x05sends\x18\x01 \x03(\v2\x12.sendhouse.v1.SendR\x05sends\"\xdf\x03\n" +
+	"\x05sends\x18\x01 \x03(\v2\x12.sendhouse.v1.SendR\x05sends\"t\n" +
+	"\fMessageBatch\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x1b\n" +
+	"\tnewest_id\x18\x02 \x01(\x06R\bnewestId\x121\n" +
+	"\bmessages\x18\x03 \x03(\v2\x15.sendhouse.v1.MessageR\bmessages\"\xdf\x03\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"channel_id\x18\x01 \x01(\tR\tchannelId\x12!\n" +
@@ -621,24 +691,26 @@ func file_message_proto_rawDescGZIP() []byte {
 }
 
 var file_message_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_message_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_message_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_message_proto_goTypes = []any{
-	(Outcome)(0),        // 0: sendhouse.v1.Outcome
-	(*Send)(nil),        // 1: sendhouse.v1.Send
-	(*SendBatch)(nil),   // 2: sendhouse.v1.SendBatch
-	(*Message)(nil),     // 3: sendhouse.v1.Message
-	(*Answer)(nil),      // 4: sendhouse.v1.Answer
-	(*AnswerBatch)(nil), // 5: sendhouse.v1.AnswerBatch
+	(Outcome)(0),         // 0: sendhouse.v1.Outcome
+	(*Send)(nil),         // 1: sendhouse.v1.Send
+	(*SendBatch)(nil),    // 2: sendhouse.v1.SendBatch
+	(*MessageBatch)(nil), // 3: sendhouse.v1.MessageBatch
+	(*Message)(nil),      // 4: sendhouse.v1.Message
+	(*Answer)(nil),       // 5: sendhouse.v1.Answer
+	(*AnswerBatch)(nil),  // 6: sendhouse.v1.AnswerBatch
 }
 var file_message_proto_depIdxs = []int32{
 	1, // 0: sendhouse.v1.SendBatch.sends:type_name -> sendhouse.v1.Send
-	0, // 1: sendhouse.v1.Answer.outcome:type_name -> sendhouse.v1.Outcome
-	4, // 2: sendhouse.v1.AnswerBatch.answers:type_name -> sendhouse.v1.Answer
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4, // 1: sendhouse.v1.MessageBatch.messages:type_name -> sendhouse.v1.Message
+	0, // 2: sendhouse.v1.Answer.outcome:type_name -> sendhouse.v1.Outcome
+	5, // 3: sendhouse.v1.AnswerBatch.answers:type_name -> sendhouse.v1.Answer
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_message_proto_init() }
@@ -652,7 +724,7 @@ func file_message_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_message_proto_rawDesc), len(file_message_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

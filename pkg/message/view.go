@@ -76,3 +76,46 @@ func ViewSend(encoded []byte) (SendView, error) {
 	}
 	return v, nil
 }
+
+// ViewID reads the message_id out of an encoded Message.
+func ViewID(encoded []byte) (ID, error) {
+	id, err := viewNumber(encoded, fieldMessageID)
+	return ID(id), err
+}
+
+// ViewSeq reads the message_seq out of an encoded Message.
+func ViewSeq(encoded []byte) (uint64, error) { return viewNumber(encoded, fieldMessageSeq) }
+
+// ViewWALSeq reads out of an encoded Message which record of the write-ahead log it was made from.
+func ViewWALSeq(encoded []byte) (uint64, error) { return viewNumber(encoded, fieldWALSeq) }
+
+// ErrNotAMessage is returned for bytes that are not an encoded Message.
+var ErrNotAMessage = errors.New("not an encoded Message")
+
+// viewNumber reads one field of an encoded Message; 0 where it is not there.
+func viewNumber(encoded []byte, field protowire.Number) (uint64, error) {
+	for b := encoded; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return 0, fmt.Errorf("%w: tag: %w", ErrNotAMessage, protowire.ParseError(n))
+		}
+		b = b[n:]
+		var value uint64
+		switch {
+		case num == field && typ == protowire.Fixed64Type:
+			value, n = protowire.ConsumeFixed64(b)
+		case num == field && typ == protowire.VarintType:
+			value, n = protowire.ConsumeVarint(b)
+		default:
+			n = protowire.ConsumeFieldValue(num, typ, b)
+		}
+		if n < 0 {
+			return 0, fmt.Errorf("%w: field %d: %w", ErrNotAMessage, num, protowire.ParseError(n))
+		}
+		if num == field {
+			return value, nil
+		}
+		b = b[n:]
+	}
+	return 0, nil
+}

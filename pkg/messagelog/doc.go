@@ -1,8 +1,12 @@
 // Package messagelog reads the message log, MESSAGES_<p>: a partition in its order, from a place
-// that is given as a stream sequence, a time, or a message_seq of a channel.
+// that is given as such, as a time, or as a message_seq of a channel.
 //
-// In a partition stream sequences, message_ids and so the times in them, and the message_seq of each
-// channel all grow together. Places are therefore found by bisection, in some twenty questions to
-// the broker, however long the log is. They go to the stream's leader: another of its servers may not have the
+// A record of the log holds what a group commit became, many messages as a rule. A message's place, its partition_seq, is
+// its number among all messages of the partition, 1, 2, 3, …
+//
+// In a partition the records' stream sequences, places, message_ids and so the times in them, and the message_seq of each
+// channel all grow together. Places and times are therefore found by bisection, in some twenty questions to
+// the broker, however long the log is; a channel's message_seq is not, since nothing tells which records have messages of it.
+// The questions go to the stream's leader: another of its servers may not have the
 // newest records yet, and would say that there are none.
 package messagelog

@@ -40,11 +40,8 @@ var (
 // FeedConfig says what a feed reads.
 type FeedConfig struct {
 	JetStream jetstream.JetStream
-	// Conn is what the records come over: JetStream's own connection where it is nil. It need not get their headers
-	// (broker.WithoutHeaders).
-	Conn   *nats.Conn
-	Stream string
-	First  uint64 // the stream sequence to begin with
+	Stream    string
+	First     uint64 // the stream sequence to begin with
 	// Handle is called with one record at a time, in their order. It may block.
 	Handle func(seq uint64, m *nats.Msg)
 	// Failed is called when no more records will come, with the reason; a few may still be handled after it.
@@ -88,10 +85,7 @@ type request struct {
 // OpenFeed begins to read. Stop it in the end, also after it has failed.
 func OpenFeed(ctx context.Context, cfg FeedConfig) (*Feed, error) {
 	cfg.expires = cmp.Or(cfg.expires, feedExpires)
-	f := &Feed{cfg: cfg, nc: cfg.Conn, stop: make(chan struct{}), stopped: make(chan struct{})}
-	if f.nc == nil {
-		f.nc = cfg.JetStream.Conn()
-	}
+	f := &Feed{cfg: cfg, nc: cfg.JetStream.Conn(), stop: make(chan struct{}), stopped: make(chan struct{})}
 	failed := func(err error) (*Feed, error) {
 		return nil, fmt.Errorf("read %s from %d: %w", cfg.Stream, cfg.First, err)
 	}
@@ -187,7 +181,6 @@ func (f *Feed) ended(m *nats.Msg) {
 	r := f.open[at]
 	f.open = slices.Delete(f.open, at, at+1)
 	if number == f.asked && f.since == 0 && time.Since(r.sent) < f.cfg.expires/2 {
-		// Where the connection gets headers they say why.
 		f.cfg.Failed(fmt.Errorf("read %s: %w: %q", f.cfg.Stream, ErrFeedRefused, m.Header.Get("Description")))
 		return
 	}

@@ -35,7 +35,7 @@ func TestAFeedWaitsAtTheEnd(t *testing.T) {
 			}
 			return nil
 		})
-		_, err := d.JetStream.Publish(t.Context(), "messages.0.2.c", []byte("x"))
+		_, err := d.JetStream.Publish(t.Context(), topology.MessagesSubject(0), []byte("x"))
 		require.NoError(t, err)
 		want++
 		select {

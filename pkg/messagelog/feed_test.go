@@ -2,9 +2,9 @@ package messagelog_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"testing"
 	"time"
 
@@ -26,13 +26,13 @@ type feed struct {
 }
 
 // follow begins to read. The feed waits where nobody takes what it gives.
-func (b *bundle) follow(t *testing.T, nc *nats.Conn, first uint64) *feed {
+func (b *bundle) follow(t *testing.T, js jetstream.JetStream, first uint64) *feed {
 	t.Helper()
 	f := &feed{seqs: make(chan uint64), failed: make(chan error, 10)}
 	stopped, stop := context.WithCancel(context.Background())
 	var err error
 	f.Feed, err = messagelog.OpenFeed(b.ctx, messagelog.FeedConfig{
-		JetStream: b.JetStream, Conn: nc, Stream: topology.MessagesStream(0), First: first,
+		JetStream: js, Stream: topology.MessagesStream(0), First: first,
 		Handle: func(seq uint64, _ *nats.Msg) {
 			select {
 			case f.seqs <- seq:
@@ -79,35 +79,13 @@ func (b *bundle) failure(t *testing.T, f *feed) error {
 	}
 }
 
-// eachConnection runs a test over a connection that gets headers, and over one that does not: there the server's word on a
-// request has no text.
-func eachConnection(t *testing.T, test func(t *testing.T, b *bundle, nc *nats.Conn)) {
-	t.Run("the usual connection", func(t *testing.T) {
-		t.Parallel()
-		test(t, setup(t), nil)
-	})
-	t.Run("without headers", func(t *testing.T) {
-		t.Parallel()
-		b := setup(t)
-		test(t, b, b.withoutHeaders(t))
-	})
-}
-
-func (b *bundle) withoutHeaders(t *testing.T) *nats.Conn {
-	t.Helper()
-	nc, _, err := broker.Connect(b.ctx, broker.Config{URL: b.Server.URL(), Name: t.Name(), Options: []nats.Option{broker.WithoutHeaders()}, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
-	return nc
-}
-
 // small writes many small records, so that requests end by their number. It gives the last sequence.
 func (b *bundle) small(t *testing.T, n int) uint64 {
 	t.Helper()
 	var last jetstream.PubAckFuture
 	var err error
-	for i := range n {
-		last, err = b.JetStream.PublishMsgAsync(&nats.Msg{Subject: "messages.0.2.s" + strconv.Itoa(i%100), Data: []byte("x"), Header: nats.Header{"A": {"b"}}}, jetstream.WithStallWait(time.Minute))
+	for range n {
+		last, err = b.JetStream.PublishMsgAsync(&nats.Msg{Subject: topology.MessagesSubject(0), Data: []byte("x"), Header: nats.Header{"A": {"b"}}}, jetstream.WithStallWait(time.Minute))
 		require.NoError(t, err)
 	}
 	select {
@@ -125,76 +103,81 @@ func (b *bundle) small(t *testing.T, n int) uint64 {
 // nothing, at the end of the log, where it waits for more.
 func TestFeed(t *testing.T) {
 	t.Parallel()
-	eachConnection(t, func(t *testing.T, b *bundle, nc *nats.Conn) {
-		last := b.small(t, 20_000)
-		f := b.follow(t, nc, 1)
-		b.take(t, f, 1, last)
-		from := last + 1
-		last = b.small(t, 3)
-		b.take(t, f, from, last)
-		f = b.follow(t, nc, last-1)
-		b.take(t, f, last-1, last)
-	})
+	b := setup(t)
+	last := b.small(t, 20_000)
+	f := b.follow(t, b.JetStream, 1)
+	b.take(t, f, 1, last)
+	from := last + 1
+	last = b.small(t, 3)
+	b.take(t, f, from, last)
+	f = b.follow(t, b.JetStream, last-1)
+	b.take(t, f, last-1, last)
 }
 
 // A feed that is not taken from holds the server back: two requests' worth of bytes is all that is sent.
 func TestASlowReaderHoldsTheServerBack(t *testing.T) {
 	t.Parallel()
-	eachConnection(t, func(t *testing.T, b *bundle, nc *nats.Conn) {
-		f := b.follow(t, nc, 1)
-		b.take(t, f, 1, 1)
-		stream, err := b.JetStream.Stream(b.ctx, topology.MessagesStream(0))
-		require.NoError(t, err)
-		testkit.WaitFor(t, time.Minute, "the requests to be used up", func(ctx context.Context) error {
-			consumers := stream.ListConsumers(ctx)
-			for info := range consumers.Info() {
-				if info.NumWaiting > 0 {
-					return fmt.Errorf("%d requests wait, %d records delivered", info.NumWaiting, info.Delivered.Consumer)
-				}
-				require.Less(t, info.Delivered.Consumer, uint64(records*3/4), "the log is four times what one request brings")
+	b := setup(t)
+	f := b.follow(t, b.JetStream, 1)
+	b.take(t, f, 1, 1)
+	stream, err := b.JetStream.Stream(b.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	testkit.WaitFor(t, time.Minute, "the requests to be used up", func(ctx context.Context) error {
+		consumers := stream.ListConsumers(ctx)
+		for info := range consumers.Info() {
+			if info.NumWaiting > 0 {
+				return fmt.Errorf("%d requests wait, %d records delivered", info.NumWaiting, info.Delivered.Consumer)
 			}
-			return consumers.Err()
-		})
-		b.take(t, f, 2, records)
+			require.Less(t, info.Delivered.Consumer, uint64(records*3/4), "the log is four times what one request brings")
+		}
+		return consumers.Err()
 	})
+	b.take(t, f, 2, records)
 }
 
 // A feed ends where its consumer is gone, and drops it when it is stopped.
 func TestAFeedWithoutAConsumerEnds(t *testing.T) {
 	t.Parallel()
-	eachConnection(t, func(t *testing.T, b *bundle, nc *nats.Conn) {
-		stream, err := b.JetStream.Stream(b.ctx, topology.MessagesStream(0))
-		require.NoError(t, err)
-		names := func() (all []string) {
-			list := stream.ConsumerNames(b.ctx)
-			for name := range list.Name() {
-				all = append(all, name)
-			}
-			require.NoError(t, list.Err())
-			return all
+	b := setup(t)
+	stream, err := b.JetStream.Stream(b.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	names := func() (all []string) {
+		list := stream.ConsumerNames(b.ctx)
+		for name := range list.Name() {
+			all = append(all, name)
 		}
-		f := b.follow(t, nc, records+1)
-		for _, consumer := range names() {
-			require.NoError(t, stream.DeleteConsumer(b.ctx, consumer))
-		}
-		require.ErrorIs(t, b.failure(t, f), messagelog.ErrFeedRefused)
-		f = b.follow(t, nc, 1)
-		require.Len(t, names(), 1)
-		f.Stop()
-		f.Stop()
-		require.Empty(t, names())
-	})
+		require.NoError(t, list.Err())
+		return all
+	}
+	f := b.follow(t, b.JetStream, records+1)
+	for _, consumer := range names() {
+		require.NoError(t, stream.DeleteConsumer(b.ctx, consumer))
+	}
+	require.ErrorIs(t, b.failure(t, f), messagelog.ErrFeedRefused)
+	f = b.follow(t, b.JetStream, 1)
+	require.Len(t, names(), 1)
+	f.Stop()
+	f.Stop()
+	require.Empty(t, names())
 }
 
 func TestAFeedEndsWithItsConnection(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	nc := b.withoutHeaders(t)
-	f := b.follow(t, nc, 1)
+	nc, js, err := broker.Connect(b.ctx, broker.Config{URL: b.Server.URL(), Name: t.Name(), Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	f := b.follow(t, js, 1)
 	require.NoError(t, nc.ForceReconnect())
 	require.ErrorIs(t, b.failure(t, f), messagelog.ErrFeedCut)
+	testkit.WaitFor(t, time.Minute, "the connection to be back", func(context.Context) error {
+		if !nc.IsConnected() {
+			return errors.New(nc.Status().String())
+		}
+		return nil
+	})
 	f.Stop()
-	f = b.follow(t, nc, 1)
+	f = b.follow(t, js, 1)
 	b.take(t, f, 1, records)
 	nc.Close()
 	require.ErrorIs(t, b.failure(t, f), messagelog.ErrFeedCut)

@@ -4,54 +4,110 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Range reads the records from first to last that are there, and returns when it is through. Where
-// subjects are given, only those; what they have at the end is found by asking.
-func (l *Log) Range(ctx context.Context, first, last uint64, subjects []string, handle func(Record) error) error {
-	last, err := l.lastOf(ctx, first, last, subjects)
-	if err != nil || last < first {
+// Range reads the messages from first to last that are there, and returns when it is through. Where
+// channels are given, only theirs.
+func (l *Log) Range(ctx context.Context, first, last uint64, channels []Channel, handle func(Entry) error) error {
+	bounds, err := l.Bounds(ctx)
+	if err != nil {
 		return err
 	}
-	reader, err := l.Read(ctx, first, subjects...)
+	first, last = max(first, bounds.First), min(last, bounds.Last)
+	if last < first {
+		return nil
+	}
+	reader, err := l.Read(ctx, first)
 	if err != nil {
 		return err
 	}
 	defer reader.Stop()
 	for {
-		record, err := reader.Next(ctx)
+		entry, err := reader.Next(ctx)
 		switch {
 		case errors.Is(err, ErrQuiet):
 			return nil // the last one has been deleted meanwhile
 		case err != nil:
 			return err
-		case record.Seq > last:
+		case entry.Seq > last:
 			return nil
 		}
-		if err := handle(record); err != nil || record.Seq == last {
+		if of(channels, entry) {
+			err = handle(entry)
+		}
+		if err != nil || entry.Seq == last {
 			return err
 		}
 	}
 }
 
-// Follow reads the records from first on that are there, and then those that come, until ctx ends or handle fails.
-// Where subjects are given, only those. Once it has begun, it waits for a broker that is away.
-func (l *Log) Follow(ctx context.Context, first uint64, subjects []string, handle func(Record) error) error {
-	reader, err := l.Read(ctx, first, subjects...)
+// rangeRecords is Range between two stream sequences.
+func (l *Log) rangeRecords(ctx context.Context, first, last uint64, channels []Channel, handle func(Entry) error) error {
+	last, err := l.existing(ctx, first, last)
+	if err != nil || last < first {
+		return err
+	}
+	reader, err := l.ReadRecords(ctx, first)
 	if err != nil {
 		return err
 	}
 	defer reader.Stop()
 	for {
-		record, err := reader.Next(ctx)
+		record, err := reader.NextRecord(ctx)
 		switch {
+		case errors.Is(err, ErrQuiet):
+			return nil
+		case err != nil:
+			return err
+		case record.Seq > last:
+			return nil
+		}
+		for i := range record.Batch.Messages {
+			if entry := record.Entry(i); of(channels, entry) {
+				if err := handle(entry); err != nil {
+					return err
+				}
+			}
+		}
+		if record.Seq == last {
+			return nil
+		}
+	}
+}
+
+// of says whether a message is of one of the channels, or of any where none is given. One that cannot be read is of all of them:
+// whoever reads it says so.
+func of(channels []Channel, e Entry) bool {
+	if len(channels) == 0 {
+		return true
+	}
+	view, err := message.ViewSend(e.Data)
+	return err != nil || slices.ContainsFunc(channels, func(c Channel) bool {
+		return c.Type == view.ChannelType && c.ID == string(view.ChannelID)
+	})
+}
+
+// Follow reads the messages from a place on that are there, and then those that come, until ctx ends or handle fails.
+// Where channels are given, only theirs. Once it has begun, it waits for a broker that is away.
+func (l *Log) Follow(ctx context.Context, first uint64, channels []Channel, handle func(Entry) error) error {
+	reader, err := l.Read(ctx, first)
+	if err != nil {
+		return err
+	}
+	defer reader.Stop()
+	for {
+		entry, err := reader.Next(ctx)
+		switch {
+		case err == nil && of(channels, entry):
+			err = handle(entry)
 		case err == nil:
-			err = handle(record)
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, ErrQuiet):
@@ -71,5 +127,5 @@ func away(err error) bool {
 	if errors.As(err, &answer) {
 		return answer.Code == http.StatusServiceUnavailable
 	}
-	return !errors.Is(err, nats.ErrConnectionClosed)
+	return !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, message.ErrNotAMessageBatch)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Encoder writes records as JSON, one object a line. Its fields are the columns of the table, in the
+// Encoder writes messages as JSON, one object a line. Its fields are the columns of the table, in the
 // same order; payload is base64, and message_idstr stands beside message_id since JavaScript rounds
 // what passes 2^53. It is not safe for concurrent use.
 type Encoder struct {
@@ -17,12 +17,12 @@ type Encoder struct {
 	json    jx.Encoder
 }
 
-// Append appends a record's line to dst.
-func (e *Encoder) Append(dst []byte, r Record) ([]byte, error) {
+// Append appends a message's line to dst.
+func (e *Encoder) Append(dst []byte, r Entry) ([]byte, error) {
 	m := &e.message
 	m.Reset()
 	if err := m.UnmarshalVT(r.Data); err != nil {
-		return dst, fmt.Errorf("record %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)
+		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)
 	}
 	j := &e.json
 	j.Reset()
@@ -57,7 +57,7 @@ func (e *Encoder) Append(dst []byte, r Record) ([]byte, error) {
 	text("payload", base64.StdEncoding.EncodeToString(m.GetPayload()))
 	text("timestamp", id.Time().Format("2006-01-02T15:04:05.000Z07:00"))
 	number("partition", uint64(r.Partition))
-	number("stream_seq", r.Seq)
+	number("partition_seq", r.Seq)
 	number("wal_seq", m.GetWalSeq())
 	number("wal_index", uint64(m.GetWalIndex()))
 	j.ObjEnd()

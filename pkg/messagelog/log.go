@@ -9,23 +9,32 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// Record is one record of the message log.
-type Record struct {
+// Entry is one message of the log.
+type Entry struct {
 	Partition int
-	Seq       uint64    // its stream sequence
-	Stored    time.Time // by the broker; when the message was accepted is in its message_id
-	Subject   string
-	Data      []byte // an encoded Message
+	Seq       uint64    // its partition_seq: the place among all messages of the partition
+	Record    uint64    // the stream sequence of the record that it is in
+	Stored    time.Time // its record, by the broker; when the message was accepted is in its message_id
+	Data      []byte    // an encoded Message
 }
 
-// Bounds are the first and last stream sequence of a partition. Of an empty log First is Last+1.
+// Channel names a channel.
+type Channel struct {
+	ID   string // canonical
+	Type message.ChannelType
+}
+
+// Bounds are the places of the first and last message of a partition. Of an empty log First is Last+1.
 type Bounds struct {
 	First, Last uint64
-	Channels    uint64 // how many the log has messages of
-	Created     time.Time
+	// Gone says that there have been records and all of them are deleted: at which place the log goes on is then only known when
+	// it does, and First is 1.
+	Gone    bool
+	Created time.Time
 }
 
 // Log is the message log of one partition.
@@ -52,49 +61,76 @@ func (l *Log) name() string { return topology.MessagesStream(l.partition) }
 // errNoLeader says that what a stream's servers tell may be old.
 var errNoLeader = errors.New("none of its servers leads it at the moment: try again when one does")
 
-// Bounds asks where the log begins and ends now. The stream's leader answers; where it has none, any of its servers does, and
+// Records are the stream sequences of the first and last record. Of an empty log First is Last+1.
+type Records struct {
+	First, Last uint64
+	Created     time.Time // the stream
+}
+
+// Records asks where the log begins and ends now. The stream's leader answers; where it has none, any of its servers does, and
 // that is an error here.
-func (l *Log) Bounds(ctx context.Context) (Bounds, error) {
+func (l *Log) Records(ctx context.Context) (Records, error) {
 	info, err := l.stream.Info(ctx)
 	if err == nil && info.Cluster != nil && info.Cluster.Leader == "" {
 		err = errNoLeader
 	}
 	if err != nil {
-		return Bounds{}, fmt.Errorf("look at the message log %s: %w", l.name(), err)
+		return Records{}, fmt.Errorf("look at the message log %s: %w", l.name(), err)
 	}
-	b := Bounds{First: info.State.FirstSeq, Last: info.State.LastSeq, Channels: info.State.NumSubjects, Created: info.Created}
+	r := Records{First: info.State.FirstSeq, Last: info.State.LastSeq, Created: info.Created}
 	if info.State.Msgs == 0 {
-		b.First = b.Last + 1
+		r.First = r.Last + 1
 	}
-	return b, nil
+	return r, nil
 }
 
-// lastOf is the last sequence up to last that has a record of the subjects, or less than first if
-// there is none from there on.
-func (l *Log) lastOf(ctx context.Context, first, last uint64, subjects []string) (uint64, error) {
-	bounds, err := l.Bounds(ctx)
-	if err != nil {
-		return 0, err
-	}
-	last = min(last, bounds.Last)
-	if len(subjects) == 0 {
-		if bounds.First > last {
-			return 0, nil
-		}
-		return l.existing(ctx, max(first, bounds.First), last)
-	}
-	var found uint64
-	for _, subject := range subjects {
-		m, err := broker.LastRecord(ctx, l.js, l.name(), subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
+// Bounds asks where the log begins and ends now.
+func (l *Log) Bounds(ctx context.Context) (Bounds, error) {
+	for {
+		r, err := l.Records(ctx)
 		if err != nil {
-			return 0, fmt.Errorf("look for the last message on %s: %w", subject, err)
+			return Bounds{}, err
 		}
-		found = max(found, m.Sequence)
+		b := Bounds{First: 1, Gone: r.Last > 0 && r.First > r.Last, Created: r.Created}
+		if r.First > r.Last {
+			return b, nil
+		}
+		_, first, err := l.recordFrom(ctx, r.First)
+		if err == nil {
+			b.First = first.First
+			b.Last, err = l.lastPlace(ctx, r)
+		}
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // retention took it meanwhile
+		}
+		return b, err
 	}
-	return min(found, last), nil
+}
+
+// lastPlace is that of the last message.
+func (l *Log) lastPlace(ctx context.Context, r Records) (uint64, error) {
+	_, view, err := l.recordFrom(ctx, r.Last)
+	if errors.Is(err, jetstream.ErrMsgNotFound) { // deleted by hand
+		last, failed := l.existing(ctx, r.First, r.Last)
+		if failed != nil {
+			return 0, failed
+		}
+		_, view, err = l.recordFrom(ctx, last)
+	}
+	return view.Next() - 1, err
+}
+
+// recordFrom asks the leader for the first record at a stream sequence or behind it; [jetstream.ErrMsgNotFound] where there is none.
+func (l *Log) recordFrom(ctx context.Context, seq uint64) (uint64, message.BatchView, error) {
+	var view message.BatchView
+	raw, err := broker.NextRecord(ctx, l.js, l.name(), seq, topology.MessagesSubject(l.partition))
+	if err == nil {
+		if err = message.ViewBatch(raw.Data, &view); err == nil {
+			return raw.Sequence, view, nil
+		}
+		seq = raw.Sequence
+	}
+	return 0, view, fmt.Errorf("record %d of %s: %w", seq, l.name(), err)
 }
 
 // existing goes back from last to a record that is there: the end of a range may have been deleted.
@@ -105,7 +141,7 @@ func (l *Log) existing(ctx context.Context, first, last uint64) (uint64, error) 
 			return last, nil
 		}
 		if !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return 0, fmt.Errorf("look for message %d of partition %d: %w", last, l.partition, err)
+			return 0, fmt.Errorf("look for record %d of %s: %w", last, l.name(), err)
 		}
 		last--
 	}

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 const (
@@ -29,16 +30,47 @@ var ErrQuiet = errors.New("the message log has nothing more at the moment")
 // Reader reads a log in its order, with a new consumer where one stalls or breaks. It is not safe for concurrent use.
 type Reader struct {
 	log      *Log
-	subjects []string
 	next     uint64 // the stream sequence to go on with
 	messages jetstream.MessagesContext
 	broken   bool // the consumer is; the next call makes another
 	patience time.Duration
+
+	from   uint64 // messages before this place are passed over
+	record Record // read last, and given up to at
+	at     int
 }
 
-// Read reads from a stream sequence on, all subjects or only those given. Stop it in the end.
-func (l *Log) Read(ctx context.Context, first uint64, subjects ...string) (*Reader, error) {
-	r := &Reader{log: l, subjects: subjects, next: max(first, 1), patience: stallWaitMin}
+// Record is a record of the log. What it holds is valid until the next one is read.
+type Record struct {
+	Partition int
+	Seq       uint64 // its stream sequence, and that of the record of the write-ahead log that it was made from
+	Stored    time.Time
+	Data      []byte // an encoded MessageBatch
+	Batch     message.BatchView
+}
+
+// Entry is one of its messages.
+func (r *Record) Entry(i int) Entry {
+	return Entry{Partition: r.Partition, Seq: r.Batch.First + uint64(i), Record: r.Seq, Stored: r.Stored, Data: r.Batch.Messages[i]}
+}
+
+// Read reads from a place on. Stop it in the end.
+func (l *Log) Read(ctx context.Context, first uint64) (*Reader, error) {
+	record, err := l.Locate(ctx, first, 0)
+	if err != nil {
+		return nil, err
+	}
+	r, err := l.ReadRecords(ctx, record)
+	if err != nil {
+		return nil, err
+	}
+	r.from = first
+	return r, nil
+}
+
+// ReadRecords reads from a stream sequence on. Stop it in the end.
+func (l *Log) ReadRecords(ctx context.Context, first uint64) (*Reader, error) {
+	r := &Reader{log: l, next: max(first, 1), patience: stallWaitMin}
 	var err error
 	if r.messages, err = r.consume(ctx); err != nil {
 		return nil, err
@@ -48,9 +80,8 @@ func (l *Log) Read(ctx context.Context, first uint64, subjects ...string) (*Read
 
 func (r *Reader) consume(ctx context.Context) (jetstream.MessagesContext, error) {
 	consumer, err := r.log.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:    r.next,
-		FilterSubjects: r.subjects,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:   r.next,
 		// Next makes a consumer that was lost anew. It would try for ever, and not see that its context ends.
 		MaxResetAttempts: 1,
 	})
@@ -66,45 +97,64 @@ func (r *Reader) consume(ctx context.Context) (jetstream.MessagesContext, error)
 }
 
 func (r *Reader) failed(err error) error {
-	return fmt.Errorf("read the message log of partition %d from %d: %w", r.log.partition, r.next, err)
+	return fmt.Errorf("read the message log of partition %d from record %d: %w", r.log.partition, r.next, err)
 }
 
 // Stop lets go of the consumer. Next must not be called any more.
 func (r *Reader) Stop() { r.messages.Stop() }
 
-// Next waits for the next record, or until ctx ends. [ErrQuiet] is no failure: it may be called again, and so it may after any
+// Next waits for the next message, or until ctx ends. [ErrQuiet] is no failure: it may be called again, and so it may after any
 // other error, where the broker may be back.
-func (r *Reader) Next(ctx context.Context) (Record, error) {
+func (r *Reader) Next(ctx context.Context) (Entry, error) {
 	for {
-		if ctx.Err() != nil { // before a record is taken that nobody would get
-			return Record{}, context.Cause(ctx)
+		if ctx.Err() != nil { // before a message is taken that nobody would get
+			return Entry{}, context.Cause(ctx)
 		}
-		if r.broken {
-			if err := r.replace(ctx); err != nil {
-				return Record{}, err
+		for r.at < len(r.record.Batch.Messages) {
+			r.at++
+			if entry := r.record.Entry(r.at - 1); entry.Seq >= r.from {
+				return entry, nil
 			}
 		}
-		record, quiet, err := r.within(ctx, r.patience)
+		if _, err := r.NextRecord(ctx); err != nil {
+			return Entry{}, err
+		}
+	}
+}
+
+// NextRecord is Next for a whole record. What is left of the last one is passed over.
+func (r *Reader) NextRecord(ctx context.Context) (*Record, error) {
+	for {
+		if r.broken {
+			if err := r.replace(ctx); err != nil {
+				return nil, err
+			}
+		}
+		seq, quiet, err := r.within(ctx, r.patience)
 		switch {
-		case err == nil && !quiet && record.Seq < r.next:
+		case err == nil && !quiet && seq < r.next:
 			continue // the client has made its consumer anew, a little before where it was
 		case err == nil && !quiet:
-			r.next, r.patience = record.Seq+1, stallWaitMin
-			return record, nil
+			r.next, r.patience = seq+1, stallWaitMin
+			return &r.record, nil
 		case ctx.Err() != nil:
-			return Record{}, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		r.patience = min(2*r.patience, stallWaitMax)
 		if err != nil {
 			r.broken = true
-			return Record{}, err
+			return nil, err
 		}
-		last, err := r.log.lastOf(ctx, r.next, math.MaxUint64, r.subjects)
+		bounds, err := r.log.Records(ctx)
 		if err != nil {
-			return Record{}, err
+			return nil, err
+		}
+		last, err := r.log.existing(ctx, max(r.next, bounds.First), bounds.Last)
+		if err != nil {
+			return nil, err
 		}
 		if last < r.next {
-			return Record{}, ErrQuiet
+			return nil, ErrQuiet
 		}
 		r.broken = true
 	}
@@ -122,25 +172,34 @@ func (r *Reader) replace(ctx context.Context) error {
 }
 
 // within waits for the next record for some time: quiet says that nothing came.
-func (r *Reader) within(ctx context.Context, patience time.Duration) (record Record, quiet bool, err error) {
+func (r *Reader) within(ctx context.Context, patience time.Duration) (seq uint64, quiet bool, err error) {
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	record, err = r.receive(wait)
+	seq, err = r.receive(wait)
 	if errors.Is(err, context.DeadlineExceeded) && wait.Err() != nil {
-		return record, true, nil
+		return 0, true, nil
 	}
-	return record, false, err
+	return seq, false, err
 }
 
-// receive gives the next record that the consumer has.
-func (r *Reader) receive(ctx context.Context) (Record, error) {
+// receive takes the next record that the consumer has.
+func (r *Reader) receive(ctx context.Context) (uint64, error) {
 	m, err := r.messages.Next(jetstream.NextContext(ctx))
 	if err != nil {
-		return Record{}, r.failed(err)
+		return 0, r.failed(err)
 	}
 	meta, err := m.Metadata()
 	if err != nil {
-		return Record{}, r.failed(err)
+		return 0, r.failed(err)
 	}
-	return Record{Partition: r.log.partition, Seq: meta.Sequence.Stream, Stored: meta.Timestamp, Subject: m.Subject(), Data: m.Data()}, nil
+	if meta.Sequence.Stream < r.next {
+		return meta.Sequence.Stream, nil
+	}
+	r.at = 0
+	r.record.Partition, r.record.Seq, r.record.Stored, r.record.Data = r.log.partition, meta.Sequence.Stream, meta.Timestamp, m.Data()
+	if err := message.ViewBatch(r.record.Data, &r.record.Batch); err != nil {
+		r.at = len(r.record.Batch.Messages)
+		return 0, fmt.Errorf("record %d of %s: %w", meta.Sequence.Stream, r.log.name(), err)
+	}
+	return meta.Sequence.Stream, nil
 }

@@ -38,8 +38,8 @@ func setup(t *testing.T) *bundle {
 		channel := fmt.Sprint("c", n%2)
 		encoded, err := (&message.Send{ChannelId: channel, ChannelType: 2, FromUid: "u", Payload: content}).MarshalVT()
 		require.NoError(t, err)
-		record := message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(time.Now().UnixMilli()), Seq: uint64(n+1) / 2, WALSeq: uint64(n)})
-		_, err = d.JetStream.PublishAsync(string(topology.AppendMessageSubject(nil, 0, 2, channel)), record, jetstream.WithStallWait(time.Minute))
+		encoded = message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(time.Now().UnixMilli()), Seq: uint64(n+1) / 2, WALSeq: uint64(n)})
+		_, err = d.JetStream.PublishAsync(topology.MessagesSubject(0), testkit.MessageBatch(uint64(n), encoded), jetstream.WithStallWait(time.Minute))
 		require.NoError(t, err)
 	}
 	select {
@@ -91,17 +91,17 @@ func TestAContextThatEndsTakesNoRecord(t *testing.T) {
 func TestAStalledReaderIsReplaced(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		subjects []string
+		channels []messagelog.Channel
 		step     uint64
 	}{
-		"all subjects": {nil, 1},
-		"one channel":  {[]string{"messages.0.2.c1"}, 2},
+		"all channels": {nil, 1},
+		"one channel":  {[]messagelog.Channel{{ID: "c1", Type: 2}}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t)
 			var got []uint64
-			require.NoError(t, b.log.Range(b.ctx, 1, records, c.subjects, func(r messagelog.Record) error {
+			require.NoError(t, b.log.Range(b.ctx, 1, records, c.channels, func(r messagelog.Entry) error {
 				if len(got) == 0 {
 					b.stall(t)
 				}
@@ -124,7 +124,7 @@ func TestAStalledReaderEndsWhereTheRestIsGone(t *testing.T) {
 	stream, err := b.JetStream.Stream(b.ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
 	var last uint64
-	require.NoError(t, b.log.Range(b.ctx, 1, records, nil, func(r messagelog.Record) error {
+	require.NoError(t, b.log.Range(b.ctx, 1, records, nil, func(r messagelog.Entry) error {
 		if last == 0 {
 			b.stall(t)
 			require.NoError(t, stream.Purge(b.ctx))
@@ -142,12 +142,12 @@ func TestAStalledFollowerIsReplaced(t *testing.T) {
 	b := setup(t)
 	ctx, cancel := context.WithCancel(b.ctx)
 	var got []uint64
-	require.ErrorIs(t, b.log.Follow(ctx, records-1, nil, func(r messagelog.Record) error {
+	require.ErrorIs(t, b.log.Follow(ctx, records-1, nil, func(r messagelog.Entry) error {
 		got = append(got, r.Seq)
 		switch r.Seq {
 		case records:
 			b.stall(t)
-			_, err := b.JetStream.Publish(ctx, r.Subject, r.Data)
+			_, err := b.JetStream.Publish(ctx, topology.MessagesSubject(0), testkit.MessageBatch(r.Seq+1, r.Data))
 			require.NoError(t, err)
 		case records + 1:
 			cancel()
@@ -160,7 +160,7 @@ func TestAStalledFollowerIsReplaced(t *testing.T) {
 func TestAFollowerEndsWithItsLog(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	require.ErrorIs(t, b.log.Follow(b.ctx, records, nil, func(messagelog.Record) error {
+	require.ErrorIs(t, b.log.Follow(b.ctx, records, nil, func(messagelog.Entry) error {
 		return b.JetStream.DeleteStream(b.ctx, topology.MessagesStream(0))
 	}), jetstream.ErrStreamNotFound)
 }
@@ -169,12 +169,12 @@ func TestRangeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	ctx, cancel := context.WithCancel(b.ctx)
-	err := b.log.Range(ctx, 1, records, nil, func(messagelog.Record) error {
+	err := b.log.Range(ctx, 1, records, nil, func(messagelog.Entry) error {
 		b.stall(t)
 		cancel()
 		return nil
 	})
 	require.ErrorIs(t, err, context.Canceled)
 	failed := errors.New("failed")
-	require.ErrorIs(t, b.log.Range(b.ctx, 1, records, nil, func(messagelog.Record) error { return failed }), failed)
+	require.ErrorIs(t, b.log.Range(b.ctx, 1, records, nil, func(messagelog.Entry) error { return failed }), failed)
 }

@@ -8,69 +8,160 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
-	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// SeekTime finds the first record whose message was accepted at a time or after it; Last+1 where
-// there is none.
+// SeekTime finds the place of the first message that was accepted at a time or after it; Last+1 where there is none.
 func (l *Log) SeekTime(ctx context.Context, at time.Time) (uint64, error) {
 	milli := at.UnixMilli()
-	return l.seek(ctx, topology.MessagesSubjects(l.partition), func(m *message.Message) bool {
-		return message.ID(m.GetMessageId()).UnixMilli() >= milli
-	})
-}
-
-// SeekMessageSeq finds the record of a channel that has a message_seq or, if it is not kept any
-// more, a higher one; Last+1 where there is none.
-func (l *Log) SeekMessageSeq(ctx context.Context, subject string, seq uint64) (uint64, error) {
-	return l.seek(ctx, subject, func(m *message.Message) bool { return m.GetMessageSeq() >= seq })
-}
-
-// LastMessageSeq is the highest message_seq of the channel, 0 where the log has no message of it.
-func (l *Log) LastMessageSeq(ctx context.Context, subject string) (uint64, error) {
-	raw, err := broker.LastRecord(ctx, l.js, l.name(), subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil
+	found, err := l.seek(ctx, func(v *message.BatchView) bool { return v.NewestID.UnixMilli() >= milli })
+	if err != nil || found.record == nil {
+		return found.place, err
 	}
+	for i, encoded := range found.record.Messages {
+		if id, err := message.ViewID(encoded); err == nil && id.UnixMilli() >= milli { // who reads one that is damaged says so
+			return found.record.First + uint64(i), nil
+		}
+	}
+	return found.record.Next(), nil
+}
+
+// Locate finds the record that holds the message at a place: its stream sequence, or that of the record that comes next where the
+// log has no such message. Hint is the record that it, or the one before it, is in; 0 if nothing is known. A good one saves some twenty questions.
+func (l *Log) Locate(ctx context.Context, place, hint uint64) (uint64, error) {
+	found, err := l.locate(ctx, place, hint)
+	return found.seq, err
+}
+
+// At finds the message at a place; see Locate for the hint. Where the log does not have it the error wraps [jetstream.ErrMsgNotFound].
+func (l *Log) At(ctx context.Context, place, hint uint64) (Entry, error) {
+	found, err := l.locate(ctx, place, hint)
 	if err != nil {
-		return 0, fmt.Errorf("look for the last message on %s: %w", subject, err)
+		return Entry{}, err
 	}
-	var m message.Message
-	if err := m.UnmarshalVT(raw.Data); err != nil {
-		return 0, fmt.Errorf("record %d of partition %d: %w", raw.Sequence, l.partition, err)
+	if found.record == nil || place < found.record.First {
+		return Entry{}, fmt.Errorf("message %d of %s: %w", place, l.name(), jetstream.ErrMsgNotFound)
 	}
-	return m.GetMessageSeq(), nil
+	return Entry{Partition: l.partition, Seq: place, Record: found.seq, Data: found.record.Messages[place-found.record.First]}, nil
 }
 
-// seek bisects for the first record on a subject of which reached is true; of all behind it, it is.
-func (l *Log) seek(ctx context.Context, subject string, reached func(*message.Message) bool) (uint64, error) {
+func (l *Log) locate(ctx context.Context, place, hint uint64) (sought, error) {
+	const near = 2 // records that are tried
+	for try := 0; hint > 0 && try < near; try++ {
+		seq, view, err := l.recordFrom(ctx, hint)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			hint = 0
+		case err != nil:
+			return sought{}, err
+		case view.First <= place && place < view.Next():
+			return sought{&view, seq, view.First}, nil
+		case view.First > place:
+			hint = 0
+		default:
+			hint = seq + 1
+		}
+	}
+	return l.seek(ctx, func(v *message.BatchView) bool { return v.Next() > place })
+}
+
+// sought is where seek has come to: a record or, where record is nil, the end of the log as it was when the search began.
+type sought struct {
+	record *message.BatchView
+	seq    uint64 // the stream sequence
+	place  uint64 // of its first message
+}
+
+// seek bisects for the first record of which reached is true; of all behind it, it is.
+func (l *Log) seek(ctx context.Context, reached func(*message.BatchView) bool) (sought, error) {
+	bounds, err := l.Records(ctx)
+	if err != nil {
+		return sought{}, err
+	}
+	low, high := bounds.First, bounds.Last+1 // it is in [low, high]
+	found := sought{seq: high, place: 1}
+	for low < high {
+		middle := low + (high-low)/2
+		seq, view, err := l.recordFrom(ctx, middle)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound) || (err == nil && seq >= high):
+			high = middle // there is none from here on
+		case err != nil:
+			return sought{}, err
+		case reached(&view):
+			found, high = sought{&view, seq, view.First}, middle
+		default:
+			low = seq + 1
+			if found.record == nil { // the last record so far, and at last that of the log
+				found.place = view.Next()
+			}
+		}
+	}
+	return found, nil
+}
+
+// blockRecords is how many records of the log are looked through at first, and blockRecordsMax at most, on the way back from its end.
+const (
+	blockRecords    = 64
+	blockRecordsMax = 4096
+)
+
+// LastMessageSeq is the highest message_seq of a channel, 0 where the log has no message of it. The log is read back from its end until
+// there is one.
+func (l *Log) LastMessageSeq(ctx context.Context, channel Channel) (uint64, error) {
+	var last uint64
+	err := l.back(ctx, channel, func(found []channelEntry) (more bool) {
+		if len(found) > 0 {
+			last = found[len(found)-1].messageSeq
+		}
+		return len(found) == 0
+	})
+	return last, err
+}
+
+// SeekMessageSeq finds the place of a channel's message with a message_seq or, if it is not kept any more, a higher one; a place
+// behind all that there was where there is none. The log is read back from its end until there is one with a lower one, since
+// nothing tells where a channel's messages are.
+func (l *Log) SeekMessageSeq(ctx context.Context, channel Channel, seq uint64) (uint64, error) {
 	bounds, err := l.Bounds(ctx)
 	if err != nil {
 		return 0, err
 	}
-	low, high := bounds.First, bounds.Last+1 // it is in [low, high]
-	found := high
-	for low < high {
-		middle := low + (high-low)/2
-		raw, err := broker.NextRecord(ctx, l.js, l.name(), middle, subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			high = middle // there is none from here on
-			continue
+	place := bounds.Last + 1
+	err = l.back(ctx, channel, func(found []channelEntry) (more bool) {
+		for i := len(found) - 1; i >= 0; i-- {
+			if found[i].messageSeq < seq {
+				return false
+			}
+			place = min(place, found[i].place)
 		}
-		if err != nil {
-			return 0, fmt.Errorf("look for a place in partition %d: %w", l.partition, err)
-		}
-		var m message.Message
-		if err := m.UnmarshalVT(raw.Data); err != nil {
-			return 0, fmt.Errorf("record %d of partition %d: %w", raw.Sequence, l.partition, err)
-		}
-		if reached(&m) {
-			found, high = raw.Sequence, middle
-		} else {
-			low = raw.Sequence + 1
-		}
+		return true
+	})
+	return place, err
+}
+
+// channelEntry is where a channel's message is.
+type channelEntry struct{ place, messageSeq uint64 }
+
+// back gives the messages of a channel that each block of records has, from the log's end to its beginning, while more are wanted.
+func (l *Log) back(ctx context.Context, channel Channel, visit func([]channelEntry) (more bool)) error {
+	bounds, err := l.Records(ctx)
+	if err != nil {
+		return err
 	}
-	return found, nil
+	size := uint64(blockRecords)
+	for last := bounds.Last; last >= bounds.First && last > 0; {
+		first := max(bounds.First, last-min(last, size)+1)
+		var found []channelEntry
+		err := l.rangeRecords(ctx, first, last, []Channel{channel}, func(e Entry) error {
+			seq, err := message.ViewSeq(e.Data)
+			found = append(found, channelEntry{e.Seq, seq})
+			return err
+		})
+		if err != nil || !visit(found) {
+			return err
+		}
+		last, size = first-1, min(2*size, blockRecordsMax)
+	}
+	return nil
 }

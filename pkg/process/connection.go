@@ -25,30 +25,14 @@ func (p *Process) Connect(ctx context.Context, flags broker.ClientConfig, role s
 // ConnectAs opens one more connection of a role, with a name of its own in logs and metrics. It hears answers where the role's other
 // connections do, so NATS need not permit it anything more.
 func (p *Process) ConnectAs(ctx context.Context, flags broker.ClientConfig, role, name string) (*nats.Conn, jetstream.JetStream, error) {
-	var more []nats.Option
-	if p.embedded != nil {
-		more = append(more, p.embedded.InProcess())
-	}
-	return p.connect(ctx, flags, role, name, more...)
-}
-
-// ConnectToRead opens one more connection of a role, to read logs over: messages come without their headers. To an embedded
-// server it goes over TCP, which buffers, where a pipe within the process switches between reader and writer again and again:
-// that costs a fast reader a third more.
-func (p *Process) ConnectToRead(ctx context.Context, flags broker.ClientConfig, role string) (*nats.Conn, error) {
-	nc, _, err := p.connect(ctx, flags, role, role+"-reading", broker.WithoutHeaders())
-	return nc, err
-}
-
-func (p *Process) connect(ctx context.Context, flags broker.ClientConfig, role, name string, more ...nats.Option) (*nats.Conn, jetstream.JetStream, error) {
 	options, err := flags.Options(role)
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg := broker.Config{URL: flags.URL, Name: "sendhouse-" + name, Options: append(options, more...), Logger: p.Log}
+	cfg := broker.Config{URL: flags.URL, Name: "sendhouse-" + name, Options: options, Logger: p.Log}
 	switch {
 	case p.embedded != nil:
-		cfg.URL = p.embedded.URL()
+		cfg.URL, cfg.Options = p.embedded.URL(), append(cfg.Options, p.embedded.InProcess())
 	case flags.URL == "":
 		return nil, nil, errors.New("--nats-url is missing (for example nats://localhost:4222)")
 	}

@@ -60,7 +60,7 @@ func (c *NDJSONCommand) Run(in *command.Invocation, wal OpenWAL) error {
 // NATSCommand is `sendhouse replay nats`.
 type NATSCommand struct {
 	Flags
-	Subject string `required:"" help:"Publish what was on messages.<rest> on this subject, a dot and the rest. A stream must take it." placeholder:"PREFIX"`
+	Subject string `required:"" help:"Publish each message on this subject, its partition, the type of its channel and the channel, with dots between. A stream must take it." placeholder:"PREFIX"`
 }
 
 // Run publishes into another stream.

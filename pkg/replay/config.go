@@ -9,19 +9,20 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // Config says what to replay. Embed it in the command line.
 type Config struct {
-	Source     string        `help:"Where messages are read: messages, the message log; or wal, the write-ahead log, which makes the same ones again, of the time since it was trimmed, where the message log has lost them." enum:"messages,wal" default:"messages"`
-	From       config.Moment `help:"Begin with messages of this time, as 2026-01-31T12:00:00Z or as a time before now, 2h." placeholder:"TIME"`
-	Until      config.Moment `help:"End before messages of this time." placeholder:"TIME"`
-	FromStream uint64        `name:"from-stream-seq" help:"Begin at this stream_seq of each partition." default:"0"`
-	Channel    []string      `name:"replay-channel" help:"Only these channels, as TYPE/ID: 2/group123, 1/alice@bob." placeholder:"TYPE/ID"`
-	Partition  []int         `name:"replay-partition" help:"Only these partitions." placeholder:"N"`
-	Rate       float64       `name:"replay-rate" help:"Messages per second at most; 0 for as many as go." default:"0"`
-	State      string        `help:"File that makes the replay resumable: where it is, is written here, and read at the next start." placeholder:"PATH"`
+	Source           string        `help:"Where messages are read: messages, the message log; or wal, the write-ahead log, which makes the same ones again, of the time since it was trimmed, where the message log has lost them." enum:"messages,wal" default:"messages"`
+	From             config.Moment `help:"Begin with messages of this time, as 2026-01-31T12:00:00Z or as a time before now, 2h." placeholder:"TIME"`
+	Until            config.Moment `help:"End before messages of this time." placeholder:"TIME"`
+	FromPartitionSeq uint64        `name:"from-partition-seq" help:"Begin at this partition_seq of each partition." default:"0"`
+	Channel          []string      `name:"replay-channel" help:"Only these channels, as TYPE/ID: 2/group123, 1/alice@bob." placeholder:"TYPE/ID"`
+	Partition        []int         `name:"replay-partition" help:"Only these partitions." placeholder:"N"`
+	Rate             float64       `name:"replay-rate" help:"Messages per second at most; 0 for as many as go." default:"0"`
+	State            string        `help:"File that makes the replay resumable: where it is, is written here, and read at the next start." placeholder:"PATH"`
 }
 
 // Values of Config.Source.
@@ -33,8 +34,8 @@ const (
 // Validate reports every setting that is wrong.
 func (c Config) Validate() error {
 	var errs []error
-	if !c.From.IsZero() && c.FromStream > 0 {
-		errs = append(errs, errors.New("--from and --from-stream-seq: only one can be given"))
+	if !c.From.IsZero() && c.FromPartitionSeq > 0 {
+		errs = append(errs, errors.New("--from and --from-partition-seq: only one can be given"))
 	}
 	if !c.From.IsZero() && !c.Until.IsZero() && !c.From.Before(c.Until.Time) {
 		errs = append(errs, errors.New("--until: must be after --from"))
@@ -72,9 +73,9 @@ func parseChannel(text string) (string, message.ChannelType, error) {
 	return name, kind, nil
 }
 
-// subjects gives the subjects to read of a partition, none for all; wanted is false where none of the
+// channels gives the channels to read of a partition, none for all; wanted is false where none of the
 // channels, or not the partition, is asked for.
-func (c Config) subjects(partition, partitions int) (subjects []string, wanted bool, err error) {
+func (c Config) channels(partition, partitions int) (channels []messagelog.Channel, wanted bool, err error) {
 	if len(c.Partition) > 0 && !slices.Contains(c.Partition, partition) {
 		return nil, false, nil
 	}
@@ -84,9 +85,10 @@ func (c Config) subjects(partition, partitions int) (subjects []string, wanted b
 			return nil, false, err
 		}
 		if topology.Partitions(partitions).Of(name, kind) == partition {
-			subjects = append(subjects, string(topology.AppendMessageSubject(nil, partition, kind, name)))
+			if channel := (messagelog.Channel{ID: name, Type: kind}); !slices.Contains(channels, channel) {
+				channels = append(channels, channel)
+			}
 		}
 	}
-	slices.Sort(subjects)
-	return slices.Compact(subjects), len(c.Channel) == 0 || len(subjects) > 0, nil
+	return channels, len(c.Channel) == 0 || len(channels) > 0, nil
 }

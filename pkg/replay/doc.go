@@ -12,5 +12,5 @@
 //     nothing is lost or repeated;
 //   - a table of ClickHouse is asked what it has of the batch: nothing is lost or repeated;
 //   - standard output cannot be asked: the batch comes again, up to 1,000 lines. Their partition and
-//     stream_seq tell.
+//     partition_seq tell.
 package replay

@@ -24,11 +24,11 @@ const (
 
 // Headers that say where in the message log a replayed message is from.
 const (
-	HeaderPartition = "Sendhouse-Partition"
-	HeaderStreamSeq = "Sendhouse-Stream-Seq"
+	HeaderPartition    = "Sendhouse-Partition"
+	HeaderPartitionSeq = "Sendhouse-Partition-Seq"
 )
 
-// Subject publishes messages into a stream of NATS: what was on messages.<rest> goes to <prefix>.<rest>.
+// Subject publishes messages into a stream of NATS, each as a record of its own on <prefix>.<partition>.<channel_type>.<channel token>.
 type Subject struct {
 	js     jetstream.JetStream
 	prefix string
@@ -112,7 +112,7 @@ func (s *Subject) Restore(ctx context.Context, mark uint64) error {
 			return fmt.Errorf("read stream %s: %w", s.stream, err)
 		}
 		partition, err1 := strconv.Atoi(m.Headers().Get(HeaderPartition))
-		seq, err2 := strconv.ParseUint(m.Headers().Get(HeaderStreamSeq), 10, 64)
+		seq, err2 := strconv.ParseUint(m.Headers().Get(HeaderPartitionSeq), 10, 64)
 		if err1 == nil && err2 == nil { // else it is somebody else's
 			s.there[place{partition, seq}] = true
 		}
@@ -123,7 +123,7 @@ func (s *Subject) Restore(ctx context.Context, mark uint64) error {
 }
 
 // Put publishes what is not there yet and waits until the stream has all of it.
-func (s *Subject) Put(ctx context.Context, batch []messagelog.Record) (uint64, error) {
+func (s *Subject) Put(ctx context.Context, batch []messagelog.Entry) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishWait)
 	defer cancel()
 	futures := make([]jetstream.PubAckFuture, 0, len(batch))
@@ -131,13 +131,17 @@ func (s *Subject) Put(ctx context.Context, batch []messagelog.Record) (uint64, e
 		if s.there[place{r.Partition, r.Seq}] {
 			continue
 		}
-		rest := strings.TrimPrefix(r.Subject, "messages.")
+		view, err := message.ViewSend(r.Data)
+		if err != nil {
+			return 0, fmt.Errorf("message %d of partition %d: %w", r.Seq, r.Partition, err)
+		}
+		subject := topology.AppendChannel(fmt.Appendf(nil, "%s.%d", s.prefix, r.Partition), view.ChannelType, string(view.ChannelID))
 		future, err := s.js.PublishMsgAsync(&nats.Msg{
-			Subject: s.prefix + "." + rest, Data: r.Data,
+			Subject: string(subject), Data: r.Data,
 			Header: nats.Header{
 				topology.HeaderContentType: {message.ContentType},
 				HeaderPartition:            {strconv.Itoa(r.Partition)},
-				HeaderStreamSeq:            {strconv.FormatUint(r.Seq, 10)},
+				HeaderPartitionSeq:         {strconv.FormatUint(r.Seq, 10)},
 			},
 		}, jetstream.WithStallWait(publishWait))
 		if err != nil {

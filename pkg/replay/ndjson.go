@@ -90,7 +90,7 @@ func (s *NDJSON) Restore(_ context.Context, mark uint64) error {
 }
 
 // Put writes lines; a file is on disk then.
-func (s *NDJSON) Put(_ context.Context, batch []messagelog.Record) (uint64, error) {
+func (s *NDJSON) Put(_ context.Context, batch []messagelog.Entry) (uint64, error) {
 	s.lines = s.lines[:0]
 	var err error
 	for _, r := range batch {

@@ -12,7 +12,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 )
 
-// BatchBytesMax ends a batch, beside the sink's own limit of records.
+// BatchBytesMax ends a batch, beside the sink's own limit of messages.
 const BatchBytesMax = 16 << 20
 
 const progressInterval = 2 * time.Second
@@ -21,16 +21,16 @@ const progressInterval = 2 * time.Second
 type Sink interface {
 	// Name is what the sink is, and where: a state file belongs to one.
 	Name() string
-	// BatchMax is how many records Put is given at most.
+	// BatchMax is how many messages Put is given at most.
 	BatchMax() int
 	// Begin prepares the sink for a new replay, and gives the mark of its beginning.
 	Begin(ctx context.Context) (mark uint64, err error)
 	// Restore prepares the sink to go on after the last whole batch, whose mark is given.
 	Restore(ctx context.Context, mark uint64) error
-	// Put takes records of one partition, in order. When it returns without an error they are where they
+	// Put takes messages of one partition, in order. When it returns without an error they are where they
 	// belong for good. The mark is given to Restore after a crash.
-	Put(ctx context.Context, batch []messagelog.Record) (mark uint64, err error)
-	// End is the last stream sequence of a partition to replay, of those up to last.
+	Put(ctx context.Context, batch []messagelog.Entry) (mark uint64, err error)
+	// End is the last place of a partition to replay, of those up to last.
 	End(ctx context.Context, partition int, last uint64) (uint64, error)
 }
 
@@ -46,14 +46,14 @@ type replay struct {
 	sink    Sink
 	state   *state
 	limiter *rate.Limiter
-	batch   []messagelog.Record
+	batch   []messagelog.Entry
 	bytes   int
 	result  Result
 
 	progress io.Writer
 	start    time.Time
 	said     time.Time
-	before   uint64 // sequences that were done when this run began
+	before   uint64 // places that were done when this run began
 }
 
 // Run replays from a source into a sink. A line about how far it is goes to progress now and then. Where
@@ -84,7 +84,7 @@ func Run(ctx context.Context, cfg Config, source Source, partitions int, sink Si
 	} else if err := sink.Restore(ctx, r.state.Mark); err != nil {
 		return r.result, err
 	}
-	r.before, _ = r.sequences()
+	r.before, _ = r.places()
 	for _, p := range r.state.Parts {
 		if err := r.part(ctx, p, partitions); err != nil {
 			return r.result, err
@@ -103,7 +103,7 @@ func (r *replay) asked() string {
 func (r *replay) plan(ctx context.Context, asked string, partitions int) (*state, error) {
 	s := &state{Version: stateVersion, Asked: asked}
 	for number := range partitions {
-		_, wanted, err := r.cfg.subjects(number, partitions)
+		_, wanted, err := r.cfg.channels(number, partitions)
 		if err != nil {
 			return nil, err
 		}
@@ -114,7 +114,7 @@ func (r *replay) plan(ctx context.Context, asked string, partitions int) (*state
 		if err != nil {
 			return nil, err
 		}
-		span, err := log.Plan(ctx, Period{From: r.cfg.From.Time, Until: r.cfg.Until.Time, FromSeq: r.cfg.FromStream})
+		span, err := log.Plan(ctx, Period{From: r.cfg.From.Time, Until: r.cfg.Until.Time, FromSeq: r.cfg.FromPartitionSeq})
 		if err != nil {
 			return nil, err
 		}
@@ -122,8 +122,8 @@ func (r *replay) plan(ctx context.Context, asked string, partitions int) (*state
 		if p.Last, err = r.sink.End(ctx, number, span.Last); err != nil {
 			return nil, err
 		}
-		if r.cfg.From.IsZero() && r.cfg.FromStream == 0 && span.First > 1 {
-			r.tell("partition %d: the %s begins at stream_seq %d", number, r.source.Name(), span.First)
+		if r.cfg.From.IsZero() && r.cfg.FromPartitionSeq == 0 && span.First > 1 {
+			r.tell("partition %d: the %s begins at partition_seq %d", number, r.source.Name(), span.First)
 		}
 		p.Done = p.First - 1
 		s.Parts = append(s.Parts, p)
@@ -146,17 +146,17 @@ func (r *replay) part(ctx context.Context, p *partState, partitions int) error {
 	if next > p.Done+1 {
 		r.tell("partition %d: retention has taken messages %d to %d before they were replayed", p.Partition, p.Done+1, next-1)
 	}
-	subjects, _, err := r.cfg.subjects(p.Partition, partitions)
+	channels, _, err := r.cfg.channels(p.Partition, partitions)
 	if err != nil {
 		return err
 	}
 	r.batch, r.bytes = r.batch[:0], 0
-	err = log.Range(ctx, next, p.Last, subjects, func(record messagelog.Record) error {
-		r.batch = append(r.batch, record)
-		if r.bytes += len(record.Data); len(r.batch) < r.sink.BatchMax() && r.bytes < BatchBytesMax {
+	err = log.Range(ctx, next, p.Last, channels, func(entry messagelog.Entry) error {
+		r.batch = append(r.batch, entry)
+		if r.bytes += len(entry.Data); len(r.batch) < r.sink.BatchMax() && r.bytes < BatchBytesMax {
 			return nil
 		}
-		return r.put(ctx, p, record.Seq)
+		return r.put(ctx, p, entry.Seq)
 	})
 	if err != nil {
 		return err
@@ -188,8 +188,8 @@ func (r *replay) put(ctx context.Context, p *partState, done uint64) error {
 	return nil
 }
 
-// sequences is how many stream sequences are done, of how many.
-func (r *replay) sequences() (done, of uint64) {
+// places is how many places are done, of how many.
+func (r *replay) places() (done, of uint64) {
 	for _, p := range r.state.Parts {
 		if p.Last >= p.First {
 			done += p.Done + 1 - p.First
@@ -206,7 +206,7 @@ func (r *replay) say(end bool) {
 		return
 	}
 	r.said = now
-	done, of := r.sequences()
+	done, of := r.places()
 	seconds := max(now.Sub(r.start).Seconds(), 1e-3)
 	left := ""
 	if pace := float64(done-r.before) / seconds; !end && pace > 0 {

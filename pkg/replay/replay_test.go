@@ -33,7 +33,7 @@ type bundle struct {
 	js  jetstream.JetStream
 }
 
-// setup gives a message log, written as a sequencer would: a second between two messages of a partition.
+// setup gives a message log, written as a sequencer would, in records of one message, of none, and of many: a second between two messages of a partition.
 func setup(t testing.TB) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -42,13 +42,28 @@ func setup(t testing.TB) *bundle {
 	for p := range partitions {
 		clock, err := message.NewIDClock(p, 0)
 		require.NoError(t, err)
+		var record [][]byte
+		sizes := []int{1, 7, 0, 100}
+		put := func(last int) {
+			batch := testkit.MessageBatch(uint64(last-len(record)+1), record...)
+			if len(record) == 0 {
+				batch = testkit.EmptyMessageBatch(uint64(last+1), clock.Last())
+			}
+			_, err := js.PublishAsync(topology.MessagesSubject(p), batch, jetstream.WithStallWait(time.Minute))
+			require.NoError(t, err)
+			record, sizes = nil, append(sizes[1:], sizes[0])
+		}
 		for n := 1; n <= messages; n++ {
+			if sizes[0] == 0 {
+				put(n - 1)
+			}
 			channel := channelOf(p, n%10)
 			encoded, err := (&message.Send{ChannelId: channel, ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(n), Payload: []byte("hi")}).MarshalVT()
 			require.NoError(t, err)
-			record := message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(start().Add(time.Duration(n) * time.Second).UnixMilli()), Seq: uint64(n/10 + 1), WALSeq: uint64(n)})
-			_, err = js.PublishAsync(string(topology.AppendMessageSubject(nil, p, 2, channel)), record, jetstream.WithStallWait(time.Minute))
-			require.NoError(t, err)
+			record = append(record, message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(start().Add(time.Duration(n) * time.Second).UnixMilli()), Seq: uint64(n/10 + 1), WALSeq: uint64(n)}))
+			if len(record) == sizes[0] || n == messages {
+				put(n)
+			}
 		}
 	}
 	<-js.PublishAsyncComplete()
@@ -80,21 +95,21 @@ func (b *bundle) run(sink Sink, args ...string) (Result, error) {
 	return Run(b.ctx, b.config(args...), NewMessageLog(b.js), partitions, sink, io.Discard)
 }
 
-// places reads what was written, as "partition stream_seq".
+// places reads what was written, as "partition partition_seq".
 func places(t testing.TB, text []byte) []string {
 	t.Helper()
 	out := []string{}
 	for decoder := json.NewDecoder(bytes.NewReader(text)); ; {
 		var l struct {
-			Partition int    `json:"partition"`
-			StreamSeq uint64 `json:"stream_seq"`
+			Partition    int    `json:"partition"`
+			PartitionSeq uint64 `json:"partition_seq"`
 		}
 		err := decoder.Decode(&l)
 		if errors.Is(err, io.EOF) {
 			return out
 		}
 		require.NoError(t, err)
-		out = append(out, fmt.Sprintf("%d %d", l.Partition, l.StreamSeq))
+		out = append(out, fmt.Sprintf("%d %d", l.Partition, l.PartitionSeq))
 	}
 }
 
@@ -122,7 +137,7 @@ func TestSelections(t *testing.T) {
 	require.Equal(t, all, show())
 	require.Equal(t, all, show("--replay-rate=50000"))
 	require.Equal(t, wanted(1, 1, messages), show("--replay-partition=1"))
-	require.Equal(t, wanted(1, 2990, messages), show("--replay-partition=1", "--from-stream-seq=2990"))
+	require.Equal(t, wanted(1, 2990, messages), show("--replay-partition=1", "--from-partition-seq=2990"))
 	require.Equal(t, append(wanted(0, 101, 199), wanted(1, 101, 199)...), show("--from="+at(101), "--until="+at(200)))
 	require.Empty(t, show("--from=2026-06-01"))
 	one := show("--replay-channel=2/" + channelOf(1, 3))
@@ -141,7 +156,7 @@ type crash struct {
 
 var errCrash = errors.New("crash")
 
-func (c *crash) Put(ctx context.Context, batch []messagelog.Record) (uint64, error) {
+func (c *crash) Put(ctx context.Context, batch []messagelog.Entry) (uint64, error) {
 	c.at--
 	if c.at > 0 {
 		return c.Sink.Put(ctx, batch)
@@ -220,18 +235,21 @@ func TestAStreamIsGoneOnWithExactly(t *testing.T) {
 	for seq := uint64(2); seq <= info.State.LastSeq; seq++ {
 		m, err := target.GetMsg(b.ctx, seq)
 		require.NoError(t, err)
-		source, err := b.js.Stream(b.ctx, "MESSAGES_"+m.Header.Get(HeaderPartition))
-		require.NoError(t, err)
+		var partition int
 		var n uint64
-		_, err = fmt.Sscan(m.Header.Get(HeaderStreamSeq), &n)
+		_, err = fmt.Sscan(m.Header.Get(HeaderPartition)+" "+m.Header.Get(HeaderPartitionSeq), &partition, &n)
 		require.NoError(t, err)
 		if seq%97 == 0 { // a look at each would take long
-			want, err := source.GetMsg(b.ctx, n)
+			log, err := messagelog.Open(b.ctx, b.js, partition)
+			require.NoError(t, err)
+			want, err := log.At(b.ctx, n, 0)
 			require.NoError(t, err)
 			require.Equal(t, want.Data, m.Data)
-			require.Equal(t, "copy"+want.Subject[len("messages"):], m.Subject)
+			view, err := message.ViewSend(want.Data)
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprintf("copy.%d.2.%s", partition, view.ChannelID), m.Subject)
 		}
-		seen[m.Header.Get(HeaderPartition)+" "+m.Header.Get(HeaderStreamSeq)] = true
+		seen[m.Header.Get(HeaderPartition)+" "+m.Header.Get(HeaderPartitionSeq)] = true
 	}
 	require.Len(t, seen, partitions*messages)
 }
@@ -261,7 +279,7 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"--from=1h", "--from-stream-seq=3"}, "only one can be given"},
+		{[]string{"--from=1h", "--from-partition-seq=3"}, "only one can be given"},
 		{[]string{"--from=1h", "--until=2h"}, "--until: must be after"},
 		{[]string{"--replay-rate=-1"}, "must not be negative"},
 		{[]string{"--replay-channel=group"}, "a type from 1 to 12"},

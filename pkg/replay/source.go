@@ -21,7 +21,7 @@ type Source interface {
 	Open(ctx context.Context, partition int) (Log, error)
 }
 
-// Log is one partition of a source. Places are stream sequences of the message log.
+// Log is one partition of a source. A place is a message's number among all of the partition.
 type Log interface {
 	// Plan finds the places of what is asked for. Where a beginning is asked for that the source
 	// surely no longer reaches back to, it may refuse with ErrGone and say from where on it can.
@@ -30,8 +30,8 @@ type Log interface {
 	// has lost what comes next and may say so, behind that. The log that places are of must be the one
 	// that was created then.
 	Resume(ctx context.Context, created time.Time, next uint64) (uint64, error)
-	// Range gives the records from first to last, of these subjects or, with none, of all.
-	Range(ctx context.Context, first, last uint64, subjects []string, handle func(messagelog.Record) error) error
+	// Range gives the messages from first to last, of these channels or, with none, of all.
+	Range(ctx context.Context, first, last uint64, channels []messagelog.Channel, handle func(messagelog.Entry) error) error
 }
 
 // Period is which messages of a partition to replay. What is zero is not asked for.

@@ -48,8 +48,8 @@ func (l *live) stop() error {
 
 // follow hands over what is heard. What came faster than it was taken is lost, as the connection's log says:
 // these messages are delivered once or not at all.
-func (l *live) follow(ctx context.Context, records chan<- messagelog.Record) error {
-	handOver := into(ctx, records)
+func (l *live) follow(ctx context.Context, entries chan<- messagelog.Entry) error {
+	handOver := into(ctx, entries)
 	for {
 		heard, err := l.subscription.NextMsgWithContext(ctx)
 		if errors.Is(err, nats.ErrSlowConsumer) {
@@ -62,8 +62,8 @@ func (l *live) follow(ctx context.Context, records chan<- messagelog.Record) err
 		if err := l.message.UnmarshalVT(heard.Data); err != nil {
 			return fmt.Errorf("what came on %s is not an encoded Message: %w", heard.Subject, err)
 		}
-		record := messagelog.Record{Partition: message.ID(l.message.GetMessageId()).Partition(), Subject: heard.Subject, Data: heard.Data}
-		if err := handOver(record); err != nil {
+		entry := messagelog.Entry{Partition: message.ID(l.message.GetMessageId()).Partition(), Data: heard.Data}
+		if err := handOver(entry); err != nil {
 			return err
 		}
 	}

@@ -14,9 +14,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// encoder writes a record as a line.
+// encoder writes a message as a line.
 type encoder interface {
-	Append(dst []byte, r messagelog.Record) ([]byte, error)
+	Append(dst []byte, e messagelog.Entry) ([]byte, error)
 }
 
 // tail shows messages.
@@ -54,8 +54,8 @@ func Run(ctx context.Context, cfg Config, js jetstream.JetStream, partitions int
 // part is what is to be shown of a partition.
 type part struct {
 	log         *messagelog.Log
-	first, last uint64 // of the past; the rest comes by following
-	subjects    []string
+	first, last uint64               // of the past; the rest comes by following
+	channels    []messagelog.Channel // none for all
 }
 
 func (t *tail) run(ctx context.Context, js jetstream.JetStream, partitions int) (err error) {
@@ -101,7 +101,7 @@ func (t *tail) parts(ctx context.Context, js jetstream.JetStream, partitions int
 		}
 		p := &part{log: log}
 		if one {
-			p.subjects = []string{string(topology.AppendMessageSubject(nil, number, kind, name))}
+			p.channels = []messagelog.Channel{{ID: name, Type: kind}}
 		}
 		if p, err = t.place(ctx, p); err != nil {
 			return nil, err
@@ -121,7 +121,7 @@ func (t *tail) place(ctx context.Context, p *part) (*part, error) {
 	from := t.cfg.FromSeq
 	switch {
 	case t.cfg.Last > 0:
-		last, err := p.log.LastMessageSeq(ctx, p.subjects[0])
+		last, err := p.log.LastMessageSeq(ctx, p.channels[0])
 		if err != nil {
 			return nil, err
 		}
@@ -134,7 +134,7 @@ func (t *tail) place(ctx context.Context, p *part) (*part, error) {
 		return p, nil
 	}
 	if from > 0 {
-		p.first, err = p.log.SeekMessageSeq(ctx, p.subjects[0], from)
+		p.first, err = p.log.SeekMessageSeq(ctx, p.channels[0], from)
 	}
 	return p, err
 }
@@ -168,7 +168,7 @@ func (t *tail) past(ctx context.Context, parts []*part) error {
 		if first == nil {
 			return t.flush()
 		}
-		if err := t.show(first.record); err != nil {
+		if err := t.show(first.entry); err != nil {
 			return err
 		}
 		if err := first.advance(); err != nil {
@@ -177,36 +177,36 @@ func (t *tail) past(ctx context.Context, parts []*part) error {
 	}
 }
 
-// sourceAhead is how many records of a partition wait to be merged.
+// sourceAhead is how many entries of a partition wait to be merged.
 const sourceAhead = 256
 
 // source is the past of a partition.
 type source struct {
-	records chan messagelog.Record
+	entries chan messagelog.Entry
 	ended   chan struct{}
-	err     error // set before records is closed
+	err     error // set before entries is closed
 
-	more   bool
-	record messagelog.Record
-	id     message.ID
-	view   message.Message
+	more  bool
+	entry messagelog.Entry
+	id    message.ID
+	view  message.Message
 }
 
 func newSource() *source {
-	return &source{records: make(chan messagelog.Record, sourceAhead), ended: make(chan struct{})}
+	return &source{entries: make(chan messagelog.Entry, sourceAhead), ended: make(chan struct{})}
 }
 
 func (s *source) read(ctx context.Context, p *part) {
 	defer close(s.ended)
-	defer close(s.records)
-	s.err = p.log.Range(ctx, p.first, p.last, p.subjects, into(ctx, s.records))
+	defer close(s.entries)
+	s.err = p.log.Range(ctx, p.first, p.last, p.channels, into(ctx, s.entries))
 }
 
-// into puts records into a channel, until ctx ends.
-func into(ctx context.Context, records chan<- messagelog.Record) func(messagelog.Record) error {
-	return func(r messagelog.Record) error {
+// into puts entries into a channel, until ctx ends.
+func into(ctx context.Context, entries chan<- messagelog.Entry) func(messagelog.Entry) error {
+	return func(e messagelog.Entry) error {
 		select {
-		case records <- r:
+		case entries <- e:
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -214,31 +214,31 @@ func into(ctx context.Context, records chan<- messagelog.Record) func(messagelog
 	}
 }
 
-// advance takes the next record.
+// advance takes the next message.
 func (s *source) advance() error {
-	if s.record, s.more = <-s.records; !s.more {
+	if s.entry, s.more = <-s.entries; !s.more {
 		return s.err
 	}
 	s.view.Reset()
-	if err := s.view.UnmarshalVT(s.record.Data); err != nil {
-		return fmt.Errorf("record %d of partition %d: not an encoded Message: %w", s.record.Seq, s.record.Partition, err)
+	if err := s.view.UnmarshalVT(s.entry.Data); err != nil {
+		return fmt.Errorf("message %d of partition %d: not an encoded Message: %w", s.entry.Seq, s.entry.Partition, err)
 	}
 	s.id = message.ID(s.view.GetMessageId())
 	return nil
 }
 
 // flow hands over messages as they come, until ctx ends or something breaks.
-type flow func(ctx context.Context, records chan<- messagelog.Record) error
+type flow func(ctx context.Context, entries chan<- messagelog.Entry) error
 
 // follow shows what comes.
 func (t *tail) follow(ctx context.Context, flows []flow) error {
 	ctx, stop := context.WithCancel(ctx)
-	records, failed := make(chan messagelog.Record), make(chan error, len(flows))
+	entries, failed := make(chan messagelog.Entry), make(chan error, len(flows))
 	ended := make(chan struct{}, len(flows))
 	for _, flow := range flows {
 		go func() {
 			defer func() { ended <- struct{}{} }()
-			failed <- flow(ctx, records)
+			failed <- flow(ctx, entries)
 		}()
 	}
 	defer func() {
@@ -249,7 +249,7 @@ func (t *tail) follow(ctx context.Context, flows []flow) error {
 	}()
 	for {
 		select {
-		case r := <-records:
+		case r := <-entries:
 			if err := t.show(r); err != nil {
 				return err
 			}
@@ -264,13 +264,13 @@ func (t *tail) follow(ctx context.Context, flows []flow) error {
 	}
 }
 
-func (p *part) follow(ctx context.Context, records chan<- messagelog.Record) error {
-	return p.log.Follow(ctx, max(p.last+1, p.first), p.subjects, into(ctx, records))
+func (p *part) follow(ctx context.Context, entries chan<- messagelog.Entry) error {
+	return p.log.Follow(ctx, max(p.last+1, p.first), p.channels, into(ctx, entries))
 }
 
-func (t *tail) show(r messagelog.Record) error {
+func (t *tail) show(e messagelog.Entry) error {
 	var err error
-	if t.line, err = t.lines.Append(t.line[:0], r); err != nil {
+	if t.line, err = t.lines.Append(t.line[:0], e); err != nil {
 		return err
 	}
 	if _, err := t.out.Write(t.line); err != nil {

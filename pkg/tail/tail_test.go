@@ -33,7 +33,8 @@ type bundle struct {
 	js    jetstream.JetStream
 	ids   [partitions]message.IDClock
 	seqs  map[string]uint64
-	start time.Time // of the first message; each is a second later than the one before
+	count [partitions]uint64 // messages
+	start time.Time          // of the first message; each is a second later than the one before
 	n     int
 }
 
@@ -59,8 +60,9 @@ func (b *bundle) write(channel string, kind message.ChannelType, payload string)
 	require.NoError(b.t, err)
 	b.seqs[channel]++
 	at := b.start.Add(time.Duration(b.n) * time.Second)
-	record := message.AppendMessage(nil, encoded, message.Identity{ID: b.ids[p].Next(at.UnixMilli()), Seq: b.seqs[channel], WALSeq: uint64(b.n + 1)})
-	_, err = b.js.Publish(b.ctx, string(topology.AppendMessageSubject(nil, p, kind, channel)), record)
+	encoded = message.AppendMessage(nil, encoded, message.Identity{ID: b.ids[p].Next(at.UnixMilli()), Seq: b.seqs[channel], WALSeq: uint64(b.n + 1)})
+	b.count[p]++
+	_, err = b.js.Publish(b.ctx, topology.MessagesSubject(p), testkit.MessageBatch(b.count[p], encoded))
 	require.NoError(b.t, err)
 	b.n++
 }
@@ -145,9 +147,11 @@ func TestShowsThePast(t *testing.T) {
 	p := topology.Partitions(partitions).Of("a", 2)
 	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(p))
 	require.NoError(t, err)
-	raw, err := stream.GetLastMsgForSubject(b.ctx, string(topology.AppendMessageSubject(nil, p, 2, "a")))
+	log, err := messagelog.Open(b.ctx, b.js, p)
 	require.NoError(t, err)
-	require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(raw.Sequence)))
+	last, err := log.SeekMessageSeq(b.ctx, messagelog.Channel{ID: "a", Type: 2}, 20)
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(last))) // a record is a message here
 	require.Equal(t, numbered("a", 20, 20), b.show("--channel=a", "--from-seq=3"))
 }
 
@@ -211,8 +215,8 @@ func (b *bundle) fleeting(channel string, kind message.ChannelType, payload stri
 	p := topology.Partitions(partitions).Of(channel, kind)
 	encoded, err := (&message.Send{ChannelId: channel, ChannelType: uint32(kind), FromUid: "u", ClientMsgNo: fmt.Sprint(b.n), NoPersist: true, Payload: []byte(payload)}).MarshalVT()
 	require.NoError(b.t, err)
-	record := message.AppendMessage(nil, encoded, message.Identity{ID: b.ids[p].Next(b.start.UnixMilli()), WALSeq: uint64(b.n + 1)})
-	require.NoError(b.t, b.js.Conn().Publish(string(topology.AppendLiveSubject(nil, kind, channel)), record))
+	encoded = message.AppendMessage(nil, encoded, message.Identity{ID: b.ids[p].Next(b.start.UnixMilli()), WALSeq: uint64(b.n + 1)})
+	require.NoError(b.t, b.js.Conn().Publish(string(topology.AppendLiveSubject(nil, kind, channel)), encoded))
 	b.n++
 }
 
@@ -350,7 +354,7 @@ func TestTextOfWhatIsNotStored(t *testing.T) {
 	id := message.MakeID(time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC).UnixMilli()-message.Epoch().UnixMilli(), 0, 1)
 	encoded, err := (&message.Send{ChannelId: "a", ChannelType: 2, FromUid: "u", NoPersist: true, Payload: []byte("hi")}).MarshalVT()
 	require.NoError(t, err)
-	line, err := new(textEncoder).Append(nil, messagelog.Record{Data: message.AppendMessage(nil, encoded, message.Identity{ID: id})})
+	line, err := new(textEncoder).Append(nil, messagelog.Entry{Data: message.AppendMessage(nil, encoded, message.Identity{ID: id})})
 	require.NoError(t, err)
 	require.Equal(t, "2026-05-01T12:00:00.000Z  2/a live  u: hi\n", string(line))
 }

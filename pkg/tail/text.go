@@ -11,17 +11,17 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 )
 
-// textEncoder writes a record as a line for people:
+// textEncoder writes a message as a line for people:
 //
 //	2026-01-31T12:00:00.123Z  2/group123 #7  user123: {"type":1,"content":"hi"}
 //	2026-01-31T12:00:00.456Z  2/group123 live  user123: {"type":1001}
 type textEncoder struct{ message message.Message }
 
-func (e *textEncoder) Append(dst []byte, r messagelog.Record) ([]byte, error) {
+func (e *textEncoder) Append(dst []byte, r messagelog.Entry) ([]byte, error) {
 	m := &e.message
 	m.Reset()
 	if err := m.UnmarshalVT(r.Data); err != nil {
-		return dst, fmt.Errorf("record %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)
+		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)
 	}
 	dst = message.ID(m.GetMessageId()).Time().AppendFormat(dst, "2006-01-02T15:04:05.000Z07:00")
 	dst = append(dst, "  "...)

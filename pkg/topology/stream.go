@@ -105,8 +105,8 @@ func (o Options) MessagesConfig(partition int) jetstream.StreamConfig {
 	}
 	return jetstream.StreamConfig{
 		Name:        MessagesStream(partition),
-		Description: "Sendhouse message log: one record is one message",
-		Subjects:    []string{MessagesSubjects(partition)},
+		Description: "Sendhouse message log: one record is what a group commit became",
+		Subjects:    []string{MessagesSubject(partition)},
 		Storage:     jetstream.FileStorage,
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardOld,

@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -34,10 +33,10 @@ const (
 	// HeaderReply, on a record of the write-ahead log, is the core-NATS subject
 	// that its AnswerBatch goes to.
 	HeaderReply = "Sendhouse-Reply"
-	// HeaderTrace, on a record of the write-ahead log that holds sends which are traced,
+	// HeaderTrace, on a record of the write-ahead log or the message log of whose sends or messages some are traced,
 	// says which and by which spans (package tracing). It is no part of the record.
 	HeaderTrace = "Sendhouse-Trace"
-	// HeaderContentType, on a record of the message log, is message.ContentType.
+	// HeaderContentType, on a record of the message log, is message.BatchContentType.
 	HeaderContentType = "Content-Type"
 )
 
@@ -50,16 +49,8 @@ func WALSubject(partition int) string { return "sends." + strconv.Itoa(partition
 // MessagesStream is the stream of a partition's message log.
 func MessagesStream(partition int) string { return "MESSAGES_" + strconv.Itoa(partition) }
 
-// MessagesSubjects is the wildcard that a partition's message log listens to.
-func MessagesSubjects(partition int) string { return fmt.Sprintf("messages.%d.>", partition) }
-
-// AppendMessageSubject appends the subject of a channel's messages,
-// messages.<p>.<channel_type>.<channel token>.
-func AppendMessageSubject(dst []byte, partition int, channelType message.ChannelType, channelID string) []byte {
-	dst = append(dst, "messages."...)
-	dst = strconv.AppendInt(dst, int64(partition), 10)
-	return appendChannel(dst, channelType, channelID)
-}
+// MessagesSubject is the one subject of a partition's message log.
+func MessagesSubject(partition int) string { return "messages." + strconv.Itoa(partition) }
 
 // LiveSubjects is the wildcard of all channels' no_persist messages.
 const LiveSubjects = "live.>"
@@ -67,10 +58,11 @@ const LiveSubjects = "live.>"
 // AppendLiveSubject appends the plain NATS subject of a channel's no_persist
 // messages, live.<channel_type>.<channel token>.
 func AppendLiveSubject(dst []byte, channelType message.ChannelType, channelID string) []byte {
-	return appendChannel(append(dst, "live"...), channelType, channelID)
+	return AppendChannel(append(dst, "live"...), channelType, channelID)
 }
 
-func appendChannel(dst []byte, channelType message.ChannelType, channelID string) []byte {
+// AppendChannel appends .<channel_type>.<channel token> to a subject.
+func AppendChannel(dst []byte, channelType message.ChannelType, channelID string) []byte {
 	dst = append(dst, '.')
 	dst = strconv.AppendUint(dst, uint64(channelType), 10)
 	dst = append(dst, '.')

@@ -52,18 +52,17 @@ func TestNewPartitionsRefuses(t *testing.T) {
 	}
 }
 
-func TestMessageSubjectHasFourTokens(t *testing.T) {
+func TestLiveSubjectHasThreeTokens(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		channel := rapid.String().Draw(t, "channel")
-		subject := string(topology.AppendMessageSubject(nil, 7, message.ChannelGroup, channel))
-		tokens := strings.Split(subject, ".")
-		require.Equal(t, []string{"messages", "7", "2"}, tokens[:3])
-		require.Len(t, tokens, 4)
-		back, err := message.ParseChannelToken(tokens[3])
+		tokens := strings.Split(string(topology.AppendLiveSubject(nil, message.ChannelGroup, channel)), ".")
+		require.Equal(t, []string{"live", "2"}, tokens[:2])
+		require.Len(t, tokens, 3)
+		back, err := message.ParseChannelToken(tokens[2])
 		require.NoError(t, err)
 		require.Equal(t, channel, back)
-		require.Equal(t, "live.2."+tokens[3], string(topology.AppendLiveSubject(nil, message.ChannelGroup, channel)))
+		require.Equal(t, "copy.7.2."+tokens[2], string(topology.AppendChannel([]byte("copy.7"), message.ChannelGroup, channel)))
 	})
 }
 

@@ -13,8 +13,7 @@ import (
 const (
 	// SamplesMax is how many sampled sends of one batch are followed.
 	SamplesMax = 32
-	// HeaderTraceparent is W3C's header (Trace Context, 3.2); on a record of the message log it names the span of the
-	// request that the message came with.
+	// HeaderTraceparent is W3C's header (Trace Context, 3.2).
 	HeaderTraceparent = "traceparent"
 )
 
@@ -36,7 +35,7 @@ func (s *Samples) Add(place uint64, span *Span) {
 	s.add(place, span.span.SpanContext())
 }
 
-// AddTraceparent is Add with the header of a record of the message log; one that makes no sense is passed over.
+// AddTraceparent is Add with a traceparent; one that makes no sense is passed over.
 func (s *Samples) AddTraceparent(place uint64, traceparent string) {
 	if parent := parseTraceparent(traceparent); parent.IsSampled() {
 		s.add(place, parent)
@@ -74,7 +73,7 @@ func (s Samples) Traceparent(place uint64) string {
 	return ""
 }
 
-// String is the header of a record of the write-ahead log: place and traceparent of each, as
+// String is the header of a record of the write-ahead log or the message log: place and traceparent of each, as
 // 3:00-<trace>-<span>-01,17:00-…
 func (s Samples) String() string {
 	var b strings.Builder

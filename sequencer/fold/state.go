@@ -29,9 +29,9 @@ type Effect struct {
 	// Identity is the send's own or, for a duplicate or a conflict, that of the
 	// earlier send.
 	Identity message.Identity
-	// Output is the stream sequence of the message in the message log, counted
-	// from 1 over the life of the partition; 0 where the send adds no message
-	// there: a duplicate, a conflict, or no_persist.
+	// Output is the partition_seq of the message, counted from 1 over the life of
+	// the partition; 0 where the send adds no message to the message log: a
+	// duplicate, a conflict, or no_persist.
 	Output uint64
 	// Send and View alias the record's data.
 	Send []byte
@@ -79,7 +79,7 @@ func New(params Params) (*State, error) {
 func (s *State) WALSeq() uint64 { return s.walSeq }
 
 // Output is the number of messages that the records folded so far put into the
-// message log; it is also the stream sequence of the last of them.
+// message log; it is also the partition_seq of the last of them.
 func (s *State) Output() uint64 { return s.output }
 
 // LastID is the last ID given, 0 if none. All later ones are greater.

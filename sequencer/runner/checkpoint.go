@@ -35,7 +35,7 @@ func (k *Keeper) Look(ctx context.Context) error {
 			return err
 		}
 		for i := range k.kept {
-			if c := &k.kept[i]; c.reached.IsZero() && c.Output <= end.Seq {
+			if c := &k.kept[i]; c.reached.IsZero() && c.WALSeq <= end.Seq {
 				c.reached = k.Now()
 			}
 		}
@@ -109,13 +109,13 @@ func (k *Keeper) Due() bool {
 // Checkpoint stores the state, once the message log has everything up to it.
 func (k *Keeper) Checkpoint(ctx context.Context) error {
 	snapshot := k.Snapshot()
-	if err := k.awaitOutput(ctx, snapshot.Output()); err != nil {
+	if err := k.awaitOutput(ctx, snapshot.WALSeq()); err != nil {
 		return err
 	}
 	return k.Store(ctx, snapshot)
 }
 
-// awaitOutput waits until the message log has everything up to a message. It may take nothing for as long as it likes, so the lag is
+// awaitOutput waits until the message log has everything up to a record. It may take nothing for as long as it likes, so the lag is
 // measured meanwhile: that is when somebody wants to know it.
 func (k *Keeper) awaitOutput(ctx context.Context, seq uint64) error {
 	reached := k.outbox.reached(seq)
@@ -149,8 +149,8 @@ func (k *Keeper) Snapshot() *fold.Snapshot {
 // it.
 func (k *Keeper) Store(ctx context.Context, snapshot *fold.Snapshot) error {
 	acked, _, _ := k.outbox.state()
-	if acked < snapshot.Output() {
-		return fmt.Errorf("%w: checkpoint of message %d, and the message log has %d", ErrInvariant, snapshot.Output(), acked)
+	if acked < snapshot.WALSeq() {
+		return fmt.Errorf("%w: checkpoint of record %d, and the message log has %d", ErrInvariant, snapshot.WALSeq(), acked)
 	}
 	if err := k.sure(ctx); err != nil {
 		return err

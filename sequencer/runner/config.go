@@ -28,8 +28,8 @@ func (c Config) Check() error {
 	if c.CheckpointInterval < durableHorizon {
 		errs = append(errs, fmt.Errorf("checkpoint-interval %s: must be at least %s, or the kept checkpoints may both be newer than what a power loss leaves of the message log", c.CheckpointInterval, durableHorizon))
 	}
-	if c.OutboxMessagesMax < chunkMessagesMax {
-		errs = append(errs, fmt.Errorf("outbox-messages-max %d: must be at least %d", c.OutboxMessagesMax, chunkMessagesMax))
+	if c.OutboxMessagesMax < chunkRecordsMax {
+		errs = append(errs, fmt.Errorf("outbox-messages-max %d: must be at least %d", c.OutboxMessagesMax, chunkRecordsMax))
 	}
 	if c.OutboxBytesMax < chunkBytesMax {
 		errs = append(errs, fmt.Errorf("outbox-bytes-max %s: must be at least %s", c.OutboxBytesMax, config.ByteSize(chunkBytesMax)))

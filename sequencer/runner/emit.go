@@ -55,14 +55,14 @@ func (p *Partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 		case <-ended:
 			return nil
 		case <-emitCtx.Done():
-			p.Logger.Warn("stopped with messages not yet in the message log; they will be derived again", "messages", last-acked)
+			p.Logger.Warn("stopped with records not yet in the message log; they will be derived again", "records", last-acked)
 			return nil
 		}
 	}
 }
 
 // Emit sends the next chunk, if there is one to send, and says of how many
-// messages it was. An error says that the chain is broken, and Resume must follow.
+// records it was. An error says that the chain is broken, and Resume must follow.
 func (p *Partition) Emit() (int, error) {
 	var err error
 	if p.chunk, err = p.outbox.take(p.chunk[:0]); err != nil {
@@ -72,7 +72,7 @@ func (p *Partition) Emit() (int, error) {
 }
 
 // send appends a chunk to the message log and asks for the outcome of its last
-// message, which speaks for all. A process that was paused may find here, before
+// record, which speaks for all. A process that was paused may find here, before
 // its context has ended, that its lease has.
 func (p *Partition) send(chunk []Output) error {
 	if len(chunk) > 0 && !p.MayWrite() {

@@ -82,7 +82,7 @@ func (k *Keeper) Measure(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // see above
 	}
-	ackedBefore, inFlight, last := k.outbox.state()
+	ackedBefore, inFlight, _ := k.outbox.state()
 	k.mu.Lock()
 	walSeq, channels, entries := k.state.WALSeq(), k.state.Channels(), k.state.DedupEntries()
 	k.mu.Unlock()
@@ -92,7 +92,7 @@ func (k *Keeper) Measure(ctx context.Context) error {
 	k.filling = wal.BytesMax > 0 && wal.Bytes > wal.BytesMax/4
 	k.Metrics.walLag.Set(float64(wal.Last - min(walSeq, wal.Last)))
 	k.Metrics.walAge.Set(k.ages.oldest(k.Now(), walSeq, wal.Last).Seconds())
-	k.Metrics.outputLag.Set(float64(last - ackedBefore))
+	k.Metrics.outputLag.Set(float64(k.outbox.waits()))
 	k.showAge()
 	// Only now, since the message log may be what does not answer.
 	end, err := k.Logs.OutputTail(ctx)

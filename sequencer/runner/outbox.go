@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -9,25 +10,26 @@ import (
 // Limits of what is on its way to the message log at one time. A chunk is
 // acknowledged as one.
 const (
-	chunkMessagesMax = 512
-	chunkBytesMax    = 1 << 20
-	chunksInFlight   = 8
+	chunkRecordsMax = 512
+	chunkBytesMax   = 1 << 20
+	chunksInFlight  = 8
 )
 
-// outbox holds the messages of a partition from when they are derived until the
-// message log has acknowledged them, in order. Folding puts, emitting takes,
+// outbox holds what becomes of the records of a partition from when it is derived until the
+// message log has acknowledged it, in order. Folding puts, emitting takes,
 // acknowledgements move the front.
 type outbox struct {
 	messagesMax, bytesMax int
 
-	mu     sync.Mutex
-	queue  []Output // queue[i].Seq = acked+1+i; it lies in space
-	space  []Output
-	acked  uint64   // stream sequence up to which the message log has everything
-	sent   uint64   // acked ≤ sent ≤ last derived
-	ends   []uint64 // last sequence of each chunk in flight, ascending
-	bytes  int      // of the queue
-	failed error    // why the chain broke; cleared by rewind
+	mu       sync.Mutex
+	queue    []Output // queue[i].Seq = acked+1+i; it lies in space
+	space    []Output
+	acked    uint64   // stream sequence up to which the message log has everything
+	sent     uint64   // acked ≤ sent ≤ last derived
+	ends     []uint64 // last sequence of each chunk in flight, ascending
+	messages int      // in the queue
+	bytes    int      // of the queue
+	failed   error    // why the chain broke; cleared by rewind
 
 	waiting []ackWaiter
 
@@ -55,11 +57,11 @@ func signal(c chan struct{}) {
 	}
 }
 
-// put appends the next messages. It waits while the outbox is full.
-func (o *outbox) put(ctx context.Context, messages []Output) error {
+// put appends the next record. It waits while the outbox is full.
+func (o *outbox) put(ctx context.Context, next Output) error {
 	for {
 		o.mu.Lock()
-		if o.fits(len(messages)) {
+		if o.fits(next.Messages) {
 			break
 		}
 		o.mu.Unlock()
@@ -70,26 +72,25 @@ func (o *outbox) put(ctx context.Context, messages []Output) error {
 		}
 	}
 	defer o.mu.Unlock()
-	o.makeRoom(len(messages))
-	for i := range messages {
-		if want := o.acked + uint64(len(o.queue)) + 1; messages[i].Seq != want {
-			return fmt.Errorf("%w: message %d put into the outbox where %d is next", ErrInvariant, messages[i].Seq, want)
-		}
-		o.queue = append(o.queue, messages[i])
-		o.bytes += len(messages[i].Data)
+	if want := o.acked + uint64(len(o.queue)) + 1; next.Seq != want {
+		return fmt.Errorf("%w: record %d put into the outbox where %d is next", ErrInvariant, next.Seq, want)
 	}
+	o.makeRoom()
+	o.queue = append(o.queue, next)
+	o.messages += next.Messages
+	o.bytes += len(next.Data)
 	signal(o.change)
 	return nil
 }
 
 // makeRoom moves the queue to the front of its space where there is no more at the end, and makes the space larger where the queue
 // fills more than half of it. Called with mu held.
-func (o *outbox) makeRoom(more int) {
-	if len(o.queue)+more <= cap(o.queue) {
+func (o *outbox) makeRoom() {
+	if len(o.queue) < cap(o.queue) {
 		return
 	}
 	before := o.queue
-	if need := 2 * (len(before) + more); need > cap(o.space) {
+	if need := 2 * (len(before) + 1); need > cap(o.space) {
 		o.space = make([]Output, 0, need)
 	}
 	full := o.space[:cap(o.space)]
@@ -97,7 +98,7 @@ func (o *outbox) makeRoom(more int) {
 	clear(full[len(o.queue):]) // what was moved down is not kept at its old place as well
 }
 
-// take appends to chunk the next messages to send and counts them as sent. It
+// take appends to chunk the next records to send and counts them as sent. It
 // gives none while enough are in flight, or when the chain is broken.
 func (o *outbox) take(chunk []Output) ([]Output, error) {
 	o.mu.Lock()
@@ -109,7 +110,7 @@ func (o *outbox) take(chunk []Output) ([]Output, error) {
 		return chunk, nil
 	}
 	size := 0
-	for i := int(o.sent - o.acked); i < len(o.queue) && len(chunk) < chunkMessagesMax && size < chunkBytesMax; i++ {
+	for i := int(o.sent - o.acked); i < len(o.queue) && len(chunk) < chunkRecordsMax && size < chunkBytesMax; i++ {
 		chunk = append(chunk, o.queue[i])
 		size += len(o.queue[i].Data)
 	}
@@ -122,10 +123,10 @@ func (o *outbox) take(chunk []Output) ([]Output, error) {
 
 // fits is called with mu held.
 func (o *outbox) fits(more int) bool {
-	return len(o.queue) == 0 || (len(o.queue)+more <= o.messagesMax && o.bytes < o.bytesMax)
+	return len(o.queue) == 0 || (o.messages+more <= o.messagesMax && len(o.queue) < o.messagesMax && o.bytes < o.bytesMax)
 }
 
-// ack records the outcome of a chunk whose last message has this sequence.
+// ack records the outcome of a chunk whose last record has this sequence.
 func (o *outbox) ack(seq uint64, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -144,6 +145,7 @@ func (o *outbox) ack(seq uint64, err error) {
 func (o *outbox) forget(upTo uint64) {
 	n := min(int(upTo-o.acked), len(o.queue))
 	for i := range o.queue[:n] {
+		o.messages -= o.queue[i].Messages
 		o.bytes -= len(o.queue[i].Data)
 		o.queue[i] = Output{}
 	}
@@ -189,10 +191,10 @@ func (o *outbox) rewind(t Tail, ackedBefore uint64) error {
 		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, t.Seq, ackedBefore)
 	}
 	if t.Seq > last {
-		return fmt.Errorf("%w: it ends at %d, past message %d derived here; another sequencer is ahead", errOutputLost, t.Seq, last)
+		return fmt.Errorf("%w: it ends at %d, past record %d derived here; another sequencer is ahead", errOutputLost, t.Seq, last)
 	}
 	if t.Found && t.Seq > o.acked {
-		if err := sameMessage(&o.queue[t.Seq-o.acked-1], t); err != nil {
+		if err := sameRecord(o.queue[t.Seq-o.acked-1].Data, t); err != nil {
 			return err
 		}
 	}
@@ -204,11 +206,10 @@ func (o *outbox) rewind(t Tail, ackedBefore uint64) error {
 	return nil
 }
 
-// sameMessage asserts that the message log's last message is the one derived.
-func sameMessage(m *Output, t Tail) error {
-	if m.WALSeq != t.WALSeq || m.WALIndex != t.WALIndex {
-		return fmt.Errorf("%w: message %d of the message log was made from record %d, place %d; the fold makes it from record %d, place %d",
-			ErrInvariant, t.Seq, t.WALSeq, t.WALIndex, m.WALSeq, m.WALIndex)
+// sameRecord asserts that the message log's last record is the one derived.
+func sameRecord(derived []byte, t Tail) error {
+	if !bytes.Equal(derived, t.Data) {
+		return fmt.Errorf("%w: record %d of the message log has other content than what the fold makes of record %d", ErrInvariant, t.Seq, t.Seq)
 	}
 	return nil
 }
@@ -218,4 +219,11 @@ func (o *outbox) state() (acked uint64, inFlight int, last uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.acked, len(o.ends), o.acked + uint64(len(o.queue))
+}
+
+// waits is how many messages are derived and not acknowledged.
+func (o *outbox) waits() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.messages
 }

@@ -32,7 +32,7 @@ type Partition struct {
 	state *fold.State
 
 	outbox *outbox
-	// recovered is the message log's tail at recovery. Messages up to it are there
+	// recovered is the message log's tail at recovery. Records up to it are there
 	// already; when the fold comes by the last of them, it must be the same.
 	recovered Tail
 	claimed   Kept             // at recovery
@@ -43,8 +43,7 @@ type Partition struct {
 	// Reused from record to record.
 	effects []fold.Effect
 	answers []byte
-	outputs []Output
-	subject []byte   // of the message being derived
+	derived []byte   // the record that the message log ends with
 	chunk   []Output // emitting
 }
 
@@ -140,7 +139,8 @@ func (p *Partition) fold(ctx context.Context, r Record) error {
 		// passes it by in the same way; it stays in the log for a look.
 		p.Metrics.malformed.Inc()
 		p.Logger.Error("skipped a record of the write-ahead log that is no batch of sends", "wal_seq", r.Seq, "bytes", len(r.Data), "error", err)
-		return nil
+		p.effects = p.effects[:0]
+		return p.emit(ctx, r)
 	case err != nil:
 		return err
 	}
@@ -150,15 +150,13 @@ func (p *Partition) fold(ctx context.Context, r Record) error {
 		p.trace(r, start)
 	}
 	p.Metrics.folded(p.effects, now.Sub(start), now.Sub(r.Time))
-	if err := p.derive(r); err != nil {
-		return err
-	}
-	return p.outbox.put(ctx, p.outputs)
+	p.live()
+	return p.emit(ctx, r)
 }
 
 // trace notes that the record was folded and answered, unless that was done before.
 func (p *Partition) trace(r Record, start time.Time) {
-	if r.Seq <= p.recovered.WALSeq {
+	if r.Seq <= p.recovered.Seq {
 		return
 	}
 	span := p.Tracer.Batch("fold record", start, r.Traced)
@@ -184,59 +182,50 @@ func (p *Partition) answer(r Record) {
 	}
 }
 
-// derive makes the messages that the message log does not have yet, and sends
-// live ones off.
-func (p *Partition) derive(r Record) error {
-	p.outputs = p.outputs[:0]
-	var buf []byte // one for the record; the outbox keeps slices of it
-	for i := range p.effects {
-		e := &p.effects[i]
-		if e.Live() {
-			p.live(e)
-		}
-		if e.Output == 0 {
-			continue
-		}
-		if e.Output <= p.recovered.Seq {
-			if err := p.checkRecovered(e); err != nil {
-				return err
-			}
-			continue
-		}
-		if buf == nil {
-			buf = make([]byte, 0, len(r.Data)+len(p.effects)*message.IdentitySizeMax)
-		}
-		from := len(buf)
-		buf = message.AppendMessage(buf, e.Send, e.Identity)
-		p.subject = topology.AppendMessageSubject(p.subject[:0], p.params.Partition, e.View.ChannelType, string(e.View.ChannelID))
-		p.outputs = append(p.outputs, Output{
-			Seq: e.Output, WALSeq: e.Identity.WALSeq, WALIndex: e.Identity.WALIndex,
-			Subject: string(p.subject),
-			Data:    buf[from:len(buf):len(buf)],
-		})
-		if r.Traced != nil {
-			p.outputs[len(p.outputs)-1].Traceparent = r.Traced.Traceparent(uint64(e.Identity.WALIndex))
-		}
-	}
-	return nil
-}
-
-func (p *Partition) checkRecovered(e *fold.Effect) error {
-	if e.Output != p.recovered.Seq || !p.recovered.Found {
+// emit puts what the record became into the outbox. What the message log has already is not sent again; the last of it
+// must be the same.
+func (p *Partition) emit(ctx context.Context, r Record) error {
+	switch {
+	case r.Seq == p.recovered.Seq && p.recovered.Found:
+		p.derived, _ = Derive(p.derived[:0], p.state, p.effects)
+		return sameRecord(p.derived, p.recovered)
+	case r.Seq <= p.recovered.Seq:
 		return nil
 	}
-	return sameMessage(&Output{Seq: e.Output, WALSeq: e.Identity.WALSeq, WALIndex: e.Identity.WALIndex}, p.recovered)
+	out := Output{Seq: r.Seq}
+	space := len(r.Data) + len(p.effects)*message.MessageFrameOverheadMax + message.BatchHeadSizeMax
+	out.Data, out.Messages = Derive(make([]byte, 0, space), p.state, p.effects)
+	if r.Traced != nil {
+		out.Traced = p.traced(r)
+	}
+	return p.outbox.put(ctx, out)
 }
 
-// live publishes a no_persist message, unless the message log shows that the
-// Record was folded before: then it went out before.
-func (p *Partition) live(e *fold.Effect) {
-	if e.Identity.WALSeq <= p.recovered.WALSeq {
-		return
+// traced says which messages of the record are traced, by their places in it.
+func (p *Partition) traced(r Record) tracing.Samples {
+	var traced tracing.Samples
+	place := uint64(0)
+	for i := range p.effects {
+		if e := &p.effects[i]; e.Output != 0 {
+			traced.AddTraceparent(place, r.Traced.Traceparent(uint64(e.Identity.WALIndex)))
+			place++
+		}
 	}
-	subject := string(topology.AppendLiveSubject(nil, e.View.ChannelType, string(e.View.ChannelID)))
-	if err := p.Logs.Live(subject, message.AppendMessage(nil, e.Send, e.Identity)); err != nil {
-		p.Metrics.liveFailed.Inc()
+	return traced
+}
+
+// live publishes the record's no_persist messages, unless the message log shows that it was folded before: then they went out
+// before.
+func (p *Partition) live() {
+	for i := range p.effects {
+		e := &p.effects[i]
+		if !e.Live() || e.Identity.WALSeq <= p.recovered.Seq {
+			continue
+		}
+		subject := string(topology.AppendLiveSubject(nil, e.View.ChannelType, string(e.View.ChannelID)))
+		if err := p.Logs.Live(subject, message.AppendMessage(nil, e.Send, e.Identity)); err != nil {
+			p.Metrics.liveFailed.Inc()
+		}
 	}
 }
 
@@ -249,8 +238,8 @@ func (p *Partition) noteCaughtUp() {
 
 // Progress is how far a partition is.
 type Progress struct {
-	WALSeq uint64 `json:"wal_seq"` // last record folded
-	Output uint64 `json:"output"`  // last message that the message log has acknowledged
+	WALSeq  uint64 `json:"wal_seq"` // last record folded
+	Emitted uint64 `json:"emitted"` // last record that the message log has acknowledged
 }
 
 // Progress may be called from any goroutine, before recovery too.
@@ -261,5 +250,5 @@ func (p *Partition) Progress() Progress {
 		return Progress{}
 	}
 	acked, _, _ := p.outbox.state()
-	return Progress{WALSeq: p.state.WALSeq(), Output: acked}
+	return Progress{WALSeq: p.state.WALSeq(), Emitted: acked}
 }

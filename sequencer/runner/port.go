@@ -19,16 +19,15 @@ type Record struct {
 	Traced  tracing.Samples // of its sends; nothing of the fold depends on it
 }
 
-// Output is one message on its way into the message log.
+// Output is one record on its way into the message log: what the record of the write-ahead log
+// became that has the same sequence.
 type Output struct {
 	Seq      uint64 // the stream sequence that it must get
-	WALSeq   uint64
-	WALIndex uint32
-	Subject  string
-	Data     []byte // an encoded Message
-	// Traceparent goes beside it where the send is traced. A message that is derived again
-	// may lack it.
-	Traceparent string
+	Messages int    // how many it holds
+	Data     []byte // an encoded MessageBatch
+	// Traced goes beside it where sends are traced, by the places of their messages in the record. A
+	// record that is derived again may lack it.
+	Traced tracing.Samples
 }
 
 // Bounds are the first and last stream sequence of a stream, and its size. Of an
@@ -38,13 +37,12 @@ type Bounds struct {
 	Bytes, BytesMax uint64
 }
 
-// Tail is the end of the message log. Where the last message is no longer kept,
+// Tail is the end of the message log. Where the last record is no longer kept,
 // Found is false and only Seq is known.
 type Tail struct {
-	Seq      uint64
-	Found    bool
-	WALSeq   uint64
-	WALIndex uint32
+	Seq   uint64
+	Found bool
+	Data  []byte
 }
 
 // Reader reads the write-ahead log in order.
@@ -63,11 +61,11 @@ type Logs interface {
 
 	// OutputTail asks the message log's leader.
 	OutputTail(ctx context.Context) (Tail, error)
-	// Append sends a message on the condition that the log's last sequence is the
-	// one before the message's. It does not wait. Only with ack set does the
-	// outcome come back, to the function given to OnAck: since each message is
+	// Append sends a record on the condition that the log's last sequence is the
+	// one before the record's. It does not wait. Only with ack set does the
+	// outcome come back, to the function given to OnAck: since each record is
 	// conditional on the one before, the word on the last speaks for all.
-	Append(m *Output, ack bool) error
+	Append(r *Output, ack bool) error
 	OnAck(func(seq uint64, err error))
 
 	// Answer and Live publish at most once.

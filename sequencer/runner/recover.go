@@ -20,8 +20,8 @@ func (p *Partition) Recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if end.Found && end.WALSeq > wal.Last {
-		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d; restore it from a backup", ErrMissing, end.WALSeq, wal.Last)
+	if end.Seq > wal.Last {
+		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d; restore it from a backup", ErrMissing, end.Seq, wal.Last)
 	}
 	state, err := p.startingState(ctx, end, wal)
 	if err != nil {
@@ -29,7 +29,7 @@ func (p *Partition) Recover(ctx context.Context) error {
 	}
 	p.mu.Lock()
 	p.state, p.recovered, p.walEnd = state, end, wal.Last
-	p.outbox = newOutbox(p.cfg.OutboxMessagesMax, int(p.cfg.OutboxBytesMax), max(end.Seq, state.Output()))
+	p.outbox = newOutbox(p.cfg.OutboxMessagesMax, int(p.cfg.OutboxBytesMax), max(end.Seq, state.WALSeq()))
 	p.mu.Unlock()
 	p.Metrics.recovery.Observe(p.Now().Sub(start).Seconds())
 	p.Logs.OnAck(p.outbox.ack)
@@ -79,8 +79,8 @@ func usable(meta CheckpointMeta, end Tail, wal Bounds) error {
 		return fmt.Errorf("it was taken at record %d, and the write-ahead log ends at %d", meta.WALSeq, wal.Last)
 	case meta.WALSeq+1 < wal.First:
 		return fmt.Errorf("it was taken at record %d, and the write-ahead log starts at %d", meta.WALSeq, wal.First)
-	case meta.Output > end.Seq:
-		return fmt.Errorf("it was taken at message %d, and the message log ends at %d", meta.Output, end.Seq)
+	case meta.WALSeq > end.Seq:
+		return fmt.Errorf("it was taken at record %d, and the message log ends at %d", meta.WALSeq, end.Seq)
 	}
 	return nil
 }

@@ -78,17 +78,13 @@ func (c *checker) live(w *world, subject string, data []byte) {
 	}
 }
 
-// stored holds a message that the message log has taken against the reference's.
+// stored holds a record that the message log has taken against the reference's.
 func (c *checker) stored(w *world, seq uint64, m *runner.Output) {
-	if seq > uint64(len(w.ref.outputs)) {
-		w.fail("message %d was stored, and the write-ahead log makes only %d", seq, len(w.ref.outputs))
+	if seq > uint64(len(w.ref.records)) {
+		w.fail("record %d was stored, and the write-ahead log has only %d", seq, len(w.ref.records))
 	}
-	want := w.ref.outputs[seq-1]
-	if want.subject != m.Subject {
-		w.fail("message %d was stored on subject %s, the reference says %s", seq, m.Subject, want.subject)
-	}
-	if !bytes.Equal(want.data, m.Data) {
-		w.fail("message %d was stored with other content than the reference's", seq)
+	if want := w.ref.records[seq-1]; !bytes.Equal(want.batch, m.Data) {
+		w.fail("record %d was stored with other content than the reference's: % x, wanted % x", seq, m.Data, want.batch)
 	}
 }
 
@@ -134,7 +130,7 @@ func (w *world) usable(tail uint64, spoiledCounts bool) bool {
 		return true
 	}
 	for _, m := range w.store.metas {
-		if m.WALSeq > w.wal.last() || m.WALSeq+1 < w.wal.first || m.Output > tail {
+		if m.WALSeq > w.wal.last() || m.WALSeq+1 < w.wal.first || m.WALSeq > tail {
 			continue
 		}
 		if w.store.whole(m) || (spoiledCounts && w.store.spoiled(m)) {
@@ -170,35 +166,45 @@ func (c *checker) acknowledged(w *world, o *owner) {
 	if p == nil || !p.recovered || p.seen.losses != w.log.losses {
 		return
 	}
-	if acked := p.Progress().Output; acked > w.log.last() {
-		w.fail("owner %d takes message %d for stored, and the message log ends at %d", o.id, acked, w.log.last())
+	if acked := p.Progress().Emitted; acked > w.log.last() {
+		w.fail("owner %d takes record %d for stored, and the message log ends at %d", o.id, acked, w.log.last())
 	}
 }
 
 // end asserts, of a world at rest, that everything is in the message log, once.
 func (c *checker) end(w *world) {
-	if got, want := w.log.last(), uint64(len(w.ref.outputs)); got != want {
+	if got, want := w.log.last(), uint64(len(w.ref.records)); got != want {
 		w.fail("at rest the message log ends at %d, the reference makes %d", got, want)
 	}
 	seqs := make(map[refChannel]uint64)
-	lastID := uint64(0)
+	lastID, place := uint64(0), uint64(0)
 	for i := range w.log.kept {
 		seq := w.log.first + uint64(i)
-		m := w.log.kept[i].message
-		c.stored(w, seq, &m)
-		var decoded message.Message
-		if err := decoded.UnmarshalVT(m.Data); err != nil {
-			w.fail("message %d cannot be read: %v", seq, err)
+		r := w.log.kept[i].record
+		c.stored(w, seq, &r)
+		var batch message.MessageBatch
+		if err := batch.UnmarshalVT(r.Data); err != nil {
+			w.fail("record %d cannot be read: %v", seq, err)
 		}
-		if decoded.GetMessageId() <= lastID {
-			w.fail("message %d has ID %d, the one before it %d", seq, decoded.GetMessageId(), lastID)
+		if place > 0 && batch.GetFirst() != place {
+			w.fail("record %d begins with message %d, wanted %d", seq, batch.GetFirst(), place)
 		}
-		lastID = decoded.GetMessageId()
-		channel := refChannel{decoded.GetChannelType(), decoded.GetChannelId()}
-		before, known := seqs[channel]
-		if decoded.GetMessageSeq() != before+1 && (known || w.log.first == 1) {
-			w.fail("message %d has sequence %d in its channel, after %d", seq, decoded.GetMessageSeq(), before)
+		place = batch.GetFirst()
+		for _, m := range batch.GetMessages() {
+			if m.GetMessageId() <= lastID || m.GetMessageId() > batch.GetNewestId() {
+				w.fail("message %d has ID %d, the one before it %d, and the newest is %d", place, m.GetMessageId(), lastID, batch.GetNewestId())
+			}
+			if m.GetWalSeq() != seq {
+				w.fail("message %d is of record %d, and is in record %d", place, m.GetWalSeq(), seq)
+			}
+			lastID = m.GetMessageId()
+			channel := refChannel{m.GetChannelType(), m.GetChannelId()}
+			before, known := seqs[channel]
+			if m.GetMessageSeq() != before+1 && (known || w.log.first == 1) {
+				w.fail("message %d has sequence %d in its channel, after %d", place, m.GetMessageSeq(), before)
+			}
+			seqs[channel] = m.GetMessageSeq()
+			place++
 		}
-		seqs[channel] = decoded.GetMessageSeq()
 	}
 }

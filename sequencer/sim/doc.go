@@ -12,8 +12,8 @@
 // one owner has come to rest:
 //   - Each answer equals that of a naive fold of the write-ahead log, whoever
 //     gave it, and whenever.
-//   - The message log equals that fold's messages byte for byte, message n at
-//     stream sequence n; per channel 1, 2, 3, …; IDs strictly increasing.
+//   - The message log equals what that fold makes byte for byte, the messages of
+//     record n at stream sequence n; per channel 1, 2, 3, …; IDs strictly increasing.
 //   - Only no_persist sends are published live.
 //   - If the power failed at this moment and took all of the message log that is
 //     younger than the sync interval, a fresh owner could recover. Where the run

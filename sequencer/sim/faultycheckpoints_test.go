@@ -64,9 +64,10 @@ func storeByDate(p *partition) func(context.Context, *fold.Snapshot) error {
 	}
 }
 
-// boldCheckpoints hide which message a checkpoint was taken at.
+// boldCheckpoints hide which record a checkpoint was taken at.
 type boldCheckpoints struct {
 	runner.Checkpoints
+	w     *world
 	metas []runner.CheckpointMeta
 }
 
@@ -74,7 +75,7 @@ func (c *boldCheckpoints) Claim(ctx context.Context) (runner.Kept, error) {
 	kept, err := c.Checkpoints.Claim(ctx)
 	c.metas = slices.Clone(kept.Metas)
 	for i := range kept.Metas {
-		kept.Metas[i].Output = 0
+		kept.Metas[i].WALSeq = c.w.wal.first - 1
 	}
 	return kept, err
 }

@@ -3,9 +3,7 @@ package sim
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"math/rand/v2"
-	"strings"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
@@ -52,10 +50,13 @@ type faultyLogs struct {
 
 	trimNewest, blindTail, anyAck, noExpected, zombieAnswers, storeLive, liveStored bool
 
+	// Of what a record says of its messages.
+	skipEmpty, ownNewest, ownFirst bool
+
 	tailOff uint64
 	tails   int    // asked for
-	sent    uint64 // last message
-	asked   uint64 // last message whose outcome was asked for
+	sent    uint64 // last record
+	asked   uint64 // last record whose outcome was asked for
 }
 
 func (f *faultyLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {
@@ -95,7 +96,7 @@ func (f *faultyLogs) OutputTail(ctx context.Context) (runner.Tail, error) {
 	switch {
 	case err != nil:
 	case f.tails == 1 && f.tailOff > 0: // recovery
-		t = runner.Tail{Seq: t.Seq + f.tailOff, WALSeq: t.WALSeq}
+		t = runner.Tail{Seq: t.Seq + f.tailOff}
 	case f.tails > 1 && f.blindTail:
 		t = runner.Tail{Seq: max(t.Seq, f.sent)}
 	}
@@ -108,7 +109,22 @@ func (f *faultyLogs) Append(m *runner.Output, ack bool) error {
 		f.asked = m.Seq
 	}
 	if f.liveStored {
-		if err := f.Live(strings.Replace(m.Subject, fmt.Sprintf("messages.%d", f.w.plan.params.Partition), "live", 1), m.Data); err != nil {
+		var batch message.BatchView
+		if err := message.ViewBatch(m.Data, &batch); err != nil {
+			return err
+		}
+		for _, stored := range batch.Messages {
+			if err := f.Live("live.2.stored", stored); err != nil {
+				return err
+			}
+		}
+	}
+	if f.skipEmpty && m.Messages == 0 {
+		return nil
+	}
+	if f.ownNewest || f.ownFirst {
+		var err error
+		if m, err = f.otherHead(m); err != nil {
 			return err
 		}
 	}
@@ -116,6 +132,24 @@ func (f *faultyLogs) Append(m *runner.Output, ack bool) error {
 		return f.send(m, anySeq, ack)
 	}
 	return f.logs.Append(m, ack)
+}
+
+// otherHead is a record that says of itself only what its messages tell.
+func (f *faultyLogs) otherHead(m *runner.Output) (*runner.Output, error) {
+	var batch message.MessageBatch
+	if err := batch.UnmarshalVT(m.Data); err != nil {
+		return nil, err
+	}
+	if f.ownFirst {
+		batch.First = 1
+	}
+	if n := len(batch.GetMessages()); f.ownNewest && n > 0 {
+		batch.NewestId = batch.GetMessages()[n-1].GetMessageId()
+	}
+	other := *m
+	var err error
+	other.Data, err = batch.MarshalVT()
+	return &other, err
 }
 
 func (f *faultyLogs) OnAck(take func(seq uint64, err error)) {
@@ -147,7 +181,7 @@ func (f *faultyLogs) Answer(subject string, answers []byte) error {
 
 func (f *faultyLogs) Live(subject string, data []byte) error {
 	if f.storeLive {
-		m := runner.Output{Seq: f.w.log.last() + 1, Subject: strings.Replace(subject, "live", fmt.Sprintf("messages.%d", f.w.plan.params.Partition), 1), Data: data}
+		m := runner.Output{Seq: f.w.log.last() + 1, Messages: 1, Data: data}
 		if err := f.send(&m, m.Seq-1, false); err != nil {
 			return err
 		}

@@ -7,8 +7,12 @@ import (
 )
 
 // quietStepsMax is the number of steps in which a single owner in a world without
-// trouble must come to rest.
-const quietStepsMax = 5_000
+// trouble must come to rest, and quietRecordSteps what it may take besides for each
+// record of the write-ahead log: with a small outbox it brings few of them a step.
+const (
+	quietStepsMax    = 5_000
+	quietRecordSteps = 2
+)
 
 // finish ends the trouble and lets one fresh owner come to rest; then everything
 // that was made must be there, and once only. A second one then recovers from the
@@ -57,7 +61,7 @@ func (w *world) restart() {
 // it refuses to start, as it must where the run has destroyed the checkpoints.
 func (w *world) settle() bool {
 	o := w.owners[0]
-	for range quietStepsMax {
+	for range quietStepsMax + quietRecordSteps*w.wal.last() {
 		w.step++
 		w.passTime(w.upTo(100 * time.Millisecond))
 		o.act()
@@ -74,7 +78,7 @@ func (w *world) settle() bool {
 
 // complete is how far an owner is that has nothing more to do.
 func (w *world) complete() runner.Progress {
-	return runner.Progress{WALSeq: w.wal.last(), Output: uint64(len(w.ref.outputs))}
+	return runner.Progress{WALSeq: w.wal.last(), Emitted: w.wal.last()}
 }
 
 // anotherCheckpoint writes one more record, once the write-ahead log takes it,

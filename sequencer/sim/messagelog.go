@@ -5,7 +5,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
@@ -22,18 +21,18 @@ const anySeq = math.MaxUint64
 type messageLog struct {
 	exists bool
 	first  uint64
-	kept   []stored // kept[i] is message first+i
+	kept   []stored // kept[i] is record first+i
 	losses int      // of its tail, or of all of it
 }
 
 type stored struct {
-	message runner.Output
-	at      time.Duration
+	record runner.Output
+	at     time.Duration
 }
 
 func (l *messageLog) last() uint64 { return l.first + uint64(len(l.kept)) - 1 }
 
-// append stores a message where the last sequence is the expected one, as
+// append stores a record where the last sequence is the expected one, as
 // nats-server does it: with no exception, whether or not an answer is asked for.
 func (w *world) append(m runner.Output, expected uint64) (uint64, error) {
 	if !w.log.exists {
@@ -42,7 +41,7 @@ func (w *world) append(m runner.Output, expected uint64) (uint64, error) {
 	if last := w.log.last(); expected != anySeq && expected != last {
 		return 0, errWrongLast
 	}
-	w.log.kept = append(w.log.kept, stored{message: m, at: w.now})
+	w.log.kept = append(w.log.kept, stored{record: m, at: w.now})
 	w.check.stored(w, w.log.last(), &m)
 	return w.log.last(), nil
 }
@@ -53,11 +52,7 @@ func (w *world) tail() runner.Tail {
 	if len(w.log.kept) == 0 {
 		return t
 	}
-	var m message.Message
-	if err := m.UnmarshalVT(w.log.kept[len(w.log.kept)-1].message.Data); err != nil {
-		w.fail("the message log's last message cannot be read: %v", err)
-	}
-	t.Found, t.WALSeq, t.WALIndex = true, m.GetWalSeq(), m.GetWalIndex()
+	t.Found, t.Data = true, w.log.kept[len(w.log.kept)-1].record.Data
 	return t
 }
 
@@ -90,7 +85,7 @@ func (w *world) cut() {
 	w.check.recoverable(w, "the message log was cut")
 }
 
-// retain drops old messages from the front, now and then all of them.
+// retain drops old records from the front, now and then all of them.
 func (w *world) retain() {
 	durable := w.durable()
 	if durable < w.log.first {
@@ -99,5 +94,5 @@ func (w *world) retain() {
 	n := 1 + w.rand.Uint64N(durable-w.log.first+1)
 	w.log.kept = append([]stored(nil), w.log.kept[n:]...)
 	w.log.first += n
-	w.event("retention drops %d messages, the first is %d now", n, w.log.first)
+	w.event("retention drops %d records, the first is %d now", n, w.log.first)
 }

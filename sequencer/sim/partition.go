@@ -23,7 +23,7 @@ type partition struct {
 
 	recovered bool
 	caughtUp  int
-	emitted   uint64 // last message sent
+	emitted   uint64 // last record sent
 	resuming  bool
 	ticked    time.Duration
 	snapshot  *fold.Snapshot // waits until the message log has everything up to it
@@ -57,8 +57,8 @@ func (o *owner) recover() {
 		return
 	}
 	w.check.recoveries++
-	p.emitted = p.Progress().Output
-	w.event("owner %d recovered at record %d, message %d", o.id, p.Progress().WALSeq, p.emitted)
+	p.emitted = p.Progress().Emitted
+	w.event("owner %d recovered at record %d, the message log at %d", o.id, p.Progress().WALSeq, p.emitted)
 }
 
 func (p *partition) begin() error {
@@ -137,20 +137,24 @@ func (o *owner) foldNext() (more bool, err error) {
 	return true, err
 }
 
-// room says whether the outbox takes the messages of the next record, going by
+// room says whether the outbox takes what the next record becomes, going by
 // what the reference made of it.
 func (o *owner) room() bool {
 	w, at := o.w, o.part.Progress()
 	if at.WALSeq >= w.wal.last() {
 		return true // nothing to fold
 	}
-	end := w.ref.records[at.WALSeq].output // of the next record
-	var derived uint64
-	if at.WALSeq > 0 {
-		derived = w.ref.records[at.WALSeq-1].output
+	messages := func(record uint64) int64 { // up to and with it
+		if record == 0 {
+			return 0
+		}
+		return int64(w.ref.records[record-1].output)
 	}
-	queued := int64(derived) - int64(at.Output)
-	return queued <= 0 || queued+int64(end-derived) <= int64(w.plan.cfg.OutboxMessagesMax)
+	if at.WALSeq <= at.Emitted {
+		return true // nothing is queued
+	}
+	most := int64(w.plan.cfg.OutboxMessagesMax)
+	return messages(at.WALSeq+1)-messages(at.Emitted) <= most && int64(at.WALSeq-at.Emitted) < most
 }
 
 // emit does what the runner's emitter does between two signals.
@@ -169,8 +173,8 @@ func (o *owner) emit() error {
 	case n > 0:
 		p.emitted += uint64(n)
 		o.acked = w.now
-	case p.emitted > p.Progress().Output && w.now-o.acked >= outputAckTimeout:
-		w.event("owner %d waited too long for message %d", o.id, p.emitted)
+	case p.emitted > p.Progress().Emitted && w.now-o.acked >= outputAckTimeout:
+		w.event("owner %d waited too long for record %d", o.id, p.emitted)
 		return o.resume()
 	}
 	return nil
@@ -182,7 +186,7 @@ func (o *owner) resume() error {
 	if p.resuming = again; again {
 		return nil
 	}
-	p.emitted = p.Progress().Output
+	p.emitted = p.Progress().Emitted
 	return err
 }
 
@@ -217,7 +221,7 @@ func (o *owner) keep() error {
 // checkpoint stores the snapshot once the message log has everything up to it.
 func (o *owner) checkpoint(ctx context.Context) error {
 	w, p := o.w, o.part
-	if p.Progress().Output < p.snapshot.Output() && !w.bug.storeEarly {
+	if p.Progress().Emitted < p.snapshot.WALSeq() && !w.bug.storeEarly {
 		return nil
 	}
 	snapshot, store := p.snapshot, p.keeper.Store

@@ -65,7 +65,7 @@ type logs struct {
 	o      *owner
 	closed bool
 	onAck  func(seq uint64, err error)
-	// arrives is when the last message sent on the connection does; so the order is
+	// arrives is when the last record sent on the connection does; so the order is
 	// kept.
 	arrives time.Duration
 }
@@ -116,16 +116,16 @@ func (l *logs) OnAck(f func(seq uint64, err error)) { l.onAck = f }
 
 func (l *logs) Append(m *runner.Output, ack bool) error { return l.send(m, m.Seq-1, ack) }
 
-// send puts a message on its way to the message log. The connection keeps the
+// send puts a record on its way to the message log. The connection keeps the
 // order; what is on it may be lost.
 func (l *logs) send(m *runner.Output, expected uint64, ack bool) error {
 	w := l.w
-	w.point(l.o, "append a message")
+	w.point(l.o, "append a record")
 	if w.troubled() {
 		return errBroker
 	}
 	if w.chance(w.trouble(w.plan.appendLost)) {
-		w.event("message %d of owner %d is lost on its way", m.Seq, l.o.id)
+		w.event("record %d of owner %d is lost on its way", m.Seq, l.o.id)
 		return nil
 	}
 	delay := w.wait()
@@ -152,9 +152,9 @@ func (l *logs) arrive(m runner.Output, expected uint64, ack bool) {
 	}
 	seq, err := w.append(m, expected)
 	if err != nil {
-		w.event("message %d of owner %d is refused: %v", m.Seq, l.o.id, err)
+		w.event("record %d of owner %d is refused: %v", m.Seq, l.o.id, err)
 	} else if ack {
-		w.event("messages of owner %d up to %d are stored, the last as %d", l.o.id, m.Seq, seq)
+		w.event("records of owner %d up to %d are stored, the last as %d", l.o.id, m.Seq, seq)
 	}
 	if ack {
 		l.answer(m.Seq, seq, err)

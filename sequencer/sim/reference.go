@@ -19,8 +19,9 @@ type reference struct {
 	idCount int64
 	seqs    map[refChannel]uint64
 	window  []refSend
-	records []refRecord  // record n is at n-1
-	outputs []refMessage // message n is at n-1
+	newest  int64       // the last ID
+	output  uint64      // messages, of all records
+	records []refRecord // record n is at n-1
 }
 
 type refChannel struct {
@@ -42,7 +43,9 @@ type refRecord struct {
 	malformed bool
 	answers   []message.Answer
 	live      map[int]refMessage // by place in the record
-	output    uint64             // messages up to and with this record
+	messages  []*message.Message
+	batch     []byte // the record of the message log
+	output    uint64 // messages up to and with this record
 }
 
 type refMessage struct {
@@ -69,7 +72,13 @@ func (r *reference) fold(at time.Time, sends []*message.Send, malformed bool) {
 			r.apply(&rec, i, s)
 		}
 	}
-	rec.output = uint64(len(r.outputs))
+	batch := message.MessageBatch{First: r.output + 1, NewestId: uint64(r.newest), Messages: rec.messages}
+	var err error
+	if rec.batch, err = batch.MarshalVT(); err != nil {
+		panic(err) // of sends of the client's, which are valid
+	}
+	r.output += uint64(len(rec.messages))
+	rec.output = r.output
 	r.records = append(r.records, rec)
 }
 
@@ -118,15 +127,15 @@ func (r *reference) emit(rec *refRecord, place int, s *message.Send, id int64, s
 		NoPersist: s.GetNoPersist(), RedDot: s.GetRedDot(), Payload: s.GetPayload(),
 		MessageId: uint64(id), MessageSeq: seq, WalSeq: uint64(len(r.records) + 1), WalIndex: uint32(place),
 	}
+	if !s.GetNoPersist() {
+		rec.messages = append(rec.messages, m)
+		return
+	}
 	data, err := m.MarshalVT()
 	if err != nil {
 		panic(err) // as above
 	}
-	if s.GetNoPersist() {
-		rec.live[place] = refMessage{subject: subject("live", s), data: data}
-		return
-	}
-	r.outputs = append(r.outputs, refMessage{subject: subject(fmt.Sprintf("messages.%d", r.params.Partition), s), data: data})
+	rec.live[place] = refMessage{subject: liveSubject(s), data: data}
 }
 
 func (r *reference) nextID() int64 {
@@ -138,11 +147,12 @@ func (r *reference) nextID() int64 {
 	default:
 		r.idCount++
 	}
-	return r.idTime<<22 | int64(r.params.Partition)<<12 | r.idCount
+	r.newest = r.idTime<<22 | int64(r.params.Partition)<<12 | r.idCount
+	return r.newest
 }
 
-// subject is what a message is published on. The names of this world's channels
+// liveSubject is what a no_persist message is published on. The names of this world's channels
 // have a dot to escape and nothing else.
-func subject(root string, s *message.Send) string {
-	return fmt.Sprintf("%s.%d.%s", root, s.GetChannelType(), strings.ReplaceAll(s.GetChannelId(), ".", "%2E"))
+func liveSubject(s *message.Send) string {
+	return fmt.Sprintf("live.%d.%s", s.GetChannelType(), strings.ReplaceAll(s.GetChannelId(), ".", "%2E"))
 }

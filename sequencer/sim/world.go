@@ -136,7 +136,7 @@ func newWorld(o Options, b bug) *world {
 
 func (w *world) result() Result {
 	return Result{
-		Hash: w.trace.hash, Steps: w.step, Records: len(w.wal.records), Messages: len(w.ref.outputs),
+		Hash: w.trace.hash, Steps: w.step, Records: len(w.wal.records), Messages: int(w.ref.output),
 		Checkpoints: w.check.checkpoints, PowerLosses: w.check.powerLosses, Recoveries: w.check.recoveries, Refused: w.check.refused,
 	}
 }

@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	// rangeSize is how many stream sequences are summed up as one, and looked at one by one where they
+	// rangeSize is how many places are summed up as one, and looked at one by one where they
 	// differ.
 	rangeSize = 16_384
 	// windowRanges is how many ranges one question to ClickHouse is about: each reads the columns
-	// partition and stream_seq of the whole table.
+	// partition and partition_seq of the whole table.
 	windowRanges = 256
 	// expiryMargin leaves out what may expire while the audit runs.
 	expiryMargin = time.Hour
@@ -28,7 +28,7 @@ const (
 
 // Compared is what comparing one partition covered.
 type Compared struct {
-	First    uint64 `json:"first"` // stream sequences
+	First    uint64 `json:"first"` // places
 	Last     uint64 `json:"last"`
 	Rows     uint64 `json:"rows"`
 	Expiring uint64 `json:"expiring"` // messages left out
@@ -115,6 +115,9 @@ func (c *comparison) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if bounds.Gone { // all that there was is old
+		bounds.First, bounds.Last = done+1, done
+	}
 	if done > bounds.Last {
 		return fmt.Errorf("the writer is done up to message %d, and the message log ends at %d: its tail is being derived again; try later", done, bounds.Last)
 	}
@@ -141,7 +144,7 @@ func (c *comparison) compare(ctx context.Context) error {
 func (c *comparison) window(ctx context.Context, first, last uint64) error {
 	var want [windowRanges]clickhouse.RangeSum
 	expiring := uint64(0)
-	err := c.log.Range(ctx, first, last, nil, func(r messagelog.Record) error {
+	err := c.log.Range(ctx, first, last, nil, func(r messagelog.Entry) error {
 		c.progress.At(r.Seq, c.report.Last)
 		d, err := c.digester.Digest(r.Seq, r.Data)
 		switch {
@@ -228,7 +231,7 @@ func (c *comparison) compareBeyond(ctx context.Context) error {
 		return err
 	}
 	for _, e := range extents {
-		if int(e.Partition) == c.part.Partition && e.Last > bounds.Last {
+		if int(e.Partition) == c.part.Partition && e.Last > bounds.Last && !bounds.Gone {
 			c.report.Foreign++
 			c.part.Differ("there is a row of message %d, and the message log ends at %d", e.Last, bounds.Last)
 		}

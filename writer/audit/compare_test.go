@@ -49,7 +49,7 @@ func TestRetentionShorterThanTheTable(t *testing.T) {
 		require.Equal(t, audit.Compared{First: 301, Last: 1000, Rows: 700, OldRows: 300}, got)
 		if schema == clickhouse.SchemaFull {
 			b.exec("SYSTEM STOP MERGES " + b.table)
-			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE stream_seq = 17")
+			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE partition_seq = 17")
 			differences, _ = b.compare()
 			require.Len(t, differences, 1)
 			require.Contains(t, differences[0], "1 rows of messages 1 to 300 are there more than once")
@@ -71,27 +71,27 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		want  string
 		full  bool // only with the full schema
 	}{
-		"deleted row":   {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE stream_seq != 77") }, "message 77 has no row", false},
-		"all rows gone": {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE stream_seq <= 197") }, "message 198 has no row", false},
+		"deleted row":   {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq != 77") }, "message 77 has no row", false},
+		"all rows gone": {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq <= 197") }, "message 198 has no row", false},
 		"changed payload": {func(b *bundle) {
-			replace(b, fmt.Sprintf(columns, "if(stream_seq = 77, 'other', payload)", "stream_seq")+" FROM "+b.table)
+			replace(b, fmt.Sprintf(columns, "if(partition_seq = 77, 'other', payload)", "partition_seq")+" FROM "+b.table)
 		}, `the row of message 77 is not what the message log holds: payload is "5:other", wanted "10:payload 77"`, false},
 		"changed expiry": {func(b *bundle) {
 			b.exec("SYSTEM STOP TTL MERGES " + b.table)
 			b.exec("SYSTEM STOP MERGES " + b.table)
 			b.exec("CREATE TABLE " + b.table + "_other AS " + b.table)
-			b.exec("INSERT INTO " + b.table + "_other SELECT * REPLACE(if(stream_seq = 77, 5, expire) AS expire) FROM " + b.table)
+			b.exec("INSERT INTO " + b.table + "_other SELECT * REPLACE(if(partition_seq = 77, 5, expire) AS expire) FROM " + b.table)
 			b.exec("EXCHANGE TABLES " + b.table + " AND " + b.table + "_other")
 		}, "message 77 has no row", true},
 		"duplicated row": {func(b *bundle) {
 			b.exec("SYSTEM STOP MERGES " + b.table)
-			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE stream_seq = 77")
+			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE partition_seq = 77")
 		}, "the row of message 77 is there 2 times", true},
 		"duplicate with other content": {func(b *bundle) {
-			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "'other'", "stream_seq") + " FROM " + b.table + " WHERE stream_seq = 77")
+			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "'other'", "partition_seq") + " FROM " + b.table + " WHERE partition_seq = 77")
 		}, "message 77 is", false},
 		"row of no message": {func(b *bundle) {
-			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "payload", "toUInt64(5000)") + " FROM " + b.table + " WHERE stream_seq = 77")
+			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "payload", "toUInt64(5000)") + " FROM " + b.table + " WHERE partition_seq = 77")
 		}, "there is a row of message 5000, and the message log ends at 200", true},
 		"hole in the log": {func(b *bundle) {
 			stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
@@ -123,7 +123,7 @@ func TestRowsOfNoPartition(t *testing.T) {
 	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
 	b.publish(1, 10, 0)
 	b.write(10)
-	b.exec("INSERT INTO " + b.table + " SELECT * REPLACE(toUInt16(9) AS partition) FROM " + b.table + " WHERE stream_seq = 7")
+	b.exec("INSERT INTO " + b.table + " SELECT * REPLACE(toUInt16(9) AS partition) FROM " + b.table + " WHERE partition_seq = 7")
 	whole := report.NewReport()
 	audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Audit(b.ctx, whole)
 	whole.Finish(nil)

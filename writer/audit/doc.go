@@ -1,7 +1,7 @@
 // Package audit holds the rows in ClickHouse against the message log that they were made from.
 //
 // It looks at what a partition's writer has recorded as done when the audit begins, so it may run
-// while messages come in. Ranges of stream sequences are compared by their number of rows and a sum of
+// while messages come in. Ranges of partition_seqs are compared by their number of rows and a sum of
 // digests over all columns, which ClickHouse makes by itself. Only a range that differs is looked at
 // row by row, and only a row that differs is read. Memory is needed for one window of ranges, or one
 // range of digests, whatever the size of the table.

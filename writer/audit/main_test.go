@@ -17,6 +17,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer"
 	"github.com/sendhouse/sendhouse/writer/audit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
@@ -39,6 +40,8 @@ type bundle struct {
 	plain  driver.Conn
 	table  string
 	ids    message.IDClock
+
+	published uint64 // messages in the log
 }
 
 func setup(t testing.TB, dsn string, schema clickhouse.Schema) *bundle {
@@ -94,9 +97,11 @@ func (b *bundle) publish(first, last int, expire uint32) {
 	<-b.js.PublishAsyncComplete()
 }
 
-func (b *bundle) publishRecord(record []byte) {
+// publishRecord appends a record of one message.
+func (b *bundle) publishRecord(encoded []byte) {
 	b.t.Helper()
-	_, err := b.js.PublishAsync("messages.0.2.c", record, jetstream.WithStallWait(time.Minute))
+	b.published++
+	_, err := b.js.PublishAsync(topology.MessagesSubject(0), testkit.MessageBatch(b.published, encoded), jetstream.WithStallWait(time.Minute))
 	require.NoError(b.t, err)
 }
 

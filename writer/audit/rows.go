@@ -25,7 +25,7 @@ type wantedRow struct {
 // rows compares a range row by row.
 func (c *comparison) rows(ctx context.Context, first, last uint64) error {
 	var want []wantedRow
-	err := c.log.Range(ctx, first, last, nil, func(r messagelog.Record) error {
+	err := c.log.Range(ctx, first, last, nil, func(r messagelog.Entry) error {
 		d, err := c.digester.Digest(r.Seq, r.Data)
 		if err == nil && !c.expired(d) {
 			want = append(want, wantedRow{r.Seq, d.Hash})
@@ -41,18 +41,18 @@ func (c *comparison) rows(ctx context.Context, first, last uint64) error {
 	}
 	for len(want) > 0 || len(have) > 0 {
 		switch {
-		case len(have) == 0 || (len(want) > 0 && want[0].seq < have[0].StreamSeq):
+		case len(have) == 0 || (len(want) > 0 && want[0].seq < have[0].PartitionSeq):
 			if err := c.missing(ctx, want[0].seq); err != nil {
 				return err
 			}
 			want = want[1:]
-		case len(want) == 0 || have[0].StreamSeq < want[0].seq:
+		case len(want) == 0 || have[0].PartitionSeq < want[0].seq:
 			if have, err = c.foreign(ctx, have); err != nil {
 				return err
 			}
 		default:
 			n := 1
-			for n < len(have) && have[n].StreamSeq == want[0].seq {
+			for n < len(have) && have[n].PartitionSeq == want[0].seq {
 				n++
 			}
 			if err := c.present(ctx, want[0], have[:n]); err != nil {
@@ -92,7 +92,7 @@ func (c *comparison) whatChanged(ctx context.Context, seq uint64) (string, error
 		return "", err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
 	var want []string
-	err = c.log.Range(ctx, seq, seq, nil, func(r messagelog.Record) error {
+	err = c.log.Range(ctx, seq, seq, nil, func(r messagelog.Entry) error {
 		want, err = c.digester.Texts(r.Seq, r.Data)
 		return err
 	})
@@ -130,19 +130,19 @@ func (c *comparison) missing(ctx context.Context, seq uint64) error {
 // meanwhile.
 func (c *comparison) foreign(ctx context.Context, have []clickhouse.RowDigest) ([]clickhouse.RowDigest, error) {
 	n := 1
-	for n < len(have) && have[n].StreamSeq == have[0].StreamSeq {
+	for n < len(have) && have[n].PartitionSeq == have[0].PartitionSeq {
 		n++
 	}
 	bounds, err := c.log.Bounds(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if have[0].StreamSeq < bounds.First {
+	if have[0].PartitionSeq < bounds.First || bounds.Gone {
 		c.report.OldRows += uint64(n)
 		return have[n:], nil
 	}
 	c.report.Foreign += uint64(n)
-	c.part.Differ("there is a row of message %d, which the message log does not have", have[0].StreamSeq)
+	c.part.Differ("there is a row of message %d, which the message log does not have", have[0].PartitionSeq)
 	return have[n:], nil
 }
 
@@ -211,6 +211,6 @@ func (a *Auditor) readLetters(ctx context.Context) error {
 func letterOf(m jetstream.Msg) (letter, bool) {
 	partitionText, ok := strings.CutPrefix(m.Headers().Get(deadletter.HeaderStream), topology.MessagesStream(0)[:len("MESSAGES_")])
 	partition, err1 := strconv.Atoi(partitionText)
-	seq, err2 := strconv.ParseUint(m.Headers().Get(deadletter.HeaderStreamSeq), 10, 64)
+	seq, err2 := strconv.ParseUint(m.Headers().Get(deadletter.HeaderPartitionSeq), 10, 64)
 	return letter{partition, seq}, ok && errors.Join(err1, err2) == nil
 }

@@ -28,39 +28,40 @@ const (
 type Block struct {
 	bytes int // as the server counts
 
-	messageID   []int64
-	messageSeq  []uint64
-	channelID   []string
-	channelType []uint8
-	fromUID     []string
-	clientMsgNo []string
-	redDot      []uint8
-	syncOnce    []uint8
-	streamNo    []string
-	tagKey      []string
-	expire      []uint32
-	payload     []string
-	unixMilli   []int64
-	partition   []uint16
-	streamSeq   []uint64
-	walSeq      []uint64
-	walIndex    []uint32
+	messageID    []int64
+	messageSeq   []uint64
+	channelID    []string
+	channelType  []uint8
+	fromUID      []string
+	clientMsgNo  []string
+	redDot       []uint8
+	syncOnce     []uint8
+	streamNo     []string
+	tagKey       []string
+	expire       []uint32
+	payload      []string
+	unixMilli    []int64
+	partition    []uint16
+	partitionSeq []uint64
+	walSeq       []uint64
+	walIndex     []uint32
 
 	// The subscribers of row i are subscribers[subscribersEnd[i-1]:subscribersEnd[i]].
 	subscribers    []string
 	subscribersEnd []int
 
-	unixSeconds []int64 // made from unixMilli where the schema has whole seconds
+	sorting sorting
+	picked  picked
 }
 
 // Append decodes a message of the message log and adds it as a row. An encoding that is not a message, or
 // not one that can be stored, is an error that wraps [ErrUndecodable]; the block is then as before.
-func (b *Block) Append(streamSeq uint64, encoded []byte) error {
+func (b *Block) Append(partitionSeq uint64, encoded []byte) error {
 	var r row
 	subscribersBefore := len(b.subscribers)
 	if err := r.decode(encoded, &b.subscribers); err != nil {
 		b.subscribers = b.subscribers[:subscribersBefore]
-		return fmt.Errorf("stream_seq %d: %w", streamSeq, err)
+		return fmt.Errorf("partition_seq %d: %w", partitionSeq, err)
 	}
 	b.messageID = append(b.messageID, int64(r.id))
 	b.messageSeq = append(b.messageSeq, r.seq)
@@ -76,7 +77,7 @@ func (b *Block) Append(streamSeq uint64, encoded []byte) error {
 	b.payload = append(b.payload, r.payload)
 	b.unixMilli = append(b.unixMilli, r.id.UnixMilli())
 	b.partition = append(b.partition, uint16(r.id.Partition()))
-	b.streamSeq = append(b.streamSeq, streamSeq)
+	b.partitionSeq = append(b.partitionSeq, partitionSeq)
 	b.walSeq = append(b.walSeq, r.walSeq)
 	b.walIndex = append(b.walIndex, r.walIndex)
 	b.subscribersEnd = append(b.subscribersEnd, len(b.subscribers))
@@ -95,17 +96,19 @@ func (b *Block) Reset() {
 	b.bytes = 0
 	b.messageID, b.messageSeq = b.messageID[:0], b.messageSeq[:0]
 	b.channelType, b.redDot, b.syncOnce = b.channelType[:0], b.redDot[:0], b.syncOnce[:0]
-	b.expire, b.unixMilli, b.unixSeconds = b.expire[:0], b.unixMilli[:0], b.unixSeconds[:0]
-	b.partition, b.streamSeq, b.walSeq, b.walIndex = b.partition[:0], b.streamSeq[:0], b.walSeq[:0], b.walIndex[:0]
+	b.expire, b.unixMilli = b.expire[:0], b.unixMilli[:0]
+	b.partition, b.partitionSeq, b.walSeq, b.walIndex = b.partition[:0], b.partitionSeq[:0], b.walSeq[:0], b.walIndex[:0]
 	b.subscribersEnd = b.subscribersEnd[:0]
 	for _, strings := range []*[]string{&b.channelID, &b.fromUID, &b.clientMsgNo, &b.streamNo, &b.tagKey, &b.payload, &b.subscribers} {
 		clear(*strings)
 		*strings = (*strings)[:0]
 	}
+	b.sorting.reset()
+	b.picked.reset()
 }
 
-// StreamSeq is the stream sequence of a row.
-func (b *Block) StreamSeq(row int) uint64 { return b.streamSeq[row] }
+// PartitionSeq is that of a row.
+func (b *Block) PartitionSeq(row int) uint64 { return b.partitionSeq[row] }
 
 // MessageID is the ID of a row's message.
 func (b *Block) MessageID(row int) message.ID { return message.ID(b.messageID[row]) }

@@ -13,13 +13,13 @@ import (
 // compareTimeout bounds one question of an audit: it may read all of a large table.
 const compareTimeout = 30 * time.Minute
 
-// RangeSum is what ClickHouse has of a range of stream sequences.
+// RangeSum is what ClickHouse has of a range of partition_seqs.
 type RangeSum struct {
 	Rows uint64
 	Sum  uint64 // of the rows' digests, modulo 2^64
 }
 
-// Place is a partition and a range of stream sequences, both ends included. Rows that expire by
+// Place is a partition and a range of partition_seqs, both ends included. Rows that expire by
 // ExpiresBy, in seconds of the Unix epoch, do not belong to it.
 type Place struct {
 	Partition   int
@@ -30,7 +30,7 @@ type Place struct {
 // where is the table with the rows of a place. The reduced schema knows no tokens, so there a repeated
 // insert counts only once it is merged: FINAL shows the table as it will be then.
 func (c *Client) where(p Place) string {
-	return fmt.Sprintf("FROM %s WHERE partition = %d AND stream_seq >= %d AND stream_seq <= %d AND (expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > %d)",
+	return fmt.Sprintf("FROM %s WHERE partition = %d AND partition_seq >= %d AND partition_seq <= %d AND (expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > %d)",
 		c.MessagesTable(), p.Partition, p.First, p.Last, p.ExpiresBy)
 }
 
@@ -71,7 +71,7 @@ func (c *Client) ask(ctx context.Context, op, statement string, scan func(driver
 // rows are not in the answer.
 func (c *Client) SumRanges(ctx context.Context, p Place, size uint64) (map[uint64]RangeSum, error) {
 	sums := make(map[uint64]RangeSum)
-	err := c.ask(ctx, "sum up rows", fmt.Sprintf("SELECT intDiv(toUInt64(stream_seq - %d), toUInt64(%d)) AS range, count(), sum(%s) %s GROUP BY range",
+	err := c.ask(ctx, "sum up rows", fmt.Sprintf("SELECT intDiv(toUInt64(partition_seq - %d), toUInt64(%d)) AS range, count(), sum(%s) %s GROUP BY range",
 		p.First, size, digestExpression(fields(c.schema)), c.where(p)), func(rows driver.Rows) error {
 		var at uint64
 		var sum RangeSum
@@ -86,16 +86,16 @@ func (c *Client) SumRanges(ctx context.Context, p Place, size uint64) (map[uint6
 
 // RowDigest is one row.
 type RowDigest struct {
-	StreamSeq uint64
-	Hash      uint64
+	PartitionSeq uint64
+	Hash         uint64
 }
 
-// RowDigests gives the digests of all rows of a place by their stream sequence.
+// RowDigests gives the digests of all rows of a place by their partition_seq.
 func (c *Client) RowDigests(ctx context.Context, p Place) ([]RowDigest, error) {
 	var out []RowDigest
-	err := c.ask(ctx, "read digests of rows", fmt.Sprintf("SELECT stream_seq, %s %s ORDER BY stream_seq", digestExpression(fields(c.schema)), c.where(p)), func(rows driver.Rows) error {
+	err := c.ask(ctx, "read digests of rows", fmt.Sprintf("SELECT partition_seq, %s %s ORDER BY partition_seq", digestExpression(fields(c.schema)), c.where(p)), func(rows driver.Rows) error {
 		var one RowDigest
-		if err := rows.Scan(&one.StreamSeq, &one.Hash); err != nil {
+		if err := rows.Scan(&one.PartitionSeq, &one.Hash); err != nil {
 			return err
 		}
 		out = append(out, one)
@@ -104,11 +104,11 @@ func (c *Client) RowDigests(ctx context.Context, p Place) ([]RowDigest, error) {
 	return out, err
 }
 
-// rowsOfMax bounds how many rows of one stream sequence are looked at.
+// rowsOfMax bounds how many rows of one partition_seq are looked at.
 const rowsOfMax = 10
 
-// RowTexts gives the fields of the rows that have a stream sequence.
-func (c *Client) RowTexts(ctx context.Context, partition int, streamSeq uint64) ([][]string, error) {
+// RowTexts gives the fields of the rows that have a partition_seq.
+func (c *Client) RowTexts(ctx context.Context, partition int, partitionSeq uint64) ([][]string, error) {
 	all := fields(c.schema)
 	columns := make([]string, len(all))
 	for i, f := range all {
@@ -116,7 +116,7 @@ func (c *Client) RowTexts(ctx context.Context, partition int, streamSeq uint64) 
 	}
 	var out [][]string
 	err := c.ask(ctx, "read rows", fmt.Sprintf("SELECT %s %s LIMIT %d", strings.Join(columns, ", "),
-		c.where(Place{Partition: partition, First: streamSeq, Last: streamSeq}), rowsOfMax), func(rows driver.Rows) error {
+		c.where(Place{Partition: partition, First: partitionSeq, Last: partitionSeq}), rowsOfMax), func(rows driver.Rows) error {
 		texts := make([]string, len(all))
 		targets := make([]any, len(all))
 		for i := range texts {
@@ -131,10 +131,10 @@ func (c *Client) RowTexts(ctx context.Context, partition int, streamSeq uint64) 
 	return out, err
 }
 
-// StreamSeqs says which stream sequences of a partition have a row.
-func (c *Client) StreamSeqs(ctx context.Context, partition int, first, last uint64) (map[uint64]bool, error) {
+// PartitionSeqs says which partition_seqs of a partition have a row.
+func (c *Client) PartitionSeqs(ctx context.Context, partition int, first, last uint64) (map[uint64]bool, error) {
 	there := make(map[uint64]bool)
-	err := c.ask(ctx, "look for rows", fmt.Sprintf("SELECT stream_seq FROM %s WHERE partition = %d AND stream_seq >= %d AND stream_seq <= %d",
+	err := c.ask(ctx, "look for rows", fmt.Sprintf("SELECT partition_seq FROM %s WHERE partition = %d AND partition_seq >= %d AND partition_seq <= %d",
 		c.MessagesTable(), partition, first, last), func(rows driver.Rows) error {
 		var seq uint64
 		if err := rows.Scan(&seq); err != nil {
@@ -146,13 +146,13 @@ func (c *Client) StreamSeqs(ctx context.Context, partition int, first, last uint
 	return there, err
 }
 
-// RowCounts counts rows, and the different stream sequences among them.
+// RowCounts counts rows, and the different partition_seqs among them.
 type RowCounts struct{ Rows, Different uint64 }
 
 // Count counts the rows of a place.
 func (c *Client) Count(ctx context.Context, p Place) (RowCounts, error) {
 	var out RowCounts
-	err := c.ask(ctx, "count rows", "SELECT count(), uniqExact(stream_seq) "+c.where(p), func(rows driver.Rows) error {
+	err := c.ask(ctx, "count rows", "SELECT count(), uniqExact(partition_seq) "+c.where(p), func(rows driver.Rows) error {
 		return rows.Scan(&out.Rows, &out.Different)
 	})
 	return out, err
@@ -162,13 +162,13 @@ func (c *Client) Count(ctx context.Context, p Place) (RowCounts, error) {
 type Extent struct {
 	Partition   uint16
 	Rows        uint64
-	First, Last uint64 // stream sequences
+	First, Last uint64 // partition_seqs
 }
 
 // Extents lists the partitions that the table has rows of.
 func (c *Client) Extents(ctx context.Context) ([]Extent, error) {
 	var out []Extent
-	err := c.ask(ctx, "list partitions", fmt.Sprintf("SELECT partition, count(), min(stream_seq), max(stream_seq) FROM %s.%s GROUP BY partition ORDER BY partition",
+	err := c.ask(ctx, "list partitions", fmt.Sprintf("SELECT partition, count(), min(partition_seq), max(partition_seq) FROM %s.%s GROUP BY partition ORDER BY partition",
 		quoteName(c.database), tableMessages), func(rows driver.Rows) error {
 		var e Extent
 		if err := rows.Scan(&e.Partition, &e.Rows, &e.First, &e.Last); err != nil {

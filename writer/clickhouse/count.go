@@ -5,13 +5,13 @@ import (
 	"fmt"
 )
 
-// CountStreamRange counts the different stream sequences of a partition that the table holds within a
+// CountRange counts the different partition_seqs of a partition that the table holds within a
 // range, both ends included. It reads much of the table: it is for what cannot be known in another way.
-func (c *Client) CountStreamRange(ctx context.Context, partition int, first, last uint64) (uint64, error) {
+func (c *Client) CountRange(ctx context.Context, partition int, first, last uint64) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var count uint64
-	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT uniqExact(stream_seq) FROM %s.%s WHERE partition = %d AND stream_seq >= %d AND stream_seq <= %d",
+	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT uniqExact(partition_seq) FROM %s.%s WHERE partition = %d AND partition_seq >= %d AND partition_seq <= %d",
 		quoteName(c.database), tableMessages, partition, first, last))
 	if err := row.Scan(&count); err != nil {
 		return 0, newError("count rows", c.target(tableMessages), err)

@@ -60,7 +60,7 @@ func TestBlockHoldsWhatTheGeneratedCodeDecodes(t *testing.T) {
 		require.Equal(t, len(messages), b.Rows())
 		for i, want := range messages {
 			require.True(t, want.EqualVT(b.messageAt(i)), "want %v\nhave %v", want, b.messageAt(i))
-			require.EqualValues(t, i+10, b.StreamSeq(i))
+			require.EqualValues(t, i+10, b.PartitionSeq(i))
 			require.Equal(t, b.MessageID(i).UnixMilli(), b.unixMilli[i])
 			require.EqualValues(t, b.MessageID(i).Partition(), b.partition[i])
 		}

@@ -62,7 +62,7 @@ func fields(schema Schema) []field {
 		text("payload", func(r *row) string { return r.payload }),
 		timestamp,
 		number("partition", func(r *row, _ *Digester) uint64 { return uint64(r.id.Partition()) }),
-		number("stream_seq", func(_ *row, d *Digester) uint64 { return d.streamSeq }),
+		number("partition_seq", func(_ *row, d *Digester) uint64 { return d.partitionSeq }),
 		number("wal_seq", func(r *row, _ *Digester) uint64 { return r.walSeq }),
 		number("wal_index", func(r *row, _ *Digester) uint64 { return uint64(r.walIndex) }),
 	}
@@ -81,10 +81,10 @@ func digestExpression(fields []field) string {
 // Digester makes the digests of messages, to be held against those that ClickHouse makes of its rows. It
 // is not safe for concurrent use.
 type Digester struct {
-	fields      []field
-	streamSeq   uint64
-	subscribers []string
-	text        []byte
+	fields       []field
+	partitionSeq uint64
+	subscribers  []string
+	text         []byte
 }
 
 // Digester gives one for the client's schema.
@@ -98,8 +98,8 @@ type Digested struct {
 
 // Digest reads a message of the message log. One that cannot be stored is an error that wraps
 // [ErrUndecodable]; it has no row.
-func (d *Digester) Digest(streamSeq uint64, encoded []byte) (Digested, error) {
-	r, err := d.decode(streamSeq, encoded)
+func (d *Digester) Digest(partitionSeq uint64, encoded []byte) (Digested, error) {
+	r, err := d.decode(partitionSeq, encoded)
 	if err != nil {
 		return Digested{}, err
 	}
@@ -118,8 +118,8 @@ func (d *Digester) Digest(streamSeq uint64, encoded []byte) (Digested, error) {
 }
 
 // Texts gives the fields of a message as text, as [Client.RowTexts] gives those of rows.
-func (d *Digester) Texts(streamSeq uint64, encoded []byte) ([]string, error) {
-	r, err := d.decode(streamSeq, encoded)
+func (d *Digester) Texts(partitionSeq uint64, encoded []byte) ([]string, error) {
+	r, err := d.decode(partitionSeq, encoded)
 	if err != nil {
 		return nil, err
 	}
@@ -139,11 +139,11 @@ func (d *Digester) Names() []string {
 	return names
 }
 
-func (d *Digester) decode(streamSeq uint64, encoded []byte) (row, error) {
+func (d *Digester) decode(partitionSeq uint64, encoded []byte) (row, error) {
 	var r row
-	d.streamSeq, d.subscribers = streamSeq, d.subscribers[:0]
+	d.partitionSeq, d.subscribers = partitionSeq, d.subscribers[:0]
 	if err := r.decode(encoded, &d.subscribers); err != nil {
-		return r, fmt.Errorf("stream_seq %d: %w", streamSeq, err)
+		return r, fmt.Errorf("partition_seq %d: %w", partitionSeq, err)
 	}
 	return r, nil
 }

@@ -24,9 +24,14 @@ func (c *Client) Insert(ctx context.Context, b *Block, first, end int, token str
 		panic(fmt.Sprintf("clickhouse: insert of rows %d to %d of %d", first, end, b.Rows()))
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	if err := c.insert(c.withInsertOptions(ctx, token), b, first, end); err != nil {
+	rows := b.inOrder(first, end)
+	if err := c.insert(c.withInsertOptions(ctx, token), b, rows); err != nil {
 		cancel()
-		return newError("insert", c.target(tableMessages), err)
+		failed := newError("insert", c.target(tableMessages), err)
+		if failed.Row > 0 && failed.Row <= len(rows) { // of those that were sent
+			failed.Row = int(rows[failed.Row-1]) - first + 1
+		}
+		return failed
 	}
 	// The driver's watch over ctx ends a little behind Send. If ctx ended here, the watch could take that for an insert to be cut
 	// off, and close the connection that is another's by then. So ctx is left to its time-out.
@@ -48,7 +53,7 @@ func (c *Client) withInsertOptions(ctx context.Context, token string) context.Co
 	return clickhouse.Context(ctx, options...)
 }
 
-func (c *Client) insert(ctx context.Context, b *Block, first, end int) (err error) {
+func (c *Client) insert(ctx context.Context, b *Block, rows []int32) (err error) {
 	batch, err := c.conn.PrepareBatch(ctx, c.statement)
 	if err != nil {
 		return fmt.Errorf("prepare: %w", err)
@@ -56,7 +61,7 @@ func (c *Client) insert(ctx context.Context, b *Block, first, end int) (err erro
 	c.kept.lend(batch.Columns())
 	for i, col := range c.columns {
 		to := batch.Column(i)
-		if err := col.append(b, first, end, to); err != nil {
+		if err := col.append(b, rows, to); err != nil {
 			// The connection is in the middle of an INSERT: Abort closes it, and nothing is inserted.
 			_ = batch.Abort()
 			return fmt.Errorf("column %s: %w: %w", col.name, errColumnMismatch, err)
@@ -72,11 +77,11 @@ func (c *Client) insert(ctx context.Context, b *Block, first, end int) (err erro
 
 // appendSubscribers goes row by row, since the driver's columnar way for arrays allocates for each row.
 // Nearly all rows have none, and for those the same boxed value does.
-func appendSubscribers(b *Block, first, end int, to appender) error {
+func appendSubscribers(b *Block, rows []int32, to appender) error {
 	var none any = []string{}
-	for i := first; i < end; i++ {
+	for _, row := range rows {
 		value := none
-		if s := b.subscribersOf(i); len(s) > 0 {
+		if s := b.subscribersOf(int(row)); len(s) > 0 {
 			value = s
 		}
 		if err := to.AppendRow(value); err != nil {
@@ -88,12 +93,12 @@ func appendSubscribers(b *Block, first, end int, to appender) error {
 
 // appendSeconds serves the reduced schema. The driver takes an int64 in the unit of the column: seconds for
 // a DateTime, milliseconds for a DateTime64(3).
-func appendSeconds(b *Block, first, end int, to appender) error {
-	b.unixSeconds = b.unixSeconds[:0]
-	for _, ms := range b.unixMilli[first:end] {
-		b.unixSeconds = append(b.unixSeconds, ms/1000)
+func appendSeconds(b *Block, rows []int32, to appender) error {
+	seconds := pick(&b.picked.int64s, b.unixMilli, rows)
+	for i := range seconds {
+		seconds[i] /= 1000
 	}
-	return to.Append(b.unixSeconds)
+	return to.Append(seconds)
 }
 
 var _ appender = driver.BatchColumn(nil)

@@ -75,7 +75,7 @@ func TestInsertRoundTrip(t *testing.T) {
 		require.NoError(t, b.client.Insert(b.ctx, &block, 280, 300, "c"))
 
 		rows, err := b.plain.Query(b.ctx, `SELECT message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once,
-			stream_no, tag_key, expire, subscribers, payload, timestamp, partition, stream_seq, wal_seq, wal_index FROM `+b.database+".messages")
+			stream_no, tag_key, expire, subscribers, payload, timestamp, partition, partition_seq, wal_seq, wal_index FROM `+b.database+".messages")
 		require.NoError(t, err)
 		seen := 0
 		for rows.Next() {
@@ -86,12 +86,12 @@ func TestInsertRoundTrip(t *testing.T) {
 				payload                string
 				at                     time.Time
 				partition              uint16
-				streamSeq              uint64
+				partitionSeq           uint64
 			)
 			require.NoError(t, rows.Scan(&id, &have.MessageSeq, &have.ChannelId, &channelType, &have.FromUid, &have.ClientMsgNo, &red, &sync,
-				&have.StreamNo, &have.TagKey, &have.Expire, &have.Subscribers, &payload, &at, &partition, &streamSeq, &have.WalSeq, &have.WalIndex))
+				&have.StreamNo, &have.TagKey, &have.Expire, &have.Subscribers, &payload, &at, &partition, &partitionSeq, &have.WalSeq, &have.WalIndex))
 			have.MessageId, have.ChannelType, have.RedDot, have.SyncOnce, have.Payload = uint64(id), uint32(channelType), red == 1, sync == 1, []byte(payload)
-			want := all[streamSeq]
+			want := all[partitionSeq]
 			if len(have.Subscribers) == 0 {
 				have.Subscribers = nil
 			}
@@ -133,7 +133,7 @@ func TestInsertOncePerToken(t *testing.T) {
 	require.EqualValues(t, 170_000, count())
 	require.EqualValues(t, 100_000, b.number(t, "SELECT count() FROM "+b.database+".messages FINAL"))
 
-	first, err := b.client.CountStreamRange(b.ctx, 0, 1, 100_000)
+	first, err := b.client.CountRange(b.ctx, 0, 1, 100_000)
 	require.NoError(t, err)
 	require.EqualValues(t, 25_000, first)
 }

@@ -30,40 +30,74 @@ const (
 	tableLedger   = "schema_migrations"
 )
 
-// column is one column of the table of messages: its name, its type, and how a range of a block's rows is
+// column is one column of the table of messages: its name, its type, and how rows of a block are
 // handed to the driver.
 type column struct {
 	name     string
 	typeName string
-	append   func(b *Block, first, end int, to appender) error
+	append   func(b *Block, rows []int32, to appender) error
 }
 
 // tableColumns lists what the writer fills, in the order of the INSERT. Columns that a table has besides
 // these take their defaults.
 func tableColumns(schema Schema) []column {
-	timestamp := column{"timestamp", "DateTime64(3, 'UTC')", func(b *Block, i, j int, to appender) error { return to.Append(b.unixMilli[i:j]) }}
+	timestamp := column{"timestamp", "DateTime64(3, 'UTC')", func(b *Block, rows []int32, to appender) error {
+		return to.Append(pick(&b.picked.int64s, b.unixMilli, rows))
+	}}
 	if schema == SchemaReduced {
 		timestamp = column{"timestamp", "DateTime", appendSeconds}
 	}
 	return []column{
-		{"message_id", "Int64", func(b *Block, i, j int, to appender) error { return to.Append(b.messageID[i:j]) }},
-		{"message_seq", "UInt64", func(b *Block, i, j int, to appender) error { return to.Append(b.messageSeq[i:j]) }},
-		{"channel_id", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.channelID[i:j]) }},
-		{"channel_type", "UInt8", func(b *Block, i, j int, to appender) error { return to.Append(b.channelType[i:j]) }},
-		{"from_uid", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.fromUID[i:j]) }},
-		{"client_msg_no", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.clientMsgNo[i:j]) }},
-		{"red_dot", "UInt8", func(b *Block, i, j int, to appender) error { return to.Append(b.redDot[i:j]) }},
-		{"sync_once", "UInt8", func(b *Block, i, j int, to appender) error { return to.Append(b.syncOnce[i:j]) }},
-		{"stream_no", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.streamNo[i:j]) }},
-		{"tag_key", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.tagKey[i:j]) }},
-		{"expire", "UInt32", func(b *Block, i, j int, to appender) error { return to.Append(b.expire[i:j]) }},
+		{"message_id", "Int64", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.int64s, b.messageID, rows))
+		}},
+		{"message_seq", "UInt64", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.uint64s, b.messageSeq, rows))
+		}},
+		{"channel_id", "String", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.strings, b.channelID, rows))
+		}},
+		{"channel_type", "UInt8", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.uint8s, b.channelType, rows))
+		}},
+		{"from_uid", "String", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.strings, b.fromUID, rows))
+		}},
+		{"client_msg_no", "String", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.strings, b.clientMsgNo, rows))
+		}},
+		{"red_dot", "UInt8", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.uint8s, b.redDot, rows))
+		}},
+		{"sync_once", "UInt8", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.uint8s, b.syncOnce, rows))
+		}},
+		{"stream_no", "String", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.strings, b.streamNo, rows))
+		}},
+		{"tag_key", "String", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.strings, b.tagKey, rows))
+		}},
+		{"expire", "UInt32", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.uint32s, b.expire, rows))
+		}},
 		{"subscribers", "Array(String)", appendSubscribers},
-		{"payload", "String", func(b *Block, i, j int, to appender) error { return to.Append(b.payload[i:j]) }},
+		{"payload", "String", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.strings, b.payload, rows))
+		}},
 		timestamp,
-		{"partition", "UInt16", func(b *Block, i, j int, to appender) error { return to.Append(b.partition[i:j]) }},
-		{"stream_seq", "UInt64", func(b *Block, i, j int, to appender) error { return to.Append(b.streamSeq[i:j]) }},
-		{"wal_seq", "UInt64", func(b *Block, i, j int, to appender) error { return to.Append(b.walSeq[i:j]) }},
-		{"wal_index", "UInt32", func(b *Block, i, j int, to appender) error { return to.Append(b.walIndex[i:j]) }},
+		{"partition", "UInt16", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.uint16s, b.partition, rows))
+		}},
+		{"partition_seq", "UInt64", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.uint64s, b.partitionSeq, rows))
+		}},
+		{"wal_seq", "UInt64", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.uint64s, b.walSeq, rows))
+		}},
+		{"wal_index", "UInt32", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.uint32s, b.walIndex, rows))
+		}},
 	}
 }
 

@@ -44,7 +44,7 @@ func (bt *benchTable) messagesOf(channel int) int {
 
 // fill inserts the n-th of so many parts of each channel.
 func (bt *benchTable) fill(ctx context.Context, n, of int) error {
-	return bt.conn.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, stream_no, tag_key, expire, subscribers, payload, timestamp, partition, stream_seq, wal_seq, wal_index)
+	return bt.conn.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, stream_no, tag_key, expire, subscribers, payload, timestamp, partition, partition_seq, wal_seq, wal_index)
 SELECT (toUnixTimestamp(ts) - 1704067200) * 1000 * 4194304 + seq %% 4096, seq, concat('group-', toString(cityHash64(c))), 2, concat('user-', toString(cityHash64(c, seq) %% 50000)),
   concat('no-', toString(c), '-', toString(seq)), 1, 0, '', '', if(seq %% 10 = 0, 4000000000, 0), [], concat('{"type":1,"content":"', base64Encode(randomString(60 + seq %% 7 * 20)), '"}'), ts, 0, seq, seq, 0
 FROM (SELECT number AS c, toUInt64(floor(%d * (pow((number + 1) / %d, 0.25) - pow(number / %d, 0.25)))) AS k, now() - 86400 * 50 + %d * 3600 * 60 AS ts FROM numbers(%d))

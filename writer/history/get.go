@@ -55,12 +55,12 @@ func (l *logs) lastOf(ctx context.Context, stream, subject string) (r record, ok
 // each visits the records of a subject from one sequence to another, as far as recordsMax and bytesMax go; complete says that it came to the
 // end. It asks whichever server answers first, and does not come to the end where that is one that is behind.
 func (l *logs) each(ctx context.Context, stream, subject string, from, to uint64, recordsMax int, visit func(record) error) (complete bool, err error) {
-	bytes := 0
-	for records := 0; records < recordsMax && bytes < bytesMax; {
+	size := 0
+	for records := 0; records < recordsMax && size < bytesMax; {
 		got := 0
 		err := l.batch(ctx, stream, getRequest{Seq: from, NextFor: subject, Batch: min(batchRecords, recordsMax-records), MaxBytes: batchBytes}, func(r record) error {
 			got++
-			records, bytes, from = records+1, bytes+len(r.data), r.seq+1
+			records, size, from = records+1, size+len(r.data), r.seq+1
 			return visit(r)
 		})
 		switch {

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,14 +14,13 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer"
-	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// How far one question looks into the logs.
+// How far one question looks into the logs. Records are group commits.
 const (
-	recordsMax    = 4096    // messages of one channel
-	bytesMax      = 8 << 20 // of the records of one log
-	walRecordsMax = 64      // group commits
+	recordsMax    = 1024     // of the message log
+	bytesMax      = 32 << 20 // of the records of one log
+	walRecordsMax = 64       // of the write-ahead log
 )
 
 // logs looks into the logs behind ClickHouse.
@@ -50,10 +50,8 @@ func (l *logs) progress(ctx context.Context, partition int) (writer.Progress, er
 
 // messagesEnd is where a message log ended when it was looked at.
 type messagesEnd struct {
-	created  time.Time // of the stream
-	seq      uint64    // of the last record, 0 if there is none
-	walSeq   uint64    // what the last record was made from; 0 if there is none
-	walIndex uint32
+	created time.Time // of the stream
+	record            // the last; seq is 0 if there is none
 }
 
 func (l *logs) messagesEnd(ctx context.Context, partition int) (messagesEnd, error) {
@@ -62,47 +60,56 @@ func (l *logs) messagesEnd(ctx context.Context, partition int) (messagesEnd, err
 		return messagesEnd{}, fmt.Errorf("message log of partition %d: %w", partition, err)
 	}
 	end := messagesEnd{created: stream.CachedInfo().Created}
-	last, ok, err := l.lastOf(ctx, topology.MessagesStream(partition), topology.MessagesSubjects(partition))
-	if err != nil || !ok {
-		return end, err
-	}
-	var m message.Message
-	if err := m.UnmarshalVT(last.data); err != nil {
-		return end, fmt.Errorf("record %d of %s: %w", last.seq, topology.MessagesStream(partition), err)
-	}
-	end.seq, end.walSeq, end.walIndex = last.seq, m.GetWalSeq(), m.GetWalIndex()
-	return end, nil
+	end.record, _, err = l.lastOf(ctx, topology.MessagesStream(partition), topology.MessagesSubject(partition))
+	return end, err
 }
 
-// findMessage looks for the latest wanted message of a channel behind what the writer has done. complete says that all of them were looked at.
-func (l *logs) findMessage(ctx context.Context, partition int, channel clickhouse.Channel, progress writer.Progress, end messagesEnd, wanted func(*message.Message) bool) (found *message.Message, complete bool, err error) {
-	stream, subject := topology.MessagesStream(partition), string(topology.AppendMessageSubject(nil, partition, channel.Type, channel.ID))
-	last, ok, err := l.lastOf(ctx, stream, subject)
-	done := progress.Done
-	if !progress.StreamCreated.Equal(end.created) {
-		done = 0 // of a stream that is gone
+// wantedMessage is what is looked for in the message log.
+type wantedMessage struct {
+	clientMsgNo string
+	is          func(*message.Message) bool
+	behind      uint64 // the partition_seq up to which the writer is done
+}
+
+// in gives the latest wanted message of a record.
+func (w *wantedMessage) in(r record) (found *message.Message) {
+	if !bytes.Contains(r.data, []byte(w.clientMsgNo)) {
+		return nil // this is some hundred times as fast as decoding
 	}
-	if err != nil || !ok || last.seq <= done {
-		return nil, err == nil, err
+	var view message.BatchView
+	if message.ViewBatch(r.data, &view) != nil {
+		return nil // whose it is, the writer complains of it
 	}
-	complete, err = l.each(ctx, stream, subject, done+1, last.seq, recordsMax, func(r record) error {
+	for i, encoded := range view.Messages {
 		var m message.Message
-		if err := m.UnmarshalVT(r.data); err != nil {
-			return nil //nolint:nilerr // the writer will make a dead letter of it; it is not what is looked for
-		}
-		if wanted(&m) {
+		if view.First+uint64(i) > w.behind && m.UnmarshalVT(encoded) == nil && w.is(&m) { // else the writer will make a dead letter of it
 			found = &m
+		}
+	}
+	return found
+}
+
+// findMessage looks for the latest wanted message behind what the writer has done. complete says that all of them were looked at.
+func (l *logs) findMessage(ctx context.Context, partition int, progress writer.Progress, end messagesEnd, wanted wantedMessage) (found *message.Message, complete bool, err error) {
+	first := uint64(1)
+	if progress.StreamCreated.Equal(end.created) { // else it is of a stream that is gone
+		first, wanted.behind = max(progress.DoneRecord, 1), progress.Done
+	}
+	if end.seq < first {
+		return nil, true, nil
+	}
+	// Who asks has mostly just sent it, so the newest records are those that are looked at.
+	from := max(first, end.seq-min(end.seq, recordsMax)+1)
+	complete, err = l.each(ctx, topology.MessagesStream(partition), topology.MessagesSubject(partition), from, end.seq, recordsMax, func(r record) error {
+		if m := wanted.in(r); m != nil {
+			found = m
 		}
 		return nil
 	})
 	if found == nil && err == nil && !complete {
-		// Who asks has mostly just sent it.
-		var m message.Message
-		if m.UnmarshalVT(last.data) == nil && wanted(&m) {
-			found = &m
-		}
+		found = wanted.in(end.record)
 	}
-	return found, complete, err
+	return found, complete && from == first, err
 }
 
 // findSend looks for a wanted send in the write-ahead log behind the end of the message log. complete says that all of them were looked at.
@@ -113,7 +120,7 @@ func (l *logs) findSend(ctx context.Context, partition int, end messagesEnd, wan
 		return false, false, fmt.Errorf("write-ahead log of partition %d: %w", partition, err)
 	}
 	state := stream.CachedInfo().State
-	first := max(end.walSeq, state.FirstSeq, 1)
+	first := max(end.seq+1, state.FirstSeq) // up to the end of the message log every send has become a message or none
 	if state.LastSeq < first {
 		return false, true, nil
 	}
@@ -126,11 +133,8 @@ func (l *logs) findSend(ctx context.Context, partition int, end messagesEnd, wan
 		if err := batch.UnmarshalVT(r.data); err != nil {
 			return nil //nolint:nilerr // the sequencer passes over it, too
 		}
-		for i, send := range batch.GetSends() {
-			// Up to the last message's own place everything has become one.
-			if (r.seq != end.walSeq || uint32(i) > end.walIndex) && wanted(send, r.at.UnixMilli()) {
-				found = true
-			}
+		for _, send := range batch.GetSends() {
+			found = found || wanted(send, r.at.UnixMilli())
 		}
 		return nil
 	})

@@ -47,6 +47,8 @@ type bundle struct {
 	service *Service
 	url     string
 	inserts int
+
+	published uint64 // messages in the log
 }
 
 type options struct {
@@ -119,20 +121,22 @@ func (b *bundle) insert(messages ...*message.Message) {
 	require.NoError(b.t, b.client.Insert(b.ctx, &block, 0, block.Rows(), fmt.Sprint(b.inserts)))
 }
 
-// publish appends messages to the message log, and gives the sequence of the last.
-func (b *bundle) publish(messages ...*message.Message) (seq uint64) {
+// publish appends a record of messages to the message log, and gives the partition_seq of the last.
+func (b *bundle) publish(messages ...*message.Message) uint64 {
 	b.t.Helper()
-	for _, m := range messages {
-		encoded, err := m.MarshalVT()
+	batch := make([][]byte, len(messages))
+	for i, m := range messages {
+		var err error
+		batch[i], err = m.MarshalVT()
 		require.NoError(b.t, err)
-		ack, err := b.js.PublishMsg(b.ctx, &nats.Msg{
-			Subject: string(topology.AppendMessageSubject(nil, 0, message.ChannelType(m.GetChannelType()), m.GetChannelId())), Data: encoded,
-			Header: nats.Header{topology.HeaderContentType: {message.ContentType}},
-		})
-		require.NoError(b.t, err)
-		seq = ack.Sequence
 	}
-	return seq
+	_, err := b.js.PublishMsg(b.ctx, &nats.Msg{
+		Subject: topology.MessagesSubject(0), Data: testkit.MessageBatch(b.published+1, batch...),
+		Header: nats.Header{topology.HeaderContentType: {message.BatchContentType}},
+	})
+	require.NoError(b.t, err)
+	b.published += uint64(len(messages))
+	return b.published
 }
 
 // write appends a group commit to the write-ahead log, and gives its sequence.
@@ -145,12 +149,18 @@ func (b *bundle) write(sends ...*message.Send) uint64 {
 	return ack.Sequence
 }
 
-// record records how far a writer is.
+// record records how far a writer is, but not in which record.
 func (b *bundle) record(done uint64, created time.Time) {
+	b.t.Helper()
+	b.recordIn(done, 0, created)
+}
+
+// recordIn records how far a writer is.
+func (b *bundle) recordIn(done, record uint64, created time.Time) {
 	b.t.Helper()
 	kv, err := b.js.KeyValue(b.ctx, topology.WriterBucket)
 	require.NoError(b.t, err)
-	_, err = kv.Put(b.ctx, "range.0", fmt.Appendf(nil, `{"version":1,"writer":"w","stream_created":%q,"done":%d}`, created.Format(time.RFC3339Nano), done))
+	_, err = kv.Put(b.ctx, "range.0", fmt.Appendf(nil, `{"version":1,"writer":"w","stream_created":%q,"done":%d,"done_record":%d}`, created.Format(time.RFC3339Nano), done, record))
 	require.NoError(b.t, err)
 }
 

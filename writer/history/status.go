@@ -138,7 +138,7 @@ func (s *Service) findInLogs(ctx context.Context, partition int, progress writer
 	if err != nil {
 		return status{}, err
 	}
-	m, complete, err := s.logs.findMessage(ctx, partition, q.channel, progress, end, wanted)
+	m, complete, err := s.logs.findMessage(ctx, partition, progress, end, wantedMessage{clientMsgNo: q.clientMsgNo, is: wanted})
 	switch {
 	case err != nil:
 		return status{}, err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
@@ -47,20 +48,19 @@ func TestStatusOnTheWay(t *testing.T) {
 	t.Parallel()
 	variants(t, func(t *testing.T, b *bundle) {
 		b.requireState(stateUnknown, 0, "n")
-		m := from(1, "n")
-		m.WalSeq, m.WalIndex = b.write(sendOf(from(1, "x")), sendOf(m)), 1
+		x, m := from(1, "x"), from(2, "n")
+		elsewhere := from(7, "n") // the same key, of another channel, in the same record
+		elsewhere.ChannelId = "other"
+		b.write(sendOf(x), sendOf(elsewhere), sendOf(m))
 		g := b.status("n")
 		require.Equal(t, stateAccepted, g.State)
 		require.Zero(t, g.MessageID)
 		require.Equal(t, hintNotFolded, g.Hint)
 
-		x := from(1, "x")
-		x.WalSeq, m.MessageSeq = m.GetWalSeq(), 2
-		b.publish(x)
+		done := b.publish(x, elsewhere, m)
 		b.requireState(stateAccepted, 1, "x")
-		require.Equal(t, hintNotFolded, b.status("n").Hint, "its neighbour has been folded, it has not")
-		done := b.publish(m)
 		b.requireState(stateAccepted, 2, "n")
+		b.requireState(stateAccepted, 7, "n", "channel_id", "other")
 		b.insert(x, m)
 		b.requireState(stateStored, 2, "n")
 		b.record(done, b.streamCreated())
@@ -127,28 +127,36 @@ func TestStatusPersonAndCommand(t *testing.T) {
 func TestStatusFarBehind(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
-	first := from(1, "first")
-	first.WalSeq = b.write(sendOf(first))
-	b.publish(first)
-	for seq := 2; seq <= recordsMax+1; seq++ {
+	commit := func(m *message.Message) uint64 {
+		b.write(sendOf(m))
+		return b.publish(m)
+	}
+	done := commit(from(1, "first"))
+	for seq := 2; seq <= recordsMax; seq++ {
 		m := sample("g", seq)
-		m.WalSeq = 1
+		b.write(sendOf(m))
 		encoded, err := m.MarshalVT()
 		require.NoError(t, err)
-		_, err = b.js.PublishAsync("messages.0.2.g", encoded)
+		b.published++
+		_, err = b.js.PublishAsync(topology.MessagesSubject(0), testkit.MessageBatch(b.published, encoded))
 		require.NoError(t, err)
 	}
 	<-b.js.PublishAsyncComplete()
-	last := from(recordsMax+2, "last")
-	last.WalSeq = 1
-	b.publish(last)
 	b.requireState(stateAccepted, 1, "first")
-	b.requireState(stateAccepted, recordsMax+2, "last")
-	g := b.status("other")
-	require.Equal(t, stateUnknown, g.State)
-	require.False(t, *g.Complete)
-	require.Equal(t, hintIncomplete, g.Hint)
-	require.True(t, *b.status("other", "channel_id", "h").Complete, "this channel was looked at whole")
+	commit(from(recordsMax+1, "last"))
+	b.requireState(stateAccepted, recordsMax+1, "last")
+	for _, no := range []string{"first", "other"} {
+		g := b.status(no)
+		require.Equal(t, stateUnknown, g.State)
+		require.False(t, *g.Complete)
+		require.Equal(t, hintIncomplete, g.Hint)
+	}
+	b.record(done, b.streamCreated()) // which record that is in, nobody has noted
+	require.False(t, *b.status("other").Complete)
+	b.recordIn(done, 1, b.streamCreated())
+	require.False(t, *b.status("other").Complete)
+	b.recordIn(done+1, 2, b.streamCreated())
+	require.True(t, *b.status("other").Complete)
 
 	// As much of the write-ahead log is not folded.
 	for n := range walRecordsMax + 5 {
@@ -157,7 +165,7 @@ func TestStatusFarBehind(t *testing.T) {
 		b.write(send)
 	}
 	require.Equal(t, stateAccepted, b.status(fmt.Sprintf("w%d", walRecordsMax+4), "channel_id", "h").State)
-	g = b.status("w0", "channel_id", "h")
+	g := b.status("w0", "channel_id", "h")
 	require.Equal(t, stateUnknown, g.State)
 	require.False(t, *g.Complete)
 }
@@ -195,7 +203,7 @@ func TestClickHouseAway(t *testing.T) {
 	})
 	stored, logged := from(1, "stored"), from(2, "logged")
 	b.insert(stored)
-	b.publish(stored, logged)
+	b.publish(stored, logged) // the writer is in the middle of a record
 	b.record(1, b.streamCreated())
 	const body = `{"login_uid":"u","channel_id":"g","channel_type":2}`
 	away := func(codes ...string) {

@@ -74,7 +74,7 @@ func (s *Sink) Inserted() uint64 { return s.inserted }
 func (s *Sink) Skipped() uint64 { return s.skipped }
 
 // Put inserts the records that have no row.
-func (s *Sink) Put(ctx context.Context, batch []messagelog.Record) (uint64, error) {
+func (s *Sink) Put(ctx context.Context, batch []messagelog.Entry) (uint64, error) {
 	partition, first, last := batch[0].Partition, batch[0].Seq, batch[len(batch)-1].Seq
 	for attempt := 1; ; attempt++ {
 		err := s.put(ctx, partition, first, last, batch)
@@ -88,8 +88,8 @@ func (s *Sink) Put(ctx context.Context, batch []messagelog.Record) (uint64, erro
 	}
 }
 
-func (s *Sink) put(ctx context.Context, partition int, first, last uint64, batch []messagelog.Record) error {
-	there, err := s.client.StreamSeqs(ctx, partition, first, last)
+func (s *Sink) put(ctx context.Context, partition int, first, last uint64, batch []messagelog.Entry) error {
+	there, err := s.client.PartitionSeqs(ctx, partition, first, last)
 	if err != nil {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}

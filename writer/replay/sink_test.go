@@ -18,6 +18,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	replays "github.com/sendhouse/sendhouse/pkg/replay"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 	"github.com/sendhouse/sendhouse/writer/replay"
@@ -41,7 +42,7 @@ var errCrash = errors.New("crash")
 
 func (s *small) BatchMax() int { return 300 }
 
-func (s *small) Put(ctx context.Context, batch []messagelog.Record) (uint64, error) {
+func (s *small) Put(ctx context.Context, batch []messagelog.Entry) (uint64, error) {
 	mark, err := s.Sink.Put(ctx, batch)
 	if s.dieAt--; s.dieAt == 0 {
 		return 0, errCrash
@@ -57,11 +58,11 @@ func publish(t *testing.T) jetstream.JetStream {
 	for n := 1; n <= messages; n++ {
 		encoded, err := (&message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(n), Payload: []byte("hi")}).MarshalVT()
 		require.NoError(t, err)
-		record := message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(time.Now().UnixMilli()), Seq: uint64(n), WALSeq: uint64(n)})
+		encoded = message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(time.Now().UnixMilli()), Seq: uint64(n), WALSeq: uint64(n)})
 		if n == 777 {
-			record = []byte("no message")
+			encoded = []byte("no message")
 		}
-		_, err = js.PublishAsync("messages.0.2.c", record, jetstream.WithStallWait(time.Minute))
+		_, err = js.PublishAsync(topology.MessagesSubject(0), testkit.MessageBatch(uint64(n), encoded), jetstream.WithStallWait(time.Minute))
 		require.NoError(t, err)
 	}
 	<-js.PublishAsyncComplete()
@@ -88,7 +89,7 @@ func TestFillsATable(t *testing.T) {
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, client.Close()) })
 			count := func() (rows, different uint64) {
-				require.NoError(t, client.Conn().QueryRow(ctx, "SELECT count(), uniqExact(stream_seq) FROM "+client.Database()+".messages").Scan(&rows, &different))
+				require.NoError(t, client.Conn().QueryRow(ctx, "SELECT count(), uniqExact(partition_seq) FROM "+client.Database()+".messages").Scan(&rows, &different))
 				return rows, different
 			}
 			run := func(dieAt int, cfg replays.Config) (*replay.Sink, error) {

@@ -15,7 +15,7 @@ func jetStream() board {
 			{"Streams", []panel{
 				gauges("How full", "Of each stream's limit. A write-ahead log refuses sends when it is full; a message log drops its oldest.", q(`max by (stream) (sendhouse_jetstream_stream_bytes{$at} / sendhouse_jetstream_stream_bytes_max{$at})`, "{{stream}}")).limits(0.7, 0.9).size(8, 10),
 				lines("Size", bytesIEC, "By kind.", q(`sum by (kind) (max by (stream, kind) (sendhouse_jetstream_stream_bytes{$at}))`, "{{kind}}")).stacked().size(8, 10),
-				lines("Written", perSecond, "Records, by kind. One of the write-ahead log is a group commit.", q(`sum by (kind) (max by (stream, kind) (rate(sendhouse_jetstream_stream_last_seq{$at}[$__rate_interval])))`, "{{kind}}")).size(8, 10),
+				lines("Written", perSecond, "Records, by kind. One of either log is a group commit.", q(`sum by (kind) (max by (stream, kind) (rate(sendhouse_jetstream_stream_last_seq{$at}[$__rate_interval])))`, "{{kind}}")).size(8, 10),
 				lines("Records", count, "In the write-ahead logs and the message logs.", q(`max by (stream) (sendhouse_jetstream_stream_messages{$part,kind=~"wal|messages"})`, "{{stream}}")),
 				lines("Age of the oldest record", seconds, "What the message logs can replay.", q(`max by (stream) (sendhouse_jetstream_stream_age_seconds{$part,kind=~"wal|messages"})`, "{{stream}}")),
 				lines("Dead letters", count, "Records in DEAD_LETTERS.", q(`max(sendhouse_jetstream_stream_messages{$at,kind="dead_letters"})`, "records")).limits(1, 100),

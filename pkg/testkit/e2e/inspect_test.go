@@ -28,7 +28,7 @@ func truth(t *testing.T) (rows []*row, records []*record) {
 				id: int64(id), seq: uint64(n) + 1, channelID: s.channelID, channelType: uint8(s.channelType), fromUID: s.fromUID,
 				clientMsgNo: s.clientMsgNo, redDot: uint8(flag(s.redDot)), streamNo: s.streamNo, tagKey: s.tagKey, expire: s.expire,
 				subscribers: s.subscribers, payload: string(s.payload), unixTime: uint32(id.UnixMilli() / 1000),
-				partition: uint16(partition), streamSeq: uint64(n) + 1, walSeq: uint64(n)/3 + 1, walIndex: uint32(n % 3),
+				partition: uint16(partition), partitionSeq: uint64(n) + 1, walSeq: uint64(n)/3 + 1, walIndex: uint32(n % 3),
 			}
 			rows = append(rows, r)
 			begun := start.Add(time.Duration(n) * time.Second)
@@ -75,8 +75,8 @@ func TestInspectSeesEveryFault(t *testing.T) {
 			records[2].begun = records[6].answered.Add(time.Second)
 			return rows, records
 		},
-		"partition 1: stream_seq": func(rows []*row, records []*record) ([]*row, []*record) {
-			rows[15].streamSeq = 99
+		"partition 1: partition_seq": func(rows []*row, records []*record) ([]*row, []*record) {
+			rows[15].partitionSeq = 99
 			return rows, records
 		},
 		"partition 1: WAL place": func(rows []*row, records []*record) ([]*row, []*record) {

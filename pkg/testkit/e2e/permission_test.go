@@ -183,7 +183,7 @@ func (g *guarded) requireRefusals(t *testing.T) {
 	t.Helper()
 	others := map[string][]string{
 		"sends.0":                                          {"sequencer", "writer", "reader"},
-		"messages.0.2.g":                                   {"ingest", "writer", "reader"},
+		"messages.0":                                       {"ingest", "writer", "reader"},
 		"live.2.g":                                         {"ingest", "writer", "reader"},
 		"deadletters.writer.data":                          {"ingest", "sequencer", "reader"},
 		"$KV.SENDHOUSE.deployment":                         {"ingest", "writer", "reader"},

@@ -117,9 +117,9 @@ func (l *look) rows(t *testing.T) {
 	t.Helper()
 	var news []string
 	for p, seq := range l.upTo {
-		news = append(news, fmt.Sprintf("(partition = %d AND stream_seq > %d)", p, seq))
+		news = append(news, fmt.Sprintf("(partition = %d AND partition_seq > %d)", p, seq))
 	}
-	cursor, err := l.table.conn.Query(t.Context(), fmt.Sprintf("SELECT partition, intDiv(toUnixTimestamp64Milli(timestamp), %d) AS step, count(), max(stream_seq) "+
+	cursor, err := l.table.conn.Query(t.Context(), fmt.Sprintf("SELECT partition, intDiv(toUnixTimestamp64Milli(timestamp), %d) AS step, count(), max(partition_seq) "+
 		"FROM %s WHERE (%s) AND _part IN (SELECT name FROM system.parts WHERE active AND table = 'messages' AND modification_time > now() - %d) GROUP BY partition, step",
 		delayStep.Milliseconds(), l.table.name, strings.Join(news, " OR "), int(steadyRecent.Seconds())))
 	require.NoError(t, err)

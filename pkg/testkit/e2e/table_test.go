@@ -21,33 +21,33 @@ type table struct {
 
 // row is one row of it.
 type row struct {
-	id          int64
-	seq         uint64
-	channelID   string
-	channelType uint8
-	fromUID     string
-	clientMsgNo string
-	redDot      uint8
-	syncOnce    uint8
-	streamNo    string
-	tagKey      string
-	expire      uint32
-	subscribers []string
-	payload     string
-	unixTime    uint32
-	partition   uint16
-	streamSeq   uint64
-	walSeq      uint64
-	walIndex    uint32
+	id           int64
+	seq          uint64
+	channelID    string
+	channelType  uint8
+	fromUID      string
+	clientMsgNo  string
+	redDot       uint8
+	syncOnce     uint8
+	streamNo     string
+	tagKey       string
+	expire       uint32
+	subscribers  []string
+	payload      string
+	unixTime     uint32
+	partition    uint16
+	partitionSeq uint64
+	walSeq       uint64
+	walIndex     uint32
 }
 
 const rowColumns = "message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, " +
-	"stream_no, tag_key, expire, subscribers, payload, toUInt32(toUnixTimestamp(timestamp)), partition, stream_seq, wal_seq, wal_index"
+	"stream_no, tag_key, expire, subscribers, payload, toUInt32(toUnixTimestamp(timestamp)), partition, partition_seq, wal_seq, wal_index"
 
 func (r *row) targets() []any {
 	return []any{
 		&r.id, &r.seq, &r.channelID, &r.channelType, &r.fromUID, &r.clientMsgNo, &r.redDot, &r.syncOnce,
-		&r.streamNo, &r.tagKey, &r.expire, &r.subscribers, &r.payload, &r.unixTime, &r.partition, &r.streamSeq, &r.walSeq, &r.walIndex,
+		&r.streamNo, &r.tagKey, &r.expire, &r.subscribers, &r.payload, &r.unixTime, &r.partition, &r.partitionSeq, &r.walSeq, &r.walIndex,
 	}
 }
 
@@ -106,7 +106,7 @@ func (tb *table) await(t *testing.T, n int) {
 // rows reads everything.
 func (tb *table) rows(t *testing.T) []*row {
 	t.Helper()
-	cursor, err := tb.conn.Query(t.Context(), "SELECT "+rowColumns+" FROM "+tb.name+" ORDER BY partition, stream_seq")
+	cursor, err := tb.conn.Query(t.Context(), "SELECT "+rowColumns+" FROM "+tb.name+" ORDER BY partition, partition_seq")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, cursor.Close()) }()
 	var all []*row

@@ -24,7 +24,7 @@ func verify(t *testing.T, tb *table, records []*record) {
 
 // verification collects what is wrong.
 type verification struct {
-	rows     []*row // by partition and stream_seq
+	rows     []*row // by partition and partition_seq
 	records  []*record
 	problems []string
 }
@@ -79,8 +79,8 @@ func (v *verification) everySendOnce() {
 }
 
 func (r *row) place() string {
-	return fmt.Sprintf("partition %d, stream_seq %d, wal_seq %d[%d], message_seq %d of %d %q",
-		r.partition, r.streamSeq, r.walSeq, r.walIndex, r.seq, r.channelType, r.channelID)
+	return fmt.Sprintf("partition %d, partition_seq %d, wal_seq %d[%d], message_seq %d of %d %q",
+		r.partition, r.partitionSeq, r.walSeq, r.walIndex, r.seq, r.channelType, r.channelID)
 }
 
 // matches says whether the row holds what was sent, in every column.
@@ -139,13 +139,13 @@ func (v *verification) everyPartitionCounts() {
 		if last == nil || last.partition != r.partition {
 			last = &row{partition: r.partition}
 		}
-		if r.streamSeq != last.streamSeq+1 {
-			v.wrong("partition %d: stream_seq %d follows %d", r.partition, r.streamSeq, last.streamSeq)
+		if r.partitionSeq != last.partitionSeq+1 {
+			v.wrong("partition %d: partition_seq %d follows %d", r.partition, r.partitionSeq, last.partitionSeq)
 		}
 		if r.id <= last.id {
 			v.wrong("partition %d: message_id %d follows %d", r.partition, r.id, last.id)
 		}
-		if r.walSeq < last.walSeq || (r.walSeq == last.walSeq && last.streamSeq > 0 && r.walIndex <= last.walIndex) {
+		if r.walSeq < last.walSeq || (r.walSeq == last.walSeq && last.partitionSeq > 0 && r.walIndex <= last.walIndex) {
 			v.wrong("partition %d: WAL place %d[%d] follows %d[%d]", r.partition, r.walSeq, r.walIndex, last.walSeq, last.walIndex)
 		}
 		if message.ID(r.id).Partition() != int(r.partition) {

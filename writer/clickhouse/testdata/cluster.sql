@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS `sendhouse`.messages_local ON CLUSTER `main-1`
     payload String CODEC(ZSTD(3)),
     timestamp DateTime64(3, 'UTC') COMMENT 'when the message was accepted; the time in message_id' CODEC(Delta, ZSTD(1)),
     partition UInt16 COMMENT 'of the message log' CODEC(T64, ZSTD(1)),
-    stream_seq UInt64 COMMENT 'in the message log, MESSAGES_<partition>' CODEC(Delta, ZSTD(1)),
+    partition_seq UInt64 COMMENT 'counts the messages of the partition: 1, 2, 3' CODEC(Delta, ZSTD(1)),
     wal_seq UInt64 COMMENT 'in the write-ahead log, SENDS_<partition>' CODEC(Delta, ZSTD(1)),
     wal_index UInt32 COMMENT 'place in the record of the write-ahead log' CODEC(T64, ZSTD(1)),
     INDEX message_id_index message_id TYPE bloom_filter(0.01) GRANULARITY 4,
@@ -51,7 +51,7 @@ SETTINGS
     replicated_deduplication_window = 10000,
     replicated_deduplication_window_seconds = 604800;
 
-INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 3, 'messages_local', 2104153553, now();
+INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 3, 'messages_local', 298862442, now();
 
 -- 0004_messages
 CREATE TABLE IF NOT EXISTS `sendhouse`.messages ON CLUSTER `main-1`
@@ -64,12 +64,12 @@ INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) 
 CREATE VIEW IF NOT EXISTS `sendhouse`.messages_latest ON CLUSTER `main-1` AS
 SELECT
     message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, stream_no, tag_key, expire,
-    subscribers, payload, timestamp, partition, stream_seq, wal_seq, wal_index
+    subscribers, payload, timestamp, partition, partition_seq, wal_seq, wal_index
 FROM `sendhouse`.messages FINAL
 WHERE expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > toUnixTimestamp(now())
 SETTINGS do_not_merge_across_partitions_select_final = 1;
 
-INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 5, 'messages_latest', 3742461407, now();
+INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 5, 'messages_latest', 3992383686, now();
 
 -- 0006_channel_counts
 CREATE VIEW IF NOT EXISTS `sendhouse`.channel_counts ON CLUSTER `main-1` AS
@@ -91,24 +91,24 @@ INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) 
 CREATE VIEW IF NOT EXISTS `sendhouse`.messages_by_message_id ON CLUSTER `main-1` AS
 SELECT
     message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, stream_no, tag_key, expire,
-    subscribers, payload, timestamp, partition, stream_seq, wal_seq, wal_index
+    subscribers, payload, timestamp, partition, partition_seq, wal_seq, wal_index
 FROM `sendhouse`.messages
 WHERE message_id = {message_id:Int64}
     AND timestamp = fromUnixTimestamp64Milli(toInt64(1704067200000 + bitShiftRight({message_id:Int64}, 22)), 'UTC')
     AND (expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > toUnixTimestamp(now()))
 LIMIT 1;
 
-INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 7, 'messages_by_message_id', 1662226815, now();
+INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 7, 'messages_by_message_id', 1785460398, now();
 
 -- 0008_messages_by_client_msg_no
 CREATE VIEW IF NOT EXISTS `sendhouse`.messages_by_client_msg_no ON CLUSTER `main-1` AS
 SELECT
     message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, stream_no, tag_key, expire,
-    subscribers, payload, timestamp, partition, stream_seq, wal_seq, wal_index
+    subscribers, payload, timestamp, partition, partition_seq, wal_seq, wal_index
 FROM `sendhouse`.messages
 WHERE client_msg_no = {client_msg_no:String}
     AND (expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > toUnixTimestamp(now()))
 LIMIT 1 BY channel_id, channel_type, message_seq;
 
-INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 8, 'messages_by_client_msg_no', 1808990895, now();
+INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 8, 'messages_by_client_msg_no', 4272596320, now();
 

@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS `{database}`.messages
     payload String CODEC(ZSTD(3)),
     timestamp DateTime64(3, 'UTC') COMMENT 'when the message was accepted; the time in message_id' CODEC(Delta, ZSTD(1)),
     partition UInt16 COMMENT 'of the message log' CODEC(T64, ZSTD(1)),
-    stream_seq UInt64 COMMENT 'in the message log, MESSAGES_<partition>' CODEC(Delta, ZSTD(1)),
+    partition_seq UInt64 COMMENT 'counts the messages of the partition: 1, 2, 3' CODEC(Delta, ZSTD(1)),
     wal_seq UInt64 COMMENT 'in the write-ahead log, SENDS_<partition>' CODEC(Delta, ZSTD(1)),
     wal_index UInt32 COMMENT 'place in the record of the write-ahead log' CODEC(T64, ZSTD(1)),
     INDEX message_id_index message_id TYPE bloom_filter(0.01) GRANULARITY 4,

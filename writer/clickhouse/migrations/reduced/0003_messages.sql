@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS `{database}`.messages
     payload String,
     timestamp DateTime,
     partition UInt16,
-    stream_seq UInt64,
+    partition_seq UInt64,
     wal_seq UInt64,
     wal_index UInt32
 )
