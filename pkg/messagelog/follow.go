@@ -1,6 +1,7 @@
 package messagelog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -29,6 +30,7 @@ func (l *Log) Range(ctx context.Context, first, last uint64, channels []Channel,
 		return err
 	}
 	defer reader.Stop()
+	handle = only(channels, handle)
 	for {
 		entry, err := reader.Next(ctx)
 		switch {
@@ -39,10 +41,7 @@ func (l *Log) Range(ctx context.Context, first, last uint64, channels []Channel,
 		case entry.Seq > last:
 			return nil
 		}
-		if of(channels, entry) {
-			err = handle(entry)
-		}
-		if err != nil || entry.Seq == last {
+		if err = handle(entry); err != nil || entry.Seq == last {
 			return err
 		}
 	}
@@ -82,6 +81,21 @@ func (l *Log) rangeRecords(ctx context.Context, first, last uint64, channels []C
 	}
 }
 
+// only gives handle those of the channels, each in memory of its own: a message that is kept would hold on to all of its record,
+// hundreds of KiB, and where few are chosen each may be of another one.
+func only(channels []Channel, handle func(Entry) error) func(Entry) error {
+	if len(channels) == 0 {
+		return handle
+	}
+	return func(e Entry) error {
+		if !of(channels, e) {
+			return nil
+		}
+		e.Data = bytes.Clone(e.Data)
+		return handle(e)
+	}
+}
+
 // of says whether a message is of one of the channels, or of any where none is given. One that cannot be read is of all of them:
 // whoever reads it says so.
 func of(channels []Channel, e Entry) bool {
@@ -102,12 +116,12 @@ func (l *Log) Follow(ctx context.Context, first uint64, channels []Channel, hand
 		return err
 	}
 	defer reader.Stop()
+	handle = only(channels, handle)
 	for {
 		entry, err := reader.Next(ctx)
 		switch {
-		case err == nil && of(channels, entry):
-			err = handle(entry)
 		case err == nil:
+			err = handle(entry)
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, ErrQuiet):

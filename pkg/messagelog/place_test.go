@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
@@ -272,5 +273,147 @@ func TestARecordThatIsNone(t *testing.T) {
 		})
 		require.ErrorIs(t, err, message.ErrNotAMessageBatch, name)
 		require.ErrorContains(t, err, "record 2 of MESSAGES_0", name)
+	}
+}
+
+// requireNothing asks a log that has no message in every way; the next one will be at a place.
+func (c *commits) requireNothing(next uint64) {
+	c.t.Helper()
+	bounds, err := c.log.Bounds(c.ctx)
+	require.NoError(c.t, err)
+	require.Equal(c.t, []uint64{next, next - 1}, []uint64{bounds.First, bounds.Last})
+	for _, hint := range []uint64{0, 1, c.record, c.record + 1} {
+		record, err := c.log.Locate(c.ctx, uint64(len(c.in)), hint)
+		require.NoError(c.t, err)
+		require.Equal(c.t, c.record+1, record, "hint %d", hint)
+		_, err = c.log.At(c.ctx, uint64(len(c.in)), hint)
+		require.ErrorIs(c.t, err, jetstream.ErrMsgNotFound)
+	}
+	for _, at := range []time.Time{c.start.Add(-time.Hour), c.at(1), c.start.Add(time.Hour)} {
+		place, err := c.log.SeekTime(c.ctx, at)
+		require.NoError(c.t, err)
+		require.Equal(c.t, next, place, at)
+	}
+	place, err := c.log.SeekMessageSeq(c.ctx, group("a"), 1)
+	require.NoError(c.t, err)
+	require.Equal(c.t, next, place)
+	last, err := c.log.LastMessageSeq(c.ctx, group("a"))
+	require.NoError(c.t, err)
+	require.Zero(c.t, last)
+	require.Empty(c.t, c.rangeOf(1, 100))
+}
+
+func TestRecordsWithoutMessagesAreALogOfNone(t *testing.T) {
+	t.Parallel()
+	c := newCommits(t)
+	c.requireNothing(1)
+	for range 3 {
+		c.write()
+	}
+	c.requireNothing(1)
+	c.write("a", "b")
+	for range 3 {
+		c.write()
+	}
+	c.requirePlaces(1)
+	require.NoError(t, c.stream.Purge(c.ctx, jetstream.WithPurgeSequence(5))) // what is left says which message is next
+	c.requireNothing(3)
+	require.NoError(t, c.stream.Purge(c.ctx))
+	c.requireNothing(1)
+}
+
+// The last message is deleted by hand, and an empty record behind it still counts it.
+func TestTheLastMessageIsDeletedBeforeAnEmptyRecord(t *testing.T) {
+	t.Parallel()
+	c := newCommits(t)
+	c.write("a", "a")
+	c.write("b", "b")
+	c.write()
+	require.NoError(t, c.stream.DeleteMsg(c.ctx, 2))
+	require.Equal(t, []uint64{1, 2}, c.rangeOf(1, 100))
+	for _, hint := range []uint64{0, 1, 2, 3} {
+		record, err := c.log.Locate(c.ctx, 3, hint)
+		require.NoError(t, err)
+		require.EqualValues(t, 3, record, "hint %d", hint)
+		_, err = c.log.At(c.ctx, 3, hint)
+		require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
+	}
+	for channel, last := range map[string]uint64{"a": 2, "b": 0} {
+		seq, err := c.log.LastMessageSeq(c.ctx, group(channel))
+		require.NoError(t, err)
+		require.Equal(t, last, seq, channel)
+	}
+}
+
+// A no_persist message has an ID and no place: where the last IDs of a commit are of such ones, a time that only they have reached is that of
+// the message behind the record.
+func TestTimesThatOnlyUnstoredMessagesReached(t *testing.T) {
+	t.Parallel()
+	c := newCommits(t)
+	c.write("a", "b")
+	encoded, err := (&message.Send{ChannelId: "a", ChannelType: 2}).MarshalVT()
+	require.NoError(t, err)
+	id := func(n int) message.ID { return message.MakeID(c.at(n).UnixMilli()-message.Epoch().UnixMilli(), 0, 0) }
+	batch := message.AppendBatchMessage(message.AppendBatchHead(nil, 3, id(5)), encoded, message.Identity{ID: id(3), Seq: 2, WALSeq: 2})
+	_, err = c.JetStream.Publish(c.ctx, topology.MessagesSubject(0), batch)
+	require.NoError(t, err)
+	for _, more := range []bool{false, true} { // at the end of the log, and within it
+		if more {
+			_, err := c.JetStream.Publish(c.ctx, topology.MessagesSubject(0), testkit.MessageBatch(4, message.AppendMessage(nil, encoded, message.Identity{ID: id(6), Seq: 3, WALSeq: 3})))
+			require.NoError(t, err)
+		}
+		for n, want := range map[int]uint64{2: 2, 3: 3, 4: 4, 5: 4, 6: 4} {
+			place, err := c.log.SeekTime(c.ctx, c.at(n))
+			require.NoError(t, err)
+			require.Equal(t, want, place, "second %d", n)
+		}
+	}
+}
+
+// A log grows while it is asked. What it had before is where it was.
+func TestRecordsThatComeMeanwhile(t *testing.T) {
+	t.Parallel()
+	const rounds = 10
+	c := newCommits(t)
+	for range 20 {
+		c.write("a", "b", "a")
+		c.write()
+	}
+	in, asked := append([]uint64(nil), c.in...), make(chan struct{})
+	last := len(in) - 1
+	go func() {
+		defer close(asked)
+		for round := range rounds {
+			for n := 1 + round; n <= last; n += rounds {
+				record, err := c.log.Locate(c.ctx, uint64(n), 0)
+				assert.NoError(t, err)
+				assert.Equal(t, in[n], record)
+				place, err := c.log.SeekTime(c.ctx, c.at(n))
+				assert.NoError(t, err)
+				assert.EqualValues(t, n, place)
+			}
+			place, err := c.log.SeekMessageSeq(c.ctx, group("a"), 3) // each record of three has two
+			assert.NoError(t, err)
+			assert.EqualValues(t, 4, place)
+			seq, err := c.log.LastMessageSeq(c.ctx, group("a"))
+			assert.NoError(t, err)
+			assert.GreaterOrEqual(t, seq, uint64(40))
+			var got []uint64
+			assert.NoError(t, c.log.Range(c.ctx, 2, uint64(last), nil, func(e messagelog.Entry) error {
+				got = append(got, e.Seq)
+				return nil
+			}))
+			assert.Equal(t, places(2, last), got)
+		}
+	}()
+	for {
+		select {
+		case <-asked:
+			require.Greater(t, len(c.in), len(in), "nothing came meanwhile")
+			return
+		default:
+			c.write("a", "b")
+			c.write()
+		}
 	}
 }

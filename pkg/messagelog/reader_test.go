@@ -25,22 +25,39 @@ type bundle struct {
 	log *messagelog.Log
 }
 
-// setup writes a message log of two channels by turns. It is some times as large as what a reader reads ahead.
+// setup writes a message log of two channels by turns, one message in a record. It is some times as large as what a reader reads ahead.
 func setup(t *testing.T) *bundle {
+	t.Helper()
+	return setupOf(t, 1)
+}
+
+// setupOf is setup with so many messages in a record and, where they are several, an empty record behind each.
+func setupOf(t *testing.T, each int) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	d := testkit.StartDeployment(t, 1)
 	clock, err := message.NewIDClock(0, 0)
 	require.NoError(t, err)
+	write := func(batch []byte) {
+		_, err := d.JetStream.PublishAsync(topology.MessagesSubject(0), batch, jetstream.WithStallWait(time.Minute))
+		require.NoError(t, err)
+	}
 	content := []byte(strings.Repeat("x", 4*int(d.NATS.MaxPayload())/records))
+	var record [][]byte
 	for n := 1; n <= records; n++ {
 		channel := fmt.Sprint("c", n%2)
 		encoded, err := (&message.Send{ChannelId: channel, ChannelType: 2, FromUid: "u", Payload: content}).MarshalVT()
 		require.NoError(t, err)
-		encoded = message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(time.Now().UnixMilli()), Seq: uint64(n+1) / 2, WALSeq: uint64(n)})
-		_, err = d.JetStream.PublishAsync(topology.MessagesSubject(0), testkit.MessageBatch(uint64(n), encoded), jetstream.WithStallWait(time.Minute))
-		require.NoError(t, err)
+		record = append(record, message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(time.Now().UnixMilli()), Seq: uint64(n+1) / 2, WALSeq: uint64(n)}))
+		if len(record) < each && n < records {
+			continue
+		}
+		write(testkit.MessageBatch(uint64(n+1-len(record)), record...))
+		record = nil
+		if each > 1 {
+			write(testkit.EmptyMessageBatch(uint64(n+1), clock.Last()))
+		}
 	}
 	select {
 	case <-d.JetStream.PublishAsyncComplete():
@@ -93,16 +110,19 @@ func TestAStalledReaderIsReplaced(t *testing.T) {
 	for name, c := range map[string]struct {
 		channels []messagelog.Channel
 		step     uint64
+		each     int
 	}{
-		"all channels": {nil, 1},
-		"one channel":  {[]messagelog.Channel{{ID: "c1", Type: 2}}, 2},
+		"all channels":                  {nil, 1, 1},
+		"one channel":                   {[]messagelog.Channel{{ID: "c1", Type: 2}}, 2, 1},
+		"all channels, within a record": {nil, 1, 7},
+		"one channel, within a record":  {[]messagelog.Channel{{ID: "c1", Type: 2}}, 2, 7},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := setup(t)
+			b := setupOf(t, c.each)
 			var got []uint64
 			require.NoError(t, b.log.Range(b.ctx, 1, records, c.channels, func(r messagelog.Entry) error {
-				if len(got) == 0 {
+				if len(got) == min(c.each-1, 2) {
 					b.stall(t)
 				}
 				got = append(got, r.Seq)
