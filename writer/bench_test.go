@@ -52,7 +52,8 @@ func benchRecords(b *testing.B, n int) [][]byte {
 	return records
 }
 
-// publishCommits writes a message log in records of a hundred messages, as the records' places in the write-ahead log say.
+// publishCommits writes a message log in records of a hundred messages, as group commits under load make them, and as the messages' places in
+// the write-ahead log say.
 func (b *bundle) publishCommits(messages [][]byte) {
 	for first := 0; first < len(messages); first += 100 {
 		b.publishBatch(0, testkit.MessageBatch(uint64(first+1), messages[first:min(first+100, len(messages))]...))

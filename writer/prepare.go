@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,13 +12,13 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
-// prepare brings position and stream together before reading, as reconcile decides, and gives the creation
-// time of the stream that is about to be read.
-func (r *runner) prepare(ctx context.Context) (time.Time, error) {
+// prepare brings position and stream together before reading, as reconcile decides, and gives the stream
+// that is about to be read, as it was then.
+func (r *runner) prepare(ctx context.Context) (streamState, error) {
 	for {
 		s, err := r.streamState(ctx)
 		if err != nil {
-			return time.Time{}, err
+			return streamState{}, err
 		}
 		todo := reconcile(r.position, s)
 		r.showLag(ctx, s)
@@ -27,11 +26,11 @@ func (r *runner) prepare(ctx context.Context) (time.Time, error) {
 			r.setStatus(stateBehind, errBehind)
 			r.logOnce(slog.LevelWarn, "waiting for the message log", fmt.Errorf("%w: done %d, last %d", errBehind, r.position.Done, s.last))
 			if err := lifecycle.Pause(ctx, r.timing.watch); err != nil {
-				return time.Time{}, err
+				return streamState{}, err
 			}
 			continue
 		}
-		return s.created, r.carryOut(ctx, todo, s)
+		return s, r.carryOut(ctx, todo, s)
 	}
 }
 

@@ -3,10 +3,14 @@ package writer
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
@@ -77,10 +81,92 @@ func TestARecordThatIsNoneStopsThePartition(t *testing.T) {
 	b.publish(1, 11, 20)
 	b.waitDone(1, 20)
 	require.NoError(t, stop())
+	all, err := Status(b.ctx, b.js, 2)
+	require.NoError(t, err, "one log that cannot be read hides no other partition")
+	require.Contains(t, all[0].Problem, want)
+	require.EqualValues(t, 200, all[0].Done)
+	require.EqualValues(t, 200, all[0].StreamLast)
+	require.EqualValues(t, 20, all[1].StreamLast)
+	require.Empty(t, all[1].Problem)
 	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
 	require.EqualValues(t, 220, rows)
 	require.EqualValues(t, 220, different)
 	require.Empty(t, b.deadLetters())
+}
+
+// spoken keeps what is logged.
+type spoken struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *spoken) Write(line []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(line)
+}
+
+func (s *spoken) count(part string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Count(s.text.String(), part)
+}
+
+// TestARecordThatIsNoneBetweenOthers: what is before it is inserted, what is behind it is not, and the partition is said to be paused, once, for as
+// long as it is there: a writer that is started anew finds the same. When a person has deleted it, the writer goes on and nothing is lost.
+func TestARecordThatIsNoneBetweenOthers(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	var log spoken
+	b.log = slog.New(slog.NewTextHandler(&log, nil))
+	cfg := b.full()
+	b.publishRecords(1, 60)
+	stop := b.start(b.service(cfg))
+	b.stopMerges(cfg)
+	b.waitDone(0, 60)
+	require.NoError(t, stop())
+	b.publishRecords(61, 100)
+	b.publishBatch(0, []byte("no batch"))
+	b.flush()
+	b.records++
+	foreign := b.records
+	want := fmt.Sprintf("record %d of MESSAGES_0: not an encoded MessageBatch", foreign)
+	b.publishRecords(101, 200)
+
+	s := b.service(cfg)
+	stop = b.start(s)
+	require.ErrorContains(t, b.waitStatus(s, 0, statePaused).problem, want)
+	b.waitRestarts(s, 5)
+	require.Equal(t, 1, log.count("level=ERROR"), "%s", log.text.String())
+	require.Zero(t, log.count("partition is being written again"))
+	require.ErrorContains(t, s.Check(), want)
+	require.NoError(t, stop())
+	require.EqualValues(t, 100, b.recorded(0).Done)
+
+	s = b.service(cfg)
+	stop = b.start(s)
+	require.ErrorContains(t, b.waitStatus(s, 0, statePaused).problem, want)
+	b.waitRestarts(s, 2)
+	b.requireEachOnce(cfg, 100)
+	require.NoError(t, b.stream(0).DeleteMsg(b.ctx, foreign))
+	p := b.waitDone(0, 200)
+	require.Zero(t, p.LostMessages)
+	b.waitStatus(s, 0, stateRunning)
+	require.NoError(t, s.Check())
+	require.NoError(t, stop())
+	b.requireEachOnce(cfg, 200)
+	require.Empty(t, b.deadLetters())
+}
+
+// waitRestarts waits until partition 0 has been read anew so many times.
+func (b *bundle) waitRestarts(s *Service, n int) {
+	b.t.Helper()
+	testkit.WaitFor(b.t, time.Minute, "the partition to be read anew", func(context.Context) error {
+		if have := valueOf(b.t, s.metrics.partitions[0].restarts); have < float64(n) {
+			return fmt.Errorf("%v times", have)
+		}
+		return nil
+	})
 }
 
 // TestAllRecordsAreGone: how much is lost is known when the log goes on, and not before; until then nothing is made up.
@@ -98,7 +184,8 @@ func TestAllRecordsAreGone(t *testing.T) {
 
 	s = b.service(cfg)
 	stop = b.start(s)
-	testkit.WaitFor(t, time.Minute, "the writer to be ready", func(context.Context) error { return s.Check() })
+	b.waitStatus(s, 0, stateRunning)
+	require.NoError(t, s.Check())
 	all, err := Status(b.ctx, b.js, 1)
 	require.NoError(t, err)
 	require.EqualValues(t, 200, all[0].StreamLast)
@@ -114,6 +201,97 @@ func TestAllRecordsAreGone(t *testing.T) {
 	require.EqualValues(t, 250, rows)
 	require.EqualValues(t, 250, different)
 	require.Len(t, b.deadLetters(), 1)
+}
+
+// TestPendingRangeOfALogThatIsGone: whether a range was inserted of which the log has nothing left is found out when the log goes on. Until then the
+// writer is ready: where it is one process with the ingest, nothing would come otherwise.
+func TestPendingRangeOfALogThatIsGone(t *testing.T) {
+	t.Parallel()
+	for _, inserted := range []bool{true, false} {
+		t.Run(fmt.Sprintf("inserted=%t", inserted), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, 1)
+			cfg := b.full()
+			full := cfg
+			full.FlushRowsMax, full.FlushInterval, full.WriterStopTimeout = 60, time.Minute, 10*time.Millisecond
+			b.publishRecords(1, 200)
+			s := b.service(full)
+			f := newFaults(stepInsert, inserted, true, 1)
+			f.inject(s)
+			stop := b.start(s)
+			b.stopMerges(cfg)
+			<-f.hit
+			require.NoError(t, stop())
+			before := b.recorded(0)
+			require.Equal(t, seqRange{61, 120}, before.Pending.seqRange)
+			require.NoError(t, b.stream(0).Purge(b.ctx))
+
+			s = b.service(cfg)
+			stop = b.start(s)
+			b.waitStatus(s, 0, stateRunning)
+			require.NoError(t, s.Check())
+			now := b.recorded(0)
+			require.Equal(t, before.Pending, now.Pending)
+			require.Zero(t, now.LostMessages)
+			b.publishRecords(201, 250)
+			p := b.waitDone(0, 250)
+			require.NoError(t, stop())
+			lost := seqRange{61, 200}
+			if inserted {
+				lost.First = 121
+			}
+			require.Equal(t, []seqRange{lost}, p.Lost)
+			rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+			require.Equal(t, 250-lost.count(), rows)
+			require.Equal(t, 250-lost.count(), different)
+		})
+	}
+}
+
+// TestNothingWasReadAndAllRecordsAreGone: a writer that has no position yet counts from the first message that there ever was.
+func TestNothingWasReadAndAllRecordsAreGone(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	b.publishRecords(1, 180)
+	require.NoError(t, b.stream(0).Purge(b.ctx))
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.waitStatus(s, 0, stateRunning)
+	require.NoError(t, s.Check())
+	require.Zero(t, b.recorded(0).LostMessages)
+	b.publishRecords(181, 181)
+	p := b.waitDone(0, 181)
+	require.Equal(t, []seqRange{{1, 180}}, p.Lost)
+	require.NoError(t, stop())
+	rows, _ := openTable(t, cfg.ClickHouseDSN).counts(false)
+	require.EqualValues(t, 1, rows)
+}
+
+// TestOnlyEmptyRecordsAreLeft: they still say at which message the log goes on, so what is lost is counted at once.
+func TestOnlyEmptyRecordsAreLeft(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	b.publishBatch(0, b.batch(1, 1, 40))
+	b.publishBatch(0, b.batch(2, 41, 0))
+	b.publishBatch(0, b.batch(3, 41, 0))
+	b.flush()
+	require.NoError(t, b.stream(0).Purge(b.ctx, jetstream.WithPurgeSequence(2)))
+	s := b.service(cfg)
+	stop := b.start(s)
+	p := b.waitDone(0, 40)
+	require.Equal(t, []seqRange{{1, 40}}, p.Lost)
+	b.waitStatus(s, 0, stateRunning)
+	b.publishBatch(0, b.batch(4, 41, 10))
+	b.flush()
+	p = b.waitDone(0, 50)
+	require.EqualValues(t, 40, p.LostMessages)
+	require.EqualValues(t, 4, p.DoneRecord)
+	require.NoError(t, stop())
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	require.EqualValues(t, 10, rows)
+	require.EqualValues(t, 10, different)
 }
 
 // TestPoisonWithinARecord: of a record of many only the row that is refused becomes a dead letter.
@@ -174,4 +352,50 @@ func TestRecordsAreDerivedAgain(t *testing.T) {
 	require.NoError(t, stop())
 	b.requireEachOnce(cfg, 300)
 	require.Empty(t, b.deadLetters())
+}
+
+// TestTheTailIsLostWithinARange: a writer died while it inserted a range that ends within a record, and the log lost its tail from before that range
+// on. Its successor waits until all of the range is there again, and not just its first record.
+func TestTheTailIsLostWithinARange(t *testing.T) {
+	t.Parallel()
+	for _, inserted := range []bool{true, false} {
+		t.Run(fmt.Sprintf("inserted=%t", inserted), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, 1)
+			cfg := b.full()
+			full := cfg
+			full.FlushRowsMax, full.FlushInterval, full.WriterStopTimeout = 100, time.Minute, 10*time.Millisecond
+			records := [][]byte{b.batch(1, 1, 130), b.batch(2, 131, 0), b.batch(3, 131, 30), b.batch(4, 161, 120)}
+			put := func(records ...[]byte) {
+				for _, record := range records {
+					b.publishBatch(0, record)
+				}
+				b.flush()
+			}
+			put(records...)
+			s := b.service(full)
+			f := newFaults(stepInsert, inserted, true, 1)
+			f.inject(s)
+			stop := b.start(s)
+			b.stopMerges(cfg)
+			<-f.hit
+			require.NoError(t, stop())
+			require.Equal(t, seqRange{101, 200}, b.recorded(0).Pending.seqRange) // from the first record into the fourth
+
+			b.recreate(0)
+			put(records[0])
+			s = b.service(cfg)
+			stop = b.start(s)
+			b.waitStatus(s, 0, stateBehind)
+			put(records[1:3]...)
+			b.waitStatus(s, 0, stateBehind)
+			put(records[3])
+			p := b.waitDone(0, 280)
+			require.NoError(t, stop())
+			require.Zero(t, p.LostMessages)
+			require.EqualValues(t, 4, p.DoneRecord)
+			b.requireEachOnce(cfg, 280)
+			require.Empty(t, b.deadLetters())
+		})
+	}
 }

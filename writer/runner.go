@@ -175,7 +175,7 @@ func (r *runner) session(ctx, work context.Context) error {
 	}
 	r.unsaved = false
 	r.show()
-	created, err := r.prepare(ctx)
+	stream, err := r.prepare(ctx)
 	if err != nil {
 		return err
 	}
@@ -195,14 +195,19 @@ func (r *runner) session(ctx, work context.Context) error {
 		return err
 	}
 	defer stop()
-	if err := r.unchanged(ctx, created); err != nil {
+	if err := r.unchanged(ctx, stream.created); err != nil {
 		return err
+	}
+	if stream.gone {
+		// What became of a pending range is only found out when the log goes on. In one process with the ingest it
+		// would not, if the writer were not ready until then.
+		r.well()
 	}
 	watching, unwatch := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() { // ends with the session
 		defer close(watched)
-		r.watch(watching, g, created)
+		r.watch(watching, g, stream.created)
 	}()
 	defer func() {
 		unwatch()

@@ -3,6 +3,7 @@ package writer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -90,12 +92,16 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, records bucket
 		return s, err
 	}
 	bounds, err := log.Bounds(ctx)
-	if err != nil {
+	foreign := errors.Is(err, message.ErrNotAMessageBatch)
+	if err != nil && !foreign {
 		return s, err
 	}
 	s.StreamLast = bounds.Last
-	if bounds.Gone {
+	if bounds.Gone || foreign { // where it ends cannot be told
 		s.StreamLast = s.Done
+	}
+	if foreign && s.Problem == "" { // the other partitions are shown all the same
+		s.Problem = err.Error()
 	}
 	s.Lag = s.StreamLast - min(s.Done, s.StreamLast)
 	return s, nil

@@ -96,7 +96,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		"hole in the log": {func(b *bundle) {
 			stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
 			require.NoError(b.t, err)
-			require.NoError(b.t, stream.DeleteMsg(b.ctx, 77))
+			require.NoError(b.t, stream.DeleteMsg(b.ctx, 4))
 		}, "there is a row of message 77, which the message log does not have", false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 				if c.full && schema != clickhouse.SchemaFull {
 					return // it cannot be planted, or the schema makes no promise
 				}
-				b.publish(1, 200, 0)
+				b.publishCommits(1, 200, 1, 0, 75, 3, 100) // the fourth has messages 77 to 79
 				b.write(200)
 				differences, _ := b.compare()
 				require.Empty(t, differences)
@@ -131,13 +131,40 @@ func TestRowsOfNoPartition(t *testing.T) {
 	require.ErrorContains(t, whole.Err(), "1 rows are of partition 9")
 }
 
+// Of a log that has lost its first record, or one within, as many messages are left out as the record had.
+func TestRecordsOfManyAreGone(t *testing.T) {
+	t.Parallel()
+	variants(t, func(t *testing.T, b *bundle, _ clickhouse.Schema) {
+		b.publishCommits(1, 1000, 40, 0, 0, 130, 7)
+		b.write(1000)
+		stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
+		require.NoError(t, err)
+		require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(2))) // it begins with empty records now
+		differences, got := b.compare()
+		require.Empty(t, differences)
+		require.Equal(t, audit.Compared{First: 41, Last: 1000, Rows: 960, OldRows: 40}, got)
+
+		require.NoError(t, stream.DeleteMsg(b.ctx, 10)) // messages 348 to 354
+		differences, got = b.compare()
+		require.EqualValues(t, 7, got.Foreign)
+		require.Len(t, differences, 7)
+		require.Contains(t, differences[0], "there is a row of message 348, which the message log does not have")
+		require.Contains(t, differences[6], "there is a row of message 354, which")
+
+		require.NoError(t, stream.Purge(b.ctx))
+		differences, got = b.compare()
+		require.Empty(t, differences)
+		require.Equal(t, audit.Compared{First: 1001, Last: 1000, OldRows: 1000}, got)
+	})
+}
+
 // A dead letter explains that there is no row.
 func TestDeadLettersExplain(t *testing.T) {
 	t.Parallel()
 	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
 	require.NoError(t, b.client.Migrate(b.ctx))
 	b.exec("ALTER TABLE " + b.table + " ADD CONSTRAINT no_seven CHECK client_msg_no != '7'")
-	b.publish(1, 20, 0)
+	b.publishCommits(1, 20, 6, 0, 5)
 	b.publishRecord([]byte("not a message"))
 	<-b.js.PublishAsyncComplete()
 	b.write(21)

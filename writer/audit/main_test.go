@@ -42,6 +42,7 @@ type bundle struct {
 	ids    message.IDClock
 
 	published uint64 // messages in the log
+	commits   uint64 // records in the log
 }
 
 func setup(t testing.TB, dsn string, schema clickhouse.Schema) *bundle {
@@ -82,26 +83,55 @@ func variants(t *testing.T, test func(t *testing.T, b *bundle, schema clickhouse
 	})
 }
 
-// publish appends messages first to last, as the sequencer would. Every tenth expires after so many seconds.
+// publish appends messages first to last, as the sequencer would, each in a record of its own. Every tenth expires after so many seconds.
 func (b *bundle) publish(first, last int, expire uint32) {
 	b.t.Helper()
 	for n := first; n <= last; n++ {
-		send := &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(n), Payload: fmt.Appendf(nil, "payload %d", n)}
-		if n%10 == 0 {
-			send.Expire = expire
-		}
-		encoded, err := send.MarshalVT()
-		require.NoError(b.t, err)
-		b.publishRecord(message.AppendMessage(nil, encoded, message.Identity{ID: b.ids.Next(time.Now().UnixMilli()), Seq: uint64(n), WALSeq: uint64(n)}))
+		b.publishRecord(b.encode(n, 0, expire))
 	}
 	<-b.js.PublishAsyncComplete()
 }
 
-// publishRecord appends a record of one message.
-func (b *bundle) publishRecord(encoded []byte) {
+// encode makes message n, for a place in the record that comes next.
+func (b *bundle) encode(n, place int, expire uint32) []byte {
 	b.t.Helper()
-	b.published++
-	_, err := b.js.PublishAsync(topology.MessagesSubject(0), testkit.MessageBatch(b.published, encoded), jetstream.WithStallWait(time.Minute))
+	send := &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(n), Payload: fmt.Appendf(nil, "payload %d", n)}
+	if n%10 == 0 {
+		send.Expire = expire
+	}
+	encoded, err := send.MarshalVT()
+	require.NoError(b.t, err)
+	return message.AppendMessage(nil, encoded, message.Identity{
+		ID: b.ids.Next(time.Now().UnixMilli()), Seq: uint64(n), WALSeq: b.commits + 1, WALIndex: uint32(place),
+	})
+}
+
+// publishCommits appends messages first to last in records of so many, over and over, as group commits make them.
+func (b *bundle) publishCommits(first, last int, sizes ...int) {
+	b.t.Helper()
+	for n := first; n <= last; {
+		size := min(sizes[0], last-n+1)
+		sizes = append(sizes[1:], sizes[0])
+		encoded := make([][]byte, size)
+		for i := range encoded {
+			encoded[i] = b.encode(n+i, i, 0)
+		}
+		b.publishRecord(encoded...)
+		n += size
+	}
+	<-b.js.PublishAsyncComplete()
+}
+
+// publishRecord appends a record of messages, or of none.
+func (b *bundle) publishRecord(encoded ...[]byte) {
+	b.t.Helper()
+	batch := testkit.MessageBatch(b.published+1, encoded...)
+	if len(encoded) == 0 {
+		batch = testkit.EmptyMessageBatch(b.published+1, b.ids.Last())
+	}
+	b.published += uint64(len(encoded))
+	b.commits++
+	_, err := b.js.PublishAsync(topology.MessagesSubject(0), batch, jetstream.WithStallWait(time.Minute))
 	require.NoError(b.t, err)
 }
 

@@ -19,7 +19,8 @@ import (
 // How far one question looks into the logs. Records are group commits.
 const (
 	recordsMax    = 1024     // of the message log
-	bytesMax      = 32 << 20 // of the records of one log
+	bytesMax      = 32 << 20 // of the records of one log, and what is left of a block
+	blockRecords  = 32       // of the message log, which is read back from its end
 	walRecordsMax = 64       // of the write-ahead log
 )
 
@@ -89,7 +90,7 @@ func (w *wantedMessage) in(r record) (found *message.Message) {
 	return found
 }
 
-// findMessage looks for the latest wanted message behind what the writer has done. complete says that all of them were looked at.
+// findMessage looks for the latest wanted message behind what the writer has done. complete says that all were looked at that could be it.
 func (l *logs) findMessage(ctx context.Context, partition int, progress writer.Progress, end messagesEnd, wanted wantedMessage) (found *message.Message, complete bool, err error) {
 	first := uint64(1)
 	if progress.StreamCreated.Equal(end.created) { // else it is of a stream that is gone
@@ -99,17 +100,27 @@ func (l *logs) findMessage(ctx context.Context, partition int, progress writer.P
 		return nil, true, nil
 	}
 	// Who asks has mostly just sent it, so the newest records are those that are looked at.
-	from := max(first, end.seq-min(end.seq, recordsMax)+1)
-	complete, err = l.each(ctx, topology.MessagesStream(partition), topology.MessagesSubject(partition), from, end.seq, recordsMax, func(r record) error {
-		if m := wanted.in(r); m != nil {
-			found = m
+	oldest := max(first, end.seq-min(end.seq, recordsMax)+1)
+	complete, size, from := true, 0, end.seq+1
+	for found == nil && from > oldest && size < bytesMax {
+		last := from - 1
+		from = max(oldest, last-min(last, blockRecords)+1)
+		through, err := l.each(ctx, topology.MessagesStream(partition), topology.MessagesSubject(partition), from, last, int(last-from+1), func(r record) error {
+			size += len(r.data)
+			if m := wanted.in(r); m != nil {
+				found = m
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, false, err
 		}
-		return nil
-	})
-	if found == nil && err == nil && !complete {
+		complete = complete && through
+	}
+	if found == nil && !complete {
 		found = wanted.in(end.record)
 	}
-	return found, complete && from == first, err
+	return found, complete && (from == first || found != nil), nil
 }
 
 // findSend looks for a wanted send in the write-ahead log behind the end of the message log. complete says that all of them were looked at.

@@ -170,6 +170,60 @@ func TestStatusFarBehind(t *testing.T) {
 	require.False(t, *g.Complete)
 }
 
+// Records are large where many send: far fewer of them are looked at then, and those are the newest, since who asks has mostly just sent it.
+func TestStatusFarBehindLargeRecords(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	const records, each, payload = 96, 8, 64 << 10 // 48 MiB
+	seq := 0
+	for n := range records {
+		var batch []*message.Message
+		for range each {
+			seq++
+			m := from(seq, fmt.Sprintf("n%d-%d", n, len(batch)))
+			m.Payload, m.WalSeq = make([]byte, payload), uint64(n+1)
+			batch = append(batch, m)
+		}
+		b.publish(batch...)
+	}
+	for _, record := range []int{records - 1, records - 2, records - 10} {
+		for _, place := range []int{0, each - 1} {
+			b.requireState(stateAccepted, uint64(record*each+place+1), fmt.Sprintf("n%d-%d", record, place))
+		}
+	}
+	for _, no := range []string{"n0-0", "other"} {
+		g := b.status(no)
+		require.Equal(t, stateUnknown, g.State)
+		require.False(t, *g.Complete)
+	}
+	b.recordIn(uint64(seq-10*each), records-10, b.streamCreated())
+	b.requireState(stateUnknown, 0, "other")
+}
+
+// The writer is within a record: of what it has passed nothing is looked for, of the rest everything.
+func TestStatusWithinARecord(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	b.publish(from(1, "a"), from(2, "b"))
+	b.publish()
+	b.publish(from(3, "dead letter"), from(4, "last"), from(5, "next"))
+	b.publish(from(6, "behind"))
+	for _, record := range []uint64{0, 3} { // not noted, noted
+		b.recordIn(4, record, b.streamCreated())
+		for _, no := range []string{"a", "dead letter", "last"} {
+			b.requireState(stateUnknown, 0, no)
+		}
+		b.requireState(stateAccepted, 5, "next")
+		b.requireState(stateAccepted, 6, "behind")
+	}
+
+	// Of two with the same key the latest counts, wherever it is.
+	b.publish(from(7, "twice"), from(8, "x"), from(9, "twice"))
+	b.requireState(stateAccepted, 9, "twice")
+	b.publish(from(10, "twice"))
+	b.requireState(stateAccepted, 10, "twice")
+}
+
 func TestStatusRefuses(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
