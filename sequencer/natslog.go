@@ -166,18 +166,7 @@ func (l *natsLogs) OutputTail(ctx context.Context) (runner.Tail, error) {
 }
 
 func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {
-	consumer, err := l.js.OrderedConsumer(ctx, topology.WALStream(l.partition), jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:   from,
-		// The consumer that takes a lost one's place may be given to the server that was
-		// just lost, and asking for it again never ends, whatever Next's context says.
-		// After an error the partition reads through a new one.
-		MaxResetAttempts: 1,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
-	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(readAheadRecords, readAheadBytes))
+	messages, err := broker.ReadOrdered(ctx, l.js, topology.WALStream(l.partition), from, jetstream.PullMaxMessagesWithBytesLimit(readAheadRecords, readAheadBytes))
 	if err != nil {
 		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
 	}
@@ -185,7 +174,7 @@ func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, err
 }
 
 type natsReader struct {
-	messages jetstream.MessagesContext
+	messages *broker.OrderedReader
 	traced   bool
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
@@ -31,7 +32,7 @@ var ErrQuiet = errors.New("the message log has nothing more at the moment")
 type Reader struct {
 	log      *Log
 	next     uint64 // the stream sequence to go on with
-	messages jetstream.MessagesContext
+	messages *broker.OrderedReader
 	broken   bool // the consumer is; the next call makes another
 	patience time.Duration
 
@@ -78,18 +79,9 @@ func (l *Log) ReadRecords(ctx context.Context, first uint64) (*Reader, error) {
 	return r, nil
 }
 
-func (r *Reader) consume(ctx context.Context) (jetstream.MessagesContext, error) {
-	consumer, err := r.log.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:   r.next,
-		// Next makes a consumer that was lost anew. It would try for ever, and not see that its context ends.
-		MaxResetAttempts: 1,
-	})
-	if err != nil {
-		return nil, r.failed(err)
-	}
+func (r *Reader) consume(ctx context.Context) (*broker.OrderedReader, error) {
 	bytesMax := int(r.log.js.Conn().MaxPayload()) + prefetchSlackBytes
-	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(prefetchRecords, bytesMax))
+	messages, err := broker.ReadOrdered(ctx, r.log.js, r.log.name(), r.next, jetstream.PullMaxMessagesWithBytesLimit(prefetchRecords, bytesMax))
 	if err != nil {
 		return nil, r.failed(err)
 	}

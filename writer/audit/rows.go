@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -173,11 +174,7 @@ func (a *Auditor) readLetters(ctx context.Context) error {
 		a.letters = letters
 		return nil
 	}
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first})
-	if err != nil {
-		return fmt.Errorf("read the dead letters: %w", err)
-	}
-	messages, err := consumer.Messages()
+	messages, err := broker.ReadOrdered(ctx, a.js, topology.DeadLettersStream, first)
 	if err != nil {
 		return fmt.Errorf("read the dead letters: %w", err)
 	}
