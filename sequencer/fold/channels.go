@@ -43,16 +43,15 @@ func newChannelTable() channelTable {
 
 func (t *channelTable) len() int { return t.entries.len() }
 
-// next gives the channel's next sequence number.
-func (t *channelTable) next(channelType message.ChannelType, name []byte) uint64 {
-	e := t.find(channelType, name)
+// next gives the next sequence number of a channel, whose hash is given.
+func (t *channelTable) next(hash uint64, channelType message.ChannelType, name []byte) uint64 {
+	e := t.find(hash, channelType, name)
 	e.seq++
 	return e.seq
 }
 
 // find returns the channel's entry, made with sequence 0 where there is none.
-func (t *channelTable) find(channelType message.ChannelType, name []byte) *channelEntry {
-	hash := t.hash(channelType, name)
+func (t *channelTable) find(hash uint64, channelType message.ChannelType, name []byte) *channelEntry {
 	mask := uint64(len(t.index) - 1)
 	tag := uint32(hash >> 32)
 	slot := hash & mask
@@ -72,6 +71,15 @@ func (t *channelTable) find(channelType message.ChannelType, name []byte) *chann
 		t.reindex(len(t.index) * 2)
 	}
 	return t.entries.at(pos)
+}
+
+// likely is the entry (position + 1) in the slot where a hash's search begins; 0 where there is none, or only that of another.
+func (t *channelTable) likely(hash uint64) uint32 {
+	slot := t.index[hash&uint64(len(t.index)-1)]
+	if slot.tag != uint32(hash>>32) {
+		return 0
+	}
+	return slot.entry
 }
 
 func (t *channelTable) hash(channelType message.ChannelType, name []byte) uint64 {

@@ -192,7 +192,7 @@ func (d *decoder) channels(t *channelTable) {
 		if d.err != nil {
 			return
 		}
-		e := t.find(message.ChannelType(channelType), name)
+		e := t.find(t.hash(message.ChannelType(channelType), name), message.ChannelType(channelType), name)
 		if e.seq != 0 || seq == 0 {
 			d.fail("channel %q: sequence %d after %d", name, seq, e.seq)
 			return

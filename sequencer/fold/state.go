@@ -61,6 +61,9 @@ type State struct {
 	output   uint64
 	channels channelTable
 	window   window
+
+	ahead [aheadMax]lookup // of the sends that are next
+	read  uint64
 }
 
 // New is the state before the first record.
@@ -107,8 +110,12 @@ func (s *State) Fold(r Record, effects []Effect) ([]Effect, error) {
 		return effects[:start], fmt.Errorf("%w %d: %w", ErrMalformed, r.Seq, err)
 	}
 	s.forgetExpired()
-	for i := range effects[start:] {
-		s.apply(&effects[start+i], uint32(i))
+	for done := start; done < len(effects); done += aheadMax {
+		next := effects[done:min(done+aheadMax, len(effects))]
+		s.lookAhead(next)
+		for i := range next {
+			s.apply(&next[i], &s.ahead[i], uint32(done-start+i))
+		}
 	}
 	return effects, nil
 }
@@ -138,39 +145,41 @@ func read(batch []byte, effects []Effect) ([]Effect, error) {
 // clock had to borrow.
 func (s *State) forgetExpired() {
 	horizon := s.nowMilli - s.params.DedupWindow.Milliseconds()
-	for s.window.len() > 0 && s.window.oldest().id.UnixMilli() < horizon {
+	for n := 0; s.window.len() > 0 && s.window.oldest().id.UnixMilli() < horizon; n++ {
+		if n%aheadMax == 0 {
+			s.read += s.window.readOldest(aheadMax)
+		}
 		s.window.evict()
 	}
 }
 
-func (s *State) apply(e *Effect, index uint32) {
+func (s *State) apply(e *Effect, at *lookup, index uint32) {
 	if len(e.View.ClientMsgNo) == 0 { // ingest always sets one; another publisher may not
-		s.accept(e, index)
+		s.accept(e, at, index)
 		return
 	}
-	key, content := s.window.keyOf(&e.View), contentOf(e.Send)
-	if earlier := s.window.find(key); earlier != nil {
+	if earlier := s.window.find(at.key); earlier != nil {
 		e.Outcome = message.Outcome_OUTCOME_DUPLICATE
-		if earlier.content != content {
+		if earlier.content != at.content {
 			e.Outcome = message.Outcome_OUTCOME_CONFLICT
 		}
 		e.Identity.ID, e.Identity.Seq = earlier.id, earlier.seq
 		return
 	}
-	s.accept(e, index)
+	s.accept(e, at, index)
 	if s.window.len() == s.params.DedupEntriesMax {
 		s.window.evict()
 	}
-	s.window.add(windowEntry{key: key, content: content, id: e.Identity.ID, seq: e.Identity.Seq})
+	s.window.add(windowEntry{key: at.key, content: at.content, id: e.Identity.ID, seq: e.Identity.Seq})
 }
 
-func (s *State) accept(e *Effect, index uint32) {
+func (s *State) accept(e *Effect, at *lookup, index uint32) {
 	e.Outcome = message.Outcome_OUTCOME_ACCEPTED
 	e.Identity = message.Identity{ID: s.clock.Next(s.nowMilli), WALSeq: s.walSeq, WALIndex: index}
 	if e.View.NoPersist {
 		return
 	}
-	e.Identity.Seq = s.channels.next(e.View.ChannelType, e.View.ChannelID)
+	e.Identity.Seq = s.channels.next(at.channel, e.View.ChannelType, e.View.ChannelID)
 	s.output++
 	e.Output = s.output
 }

@@ -69,10 +69,13 @@ func contentOf(encodedSend []byte) uint64 {
 	return binary.LittleEndian.Uint64(sum[:8])
 }
 
+// slot is where the search for a key begins.
+func (w *window) slot(key [2]uint64) uint32 { return uint32(key[0]) & uint32(len(w.index)-1) }
+
 // find returns the entry of a key, nil if there is none.
 func (w *window) find(key [2]uint64) *windowEntry {
 	mask, hash := uint32(len(w.index)-1), uint32(key[0])
-	for i := hash & mask; w.index[i].pos != 0; i = (i + 1) & mask {
+	for i := w.slot(key); w.index[i].pos != 0; i = (i + 1) & mask {
 		if w.index[i].hash != hash {
 			continue
 		}
@@ -96,6 +99,15 @@ func (w *window) add(e windowEntry) {
 func (w *window) evict() {
 	w.deleteIndex(w.entries.first)
 	w.entries.dropFirst()
+}
+
+// readOldest reads the slots of so many of the oldest entries, where evict will look for them; see lookAhead.
+func (w *window) readOldest(n int) (read uint64) {
+	for pos := w.entries.first; n > 0 && pos < w.entries.next; pos++ {
+		read += uint64(w.index[w.slot(w.entries.at(pos).key)].pos)
+		n--
+	}
+	return read
 }
 
 func (w *window) oldest() *windowEntry { return w.entries.at(w.entries.first) }
