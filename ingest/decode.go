@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"encoding/base64"
 	"errors"
 	"strconv"
 	"unicode/utf8"
@@ -26,7 +25,12 @@ const subscribersMax = 10_000
 //
 // A key that stands there twice counts once: the last value wins, null included,
 // which means absent; but a wrong type is wrong wherever it stands.
-func (r *request) decode() problem { return r.decodeWith(r.object) }
+func (r *request) decode() problem {
+	if r.quick() {
+		return problem{}
+	}
+	return r.decodeWith(r.object)
+}
 
 // decodeWith checks that the body is one JSON object, which object reads.
 func (r *request) decodeWith(object func(d *jx.Decoder) error) problem {
@@ -190,8 +194,7 @@ func (r *request) integer(d *jx.Decoder, f field, dst *int64) error {
 	return nil
 }
 
-// base64 reads the payload into r.payload. As for encoding/json, line breaks in it
-// are passed over.
+// base64 reads the payload into r.payload.
 func (r *request) base64(d *jx.Decoder) error {
 	f := &r.fields
 	f.given.remove(fieldPayload)
@@ -212,14 +215,7 @@ func (r *request) base64(d *jx.Decoder) error {
 		r.bad(fieldPayload, unpairedSurrogate)
 		return nil
 	}
-	most := base64.StdEncoding.DecodedLen(len(text))
-	if cap(r.payload) < most {
-		r.payload = make([]byte, most)
-	}
-	if n, wrong := base64.StdEncoding.Decode(r.payload[:most], text); wrong == nil {
-		f.given.add(fieldPayload)
-		f.payload = r.payload[:n]
-	} else {
+	if !r.decodePayload(text) {
 		r.bad(fieldPayload, "must be in standard base64 with padding")
 	}
 	return nil

@@ -28,6 +28,7 @@ func decoded(pool *requestPool, body []byte) (*request, problem) {
 // compare holds the decoder and the validation against the reference. See decode for
 // where they may differ.
 func compare(t require.TestingT, pool *requestPool, body []byte) {
+	compareQuick(t, pool, body)
 	r, p := decoded(pool, body)
 	defer pool.put(r)
 	require.NotEqual(t, outcomeInternal, p.outcome)
@@ -54,6 +55,26 @@ func compare(t require.TestingT, pool *requestPool, body []byte) {
 	}
 	require.Equal(t, outcomeInvalidRequest.spec().code, strings.Replace(p.outcome.spec().code, "too_large", "invalid_request", 1), p.msg)
 	require.ElementsMatch(t, bad, strings.Split(p.field, ","), p.msg)
+}
+
+// compareQuick holds the quick reading against the decoder, and says whether it takes the body.
+func compareQuick(t require.TestingT, pool *requestPool, body []byte) bool {
+	quick, slow := pool.get(), pool.get()
+	defer pool.put(quick)
+	defer pool.put(slow)
+	quick.body, slow.body = append(quick.body, body...), append(slow.body, body...)
+	before := quick.fields
+	if !quick.quick() {
+		require.Equal(t, before, quick.fields)
+		return false
+	}
+	require.True(t, slow.decodeWith(slow.object).ok())
+	require.Empty(t, slow.issues)
+	require.Empty(t, slow.fields.subscribers)
+	require.Empty(t, quick.fields.subscribers)
+	slow.fields.subscribers, quick.fields.subscribers = nil, nil // the pool's or none
+	require.Equal(t, slow.fields, quick.fields)
+	return true
 }
 
 // excused says whether a refusal is one that encoding/json does not make.

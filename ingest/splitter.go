@@ -52,7 +52,7 @@ func (s *splitter) close() {
 // begin reads as far as the first item, to see whether it stands in an array.
 func (s *splitter) begin() problem {
 	for {
-		rest := bytes.TrimLeft(s.buf[s.at:], " \t\r\n")
+		rest := trimLeft(s.buf[s.at:])
 		s.at = len(s.buf) - len(rest)
 		switch {
 		case len(rest) > 0:
@@ -239,6 +239,3 @@ func (s *splitter) reserve(bytes int) bool {
 	s.reserved += int64(bytes)
 	return true
 }
-
-// trimSpace cuts off what JSON knows as white space.
-func trimSpace(b []byte) []byte { return bytes.Trim(b, " \t\r\n") }

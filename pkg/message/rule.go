@@ -62,17 +62,30 @@ func ChannelIDRule(id string, channelType ChannelType) string {
 		return isRequired
 	case sides == 1 && len(id) > ChannelIDBytesMax:
 		return LengthRule(id, ChannelIDBytesMax)
+	case isPlain(id): // as nearly all are, and then it breaks none of the next three
 	case HasControl(id):
 		return hasControls
 	case hasSpace(id):
 		return "must not hold white space"
 	case strings.ContainsAny(id, "#&") || channelType != ChannelPerson && strings.Contains(id, "@"):
 		return "must not hold '@', '#' or '&'"
-	case strings.HasSuffix(id, CommandSuffix):
-		return "must not end in " + CommandSuffix + "; a command is sent with header.sync_once=1 to the channel itself"
-	default:
-		return ""
 	}
+	if strings.HasSuffix(id, CommandSuffix) {
+		return "must not end in " + CommandSuffix + "; a command is sent with header.sync_once=1 to the channel itself"
+	}
+	return ""
+}
+
+// isPlain says whether a name is of ASCII letters, digits, '-', '_', '.' and ':' alone.
+func isPlain(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', '-' <= c && c <= ':' && c != '/', 'A' <= c && c <= 'Z', c == '_':
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // LengthRule says that a text is longer than it may be; it is empty where it is not. See UIDRule.

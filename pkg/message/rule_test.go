@@ -58,3 +58,22 @@ func TestChannelIDRule(t *testing.T) {
 		require.Equal(t, row.rule, message.ChannelIDRule(row.id, row.kind), "%q of type %d", row.id, row.kind)
 	}
 }
+
+// Each ASCII character of a channel_id has its rule, in whatever place.
+func TestChannelIDCharacters(t *testing.T) {
+	t.Parallel()
+	for c := range 0x80 {
+		for _, kind := range []message.ChannelType{message.ChannelGroup, message.ChannelPerson} {
+			rule := ""
+			switch at := kind == message.ChannelGroup && c == '@'; {
+			case c < ' ' || c == 0x7f:
+				rule = "must not hold control characters"
+			case c == ' ':
+				rule = "must not hold white space"
+			case c == '#' || c == '&' || at:
+				rule = "must not hold '@', '#' or '&'"
+			}
+			require.Equal(t, rule, message.ChannelIDRule("a"+string(rune(c))+"b", kind), "%q of type %d", c, kind)
+		}
+	}
+}
