@@ -3,26 +3,46 @@ package clickhouse
 import (
 	"reflect"
 	"sync"
+	"time"
 
 	drivercolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
 )
 
+// keptFor is how long the columns of inserts are kept when no insert ends any more.
+const keptFor = time.Minute
+
 // keptColumns are the driver's columns of inserts that are over. A batch of the driver begins with empty ones, which grow with each
-// row that is appended; here it gets those of an earlier batch, emptied. What is not used from one garbage collection to the next but
-// one goes.
-type keptColumns struct{ pool sync.Pool }
+// row that is appended, and are as large as the rows in the end; here it gets those of an earlier batch, emptied. There are as many as
+// inserts have been under way at one time. The zero value keeps nothing yet.
+type keptColumns struct {
+	mu    sync.Mutex
+	sets  [][]drivercolumn.Interface // the latest is lent first
+	timer *time.Timer                // lets go of them
+}
 
 // lend moves what was kept, if anything was, into the columns of a new batch that are the same.
 func (k *keptColumns) lend(to []drivercolumn.Interface) {
-	kept, ok := k.pool.Get().(*[]drivercolumn.Interface)
-	if !ok || len(*kept) != len(to) {
+	kept := k.take()
+	if len(kept) != len(to) {
 		return
 	}
-	for i, from := range *kept {
+	for i, from := range kept {
 		if to[i].Name() == from.Name() && to[i].Type() == from.Type() && reflect.TypeOf(to[i]) == reflect.TypeOf(from) {
 			reflect.ValueOf(to[i]).Elem().Set(reflect.ValueOf(from).Elem())
 		}
 	}
+}
+
+func (k *keptColumns) take() []drivercolumn.Interface {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	last := len(k.sets) - 1
+	if last < 0 {
+		return nil
+	}
+	columns := k.sets[last]
+	k.sets[last], k.sets = nil, k.sets[:last]
+	return columns
 }
 
 // keep takes the columns of a batch that has arrived. With one that has failed, the driver may not be done yet.
@@ -30,5 +50,19 @@ func (k *keptColumns) keep(columns []drivercolumn.Interface) {
 	for _, c := range columns {
 		c.Reset()
 	}
-	k.pool.Put(&columns)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.sets = append(k.sets, columns)
+	if k.timer == nil {
+		k.timer = time.AfterFunc(keptFor, k.drop)
+	} else {
+		k.timer.Reset(keptFor)
+	}
+}
+
+// drop lets go of what is kept.
+func (k *keptColumns) drop() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.sets = nil
 }
