@@ -7,7 +7,7 @@
 //
 // The state is laid out for millions of channels: flat chunks with no pointers
 // for the garbage collector to follow, an index beside them, nothing allocated
-// for a send to a known channel. A [Snapshot] shares the chunks that can no
-// longer change and copies the rest, so taking one holds the fold up for
-// milliseconds.
+// for a send to a known channel, and what the next sends need read ahead. A
+// [Snapshot] shares the chunks that can no longer change and copies the rest, so
+// taking one holds the fold up for milliseconds.
 package fold
