@@ -27,7 +27,7 @@ func (r *request) quickObject(s *quickScan) bool {
 		return true
 	}
 	for ok := true; ok; ok = s.byte(',') {
-		switch key, _ := s.key(); string(key) {
+		switch string(s.key()) {
 		case "from_uid":
 			ok = r.quickString(s, fieldFromUID, &f.fromUID)
 		case "channel_id":
@@ -65,7 +65,7 @@ func (r *request) quickHeader(s *quickScan) bool {
 		return true
 	}
 	for ok := true; ok; ok = s.byte(',') {
-		switch key, _ := s.key(); string(key) {
+		switch string(s.key()) {
 		case "no_persist":
 			ok = r.quickInteger(s, fieldHeaderNoPersist, &flags[flagNoPersist])
 		case "red_dot":
@@ -140,12 +140,12 @@ func (s *quickScan) byte(c byte) bool {
 // end says whether only white space is left.
 func (s *quickScan) end() bool { return len(trimSpace(*s)) == 0 }
 
-// key takes a name and the colon behind it.
-func (s *quickScan) key() (key []byte, ok bool) {
-	if key, ok = s.text(); ok && s.byte(':') {
-		return key, true
+// key takes a name and the colon behind it; it is empty where they are not there.
+func (s *quickScan) key() []byte {
+	if key, ok := s.text(); ok && s.byte(':') {
+		return key
 	}
-	return nil, false
+	return nil
 }
 
 // text takes a string in which nothing is escaped.

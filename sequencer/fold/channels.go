@@ -75,8 +75,8 @@ func (t *channelTable) find(hash uint64, channelType message.ChannelType, name [
 
 // likely is the entry (position + 1) in the slot where a hash's search begins; 0 where there is none, or only that of another.
 func (t *channelTable) likely(hash uint64) uint32 {
-	slot := t.index[hash&uint64(len(t.index)-1)]
-	if slot.tag != uint32(hash>>32) {
+	slot, tag := t.index[hash&uint64(len(t.index)-1)], uint32(hash>>32)
+	if slot.tag != tag {
 		return 0
 	}
 	return slot.entry
