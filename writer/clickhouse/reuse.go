@@ -2,22 +2,24 @@ package clickhouse
 
 import (
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
 	drivercolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
 )
 
-// keptFor is how long the columns of inserts are kept when no insert ends any more.
-const keptFor = time.Minute
+// keptFor is how long columns are kept that no insert uses, at least; twice that at most.
+const keptFor = 30 * time.Second
 
 // keptColumns are the driver's columns of inserts that are over. A batch of the driver begins with empty ones, which grow with each
 // row that is appended, and are as large as the rows in the end; here it gets those of an earlier batch, emptied. There are as many as
-// inserts have been under way at one time. The zero value keeps nothing yet.
+// inserts have been under way at one time lately. The zero value keeps nothing yet.
 type keptColumns struct {
-	mu    sync.Mutex
-	sets  [][]drivercolumn.Interface // the latest is lent first
-	timer *time.Timer                // lets go of them
+	mu     sync.Mutex
+	sets   [][]drivercolumn.Interface // the latest is lent first
+	unused int                        // of sets, from the first on: since drop was last called
+	timer  *time.Timer                // calls drop; runs while there are sets
 }
 
 // lend moves what was kept, if anything was, into the columns of a new batch that are the same.
@@ -42,6 +44,7 @@ func (k *keptColumns) take() []drivercolumn.Interface {
 	}
 	columns := k.sets[last]
 	k.sets[last], k.sets = nil, k.sets[:last]
+	k.unused = min(k.unused, last)
 	return columns
 }
 
@@ -55,14 +58,16 @@ func (k *keptColumns) keep(columns []drivercolumn.Interface) {
 	k.sets = append(k.sets, columns)
 	if k.timer == nil {
 		k.timer = time.AfterFunc(keptFor, k.drop)
-	} else {
-		k.timer.Reset(keptFor)
 	}
 }
 
-// drop lets go of what is kept.
+// drop lets go of what was not used since it was last called.
 func (k *keptColumns) drop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.sets = nil
+	k.sets = slices.Delete(k.sets, 0, k.unused)
+	k.unused = len(k.sets)
+	if k.timer = nil; len(k.sets) > 0 {
+		k.timer = time.AfterFunc(keptFor, k.drop)
+	}
 }

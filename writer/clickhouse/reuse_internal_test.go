@@ -2,6 +2,8 @@ package clickhouse
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	drivercolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
 	"github.com/stretchr/testify/require"
@@ -40,7 +42,7 @@ func TestKeptColumnsSpareMemory(t *testing.T) { //nolint:paralleltest // it coun
 	require.Less(t, again, testing.AllocsPerRun(10, func() { insert(new(keptColumns)) }))
 }
 
-// Each set is lent to one batch only, columns of another type stay as they are, and what nobody has used for a while goes.
+// Each set is lent to one batch only, and columns of another type stay as they are.
 func TestKeptColumns(t *testing.T) {
 	t.Parallel()
 	var kept keptColumns
@@ -53,7 +55,44 @@ func TestKeptColumns(t *testing.T) {
 	require.Len(t, kept.sets, 1)
 	require.Same(t, one[0], kept.take()[0])
 	require.Empty(t, kept.take())
-	kept.keep(one)
-	kept.drop()
-	require.Empty(t, kept.take())
+}
+
+// What no insert uses from one call of drop to the next goes, and what is used stays.
+func TestUnusedColumnsGo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var kept keptColumns
+		for range 3 {
+			kept.keep(driverColumns(t, "String"))
+		}
+		use := func(n int) {
+			var taken [][]drivercolumn.Interface
+			for range n {
+				taken = append(taken, kept.take())
+			}
+			for _, columns := range taken {
+				require.NotEmpty(t, columns)
+				kept.keep(columns)
+			}
+		}
+		size := func() int {
+			synctest.Wait()
+			kept.mu.Lock()
+			defer kept.mu.Unlock()
+			return len(kept.sets)
+		}
+		for range 5 { // two inserts at one time, where there were three
+			time.Sleep(keptFor * 3 / 4)
+			use(2)
+		}
+		require.Equal(t, 2, size())
+		for range 3 {
+			time.Sleep(keptFor * 3 / 4)
+			use(1)
+		}
+		require.Equal(t, 1, size())
+		time.Sleep(2 * keptFor)
+		require.Zero(t, size())
+		require.Nil(t, kept.timer)
+	})
 }
