@@ -82,16 +82,16 @@ func TestUnusedColumnsGo(t *testing.T) {
 			return len(kept.sets)
 		}
 		for range 5 { // two inserts at one time, where there were three
-			time.Sleep(keptFor * 3 / 4)
+			<-time.After(keptFor * 3 / 4) // of the bubble
 			use(2)
 		}
 		require.Equal(t, 2, size())
 		for range 3 {
-			time.Sleep(keptFor * 3 / 4)
+			<-time.After(keptFor * 3 / 4) // of the bubble
 			use(1)
 		}
 		require.Equal(t, 1, size())
-		time.Sleep(2 * keptFor)
+		<-time.After(2 * keptFor) // of the bubble
 		require.Zero(t, size())
 		require.Nil(t, kept.timer)
 	})
