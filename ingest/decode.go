@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"encoding/base64"
 	"errors"
 	"strconv"
 	"unicode/utf8"
@@ -26,20 +27,33 @@ const subscribersMax = 10_000
 // A key that stands there twice counts once: the last value wins, null included,
 // which means absent; but a wrong type is wrong wherever it stands.
 func (r *request) decode() problem {
-	if r.quick() {
-		return problem{}
+	if p := r.checkText(); !p.ok() || r.quick() {
+		return p
 	}
-	return r.decodeWith(r.object)
+	return r.decodeText(r.object)
 }
 
 // decodeWith checks that the body is one JSON object, which object reads.
 func (r *request) decodeWith(object func(d *jx.Decoder) error) problem {
+	if p := r.checkText(); !p.ok() {
+		return p
+	}
+	return r.decodeText(object)
+}
+
+// checkText checks that the body is a text.
+func (r *request) checkText() problem {
 	if len(r.body) == 0 {
 		return problem{outcome: outcomeInvalidJSON, msg: "the body is empty; it must be a JSON object"}
 	}
 	if !utf8.Valid(r.body) {
 		return problem{outcome: outcomeInvalidJSON, msg: "the body is not valid UTF-8"}
 	}
+	return problem{}
+}
+
+// decodeText is decodeWith behind checkText.
+func (r *request) decodeText(object func(d *jx.Decoder) error) problem {
 	d := &r.json
 	d.ResetBytes(r.body)
 	if d.Next() != jx.Object {
@@ -219,6 +233,21 @@ func (r *request) base64(d *jx.Decoder) error {
 		r.bad(fieldPayload, "must be in standard base64 with padding")
 	}
 	return nil
+}
+
+// decodePayload reads the payload into r.payload. As for encoding/json, line breaks in it are passed over.
+func (r *request) decodePayload(text []byte) bool {
+	most := base64.StdEncoding.DecodedLen(len(text))
+	if cap(r.payload) < most {
+		r.payload = make([]byte, most)
+	}
+	n, err := base64.StdEncoding.Decode(r.payload[:most], text)
+	if err != nil {
+		return false
+	}
+	r.fields.given.add(fieldPayload)
+	r.fields.payload = r.payload[:n]
+	return true
 }
 
 // uids reads an array of uids into r.fields.subscribers. A body has one such field.

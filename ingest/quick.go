@@ -1,19 +1,14 @@
 package ingest
 
 import (
-	"encoding/base64"
 	"encoding/binary"
 	"math/bits"
-	"unicode/utf8"
 )
 
 // quick reads r.body into r.fields where it is what nearly all senders send: an object of the known fields, with strings that
-// escape nothing and integers of at most 18 digits. Of such a body it makes what the decoder makes, in half of the time. Where
-// it says no, nothing is said about the body; the fields are as they were.
+// escape nothing and integers of at most 18 digits. Of such a body it makes what the decoder makes, and sooner. The
+// body is UTF-8. Where it says no, nothing is said about the body, and the fields are empty.
 func (r *request) quick() bool {
-	if !utf8.Valid(r.body) {
-		return false
-	}
 	if s := quickScan(r.body); s.byte('{') && r.quickObject(&s) && s.end() {
 		return true
 	}
@@ -23,10 +18,11 @@ func (r *request) quick() bool {
 
 func (r *request) quickObject(s *quickScan) bool {
 	f := &r.fields
-	if s.byte('}') {
-		return true
-	}
-	for ok := true; ok; ok = s.byte(',') {
+	for n := 0; !s.byte('}'); n++ {
+		if n > 0 && !s.byte(',') {
+			return false
+		}
+		ok := false
 		switch string(s.key()) {
 		case "from_uid":
 			ok = r.quickString(s, fieldFromUID, &f.fromUID)
@@ -46,25 +42,21 @@ func (r *request) quickObject(s *quickScan) bool {
 			ok = r.quickInteger(s, fieldExpire, &f.expire)
 		case "header":
 			ok = s.byte('{') && r.quickHeader(s)
-		default:
-			ok = false
 		}
 		if !ok {
 			return false
 		}
-		if s.byte('}') {
-			return true
-		}
 	}
-	return false
+	return true
 }
 
 func (r *request) quickHeader(s *quickScan) bool {
 	flags := &r.fields.headerFlags
-	if s.byte('}') {
-		return true
-	}
-	for ok := true; ok; ok = s.byte(',') {
+	for n := 0; !s.byte('}'); n++ {
+		if n > 0 && !s.byte(',') {
+			return false
+		}
+		ok := false
 		switch string(s.key()) {
 		case "no_persist":
 			ok = r.quickInteger(s, fieldHeaderNoPersist, &flags[flagNoPersist])
@@ -72,17 +64,12 @@ func (r *request) quickHeader(s *quickScan) bool {
 			ok = r.quickInteger(s, fieldHeaderRedDot, &flags[flagRedDot])
 		case "sync_once":
 			ok = r.quickInteger(s, fieldHeaderSyncOnce, &flags[flagSyncOnce])
-		default:
-			ok = false
 		}
 		if !ok {
 			return false
 		}
-		if s.byte('}') {
-			return true
-		}
 	}
-	return false
+	return true
 }
 
 func (r *request) quickString(s *quickScan, f field, dst *string) bool {
@@ -103,38 +90,17 @@ func (r *request) quickPayload(s *quickScan) bool {
 	return ok && r.decodePayload(text)
 }
 
-// decodePayload reads the payload into r.payload. As for encoding/json, line breaks in it are passed over.
-func (r *request) decodePayload(text []byte) bool {
-	most := base64.StdEncoding.DecodedLen(len(text))
-	if cap(r.payload) < most {
-		r.payload = make([]byte, most)
-	}
-	n, err := base64.StdEncoding.Decode(r.payload[:most], text)
-	if err != nil {
-		return false
-	}
-	r.fields.given.add(fieldPayload)
-	r.fields.payload = r.payload[:n]
-	return true
-}
-
 // quickScan is what is left of a body.
 type quickScan []byte
 
 // byte takes a byte and the white space before it, if it is this one.
 func (s *quickScan) byte(c byte) bool {
-	text := *s
-	for i := range text {
-		switch text[i] {
-		case c:
-			*s = text[i+1:]
-			return true
-		case ' ', '\t', '\n', '\r':
-		default:
-			return false
-		}
+	text := trimLeft(*s)
+	if len(text) == 0 || text[0] != c {
+		return false
 	}
-	return false
+	*s = text[1:]
+	return true
 }
 
 // end says whether only white space is left.
