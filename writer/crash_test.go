@@ -47,6 +47,18 @@ func newFaults(at step, applied, crash bool, skip int32) *faults {
 	return f
 }
 
+// dieInInsert has a writer die in the insert that comes behind skip others, before or after ClickHouse has its rows.
+func (b *bundle) dieInInsert(cfg Config, inserted bool, skip int32) {
+	b.t.Helper()
+	s := b.service(cfg)
+	f := newFaults(stepInsert, inserted, true, skip)
+	f.inject(s)
+	stop := b.start(s)
+	b.stopMerges(cfg)
+	<-f.hit
+	require.NoError(b.t, stop())
+}
+
 // call runs do as the plan says.
 func (f *faults) call(at step, do func() error) error {
 	if f.dead.Load() {

@@ -38,13 +38,7 @@ func TestAPositionWithinARecord(t *testing.T) {
 			b.publishBatch(0, b.batch(3, 31, 1000))
 			b.publishBatch(0, b.batch(4, 1031, 70))
 			b.flush()
-			s := b.service(cfg)
-			f := newFaults(stepInsert, true, true, 4)
-			f.inject(s)
-			stop := b.start(s)
-			b.stopMerges(cfg)
-			<-f.hit
-			require.NoError(t, stop())
+			b.dieInInsert(cfg, true, 4)
 			p := b.recorded(0)
 			require.EqualValues(t, 400, p.Done)
 			require.EqualValues(t, 3, p.DoneRecord)
@@ -52,7 +46,7 @@ func TestAPositionWithinARecord(t *testing.T) {
 			note(&p)
 			b.put(0, p)
 
-			stop = b.start(b.service(cfg))
+			stop := b.start(b.service(cfg))
 			p = b.waitDone(0, 1100)
 			require.NoError(t, stop())
 			require.EqualValues(t, 4, p.DoneRecord)
@@ -215,19 +209,13 @@ func TestPendingRangeOfALogThatIsGone(t *testing.T) {
 			full := cfg
 			full.FlushRowsMax, full.FlushInterval, full.WriterStopTimeout = 60, time.Minute, 10*time.Millisecond
 			b.publishRecords(1, 200)
-			s := b.service(full)
-			f := newFaults(stepInsert, inserted, true, 1)
-			f.inject(s)
-			stop := b.start(s)
-			b.stopMerges(cfg)
-			<-f.hit
-			require.NoError(t, stop())
+			b.dieInInsert(full, inserted, 1)
 			before := b.recorded(0)
 			require.Equal(t, seqRange{61, 120}, before.Pending.seqRange)
 			require.NoError(t, b.stream(0).Purge(b.ctx))
 
-			s = b.service(cfg)
-			stop = b.start(s)
+			s := b.service(cfg)
+			stop := b.start(s)
 			b.waitStatus(s, 0, stateRunning)
 			require.NoError(t, s.Check())
 			now := b.recorded(0)
@@ -373,19 +361,13 @@ func TestTheTailIsLostWithinARange(t *testing.T) {
 				b.flush()
 			}
 			put(records...)
-			s := b.service(full)
-			f := newFaults(stepInsert, inserted, true, 1)
-			f.inject(s)
-			stop := b.start(s)
-			b.stopMerges(cfg)
-			<-f.hit
-			require.NoError(t, stop())
+			b.dieInInsert(full, inserted, 1)
 			require.Equal(t, seqRange{101, 200}, b.recorded(0).Pending.seqRange) // from the first record into the fourth
 
 			b.recreate(0)
 			put(records[0])
-			s = b.service(cfg)
-			stop = b.start(s)
+			s := b.service(cfg)
+			stop := b.start(s)
 			b.waitStatus(s, 0, stateBehind)
 			put(records[1:3]...)
 			b.waitStatus(s, 0, stateBehind)

@@ -352,19 +352,14 @@ func TestPendingRangeGone(t *testing.T) {
 				b := setup(t, 1)
 				cfg := b.full()
 				cfg.FlushRowsMax, cfg.WriterStopTimeout = 50, 10*time.Millisecond
-				f := newFaults(stepInsert, inserted, true, 0)
 				b.publish(0, 1, 80)
 				full := cfg
 				full.FlushInterval = time.Minute // the first batch ends by its rows, however slow the machine
-				s := b.service(full)
-				f.inject(s)
-				stop := b.start(s)
-				<-f.hit
-				require.NoError(t, stop())
+				b.dieInInsert(full, inserted, 0)
 				require.Equal(t, seqRange{1, 50}, b.recorded(0).Pending.seqRange)
 
 				gone(b)
-				stop = b.start(b.service(cfg))
+				stop := b.start(b.service(cfg))
 				p := b.waitDone(0, 80)
 				require.NoError(t, stop())
 				lost := uint64(0)
