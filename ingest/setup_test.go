@@ -112,7 +112,9 @@ func setup(t testing.TB, o options) *bundle {
 	}
 
 	cfg := defaultConfig(t)
-	cfg.WaitMax = testTimeout // that the machine is slow is no fault of the test's; TestCrowd is about it
+	// That the machine is slow is no fault of the test's: those that are about waiting set these themselves.
+	cfg.WaitMax, cfg.AckTimeout, cfg.AnswerTimeout = testTimeout, testTimeout, testTimeout
+	cfg.DrainTimeout, cfg.WriteTimeout = testTimeout, 2*testTimeout
 	if o.config != nil {
 		o.config(&cfg)
 	}
