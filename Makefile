@@ -36,7 +36,7 @@ PLUGINS       := $(TOOLS)/plugins-$(shell $(GO) env GOVERSION)
 # --- Settings of the targets: make test TIMEOUT=5m PKG=./pkg/...
 
 PKG      ?= ./...
-TIMEOUT  ?= 15m
+TIMEOUT  ?= 25m
 RUN      ?=
 COUNT    ?= 1
 FUZZTIME ?= 30s

@@ -46,7 +46,7 @@ func setup(t testing.TB, partitions int) *bundle {
 
 func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	t.Helper()
-	limit := 2 * time.Minute
+	limit := 5 * time.Minute // a slow machine needs two for the longest
 	if _, measured := t.(*testing.B); measured {
 		limit = time.Hour
 	}
@@ -218,7 +218,7 @@ func (b *bundle) recorded(partition int) position {
 	b.t.Helper()
 	kv, err := b.js.KeyValue(b.ctx, topology.WriterBucket)
 	require.NoError(b.t, err)
-	p, err := (&positions{kv: kv, key: positionKey(partition), timeout: 5 * time.Second}).load(b.ctx)
+	p, err := (&positions{kv: kv, key: positionKey(partition), timeout: 30 * time.Second}).load(b.ctx)
 	require.NoError(b.t, err)
 	return p
 }

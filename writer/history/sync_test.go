@@ -307,8 +307,10 @@ func TestSyncLargePages(t *testing.T) {
 
 func TestSyncOverload(t *testing.T) {
 	t.Parallel()
-	b := setup(t, options{config: func(c *Config) { c.HistoryRequestsMax, c.HistoryTimeout = 1, 50*time.Millisecond }})
+	b := setup(t, options{config: func(c *Config) { c.HistoryRequestsMax = 1 }})
+	patience := b.service.cfg.HistoryTimeout
 	b.service.slots <- struct{}{} // somebody reads, and does not end
+	b.service.cfg.HistoryTimeout = 50 * time.Millisecond
 	g := b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2}`)
 	require.Equal(t, http.StatusServiceUnavailable, g.status)
 	require.Equal(t, "overloaded", g.Code)
@@ -316,6 +318,7 @@ func TestSyncOverload(t *testing.T) {
 	b.service.waiting.Store(waitersPerSlot)
 	require.Equal(t, "overloaded", b.status("no").Code)
 	b.service.waiting.Store(0)
+	b.service.cfg.HistoryTimeout = patience
 	<-b.service.slots
 	require.Equal(t, http.StatusOK, b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2}`).status)
 	require.Empty(t, b.service.slots)
