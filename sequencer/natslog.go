@@ -19,14 +19,6 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
-const (
-	// readAheadBytes is how much of the write-ahead log is asked for at a time. When that is folded, more is asked for.
-	readAheadBytes = 8 << 20
-	// readAheadRecords are more than that may be, since the client drops what finds no place among so many, such as the server's
-	// word that a request is done. By bytes alone it would keep a million places, a third of what the garbage collector scans.
-	readAheadRecords = 64 << 10
-)
-
 // natsLogs are the streams of one partition on NATS.
 type natsLogs struct {
 	nc        *nats.Conn
@@ -166,7 +158,7 @@ func (l *natsLogs) OutputTail(ctx context.Context) (runner.Tail, error) {
 }
 
 func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {
-	messages, err := broker.ReadOrdered(ctx, l.js, topology.WALStream(l.partition), from, jetstream.PullMaxMessagesWithBytesLimit(readAheadRecords, readAheadBytes))
+	messages, err := broker.ReadOrdered(ctx, l.js, topology.WALStream(l.partition), from)
 	if err != nil {
 		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
 	}

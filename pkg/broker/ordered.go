@@ -7,6 +7,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// readAheadRecords is how many records are asked for at a time, and thus wait in memory at the most; some 35 MB if each is as large as a
+// group commit may be. Bytes are no limit here: nats-server 2.15 ends a request whose records take exactly its bytes without
+// a word, and the client then waits for ten seconds for what will not come.
+const readAheadRecords = 64
+
 // OrderedReader reads the records of a stream in their order.
 type OrderedReader struct {
 	jetstream.MessagesContext
@@ -18,7 +23,7 @@ type OrderedReader struct {
 
 // ReadOrdered reads a stream from a sequence on, which is at least 1. Stop it in the end. A consumer that is lost is replaced once; if that
 // fails, Next fails: the client would try for ever otherwise, and not see that Next's context ends.
-func ReadOrdered(ctx context.Context, js jetstream.JetStream, stream string, first uint64, options ...jetstream.PullMessagesOpt) (*OrderedReader, error) {
+func ReadOrdered(ctx context.Context, js jetstream.JetStream, stream string, first uint64) (*OrderedReader, error) {
 	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
 		DeliverPolicy:    jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:      first,
@@ -28,7 +33,7 @@ func ReadOrdered(ctx context.Context, js jetstream.JetStream, stream string, fir
 		return nil, fmt.Errorf("make a consumer of %s: %w", stream, err)
 	}
 	r := &OrderedReader{js: js, stream: stream, consumer: consumer}
-	if r.MessagesContext, err = consumer.Messages(options...); err != nil {
+	if r.MessagesContext, err = consumer.Messages(jetstream.PullMaxMessages(readAheadRecords)); err != nil {
 		r.drop()
 		return nil, fmt.Errorf("read %s: %w", stream, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,10 +16,10 @@ import (
 )
 
 const (
-	// feedRecords is how many records a request asks for. The next request is sent when half of that is still to come, so
-	// that the server need not wait. What the client holds of a stream is thus one and a half times as many records at the
-	// most, and no more bytes than two requests may bring.
-	feedRecords = 8192
+	// feedRecords is how many records a request asks for: more than its bytes can be, so that those are what ends it.
+	feedRecords = 64 << 10
+	// feedSlackBytes is what a request may bring beyond the largest message that the server takes, which must fit.
+	feedSlackBytes = 64 << 10
 	// feedExpires is how long the server keeps a request for which it has no records. One that ends without a record before
 	// half of this was refused.
 	feedExpires = 30 * time.Second
@@ -50,6 +49,7 @@ type FeedConfig struct {
 	Warn func(error)
 
 	expires time.Duration // feedExpires but in tests
+	bytes   int           // that a request may bring; the largest message and more but in tests
 }
 
 // Feed reads a stream from a place on, in its order, as fast as the records are handled.
@@ -72,25 +72,21 @@ type Feed struct {
 
 	// What follows belongs to the subscription's calls, one at a time.
 	asked int       // the number of the newest request
-	open  []request // those that the server has not ended
-	since int       // records that have come since the newest one was sent
-}
-
-// request is one for records.
-type request struct {
-	number int
-	sent   time.Time
+	sent  time.Time // when it was sent
+	since int       // records that have come since then
+	left  int       // bytes that requests may still bring
 }
 
 // OpenFeed begins to read. Stop it in the end, also after it has failed.
 func OpenFeed(ctx context.Context, cfg FeedConfig) (*Feed, error) {
 	cfg.expires = cmp.Or(cfg.expires, feedExpires)
+	cfg.bytes = cmp.Or(cfg.bytes, int(cfg.JetStream.Conn().MaxPayload())+feedSlackBytes)
 	f := &Feed{cfg: cfg, nc: cfg.JetStream.Conn(), stop: make(chan struct{}), stopped: make(chan struct{})}
 	failed := func(err error) (*Feed, error) {
 		return nil, fmt.Errorf("read %s from %d: %w", cfg.Stream, cfg.First, err)
 	}
 	var err error
-	if f.request, err = json.Marshal(map[string]any{"batch": feedRecords, "max_bytes": f.nc.MaxPayload() + prefetchSlackBytes, "expires": f.cfg.expires}); err != nil {
+	if f.request, err = json.Marshal(map[string]any{"batch": feedRecords, "max_bytes": f.cfg.bytes, "expires": f.cfg.expires}); err != nil {
 		return failed(err)
 	}
 	consumer, err := cfg.JetStream.CreateConsumer(ctx, cfg.Stream, jetstream.ConsumerConfig{
@@ -165,36 +161,29 @@ func (f *Feed) receive(m *nats.Msg) {
 		return
 	}
 	f.cfg.Handle(seq, m)
-	if f.since++; f.since == feedRecords/2 {
-		f.more()
-	}
+	f.since++
+	f.took(m.Size()) // as the server counts
 }
 
-// ended takes a request off: it has brought all it was to bring, in records or in bytes, or its time is up. Or else the server
-// has no such consumer any more, or allows less than what was asked for.
+// ended is told by the server that a request is over, and what it has not brought: its time is up, it has brought its records, or the next one
+// is too large for the rest of it. Or else the server has no such consumer any more, or allows less than what was asked for.
 func (f *Feed) ended(m *nats.Msg) {
 	number, err := strconv.Atoi(strings.TrimPrefix(m.Subject, f.inbox))
-	at := slices.IndexFunc(f.open, func(r request) bool { return r.number == number })
-	if err != nil || at < 0 {
+	if err != nil {
 		return
 	}
-	r := f.open[at]
-	f.open = slices.Delete(f.open, at, at+1)
-	if number == f.asked && f.since == 0 && time.Since(r.sent) < f.cfg.expires/2 {
-		f.cfg.Failed(fmt.Errorf("read %s: %w: %q", f.cfg.Stream, ErrFeedRefused, m.Header.Get("Description")))
+	rest, err := strconv.Atoi(m.Header.Get("Nats-Pending-Bytes"))
+	if err != nil || (number == f.asked && f.since == 0 && time.Since(f.sent) < f.cfg.expires/2) {
+		f.cfg.Failed(fmt.Errorf("read %s: %w: %q", f.cfg.Stream, ErrFeedRefused, m.Header.Get("Status")+" "+m.Header.Get("Description")))
 		return
 	}
-	f.more()
+	f.took(rest)
 }
 
-// more asks for more records when few are to come. Two requests are open at the most: half of the older one's records have
-// come when the newer one is sent, the server serves both by turns, and the older one ends when half of the newer one's have.
-func (f *Feed) more() {
-	now := time.Now()
-	f.open = slices.DeleteFunc(f.open, func(r request) bool {
-		return now.Sub(r.sent) > 2*f.cfg.expires // it ended with no word, as one does whose records took exactly its bytes
-	})
-	if len(f.open) > 1 || (len(f.open) == 1 && f.since < feedRecords/2) {
+// took takes off what has come, or will not, and asks for more where less than half a request is to come. So two are under way at the most. It is
+// bytes that are counted, and not requests, since one whose records took exactly its bytes ends without a word (nats-server 2.15).
+func (f *Feed) took(bytes int) {
+	if f.left -= bytes; f.left > f.cfg.bytes/2 {
 		return
 	}
 	if err := f.ask(f.next()); err != nil {
@@ -205,8 +194,8 @@ func (f *Feed) more() {
 // next notes a request that is about to be sent.
 func (f *Feed) next() (number int) {
 	f.asked++
-	f.since = 0
-	f.open = append(f.open, request{number: f.asked, sent: time.Now()})
+	f.sent, f.since = time.Now(), 0
+	f.left += f.cfg.bytes
 	return f.asked
 }
 

@@ -48,6 +48,47 @@ func TestAFeedWaitsAtTheEnd(t *testing.T) {
 	}
 }
 
+// A request whose records take exactly its bytes is over without the server's word.
+func TestAFeedWhoseRequestsAreUsedUp(t *testing.T) {
+	t.Parallel()
+	const records, fit = 30, 10
+	d := testkit.StartDeployment(t, 1)
+	for range records {
+		_, err := d.JetStream.Publish(t.Context(), topology.MessagesSubject(0), make([]byte, 1000))
+		require.NoError(t, err)
+	}
+	read := func(bytes int) (sizes []int) {
+		came, failed := make(chan int, records), make(chan error, 10)
+		f, err := OpenFeed(t.Context(), FeedConfig{
+			JetStream: d.JetStream, Stream: topology.MessagesStream(0), First: 1, bytes: bytes,
+			Handle: func(_ uint64, m *nats.Msg) { came <- m.Size() },
+			Failed: func(err error) { failed <- err },
+			Warn:   func(err error) { t.Log(err) },
+		})
+		require.NoError(t, err)
+		defer f.Stop()
+		late := time.After(time.Minute)
+		for range records {
+			select {
+			case size := <-came:
+				sizes = append(sizes, size)
+			case err := <-failed:
+				require.NoError(t, err)
+			case <-late:
+				require.Fail(t, "no more records", "after %d, with %d bytes", len(sizes), bytes)
+			}
+		}
+		return sizes
+	}
+	exact := 0
+	for _, size := range read(0)[:fit] {
+		exact += size
+	}
+	for _, bytes := range []int{exact - 1, exact, exact + 1, exact/fit + 100} {
+		require.Len(t, read(bytes), records)
+	}
+}
+
 func TestSequence(t *testing.T) {
 	t.Parallel()
 	for reply, want := range map[string]uint64{

@@ -14,9 +14,17 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
+// ErrTailLost says that a log ends before a record that it had: a server that was killed may lose what it had not written to disk yet, and
+// the sequencer derives that again from the write-ahead log, soon.
+var ErrTailLost = errors.New("the message log has lost its tail, which is derived anew: try again in a moment")
+
 // Range reads the messages from first to last that are there, and returns when it is through. Where
-// channels are given, only theirs.
+// channels are given, only theirs. The error wraps [ErrTailLost] where the log loses some of them meanwhile.
 func (l *Log) Range(ctx context.Context, first, last uint64, channels []Channel, handle func(Entry) error) error {
+	records, err := l.Records(ctx)
+	if err != nil {
+		return err
+	}
 	bounds, err := l.Bounds(ctx)
 	if err != nil {
 		return err
@@ -35,7 +43,10 @@ func (l *Log) Range(ctx context.Context, first, last uint64, channels []Channel,
 		entry, err := reader.Next(ctx)
 		switch {
 		case errors.Is(err, ErrQuiet):
-			return nil // the last one has been deleted meanwhile
+			if through, err := reader.through(ctx, records.Last); through || err != nil {
+				return err
+			}
+			continue
 		case err != nil:
 			return err
 		case entry.Seq > last:
@@ -62,7 +73,10 @@ func (l *Log) rangeRecords(ctx context.Context, first, last uint64, channels []C
 		record, err := reader.NextRecord(ctx)
 		switch {
 		case errors.Is(err, ErrQuiet):
-			return nil
+			if through, err := reader.through(ctx, last); through || err != nil {
+				return err
+			}
+			continue
 		case err != nil:
 			return err
 		case record.Seq > last:

@@ -417,3 +417,47 @@ func TestRecordsThatComeMeanwhile(t *testing.T) {
 		}
 	}
 }
+
+// A server that was killed may come back without the end of the log, which is then derived anew. Who reads up to there is told.
+func TestARangeWhoseTailIsLost(t *testing.T) {
+	t.Parallel()
+	const all, kept = 300, 200 // more than is read ahead
+	c := newCommits(t)
+	write := func(last int) {
+		for len(c.in) <= last {
+			c.write("a")
+		}
+	}
+	lose := func() { // as if it had been so many records long
+		require.NoError(t, c.JetStream.DeleteStream(c.ctx, topology.MessagesStream(0)))
+		_, err := c.JetStream.CreateStream(c.ctx, c.stream.CachedInfo().Config)
+		require.NoError(t, err)
+		c.in, c.record, c.seqs = []uint64{0}, 0, make(map[string]uint64)
+		write(kept)
+	}
+	write(all)
+	var got []uint64
+	err := c.log.Range(c.ctx, 1, all, nil, func(e messagelog.Entry) error {
+		if got = append(got, e.Seq); e.Seq == 5 {
+			lose()
+		}
+		return nil
+	})
+	require.ErrorIs(t, err, messagelog.ErrTailLost)
+	require.Equal(t, places(1, kept), got)
+	write(all)
+	require.Equal(t, places(1, all), c.rangeOf(1, all))
+
+	// What is deleted for good is no reason to wait.
+	got = nil
+	err = c.log.Range(c.ctx, 1, all, nil, func(e messagelog.Entry) error {
+		if got = append(got, e.Seq); e.Seq == 5 {
+			for n := kept + 1; n <= all; n++ {
+				require.NoError(t, c.stream.DeleteMsg(c.ctx, uint64(n)))
+			}
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, places(1, kept), got)
+}

@@ -13,11 +13,6 @@ import (
 )
 
 const (
-	// The largest message that the server takes bounds what waits in memory; so many records, that they are
-	// never what bounds it: the client would drop the server's word that it has sent what it may.
-	prefetchRecords    = 64 << 10
-	prefetchSlackBytes = 64 << 10
-
 	// A consumer that gives nothing for this long, though the log has more, is replaced: consumers can stall. The
 	// reader waits longer each time, for a broker that is only slow, and not to ask often about a log that is only
 	// quiet.
@@ -80,8 +75,7 @@ func (l *Log) ReadRecords(ctx context.Context, first uint64) (*Reader, error) {
 }
 
 func (r *Reader) consume(ctx context.Context) (*broker.OrderedReader, error) {
-	bytesMax := int(r.log.js.Conn().MaxPayload()) + prefetchSlackBytes
-	messages, err := broker.ReadOrdered(ctx, r.log.js, r.log.name(), r.next, jetstream.PullMaxMessagesWithBytesLimit(prefetchRecords, bytesMax))
+	messages, err := broker.ReadOrdered(ctx, r.log.js, r.log.name(), r.next)
 	if err != nil {
 		return nil, r.failed(err)
 	}
@@ -150,6 +144,20 @@ func (r *Reader) NextRecord(ctx context.Context) (*Record, error) {
 		}
 		r.broken = true
 	}
+}
+
+// through says whether a reader that finds nothing more, of a log that had a record, is through: what came behind has been deleted. If the log
+// ends before that record now, that is an error. It looks at the end first, since that may come back meanwhile.
+func (r *Reader) through(ctx context.Context, had uint64) (bool, error) {
+	records, err := r.log.Records(ctx)
+	if err != nil {
+		return false, err
+	}
+	if records.Last < had {
+		return false, fmt.Errorf("%s ends with record %d and had %d: %w", r.log.name(), records.Last, had, ErrTailLost)
+	}
+	last, err := r.log.existing(ctx, max(r.next, records.First), records.Last)
+	return err == nil && last < r.next, err
 }
 
 // replace goes on with a new consumer.
