@@ -75,10 +75,10 @@ func (r *runner) withinMemory(piece seqRange) (head seqRange, tail *seqRange) {
 }
 
 // mayCut decides whether a piece that was refused for want of memory can be cut: only if nothing of it is in.
-// The server can have run out of memory behind the insert, or in the middle of it, and parts of the piece
-// have other tokens.
+// The server can have run out of memory behind the insert, or in the middle of it, or be at work still on an attempt
+// that it did not answer, and parts of the piece have other tokens.
 func (r *runner) mayCut(work context.Context, piece seqRange) bool {
-	if piece.count() <= memoryRecordsMin {
+	if piece.count() <= memoryRecordsMin || r.now().Before(r.unsure) {
 		return false
 	}
 	count, err := r.store.CountRange(work, r.partition, piece.First, piece.Last)

@@ -141,6 +141,9 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		}
 		class := clickhouse.ClassOf(err)
 		r.metrics.retries[class].Inc()
+		if class == clickhouse.Ambiguous {
+			r.unsure = r.now().Add(r.timing.unsure)
+		}
 		if (class == clickhouse.Data) || (class == clickhouse.Oversize && piece.count() > 1) {
 			return refusedBy(err)
 		}

@@ -179,10 +179,39 @@ func TestRefusedForNowComesAgainTheSame(t *testing.T) {
 	}
 }
 
+// An attempt that was not answered may still go in under its token. Only when that is over is the piece cut.
+func TestNothingIsCutWhileAnAttemptMayGoIn(t *testing.T) {
+	t.Parallel()
+	for name, unsure := range map[string]time.Duration{"it may": time.Hour, "that is over": time.Nanosecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, 1)
+			cfg := b.full()
+			cfg.FlushInterval, cfg.FlushRowsMax = time.Minute, 2000
+			s := b.service(cfg)
+			s.timing.unsure = unsure
+			refusing := &refusingStore{store: s.store, errs: []error{refusal(clickhouse.Ambiguous, 0), refusal(clickhouse.Memory, 241)}}
+			s.store = refusing
+			stop := b.start(s)
+			b.publish(0, 1, 2000)
+			p := b.waitDone(0, 2000)
+			require.NoError(t, stop())
+			token := func(of seqRange) string { return of.String() + " " + tokenOf("MESSAGES_0", p.StreamCreated, of) }
+			whole := token(seqRange{1, 2000})
+			want := []string{whole, whole, whole}
+			if unsure < time.Minute {
+				want = []string{whole, whole, token(seqRange{1, 1000}), token(seqRange{1001, 2000})}
+			}
+			require.Equal(t, want, refusing.inserts)
+			b.requireEachOnce(cfg, 2000)
+		})
+	}
+}
+
 // A small batch is not cut for want of memory, and after a while pieces grow again.
 func TestMemoryLimitEnds(t *testing.T) {
 	t.Parallel()
-	r := &runner{limits: limits{rows: 4000}, partition: 0, store: &refusingStore{count: func() (uint64, error) { return 0, nil }}}
+	r := &runner{limits: limits{rows: 4000}, partition: 0, now: time.Now, store: &refusingStore{count: func() (uint64, error) { return 0, nil }}}
 	require.False(t, r.mayCut(t.Context(), seqRange{1, memoryRecordsMin}))
 	require.True(t, r.mayCut(t.Context(), seqRange{1, 4000}))
 	head, tail := r.withinMemory(seqRange{1, 4000})

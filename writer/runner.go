@@ -58,7 +58,9 @@ type runner struct {
 	// refusedInARow counts rows that ClickHouse refused since it last took one.
 	refusedInARow int
 	memory        memoryLimit
-	logged        string // the last problem logged, so that it is not logged at each attempt
+	// unsure: until then, an attempt whose end nobody knows may still bring its rows in.
+	unsure time.Time
+	logged string // the last problem logged, so that it is not logged at each attempt
 }
 
 // status is what readiness and the metrics show of a runner.
@@ -182,6 +184,7 @@ func (r *runner) session(ctx, work context.Context) error {
 	first, endAt := r.position.Done+1, uint64(0)
 	if r.position.Pending != nil {
 		endAt = r.position.Pending.Last
+		r.unsure = r.now().Add(r.timing.unsure)
 	}
 	g := newGatherer(r.limits, r.budget, first, endAt, r.batches)
 	defer g.stop(errSession)

@@ -88,12 +88,13 @@ type timing struct {
 	request    time.Duration // for an answer of NATS
 	watch      time.Duration // between looks at the stream
 	stop       time.Duration // for what has begun, when told to stop
+	unsure     time.Duration // behind an insert that ClickHouse did not answer: until it can be taken to have ended, in or not
 	backoffMin time.Duration
 	backoffMax time.Duration
 }
 
 func defaultTiming(stop time.Duration) timing {
-	return timing{request: 5 * time.Second, watch: 2 * time.Second, stop: stop, backoffMin: 100 * time.Millisecond, backoffMax: 5 * time.Second}
+	return timing{request: 5 * time.Second, watch: 2 * time.Second, stop: stop, unsure: 2 * time.Minute, backoffMin: 100 * time.Millisecond, backoffMax: 5 * time.Second}
 }
 
 // backoff waits before another attempt: twice as long as before the last one, up to the most, and
