@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -87,6 +90,116 @@ func TestStreamIsNotCut(t *testing.T) {
 	stream, err = js.Stream(t.Context(), topology.MessagesStream(1))
 	require.NoError(t, err)
 	require.EqualValues(t, 2<<20, stream.CachedInfo().Config.MaxBytes)
+}
+
+// TestMessagesAreNotDroppedForTheirAge: nor for a flag that was left out.
+func TestMessagesAreNotDroppedForTheirAge(t *testing.T) {
+	t.Parallel()
+	_, js := connect(t, startEmbedded(t, t.TempDir()))
+	o := options()
+	ensure := func(age time.Duration) error {
+		want := o.MessagesConfig(0)
+		want.MaxAge, want.Duplicates = age, 100*time.Millisecond
+		_, err := broker.EnsureStream(t.Context(), js, want)
+		return err
+	}
+	require.NoError(t, ensure(time.Hour))
+	require.NoError(t, ensure(time.Second), "it is empty")
+	require.NoError(t, ensure(time.Hour))
+	_, err := js.Publish(t.Context(), topology.MessagesSubject(0), []byte("x"))
+	require.NoError(t, err)
+	require.NoError(t, ensure(time.Minute), "nothing is as old")
+	testkit.WaitFor(t, time.Minute, "the message to be older than what is asked for", func(context.Context) error {
+		if err := ensure(200 * time.Millisecond); !errors.Is(err, broker.ErrStreamDiffers) {
+			require.NoError(t, ensure(time.Minute))
+			return fmt.Errorf("not refused: %w", err)
+		}
+		return nil
+	})
+	stream, err := js.Stream(t.Context(), topology.MessagesStream(0))
+	require.NoError(t, err)
+	require.Equal(t, time.Minute, stream.CachedInfo().Config.MaxAge)
+	require.EqualValues(t, 1, stream.CachedInfo().State.Msgs)
+}
+
+// TestCopiesAreNotTakenAway: a start without --replicas changes nothing of a deployment that has three of each.
+func TestCopiesAreNotTakenAway(t *testing.T) {
+	t.Parallel()
+	servers := testkit.StartNATSCluster(t, testkit.NATSOptions{})
+	nc, js, err := broker.Connect(t.Context(), broker.Config{URL: servers[0].URL, Name: "test", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	replicated := options()
+	replicated.Replicas = 3
+	_, err = broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 1}, replicated)
+	require.NoError(t, err)
+	copies := func() map[string]int {
+		all := make(map[string]int)
+		lister := js.ListStreams(t.Context())
+		for info := range lister.Info() {
+			all[info.Config.Name] = info.Config.Replicas
+		}
+		require.NoError(t, lister.Err())
+		return all
+	}
+	before := copies()
+	require.Len(t, before, 8)
+	_, err = broker.EnsureDeployment(t.Context(), js, topology.Deployment{}, options())
+	require.ErrorIs(t, err, broker.ErrStreamDiffers)
+	require.ErrorContains(t, err, "say --replicas 3")
+	require.Equal(t, before, copies())
+
+	// The logs alone are reason enough, and nothing is changed before all have been looked at.
+	for name := range before {
+		if kind, _, ok := topology.KindOf(name); !ok || kind != "messages" {
+			stream, err := js.Stream(t.Context(), name)
+			require.NoError(t, err)
+			cfg := stream.CachedInfo().Config
+			cfg.Replicas = 1
+			_, err = js.UpdateStream(t.Context(), cfg)
+			require.NoError(t, err)
+		}
+	}
+	before = copies()
+	_, err = broker.EnsureDeployment(t.Context(), js, topology.Deployment{}, options())
+	require.ErrorIs(t, err, broker.ErrStreamDiffers)
+	require.Equal(t, before, copies())
+}
+
+// TestRefusedLoginsAreNotTheEnd: NATS comes up with other users than it should for a while.
+func TestRefusedLoginsAreNotTheEnd(t *testing.T) {
+	t.Parallel()
+	start := func(port int, password string) *server.Server {
+		s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, Username: "u", Password: password, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+		require.NoError(t, err)
+		s.Start()
+		require.True(t, s.ReadyForConnections(30*time.Second))
+		t.Cleanup(s.Shutdown)
+		return s
+	}
+	s := start(server.RANDOM_PORT, "right")
+	port := s.Addr().(*net.TCPAddr).Port
+	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: s.ClientURL(), Name: "test", Options: []nats.Option{nats.UserInfo("u", "right")}, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	s.Shutdown()
+	s.WaitForShutdown()
+	s = start(port, "wrong")
+	testkit.WaitFor(t, time.Minute, "three logins to be refused", func(context.Context) error {
+		if varz, err := s.Varz(nil); err != nil || varz.TotalConnections < 3 {
+			return fmt.Errorf("not yet: %w", err)
+		}
+		return nil
+	})
+	s.Shutdown()
+	s.WaitForShutdown()
+	start(port, "right")
+	testkit.WaitFor(t, time.Minute, "the connection to be there again", func(context.Context) error {
+		if !nc.IsConnected() {
+			return fmt.Errorf("it is %s", nc.Status())
+		}
+		return nil
+	})
 }
 
 func TestAStreamThatDoesNotFitIsNamed(t *testing.T) {

@@ -41,15 +41,12 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 		return nil, refusedStream(want, err)
 	}
 	have := stream.CachedInfo().Config
-	if err := fixedDifferences(have, want); err != nil {
-		return nil, fmt.Errorf("stream %s: %w", want.Name, err)
+	if err := mayBecome(stream.CachedInfo(), want); err != nil {
+		return nil, err
 	}
 	merged := withUpdatable(have, want)
 	if sameUpdatable(have, merged) {
 		return stream, nil
-	}
-	if err := tooSmall(stream.CachedInfo(), merged); err != nil {
-		return nil, fmt.Errorf("stream %s: %w", want.Name, err)
 	}
 	stream, err = js.UpdateStream(ctx, merged)
 	if err != nil {
@@ -67,6 +64,33 @@ func refusedStream(want jetstream.StreamConfig, err error) error {
 	return fmt.Errorf("stream %s: %w", want.Name, err)
 }
 
+// mayBecome says what keeps a stream from being brought to what is wanted.
+func mayBecome(info *jetstream.StreamInfo, want jetstream.StreamConfig) error {
+	err := fixedDifferences(info.Config, want)
+	for _, refuse := range []func(*jetstream.StreamInfo, jetstream.StreamConfig) error{fewerCopies, tooSmall, tooYoung} {
+		if err == nil {
+			err = refuse(info, want)
+		}
+	}
+	return named(info, err)
+}
+
+func named(info *jetstream.StreamInfo, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("stream %s: %w", info.Config.Name, err)
+}
+
+// fewerCopies refuses to take copies away: it is what a process does that was started without --replicas, whose default is one.
+func fewerCopies(info *jetstream.StreamInfo, want jetstream.StreamConfig) error {
+	if want.Replicas >= info.Config.Replicas {
+		return nil
+	}
+	return fmt.Errorf("%w: it has %d replicas, wanted %d (say --replicas %d; to have fewer, take them away with 'nats stream edit' first)",
+		ErrStreamDiffers, info.Config.Replicas, want.Replicas, info.Config.Replicas)
+}
+
 // tooSmall refuses to make a stream smaller than what it holds: the broker would drop what is over at once, or take nothing
 // more, and whoever has not read it yet is not asked.
 func tooSmall(info *jetstream.StreamInfo, want jetstream.StreamConfig) error {
@@ -75,6 +99,16 @@ func tooSmall(info *jetstream.StreamInfo, want jetstream.StreamConfig) error {
 	}
 	return fmt.Errorf("%w: it holds %d MiB, and would be cut to %d MiB (--wal-bytes-max and --messages-bytes-max are shared by all partitions: give more, or take out what is not needed with 'nats stream purge' or 'edit')",
 		ErrStreamDiffers, info.State.Bytes>>20, want.MaxBytes>>20)
+}
+
+// tooYoung is tooSmall for how old its messages may become.
+func tooYoung(info *jetstream.StreamInfo, want jetstream.StreamConfig) error {
+	kept := info.Config.MaxAge
+	if want.MaxAge <= 0 || (kept > 0 && want.MaxAge >= kept) || info.State.Msgs == 0 || info.TimeStamp.Sub(info.State.FirstTime) <= want.MaxAge {
+		return nil
+	}
+	return fmt.Errorf("%w: it holds messages since %s, and those older than %s would go (give --messages-age-max as it was, or take out what is not needed with 'nats stream purge' or 'edit')",
+		ErrStreamDiffers, info.State.FirstTime.UTC().Format(time.RFC3339), want.MaxAge)
 }
 
 func fixedDifferences(have, want jetstream.StreamConfig) error {
@@ -149,6 +183,9 @@ func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 	if err := options.Validate(); err != nil {
 		return topology.Deployment{}, err
 	}
+	if err := checkBuckets(ctx, js, options); err != nil {
+		return topology.Deployment{}, err
+	}
 	for _, bucket := range options.BucketConfigs() {
 		if _, err := js.CreateOrUpdateKeyValue(ctx, bucket); err != nil {
 			return topology.Deployment{}, fmt.Errorf("key-value bucket %s: %w", bucket.Bucket, err)
@@ -162,12 +199,17 @@ func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	if _, err := js.CreateOrUpdateObjectStore(ctx, options.CheckpointConfig()); err != nil {
-		return topology.Deployment{}, fmt.Errorf("object store %s: %w", topology.CheckpointBucket, err)
-	}
 	streams := []jetstream.StreamConfig{options.DeadLettersConfig()}
 	for p := range deployment.Partitions {
 		streams = append(streams, share.WALConfig(p), share.MessagesConfig(p))
+	}
+	for _, want := range streams { // all of them before any is changed
+		if err := ifThere(ctx, js, want.Name, func(info *jetstream.StreamInfo) error { return mayBecome(info, want) }); err != nil {
+			return topology.Deployment{}, err
+		}
+	}
+	if _, err := js.CreateOrUpdateObjectStore(ctx, options.CheckpointConfig()); err != nil {
+		return topology.Deployment{}, fmt.Errorf("object store %s: %w", topology.CheckpointBucket, err)
 	}
 	for _, want := range streams {
 		if _, err := EnsureStream(ctx, js, want); err != nil {
@@ -175,6 +217,36 @@ func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 		}
 	}
 	return deployment, nil
+}
+
+// checkBuckets is mayBecome for the streams below the buckets, of which only the copies matter.
+func checkBuckets(ctx context.Context, js jetstream.JetStream, options topology.Options) error {
+	want := map[string]int{"OBJ_" + topology.CheckpointBucket: options.CheckpointConfig().Replicas}
+	for _, bucket := range options.BucketConfigs() {
+		want["KV_"+bucket.Bucket] = bucket.Replicas
+	}
+	for name, replicas := range want {
+		err := ifThere(ctx, js, name, func(info *jetstream.StreamInfo) error {
+			return named(info, fewerCopies(info, jetstream.StreamConfig{Replicas: replicas}))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ifThere checks a stream, if there is one of the name.
+func ifThere(ctx context.Context, js jetstream.JetStream, name string, check func(*jetstream.StreamInfo) error) error {
+	stream, err := js.Stream(ctx, name)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look at stream %s: %w", name, err)
+	default:
+		return check(stream.CachedInfo())
+	}
 }
 
 const deploymentKey = "deployment"
