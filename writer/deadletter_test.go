@@ -82,6 +82,26 @@ func TestPoisonRowsBecomeDeadLetters(t *testing.T) {
 	require.EqualValues(t, 995, different)
 }
 
+// The table has the rows when a view of it refuses one: they are not inserted again in pieces, and none is a dead letter.
+func TestAViewRefusesARow(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.stopMerges(cfg)
+	tb := openTable(t, cfg.ClickHouseDSN)
+	require.NoError(t, tb.conn.Exec(b.ctx, "CREATE MATERIALIZED VIEW "+tb.name+"_view ENGINE = MergeTree ORDER BY tuple() AS SELECT throwIf(partition_seq = 500) AS bad FROM "+tb.name))
+	b.publish(0, 1, 1000)
+	b.waitDone(0, 1000)
+	require.NoError(t, s.Check())
+	require.NoError(t, stop())
+	require.Empty(t, b.deadLetters())
+	rows, different := tb.counts(false)
+	require.EqualValues(t, 1000, rows)
+	require.EqualValues(t, 1000, different)
+}
+
 // A table that refuses everything is wrong, not the rows: the writer pauses, and goes on when it was mended.
 func TestTableRefusesEverything(t *testing.T) {
 	t.Parallel()

@@ -101,7 +101,8 @@ func (r *runner) finish(b *batch, piece seqRange) {
 	r.show()
 }
 
-// refusedError says that ClickHouse refused a piece, has nothing of it, and may take parts of it.
+// refusedError says that ClickHouse refused a piece, and may take parts of it. It has none of it, but where some of a Distributed table's
+// servers took theirs: these get them once more then, and ReplacingMergeTree makes them one.
 type refusedError struct {
 	class clickhouse.Class
 	row   int // of the piece, from 1, that is said to be the cause; 0 if none is
@@ -145,7 +146,18 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 			r.unsure = r.now().Add(r.timing.unsure)
 		}
 		if (class == clickhouse.Data) || (class == clickhouse.Oversize && piece.count() > 1) {
-			return refusedBy(err)
+			if !clickhouse.IsBehind(err) {
+				return refusedBy(err)
+			}
+			switch count, countErr := r.store.CountRange(work, r.partition, piece.First, piece.Last); {
+			case countErr != nil: // the same again, since it may be in
+			case count < uint64(end-first):
+				return refusedBy(err)
+			default:
+				r.log.Error("the rows of a batch are in the table, but a view of it refused them", "stream", r.stream, "range", piece.String(), "error", err)
+				r.well()
+				return nil
+			}
 		}
 		state, level := stateRetrying, slog.LevelWarn
 		if class == clickhouse.Configuration {

@@ -65,6 +65,7 @@ type Error struct {
 	Target string // what to: addresses and table, without the password
 	Class  Class
 	Code   int    // ClickHouse's exception code, 0 if it was not the server that refused
+	Behind bool   // not the table refused, but a materialized view of it: the rows may be in the table
 	Row    int    // the row that the server names as the one it refuses, from 1; 0 if it names none. It can be wrong.
 	Hint   string // what to do about it, empty where nothing special
 	Err    error
@@ -92,6 +93,12 @@ func ClassOf(err error) Class {
 	return Ambiguous
 }
 
+// IsBehind says whether it was a materialized view of the table that refused: see [Error].
+func IsBehind(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Behind
+}
+
 // errColumnMismatch marks what the driver refuses before it sends anything: the table's type for a column
 // does not take what we have.
 var errColumnMismatch = errors.New("the table's column does not take the writer's values")
@@ -104,7 +111,7 @@ func newError(op, target string, err error) *Error {
 		return known
 	}
 	class, code := classify(err)
-	return &Error{Op: op, Target: target, Class: class, Code: code, Row: refusedRow(code, err), Hint: hint(op, class, code, err), Err: err}
+	return &Error{Op: op, Target: target, Class: class, Code: code, Behind: behindTable(code, err), Row: refusedRow(code, err), Hint: hint(op, class, code, err), Err: err}
 }
 
 // classify is the one place where errors are told apart.
@@ -129,6 +136,12 @@ func classify(err error) (class Class, code int) {
 func untrusted(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	return errors.As(err, &certificate)
+}
+
+// behindTable reads out of what the server says whether it was a view, which gets the rows when the table has them: "… while pushing to
+// view db.view".
+func behindTable(code int, err error) bool {
+	return code != 0 && strings.Contains(err.Error(), "while pushing to view ")
 }
 
 // refusedRow reads the row out of what the server says of a violated constraint: "Constraint `c` for table t (…)
