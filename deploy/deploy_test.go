@@ -15,10 +15,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/alecthomas/kong"
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/stretchr/testify/require"
@@ -33,6 +35,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sendhouse/sendhouse/pkg/chdb"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // use is a process as a file of ours starts it.
@@ -82,9 +85,46 @@ func TestKubernetes(t *testing.T) {
 					u.env[env.Name] = env.Value
 				}
 				requireUnderstood(t, u)
+				requireFitsNATS(t, u)
 			}
 		}
 	}
+}
+
+// requireFitsNATS holds a sequencer's first start against the NATS servers that we ship: their permissions name the logs of so many
+// partitions, and each of them has room for all logs, and the account for all copies.
+func requireFitsNATS(t *testing.T, u use) {
+	t.Helper()
+	if !slices.Contains(u.args, "sequencer") {
+		return
+	}
+	var o struct {
+		topology.Deployment
+		topology.Options
+	}
+	parser, err := kong.New(&o)
+	require.NoError(t, err)
+	_, err = parser.Parse(slices.DeleteFunc(slices.Clone(u.args), func(arg string) bool { return !strings.HasPrefix(arg, "--") }))
+	require.NoError(t, err)
+	permissions, err := os.ReadFile("nats/permissions.conf")
+	require.NoError(t, err)
+	for name, role := range map[string]string{"MESSAGES": "writer and reader", "SENDS": "ingest"} {
+		for p := range o.Partitions + 1 {
+			named := strings.Contains(string(permissions), fmt.Sprintf("%s_%d", name, p))
+			require.Equal(t, p < o.Partitions, named, "%s_%d of %s, with %d partitions", name, p, role, o.Partitions)
+		}
+	}
+	server, err := os.ReadFile("nats/nats-server.conf")
+	require.NoError(t, err)
+	gigabytes := func(text []byte, setting string) int64 {
+		found := regexp.MustCompile(setting + `: (\d+)GB`).FindSubmatch(text)
+		require.NotNil(t, found, setting)
+		n, err := strconv.ParseInt(string(found[1]), 10, 64)
+		require.NoError(t, err)
+		return n << 30
+	}
+	require.Less(t, int64(o.WALBytesMax+o.MessagesBytesMax), gigabytes(server, "max_file_store"))
+	require.EqualValues(t, int64(o.Replicas)*gigabytes(server, "max_file_store"), gigabytes(permissions, "max_file"))
 }
 
 func objectOf(kind string) any {

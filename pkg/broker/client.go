@@ -27,7 +27,8 @@ type ClientConfig struct {
 }
 
 // Options are those of a connection of a role. The files are read here and again at
-// each reconnect, so that a renewed certificate or key needs no restart.
+// each reconnect, so that a renewed certificate needs no restart, and neither do renewed
+// credentials. Another NKey does: its public half is read once.
 func (c ClientConfig) Options(role string) ([]nats.Option, error) {
 	options := []nats.Option{nats.CustomInboxPrefix(InboxPrefix(role))}
 	if c.Credentials != "" && c.NKey != "" {

@@ -151,6 +151,9 @@ func TestEndToEndLeastPermissions(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status, body)
 	g.requireFrontPages(t, a)
+	_, page, err := ask(t.Context(), "http://"+a.sequencer.admin+"/metrics")
+	require.NoError(t, err)
+	require.True(t, strings.Contains(page, "\nsendhouse_jetstream_storage_bytes_max "), "the alert on a full storage divides by it")
 	g.requireReader(t, a.ingest.api, records)
 	g.requireRefusals(t)
 	for _, role := range a.roles() {
