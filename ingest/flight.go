@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"time"
+	"unsafe"
 )
 
 // Limits of requests that hold many sends.
@@ -21,7 +22,7 @@ const (
 // the sends of others.
 //
 // What it keeps of an item is small, and counted in the budget that all requests share;
-// where that has no room the item is refused and keeps nothing.
+// where that has no room the item is not taken.
 type flight struct {
 	s       *Service
 	items   []item
@@ -47,33 +48,47 @@ type item struct {
 	generated bool
 }
 
-// newFlight gives an empty flight, perhaps with the memory of one that has ended. The caller owes end.
+// newFlight gives an empty flight, perhaps with the memory of one that has ended; that counts as if it were made now. The
+// caller owes end.
 func (s *Service) newFlight() *flight {
-	if f, ok := s.flights.Get().(*flight); ok {
+	if f, ok := s.flights.Get().(*flight); ok && f.reserve(cap(f.items)*int(unsafe.Sizeof(item{}))+cap(f.text)) {
 		return f
 	}
 	return &flight{s: s, touched: make([]bool, len(s.partitions))}
 }
 
-// add takes the next item: a send that has been checked, or the problem with it. It
+// reserve takes room for so many bytes out of the budget.
+func (f *flight) reserve(bytes int) bool {
+	if !f.s.requests.budget.take(int64(bytes)) {
+		return false
+	}
+	f.reserved += int64(bytes)
+	return true
+}
+
+// add is place for an item whose memory is not reserved. Where there is no room for it, it does nothing and says so.
+func (f *flight) add(ctx context.Context, req *request, p problem) bool {
+	cost := itemBytes + len(p.msg) + len(p.field)
+	if p.ok() {
+		cost += len(req.send.ClientMsgNo)
+	}
+	if !f.reserve(cost) {
+		return false
+	}
+	f.place(ctx, req, p)
+	return true
+}
+
+// place takes the next item: a send that has been checked, or the problem with it. It
 // waits for the oldest one's answer where too many are under way. The request may be
 // used again when it returns; it may be nil where there is a problem.
-func (f *flight) add(ctx context.Context, req *request, p problem) {
+func (f *flight) place(ctx context.Context, req *request, p problem) {
 	if len(f.items)-f.settled >= flightItemsMax {
 		f.settle(ctx)
 	}
 	if p.ok() && f.s.state.Load() != stateServing {
 		p = problem{outcome: outcomeDraining}
 	}
-	cost := int64(itemBytes + len(p.msg) + len(p.field))
-	if p.ok() {
-		cost += int64(len(req.send.ClientMsgNo))
-	}
-	if !f.s.requests.budget.take(cost) {
-		f.items = append(f.items, item{problem: problem{outcome: outcomeOverloaded}})
-		return
-	}
-	f.reserved += cost
 	next := item{problem: p}
 	if p.ok() {
 		next.from = len(f.text)

@@ -1,13 +1,14 @@
 package ingest
 
 import (
-	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/go-chi/chi/v5"
 
@@ -123,10 +124,9 @@ func (s *Service) problemOfChange(err error, takes accepts) problem {
 	}
 }
 
-// member is an entry of a list as WuKongIM shows it. Its id has no meaning here.
-type member struct {
-	ID  uint64 `json:"id"`
-	UID string `json:"uid"`
+// appendMember appends an entry of a list as WuKongIM shows it. Its id has no meaning here.
+func appendMember(dst []byte, uid string) []byte {
+	return append(api.AppendString(append(dst, `{"id":0,"uid":`...), uid), '}')
 }
 
 // allowlist is GET /channel/whitelist.
@@ -152,34 +152,59 @@ func (s *Service) allowlist(w http.ResponseWriter, r *http.Request, _ time.Time,
 		p.write(w)
 		return p
 	}
-	members := []member{}
-	return s.list(w, ch, permission.Allowlist, func(uids []string) any {
-		for _, uid := range uids {
-			members = append(members, member{UID: uid})
-		}
-		return members
-	})
+	return s.list(w, ch, permission.Allowlist, appendMember)
 }
 
 // systemUIDs is GET /user/systemuids.
 func (s *Service) systemUIDs(w http.ResponseWriter, _ *http.Request, _ time.Time, _ uint64) problem {
-	return s.list(w, permission.SystemAccounts(), permission.Subscribers, func(uids []string) any { return uids })
+	return s.list(w, permission.SystemAccounts(), permission.Subscribers, api.AppendString)
 }
 
-// list answers with a list, sorted.
-func (s *Service) list(w http.ResponseWriter, ch permission.Channel, l permission.List, shown func(uids []string) any) problem {
+// list answers with a list, sorted. What it takes beside what the store holds anyway counts in the budget until the answer
+// is written; the answer itself may be many times that, and goes out in pieces.
+func (s *Service) list(w http.ResponseWriter, ch permission.Channel, l permission.List, element func(dst []byte, uid string) []byte) problem {
 	policy, err := s.permissions.Policy(ch)
 	if err != nil {
 		p := problem{outcome: outcomePermissionsAway}
 		p.write(w)
 		return p
 	}
-	uids := slices.AppendSeq(make([]string, 0, policy.List(l).Len()), policy.List(l).All())
+	count := policy.List(l).Len()
+	cost := int64(count)*int64(unsafe.Sizeof("")) + 2*answerWriteBytes
+	if !s.requests.budget.take(cost) {
+		p := problem{outcome: outcomeOverloaded, msg: fmt.Sprintf("the list has %d uids: no memory to show it at this time", count)}
+		p.write(w)
+		return p
+	}
+	defer s.requests.budget.giveBack(cost)
+	uids := slices.AppendSeq(make([]string, 0, count), policy.List(l).All())
 	slices.Sort(uids)
 	w.Header()["Content-Type"] = s.contentType
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(shown(uids)) // a caller that has gone asks again
+	s.writeList(w, uids, element)
 	return problem{}
+}
+
+// writeList writes an array, in pieces.
+func (s *Service) writeList(w http.ResponseWriter, uids []string, element func(dst []byte, uid string) []byte) {
+	body := s.replies.get()
+	defer s.replies.put(body)
+	out := append(*body, '[')
+	for i, uid := range uids {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = element(out, uid)
+		if len(out) >= answerWriteBytes {
+			if _, err := w.Write(out); err != nil {
+				return // a caller that has gone asks again
+			}
+			out = out[:0]
+		}
+	}
+	out = append(out, "]\n"...)
+	_, _ = w.Write(out)
+	*body = out
 }
 
 // endpoint answers a request that has been admitted, and returns what became of it.

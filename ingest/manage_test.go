@@ -1,8 +1,10 @@
 package ingest
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -209,6 +211,72 @@ func TestPermissionLists(t *testing.T) {
 		g := b.call("/channel/whitelist"+query, "")
 		require.Equal(t, http.StatusBadRequest, g.status, g.raw)
 		require.Equal(t, field, g.body["field"])
+	}
+}
+
+// slowWriter is a client that looks at what the service holds while it is written to.
+type slowWriter struct {
+	*httptest.ResponseRecorder
+	budget              *budget
+	writes, longest     int
+	leftMost, leftLeast int64
+}
+
+func (w *slowWriter) Write(text []byte) (int, error) {
+	w.writes++
+	w.longest = max(w.longest, len(text))
+	left := w.budget.left.Load()
+	w.leftMost, w.leftLeast = max(w.leftMost, left), min(w.leftLeast, left)
+	return w.ResponseRecorder.Write(text)
+}
+
+// TestLargeListIsBounded: a list goes out in pieces, and what it takes counts in the budget until the last of them is written.
+func TestLargeListIsBounded(t *testing.T) {
+	t.Parallel()
+	b := setup(t, one())
+	const count = 9_000
+	uids := make([]string, count)
+	for i := range uids {
+		uids[i] = fmt.Sprintf("%04d-%s", i, strings.Repeat("u", 100))
+	}
+	body, err := json.Marshal(map[string]any{"channel_id": "g", "channel_type": 2, "uids": uids})
+	require.NoError(t, err)
+	b.manage("/channel/whitelist_add", string(body))
+	body, err = json.Marshal(map[string]any{"uids": uids})
+	require.NoError(t, err)
+	b.manage("/user/systemuids_add", string(body))
+	budget := &b.service.requests.budget
+	all := budget.left.Load()
+	const cost = 16*count + 2*answerWriteBytes
+	for path, uidOf := range map[string]func(element any) any{
+		"/channel/whitelist?channel_id=g&channel_type=2": func(element any) any { return element.(map[string]any)["uid"] },
+		"/user/systemuids": func(element any) any { return element },
+	} {
+		w := &slowWriter{ResponseRecorder: httptest.NewRecorder(), budget: budget, leftLeast: all}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+		b.service.handler.ServeHTTP(w, r)
+		require.Equal(t, http.StatusOK, w.Code)
+		var elements []any
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &elements))
+		require.Len(t, elements, count)
+		for i, element := range elements {
+			require.Equal(t, uids[i], uidOf(element))
+		}
+		require.Greater(t, w.writes, 20)
+		require.Less(t, w.longest, answerWriteBytes+1<<10)
+		require.Equal(t, all-cost, w.leftMost, "at every write")
+		require.Equal(t, all-cost, w.leftLeast)
+		require.Equal(t, all, budget.left.Load())
+
+		require.True(t, budget.take(all-cost+1))
+		g := b.call(path, "")
+		require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
+		require.Equal(t, "overloaded", g.code())
+		require.Equal(t, "1", g.header.Get("Retry-After"))
+		requireShape(t, g)
+		budget.giveBack(1)
+		require.Equal(t, http.StatusOK, b.call(path, "").status)
+		budget.giveBack(all - cost)
 	}
 }
 

@@ -6,6 +6,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
+// answerWriteBytes is what is written at one time of an answer that may be long.
+const answerWriteBytes = 32 << 10
+
 // appendReply appends the body of a 200:
 // {"message_id":1,"message_idstr":"1","message_seq":1,"client_msg_no":"…"}.
 // The ID stands there twice because it passes 2^53, and JavaScript would round it.

@@ -10,6 +10,10 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
+// receiverBytes is what a receiver of sendBatch counts in the budget: its item, and client_msg_no or its reason in the answer. The
+// names in the answer are no more than the body, which counts for itself.
+const receiverBytes = itemBytes + 128
+
 // sendBatch is POST /message/sendbatch: one message to each of many persons, as
 // WuKongIM v2 has it. What is wrong for all is one error; a receiver to whom it could not
 // be sent is named in the answer, with the reason.
@@ -28,21 +32,24 @@ func (s *Service) sendBatch(w http.ResponseWriter, r *http.Request, _ time.Time,
 		uids = req.takeReceivers()
 		p = s.checkBatch(req)
 	}
+	f := s.newFlight()
+	defer f.end()
+	if p.ok() && !f.reserve(len(uids)*receiverBytes) {
+		p = problem{outcome: outcomeOverloaded, msg: "no memory for so many receivers at this time; nothing was written"}
+	}
 	if !p.ok() {
 		p.write(w)
 		return p
 	}
 
 	s.extend(w)
-	f := s.newFlight()
-	defer f.end()
 	ctx := r.Context()
 	for _, uid := range uids {
 		p := req.address(uid, int(s.cfg.PayloadBytesMax))
 		if p.ok() {
 			p = s.permit(req)
 		}
-		f.add(ctx, req, p)
+		f.place(ctx, req, p)
 	}
 	out, reasons := append([]byte(nil), `{"fail_uids":[`...), []byte(nil)
 	for i, uid := range uids {

@@ -125,3 +125,30 @@ func TestSendBatchOfMany(t *testing.T) {
 	requireForgotten(t, b)
 	require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.budget.left.Load())
 }
+
+// TestSendBatchWithoutMemory: where the budget has no room for all receivers none is sent to.
+func TestSendBatchWithoutMemory(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1})
+	sequencers := b.sequence()
+	budget := &b.service.requests.budget
+	all := budget.left.Load()
+	const body = `{"from_uid":"alice","subscribers":["bob","carol"],"payload":"aGk="}`
+	require.True(t, budget.take(all-2*receiverBytes+1))
+	g := b.postBatch(t, body)
+	require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
+	require.Equal(t, "overloaded", g.code())
+	require.Equal(t, "1", g.header.Get("Retry-After"))
+	requireShape(t, g)
+
+	budget.giveBack(1 + 100) // the request kept its buffer for the payload
+	g = b.postBatch(t, body)
+	require.JSONEq(t, `{"fail_uids":[],"reason":[]}`, g.raw)
+	sequencers[0].mu.Lock()
+	defer sequencers[0].mu.Unlock()
+	require.Len(t, sequencers[0].seqs, 2)
+	for channel, seq := range sequencers[0].seqs {
+		require.Equal(t, uint64(1), seq, channel)
+	}
+	require.Equal(t, int64(2*receiverBytes+100), budget.left.Load())
+}

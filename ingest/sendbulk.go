@@ -12,9 +12,8 @@ import (
 
 // Limits of POST /message/sendbulk.
 const (
-	bulkItemsMax   = 10_000
-	bulkBytesMax   = 16 << 20
-	bulkWriteBytes = 32 << 10 // of the answer, written at one time
+	bulkItemsMax = 10_000
+	bulkBytesMax = 16 << 20
 )
 
 // sendBulk is POST /message/sendbulk: up to bulkItemsMax sends, as lines (NDJSON) or as
@@ -60,36 +59,37 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 	ctx := r.Context()
 	for {
 		text, more, p := in.next()
-		if more && len(f.items) == bulkItemsMax {
+		switch {
+		case !more:
+		case len(f.items) == bulkItemsMax:
 			more, p = false, problem{outcome: outcomeTooLarge, msg: fmt.Sprintf("more than %d items; those behind were not read", bulkItemsMax)}
+		case !s.addItem(r, f, text):
+			more, p = false, problem{outcome: outcomeOverloaded, msg: "no memory for more items at this time; from here on none was sent"}
 		}
 		if !more {
 			if !p.ok() {
 				w.Header().Set("Connection", "close")
-				f.add(ctx, nil, p)
+				f.place(ctx, nil, p) // not reserved: it is one, and it is what says that there is no memory
 			}
 			break
 		}
-		s.addItem(r, f, text)
 		extend()
 	}
 	s.answerBulk(w, r, f, in.array)
 	return problem{sends: len(f.items)}
 }
 
-// addItem sends one item on its way.
-func (s *Service) addItem(r *http.Request, f *flight, text []byte) {
+// addItem sends one item on its way. It says whether there was memory to keep what becomes of it; otherwise it was not sent.
+func (s *Service) addItem(r *http.Request, f *flight, text []byte) bool {
 	if len(text) > int(s.cfg.BodyBytesMax) {
-		f.add(r.Context(), nil, problem{outcome: outcomeTooLarge, msg: fmt.Sprintf("the item is larger than %s", s.cfg.BodyBytesMax)})
-		return
+		return f.add(r.Context(), nil, problem{outcome: outcomeTooLarge, msg: fmt.Sprintf("the item is larger than %s", s.cfg.BodyBytesMax)})
 	}
 	req, ok := s.requests.of(text)
 	if !ok {
-		f.add(r.Context(), nil, problem{outcome: outcomeOverloaded})
-		return
+		return f.add(r.Context(), nil, problem{outcome: outcomeOverloaded})
 	}
-	f.add(r.Context(), req, s.checkSend(req))
-	s.requests.put(req)
+	defer s.requests.put(req)
+	return f.add(r.Context(), req, s.checkSend(req))
 }
 
 // answerBulk writes the answers in their order, and waits for those that are not there.
@@ -113,7 +113,7 @@ func (s *Service) answerBulk(w http.ResponseWriter, r *http.Request, f *flight, 
 			out = append(out, ',')
 		}
 		out = f.append(out, f.at(r.Context(), i))
-		if len(out) >= bulkWriteBytes {
+		if len(out) >= answerWriteBytes {
 			s.extend(w)
 			_, _ = w.Write(out) // a caller that has gone asks again
 			out = out[:0]

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -262,6 +264,69 @@ func TestBulkSharesTheBudget(t *testing.T) {
 	require.Equal(t, []string{"", "overloaded"}, b.bulk(t, ndjson, strings.NewReader(line+line)).codes())
 	budget.giveBack(8<<20 - splitterBytesFirst - 600)
 	require.Equal(t, int64(8<<20), budget.left.Load())
+}
+
+// TestBulkEndsWithoutMemory: where the budget has no room for an item the bulk ends there, whatever else is coming, and what
+// was accepted before is answered.
+func TestBulkEndsWithoutMemory(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1})
+	b.sequence()
+	budget := &b.service.requests.budget
+	all := budget.left.Load()
+	line := send("g", "1") + "\n"
+	const rest = 100
+	conn := b.dial(t)
+	_, err := fmt.Fprintf(conn, "POST /message/sendbulk HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", ndjson, len(line)+2*rest+1, line)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return budget.left.Load() < all-splitterBytesFirst }, testTimeout, time.Millisecond)
+	left := budget.left.Load()
+	require.True(t, budget.take(left))
+	// A byte of the body is missing: it is not its end that ends the bulk.
+	_, err = io.WriteString(conn, strings.Repeat("x\n", rest))
+	require.NoError(t, err)
+
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	raw, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	m := takeApart(t, whole{status: res.StatusCode, header: res.Header, raw: raw})
+	require.Equal(t, []string{"", "overloaded"}, m.codes())
+	require.Equal(t, "1", m.items[0].body["client_msg_no"])
+	require.True(t, res.Close, "the rest of the body is not read")
+
+	budget.giveBack(left)
+	require.Eventually(t, func() bool { return budget.left.Load() == all }, testTimeout, time.Millisecond)
+	requireForgotten(t, b)
+}
+
+// TestFlightCountsWhatItKeeps: memory of an earlier flight is not free.
+func TestFlightCountsWhatItKeeps(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1})
+	budget := &b.service.requests.budget
+	all := budget.left.Load()
+	reused := 0
+	for range 100 { // the pool may lose some
+		f := b.service.newFlight()
+		kept := int64(cap(f.items))*int64(unsafe.Sizeof(item{})) + int64(cap(f.text))
+		require.Equal(t, all-kept, budget.left.Load())
+		if kept > 0 {
+			reused++
+		}
+		require.True(t, f.add(t.Context(), nil, problem{outcome: outcomeInvalidJSON}))
+		f.end()
+		require.Equal(t, all, budget.left.Load())
+	}
+	require.NotZero(t, reused)
+
+	require.True(t, budget.take(all))
+	f := b.service.newFlight()
+	require.Zero(t, cap(f.items), "where there is no room for it, it is let go")
+	require.False(t, f.add(t.Context(), nil, problem{outcome: outcomeInvalidJSON}))
+	require.Empty(t, f.items)
+	f.end()
 }
 
 // TestBulkLeavesTogether: a bulk does not begin with a group commit of one.

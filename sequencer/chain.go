@@ -3,6 +3,7 @@ package sequencer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"maps"
@@ -33,7 +34,7 @@ type Chained struct {
 // The part is never nil; its details are a [*Chained].
 func Chain(ctx context.Context, js jetstream.JetStream, number int, memoryBytesMax int64, log *slog.Logger) (*audit.Part, error) {
 	c := &chain{
-		part: &audit.Part{Check: "chain", Partition: number}, report: new(Chained), progress: audit.NewProgress(log, "chain", number),
+		js: js, part: &audit.Part{Check: "chain", Partition: number}, report: new(Chained), progress: audit.NewProgress(log, "chain", number),
 		channels: new(audit.Part), seed: maphash.MakeSeed(), channelsMax: max(int(memoryBytesMax/chainChannelBytes), 1), passes: 1,
 	}
 	c.part.Details = c.report
@@ -77,6 +78,7 @@ func Chain(ctx context.Context, js jetstream.JetStream, number int, memoryBytesM
 const everything = -1
 
 type chain struct {
+	js       jetstream.JetStream
 	part     *audit.Part
 	report   *Chained
 	progress *audit.Progress
@@ -115,8 +117,13 @@ func (c *chain) read(ctx context.Context, pass int) error {
 	for c.record < c.last {
 		r, err := reader.NextRecord(ctx)
 		switch {
-		case errors.Is(err, messagelog.ErrQuiet): // the last ones have been deleted
-			return c.gap(ctx, c.last+1, pass)
+		case errors.Is(err, messagelog.ErrQuiet):
+			if deleted, err := c.endDeleted(ctx); err != nil {
+				return err
+			} else if deleted {
+				return c.gap(ctx, c.last+1, pass)
+			}
+			continue
 		case err != nil:
 			return err
 		case r.Seq > c.record+1:
@@ -158,6 +165,20 @@ func (c *chain) check(r *messagelog.Record, pass int) {
 		}
 		c.count(e, pass)
 	}
+}
+
+// endDeleted says whether a log that gives nothing more has lost its last records for good. One that ends before them is
+// behind, which is an error; it looks at the end first, since that may come back meanwhile.
+func (c *chain) endDeleted(ctx context.Context) (bool, error) {
+	records, err := c.log.Records(ctx)
+	if err != nil {
+		return false, err
+	}
+	if records.Last < c.last {
+		return false, fmt.Errorf("partition %d: the message log ends at record %d, and had %d: %w", c.part.Partition, records.Last, c.last, messagelog.ErrTailLost)
+	}
+	raw, err := storedRecord(ctx, c.js, c.part.Partition, c.record+1)
+	return raw == nil || raw.Sequence > c.last, err
 }
 
 // gap is a run of records, up to before next, that the log does not have: taken by

@@ -1,6 +1,7 @@
 package sequencer
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -154,4 +156,89 @@ func TestChainFindsWhatIsPlanted(t *testing.T) {
 		require.GreaterOrEqual(t, part.Differences, uint64(i)+1)
 		require.Contains(t, strings.Join(part.First, "\n"), plant.want)
 	}
+}
+
+// watched is a JetStream that says each time that somebody has looked where a log ends.
+type watched struct {
+	jetstream.JetStream
+	looked func(look int)
+}
+
+type watchedStream struct {
+	jetstream.Stream
+	looked func(look int)
+	looks  int
+}
+
+func (w *watched) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	stream, err := w.JetStream.Stream(ctx, name)
+	return &watchedStream{Stream: stream, looked: w.looked}, err
+}
+
+func (w *watchedStream) Info(ctx context.Context, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
+	info, err := w.Stream.Info(ctx, opts...)
+	w.looks++
+	w.looked(w.looks)
+	return info, err
+}
+
+// A tail that is lost while the log is read is no hole, whether it is back when that is noticed or not.
+func TestChainOfALogThatLosesItsTail(t *testing.T) {
+	t.Parallel()
+	for name, back := range map[string]bool{"lost": false, "back": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := setup(t)
+			_, stop := h.start()
+			for i := range 4 {
+				h.ask(send("c", strconv.Itoa(i)))
+			}
+			h.messages(4)
+			stop()
+			var records [][]byte
+			for seq := range uint64(4) {
+				raw, err := storedRecord(h.ctx, h.js, 0, seq+1)
+				require.NoError(t, err)
+				records = append(records, raw.Data)
+			}
+			part, err := Chain(h.ctx, &watched{h.js, func(look int) {
+				switch {
+				case look == 1: // where the chain ends is known
+					h.deleteMessageLog()
+					h.ensure()
+					h.put(records[0])
+					h.put(records[1])
+				case look == 2 && back: // the reader knows that there is nothing more
+					h.put(records[2])
+					h.put(records[3])
+				}
+			}}, 0, 1<<20, slog.New(slog.DiscardHandler))
+			if !back {
+				requireCannotTell(t, part, err, "the message log ends at record 2, and had 4")
+				require.ErrorIs(t, err, messagelog.ErrTailLost)
+				return
+			}
+			require.NoError(t, err)
+			require.Zero(t, part.Differences, part.First)
+			require.EqualValues(t, 4, part.Compared)
+		})
+	}
+}
+
+// Records at the end that are deleted are a hole.
+func TestChainNamesAnEndThatIsDeleted(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	for i := range 4 {
+		h.ask(send("c", strconv.Itoa(i)))
+	}
+	h.messages(4)
+	stop()
+	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	require.NoError(t, stream.DeleteMsg(h.ctx, 4))
+	part := h.chain(1 << 20)
+	require.EqualValues(t, 1, part.Differences)
+	require.Contains(t, part.First[0], "records 4 to 4 are missing")
 }

@@ -147,7 +147,8 @@ func (r *refold) compare(ctx context.Context, effects []fold.Effect) error {
 	return nil
 }
 
-// absent finds out why the message log has no record of a sequence.
+// absent finds out why the message log has no record of a sequence. It looks at the log's end first: what was not
+// derived yet, or lost and is derived again, may come meanwhile, and is no difference.
 func (r *refold) absent(ctx context.Context, seq uint64, messages int) error {
 	bounds, err := r.log.Records(ctx)
 	if err != nil {
@@ -156,6 +157,15 @@ func (r *refold) absent(ctx context.Context, seq uint64, messages int) error {
 	if seq < bounds.First {
 		r.report.Dropped += uint64(messages) // by retention, since the comparison began
 		return nil
+	}
+	if r.ahead == nil {
+		if bounds.Last < seq {
+			return fmt.Errorf("partition %d: the message log ends at record %d, and the write-ahead log makes %d: it is derived later, by a sequencer that works; try again then",
+				r.part.Partition, bounds.Last, seq)
+		}
+		if err := r.late(ctx, seq); err != nil {
+			return err
+		}
 	}
 	r.part.Differ("record %d of the message log is missing: %d messages, up to message %d", seq, messages, r.state.Output())
 	if r.ahead == nil {
@@ -209,6 +219,11 @@ func (r *refold) read(ctx context.Context, seq uint64) error {
 			return err
 		}
 	}
+	return r.late(ctx, seq)
+}
+
+// late is an error where the message log has a record at a sequence or behind it, which the reader was not given.
+func (r *refold) late(ctx context.Context, seq uint64) error {
 	raw, err := r.stored(ctx, seq)
 	if err != nil || raw == nil {
 		return err
@@ -234,12 +249,16 @@ func (r *refold) readForeign(ctx context.Context, seq uint64) error {
 
 // stored asks the stream's leader for the message log's first record at a sequence or behind it; nil where there is none.
 func (r *refold) stored(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, error) {
-	raw, err := broker.NextRecord(ctx, r.logs.js, topology.MessagesStream(r.part.Partition), seq, topology.MessagesSubject(r.part.Partition))
+	return storedRecord(ctx, r.logs.js, r.part.Partition, seq)
+}
+
+func storedRecord(ctx context.Context, js jetstream.JetStream, partition int, seq uint64) (*jetstream.RawStreamMsg, error) {
+	raw, err := broker.NextRecord(ctx, js, topology.MessagesStream(partition), seq, topology.MessagesSubject(partition))
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("look for record %d of the message log of partition %d: %w", seq, r.part.Partition, err)
+		return nil, fmt.Errorf("look for record %d of the message log of partition %d: %w", seq, partition, err)
 	}
 	return raw, nil
 }

@@ -201,10 +201,10 @@ func TestReplayOfATrimmedWriteAheadLog(t *testing.T) {
 	// Where the newer checkpoint is damaged the older one serves.
 	kept, err := h.checkpoints().List(h.ctx)
 	require.NoError(t, err)
-	_, err = h.checkpoints().objects.PutBytes(h.ctx, kept.Metas[0].Object, []byte("not a checkpoint"))
+	_, err = h.objects().PutBytes(h.ctx, kept.Metas[0].Object, []byte("not a checkpoint"))
 	require.NoError(t, err)
 	require.Equal(t, all[99:], h.mustReplay(h.fromWAL(), "--from-partition-seq=100"))
-	_, err = h.checkpoints().objects.PutBytes(h.ctx, kept.Metas[1].Object, []byte("nor is this"))
+	_, err = h.objects().PutBytes(h.ctx, kept.Metas[1].Object, []byte("nor is this"))
 	require.NoError(t, err)
 	_, err = h.replay(h.fromWAL(), new(heap))
 	require.ErrorContains(t, err, "damaged checkpoint")

@@ -9,13 +9,28 @@ import (
 
 const doneTimeout = 5 * time.Second
 
-// Done is the recorded position of a partition: the last place up to which every message is in
-// ClickHouse, or is a dead letter, or is named as lost. 0 means none.
-func Done(ctx context.Context, js jetstream.JetStream, partition int) (uint64, error) {
+// Recorded is what the writers have recorded of a partition.
+type Recorded struct {
+	// Any says that there is a record. A writer that is at its first batch has one with nothing done.
+	Any bool
+	// Done is the last place up to which every message is in ClickHouse, or is a dead letter, or is named as
+	// lost. 0 means none.
+	Done uint64
+	// Begun is the last place of the range that is being inserted, which may have rows already. It is Done where
+	// none is.
+	Begun uint64
+}
+
+// Done reads what is recorded of a partition.
+func Done(ctx context.Context, js jetstream.JetStream, partition int) (Recorded, error) {
 	kv, err := openBucket(ctx, js)
 	if err != nil {
-		return 0, err
+		return Recorded{}, err
 	}
 	p, err := (&positions{kv: kv, key: positionKey(partition), timeout: doneTimeout}).load(ctx)
-	return p.Done, err
+	r := Recorded{Any: p.revision != 0, Done: p.Done, Begun: p.Done}
+	if p.Pending != nil {
+		r.Begun = p.Pending.Last
+	}
+	return r, err
 }

@@ -18,32 +18,27 @@ import (
 // the sequencer derives that again from the write-ahead log, soon.
 var ErrTailLost = errors.New("the message log has lost its tail, which is derived anew: try again in a moment")
 
-// Range reads the messages from first to last that are there, and returns when it is through. Where
-// channels are given, only theirs. The error wraps [ErrTailLost] where the log loses some of them meanwhile.
+// Range reads the messages from first to last that are there, and returns when it is through. Where channels are given, only theirs.
+// The log must have had the last one: where it ends before that, and it was not deleted, the error wraps [ErrTailLost].
 func (l *Log) Range(ctx context.Context, first, last uint64, channels []Channel, handle func(Entry) error) error {
-	records, err := l.Records(ctx)
-	if err != nil {
-		return err
-	}
-	bounds, err := l.Bounds(ctx)
-	if err != nil {
-		return err
-	}
-	first, last = max(first, bounds.First), min(last, bounds.Last)
 	if last < first {
 		return nil
+	}
+	records, err := l.Records(ctx)
+	if err != nil || (records.Last > 0 && records.First > records.Last) { // all are deleted
+		return err
 	}
 	reader, err := l.Read(ctx, first)
 	if err != nil {
 		return err
 	}
 	defer reader.Stop()
-	handle = only(channels, handle)
+	handle = Only(channels, handle)
 	for {
 		entry, err := reader.Next(ctx)
 		switch {
 		case errors.Is(err, ErrQuiet):
-			if through, err := reader.through(ctx, records.Last); through || err != nil {
+			if through, err := reader.through(ctx, records.Last, last); through || err != nil {
 				return err
 			}
 			continue
@@ -73,7 +68,7 @@ func (l *Log) rangeRecords(ctx context.Context, first, last uint64, channels []C
 		record, err := reader.NextRecord(ctx)
 		switch {
 		case errors.Is(err, ErrQuiet):
-			if through, err := reader.through(ctx, last); through || err != nil {
+			if through, err := reader.through(ctx, last, 0); through || err != nil {
 				return err
 			}
 			continue
@@ -95,9 +90,9 @@ func (l *Log) rangeRecords(ctx context.Context, first, last uint64, channels []C
 	}
 }
 
-// only gives handle those of the channels, each in memory of its own: a message that is kept would hold on to all of its record,
-// hundreds of KiB, and where few are chosen each may be of another one.
-func only(channels []Channel, handle func(Entry) error) func(Entry) error {
+// Only gives handle those of the channels or, with none, all. Those that are chosen have memory of their own: a message that is kept would
+// hold on to all of its record, hundreds of KiB, and where few are chosen each may be of another one.
+func Only(channels []Channel, handle func(Entry) error) func(Entry) error {
 	if len(channels) == 0 {
 		return handle
 	}
@@ -130,7 +125,7 @@ func (l *Log) Follow(ctx context.Context, first uint64, channels []Channel, hand
 		return err
 	}
 	defer reader.Stop()
-	handle = only(channels, handle)
+	handle = Only(channels, handle)
 	for {
 		entry, err := reader.Next(ctx)
 		switch {

@@ -22,7 +22,7 @@ func TestChosenMessagesHoldNoRecords(t *testing.T) {
 	r := Record{Seq: 1, Data: testkit.MessageBatch(7, often, seldom, often)}
 	require.NoError(t, message.ViewBatch(r.Data, &r.Batch))
 	var kept []Entry
-	handle := only([]Channel{{ID: "seldom", Type: 2}}, func(e Entry) error {
+	handle := Only([]Channel{{ID: "seldom", Type: 2}}, func(e Entry) error {
 		kept = append(kept, e)
 		return nil
 	})

@@ -146,9 +146,9 @@ func (r *Reader) NextRecord(ctx context.Context) (*Record, error) {
 	}
 }
 
-// through says whether a reader that finds nothing more, of a log that had a record, is through: what came behind has been deleted. If the log
-// ends before that record now, that is an error. It looks at the end first, since that may come back meanwhile.
-func (r *Reader) through(ctx context.Context, had uint64) (bool, error) {
+// through says whether a reader that finds nothing more, of a log that had a record and the message at a place, is through: what came behind has
+// been deleted. If the log ends before them now, that is an error. It looks at the end first, since that may come back meanwhile.
+func (r *Reader) through(ctx context.Context, had, place uint64) (bool, error) {
 	records, err := r.log.Records(ctx)
 	if err != nil {
 		return false, err
@@ -157,7 +157,27 @@ func (r *Reader) through(ctx context.Context, had uint64) (bool, error) {
 		return false, fmt.Errorf("%s ends with record %d and had %d: %w", r.log.name(), records.Last, had, ErrTailLost)
 	}
 	last, err := r.log.existing(ctx, max(r.next, records.First), records.Last)
-	return err == nil && last < r.next, err
+	if err != nil || last >= r.next {
+		return false, err
+	}
+	return true, r.reached(ctx, records.Last, place)
+}
+
+// reached is an error where the last record is there and the messages end before a place. Of one that has been deleted nobody knows.
+func (r *Reader) reached(ctx context.Context, last, place uint64) error {
+	newest := r.record.Batch
+	if r.record.Seq != last {
+		var err error
+		if _, newest, err = r.log.recordFrom(ctx, last); errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	if next := max(newest.Next(), 1); next <= place {
+		return fmt.Errorf("%s ends with message %d and had %d: %w", r.log.name(), next-1, place, ErrTailLost)
+	}
+	return nil
 }
 
 // replace goes on with a new consumer.

@@ -8,7 +8,8 @@
 // on the sink:
 //
 //   - a file is cut to the length that it had after the last whole batch: nothing is lost or repeated;
-//   - a stream of NATS is read from the last whole batch on, and what is there is not published again:
+//   - a stream of NATS is read from the last whole batch on, and what is there is not published again. What comes
+//     to it only then, from the replay that was killed, it knows by the message ID within its duplicate window:
 //     nothing is lost or repeated;
 //   - a table of ClickHouse is asked what it has of the batch: nothing is lost or repeated;
 //   - standard output cannot be asked: the batch comes again, up to 1,000 lines. Their partition and

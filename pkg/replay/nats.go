@@ -33,6 +33,7 @@ type Subject struct {
 	js     jetstream.JetStream
 	prefix string
 	stream string
+	replay string
 	there  map[place]bool // published before, behind the mark
 	mark   uint64
 }
@@ -65,6 +66,10 @@ func (s *Subject) BatchMax() int { return publishMax }
 
 // End is last.
 func (s *Subject) End(_ context.Context, _ int, last uint64) (uint64, error) { return last, nil }
+
+// Of makes the replay a part of each record's message ID, by which the stream knows a record that comes again. What a replay that was killed has
+// published may still be on its way to the stream, or wait in the server to be stored, when the next start looks what is there.
+func (s *Subject) Of(replay string) { s.replay = replay }
 
 // Begin marks the stream's end: what is there already is of others.
 func (s *Subject) Begin(ctx context.Context) (uint64, error) {
@@ -131,19 +136,11 @@ func (s *Subject) Put(ctx context.Context, batch []messagelog.Entry) (uint64, er
 		if s.there[place{r.Partition, r.Seq}] {
 			continue
 		}
-		view, err := message.ViewSend(r.Data)
+		m, err := s.message(r)
 		if err != nil {
-			return 0, fmt.Errorf("message %d of partition %d: %w", r.Seq, r.Partition, err)
+			return 0, err
 		}
-		subject := topology.AppendChannel(fmt.Appendf(nil, "%s.%d", s.prefix, r.Partition), view.ChannelType, string(view.ChannelID))
-		future, err := s.js.PublishMsgAsync(&nats.Msg{
-			Subject: string(subject), Data: r.Data,
-			Header: nats.Header{
-				topology.HeaderContentType: {message.ContentType},
-				HeaderPartition:            {strconv.Itoa(r.Partition)},
-				HeaderPartitionSeq:         {strconv.FormatUint(r.Seq, 10)},
-			},
-		}, jetstream.WithStallWait(publishWait))
+		future, err := s.js.PublishMsgAsync(m, jetstream.WithStallWait(publishWait))
 		if err != nil {
 			return 0, fmt.Errorf("publish message %d of partition %d: %w", r.Seq, r.Partition, err)
 		}
@@ -160,4 +157,23 @@ func (s *Subject) Put(ctx context.Context, batch []messagelog.Entry) (uint64, er
 		}
 	}
 	return s.mark, nil
+}
+
+// message makes the record of a message.
+func (s *Subject) message(e messagelog.Entry) (*nats.Msg, error) {
+	view, err := message.ViewSend(e.Data)
+	if err != nil {
+		return nil, fmt.Errorf("message %d of partition %d: %w", e.Seq, e.Partition, err)
+	}
+	partition, seq := strconv.Itoa(e.Partition), strconv.FormatUint(e.Seq, 10)
+	subject := topology.AppendChannel([]byte(s.prefix+"."+partition), view.ChannelType, string(view.ChannelID))
+	return &nats.Msg{
+		Subject: string(subject), Data: e.Data,
+		Header: nats.Header{
+			topology.HeaderContentType: {message.ContentType},
+			HeaderPartition:            {partition},
+			HeaderPartitionSeq:         {seq},
+			jetstream.MsgIDHeader:      {s.replay + "/" + partition + "/" + seq},
+		},
+	}, nil
 }

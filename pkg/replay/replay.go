@@ -2,6 +2,8 @@ package replay
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -32,6 +34,13 @@ type Sink interface {
 	Put(ctx context.Context, batch []messagelog.Entry) (mark uint64, err error)
 	// End is the last place of a partition to replay, of those up to last.
 	End(ctx context.Context, partition int, last uint64) (uint64, error)
+}
+
+// Identified is a sink that tells one replay from another.
+type Identified interface {
+	Sink
+	// Of names the replay, before anything is put. One that is resumed has the name that it had.
+	Of(replay string)
 }
 
 // Result is what a replay came to.
@@ -84,6 +93,9 @@ func Run(ctx context.Context, cfg Config, source Source, partitions int, sink Si
 	} else if err := sink.Restore(ctx, r.state.Mark); err != nil {
 		return r.result, err
 	}
+	if identified, ok := sink.(Identified); ok {
+		identified.Of(r.state.Replay)
+	}
 	r.before, _ = r.places()
 	for _, p := range r.state.Parts {
 		if err := r.part(ctx, p, partitions); err != nil {
@@ -101,7 +113,7 @@ func (r *replay) asked() string {
 
 // plan fixes where each partition begins and ends.
 func (r *replay) plan(ctx context.Context, asked string, partitions int) (*state, error) {
-	s := &state{Version: stateVersion, Asked: asked}
+	s := &state{Version: stateVersion, Replay: rand.Text(), Asked: asked}
 	for number := range partitions {
 		_, wanted, err := r.cfg.channels(number, partitions)
 		if err != nil {
@@ -122,7 +134,7 @@ func (r *replay) plan(ctx context.Context, asked string, partitions int) (*state
 		if p.Last, err = r.sink.End(ctx, number, span.Last); err != nil {
 			return nil, err
 		}
-		if r.cfg.From.IsZero() && r.cfg.FromPartitionSeq == 0 && span.First > 1 {
+		if r.cfg.From.IsZero() && span.First > max(r.cfg.FromPartitionSeq, 1) {
 			r.tell("partition %d: the %s begins at partition_seq %d", number, r.source.Name(), span.First)
 		}
 		p.Done = p.First - 1
@@ -144,24 +156,41 @@ func (r *replay) part(ctx context.Context, p *partState, partitions int) error {
 		return err
 	}
 	if next > p.Done+1 {
-		r.tell("partition %d: retention has taken messages %d to %d before they were replayed", p.Partition, p.Done+1, next-1)
+		r.lost(p, p.Done+1, min(next-1, p.Last))
 	}
 	channels, _, err := r.cfg.channels(p.Partition, partitions)
 	if err != nil {
 		return err
 	}
 	r.batch, r.bytes = r.batch[:0], 0
-	err = log.Range(ctx, next, p.Last, channels, func(entry messagelog.Entry) error {
-		r.batch = append(r.batch, entry)
-		if r.bytes += len(entry.Data); len(r.batch) < r.sink.BatchMax() && r.bytes < BatchBytesMax {
-			return nil
+	for next <= p.Last {
+		err := log.Range(ctx, next, p.Last, channels, func(entry messagelog.Entry) error { return r.take(ctx, p, entry) })
+		var lost *LostError
+		switch {
+		case errors.As(err, &lost):
+			r.lost(p, lost.First, lost.Last)
+			next = lost.Last + 1
+		case err != nil:
+			return err
+		default:
+			next = p.Last + 1
 		}
-		return r.put(ctx, p, entry.Seq)
-	})
-	if err != nil {
-		return err
 	}
 	return r.put(ctx, p, p.Last)
+}
+
+// lost says what nobody can replay any more.
+func (r *replay) lost(p *partState, first, last uint64) {
+	r.tell("partition %d: retention has taken messages %d to %d before they were replayed", p.Partition, first, last)
+}
+
+// take adds a message to the batch.
+func (r *replay) take(ctx context.Context, p *partState, entry messagelog.Entry) error {
+	r.batch = append(r.batch, entry)
+	if r.bytes += len(entry.Data); len(r.batch) < r.sink.BatchMax() && r.bytes < BatchBytesMax {
+		return nil
+	}
+	return r.put(ctx, p, entry.Seq)
 }
 
 // put gives the batch to the sink; up to done everything is there then.

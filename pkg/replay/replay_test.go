@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,6 +37,12 @@ type bundle struct {
 // setup gives a message log, written as a sequencer would, in records of one message, of none, and of many: a second between two messages of a partition.
 func setup(t testing.TB) *bundle {
 	t.Helper()
+	return setupOf(t, []byte("hi"))
+}
+
+// setupOf is setup with the content of each message.
+func setupOf(t testing.TB, content []byte) *bundle {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	js := testkit.StartDeployment(t, partitions).JetStream
@@ -58,7 +65,7 @@ func setup(t testing.TB) *bundle {
 				put(n - 1)
 			}
 			channel := channelOf(p, n%10)
-			encoded, err := (&message.Send{ChannelId: channel, ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(n), Payload: []byte("hi")}).MarshalVT()
+			encoded, err := (&message.Send{ChannelId: channel, ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(n), Payload: content}).MarshalVT()
 			require.NoError(t, err)
 			record = append(record, message.AppendMessage(nil, encoded, message.Identity{ID: clock.Next(start().Add(time.Duration(n) * time.Second).UnixMilli()), Seq: uint64(n/10 + 1), WALSeq: uint64(n)}))
 			if len(record) == sizes[0] || n == messages {
@@ -169,6 +176,12 @@ func (c *crash) Put(ctx context.Context, batch []messagelog.Entry) (uint64, erro
 	return 0, errCrash
 }
 
+func (c *crash) Of(replay string) {
+	if sink, ok := c.Sink.(Identified); ok {
+		sink.Of(replay)
+	}
+}
+
 func TestAFileIsGoneOnWithExactly(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -254,6 +267,48 @@ func TestAStreamIsGoneOnWithExactly(t *testing.T) {
 	require.Len(t, seen, partitions*messages)
 }
 
+// late is a sink that what another one had published before its process died comes to only now.
+type late struct {
+	*Subject
+	dead *Subject
+}
+
+func (l *late) Put(ctx context.Context, batch []messagelog.Entry) (uint64, error) {
+	for _, e := range batch {
+		m, err := l.dead.message(e)
+		if err == nil {
+			err = l.js.Conn().PublishMsg(m)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return l.Subject.Put(ctx, batch)
+}
+
+// What a replay had published when it died may come to the stream after the next start has looked. Another replay is another copy, also at once.
+func TestWhatComesLateIsNotThereTwice(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	target, err := b.js.CreateStream(b.ctx, jetstream.StreamConfig{Name: "COPY", Subjects: []string{"copy.>"}})
+	require.NoError(t, err)
+	const each = 600
+	for copies := 1; copies <= 2; copies++ {
+		args := []string{"--replay-partition=1", fmt.Sprintf("--from-partition-seq=%d", messages-each+1), "--state=" + filepath.Join(t.TempDir(), "state")}
+		dead, err := NewSubject(b.ctx, b.js, "copy")
+		require.NoError(t, err)
+		_, err = b.run(&crash{Sink: dead, at: 1}, args...)
+		require.ErrorIs(t, err, errCrash)
+		sink, err := NewSubject(b.ctx, b.js, "copy")
+		require.NoError(t, err)
+		_, err = b.run(&late{sink, dead}, args...)
+		require.NoError(t, err)
+		info, err := target.Info(b.ctx)
+		require.NoError(t, err)
+		require.EqualValues(t, copies*each, info.State.Msgs)
+	}
+}
+
 func TestALogMadeAnewIsNotGoneOnWith(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -271,6 +326,146 @@ func TestALogMadeAnewIsNotGoneOnWith(t *testing.T) {
 	require.NoError(t, err)
 	_, err = b.run(sink, state)
 	require.ErrorIs(t, err, errRecreated)
+}
+
+// said is run, with the lines that were told beside the messages.
+func (b *bundle) said(sink Sink, args ...string) (string, error) {
+	b.t.Helper()
+	var lines bytes.Buffer
+	_, err := Run(b.ctx, b.config(args...), NewMessageLog(b.js), partitions, sink, &lines)
+	return lines.String(), err
+}
+
+// A log that ends before a replay's end has lost its tail, which the sequencer derives again. Until then the replay is not through.
+func TestALostTailIsNotPassedOver(t *testing.T) {
+	t.Parallel()
+	const all = messages + 1000
+	b := setup(t)
+	path := filepath.Join(t.TempDir(), "state")
+	args := []string{"--replay-partition=0", "--state=" + path}
+	var out bytes.Buffer
+	sink, err := NewNDJSON(&out, "")
+	require.NoError(t, err)
+	_, err = b.run(&crash{Sink: sink, at: 2}, args...)
+	require.ErrorIs(t, err, errCrash)
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	s := new(state)
+	require.NoError(t, json.Unmarshal(text, s))
+	s.Parts[0].Last = all
+	require.NoError(t, s.save(path))
+
+	_, err = b.run(sink, args...)
+	require.ErrorIs(t, err, messagelog.ErrTailLost)
+	_, err = b.run(sink, args...)
+	require.ErrorIs(t, err, messagelog.ErrTailLost)
+	require.Equal(t, wanted(0, 1, messages), places(t, out.Bytes()))
+	log, err := messagelog.Open(b.ctx, b.js, 0)
+	require.NoError(t, err)
+	some, err := log.At(b.ctx, 1, 0)
+	require.NoError(t, err)
+	for n := messages + 1; n <= all; n++ {
+		_, err := b.js.PublishAsync(topology.MessagesSubject(0), testkit.MessageBatch(uint64(n), some.Data), jetstream.WithStallWait(time.Minute))
+		require.NoError(t, err)
+	}
+	<-b.js.PublishAsyncComplete()
+	_, err = b.run(sink, args...)
+	require.NoError(t, err)
+	require.Equal(t, wanted(0, 1, all), places(t, out.Bytes()))
+}
+
+// first is a sink of small batches that does something before the first of them.
+type first struct {
+	Sink
+	before func()
+}
+
+func (*first) BatchMax() int { return 20 }
+
+func (f *first) Put(ctx context.Context, batch []messagelog.Entry) (uint64, error) {
+	if f.before != nil {
+		f.before()
+		f.before = nil
+	}
+	return f.Sink.Put(ctx, batch)
+}
+
+// What is gone when a replay comes to it is told, whether it went while the replay ran or before: at the beginning, in the middle and at the end.
+func TestWhatIsTakenMeanwhileIsTold(t *testing.T) {
+	t.Parallel()
+	for name, chosen := range map[string]string{"all channels": "--replay-partition=0", "one channel": "--replay-channel=2/" + channelOf(0, 3)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setupOf(t, bytes.Repeat([]byte("x"), 4000)) // more than is read ahead
+			stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
+			require.NoError(t, err)
+			last := stream.CachedInfo().State.LastSeq
+			args := []string{chosen}
+			require.NoError(t, stream.DeleteMsg(b.ctx, 2)) // messages 2 to 8
+			var out bytes.Buffer
+			sink, err := NewNDJSON(&out, "")
+			require.NoError(t, err)
+			said, err := b.said(&first{sink, func() {
+				require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(last-10)))
+				require.NoError(t, stream.DeleteMsg(b.ctx, last-4))
+			}}, args...)
+			require.NoError(t, err)
+			require.Contains(t, said, "partition 0: retention has taken messages 2 to 8 before they were replayed\n")
+
+			got := places(t, out.Bytes())
+			told, lines := make(map[string]bool), 0
+			for line := range strings.Lines(said) {
+				var from, to int
+				if _, err := fmt.Sscanf(line, "partition 0: retention has taken messages %d to %d before", &from, &to); err == nil {
+					lines++
+					for _, place := range wanted(0, from, to) {
+						told[place] = true
+					}
+				}
+			}
+			require.GreaterOrEqual(t, lines, 3, said)
+			var want []string
+			for n := 1; n <= messages; n++ {
+				if place := fmt.Sprintf("0 %d", n); (name == "all channels" || n%10 == 3) && !told[place] {
+					want = append(want, place)
+				}
+			}
+			require.Equal(t, want, got)
+
+			// Nothing is left when one is resumed.
+			args = append(args, "--state="+filepath.Join(t.TempDir(), "state"))
+			_, err = b.said(&crash{Sink: &first{Sink: sink}, at: 1}, args...)
+			require.ErrorIs(t, err, errCrash)
+			require.NoError(t, stream.Purge(b.ctx))
+			said, err = b.said(sink, args...)
+			require.NoError(t, err)
+			require.Contains(t, said, fmt.Sprintf(" to %d before they were replayed\n", messages))
+		})
+	}
+}
+
+// Who asks for a beginning that the log no longer has is told where it begins.
+func TestABeginningThatIsGoneIsTold(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(3))) // up to message 8
+	for _, row := range []struct {
+		from string
+		told bool
+	}{{"", true}, {"--from-partition-seq=1", true}, {"--from-partition-seq=8", true}, {"--from-partition-seq=9", false}, {"--from-partition-seq=10", false}} {
+		var out bytes.Buffer
+		sink, err := NewNDJSON(&out, "")
+		require.NoError(t, err)
+		args := []string{"--replay-partition=0"}
+		if row.from != "" {
+			args = append(args, row.from)
+		}
+		said, err := b.said(sink, args...)
+		require.NoError(t, err)
+		require.Equal(t, row.told, strings.Contains(said, "partition 0: the message log begins at partition_seq 9\n"), "%s: %s", row.from, said)
+	}
 }
 
 func TestConfigSaysWhatIsWrong(t *testing.T) {

@@ -30,7 +30,8 @@ type Log interface {
 	// has lost what comes next and may say so, behind that. The log that places are of must be the one
 	// that was created then.
 	Resume(ctx context.Context, created time.Time, next uint64) (uint64, error)
-	// Range gives the messages from first to last, of these channels or, with none, of all.
+	// Range gives the messages from first to last, of these channels or, with none, of all. Where it comes to some that the source has
+	// lost and may say so, it ends with a [*LostError], and can be asked for what is behind them.
 	Range(ctx context.Context, first, last uint64, channels []messagelog.Channel, handle func(messagelog.Entry) error) error
 }
 
@@ -52,6 +53,15 @@ var (
 	// errRecreated says that the numbers of a state are of a log that is gone.
 	errRecreated = errors.New("was made anew since the replay began; begin again with another --state")
 )
+
+// LostError says that the source has lost messages for good.
+type LostError struct{ First, Last uint64 }
+
+// Error says which.
+func (e *LostError) Error() string { return fmt.Sprintf("messages %d to %d are gone", e.First, e.Last) }
+
+// Is makes it an [ErrGone].
+func (*LostError) Is(target error) bool { return target == ErrGone }
 
 // SameLog is an error where a log was not created when a replay's was.
 func SameLog(source string, partition int, created, replayed time.Time) error {
@@ -110,4 +120,20 @@ func (l partitionLog) Resume(ctx context.Context, created time.Time, next uint64
 		return 0, err
 	}
 	return max(next, bounds.First), SameLog(messageLogName, l.Partition(), bounds.Created, created)
+}
+
+// Range looks at all messages, for only their places tell that some are missing.
+func (l partitionLog) Range(ctx context.Context, first, last uint64, channels []messagelog.Channel, handle func(messagelog.Entry) error) error {
+	next, chosen := first, messagelog.Only(channels, handle)
+	err := l.Log.Range(ctx, first, last, nil, func(e messagelog.Entry) error {
+		if e.Seq > next {
+			return &LostError{First: next, Last: e.Seq - 1}
+		}
+		next++
+		return chosen(e)
+	})
+	if err == nil && next <= last {
+		return &LostError{First: next, Last: last}
+	}
+	return err
 }

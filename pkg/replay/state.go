@@ -10,11 +10,12 @@ import (
 	"time"
 )
 
-const stateVersion = 1
+const stateVersion = 2
 
 // state is what the state file holds.
 type state struct {
-	Version int `json:"version"`
+	Version int    `json:"version"`
+	Replay  string `json:"replay"` // a name that no other has
 	// Asked is what was asked for. A state is only gone on with for the same.
 	Asked string       `json:"asked"`
 	Mark  uint64       `json:"mark"` // of the sink, after the last whole batch

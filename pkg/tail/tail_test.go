@@ -209,6 +209,22 @@ func TestFollows(t *testing.T) {
 	}
 }
 
+// A log that has lost its tail since tail looked at it has no whole past, behind which it could be followed.
+func TestAPastWhoseTailIsLost(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for range 3 {
+		b.write("a", 2, "hi")
+	}
+	log, err := messagelog.Open(b.ctx, b.js, topology.Partitions(partitions).Of("a", 2))
+	require.NoError(t, err)
+	var out bytes.Buffer
+	shows := &tail{out: bufio.NewWriter(&out), lines: new(messagelog.Encoder)}
+	require.ErrorIs(t, shows.past(b.ctx, []*part{{log: log, first: 2, last: 4}}), messagelog.ErrTailLost)
+	require.NoError(t, shows.flush())
+	require.Equal(t, []string{"a 2", "a 3"}, read(t, &out))
+}
+
 // fleeting publishes a no_persist message, as a sequencer would.
 func (b *bundle) fleeting(channel string, kind message.ChannelType, payload string) {
 	b.t.Helper()

@@ -104,10 +104,11 @@ type comparison struct {
 }
 
 func (c *comparison) compare(ctx context.Context) error {
-	done, err := writer.Done(ctx, c.js, c.part.Partition)
+	recorded, err := writer.Done(ctx, c.js, c.part.Partition)
 	if err != nil {
 		return err //nolint:wrapcheck // says what was being done
 	}
+	done := recorded.Done
 	if c.log, err = messagelog.Open(ctx, c.js, c.part.Partition); err != nil {
 		return err
 	}
@@ -118,8 +119,8 @@ func (c *comparison) compare(ctx context.Context) error {
 	if bounds.Gone { // all that there was is old
 		bounds.First, bounds.Last = done+1, done
 	}
-	if done > bounds.Last {
-		return fmt.Errorf("the writer is done up to message %d, and the message log ends at %d: its tail is being derived again; try later", done, bounds.Last)
+	if err := behind(recorded, bounds); err != nil {
+		return err
 	}
 	c.report.First, c.report.Last = bounds.First, min(done, bounds.Last)
 	if waiting := bounds.Last - c.report.Last; waiting > 0 {
@@ -137,6 +138,14 @@ func (c *comparison) compare(ctx context.Context) error {
 		return err
 	}
 	return c.compareBeyond(ctx)
+}
+
+// behind is an error where the message log ends before what the writer has read of it.
+func behind(recorded writer.Recorded, bounds messagelog.Bounds) error {
+	if bounds.Gone || recorded.Begun <= bounds.Last {
+		return nil
+	}
+	return fmt.Errorf("the writer has read up to message %d, and the message log ends at %d: its tail is being derived again; try later", recorded.Begun, bounds.Last)
 }
 
 // window compares a run of ranges: the messages are summed up first, so that the rows that ClickHouse then
@@ -219,15 +228,22 @@ func (c *comparison) compareOld(ctx context.Context, before uint64) error {
 	return nil
 }
 
-// compareBeyond looks for rows of messages that the log does not have yet. The log is asked after the
-// rows, since messages come in.
+// compareBeyond looks for rows of messages that the log does not have yet. The writer's record and the log are
+// asked after the rows, since messages come in.
 func (c *comparison) compareBeyond(ctx context.Context) error {
 	extents, err := c.client.Extents(ctx)
 	if err != nil {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
+	recorded, err := writer.Done(ctx, c.js, c.part.Partition)
+	if err != nil {
+		return err //nolint:wrapcheck // says what was being done
+	}
 	bounds, err := c.log.Bounds(ctx)
 	if err != nil {
+		return err
+	}
+	if err := behind(recorded, bounds); err != nil {
 		return err
 	}
 	for _, e := range extents {

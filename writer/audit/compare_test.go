@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -218,13 +219,77 @@ func TestCannotTell(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, 2, coder.ExitCode())
 
-	// The log's tail is gone, and not derived again yet.
+	b.loseMessages()
+	b.requireBehind(b.js)
+}
+
+// loseMessages makes the log anew, so that nothing of it is derived again yet.
+func (b *bundle) loseMessages() {
+	b.t.Helper()
 	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
-	require.NoError(t, err)
+	require.NoError(b.t, err)
 	config := stream.CachedInfo().Config
-	require.NoError(t, b.js.DeleteStream(b.ctx, topology.MessagesStream(0)))
+	require.NoError(b.t, b.js.DeleteStream(b.ctx, topology.MessagesStream(0)))
 	_, err = b.js.CreateStream(b.ctx, config)
+	require.NoError(b.t, err)
+}
+
+// requireBehind wants an audit that cannot tell because the log's tail is missing.
+func (b *bundle) requireBehind(js jetstream.JetStream) {
+	b.t.Helper()
+	part, err := audit.New(js, b.client, 1, slog.New(slog.DiscardHandler)).Compare(b.ctx, 0)
+	require.ErrorContains(b.t, err, "derived")
+	require.Empty(b.t, part.First)
+	whole := report.NewReport()
+	whole.Add(slog.New(slog.DiscardHandler), part, err)
+	whole.Finish(nil)
+	require.Equal(b.t, report.CannotTell, whole.Status)
+}
+
+// The rows of a batch are there before the writer records that it is done.
+func TestATailIsLostThatIsBeingInserted(t *testing.T) {
+	t.Parallel()
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b.publish(1, 10, 0)
+	b.write(10)
+	bucket, err := b.js.KeyValue(b.ctx, topology.WriterBucket)
 	require.NoError(t, err)
-	_, err = audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Compare(b.ctx, 0)
-	require.ErrorContains(t, err, "its tail is being derived again")
+	_, err = bucket.PutString(b.ctx, "range.0", `{"version":1,"done":5,"pending":{"first":6,"last":10,"rows":5,"token":"t"}}`)
+	require.NoError(t, err)
+	b.loseMessages()
+	b.commits, b.published = 0, 0
+	b.publish(1, 7, 0)
+	b.requireBehind(b.js)
+}
+
+// losing is a JetStream whose message log is lost when an audit begins to read it.
+type losing struct {
+	jetstream.JetStream
+	lose func()
+}
+
+type losingStream struct {
+	jetstream.Stream
+	lose  func()
+	looks int
+}
+
+func (l *losing) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	stream, err := l.JetStream.Stream(ctx, name)
+	return &losingStream{Stream: stream, lose: l.lose}, err
+}
+
+func (l *losingStream) Info(ctx context.Context, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
+	if l.looks++; l.looks == 2 { // the first is for where it ends
+		l.lose()
+	}
+	return l.Stream.Info(ctx, opts...)
+}
+
+func TestATailIsLostMeanwhile(t *testing.T) {
+	t.Parallel()
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b.publish(1, 10, 0)
+	b.write(10)
+	b.requireBehind(&losing{b.js, b.loseMessages})
 }

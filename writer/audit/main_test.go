@@ -144,9 +144,9 @@ func (b *bundle) write(until uint64) {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	testkit.WaitFor(b.t, time.Minute, "the writer", func(ctx context.Context) error {
-		done, err := writer.Done(ctx, b.js, 0)
-		if err == nil && done < until {
-			err = fmt.Errorf("done %d of %d", done, until)
+		recorded, err := writer.Done(ctx, b.js, 0)
+		if err == nil && recorded.Done < until {
+			err = fmt.Errorf("done %d of %d", recorded.Done, until)
 		}
 		return err
 	})

@@ -128,7 +128,7 @@ func (c *comparison) missing(ctx context.Context, seq uint64) error {
 }
 
 // foreign looks at the rows of a message that the log did not give: it may have been taken by retention
-// meanwhile.
+// meanwhile, or be in a tail that was lost.
 func (c *comparison) foreign(ctx context.Context, have []clickhouse.RowDigest) ([]clickhouse.RowDigest, error) {
 	n := 1
 	for n < len(have) && have[n].PartitionSeq == have[0].PartitionSeq {
@@ -141,6 +141,9 @@ func (c *comparison) foreign(ctx context.Context, have []clickhouse.RowDigest) (
 	if have[0].PartitionSeq < bounds.First || bounds.Gone {
 		c.report.OldRows += uint64(n)
 		return have[n:], nil
+	}
+	if have[0].PartitionSeq > bounds.Last {
+		return nil, fmt.Errorf("there is a row of message %d, and the message log ends at %d: %w", have[0].PartitionSeq, bounds.Last, messagelog.ErrTailLost)
 	}
 	c.report.Foreign += uint64(n)
 	c.part.Differ("there is a row of message %d, which the message log does not have", have[0].PartitionSeq)

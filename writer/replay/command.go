@@ -23,7 +23,7 @@ func (c *Command) Run(in *command.Invocation, wal replay.OpenWAL) error {
 		if err != nil {
 			return nil, nil, err //nolint:wrapcheck // a clickhouse.Error says it all
 		}
-		sink, err := New(ctx, js, client, in.Log)
+		sink, err := New(ctx, js, client, c.ClickHouse.ClickHouseCluster != "", in.Log)
 		return sink, client.Close, err
 	})
 }

@@ -93,7 +93,7 @@ func TestFillsATable(t *testing.T) {
 				return rows, different
 			}
 			run := func(dieAt int, cfg replays.Config) (*replay.Sink, error) {
-				sink, err := replay.New(ctx, js, client, log)
+				sink, err := replay.New(ctx, js, client, false, log)
 				require.NoError(t, err)
 				_, err = replays.Run(ctx, cfg, replays.NewMessageLog(js), 1, &small{sink, dieAt}, io.Discard)
 				return sink, err
