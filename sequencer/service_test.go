@@ -261,7 +261,7 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 	require.Len(t, metas, 2)
 	require.Equal(t, []uint64{30, 20}, []uint64{metas[0].WALSeq, metas[1].WALSeq})
 	require.EqualValues(t, 30, h.recovered())
-	_, err = store.objects.PutBytes(h.ctx, metas[0].Object, []byte("not a checkpoint"))
+	_, err = h.objects().PutBytes(h.ctx, metas[0].Object, []byte("not a checkpoint"))
 	require.NoError(t, err)
 	require.EqualValues(t, 20, h.recovered())
 
@@ -272,7 +272,7 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 	stop()
 
 	// With neither, and the log trimmed, going on would repeat sequence numbers.
-	require.NoError(t, store.objects.Delete(h.ctx, metas[1].Object))
+	require.NoError(t, h.objects().Delete(h.ctx, metas[1].Object))
 	require.ErrorIs(t, newService(h).Run(h.ctx), runner.ErrMissing)
 }
 
@@ -298,6 +298,25 @@ func TestWriteAheadLogLost(t *testing.T) {
 	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
 	h.ensure()
 	require.ErrorIs(t, newService(h).Run(h.ctx), runner.ErrMissing)
+}
+
+// Both logs are gone and the checkpoint is left: to begin anew would give its numbers out again.
+func TestBothLogsLostAndACheckpointLeft(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	_, stop := h.start()
+	for i := range 10 {
+		h.ask(send("c", strconv.Itoa(i)))
+	}
+	stop()
+	require.NoError(t, keeperOf(h, time.Now).Checkpoint(h.ctx))
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
+	h.ensure()
+	h.publish(send("c", "another"))
+	err := newService(h).Run(h.ctx)
+	require.ErrorIs(t, err, runner.ErrMissing)
+	require.ErrorContains(t, err, "taken at record 10, and the write-ahead log ends at 1")
 }
 
 func TestMalformedRecordIsPassedBy(t *testing.T) {

@@ -22,15 +22,15 @@ func (p *Partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 	})
 	defer stop()
 
-	timer := time.NewTimer(p.cfg.OutputAckTimeout)
-	defer timer.Stop()
+	e := &emitter{Partition: p, silence: time.NewTimer(p.cfg.OutputAckTimeout)}
+	defer e.silence.Stop()
 	for {
-		sent, err := p.Emit()
+		sent, err := e.Emit()
 		if errors.Is(err, ErrNotOwner) {
 			return err
 		}
 		if err != nil && emitCtx.Err() == nil {
-			if err := p.resume(emitCtx, err); err != nil {
+			if err := e.resume(emitCtx, err); err != nil {
 				return err
 			}
 			continue
@@ -38,24 +38,24 @@ func (p *Partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 		if sent > 0 {
 			continue
 		}
-		acked, inFlight, last := p.outbox.state()
+		acked, inFlight, last := e.outbox.state()
 		ended := folded
 		if acked < last {
 			ended = nil // not before the outbox is empty
 		}
-		timer.Reset(p.cfg.OutputAckTimeout)
+		e.listen(acked, inFlight)
 		select {
-		case <-p.outbox.change:
-		case <-timer.C:
+		case <-e.outbox.change:
+		case <-e.silence.C:
 			if inFlight > 0 {
-				if err := p.resume(emitCtx, context.DeadlineExceeded); err != nil {
+				if err := e.resume(emitCtx, context.DeadlineExceeded); err != nil {
 					return err
 				}
 			}
 		case <-ended:
 			return nil
 		case <-emitCtx.Done():
-			p.Logger.Warn("stopped with records not yet in the message log; they will be derived again", "records", last-acked)
+			e.Logger.Warn("stopped with records not yet in the message log; they will be derived again", "records", last-acked)
 			return nil
 		}
 	}
@@ -97,21 +97,60 @@ func (p *Partition) Resume(ctx context.Context) (again bool, err error) {
 	return false, p.outbox.rewind(end, ackedBefore)
 }
 
+// emitter is what emitting remembers from one chunk to the next.
+type emitter struct {
+	*Partition
+	silence   *time.Timer // how long there may be no word of what is in flight
+	listening bool        // something was in flight at the last look
+	heard     uint64      // acknowledged then
+
+	resumedAt uint64 // acknowledged after the last resume
+	vain      int    // resumes on end that found nothing more acknowledged
+}
+
+// listen starts the timer anew where the message log has taken more, or where
+// something is in flight again. A look for any other reason leaves it running: sends
+// that keep coming must not hide a log that gives no word.
+func (e *emitter) listen(acked uint64, inFlight int) {
+	if inFlight > 0 && (!e.listening || acked != e.heard) {
+		e.silence.Reset(e.cfg.OutputAckTimeout)
+	}
+	e.listening, e.heard = inFlight > 0, acked
+}
+
 // resume goes on after a refusal, a time-out or a failed publish: never blindly,
 // but from the tail that the message log's leader reports.
-func (p *Partition) resume(ctx context.Context, cause error) error {
-	p.Metrics.resumed.Inc()
-	p.Logger.Warn("the message log did not take what was sent; going on from its tail", "error", cause)
+func (e *emitter) resume(ctx context.Context, cause error) error {
+	e.Metrics.resumed.Inc()
+	e.Logger.Warn("the message log did not take what was sent; going on from its tail", "error", cause)
+	e.listening = false // nothing is in flight behind the tail
 	for attempt := 0; ; attempt++ {
-		again, err := p.Resume(ctx)
+		again, err := e.Resume(ctx)
+		if err == nil {
+			e.pauseInVain(ctx)
+			return nil
+		}
 		if !again {
 			return err
 		}
 		if attempt == 0 && ctx.Err() == nil {
-			p.Logger.Warn("the message log's tail cannot be read; trying on", "error", err)
+			e.Logger.Warn("the message log's tail cannot be read; trying on", "error", err)
 		}
 		if !Pause(ctx, attempt) {
 			return nil
 		}
+	}
+}
+
+// pauseInVain waits before the same records are sent again, longer each time: a
+// refusal may last, as that of a stream which is full or sealed does.
+func (e *emitter) pauseInVain(ctx context.Context) {
+	acked, _, _ := e.outbox.state()
+	if acked > e.resumedAt {
+		e.resumedAt, e.vain = acked, 0
+		return
+	}
+	if Pause(ctx, e.vain) {
+		e.vain++
 	}
 }

@@ -9,11 +9,16 @@ import (
 )
 
 // Recover finds the newest state from which everything that the message log
-// lacks can be derived again, and sets the outbox behind the log's tail.
+// lacks can be derived again, and sets the outbox behind the log's tail. The
+// write-ahead log is looked at last: what another owner did meanwhile is then no
+// sign that it has lost something.
 func (p *Partition) Recover(ctx context.Context) error {
 	start := p.Now()
 	end, err := p.Logs.OutputTail(ctx)
 	if err != nil {
+		return err
+	}
+	if p.claimed, err = p.Checkpoints.Claim(ctx); err != nil {
 		return err
 	}
 	wal, err := p.Logs.WALBounds(ctx)
@@ -41,11 +46,14 @@ func (p *Partition) Recover(ctx context.Context) error {
 
 // startingState is the newest checkpoint that lies at or before the message log's
 // Tail and from which the write-ahead log goes on; the empty state where the
-// write-ahead log is whole.
+// write-ahead log is whole. A log that ends before any checkpoint is another one, or
+// has lost its tail: what was answered from the rest must not be given out again.
 func (p *Partition) startingState(ctx context.Context, end Tail, wal Bounds) (*fold.State, error) {
-	var err error
-	if p.claimed, err = p.Checkpoints.Claim(ctx); err != nil {
-		return nil, err
+	for _, meta := range p.claimed.Metas {
+		if meta.WALSeq > wal.Last {
+			return nil, fmt.Errorf("%w: checkpoint %s was taken at record %d, and the write-ahead log ends at %d; restore the streams and the checkpoints from one backup",
+				ErrMissing, meta.Object, meta.WALSeq, wal.Last)
+		}
 	}
 	var reasons []error
 	for _, meta := range p.claimed.Metas {
@@ -75,8 +83,6 @@ func (p *Partition) startingState(ctx context.Context, end Tail, wal Bounds) (*f
 
 func usable(meta CheckpointMeta, end Tail, wal Bounds) error {
 	switch {
-	case meta.WALSeq > wal.Last:
-		return fmt.Errorf("it was taken at record %d, and the write-ahead log ends at %d", meta.WALSeq, wal.Last)
 	case meta.WALSeq+1 < wal.First:
 		return fmt.Errorf("it was taken at record %d, and the write-ahead log starts at %d", meta.WALSeq, wal.First)
 	case meta.WALSeq > end.Seq:
