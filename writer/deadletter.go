@@ -27,6 +27,10 @@ const (
 	reasonLost = "lost"
 )
 
+// errorBytesMax is how much of an error's text goes into the header of a dead letter. ClickHouse repeats constraints and values in it, and JetStream
+// refuses a message with more than 64 KiB of headers.
+const errorBytesMax = 4 << 10
+
 // deadLetters puts what cannot become a row where it can be looked at. A letter may be put there twice
 // after a failure: its Nats-Msg-Id is the same, so JetStream drops the second within its duplicate window,
 // and behind that the partition_seq tells.
@@ -40,13 +44,12 @@ func (d *deadLetters) put(ctx context.Context, reason string, seq uint64, body [
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	subject := topology.DeadLetterSubject(subsystem, reason)
-	oneLine := strings.NewReplacer("\r", " ", "\n", " ") // a header's value ends at the end of the line
 	msg := &nats.Msg{
 		Subject: subject,
 		Data:    body,
 		Header: nats.Header{
 			topology.HeaderContentType:    {contentType},
-			deadletter.HeaderError:        {oneLine.Replace(cause.Error())},
+			deadletter.HeaderError:        {headerText(cause.Error())},
 			deadletter.HeaderStream:       {d.stream},
 			deadletter.HeaderPartitionSeq: {strconv.FormatUint(seq, 10)},
 		},
@@ -58,6 +61,14 @@ func (d *deadLetters) put(ctx context.Context, reason string, seq uint64, body [
 		return fmt.Errorf("put %s %d into the dead letters: %w", d.stream, seq, err)
 	}
 	return nil
+}
+
+// headerText is a text as the value of a header: one line, since the value ends with it, and not too long.
+func headerText(text string) string {
+	if whole := len(text); whole > errorBytesMax {
+		text = fmt.Sprintf("%s… (the beginning of %d bytes)", strings.ToValidUTF8(text[:errorBytesMax], ""), whole)
+	}
+	return strings.NewReplacer("\r", " ", "\n", " ").Replace(text)
 }
 
 func (d *deadLetters) putRecord(ctx context.Context, bad badRecord, record []byte) error {

@@ -2,7 +2,9 @@ package writer
 
 import (
 	"strconv"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -100,6 +102,39 @@ func TestAViewRefusesARow(t *testing.T) {
 	rows, different := tb.counts(false)
 	require.EqualValues(t, 1000, rows)
 	require.EqualValues(t, 1000, different)
+}
+
+// ClickHouse repeats the constraint that a row violates, and the text of the error can be longer than JetStream takes: it is cut.
+func TestLongErrorsFitIntoDeadLetters(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	s := b.service(cfg)
+	stop := b.start(s)
+	b.stopMerges(cfg)
+	tb := openTable(t, cfg.ClickHouseDSN)
+	require.NoError(t, tb.conn.Exec(b.ctx, "ALTER TABLE "+tb.name+" ADD CONSTRAINT poison CHECK wal_seq != 5 OR payload = '"+strings.Repeat("ä ", 30_000)+"'"))
+	b.publish(0, 1, 10)
+	b.waitDone(0, 10)
+	require.NoError(t, s.Check())
+	require.NoError(t, stop())
+
+	letters := b.deadLetters()
+	require.Len(t, letters, 1)
+	require.Equal(t, "5", letters[0].Header.Get(deadletter.HeaderPartitionSeq))
+	text := letters[0].Header.Get(deadletter.HeaderError)
+	require.Contains(t, text, "poison")
+	require.True(t, utf8.ValidString(text))
+	require.Regexp(t, `… \(the beginning of \d{5} bytes\)$`, text)
+	require.Less(t, len(text), errorBytesMax+64)
+}
+
+func TestHeaderText(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "two  lines", headerText("two\r\nlines"))
+	whole := strings.Repeat("x", errorBytesMax)
+	require.Equal(t, whole, headerText(whole))
+	require.Equal(t, whole[1:]+"… (the beginning of 4097 bytes)", headerText(whole[1:]+"ä"), "no half of a character")
 }
 
 // A table that refuses everything is wrong, not the rows: the writer pauses, and goes on when it was mended.

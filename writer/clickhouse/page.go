@@ -143,9 +143,9 @@ func (c *Client) query(ctx context.Context, statement string, args ...any) (driv
 // readSettings bound what a reader may cost the server. They stand in the statement: the driver puts a time of its own into the settings
 // of the call, five seconds beyond the deadline, and the server would go on for nobody.
 func readSettings(ctx context.Context) string {
-	seconds := 60.0 // see readTimeout
+	seconds := readTimeout.Seconds()
 	if deadline, ok := ctx.Deadline(); ok {
-		seconds = max(seconds, math.Ceil(time.Until(deadline).Seconds()))
+		seconds = max(1, min(seconds, math.Ceil(time.Until(deadline).Seconds()))) // 0 would be no limit
 	}
 	return fmt.Sprintf("max_threads = 1, max_execution_time = %d", int(seconds))
 }

@@ -15,8 +15,15 @@
 //
 // # What bounds it
 //
-// So many questions at a time (--history-requests-max), each so long (--history-timeout), each page so large (--history-page-bytes-max), and
-// so far into the logs (recordsMax, walRecordsMax). Who finds no place is answered 503.
+// So many questions at a time (--history-requests-max), each so long (--history-timeout), each page so large (--history-page-bytes-max) and read
+// in so many rows at a time (nextRowsMax), and so far into the logs (recordsMax, walRecordsMax). Who finds no place is answered 503.
+//
+// A question gives its place back when its answer is there: who reads slowly takes none from those who ask. The answers that are being written may
+// together be as large as a full page for each place, and each has its time, which grows with its size (answerTimeout, readBytesPerSecond). An
+// answer that does not fit is 503; small ones mostly do.
+//
+// A status divides its time, so that a neighbour that hangs leaves some for the other: a third at most to learn how far the writer is, half of what
+// is left then for ClickHouse, and the rest for the logs.
 //
 // # When a neighbour fails
 //

@@ -58,7 +58,8 @@ type Service struct {
 
 	slots   chan struct{}
 	waiting atomic.Int64
-	failing atomic.Bool // ClickHouse, as far as has been logged
+	unread  atomic.Int64 // bytes of answers that are being written
+	failing atomic.Bool  // ClickHouse, as far as has been logged
 }
 
 // New checks cfg and deps and reports everything that is wrong with them. It connects to nothing.
@@ -115,23 +116,44 @@ func routes(sync, status http.HandlerFunc) []api.Route {
 // answer is the body of a 200.
 type answer []byte
 
+// A reader may take answerTimeout for an answer, and as long as it lasts at readBytesPerSecond.
+const (
+	answerTimeout      = 5 * time.Second
+	readBytesPerSecond = 1 << 20
+)
+
 // route makes a handler of an endpoint, and keeps the books.
 func (s *Service) route(path string, endpoint func(w http.ResponseWriter, r *http.Request) (answer, *api.Problem)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		body, problem := endpoint(w, r)
+		if problem == nil {
+			problem = s.write(w, body)
+		}
 		code := "ok"
 		if problem != nil {
 			code = problem.Code
 			problem.Write(w)
-		} else {
-			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set("Cache-Control", "no-store")
-			_, _ = w.Write(body) // a caller that has gone need not know
 		}
 		s.metrics.requests.WithLabelValues(path, code).Inc()
 		s.metrics.requestDuration.WithLabelValues(path).Observe(time.Since(start).Seconds())
 	}
+}
+
+// write answers, unless the answers that wait for their readers leave no room for another: together they may be as large as a full page for each
+// slot. One alone is always taken, since a page can be somewhat larger than it was reckoned.
+func (s *Service) write(w http.ResponseWriter, body answer) *api.Problem {
+	size := int64(len(body))
+	defer s.unread.Add(-size)
+	if unread := s.unread.Add(size); unread > size && unread > int64(cap(s.slots))*int64(s.cfg.HistoryPageBytesMax) {
+		return overloaded()
+	}
+	patience := answerTimeout + time.Duration(size)*time.Second/readBytesPerSecond
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience)) // only a test's writer has none
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(body) // a caller that has gone need not know
+	return nil
 }
 
 // admit waits for a slot; leave gives it back where it was given. The wait counts as part of the time that ctx gives.

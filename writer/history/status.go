@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/sendhouse/sendhouse/pkg/api"
@@ -96,8 +97,8 @@ func readStatusRequest(values url.Values) (statusRequest, *api.Problem) {
 // find looks for a send, in the order that doc.go gives reasons for.
 func (s *Service) find(ctx, client context.Context, q *statusRequest) (status, *api.Problem) {
 	partition := s.partitions.Of(q.channel.ID, q.channel.Type)
-	progress, logErr := s.logs.progress(ctx, partition)
-	identity, stored, tableErr := s.table.Sent(ctx, q.channel, q.fromUID, q.clientMsgNo)
+	progress, logErr := s.progress(ctx, partition)
+	identity, stored, tableErr := s.sent(ctx, q)
 	switch {
 	case tableErr != nil && client.Err() == nil:
 		s.tableFailed(tableErr)
@@ -122,6 +123,29 @@ func (s *Service) find(ctx, client context.Context, q *statusRequest) (status, *
 	default:
 		return found, nil
 	}
+}
+
+// progress asks how far the writer is, for a third of the time that is left: NATS may hang, and ClickHouse be well.
+func (s *Service) progress(ctx context.Context, partition int) (writer.Progress, error) {
+	ctx, cancel := part(ctx, 3)
+	defer cancel()
+	return s.logs.progress(ctx, partition)
+}
+
+// sent asks ClickHouse, for half of the time that is left: it may hang, and the message be in the logs.
+func (s *Service) sent(ctx context.Context, q *statusRequest) (clickhouse.Identity, bool, error) {
+	ctx, cancel := part(ctx, 2)
+	defer cancel()
+	return s.table.Sent(ctx, q.channel, q.fromUID, q.clientMsgNo) //nolint:wrapcheck // a clickhouse.Error says it all
+}
+
+// part is a context with the n-th part of the time that ctx has left.
+func part(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(n))
 }
 
 // findInLogs looks for what the writer has not inserted yet.

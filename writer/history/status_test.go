@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -272,6 +274,7 @@ func TestClickHouseAway(t *testing.T) {
 
 	server.Pause()
 	away("history_timeout", "history_unavailable") // the driver may see the end of its time first
+	b.requireState(stateAccepted, 2, "logged")
 	server.Resume()
 	testkit.WaitFor(t, testTimeout, "an answer", b.answers(body))
 
@@ -290,6 +293,23 @@ func TestClickHouseAway(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// NATS hangs: the time that is waited for it leaves some for ClickHouse.
+func TestNATSHangs(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{config: func(c *Config) { c.HistoryTimeout = 2 * time.Second }})
+	b.insert(from(1, "stored"))
+	link := testkit.StartLink(t, strings.TrimPrefix(b.nats.URL(), "nats://"))
+	nc, js, err := broker.Connect(b.ctx, broker.Config{URL: "nats://" + link.Addr, Name: t.Name(), Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	b.service.logs = &logs{nc: nc, js: js}
+	link.Cut()
+	b.requireState(stateStored, 1, "stored")
+	g := b.status("nothing")
+	require.Equal(t, http.StatusServiceUnavailable, g.status)
+	require.Equal(t, "log_unavailable", g.Code)
 }
 
 // NATS is away: ClickHouse answers what it can.

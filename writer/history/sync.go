@@ -11,9 +11,12 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// firstRowsMax is how many rows are asked for at first. Nobody knows how large they are: with the largest payload there is by default these are
-// 16 MiB. What they turn out to be decides how many are asked for next.
-const firstRowsMax = 256
+// How many rows are asked for at one time: at first, and then, where those were small. Nobody knows how large the next ones are: with the
+// largest payload there is by default these are 16 and 32 MiB.
+const (
+	firstRowsMax = 256
+	nextRowsMax  = 512
+)
 
 // rowOverheadBytes is about what a message takes in an answer beside its texts.
 const rowOverheadBytes = 320
@@ -121,7 +124,7 @@ func (p *page) nextRows(limit, bytesMax int) int {
 		return min(want, firstRowsMax)
 	}
 	room := (bytesMax - p.bytes) / (p.bytes / len(p.rows))
-	return max(1, min(want, room+1))
+	return max(1, min(want, room+1, nextRowsMax))
 }
 
 // take adds a row, if it is not the one before once more.

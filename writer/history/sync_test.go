@@ -1,11 +1,14 @@
 package history
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -303,6 +306,96 @@ func TestSyncLargePages(t *testing.T) {
 	}
 	require.Equal(t, sequence64(1, last), b.walk(10_000, pullNewer))
 	require.Equal(t, sequence64(1, last), b.walk(10_000, pullOlder))
+}
+
+// asked remembers how many rows were asked for.
+type asked struct {
+	table
+	rows []int
+}
+
+func (a *asked) Page(ctx context.Context, channel clickhouse.Channel, r clickhouse.Range, each func(*clickhouse.Row) error) error {
+	a.rows = append(a.rows, r.LimitRows)
+	return a.table.Page(ctx, channel, r, each)
+}
+
+// Small messages say nothing of how large those behind them are: few are asked for at one time, and a page is as full as ever.
+func TestSyncLargeBehindSmall(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	const large, last = 100, 1000
+	var all []*message.Message
+	for seq := 1; seq <= last; seq++ {
+		m := sample("g", seq)
+		if seq <= large {
+			m.Payload = make([]byte, 64<<10)
+		}
+		all = append(all, m)
+	}
+	b.insert(all...)
+	a := &asked{table: b.service.table}
+	b.service.table = a
+	require.Equal(t, sequence64(1, last), b.walk(10_000, pullOlder))
+	require.Equal(t, []int{firstRowsMax, nextRowsMax}, a.rows[:2])
+	require.LessOrEqual(t, slices.Max(a.rows), nextRowsMax)
+}
+
+// deaf is a client that takes the head of an answer and nothing more, until it is told to.
+type deaf struct {
+	*httptest.ResponseRecorder
+	begun, listen chan struct{}
+	until         time.Time // the deadline
+}
+
+func (d *deaf) SetWriteDeadline(deadline time.Time) error {
+	d.until = deadline
+	return nil
+}
+
+func (d *deaf) Write(p []byte) (int, error) {
+	close(d.begun)
+	<-d.listen
+	return d.ResponseRecorder.Write(p)
+}
+
+// Answers that nobody reads are bounded together, each has its time, and they take no slot from others.
+func TestSyncUnread(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{config: func(c *Config) { c.HistoryRequestsMax = 1 }})
+	var all []*message.Message
+	for seq := 1; seq <= 50; seq++ {
+		m := sample("g", seq)
+		m.Payload = make([]byte, 64<<10)
+		all = append(all, m)
+	}
+	b.insert(all...)
+	b.insert(sample("h", 1))
+	const full = `{"login_uid":"u","channel_id":"g","channel_type":2}`
+	d := &deaf{ResponseRecorder: httptest.NewRecorder(), begun: make(chan struct{}), listen: make(chan struct{})}
+	req := httptest.NewRequestWithContext(b.ctx, http.MethodPost, pathSync, strings.NewReader(full))
+	req.Header.Set("Content-Type", "application/json")
+	start := time.Now()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		b.service.Routes()[0].Serve(d, req)
+	}()
+	<-d.begun
+	size := time.Duration(b.service.unread.Load())
+	require.WithinRange(t, d.until, start.Add(answerTimeout+size*time.Second/readBytesPerSecond), time.Now().Add(answerTimeout+size*time.Second/readBytesPerSecond))
+
+	g := b.sync(full)
+	require.Equal(t, http.StatusServiceUnavailable, g.status)
+	require.Equal(t, "overloaded", g.Code)
+	require.Equal(t, "1", g.header.Get("Retry-After"))
+	require.Len(t, b.sync(`{"login_uid":"u","channel_id":"h","channel_type":2}`).Messages, 1)
+	require.Equal(t, http.StatusOK, b.status("no").status)
+
+	close(d.listen)
+	<-ended
+	require.Equal(t, http.StatusOK, d.Code)
+	require.Equal(t, d.Body.String(), b.sync(full).raw)
+	require.Zero(t, b.service.unread.Load())
 }
 
 func TestSyncOverload(t *testing.T) {
