@@ -24,10 +24,10 @@ import (
 // when the object is whole; so a checkpoint that was cut short by a crash is
 // never taken for one: what the pointer says of the object then does not match.
 type natsCheckpoints struct {
-	objects   jetstream.ObjectStore
+	js        jetstream.JetStream
+	stream    jetstream.Stream // of the object store
 	pointers  jetstream.KeyValue
 	partition int
-	swept     uint64 // the claim under which it was
 }
 
 // pointer is the value in the key-value bucket.
@@ -36,7 +36,7 @@ type pointer struct {
 }
 
 func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int) (*natsCheckpoints, error) {
-	objects, err := js.ObjectStore(ctx, topology.CheckpointBucket)
+	stream, err := js.Stream(ctx, objectStream)
 	if err != nil {
 		return nil, fmt.Errorf("object store %s: %w", topology.CheckpointBucket, err)
 	}
@@ -44,7 +44,7 @@ func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int)
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", topology.CheckpointPointerBucket, err)
 	}
-	return &natsCheckpoints{objects: objects, pointers: pointers, partition: partition}, nil
+	return &natsCheckpoints{js: js, stream: stream, pointers: pointers, partition: partition}, nil
 }
 
 func (c *natsCheckpoints) key() string { return "p" + strconv.Itoa(c.partition) }
@@ -95,8 +95,11 @@ func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) 
 }
 
 func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen runner.Kept, beside *runner.CheckpointMeta) (runner.Kept, error) {
+	err := c.sweep(ctx, seen) // first, for what is left over may be why there is no space
+	if err != nil {
+		return runner.Kept{}, err
+	}
 	meta := runner.CheckpointMeta{Object: c.freeObject(seen), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
-	var err error
 	if meta.Bytes, meta.CRC32C, err = c.put(ctx, meta.Object, snapshot); err != nil {
 		return runner.Kept{}, fmt.Errorf("store checkpoint %s: %w", meta.Object, err)
 	}
@@ -106,12 +109,6 @@ func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, tak
 	}
 	if kept.Version, err = c.move(ctx, seen.Version, kept.Metas); err != nil {
 		return runner.Kept{}, err
-	}
-	if c.swept != kept.Claim {
-		if err := c.sweep(ctx, kept); err != nil {
-			return runner.Kept{}, err
-		}
-		c.swept = kept.Claim
 	}
 	return kept, nil
 }
@@ -131,20 +128,21 @@ func names(metas []runner.CheckpointMeta, object string) bool {
 	return slices.ContainsFunc(metas, func(m runner.CheckpointMeta) bool { return m.Object == object })
 }
 
-// sweep deletes the partition's objects of earlier claims that the pointer does not
-// name; it never will again. Those of this claim are written over by turns, and
-// those of later ones may be named by now.
-func (c *natsCheckpoints) sweep(ctx context.Context, kept runner.Kept) error {
-	all, err := c.objects.List(ctx)
-	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+// sweep deletes what the pointer, as this owner has last seen it, does not name of
+// the partition's objects, with the chunks that were left where storing one was cut
+// short. It never will name them again: a later owner begins with what the pointer
+// named then and adds objects of its own claim, which are left alone.
+func (c *natsCheckpoints) sweep(ctx context.Context, seen runner.Kept) error {
+	stored, err := objectSubjects(ctx, c.stream)
+	if err != nil {
 		return fmt.Errorf("list the checkpoints: %w", err)
 	}
-	for _, info := range all {
-		if claim, ours := c.claimOf(info.Name); !ours || claim >= kept.Claim || names(kept.Metas, info.Name) {
+	for subject, object := range stored {
+		if claim, ours := c.claimOf(object); !ours || claim > seen.Claim || names(seen.Metas, object) {
 			continue
 		}
-		if err := c.objects.Delete(ctx, info.Name); err != nil {
-			return fmt.Errorf("delete checkpoint %s of an earlier owner: %w", info.Name, err)
+		if err := c.purgeObject(ctx, subject); err != nil {
+			return fmt.Errorf("delete checkpoint %s, which is not kept: %w", object, err)
 		}
 	}
 	return nil
@@ -160,38 +158,33 @@ func (c *natsCheckpoints) claimOf(object string) (claim uint64, ours bool) {
 
 // put streams the snapshot into the object store.
 func (c *natsCheckpoints) put(ctx context.Context, name string, snapshot *fold.Snapshot) (int64, uint32, error) {
+	object, err := newObjectWriter(ctx, c.js.Conn(), name)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer object.close()
 	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	read, write := io.Pipe()
-	written := make(chan error, 1)
-	var bytes int64
-	go func() {
-		n, err := snapshot.WriteTo(io.MultiWriter(write, sum))
-		bytes = n
-		written <- errors.Join(err, write.CloseWithError(err))
-	}()
-	_, err := c.objects.Put(ctx, jetstream.ObjectMeta{Name: name}, read)
-	err = errors.Join(err, read.CloseWithError(err)) // lets the writer go where Put stopped early
-	if writeErr := <-written; err == nil {
-		err = writeErr
+	bytes, err := snapshot.WriteTo(io.MultiWriter(object, sum))
+	if err == nil {
+		err = object.finish()
 	}
 	return bytes, sum.Sum32(), err
 }
 
 func (c *natsCheckpoints) Load(ctx context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
-	object, err := c.objects.Get(ctx, meta.Object)
-	if errors.Is(err, jetstream.ErrObjectNotFound) {
+	object, err := c.open(ctx, meta.Object)
+	switch {
+	case errors.Is(err, jetstream.ErrObjectNotFound):
 		return nil, fmt.Errorf("%w: object %s is gone", runner.ErrDamaged, meta.Object)
-	}
-	if err != nil {
+	case errors.Is(err, jetstream.ErrBadObjectMeta):
+		return nil, fmt.Errorf("%w: object %s: %w", runner.ErrDamaged, meta.Object, err)
+	case err != nil:
 		return nil, fmt.Errorf("open checkpoint %s: %w", meta.Object, err)
 	}
 	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	state, err := fold.Read(io.TeeReader(object, sum), params)
-	if closeErr := object.Close(); err == nil {
-		err = closeErr
-	}
 	switch {
-	case errors.Is(err, fold.ErrSnapshot), errors.Is(err, jetstream.ErrDigestMismatch):
+	case errors.Is(err, fold.ErrSnapshot):
 		return nil, fmt.Errorf("%w: object %s: %w", runner.ErrDamaged, meta.Object, err)
 	case err != nil:
 		return nil, fmt.Errorf("read checkpoint %s: %w", meta.Object, err)

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -217,6 +219,26 @@ func TestReadRefusesDamage(t *testing.T) {
 	other.DedupWindow++
 	_, err = fold.Read(bytes.NewReader(b.Bytes()), other)
 	require.ErrorIs(t, err, fold.ErrSnapshot)
+}
+
+// A reader that fails says nothing of the bytes that it did not give.
+func TestReadTellsAFailingReaderFromDamage(t *testing.T) {
+	t.Parallel()
+	state := newState(t, params())
+	_, err := state.Fold(fold.Record{Seq: 1, Time: start, Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "1"})}, nil)
+	require.NoError(t, err)
+	var b bytes.Buffer
+	_, err = state.Snapshot().WriteTo(&b)
+	require.NoError(t, err)
+
+	broken := errors.New("nobody answers")
+	for n := range b.Len() + 1 {
+		_, err := fold.Read(io.MultiReader(bytes.NewReader(b.Bytes()[:n]), iotest.ErrReader(broken)), params())
+		require.ErrorIs(t, err, broken, "after %d", n)
+		require.NotErrorIs(t, err, fold.ErrSnapshot, "after %d", n)
+		_, err = fold.Read(io.MultiReader(bytes.NewReader(b.Bytes()[:n]), iotest.ErrReader(io.ErrUnexpectedEOF)), params())
+		require.ErrorIs(t, err, fold.ErrSnapshot, "after %d", n)
+	}
 }
 
 func FuzzFold(f *testing.F) {

@@ -94,8 +94,18 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 }
 
 // Read rebuilds the state that a snapshot was taken of. The snapshot must be of
-// the same parameters.
+// the same parameters. The error wraps ErrSnapshot where the bytes are wrong or
+// end too early, and r's own error where that gives another.
 func Read(r io.Reader, params Params) (*State, error) {
+	in := input{r: r}
+	s, err := decode(&in, params)
+	if in.err != nil { // what it did not give may be right
+		return nil, fmt.Errorf("read snapshot: %w", in.err)
+	}
+	return s, err
+}
+
+func decode(r io.Reader, params Params) (*State, error) {
 	s, err := New(params)
 	if err != nil {
 		return nil, err
@@ -140,6 +150,20 @@ func (e *encoder) bytes(b []byte) {
 func (e *encoder) uvarint(v uint64) {
 	var b [binary.MaxVarintLen64]byte
 	e.bytes(b[:binary.PutUvarint(b[:], v)])
+}
+
+// input keeps the error with which r failed; that r ends is none.
+type input struct {
+	r   io.Reader
+	err error
+}
+
+func (in *input) Read(p []byte) (int, error) {
+	n, err := in.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		in.err = err
+	}
+	return n, err
 }
 
 type decoder struct {
