@@ -31,9 +31,10 @@ var errUnanswered = errors.New("the answer to the bulk ends before this item's")
 //
 // The sends need not belong together, and one that fails spoils no other. Those that got no answer, or are told to come later, are sent
 // again with their client_msg_no. Sends to one channel keep their order, except that one which had to be sent again comes behind those that
-// had not.
+// had not. A request that is too large for the server, or for something in between, is made again in smaller ones; a send that is too
+// large by itself is refused alone.
 func (c *Client) SendBulk(ctx context.Context, sends []Send) ([]Outcome, error) {
-	b := &bulk{c: c, outcomes: make([]Outcome, len(sends)), failures: make([]SendError, len(sends)), lines: make([][]byte, len(sends))}
+	b := &bulk{c: c, bytesMax: c.cfg.BulkBytesMax, outcomes: make([]Outcome, len(sends)), failures: make([]SendError, len(sends)), lines: make([][]byte, len(sends))}
 	for i, s := range sends {
 		err := s.Prepare()
 		if err == nil {
@@ -66,13 +67,15 @@ func (c *Client) SendBulk(ctx context.Context, sends []Send) ([]Outcome, error) 
 // bulk is one call of SendBulk.
 type bulk struct {
 	c        *Client
+	bytesMax int      // of a request
 	lines    [][]byte // the sends' JSON
 	outcomes []Outcome
 	failures []SendError // of each send, so far
 	open     []int       // sends without an outcome, in their order
 }
 
-// run sends in rounds: each goes once through what is open. A request that fails as a whole ends its round, since the next would too.
+// run sends in rounds: each goes once through what is open. A request that fails as a whole ends its round, since the next would too, unless
+// it was refused: that says nothing about the next.
 func (b *bulk) run(ctx context.Context) {
 	inVain := 0 // rounds in a row in which the first request failed as a whole
 	for round := 1; len(b.open) > 0; round++ {
@@ -81,10 +84,10 @@ func (b *bulk) run(ctx context.Context) {
 		var failure error
 		progress := false
 		for len(todo) > 0 && failure == nil {
-			n := b.chunk(todo)
-			failure = b.try(ctx, todo[:n])
+			var n int
+			n, failure = b.try(ctx, todo[:b.chunk(todo)])
 			todo = todo[n:]
-			progress = progress || failure == nil
+			progress = progress || n > 0 && failure == nil
 		}
 		b.open = append(b.open, todo...)
 		if inVain++; progress {
@@ -108,7 +111,7 @@ func (b *bulk) chunk(todo []int) int {
 	size := 0
 	for n, i := range todo {
 		size += len(b.lines[i]) + 1
-		if n == b.c.cfg.BulkItemsMax || n > 0 && size > b.c.cfg.BulkBytesMax {
+		if n == b.c.cfg.BulkItemsMax || n > 0 && size > b.bytesMax {
 			return n
 		}
 	}
@@ -126,7 +129,7 @@ func (b *bulk) longest() error {
 	return failure
 }
 
-// giveUp makes outcomes of what is open. Sends that were never tried fail as the last request did.
+// giveUp makes outcomes of what is open. Sends that were never tried fail as the last request did, which was not refused.
 func (b *bulk) giveUp(failure error) {
 	for _, i := range b.open {
 		if b.failures[i].Err == nil {
@@ -137,12 +140,10 @@ func (b *bulk) giveUp(failure error) {
 	b.open = nil
 }
 
-// fail notes that a try of a send failed, and keeps the send open where another can help.
-func (b *bulk) fail(i int, err error) {
+// fail notes that a try of a send that began at start failed, and keeps the send open where another can help.
+func (b *bulk) fail(i int, start time.Time, err error) {
 	f := &b.failures[i]
-	f.Tries++
-	f.Err = err
-	f.MaybeStored = f.MaybeStored || MaybeStored(err)
+	f.add(start, err)
 	if f.Tries < b.c.cfg.TriesMax && IsRetryable(err) {
 		b.open = append(b.open, i)
 		return
@@ -150,25 +151,49 @@ func (b *bulk) fail(i int, err error) {
 	b.outcomes[i].Err = f
 }
 
-// try makes one request. It returns an error where the request failed as a whole.
-func (b *bulk) try(ctx context.Context, todo []int) error {
+// try makes one request, and says how many sends it was about: none where they are too large together and smaller requests are to follow.
+// It returns an error where the request failed as a whole and was not refused.
+func (b *bulk) try(ctx context.Context, chunk []int) (int, error) {
 	var body bytes.Buffer
-	for _, i := range todo {
+	var todo []int
+	for _, i := range chunk {
+		if f := &b.failures[i]; f.late(b.c.cfg) {
+			b.outcomes[i].Err = f
+		}
+		if b.outcomes[i].Err != nil {
+			continue // since it is late now, or was before the requests became smaller
+		}
+		todo = append(todo, i)
 		body.Write(b.lines[i])
 		body.WriteByte('\n')
 	}
+	if len(todo) == 0 {
+		return len(chunk), nil
+	}
+	start := time.Now()
 	answered, err := b.ask(ctx, todo, body.Bytes())
+	if answered == 0 && len(todo) > 1 && tooLarge(err) {
+		b.bytesMax = body.Len() / 2
+		return 0, nil
+	}
 	for _, i := range todo[answered:] {
-		b.fail(i, err)
+		b.fail(i, start, err)
 	}
-	if answered > 0 {
-		return nil
+	if answered > 0 || IsRefused(err) {
+		return len(chunk), nil
 	}
-	return err
+	return len(chunk), err
+}
+
+// tooLarge says whether a request was refused for its size, by the server or something in between.
+func tooLarge(err error) bool {
+	answered := (*Error)(nil)
+	return errors.As(err, &answered) && answered.Status == http.StatusRequestEntityTooLarge
 }
 
 // ask posts a body and reads the answers to the first sends of todo, as many as there are. The error says why there are not all.
 func (b *bulk) ask(ctx context.Context, todo []int, body []byte) (answered int, err error) {
+	start := time.Now()
 	res, err := b.c.request(ctx, b.c.cfg.BulkTryTimeout, http.MethodPost, "/message/sendbulk", "application/x-ndjson", body)
 	if err != nil {
 		return 0, err
@@ -195,7 +220,7 @@ func (b *bulk) ask(ctx context.Context, todo []int, body []byte) (answered int, 
 			if e.Retryable() {
 				e.RetryAfter = itemRetryAfter
 			}
-			b.fail(i, e)
+			b.fail(i, start, e)
 			continue
 		}
 		r, err := a.result(b.failures[i].ClientMsgNo)

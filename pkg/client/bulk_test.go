@@ -122,6 +122,80 @@ func TestBulkGivesUp(t *testing.T) {
 	}
 }
 
+// takesUpTo answers requests of that many bytes, and refuses larger ones as a proxy does.
+func takesUpTo(bytesMax int, s **scripted) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if int(r.ContentLength) > bytesMax {
+			text(413, "<html>")(w, r)
+			return
+		}
+		all := (*s).seen()
+		answers(s, make([]string, len(numbers(all[len(all)-1])))...)(w, r)
+	}
+}
+
+// A send that is too large by itself is refused, and the others are sent, wherever it is among them.
+func TestBulkOneTooLarge(t *testing.T) {
+	t.Parallel()
+	for _, large := range []int{0, 2, 5} {
+		var s *scripted
+		s = script(t, takesUpTo(2000, &s))
+		c := newClient(t, s.URL, func(cfg *client.Config) { cfg.BulkBytesMax = 2000 })
+		sends := bulkOf(6)
+		sends[large].Payload = make([]byte, 3000)
+		outcomes, err := c.SendBulk(t.Context(), sends)
+		require.ErrorContains(t, err, "1 of 6")
+		for i, o := range outcomes {
+			if i == large {
+				require.True(t, client.IsRefused(o.Err))
+				require.False(t, client.MaybeStored(o.Err))
+				require.ErrorContains(t, o.Err, "not stored after 1 try: 413")
+				continue
+			}
+			require.NoError(t, o.Err)
+			require.Equal(t, fmt.Sprintf("no-%d", i), o.Result.ClientMsgNo)
+		}
+	}
+}
+
+// Something in between takes less than BulkBytesMax: requests become smaller, for the rest of the bulk too, and keep the order.
+func TestBulkTooLargeTogether(t *testing.T) {
+	t.Parallel()
+	var s *scripted
+	s = script(t, takesUpTo(1000, &s))
+	outcomes, err := newClient(t, s.URL, func(cfg *client.Config) { cfg.BulkItemsMax = 50 }).SendBulk(t.Context(), bulkOf(200))
+	require.NoError(t, err)
+	require.Len(t, outcomes, 200)
+	var sent []string
+	refused := 0
+	for _, body := range s.seen() {
+		if len(body) > 1000+len("POST /message/sendbulk ") {
+			refused++
+			continue
+		}
+		sent = append(sent, numbers(body)...)
+	}
+	var want []string
+	for _, one := range bulkOf(200) {
+		want = append(want, one.ClientMsgNo)
+	}
+	require.Equal(t, want, sent)
+	require.Less(t, refused, 5, "it is remembered")
+}
+
+// A send that was never tried has no answer that refuses it.
+func TestBulkRefusesNoOther(t *testing.T) {
+	t.Parallel()
+	s := script(t, says(409, "client_msg_no_conflict"), says(413, "too_large"), says(401, "unauthorized"))
+	outcomes, err := newClient(t, s.URL, func(cfg *client.Config) { cfg.BulkItemsMax = 1 }).SendBulk(t.Context(), bulkOf(4))
+	require.ErrorContains(t, err, "4 of 4")
+	require.Len(t, s.seen(), 3)
+	require.True(t, client.IsRefused(outcomes[0].Err))
+	require.True(t, client.IsRefused(outcomes[1].Err))
+	require.ErrorContains(t, outcomes[2].Err, "after 1 try: 401")
+	require.ErrorContains(t, outcomes[3].Err, "after 0 tries: 401")
+}
+
 func TestBulkItemNeverAnswered(t *testing.T) {
 	t.Parallel()
 	var s *scripted

@@ -32,7 +32,7 @@ func New(cfg Config) (*Client, error) {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Send sends one message, and returns when it is stored and has its place in the channel. It tries again, with the same client_msg_no,
-// where that can help, until Config.TriesMax or the end of ctx.
+// where that can help, until Config.TriesMax, Config.ResendWithin or the end of ctx.
 //
 // The error is a *[SendError] around the last try's, except where the send could not be encoded: then nothing was sent.
 func (c *Client) Send(ctx context.Context, s Send) (Result, error) {
@@ -52,14 +52,13 @@ func (c *Client) send(ctx context.Context, s Send, triesMax int) (Result, error)
 	}
 	failed := &SendError{ClientMsgNo: s.ClientMsgNo}
 	for {
-		var r Result
-		failed.Tries++
-		r, failed.Err = c.trySend(ctx, s.ClientMsgNo, body)
-		if failed.Err == nil {
+		start := time.Now()
+		r, err := c.trySend(ctx, s.ClientMsgNo, body)
+		if err == nil {
 			return r, nil
 		}
-		failed.MaybeStored = failed.MaybeStored || MaybeStored(failed.Err)
-		if failed.Tries >= triesMax || !c.pause(ctx, failed.Tries, failed.Err) {
+		failed.add(start, err)
+		if failed.Tries >= triesMax || !c.pause(ctx, failed.Tries, err) || failed.late(c.cfg) {
 			return Result{}, failed
 		}
 	}

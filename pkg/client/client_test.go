@@ -106,6 +106,25 @@ func TestMaybeStoredIsOfAllTries(t *testing.T) {
 	require.ErrorContains(t, err, "503 draining")
 }
 
+// A send that may be stored is not tried again when the server may have forgotten it; one that is surely not stored is.
+func TestResendWithin(t *testing.T) {
+	t.Parallel()
+	short := func(cfg *client.Config) { cfg.ResendWithin, cfg.TriesMax = time.Nanosecond, 5 }
+	s := script(t, says(503, "overloaded"), says(503, "overloaded"), says(503, "no_answer"))
+	_, err := newClient(t, s.URL, short).Send(t.Context(), hello("no-1"))
+	require.ErrorContains(t, err, "may be stored after 3 tries: 503 no_answer")
+	require.Len(t, s.seen(), 3)
+
+	var b *scripted
+	b = script(t, answers(&b, "overloaded", "no_answer", ""), answers(&b, ""))
+	outcomes, err := newClient(t, b.URL, short).SendBulk(t.Context(), bulkOf(3))
+	require.ErrorContains(t, err, "1 of 3")
+	require.NoError(t, outcomes[0].Err)
+	require.ErrorContains(t, outcomes[1].Err, "may be stored after 1 try: 503 no_answer")
+	require.NoError(t, outcomes[2].Err)
+	require.Equal(t, []string{"no-0"}, numbers(b.seen()[1]))
+}
+
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -240,8 +259,8 @@ func TestTextMustBeUTF8(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	t.Parallel()
-	_, err := client.New(client.Config{URL: "localhost:5001", Token: "a b", TriesMax: -1, BackoffMin: 2, BackoffMax: 1, BulkItemsMax: 10_001, BulkBytesMax: 1 << 30, TryTimeout: -1})
-	for _, what := range []string{"URL", "Token", "TriesMax", "BackoffMin", "BulkItemsMax", "BulkBytesMax", "TryTimeout"} {
+	_, err := client.New(client.Config{URL: "localhost:5001", Token: "a b", TriesMax: -1, BackoffMin: 2, BackoffMax: 1, ResendWithin: -1, BulkItemsMax: 10_001, BulkBytesMax: 1 << 30, TryTimeout: -1})
+	for _, what := range []string{"URL", "Token", "TriesMax", "BackoffMin", "ResendWithin", "BulkItemsMax", "BulkBytesMax", "TryTimeout"} {
 		require.ErrorContains(t, err, what)
 	}
 	for _, url := range []string{"", "http://", "http://u:p@h", "http://h?x=1", "ftp://h", "http://h\x00"} {

@@ -33,9 +33,15 @@ type Config struct {
 	// RetryAfterMax is the longest pause that the server may ask for with Retry-After. If it asks for more, trying ends. 60 s.
 	RetryAfterMax time.Duration
 
+	// ResendWithin is how long after a try that may have been stored the send is tried again, by the wall clock too. It must be well below
+	// the server's --dedup-window (10 min), and below the time in which one of its partitions takes a million sends (--dedup-entries-max).
+	// 5 min.
+	ResendWithin time.Duration
+
 	// BulkItemsMax is how many sends SendBulk puts into one request, at most 10,000. 1,000.
 	BulkItemsMax int
-	// BulkBytesMax is how many bytes of sends SendBulk puts into one request, at most 16 MiB. A send that is larger goes alone. 4 MiB.
+	// BulkBytesMax is how many bytes of sends SendBulk puts into one request, at most 16 MiB. A send that is larger goes alone.
+	// Where a request is too large for something in between, SendBulk makes smaller ones. 4 MiB.
 	BulkBytesMax int
 }
 
@@ -56,6 +62,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.BackoffMin, 100*time.Millisecond)
 	setDefault(&c.BackoffMax, max(10*time.Second, c.BackoffMin))
 	setDefault(&c.RetryAfterMax, time.Minute)
+	setDefault(&c.ResendWithin, 5*time.Minute)
 	setDefault(&c.BulkItemsMax, 1_000)
 	setDefault(&c.BulkBytesMax, 4<<20)
 	return c
@@ -94,6 +101,7 @@ func (c Config) check() (base string, err error) {
 	check(c.BulkTryTimeout > 0, "BulkTryTimeout %s: must be positive", c.BulkTryTimeout)
 	check(c.BackoffMin > 0 && c.BackoffMax >= c.BackoffMin, "BackoffMin %s, BackoffMax %s: must be positive, and the first not above the second", c.BackoffMin, c.BackoffMax)
 	check(c.RetryAfterMax > 0, "RetryAfterMax %s: must be positive", c.RetryAfterMax)
+	check(c.ResendWithin > 0, "ResendWithin %s: must be positive", c.ResendWithin)
 	check(c.BulkItemsMax > 0 && c.BulkItemsMax <= serverBulkItemsMax, "BulkItemsMax %d: must be 1 to %d", c.BulkItemsMax, serverBulkItemsMax)
 	check(c.BulkBytesMax > 0 && c.BulkBytesMax <= serverBulkBytesMax, "BulkBytesMax %d: must be 1 to %d", c.BulkBytesMax, serverBulkBytesMax)
 	return base, errors.Join(errs...)

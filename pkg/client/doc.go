@@ -12,7 +12,8 @@
 // (a UUID of version 7) before the first try; a [SendError] names it, for a caller that wants to go on trying later.
 //
 // The server remembers for ten minutes (its --dedup-window), and a million sends of a partition at most. A send that may have been stored
-// and is sent again after that is stored twice. Nothing in this package waits that long by itself, unless a context and a Config let it.
+// and is sent again after that is stored twice. So nothing in this package sends it again later than Config.ResendWithin, also where the
+// machine was suspended meanwhile: the error says then that it may be stored, and [Client.Status] whether it is.
 //
 // # Errors
 //

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/client/internal/age"
 )
 
 // Error is an answer of the server other than 200.
@@ -58,10 +60,10 @@ func (e *Error) Refused() bool {
 	}
 }
 
-// MaybeStored says whether the send may be stored in spite of the error.
+// MaybeStored says whether the send may be stored in spite of the error. The codes are those of docs/api.md after which nothing is written.
 func (e *Error) MaybeStored() bool {
 	switch e.Code {
-	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused":
+	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused", "permissions_unavailable":
 		return false
 	}
 	return e.Status >= http.StatusInternalServerError || e.Status == http.StatusRequestTimeout || e.Status < http.StatusMultipleChoices
@@ -75,6 +77,7 @@ type SendError struct {
 	Tries int
 	// MaybeStored: at least one of the tries may have been stored.
 	MaybeStored bool
+	since       time.Time // the start of the first try that may have been
 	// Err is what became of the last try: an *Error, or what the network or the context had to say.
 	Err error
 }
@@ -94,6 +97,20 @@ func (e *SendError) Error() string {
 
 // Unwrap is the last try's error.
 func (e *SendError) Unwrap() error { return e.Err }
+
+// add notes that a try that began at start has failed.
+func (e *SendError) add(start time.Time, err error) {
+	e.Tries++
+	e.Err = err
+	if !e.MaybeStored && MaybeStored(err) {
+		e.MaybeStored, e.since = true, start
+	}
+}
+
+// late says whether the server may have forgotten a try that it has stored, so that another would be stored beside it.
+func (e *SendError) late(c Config) bool {
+	return e.MaybeStored && age.Of(e.since, time.Now()) > c.ResendWithin
+}
 
 // tryError is a try that got no answer.
 type tryError struct {

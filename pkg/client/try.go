@@ -8,11 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptrace"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/client/internal/age"
 )
 
 const (
@@ -73,16 +74,66 @@ func (r *reply) all() ([]byte, error) {
 	return text, nil
 }
 
+// errTryLate says that a try's time was over by the wall clock before it was on its way.
+var errTryLate = errors.New("the machine was suspended, or its clock set, and the time of this try is over")
+
+// errTryOver says that a try has failed already; nobody sees it but net/http.
+var errTryOver = errors.New("the try is over")
+
+// tryBody is the body of one try. It is handed out only while the try's time is not over by the wall clock either: while the machine is
+// suspended a context's time stands still, and a request that waits for a connection, or that net/http repeats on another one, would be
+// sent when the server has long forgotten an earlier one.
+type tryBody struct {
+	text    []byte
+	start   time.Time
+	timeout time.Duration
+	state   atomic.Int32 // bodyUnread, and from there one of the others
+}
+
+const (
+	bodyUnread int32 = iota
+	bodyRead         // some of it may have left this machine
+	bodyOver         // none of it has, and none will
+)
+
+// written says whether the body may have left this machine. It is asked when the try has failed; if it has not by then, it never will.
+func (b *tryBody) written() bool { return !b.state.CompareAndSwap(bodyUnread, bodyOver) }
+
+// open gives the body from its beginning.
+func (b *tryBody) open() io.ReadCloser {
+	return io.NopCloser(&tryReader{b: b, rest: bytes.NewReader(b.text)})
+}
+
+// tryReader is the body, read once.
+type tryReader struct {
+	b    *tryBody
+	rest *bytes.Reader
+}
+
+// Read is for net/http.
+func (r *tryReader) Read(p []byte) (int, error) {
+	if age.Of(r.b.start, time.Now()) > r.b.timeout {
+		return 0, errTryLate
+	}
+	if !r.b.state.CompareAndSwap(bodyUnread, bodyRead) && r.b.state.Load() == bodyOver {
+		return 0, errTryOver
+	}
+	return r.rest.Read(p)
+}
+
 // request makes one request and gives its answer, which must be closed.
 func (c *Client) request(ctx context.Context, timeout time.Duration, method, route, contentType string, body []byte) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
-	// Without a connection, and for HTTPS a handshake, nothing has left this machine.
-	var connected atomic.Bool
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
-	req, err := http.NewRequestWithContext(traced, method, c.base+route, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, c.base+route, http.NoBody)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("client: %w", err)
+	}
+	// The body is read when there is a connection, and for HTTPS a handshake: before that nothing has left this machine.
+	sent := &tryBody{text: body, start: time.Now(), timeout: timeout}
+	if len(body) > 0 {
+		req.Body, req.ContentLength = sent.open(), int64(len(body))
+		req.GetBody = func() (io.ReadCloser, error) { return sent.open(), nil }
 	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
@@ -96,7 +147,7 @@ func (c *Client) request(ctx context.Context, timeout time.Duration, method, rou
 	res, err := c.http.Do(req) //nolint:bodyclose // reply.close does
 	if err != nil {
 		cancel()
-		return nil, &tryError{err: err, written: connected.Load()}
+		return nil, &tryError{err: err, written: sent.written()}
 	}
 	return &reply{status: res.StatusCode, header: res.Header, body: res.Body, cancel: cancel}, nil
 }

@@ -12,7 +12,8 @@ const commitChangesMax = 1024
 // committer makes many callers' changes in one transaction, so that they share its fsync. While one transaction is being written the next
 // gathers; a lone caller waits for nobody. Changes are made in the order in which their callers came.
 type committer struct {
-	db *bolt.DB
+	db     *bolt.DB
+	update func(func(*bolt.Tx) error) error // db.Update
 
 	mu      sync.Mutex
 	waiting []*change
@@ -54,7 +55,7 @@ func (c *committer) lead(own *change) error {
 	batch := c.waiting[:n:n]
 	c.waiting = c.waiting[n:]
 	c.mu.Unlock()
-	err := c.db.Update(func(tx *bolt.Tx) error {
+	err := c.update(func(tx *bolt.Tx) error {
 		for _, one := range batch {
 			if err := one.apply(tx); err != nil {
 				return err

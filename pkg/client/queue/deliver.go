@@ -8,11 +8,28 @@ import (
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/client"
+	"github.com/sendhouse/sendhouse/pkg/client/internal/age"
 )
 
-// deliver serves a lane that a worker has: its first entry is tried once, and the lane given back. The error is the store's; then the lane
-// is not given back, and the queue stops.
+// serve serves a lane that a worker has, and gives it back. An error ends the queue.
+func (q *Queue) serve(ctx context.Context, one *lane) error {
+	err := q.deliver(ctx, one)
+	if errors.Is(err, errDisk) {
+		q.lanes.undecided()
+		one.tries++
+		q.lanes.later(one, q.lanes.backoff(one.tries))
+		return nil
+	}
+	return err
+}
+
+// deliver tries the first entry of a lane once, or takes it off the disk where that failed before, and gives the lane back. The error is
+// the store's; then the lane is not given back.
 func (q *Queue) deliver(ctx context.Context, one *lane) error {
+	if one.leave != nil {
+		q.lanes.undecided()
+		return one.leave()
+	}
 	seq, record, err := q.store.head(one.key)
 	if err != nil {
 		return err
@@ -20,12 +37,18 @@ func (q *Queue) deliver(ctx context.Context, one *lane) error {
 	if record == nil {
 		return fmt.Errorf("%d sends of a channel are counted, and none is there", one.pending)
 	}
+	one.seq = seq
+	if q.diskFails.Load() {
+		// Nothing is begun of which the end could not be written. Whether it can shows here.
+		if err := q.mark(one); err != nil {
+			return err
+		}
+	}
 	e, err := unsealEntry(seq, record)
 	if err != nil {
 		q.lanes.undecided()
 		return q.bury(one, seq, record, DeadLetter{Reason: Damaged, Text: err.Error(), Raw: record})
 	}
-	one.seq = seq
 	if !e.uncertainSince.IsZero() && (one.uncertainSince.IsZero() || e.uncertainSince.Before(one.uncertainSince)) {
 		one.uncertainSince = e.uncertainSince
 	}
@@ -45,19 +68,18 @@ func (q *Queue) deliver(ctx context.Context, one *lane) error {
 // try tries an entry once.
 func (q *Queue) try(ctx context.Context, one *lane, e *Entry, record []byte) error {
 	if !one.marked {
-		one.marked, one.markedAt = true, time.Now()
-		if err := q.store.mark(one.key, e.seq, one.markedAt); err != nil {
+		if err := q.mark(one); err != nil {
 			return err
 		}
 	}
 	start := time.Now()
 	result, err := q.cfg.Client.Try(ctx, e.Send)
+	if one.uncertainSince.IsZero() && (err == nil || client.MaybeStored(err)) {
+		one.uncertainSince = start
+	}
 	if err == nil {
 		q.reached()
 		return q.sent(one, e, record, result)
-	}
-	if one.uncertainSince.IsZero() && client.MaybeStored(err) {
-		one.uncertainSince = start
 	}
 	if client.IsRefused(err) {
 		q.reached()
@@ -71,8 +93,7 @@ func (q *Queue) doubtful(one *lane, now time.Time) bool {
 	if one.uncertainSince.IsZero() {
 		return false
 	}
-	age := now.Sub(one.uncertainSince)
-	return age < 0 || age > q.cfg.ResendWithin // a clock that was set back tells nothing
+	return age.Of(one.uncertainSince, now) > q.cfg.ResendWithin
 }
 
 // ask finds out what became of a doubtful send. It is settled where the lane has been given back; otherwise the send is to be tried.
@@ -107,11 +128,15 @@ func (q *Queue) sent(one *lane, e *Entry, record []byte, result client.Result) e
 	if q.cfg.OnSent != nil {
 		q.cfg.OnSent(*e, result)
 	}
-	if err := q.store.remove(one.key, e.seq, time.Now()); err != nil {
-		return err
+	seq, size := e.seq, entryBytes(record)
+	one.leave = func() error {
+		if err := q.disk(q.store.remove(one.key, seq, time.Now())); err != nil {
+			return err
+		}
+		q.left(one, size)
+		return nil
 	}
-	q.left(one, entryBytes(record))
-	return nil
+	return one.leave()
 }
 
 // left gives a lane back whose first entry is gone.
@@ -119,7 +144,7 @@ func (q *Queue) left(one *lane, bytes int64) {
 	q.entries.Add(-1)
 	q.bytes.Add(-bytes)
 	// The next one, if there is one, was marked in the same transaction.
-	one.seq, one.uncertainSince, one.tries = 0, time.Time{}, 0
+	one.seq, one.uncertainSince, one.tries, one.leave = 0, time.Time{}, 0, nil
 	one.marked, one.markedAt = true, time.Now()
 	q.lanes.done(one)
 }
@@ -131,17 +156,23 @@ func (q *Queue) bury(one *lane, seq uint64, record []byte, d DeadLetter) error {
 	if err != nil {
 		return err
 	}
-	if d.ID, err = q.store.bury(one.key, seq, text, d.DiedAt); err != nil {
-		return err
+	size := entryBytes(record)
+	one.leave = func() error {
+		id, err := q.store.bury(one.key, seq, text, time.Now(), d.ID)
+		d.ID = id
+		if err := q.disk(err); err != nil {
+			return err
+		}
+		q.deadLetters.Add(1)
+		q.bytes.Add(int64(seqBytes + len(text)))
+		q.cfg.Logger.Warn("a send was given up", "reason", string(d.Reason), "client_msg_no", d.Send.ClientMsgNo, "dead_letter", d.ID, "error", d.Text)
+		if q.cfg.OnDead != nil {
+			q.cfg.OnDead(d)
+		}
+		q.left(one, size)
+		return nil
 	}
-	q.deadLetters.Add(1)
-	q.bytes.Add(int64(seqBytes + len(text)))
-	q.cfg.Logger.Warn("a send was given up", "reason", string(d.Reason), "client_msg_no", d.Send.ClientMsgNo, "dead_letter", d.ID, "error", d.Text)
-	if q.cfg.OnDead != nil {
-		q.cfg.OnDead(d)
-	}
-	q.left(one, entryBytes(record))
-	return nil
+	return one.leave()
 }
 
 // of fills in whose dead letter it is.
@@ -172,7 +203,7 @@ func (q *Queue) failed(ctx context.Context, one *lane, err error) error {
 	asked := client.RetryAfter(err)
 	if !concernsAll(err) {
 		q.reached()
-		if one.sure() && time.Since(one.markedAt) > q.cfg.ResendWithin/4 {
+		if one.sure() && age.Of(one.markedAt, time.Now()) > q.cfg.ResendWithin/4 {
 			if err := q.unmark([]*lane{one}); err != nil {
 				return err
 			}
@@ -187,20 +218,6 @@ func (q *Queue) failed(ctx context.Context, one *lane, err error) error {
 	parked := q.lanes.park()
 	defer q.lanes.unpark(parked)
 	return q.unmark(parked)
-}
-
-// unmark takes back what the disk says of the first entries of lanes that the caller has: they are surely not stored.
-func (q *Queue) unmark(lanes []*lane) error {
-	if len(lanes) == 0 {
-		return nil
-	}
-	if err := q.store.unmark(lanes); err != nil {
-		return err
-	}
-	for _, one := range lanes {
-		one.marked = false
-	}
-	return nil
 }
 
 // concernsAll says whether a failure would meet a send of another channel too: the server was not reached or did not answer, something before

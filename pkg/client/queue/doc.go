@@ -24,14 +24,19 @@
 // its status first ([Ask]): one that is stored is done, one that is not is sent. Where the server cannot tell, it becomes a dead letter for
 // [Uncertain], for the application to decide. A send of which no
 // try can have been stored (the server was not reached, or said that nothing was written) may wait as long as it likes.
-// All this rests on the machine's clock: one that is set back while the process is down makes a try look younger than it is.
+// All this rests on the machine's clock: one that is set back while the process is down makes a try look younger than it is. While the
+// process runs, a clock that is set and a machine that is suspended are noticed.
 //
 // # When something fails
 //
 //   - The server is away, overloaded or refuses the token: all channels wait; one send probes, with growing pauses.
 //   - One partition does not answer: its channels wait, each with its own pauses.
 //   - The server refuses a send (malformed, too large, no permission): it becomes a dead letter, and the channel goes on with the next.
-//   - The disk is full or Config.BytesMax reached: Enqueue says so. Dead letters count; remove those that nobody needs.
+//   - Config.BytesMax is reached: Enqueue says so. Dead letters count; remove those that nobody needs.
+//   - The disk is full, or fails: Enqueue says so, and so does the log, once. Nothing is sent that could not be noted before; what was
+//     answered already is noted later, and not sent again, unless the process dies before that: then it is as after any crash. Sends go on
+//     by themselves when the disk takes changes again.
+//   - The file is damaged as a whole: Run ends with an error.
 //   - Another process has the folder: Open says so.
 //   - A record is damaged: it becomes a dead letter, as it is.
 //

@@ -21,6 +21,7 @@ type lane struct {
 	marked         bool      // the disk says that it may have been tried
 	markedAt       time.Time
 	tries          int
+	leave          func() error // it is settled, and this takes it off the disk; nil: it is to be tried
 }
 
 // lanes says which lane is to be served next. A lane is ready, waits for a time, or a worker has it; one with nothing pending is not kept.
@@ -230,7 +231,7 @@ func (l *lanes) unpark(parked []*lane) {
 	l.wake()
 }
 
-// sure says that the first entry is surely not stored, and the disk does not know it.
+// sure says that the first entry is surely not stored, and the disk does not know it. One that is stored has a time of that.
 func (one *lane) sure() bool { return one.marked && one.uncertainSince.IsZero() }
 
 // allSure gives all lanes that are. No worker may run.

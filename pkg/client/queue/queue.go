@@ -50,6 +50,7 @@ type Queue struct {
 	bytes       atomic.Int64
 	entries     atomic.Int64
 	deadLetters atomic.Int64
+	diskFails   atomic.Bool // the last change of a delivery was not taken
 
 	mu     sync.RWMutex // held for reading by everything that uses the store
 	closed bool
@@ -186,7 +187,7 @@ func (q *Queue) Flush(ctx context.Context) error {
 }
 
 // Run delivers until ctx ends, and returns when no try is under way any more: after Config.DrainTimeout at most. What is left stays on disk.
-// It can be called once. An error means that the store failed.
+// It can be called once. A disk that takes no changes is waited for; an error means that the queue's file is damaged or gone.
 func (q *Queue) Run(ctx context.Context) error {
 	if q.ran.Swap(true) {
 		return ErrRunTwice
@@ -207,7 +208,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	for range q.cfg.Workers {
 		workers.Go(func() {
 			for one := q.lanes.next(ctx); one != nil; one = q.lanes.next(ctx) {
-				if err := q.use(func() error { return q.deliver(tries, one) }); err != nil {
+				if err := q.use(func() error { return q.serve(tries, one) }); err != nil {
 					once.Do(func() { failure = err })
 					stop()
 				}

@@ -56,7 +56,7 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	s := &store{committer: committer{db: db}, names: names()}
+	s := &store{committer: committer{db: db, update: db.Update}, names: names()}
 	if err := s.prepare(dir); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -187,9 +187,14 @@ func (s *store) removeIn(tx *bolt.Tx, lane laneKey, seq uint64, now time.Time) e
 	return marks.Put(lane[:], mark(next, now))
 }
 
-// bury makes the first entry of a lane a dead letter.
-func (s *store) bury(lane laneKey, seq uint64, record []byte, now time.Time) (id uint64, err error) {
+// bury makes the first entry of a lane a dead letter. Where that failed before, last is the ID that it gave, or else 0; after an error too
+// the ID counts for the next attempt.
+func (s *store) bury(lane laneKey, seq uint64, record []byte, now time.Time, last uint64) (id uint64, err error) {
+	id = last
 	err = s.commit(func(tx *bolt.Tx) error {
+		if tx.Bucket(s.names.entries).Get(joinKey(lane, seq)) == nil {
+			return nil // the commit that failed is on disk all the same
+		}
 		dead := tx.Bucket(s.names.dead)
 		var err error
 		if id, err = dead.NextSequence(); err != nil {

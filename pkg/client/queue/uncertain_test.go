@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/client"
+	"github.com/sendhouse/sendhouse/pkg/client/internal/clienttest"
 )
 
 // lost loses the answer to the first request of a send; whether it is stored is up to the test.
@@ -220,6 +221,45 @@ func TestNoDoubtAfterClose(t *testing.T) {
 	require.NoError(t, b.Queue.Close())
 	b.open()
 	b.run()
+	b.flush()
+	require.Equal(t, numbers(0, 2), b.server.got("g"))
+	require.Empty(t, b.deadSoFar())
+	b.end()
+}
+
+// The machine is suspended for an hour behind a try whose answer is lost: the send is not seconds old.
+func TestDoubtAfterSuspend(t *testing.T) {
+	t.Parallel()
+	for name, status := range map[string]string{"stored": `{"state":"stored","client_msg_no":"no","message_id":7,"message_seq":3}`, "nobody knows": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nil)
+			b.lost(true)
+			b.enqueue("g", "no")
+			one := b.lanes.next(t.Context())
+			require.NoError(t, b.serve(t.Context(), one))
+			one.uncertainSince = clienttest.Before(t, one.uncertainSince, time.Hour)
+			b.server.statusIs(status)
+			require.NoError(t, b.serve(t.Context(), b.lanes.next(t.Context())))
+			require.Equal(t, 1, b.server.count(), "it was sent again")
+			if status == "" {
+				require.Equal(t, Uncertain, b.deadSoFar()[0].Reason)
+			} else {
+				require.Equal(t, []string{"no"}, b.sentSoFar())
+			}
+		})
+	}
+}
+
+// An answer that says that nothing was written is no reason for doubts: this one lasts as long as NATS is away.
+func TestPermissionsUnavailableIsNoDoubt(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.ResendWithin = time.Nanosecond })
+	b.server.failing(says(503, "permissions_unavailable"))
+	b.enqueue("g", numbers(0, 2)...)
+	b.run()
+	require.Eventually(t, func() bool { return b.server.count() > 5 || len(b.deadSoFar()) > 0 }, testTimeout, time.Millisecond)
+	b.server.failing(nil)
 	b.flush()
 	require.Equal(t, numbers(0, 2), b.server.got("g"))
 	require.Empty(t, b.deadSoFar())
