@@ -124,7 +124,7 @@ func requireFitsNATS(t *testing.T, u use) {
 		return n << 30
 	}
 	require.Less(t, int64(o.WALBytesMax+o.MessagesBytesMax), gigabytes(server, "max_file_store"))
-	require.EqualValues(t, int64(o.Replicas)*gigabytes(server, "max_file_store"), gigabytes(permissions, "max_file"))
+	require.Equal(t, int64(o.Replicas)*gigabytes(server, "max_file_store"), gigabytes(permissions, "max_file"))
 }
 
 func objectOf(kind string) any {

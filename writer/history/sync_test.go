@@ -381,8 +381,8 @@ func TestSyncUnread(t *testing.T) {
 		b.service.Routes()[0].Serve(d, req)
 	}()
 	<-d.begun
-	size := time.Duration(b.service.unread.Load())
-	require.WithinRange(t, d.until, start.Add(answerTimeout+size*time.Second/readBytesPerSecond), time.Now().Add(answerTimeout+size*time.Second/readBytesPerSecond))
+	patience := answerTimeout + time.Duration(b.service.unread.Load()*int64(time.Second)/readBytesPerSecond)
+	require.WithinRange(t, d.until, start.Add(patience), time.Now().Add(patience))
 
 	g := b.sync(full)
 	require.Equal(t, http.StatusServiceUnavailable, g.status)

@@ -146,8 +146,7 @@ func ids(letters []DeadLetter) (all []uint64) {
 func TestDiskFailsAtTheEnd(t *testing.T) {
 	t.Parallel()
 	var d disk
-	var b *bundle
-	b = setup(t, nil)
+	b := setup(t, nil)
 	d.of(b)
 	b.enqueue("g", numbers(0, 2)...)
 	b.server.failing(func(http.ResponseWriter, client.Send) bool {
