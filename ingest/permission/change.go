@@ -118,7 +118,7 @@ func (s *Store) attempt(ctx context.Context, ch Channel, e Edit, force bool) err
 		}
 		return err
 	}
-	if err := s.progress.await(ctx, revision); err != nil {
+	if err := s.reach(ctx, revision); err != nil {
 		return fmt.Errorf("%w: it is stored as revision %d, which has not come back in time: %w", ErrUnknown, revision, err)
 	}
 	s.purgeReplaced(ctx, ch, base, next, pages, revision)

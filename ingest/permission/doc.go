@@ -26,6 +26,11 @@
 // written by somebody who does not point to it: from then on whoever had prepared a change on the
 // record before cannot write it any more.
 //
+// The server that a watch runs on may be behind the stream's leader, and says "that was all" when
+// it has handed over what it has. So the cache counts as complete only when the watch has come as
+// far as the leader was when it was asked, or when the leader has nothing behind what was applied:
+// the newest messages may have been removed. A new watch goes on behind the last message applied.
+//
 // # When NATS does not answer
 //
 // The cache stands for StaleMax since it was last known to be complete. Then sends are not

@@ -79,9 +79,12 @@ func (s *Store) watch(ctx context.Context) error {
 			switch {
 			case !open:
 				return errWatchEnded
-			case entry == nil: // everything that was there has come
-				s.progress.advance(at.last) // the last messages may be gone
-				s.confirm(cache, asked)
+			case entry == nil:
+				// All has come that the watch's server has. Where that is less than the leader has,
+				// or the last messages are gone, probe finds out which.
+				if s.progress.now() >= at.last {
+					s.confirm(cache, asked)
+				}
 			default:
 				s.apply(entry)
 				s.progress.advance(entry.Revision())

@@ -10,10 +10,12 @@ const (
 	// died without a word: the consumer's server is gone, and nobody says so for ten seconds.
 	probeInterval = 250 * time.Millisecond
 	lagMax        = 500 * time.Millisecond
+	// deliveryTime is how long the watch may take before the leader is asked what is missing.
+	deliveryTime = 100 * time.Millisecond
 )
 
-// probe asks the bucket again and again how far it is. Where the watch has come as far, the
-// cache was complete when it was asked.
+// probe asks the bucket again and again how far it is. Where the watch has come as far, or
+// nothing is there behind it, the cache was complete when it was asked.
 func (s *Store) probe(ctx context.Context) {
 	ticker := time.NewTicker(probeInterval)
 	defer ticker.Stop()
@@ -45,7 +47,7 @@ func (s *Store) probeOnce(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lagMax)
 	defer cancel()
-	if s.progress.await(ctx, at.last) == nil {
+	if s.reach(ctx, at.last) == nil {
 		s.confirm(cache, asked)
 		return
 	}

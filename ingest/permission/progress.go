@@ -5,7 +5,8 @@ import (
 	"sync"
 )
 
-// progress is how far the cache is, as a stream_seq, for those who wait for it.
+// progress is how far the cache is, as the stream_seq of the last message that was applied, for
+// those who wait for it. It never says more than that: a watch goes on from here.
 type progress struct {
 	mu      sync.Mutex
 	applied uint64

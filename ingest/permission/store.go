@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -188,5 +189,39 @@ func (s *Store) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.progress.await(ctx, at.last)
+	return s.reach(ctx, at.last)
+}
+
+// reach waits until the cache has everything up to a revision, or, where the newest messages
+// are gone and will never come, everything that the bucket holds.
+func (s *Store) reach(ctx context.Context, revision uint64) error {
+	var unanswered error
+	for {
+		delivery, cancel := context.WithTimeout(ctx, deliveryTime)
+		err := s.progress.await(delivery, revision)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return errors.Join(ctx.Err(), unanswered)
+		}
+		var missing bool
+		missing, unanswered = s.missing(ctx)
+		if unanswered == nil && !missing {
+			return nil
+		}
+	}
+}
+
+// missing says whether the bucket holds anything behind what has been applied. It asks the
+// stream's leader: the server of the watch may itself be behind.
+func (s *Store) missing(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	_, err := broker.NextRecord(ctx, s.js, bucketStream, s.progress.now()+1, bucketSubjects+">")
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }

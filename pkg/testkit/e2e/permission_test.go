@@ -197,6 +197,7 @@ func (g *guarded) requireRefusals(t *testing.T) {
 		"$JS.API.STREAM.UPDATE.MESSAGES_0":                 {"ingest", "writer", "reader"},
 		"$JS.API.CONSUMER.CREATE.SENDS_0":                  {"ingest", "reader"},
 		"$JS.API.STREAM.MSG.GET.SENDS_0":                   {"ingest", "writer", "reader"},
+		"$JS.API.STREAM.MSG.GET.KV_SENDHOUSE_PERMISSIONS":  {"writer", "reader"},
 		"$JS.API.DIRECT.GET.MESSAGES_0":                    {"writer", "reader"}, // they ask the leader
 		"$JS.API.CONSUMER.CREATE.KV_SENDHOUSE_PERMISSIONS": {"reader"},
 	}

@@ -1,0 +1,173 @@
+package permission
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+// laggard is a connection whose watches begin, while it lags, on a server that has none of the
+// bucket's newest messages: it says at once that all has come, and brings nothing.
+type laggard struct {
+	jetstream.JetStream
+	lags    atomic.Bool
+	watches atomic.Int64 // that began there
+}
+
+type laggingBucket struct {
+	jetstream.KeyValue
+	laggard *laggard
+}
+
+type laggingWatch struct {
+	updates chan jetstream.KeyValueEntry
+	stop    sync.Once
+}
+
+func (l *laggard) KeyValue(ctx context.Context, bucket string) (jetstream.KeyValue, error) {
+	kv, err := l.JetStream.KeyValue(ctx, bucket)
+	return laggingBucket{kv, l}, err
+}
+
+func (b laggingBucket) WatchAll(ctx context.Context, options ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	if !b.laggard.lags.Load() {
+		return b.KeyValue.WatchAll(ctx, options...)
+	}
+	w := &laggingWatch{updates: make(chan jetstream.KeyValueEntry, 1)}
+	w.updates <- nil
+	b.laggard.watches.Add(1)
+	return w, nil
+}
+
+func (w *laggingWatch) Updates() <-chan jetstream.KeyValueEntry { return w.updates }
+
+func (w *laggingWatch) Stop() error {
+	w.stop.Do(func() { close(w.updates) })
+	return nil
+}
+
+// lagging is a store whose watches can be made to lag; it does not run yet.
+func (b *bundle) lagging() (*Store, *laggard) {
+	b.t.Helper()
+	s := b.idle(time.Minute)
+	l := &laggard{JetStream: s.js}
+	s.js = l
+	return s, l
+}
+
+// begin lets the store go on with a watch that lags.
+func (l *laggard) begin(t *testing.T, s *Store) {
+	t.Helper()
+	before := l.watches.Load()
+	l.lags.Store(true)
+	s.again()
+	eventually(t, "a watch that lags", func() bool { return l.watches.Load() > before })
+}
+
+// confirmedAgain waits until the store is confirmed as it is from now on.
+func confirmedAgain(t *testing.T, s *Store) {
+	t.Helper()
+	now := int64(time.Since(s.began))
+	eventually(t, "confirmed again", func() bool { return s.confirmed.Load() > now })
+}
+
+// put writes a record as another process would.
+func (b *bundle) put(ch Channel, record string) {
+	b.t.Helper()
+	_, err := b.kv.Put(b.t.Context(), ch.key(), []byte(record))
+	require.NoError(b.t, err)
+}
+
+const bannedRecord = `{"v":1,"defined":true,"ban":true}`
+
+// TestStartBehindALaggingServer: that a watch has brought all of its server's messages does not
+// mean that it has brought all.
+func TestStartBehindALaggingServer(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	g := group("g")
+	b.put(g, bannedRecord)
+	s, lag := b.lagging()
+	lag.lags.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = s.Run(ctx) })
+	eventually(t, "another watch is tried", func() bool { return lag.watches.Load() >= 2 })
+	require.ErrorIs(t, s.Check(), ErrNotReady, "the record is missing")
+	require.Equal(t, Unavailable, s.ask("u", g))
+	lag.lags.Store(false)
+	eventually(t, "the ban is in force", func() bool { return s.ask("u", g) == ChannelBanned })
+}
+
+// TestNothingIsMissedBehindALaggingServer bans a channel while a store's watches lag. Later
+// changes of others must not hide that one.
+func TestNothingIsMissedBehindALaggingServer(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	g := group("g")
+	b.put(g, `{"v":1,"defined":true}`)
+	s, lag := b.lagging()
+	b.run(s)
+	lag.begin(t, s)
+	confirmedAgain(t, s) // it has everything
+
+	b.put(g, bannedRecord)
+	put, watches := int64(time.Since(s.began)), lag.watches.Load()
+	eventually(t, "other watches are tried", func() bool { return lag.watches.Load() >= watches+2 })
+	require.Less(t, s.confirmed.Load(), put, "confirmed without the ban")
+	b.put(group("other"), `{"v":1,"defined":true}`)
+	lag.lags.Store(false)
+	eventually(t, "the ban is in force", func() bool { return s.ask("u", g) == ChannelBanned })
+	b.change(s, g, define("u"))
+}
+
+// TestNewestMessagesAreGone: what was removed before the watch could bring it is not waited for.
+func TestNewestMessagesAreGone(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	stream, err := b.js.Stream(t.Context(), bucketStream)
+	require.NoError(t, err)
+	g, gone := group("g"), group("gone")
+	b.put(g, bannedRecord)
+	s, lag := b.lagging()
+	b.run(s)
+	lag.begin(t, s)
+	b.put(gone, bannedRecord) // the store never sees it
+	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(bucketSubjects+gone.key())))
+	watches := lag.watches.Load()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	require.NoError(t, s.sync(ctx))
+	confirmedAgain(t, s)
+	confirmedAgain(t, s)
+	require.LessOrEqual(t, lag.watches.Load(), watches+1, "no watch after another") // one may have been begun in between
+	require.Equal(t, ChannelBanned, b.store().ask("u", g), "a start is not held up either")
+
+	lag.lags.Store(false)
+	b.put(gone, bannedRecord)
+	eventually(t, "what comes behind is seen", func() bool { return s.ask("u", gone) == ChannelBanned })
+
+	require.NoError(t, stream.Purge(t.Context()))
+	last := b.store()
+	require.Equal(t, Allowed, last.ask("u", g), "nothing is left")
+	b.change(last, g, define("u"))
+	require.Equal(t, NotSubscribed, last.ask("v", g))
+	eventually(t, "seen by others", func() bool { return s.ask("v", g) == NotSubscribed })
+}
+
+// TestEmptyBucket: where there is nothing, nothing can be missing.
+func TestEmptyBucket(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s, lag := b.lagging()
+	lag.lags.Store(true)
+	b.run(s)
+	require.Equal(t, Allowed, s.ask("u", group("g")))
+}
