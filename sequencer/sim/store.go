@@ -61,9 +61,8 @@ func checksum(data []byte) uint32 {
 // checkpoints has the rules of package sequencer's natsCheckpoints, with a place
 // to crash or pause between any two of its steps.
 type checkpoints struct {
-	w     *world
-	o     *owner
-	swept uint64
+	w *world
+	o *owner
 }
 
 // call is the beginning of a call over the network.
@@ -115,9 +114,12 @@ func (c *checkpoints) Load(_ context.Context, meta runner.CheckpointMeta, params
 }
 
 func (c *checkpoints) Save(_ context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen runner.Kept, beside *runner.CheckpointMeta) (runner.Kept, error) {
+	err := c.sweep(seen)
+	if err != nil {
+		return runner.Kept{}, err
+	}
 	meta := runner.CheckpointMeta{Object: c.freeObject(seen), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
 	var data bytes.Buffer
-	var err error
 	if meta.Bytes, err = snapshot.WriteTo(&data); err != nil {
 		return runner.Kept{}, err
 	}
@@ -139,12 +141,6 @@ func (c *checkpoints) Save(_ context.Context, snapshot *fold.Snapshot, takenAt t
 	}
 	if err := move(); err != nil {
 		return runner.Kept{}, err
-	}
-	if c.swept != kept.Claim {
-		if err := c.sweep(kept); err != nil {
-			return runner.Kept{}, err
-		}
-		c.swept = kept.Claim
 	}
 	return kept, nil
 }
@@ -198,14 +194,14 @@ func (c *checkpoints) move(from uint64, metas []runner.CheckpointMeta) (uint64, 
 	return revision, c.call("answer that the pointer was moved")
 }
 
-// sweep deletes the objects of earlier claims that are not kept.
-func (c *checkpoints) sweep(kept runner.Kept) error {
+// sweep deletes the objects of this claim and earlier ones that are not kept.
+func (c *checkpoints) sweep(seen runner.Kept) error {
 	s := &c.w.store
 	if err := c.call("list the objects"); err != nil {
 		return err
 	}
 	for _, o := range slices.Clone(s.objects) {
-		if (o.claim >= kept.Claim && !c.w.bug.sweepLater) || names(kept.Metas, o.name) {
+		if (o.claim > seen.Claim && !c.w.bug.sweepLater) || names(seen.Metas, o.name) {
 			continue
 		}
 		if err := c.call("delete an object"); err != nil {
