@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// feedRecords is how many records a request asks for: more than its bytes can be, so that those are what ends it.
-	feedRecords = 64 << 10
+	// feedRecords is how many records a request asks for at the most: small ones cost more memory than their bytes.
+	feedRecords = 8192
 	// feedSlackBytes is what a request may bring beyond the largest message that the server takes, which must fit.
 	feedSlackBytes = 64 << 10
 	// feedExpires is how long the server keeps a request for which it has no records. One that ends without a record before
