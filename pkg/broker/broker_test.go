@@ -9,12 +9,15 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
@@ -438,4 +441,58 @@ func TestAServerThatIsNotThereYet(t *testing.T) {
 	}
 	servers[2].Start()
 	require.NoError(t, <-ended)
+}
+
+// TestAConnectionIsToldOfWhileItIsMadeAnew: over a network that swallows everything the client tries for five seconds at a time, and
+// does not answer meanwhile.
+func TestAConnectionIsToldOfWhileItIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	server := startEmbedded(t, t.TempDir())
+	link := testkit.StartLink(t, strings.TrimPrefix(server.URL(), "nats://"))
+	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: "nats://" + link.Addr, Name: "test", Options: []nats.Option{nats.PingInterval(50 * time.Millisecond)}, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	connection := broker.Watch(nc)
+	require.True(t, connection.Stands())
+	collector := broker.ConnectionCollector("test", connection)
+	stands := func() float64 { return testutil.ToFloat64(only{collector, "sendhouse_nats_connected"}) }
+	require.InDelta(t, 1, stands(), 0)
+	link.Cut()
+	testkit.WaitFor(t, time.Minute, "the connection to be lost", func(context.Context) error {
+		if connection.Stands() {
+			return errors.New("it stands")
+		}
+		return nil
+	})
+	asked, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for range 50 {
+		require.Zero(t, stands())
+		require.False(t, connection.Stands())
+		require.NoError(t, asked.Err(), "each question waits for the client")
+	}
+	link.Reset()
+	testkit.WaitFor(t, time.Minute, "the connection to be there again", func(context.Context) error {
+		if !connection.Stands() || stands() != 1 {
+			return errors.New("it does not stand")
+		}
+		return nil
+	})
+}
+
+// only is one metric of a collector.
+type only struct {
+	prometheus.Collector
+	name string
+}
+
+func (o only) Collect(ch chan<- prometheus.Metric) {
+	all := make(chan prometheus.Metric, 100)
+	o.Collector.Collect(all)
+	close(all)
+	for m := range all {
+		if strings.Contains(m.Desc().String(), `"`+o.name+`"`) {
+			ch <- m
+		}
+	}
 }

@@ -1,13 +1,17 @@
 package broker
 
 import (
+	"sync"
+
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // connectionCollector shows one connection to NATS. It looks when it is asked.
 type connectionCollector struct {
-	nc *nats.Conn
+	c    *Connection
+	mu   sync.Mutex
+	last nats.Statistics // while the connection stood
 
 	connected, reconnects                          *prometheus.Desc
 	sentMessages, sentBytes, gotMessages, gotBytes *prometheus.Desc
@@ -15,12 +19,12 @@ type connectionCollector struct {
 
 // ConnectionCollector shows a connection under the given name: whether it stands, how often it was made
 // anew, and what went over it.
-func ConnectionCollector(name string, nc *nats.Conn) prometheus.Collector {
+func ConnectionCollector(name string, c *Connection) prometheus.Collector {
 	desc := func(metric, help string) *prometheus.Desc {
 		return prometheus.NewDesc("sendhouse_nats_"+metric, help, nil, prometheus.Labels{"connection": name})
 	}
 	return &connectionCollector{
-		nc:           nc,
+		c:            c,
 		connected:    desc("connected", "1 while the connection to NATS stands, else 0."),
 		reconnects:   desc("reconnects_total", "Times that the connection was made anew."),
 		sentMessages: desc("sent_messages_total", "Messages that were sent over the connection."),
@@ -39,11 +43,13 @@ func (c *connectionCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
-	s := c.nc.Stats()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	connected := 0.0
-	if c.nc.IsConnected() {
-		connected = 1
+	if c.c.Stands() {
+		connected, c.last = 1, c.c.nc.Stats()
 	}
+	s := c.last
 	ch <- prometheus.MustNewConstMetric(c.connected, prometheus.GaugeValue, connected)
 	ch <- prometheus.MustNewConstMetric(c.reconnects, prometheus.CounterValue, float64(s.Reconnects))
 	ch <- prometheus.MustNewConstMetric(c.sentMessages, prometheus.CounterValue, float64(s.OutMsgs))

@@ -59,7 +59,7 @@ func TestMonitorShowsTheStreams(t *testing.T) {
 	require.NoError(t, err)
 
 	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(broker.ConnectionCollector("test", nc), server.Collector())
+	reg.MustRegister(broker.ConnectionCollector("test", broker.Watch(nc)), server.Collector())
 	monitor, err := broker.NewMonitor(js, reg, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -45,9 +45,10 @@ func (p *Process) ConnectAs(ctx context.Context, flags broker.ClientConfig, role
 		defer cancel()
 		return broker.Drained(ctx, nc)
 	})
-	p.Registry.MustRegister(broker.ConnectionCollector(name, nc))
+	connection := broker.Watch(nc)
+	p.Registry.MustRegister(broker.ConnectionCollector(name, connection))
 	p.Readiness.Register(name+" nats", func() error {
-		if !nc.IsConnected() {
+		if !connection.Stands() {
 			return errors.New("not connected to NATS, reconnecting")
 		}
 		return nil

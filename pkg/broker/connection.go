@@ -1,0 +1,33 @@
+package broker
+
+import (
+	"sync/atomic"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Connection tells how a connection is, at once: the client itself does not answer while it tries to reach a server, seconds at a
+// time where a network swallows everything, and that is when health and metrics are asked for.
+type Connection struct {
+	nc     *nats.Conn
+	stands atomic.Bool
+}
+
+// Watch follows a connection until it is closed.
+func Watch(nc *nats.Conn) *Connection {
+	c := &Connection{nc: nc}
+	changes := nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
+	c.stands.Store(nc.IsConnected())
+	go func() {
+		for status := range changes {
+			c.stands.Store(status == nats.CONNECTED)
+			if status == nats.CLOSED {
+				nc.RemoveStatusListener(changes)
+			}
+		}
+	}()
+	return c
+}
+
+// Stands says whether the connection stands.
+func (c *Connection) Stands() bool { return c.stands.Load() }
