@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -443,41 +445,56 @@ func TestAServerThatIsNotThereYet(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// TestAConnectionIsToldOfWhileItIsMadeAnew: over a network that swallows everything the client tries for five seconds at a time, and
-// does not answer meanwhile.
+// TestAConnectionIsToldOfWhileItIsMadeAnew: the client itself does not answer while it dials, for five seconds at a time over a network
+// that swallows everything.
 func TestAConnectionIsToldOfWhileItIsMadeAnew(t *testing.T) {
 	t.Parallel()
-	server := startEmbedded(t, t.TempDir())
-	link := testkit.StartLink(t, strings.TrimPrefix(server.URL(), "nats://"))
-	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: "nats://" + link.Addr, Name: "test", Options: []nats.Option{nats.PingInterval(50 * time.Millisecond)}, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
+	dialer := &heldDialer{dialing: make(chan struct{}), goOn: make(chan struct{})}
+	nc, _ := connect(t, startEmbedded(t, t.TempDir()), nats.SetCustomDialer(dialer))
+	goOn := sync.OnceFunc(func() { close(dialer.goOn) })
+	t.Cleanup(goOn) // or the connection could not be closed
 	connection := broker.Watch(nc)
 	require.True(t, connection.Stands())
-	collector := broker.ConnectionCollector("test", connection)
-	stands := func() float64 { return testutil.ToFloat64(only{collector, "sendhouse_nats_connected"}) }
-	require.InDelta(t, 1, stands(), 0)
-	link.Cut()
-	testkit.WaitFor(t, time.Minute, "the connection to be lost", func(context.Context) error {
-		if connection.Stands() {
-			return errors.New("it stands")
-		}
-		return nil
-	})
-	asked, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	for range 50 {
-		require.Zero(t, stands())
-		require.False(t, connection.Stands())
-		require.NoError(t, asked.Err(), "each question waits for the client")
+	collector := only{broker.ConnectionCollector("test", connection), "sendhouse_nats_connected"}
+	require.InDelta(t, 1, testutil.ToFloat64(collector), 0)
+
+	dialer.held.Store(true)
+	require.NoError(t, nc.ForceReconnect())
+	<-dialer.dialing
+	answered := make(chan bool)
+	go func() {
+		standing := connection.Stands()
+		answered <- standing || testutil.ToFloat64(collector) != 0
+	}()
+	select {
+	case standing := <-answered:
+		require.False(t, standing)
+	case <-time.After(30 * time.Second):
+		require.Fail(t, "no answer while the client dials")
 	}
-	link.Reset()
+	dialer.held.Store(false)
+	goOn()
 	testkit.WaitFor(t, time.Minute, "the connection to be there again", func(context.Context) error {
-		if !connection.Stands() || stands() != 1 {
+		if !connection.Stands() || testutil.ToFloat64(collector) != 1 {
 			return errors.New("it does not stand")
 		}
 		return nil
 	})
+}
+
+// heldDialer waits before it dials, while it is held.
+type heldDialer struct {
+	held    atomic.Bool
+	dialing chan struct{}
+	goOn    chan struct{}
+}
+
+func (d *heldDialer) Dial(network, address string) (net.Conn, error) {
+	if d.held.Load() {
+		d.dialing <- struct{}{}
+		<-d.goOn
+	}
+	return (&net.Dialer{}).DialContext(context.Background(), network, address)
 }
 
 // only is one metric of a collector.
