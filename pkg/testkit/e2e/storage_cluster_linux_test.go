@@ -113,10 +113,14 @@ func TestEndToEndStorageFullInCluster(t *testing.T) {
 		require.NoError(t, os.Remove(file))
 	}
 	load.awaitOutcome("503 wal_stalled")
-	for _, server := range []*testkit.NATSServer{first, second} {
+	full := []*testkit.NATSServer{first, second}
+	for _, server := range full {
 		awaitTurnedOff(t, server)
 		server.Stop()
-		server.Start()
+		server.Launch()
+	}
+	for _, server := range full { // the first may not be well before the second is back
+		server.WaitReady()
 	}
 	load.await(500)
 	for _, role := range a.roles() {
