@@ -122,12 +122,7 @@ func TestChainChecksWhatLiesBeforeAForeignRecord(t *testing.T) {
 func TestChainFindsWhatIsPlanted(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	_, stop := h.start()
-	for i := range 10 {
-		h.ask(send("c", strconv.Itoa(i)))
-	}
-	h.messages(10)
-	stop()
+	h.folded(10)
 	const last = 10
 	id := message.MakeID(1<<40, 0, 0)
 	for i, plant := range []struct {
@@ -229,12 +224,7 @@ func TestChainOfALogThatLosesItsTail(t *testing.T) {
 func TestChainNamesAnEndThatIsDeleted(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	_, stop := h.start()
-	for i := range 4 {
-		h.ask(send("c", strconv.Itoa(i)))
-	}
-	h.messages(4)
-	stop()
+	h.folded(4)
 	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
 	require.NoError(t, stream.DeleteMsg(h.ctx, 4))

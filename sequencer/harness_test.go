@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"testing"
 	"time"
 
@@ -129,6 +130,17 @@ func (h *harness) answer(subject string) []*message.Answer {
 func (h *harness) ask(sends ...*message.Send) []*message.Answer {
 	h.t.Helper()
 	return h.answer(h.publish(sends...))
+}
+
+// folded has a sequencer make n messages of one channel, and stops it.
+func (h *harness) folded(n int) {
+	h.t.Helper()
+	_, stop := h.start()
+	for i := range n {
+		h.ask(send("c", strconv.Itoa(i)))
+	}
+	h.messages(uint64(n))
+	stop()
 }
 
 // messages reads the message log until it has n messages.

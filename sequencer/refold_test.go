@@ -2,7 +2,6 @@ package sequencer
 
 import (
 	"log/slog"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,12 +26,7 @@ func requireCannotTell(t *testing.T, part *audit.Part, err error, want string) {
 func TestRefoldOfALogThatIsBehind(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	_, stop := h.start()
-	for i := range 3 {
-		h.ask(send("c", strconv.Itoa(i)))
-	}
-	h.messages(3)
-	stop()
+	h.folded(3)
 	h.publish(send("c", "3"))
 	h.publish(send("c", "4"))
 	part, err := Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))

@@ -483,12 +483,7 @@ func TestRefoldGoesOnBehindAForeignRecord(t *testing.T) {
 func TestRefoldNamesAnEndThatIsDeleted(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	_, stop := h.start()
-	for i := range 3 {
-		h.ask(send("c", strconv.Itoa(i)))
-	}
-	h.messages(3)
-	stop()
+	h.folded(3)
 	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
 	require.NoError(t, stream.DeleteMsg(h.ctx, 3))

@@ -81,16 +81,20 @@ func (r *runner) mayCut(work context.Context, piece seqRange) bool {
 	if piece.count() <= memoryRecordsMin || r.now().Before(r.unsure) {
 		return false
 	}
-	count, err := r.store.CountRange(work, r.partition, piece.First, piece.Last)
-	if err != nil {
-		r.logOnce(slog.LevelWarn, "ClickHouse does not say whether it has rows of a batch, trying it again whole", err)
-		return false
-	}
-	if count > 0 {
+	if count, known := r.inTable(work, piece); !known || count > 0 {
 		return false // the same again: the token makes it whole
 	}
 	r.memory = memoryLimit{records: piece.count() / 2}
 	return true
+}
+
+// inTable counts the records of a refused piece that have rows; it is not known where ClickHouse does not say.
+func (r *runner) inTable(work context.Context, piece seqRange) (count uint64, known bool) {
+	count, err := r.store.CountRange(work, r.partition, piece.First, piece.Last)
+	if err != nil {
+		r.logOnce(slog.LevelWarn, "ClickHouse does not say whether it has rows of a batch, trying it again whole", err)
+	}
+	return count, err == nil
 }
 
 // tookWithinMemory lets the pieces grow again after a while.

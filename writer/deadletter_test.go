@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -54,20 +55,27 @@ func TestUndecodableRecordsBecomeDeadLetters(t *testing.T) {
 	require.EqualValues(t, 27, different)
 }
 
-// A row that the table refuses is found by halving and put aside; all others go in, each once.
-func TestPoisonRowsBecomeDeadLetters(t *testing.T) {
-	t.Parallel()
-	b := setup(t, 1)
+// writeInto writes what publish publishes, up to last, into a table that a statement has changed; %s in it is the table.
+func (b *bundle) writeInto(statement string, publish func(), last uint64) *table {
+	b.t.Helper()
 	cfg := b.full()
 	s := b.service(cfg)
 	stop := b.start(s)
 	b.stopMerges(cfg)
-	tb := openTable(t, cfg.ClickHouseDSN)
-	require.NoError(t, tb.conn.Exec(b.ctx, "ALTER TABLE "+tb.name+" ADD CONSTRAINT poison CHECK wal_seq NOT IN (1, 500, 501, 777, 1000)"))
-	b.publish(0, 1, 1000)
-	b.waitDone(0, 1000)
-	require.NoError(t, s.Check())
-	require.NoError(t, stop())
+	tb := openTable(b.t, cfg.ClickHouseDSN)
+	require.NoError(b.t, tb.conn.Exec(b.ctx, fmt.Sprintf(statement, tb.name)))
+	publish()
+	b.waitDone(0, last)
+	require.NoError(b.t, s.Check())
+	require.NoError(b.t, stop())
+	return tb
+}
+
+// A row that the table refuses is found by halving and put aside; all others go in, each once.
+func TestPoisonRowsBecomeDeadLetters(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	tb := b.writeInto("ALTER TABLE %s ADD CONSTRAINT poison CHECK wal_seq NOT IN (1, 500, 501, 777, 1000)", func() { b.publish(0, 1, 1000) }, 1000)
 
 	var seqs []string
 	for _, letter := range b.deadLetters() {
@@ -88,16 +96,7 @@ func TestPoisonRowsBecomeDeadLetters(t *testing.T) {
 func TestAViewRefusesARow(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
-	cfg := b.full()
-	s := b.service(cfg)
-	stop := b.start(s)
-	b.stopMerges(cfg)
-	tb := openTable(t, cfg.ClickHouseDSN)
-	require.NoError(t, tb.conn.Exec(b.ctx, "CREATE MATERIALIZED VIEW "+tb.name+"_view ENGINE = MergeTree ORDER BY tuple() AS SELECT throwIf(partition_seq = 500) AS bad FROM "+tb.name))
-	b.publish(0, 1, 1000)
-	b.waitDone(0, 1000)
-	require.NoError(t, s.Check())
-	require.NoError(t, stop())
+	tb := b.writeInto("CREATE MATERIALIZED VIEW %[1]s_view ENGINE = MergeTree ORDER BY tuple() AS SELECT throwIf(partition_seq = 500) AS bad FROM %[1]s", func() { b.publish(0, 1, 1000) }, 1000)
 	require.Empty(t, b.deadLetters())
 	rows, different := tb.counts(false)
 	require.EqualValues(t, 1000, rows)
@@ -108,16 +107,7 @@ func TestAViewRefusesARow(t *testing.T) {
 func TestLongErrorsFitIntoDeadLetters(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
-	cfg := b.full()
-	s := b.service(cfg)
-	stop := b.start(s)
-	b.stopMerges(cfg)
-	tb := openTable(t, cfg.ClickHouseDSN)
-	require.NoError(t, tb.conn.Exec(b.ctx, "ALTER TABLE "+tb.name+" ADD CONSTRAINT poison CHECK wal_seq != 5 OR payload = '"+strings.Repeat("ä ", 30_000)+"'"))
-	b.publish(0, 1, 10)
-	b.waitDone(0, 10)
-	require.NoError(t, s.Check())
-	require.NoError(t, stop())
+	b.writeInto("ALTER TABLE %s ADD CONSTRAINT poison CHECK wal_seq != 5 OR payload = '"+strings.Repeat("ä ", 30_000)+"'", func() { b.publish(0, 1, 10) }, 10)
 
 	letters := b.deadLetters()
 	require.Len(t, letters, 1)

@@ -149,11 +149,11 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 			if !clickhouse.IsBehind(err) {
 				return refusedBy(err)
 			}
-			switch count, countErr := r.store.CountRange(work, r.partition, piece.First, piece.Last); {
-			case countErr != nil: // the same again, since it may be in
-			case count < uint64(end-first):
+			count, known := r.inTable(work, piece)
+			if known && count < uint64(end-first) {
 				return refusedBy(err)
-			default:
+			}
+			if known {
 				r.log.Error("the rows of a batch are in the table, but a view of it refused them", "stream", r.stream, "range", piece.String(), "error", err)
 				r.well()
 				return nil

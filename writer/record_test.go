@@ -286,15 +286,7 @@ func TestOnlyEmptyRecordsAreLeft(t *testing.T) {
 func TestPoisonWithinARecord(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
-	cfg := b.full()
-	s := b.service(cfg)
-	stop := b.start(s)
-	b.stopMerges(cfg)
-	tb := openTable(t, cfg.ClickHouseDSN)
-	require.NoError(t, tb.conn.Exec(b.ctx, "ALTER TABLE "+tb.name+" ADD CONSTRAINT poison CHECK partition_seq NOT IN (1, 60, 61, 350)"))
-	b.publishRecords(1, 350)
-	b.waitDone(0, 350)
-	require.NoError(t, stop())
+	tb := b.writeInto("ALTER TABLE %s ADD CONSTRAINT poison CHECK partition_seq NOT IN (1, 60, 61, 350)", func() { b.publishRecords(1, 350) }, 350)
 	var seqs []string
 	for _, letter := range b.deadLetters() {
 		seq := letter.Header.Get(deadletter.HeaderPartitionSeq)

@@ -200,43 +200,43 @@ func TestMalformedRecordHasNoEffect(t *testing.T) {
 	}
 }
 
-func TestReadRefusesDamage(t *testing.T) {
-	t.Parallel()
+// snapshotOfOne is a snapshot of a state with one send.
+func snapshotOfOne(t *testing.T) []byte {
+	t.Helper()
 	state := newState(t, params())
 	_, err := state.Fold(fold.Record{Seq: 1, Time: start, Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "1"})}, nil)
 	require.NoError(t, err)
 	var b bytes.Buffer
 	_, err = state.Snapshot().WriteTo(&b)
 	require.NoError(t, err)
+	return b.Bytes()
+}
 
-	for n := range b.Len() {
-		_, err := fold.Read(bytes.NewReader(b.Bytes()[:n]), params())
+func TestReadRefusesDamage(t *testing.T) {
+	t.Parallel()
+	whole := snapshotOfOne(t)
+	for n := range len(whole) {
+		_, err := fold.Read(bytes.NewReader(whole[:n]), params())
 		require.ErrorIs(t, err, fold.ErrSnapshot, "cut at %d", n)
 	}
-	_, err = fold.Read(bytes.NewReader(append(bytes.Clone(b.Bytes()), 0)), params())
+	_, err := fold.Read(bytes.NewReader(append(bytes.Clone(whole), 0)), params())
 	require.ErrorIs(t, err, fold.ErrSnapshot)
 	other := params()
 	other.DedupWindow++
-	_, err = fold.Read(bytes.NewReader(b.Bytes()), other)
+	_, err = fold.Read(bytes.NewReader(whole), other)
 	require.ErrorIs(t, err, fold.ErrSnapshot)
 }
 
 // A reader that fails says nothing of the bytes that it did not give.
 func TestReadTellsAFailingReaderFromDamage(t *testing.T) {
 	t.Parallel()
-	state := newState(t, params())
-	_, err := state.Fold(fold.Record{Seq: 1, Time: start, Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "1"})}, nil)
-	require.NoError(t, err)
-	var b bytes.Buffer
-	_, err = state.Snapshot().WriteTo(&b)
-	require.NoError(t, err)
-
+	whole := snapshotOfOne(t)
 	broken := errors.New("nobody answers")
-	for n := range b.Len() + 1 {
-		_, err := fold.Read(io.MultiReader(bytes.NewReader(b.Bytes()[:n]), iotest.ErrReader(broken)), params())
+	for n := range len(whole) + 1 {
+		_, err := fold.Read(io.MultiReader(bytes.NewReader(whole[:n]), iotest.ErrReader(broken)), params())
 		require.ErrorIs(t, err, broken, "after %d", n)
 		require.NotErrorIs(t, err, fold.ErrSnapshot, "after %d", n)
-		_, err = fold.Read(io.MultiReader(bytes.NewReader(b.Bytes()[:n]), iotest.ErrReader(io.ErrUnexpectedEOF)), params())
+		_, err = fold.Read(io.MultiReader(bytes.NewReader(whole[:n]), iotest.ErrReader(io.ErrUnexpectedEOF)), params())
 		require.ErrorIs(t, err, fold.ErrSnapshot, "after %d", n)
 	}
 }
