@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -155,6 +156,23 @@ func (l *natsLogs) OutputTail(ctx context.Context) (runner.Tail, error) {
 		return runner.Tail{}, fmt.Errorf("read record %d of the message log: %w", state.LastSeq, err)
 	}
 	return runner.Tail{Seq: state.LastSeq, Found: true, Data: record.Data}, nil
+}
+
+func (l *natsLogs) OutputTime(ctx context.Context, seq uint64) (at time.Time, ok bool, err error) {
+	name := topology.MessagesStream(l.partition)
+	record, err := broker.RecordAt(ctx, l.js, name, seq)
+	switch {
+	case err == nil:
+		return record.Time, true, nil
+	case !errors.Is(err, jetstream.ErrMsgNotFound):
+		return time.Time{}, false, fmt.Errorf("read record %d of the message log: %w", seq, err)
+	}
+	stream, err := l.js.Stream(ctx, name)
+	if err != nil {
+		return time.Time{}, false, fmt.Errorf("look at the message log: %w", err)
+	}
+	state := stream.CachedInfo().State
+	return time.Time{}, seq <= state.LastSeq && (state.Msgs == 0 || seq < state.FirstSeq), nil
 }
 
 func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {

@@ -10,12 +10,15 @@ import (
 )
 
 // keptCheckpoint is a stored checkpoint and since when this keeper has seen the
-// message log to reach it, while nobody else made a claim; zero where it does not yet.
+// message log to reach it, by one and the same record; zero where it does not yet.
 // What another owner saw is not asked: a power loss may have taken the messages since,
-// and they may have been written again a moment ago, or its clock may be off.
+// and they may have been written again a moment ago, or its clock may be off. Whoever
+// has lost its lease may write them again while this keeper looks, too, so that the
+// log is never seen to be shorter: by the time of the record it is noticed.
 type keptCheckpoint struct {
 	CheckpointMeta
 	reached time.Time
+	written time.Time // when the message log took the record, by its own clock
 }
 
 // Look brings up to date what is known of the checkpoints that are kept: which
@@ -29,18 +32,24 @@ func (k *Keeper) Look(ctx context.Context) error {
 		}
 		k.take(kept)
 	}
-	if slices.ContainsFunc(k.kept, func(c keptCheckpoint) bool { return c.reached.IsZero() }) {
-		end, err := k.Logs.OutputTail(ctx)
-		if err != nil {
+	k.showAge()
+	return k.seeReached(ctx)
+}
+
+// seeReached brings up to date since when the message log reaches each checkpoint.
+func (k *Keeper) seeReached(ctx context.Context) error {
+	for i := range k.kept {
+		c := &k.kept[i]
+		written, ok, err := k.Logs.OutputTime(ctx, c.WALSeq)
+		switch {
+		case err != nil:
 			return err
-		}
-		for i := range k.kept {
-			if c := &k.kept[i]; c.reached.IsZero() && c.WALSeq <= end.Seq {
-				c.reached = k.Now()
-			}
+		case !ok:
+			c.reached = time.Time{}
+		case c.reached.IsZero() || (!written.IsZero() && !written.Equal(c.written)):
+			c.reached, c.written = k.Now(), written
 		}
 	}
-	k.showAge()
 	return nil
 }
 
@@ -157,6 +166,9 @@ func (k *Keeper) Store(ctx context.Context, snapshot *fold.Snapshot) error {
 	}
 	start := k.Now()
 	beside := k.newestSettled()
+	if beside == nil && len(k.kept) > 0 {
+		return errUnsettled
+	}
 	k.known = false // until it is known how this ended
 	kept, err := k.Checkpoints.Save(ctx, snapshot, start, k.seen, beside)
 	if err != nil {
@@ -164,9 +176,10 @@ func (k *Keeper) Store(ctx context.Context, snapshot *fold.Snapshot) error {
 	}
 	before := k.kept
 	k.take(kept)
-	k.kept[0].reached = start
-	if beside != nil { // nobody made a claim meanwhile, or Save would have failed
-		k.kept[1].reached = before[slices.IndexFunc(before, func(c keptCheckpoint) bool { return c.same(*beside) })].reached
+	for i, c := range k.kept {
+		if j := slices.IndexFunc(before, func(b keptCheckpoint) bool { return b.same(c.CheckpointMeta) }); j >= 0 {
+			k.kept[i] = before[j]
+		}
 	}
 	k.Metrics.checkpointBytes.Set(float64(kept.Metas[0].Bytes))
 	k.Metrics.checkpointSeconds.Observe(k.Now().Sub(start).Seconds())
@@ -175,7 +188,7 @@ func (k *Keeper) Store(ctx context.Context, snapshot *fold.Snapshot) error {
 
 // sure asserts, before what cannot be taken back, that the message log has what it
 // had acknowledged, since it may have lost its tail unnoticed, and that the lease
-// stands.
+// stands. Whether a checkpoint is settled is to be asked only behind it.
 func (k *Keeper) sure(ctx context.Context) error {
 	acked, _, _ := k.outbox.state()
 	end, err := k.Logs.OutputTail(ctx)
@@ -184,7 +197,11 @@ func (k *Keeper) sure(ctx context.Context) error {
 		return err
 	case end.Seq < acked:
 		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, end.Seq, acked)
-	case !k.MayWrite():
+	}
+	if err := k.seeReached(ctx); err != nil {
+		return err
+	}
+	if !k.MayWrite() {
 		return ErrNotOwner
 	}
 	return nil
@@ -199,6 +216,9 @@ func (k *Keeper) Trim(ctx context.Context) error {
 	first := k.kept[1].WALSeq + 1
 	if err := k.sure(ctx); err != nil {
 		return err
+	}
+	if !k.settled(k.kept[1]) {
+		return errUnsettled
 	}
 	// If nobody has made a claim since, it is surely settled, and stays so.
 	kept, err := k.Checkpoints.List(ctx)

@@ -16,6 +16,8 @@ var (
 	// errOutputLost: the message log lost more than the outbox still holds. The
 	// partition recovers from a checkpoint.
 	errOutputLost = errors.New("the message log lost its tail")
+	// errUnsettled: the message log was written again since the kept checkpoints were thought to be durable.
+	errUnsettled = errors.New("the message log's records before the kept checkpoint were lost and are too new again")
 	// ErrDamaged: a checkpoint cannot be read back as it was written.
 	ErrDamaged = errors.New("damaged checkpoint")
 	// ErrNotOwner: the lease has run out.

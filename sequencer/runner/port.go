@@ -59,8 +59,11 @@ type Logs interface {
 	// TrimWAL drops the records before first.
 	TrimWAL(ctx context.Context, first uint64) error
 
-	// OutputTail asks the message log's leader.
+	// OutputTail and OutputTime ask the message log's leader. OutputTime is when the log took a record, which
+	// tells it from the same record written again after a loss; zero where retention has dropped it. ok is false
+	// where the log does not reach it.
 	OutputTail(ctx context.Context) (Tail, error)
+	OutputTime(ctx context.Context, seq uint64) (at time.Time, ok bool, err error)
 	// Append sends a record on the condition that the log's last sequence is the
 	// one before the record's. It does not wait. Only with ack set does the
 	// outcome come back, to the function given to OnAck: since each record is

@@ -26,10 +26,11 @@ var (
 type brokenLogs struct {
 	data []byte // of each record
 
-	mu     sync.Mutex
-	walEnd uint64
-	end    uint64 // of the message log
-	onAck  func(seq uint64, err error)
+	mu      sync.Mutex
+	walEnd  uint64
+	end     uint64    // of the message log
+	written time.Time // when the message log took its records
+	onAck   func(seq uint64, err error)
 
 	silent  bool          // appends are lost, and nothing is said
 	refusal error         // of each append
@@ -57,6 +58,13 @@ func (l *brokenLogs) write(seq uint64) {
 	l.walEnd = max(l.walEnd, seq)
 }
 
+// rewrite is the message log after it has lost its tail and got what is up to end again.
+func (l *brokenLogs) rewrite(end uint64, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.end, l.written = end, at
+}
+
 func (l *brokenLogs) WALBounds(context.Context) (Bounds, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,6 +86,12 @@ func (l *brokenLogs) OutputTail(ctx context.Context) (Tail, error) {
 	case <-ctx.Done():
 		return Tail{}, ctx.Err()
 	}
+}
+
+func (l *brokenLogs) OutputTime(_ context.Context, seq uint64) (at time.Time, ok bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.written, seq <= l.end, nil
 }
 
 func (l *brokenLogs) Append(r *Output, ack bool) error {

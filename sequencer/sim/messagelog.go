@@ -56,6 +56,17 @@ func (w *world) tail() runner.Tail {
 	return t
 }
 
+// time is when the log took a record; zero where retention has dropped it.
+func (l *messageLog) time(seq uint64) (at time.Time, ok bool) {
+	switch {
+	case seq > l.last():
+		return time.Time{}, false
+	case seq < l.first:
+		return time.Time{}, true
+	}
+	return start().Add(l.kept[seq-l.first].at), true
+}
+
 // durable is the last sequence that no power loss at this moment could take.
 func (w *world) durable() uint64 {
 	n := len(w.log.kept)

@@ -112,6 +112,17 @@ func (l *logs) OutputTail(context.Context) (runner.Tail, error) {
 	return t, l.call("hear of the message log's tail")
 }
 
+func (l *logs) OutputTime(_ context.Context, seq uint64) (at time.Time, ok bool, err error) {
+	if err := l.call("look at a record of the message log"); err != nil {
+		return time.Time{}, false, err
+	}
+	if !l.w.log.exists || l.w.outputDown() {
+		return time.Time{}, false, errBroker
+	}
+	at, ok = l.w.log.time(seq)
+	return at, ok, l.call("hear of a record of the message log")
+}
+
 func (l *logs) OnAck(f func(seq uint64, err error)) { l.onAck = f }
 
 func (l *logs) Append(m *runner.Output, ack bool) error { return l.send(m, m.Seq-1, ack) }
