@@ -31,7 +31,7 @@ type Config struct {
 
 	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
 	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`
-	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies being read at one time, without the first 2KiB of each; beyond it requests are answered 503." default:"256MiB"`
+	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies being read, and what is made of them, at one time, without the first 2KiB of each; beyond it requests are answered 503." default:"256MiB"`
 
 	PayloadRules string `name:"ingest-payload-rules" help:"What to do with payloads that are not as WuKongIM's protocol recommends for their message type: off does not look, warn takes and counts them, enforce answers 400." enum:"off,warn,enforce" default:"warn"`
 

@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"context"
 	"fmt"
+	"runtime"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -60,6 +61,7 @@ func (c *Client) insert(ctx context.Context, b *Block, rows []int32) (err error)
 	}
 	c.kept.lend(batch.Columns())
 	for i, col := range c.columns {
+		runtime.Gosched() // see yieldRows
 		to := batch.Column(i)
 		if err := col.append(b, rows, to); err != nil {
 			// The connection is in the middle of an INSERT: Abort closes it, and nothing is inserted.

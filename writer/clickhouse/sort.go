@@ -2,9 +2,15 @@ package clickhouse
 
 import (
 	"cmp"
+	"runtime"
 	"slices"
 	"strings"
 )
+
+// yieldRows: preparing an insert takes some milliseconds at a stretch, of a processor that requests wait for where all roles
+// share it, and nobody waits for the insert. So it gives way after every so many rows, to whatever else can run, and after each
+// column.
+const yieldRows = 256
 
 // sorting brings rows into the order of the table's key, (channel_id, channel_type, message_seq), so that the server finds a block
 // in order and need neither sort it nor move its columns. It knows what the server does not: the rows of one channel come in the
@@ -37,6 +43,9 @@ func (b *Block) inOrder(first, end int) []int32 {
 		s.groups = make(map[channelKey]int32)
 	}
 	for i := first; i < end; i++ {
+		if i%yieldRows == 0 {
+			runtime.Gosched()
+		}
 		key := channelKey{b.channelID[i], b.channelType[i]}
 		group, known := s.groups[key]
 		if !known {
