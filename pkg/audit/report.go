@@ -21,7 +21,10 @@ const (
 // firstKept is how many differences of a part are described; all are counted.
 const firstKept = 20
 
-// Part is what one check of one partition came to.
+// AllPartitions stands for the partition of a part that is not of one.
+const AllPartitions = -1
+
+// Part is what one check of one partition, or of all, came to.
 type Part struct {
 	Check       string   `json:"check"`
 	Partition   int      `json:"partition"`

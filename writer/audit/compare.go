@@ -26,6 +26,9 @@ const (
 	expiryMargin = time.Hour
 )
 
+// CheckRows is the name of the check that compares rows with messages.
+const CheckRows = "rows"
+
 // Compared is what comparing one partition covered.
 type Compared struct {
 	First    uint64 `json:"first"` // places
@@ -64,7 +67,7 @@ func (a *Auditor) Audit(ctx context.Context, report *audit.Report) {
 		part, err := a.Compare(ctx, p)
 		report.Add(a.log, part, err)
 	}
-	part := &audit.Part{Check: "rows of no partition", Partition: -1}
+	part := &audit.Part{Check: "rows of no partition", Partition: audit.AllPartitions}
 	report.Add(a.log, part, a.compareExtents(ctx, part))
 }
 
@@ -86,8 +89,8 @@ func (a *Auditor) compareExtents(ctx context.Context, part *audit.Part) error {
 // Compare compares a partition. The part is never nil; its details are a [*Compared].
 func (a *Auditor) Compare(ctx context.Context, partition int) (*audit.Part, error) {
 	c := &comparison{
-		Auditor: a, part: &audit.Part{Check: "rows", Partition: partition}, report: new(Compared),
-		progress: audit.NewProgress(a.log, "rows", partition), digester: a.client.Digester(),
+		Auditor: a, part: &audit.Part{Check: CheckRows, Partition: partition}, report: new(Compared),
+		progress: audit.NewProgress(a.log, CheckRows, partition), digester: a.client.Digester(),
 	}
 	c.part.Details = c.report
 	err := c.compare(ctx)

@@ -160,4 +160,5 @@ func audit(t *testing.T, natsURL string) {
 	t.Helper()
 	status, output := command(t, "audit", "--nats-url="+natsURL)
 	require.Equal(t, 0, status, output)
+	require.Contains(t, output, "the rows: --clickhouse-dsn is not given")
 }
