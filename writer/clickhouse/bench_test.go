@@ -43,3 +43,24 @@ func BenchmarkAppend(b *testing.B) {
 		row++
 	}
 }
+
+// BenchmarkInOrder puts the rows of an insert in order, for each row: half a second's at 28,000 sends a second, over 10,000 channels.
+func BenchmarkInOrder(b *testing.B) {
+	const rows = 14_000
+	random := rand.New(rand.NewPCG(1, 2))
+	var block Block
+	for i := range rows {
+		m := &message.Message{
+			ChannelId: fmt.Sprintf("channel-%d", random.IntN(10_000)), ChannelType: 2, FromUid: "u", Payload: make([]byte, 100),
+			MessageId: uint64(message.MakeID(int64(i+1), 0, 0)), MessageSeq: uint64(i + 1), WalSeq: uint64(i),
+		}
+		encoded, err := m.MarshalVT()
+		require.NoError(b, err)
+		require.NoError(b, block.Append(uint64(i), encoded))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		block.inOrder(0, rows)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*rows), "ns/row")
+}

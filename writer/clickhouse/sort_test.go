@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,12 +18,20 @@ func TestRowsAreInTheOrderOfTheKey(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	var block Block
-	for round := range 50 {
+	names := []func(n int) string{
+		func(n int) string { return fmt.Sprint("c", n) },
+		func(n int) string { return fmt.Sprintf("a name that all begin with/%020d", n) },
+		func(n int) string { return fmt.Sprintf("%020d/and that all end with", n) },
+		func(n int) string { return strings.Repeat("\x00", 1+n%12) },
+		func(n int) string { return "same\xff" + strings.Repeat("\xff", n%3) + strings.Repeat("\x00", n/3%3) },
+	}
+	for round := range 50 * len(names) {
+		name := names[round%len(names)]
 		block.Reset()
 		rows := random.IntN(300) + 1
 		for i := range rows {
 			m := &message.Message{
-				ChannelId: fmt.Sprint("c", random.IntN(1+round)), ChannelType: 1 + random.Uint32N(3), FromUid: "u",
+				ChannelId: name(random.IntN(1 + round/len(names))), ChannelType: 1 + random.Uint32N(3), FromUid: "u",
 				MessageId: uint64(message.MakeID(int64(i+1), 0, 0)), MessageSeq: uint64(i + 1), WalSeq: uint64(i + 1),
 			}
 			encoded, err := m.MarshalVT()
@@ -32,10 +41,9 @@ func TestRowsAreInTheOrderOfTheKey(t *testing.T) {
 		first := random.IntN(rows)
 		end := first + 1 + random.IntN(rows-first)
 		order := slices.Clone(block.inOrder(first, end))
-		key := func(row int32) string {
-			return fmt.Sprintf("%s %02d %06d", block.channelID[row], block.channelType[row], block.messageSeq[row])
-		}
-		require.True(t, slices.IsSortedFunc(order, func(x, y int32) int { return cmp.Compare(key(x), key(y)) }))
+		require.True(t, slices.IsSortedFunc(order, func(x, y int32) int {
+			return cmp.Or(cmp.Compare(block.channelID[x], block.channelID[y]), cmp.Compare(block.channelType[x], block.channelType[y]), cmp.Compare(block.messageSeq[x], block.messageSeq[y]))
+		}))
 		slices.Sort(order)
 		require.Len(t, order, end-first)
 		for i, row := range order {
