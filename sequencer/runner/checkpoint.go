@@ -33,10 +33,13 @@ func (k *Keeper) Look(ctx context.Context) error {
 		k.take(kept)
 	}
 	k.showAge()
-	return k.seeReached(ctx)
+	if slices.ContainsFunc(k.kept, func(c keptCheckpoint) bool { return c.reached.IsZero() }) {
+		return k.seeReached(ctx)
+	}
+	return nil
 }
 
-// seeReached brings up to date since when the message log reaches each checkpoint.
+// seeReached brings up to date since when the message log reaches each checkpoint. It reads a record for each.
 func (k *Keeper) seeReached(ctx context.Context) error {
 	for i := range k.kept {
 		c := &k.kept[i]

@@ -21,6 +21,16 @@ func unsettled(t *testing.T) (*Keeper, *brokenLogs) {
 	return k, logs
 }
 
+// settled is that keeper a while after the message log has come to reach both.
+func settled(t *testing.T) (*Keeper, *brokenLogs) {
+	t.Helper()
+	k, logs := unsettled(t)
+	logs.rewrite(12, time.Now())
+	require.NoError(t, k.Look(t.Context()))
+	pass(durableHorizon)
+	return k, logs
+}
+
 // outcomes are how storing a checkpoint and trimming end; what is to be stored gets as far as the store, which takes nothing.
 func outcomes(t *testing.T, k *Keeper) (store, trim error) {
 	t.Helper()
@@ -61,10 +71,7 @@ func TestRecordsWrittenAgainAreNew(t *testing.T) {
 func TestLostRecordsAreNotReached(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		k, logs := unsettled(t)
-		logs.rewrite(12, time.Now())
-		require.NoError(t, k.Look(t.Context()))
-		pass(durableHorizon)
+		k, logs := settled(t)
 		logs.rewrite(10, time.Now())
 		store, trim := outcomes(t, k)
 		require.ErrorIs(t, trim, errUnsettled)
@@ -76,10 +83,7 @@ func TestLostRecordsAreNotReached(t *testing.T) {
 func TestRecordsDroppedByRetentionStaySettled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		k, logs := unsettled(t)
-		logs.rewrite(12, time.Now())
-		require.NoError(t, k.Look(t.Context()))
-		pass(durableHorizon)
+		k, logs := settled(t)
 		logs.rewrite(12, time.Time{})
 		store, trim := outcomes(t, k)
 		require.NoError(t, trim)
