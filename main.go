@@ -146,6 +146,7 @@ type upCommand struct {
 func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 	if c.URL == "" {
 		c.PartitionsFirst = topology.PartitionsOfMachine(runtime.GOMAXPROCS(0))
+		c.MessagesAsync = true
 	}
 	return p.Serve(in.Ctx, c.AdminConfig, c.Trace, "sendhouse", func(ctx context.Context) error {
 		if c.Writer.ClickHouseDSN == "" {

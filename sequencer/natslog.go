@@ -14,6 +14,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
@@ -139,23 +140,58 @@ func (l *natsLogs) TrimWAL(ctx context.Context, first uint64) error {
 
 // OutputTail asks the leader: stream information and the fetch by sequence both
 // go through it.
-func (l *natsLogs) OutputTail(ctx context.Context) (runner.Tail, error) {
+func (l *natsLogs) OutputTail(ctx context.Context, since uint64) (runner.Tail, error) {
 	stream, err := l.js.Stream(ctx, topology.MessagesStream(l.partition))
 	if err != nil {
 		return runner.Tail{}, fmt.Errorf("look at the message log: %w", err)
 	}
-	state := stream.CachedInfo().State
-	if state.Msgs == 0 {
-		return runner.Tail{Seq: state.LastSeq}, nil
+	gap, older, err := broker.FirstGap(ctx, stream, since)
+	if err != nil {
+		return runner.Tail{}, err //nolint:wrapcheck // says what was being done
 	}
-	record, err := broker.RecordAt(ctx, l.js, topology.MessagesStream(l.partition), state.LastSeq)
+	state := stream.CachedInfo().State
+	tail := runner.Tail{Seq: state.LastSeq, Missing: older}
+	if gap > 0 {
+		tail.Seq, tail.Beyond = gap-1, state.LastSeq
+	}
+	if state.Msgs == 0 || tail.Seq < state.FirstSeq {
+		return tail, nil
+	}
+	record, err := broker.RecordAt(ctx, l.js, topology.MessagesStream(l.partition), tail.Seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return runner.Tail{Seq: state.LastSeq}, nil // retention took it meanwhile
+		return tail, nil // retention took it meanwhile
 	}
 	if err != nil {
-		return runner.Tail{}, fmt.Errorf("read record %d of the message log: %w", state.LastSeq, err)
+		return runner.Tail{}, fmt.Errorf("read record %d of the message log: %w", tail.Seq, err)
 	}
-	return runner.Tail{Seq: state.LastSeq, Found: true, Data: record.Data}, nil
+	tail.Found, tail.Data = true, record.Data
+	return tail, nil
+}
+
+// OutputFrontLost also is true of what an operator has purged by hand of these records, which are derived again.
+func (l *natsLogs) OutputFrontLost(ctx context.Context, since uint64) (bool, error) {
+	log, err := messagelog.Open(ctx, l.js, l.partition)
+	if err != nil {
+		return false, err //nolint:wrapcheck // says what was being done
+	}
+	kept, err := log.Records(ctx)
+	if err != nil || kept.First > kept.Last || kept.First <= since {
+		return false, err //nolint:wrapcheck // says what was being done
+	}
+	return log.Derivable(ctx, kept.First-1) //nolint:wrapcheck // says what was being done
+}
+
+// CutOutput refuses if the record after last is there: another owner has derived it again.
+func (l *natsLogs) CutOutput(ctx context.Context, last uint64) error {
+	name := topology.MessagesStream(l.partition)
+	_, err := broker.RecordAt(ctx, l.js, name, last+1)
+	switch {
+	case err == nil:
+		return fmt.Errorf("record %d of the message log, which was missing, is there", last+1)
+	case !errors.Is(err, jetstream.ErrMsgNotFound):
+		return fmt.Errorf("read record %d of the message log: %w", last+1, err)
+	}
+	return broker.CutStream(ctx, l.js, name, last) //nolint:wrapcheck // says what was being done
 }
 
 func (l *natsLogs) OutputTime(ctx context.Context, seq uint64) (at time.Time, ok bool, err error) {

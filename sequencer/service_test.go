@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/audit"
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
@@ -170,6 +171,66 @@ func TestMessageLogTailCut(t *testing.T) {
 	for i := range whole {
 		require.True(t, whole[i].EqualVT(got[i]))
 	}
+}
+
+// TestMessageLogHoleIsDerivedAgain: records missing from the middle of the message log, or from its front, as a power loss
+// can leave it, are derived again, and so is what is after them.
+func TestMessageLogHoleIsDerivedAgain(t *testing.T) {
+	t.Parallel()
+	middle := func(t *testing.T, h *harness, log jetstream.Stream) {
+		t.Helper()
+		for _, seq := range []uint64{5, 6, 11} {
+			require.NoError(t, log.DeleteMsg(h.ctx, seq))
+		}
+	}
+	for name, lose := range map[string]func(*testing.T, *harness, jetstream.Stream){
+		"middle": middle,
+		"front": func(t *testing.T, h *harness, log jetstream.Stream) {
+			t.Helper()
+			require.NoError(t, log.Purge(h.ctx, jetstream.WithPurgeSequence(4)))
+		},
+		"both": func(t *testing.T, h *harness, log jetstream.Stream) {
+			t.Helper()
+			require.NoError(t, log.Purge(h.ctx, jetstream.WithPurgeSequence(4)))
+			middle(t, h, log)
+		},
+		"while a cut is not finished": func(t *testing.T, h *harness, log jetstream.Stream) {
+			t.Helper()
+			middle(t, h, log)
+			_, err := h.js.CreateStream(h.ctx, jetstream.StreamConfig{Name: broker.CutName(topology.MessagesStream(0))})
+			require.NoError(t, err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := setup(t)
+			h.folded(20)
+			log, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+			require.NoError(t, err)
+			lose(t, h, log)
+			h.start()
+			h.ask(send("c", "21")) // it has recovered when this is answered
+			h.requireDerived()
+		})
+	}
+
+	t.Run("while the owner runs", func(t *testing.T) {
+		t.Parallel()
+		h := setup(t)
+		h.start()
+		for i := range 20 {
+			h.ask(send("c", strconv.Itoa(i)))
+		}
+		h.messages(20)
+		log, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+		require.NoError(t, err)
+		middle(t, h, log)
+		require.Eventually(t, func() bool {
+			log, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+			return err == nil && log.CachedInfo().State.Msgs == 20
+		}, patience, 50*time.Millisecond)
+		h.requireDerived()
+	})
 }
 
 func TestForeignMessageIsAnInvariantBroken(t *testing.T) {

@@ -65,7 +65,7 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 	if err != nil {
 		return s, err
 	}
-	end, err := logs.OutputTail(ctx)
+	end, err := logs.OutputTail(ctx, 0)
 	if err != nil {
 		return s, err
 	}

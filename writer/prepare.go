@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
 )
 
 // prepare brings position and stream together before reading, as reconcile decides, and gives the stream
@@ -62,6 +63,9 @@ func (r *runner) carryOut(ctx context.Context, todo plan, s streamState) error {
 	}
 	r.suspected = nil
 	if missing != nil {
+		if err := r.givenUp(ctx, *missing); err != nil {
+			return err
+		}
 		if err := r.skip(ctx, *missing); err != nil {
 			return err
 		}
@@ -109,6 +113,31 @@ func (r *runner) confirmGap(ctx context.Context, gap seqRange) (*seqRange, error
 		}
 	}
 	return &gap, nil
+}
+
+// errDerivable says that messages are missing which the sequencer derives again.
+var errDerivable = errors.New("they are still in the write-ahead log: waiting until the sequencer derives them again")
+
+// givenUp is nil if the message log never will have the missing messages again.
+func (r *runner) givenUp(ctx context.Context, missing seqRange) error {
+	next, err := r.at(ctx, missing.Last+1, 0)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("messages %s of %s are missing: %w", missing, r.stream, errBehind) // the log's end is gone, too
+	}
+	if err != nil {
+		return fmt.Errorf("look for message %d of %s: %w", missing.Last+1, r.stream, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
+	defer cancel()
+	log, err := messagelog.Open(ctx, r.js, r.partition)
+	if err != nil {
+		return err
+	}
+	derivable, err := log.Derivable(ctx, next.Record-1)
+	if err == nil && derivable {
+		err = fmt.Errorf("messages %s of %s are missing: %w", missing, r.stream, errDerivable)
+	}
+	return err
 }
 
 // skip goes past records that are gone from the stream: it counts them, names them in the log, the position

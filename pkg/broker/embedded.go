@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -45,6 +46,7 @@ type Embedded struct {
 	server *server.Server
 	lock   *os.File
 	stop   sync.Once
+	cfg    EmbeddedConfig
 }
 
 // StartEmbedded starts a server with JetStream that syncs every write to disk
@@ -69,6 +71,9 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	if err := checkPortFree(cfg.Addr); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
+	if err := syncFiles(cfg.DataDir); err != nil {
+		return nil, errors.Join(fmt.Errorf("bring NATS's files to disk: %w", err), lock.Close())
+	}
 
 	ns, err := server.NewServer(&server.Options{
 		ServerName:            "sendhouse-embedded",
@@ -90,7 +95,7 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 		return nil, errors.Join(fmt.Errorf("embedded NATS server: %w", err), lock.Close())
 	}
 	ns.SetLoggerV2(&serverLogger{log: cfg.Logger.With("component", "nats-server")}, false, false, false)
-	e := &Embedded{server: ns, lock: lock}
+	e := &Embedded{server: ns, lock: lock, cfg: cfg}
 	ns.Start()
 	if !ns.ReadyForConnections(serverReadyTimeout) {
 		e.Shutdown()
@@ -115,7 +120,26 @@ func (e *Embedded) Shutdown() {
 	e.stop.Do(func() {
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
+		if err := syncFiles(e.cfg.DataDir); err != nil {
+			e.cfg.Logger.Error("cannot bring NATS's files to disk", "error", err)
+		}
 		_ = e.lock.Close() // only releases the lock; nothing was written
+	})
+}
+
+// syncFiles brings to disk what an earlier process has written to a folder. The server itself syncs only blocks that it has
+// written since its start, so without this a block of before a restart could be lost while a newer one is not
+// (nats-server 2.15, filestore.go: needSync is not set for a recovered block).
+func syncFiles(dir string) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !(entry.IsDir() || entry.Type().IsRegular()) {
+			return err
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			return err //nolint:wrapcheck // names the file
+		}
+		return errors.Join(file.Sync(), file.Close())
 	})
 }
 

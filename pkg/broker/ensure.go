@@ -120,7 +120,6 @@ func fixedDifferences(have, want jetstream.StreamConfig) error {
 	}
 	differ("storage", have.Storage, want.Storage)
 	differ("retention", have.Retention, want.Retention)
-	differ("persist mode", have.PersistMode, want.PersistMode)
 	differ("no-ack", have.NoAck, want.NoAck)
 	if len(differences) > 0 {
 		return fmt.Errorf("%w: %s", ErrStreamDiffers, strings.Join(differences, ", "))
@@ -201,7 +200,14 @@ func ensureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 	}
 	streams := []jetstream.StreamConfig{options.DeadLettersConfig()}
 	for p := range deployment.Partitions {
-		streams = append(streams, share.WALConfig(p), share.MessagesConfig(p))
+		streams = append(streams, share.WALConfig(p))
+		messages := share.MessagesConfig(p)
+		switch cutting, err := isBeingCut(ctx, js, messages.Name); {
+		case err != nil:
+			return topology.Deployment{}, err
+		case !cutting: // the owner of the partition finishes a cut; until then the stream may be missing
+			streams = append(streams, messages)
+		}
 	}
 	for _, want := range streams { // all of them before any is changed
 		if err := ifThere(ctx, js, want.Name, func(info *jetstream.StreamInfo) error { return mayBecome(info, want) }); err != nil {

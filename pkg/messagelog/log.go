@@ -44,6 +44,32 @@ type Log struct {
 	partition int
 }
 
+// Derivable reports whether a record that the log lacks is to be derived again by the partition's sequencer: the write-ahead
+// log still has it, and it is not missing because of the log's own limits. Until then a reader that must not miss it waits.
+// After a power loss records can be missing from the middle of a log that is persisted asynchronously.
+func (l *Log) Derivable(ctx context.Context, record uint64) (bool, error) {
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return false, fmt.Errorf("look at the message log %s: %w", l.name(), err)
+	}
+	name := topology.WALStream(l.partition)
+	stream, err := l.js.Stream(ctx, name)
+	if err != nil {
+		return false, fmt.Errorf("look at the write-ahead log %s: %w", name, err)
+	}
+	wal, log := stream.CachedInfo().State, info.State
+	if record < wal.FirstSeq || record > wal.LastSeq || wal.Msgs == 0 {
+		return false, nil
+	}
+	if log.Msgs == 0 || record >= log.FirstSeq {
+		return true, nil
+	}
+	largest := uint64(l.js.Conn().MaxPayload())
+	full := info.Config.MaxBytes > 0 && log.Bytes+largest >= uint64(info.Config.MaxBytes)
+	old := info.Config.MaxAge > 0 && info.TimeStamp.Sub(wal.FirstTime) >= info.Config.MaxAge
+	return !full && !old, nil
+}
+
 // Open finds the message log of a partition.
 func Open(ctx context.Context, js jetstream.JetStream, partition int) (*Log, error) {
 	stream, err := js.Stream(ctx, topology.MessagesStream(partition))

@@ -36,6 +36,7 @@ func StartDeployment(t testing.TB, partitions int) *Deployment {
 	log := slog.New(slog.DiscardHandler)
 	d := &Deployment{Deployment: topology.Deployment{Partitions: partitions}, Options: topology.DefaultOptions()}
 	d.Options.WALBytesMax, d.Options.MessagesBytesMax = config.ByteSize(partitions)*walBytesMax, config.ByteSize(partitions)*messagesBytesMax
+	d.Options.MessagesAsync = true // as 'sendhouse up' has it
 	var err error
 	d.Server, err = broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: loopback(0), StoreBytesMax: deploymentStoreBytesMax, Logger: log})
 	require.NoError(t, err)

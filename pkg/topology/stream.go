@@ -16,6 +16,9 @@ type Options struct {
 	WALBytesMax      config.ByteSize `name:"wal-bytes-max" help:"Size of the write-ahead logs of all partitions, which share it evenly. A full one refuses sends (503) until the sequencer has trimmed it." default:"4GiB"`
 	MessagesAgeMax   time.Duration   `help:"How long the message log keeps messages for replay." default:"168h"`
 	MessagesBytesMax config.ByteSize `help:"How much the message logs of all partitions keep, sharing it evenly, the oldest messages going first; 0 for no bound by size." default:"8GiB"`
+	// MessagesAsync lets the message log acknowledge a record before it is on disk. The server must then bring to disk at its
+	// start what it finds, which only the embedded one does.
+	MessagesAsync bool `kong:"-"`
 	// PartitionsFirst is the number of partitions where none is asked for at a first start; 0 for the usual one.
 	PartitionsFirst int `kong:"-"`
 }
@@ -96,11 +99,11 @@ func (o Options) WALConfig(partition int) jetstream.StreamConfig {
 }
 
 // MessagesConfig is the stream of a partition's message log. It is derived from
-// the write-ahead log, so on one server it need not be on disk before it is
-// acknowledged; a lost tail is derived again.
+// the write-ahead log, so with MessagesAsync it need not be on disk before it is
+// acknowledged; what a power loss takes is derived again.
 func (o Options) MessagesConfig(partition int) jetstream.StreamConfig {
 	persist := jetstream.DefaultPersistMode
-	if o.Replicas == 1 {
+	if o.MessagesAsync && o.Replicas == 1 {
 		persist = jetstream.AsyncPersistMode
 	}
 	return jetstream.StreamConfig{

@@ -189,17 +189,13 @@ func (k *Keeper) Store(ctx context.Context, snapshot *fold.Snapshot) error {
 	return nil
 }
 
-// sure asserts, before what cannot be taken back, that the message log has what it
-// had acknowledged, since it may have lost its tail unnoticed, and that the lease
+// sure asserts, before what cannot be taken back, that the message log has everything up to
+// what it had acknowledged, since a power loss may have taken a part unnoticed, and that the lease
 // stands. Whether a checkpoint is settled is to be asked only behind it.
 func (k *Keeper) sure(ctx context.Context) error {
 	acked, _, _ := k.outbox.state()
-	end, err := k.Logs.OutputTail(ctx)
-	switch {
-	case err != nil:
+	if err := k.whole(ctx, acked); err != nil {
 		return err
-	case end.Seq < acked:
-		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, end.Seq, acked)
 	}
 	if err := k.seeReached(ctx); err != nil {
 		return err

@@ -90,7 +90,7 @@ func (p *Partition) send(chunk []Output) error {
 // the tail could not be read.
 func (p *Partition) Resume(ctx context.Context) (again bool, err error) {
 	ackedBefore, _, _ := p.outbox.state()
-	end, err := p.Logs.OutputTail(ctx)
+	end, err := p.Logs.OutputTail(ctx, p.since)
 	if err != nil {
 		return true, err
 	}

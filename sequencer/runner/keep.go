@@ -95,12 +95,13 @@ func (k *Keeper) Measure(ctx context.Context) error {
 	k.Metrics.outputLag.Set(float64(k.outbox.waits()))
 	k.showAge()
 	// Only now, since the message log may be what does not answer.
-	end, err := k.Logs.OutputTail(ctx)
+	end, err := k.Logs.OutputTail(ctx, k.since)
 	if err != nil {
 		return nil //nolint:nilerr // see above
 	}
-	if end.Seq < ackedBefore {
-		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, end.Seq, ackedBefore)
+	k.Metrics.outputMissing.Set(float64(end.Missing))
+	if err := end.has(ackedBefore); err != nil {
+		return err
 	}
 	// Where the outbox holds something, folding may be waiting for it and not for the reader.
 	if walSeq >= wal.Last || walSeq != k.lastSeen || ackedBefore < derived {

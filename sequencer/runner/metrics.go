@@ -33,6 +33,8 @@ type Metrics struct {
 	snapshotSeconds    *prometheus.HistogramVec
 	checkpointsDamaged *prometheus.CounterVec
 	checkpointsFailed  *prometheus.CounterVec
+	cuts               *prometheus.CounterVec
+	outputMissing      *prometheus.GaugeVec
 }
 
 // NewMetrics registers them.
@@ -78,6 +80,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		snapshotSeconds:    histogram("snapshot_pause_seconds", "Time that folding stood still for a checkpoint.", 1e-5),
 		checkpointsDamaged: counter("checkpoints_damaged_total", "Checkpoints that could not be read back."),
 		checkpointsFailed:  counter("checkpoints_failed_total", "Checkpoints that could not be stored."),
+		cuts:               counter("message_log_cuts_total", "Times that records were missing from the middle of the message log, which was cut there and derived again."),
+		outputMissing:      gauge("message_log_missing_records", "Records missing from the middle of the message log that the write-ahead log no longer has, so that they cannot be derived again."),
 	}
 }
 
@@ -86,6 +90,8 @@ type PartitionMetrics struct {
 	accepted, duplicate, conflict                    prometheus.Counter
 	malformed, answersFailed, liveFailed, resumed    prometheus.Counter
 	Restarts, checkpointsDamaged, checkpointsFailed  prometheus.Counter
+	cuts                                             prometheus.Counter
+	outputMissing                                    prometheus.Gauge
 	walLag, outputLag, channels, dedupEntries, Epoch prometheus.Gauge
 	walAge                                           prometheus.Gauge
 	walDelay, recovery                               prometheus.Observer
@@ -107,6 +113,8 @@ func (m *Metrics) Partition(partition int) *PartitionMetrics {
 		Restarts:           m.restarts.WithLabelValues(p),
 		checkpointsDamaged: m.checkpointsDamaged.WithLabelValues(p),
 		checkpointsFailed:  m.checkpointsFailed.WithLabelValues(p),
+		cuts:               m.cuts.WithLabelValues(p),
+		outputMissing:      m.outputMissing.WithLabelValues(p),
 		walLag:             m.walLag.WithLabelValues(p),
 		walAge:             m.walAge.WithLabelValues(p),
 		walDelay:           m.walDelay.WithLabelValues(p),

@@ -187,8 +187,8 @@ func (o *outbox) rewind(t Tail, ackedBefore uint64) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	last := o.acked + uint64(len(o.queue))
-	if t.Seq < ackedBefore {
-		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, t.Seq, ackedBefore)
+	if err := t.has(ackedBefore); err != nil {
+		return err
 	}
 	if t.Seq > last {
 		return fmt.Errorf("%w: it ends at %d, past record %d derived here; another sequencer is ahead", errOutputLost, t.Seq, last)

@@ -35,6 +35,7 @@ type Partition struct {
 	// recovered is the message log's tail at recovery. Records up to it are there
 	// already; when the fold comes by the last of them, it must be the same.
 	recovered Tail
+	since     uint64           // the oldest record that can be derived again; none from it on may be missing
 	claimed   Kept             // at recovery
 	damaged   []CheckpointMeta // of those, found so
 	walEnd    uint64           // the write-ahead log's end at recovery

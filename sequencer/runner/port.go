@@ -37,12 +37,19 @@ type Bounds struct {
 	Bytes, BytesMax uint64
 }
 
-// Tail is the end of the message log. Where the last record is no longer kept,
-// Found is false and only Seq is known.
+// Tail is the end of the message log: the last record before which, from a given one
+// on, none is missing. If that record is no longer kept, Found is false and only Seq is
+// known.
 type Tail struct {
 	Seq   uint64
 	Found bool
 	Data  []byte
+	// Beyond is the log's last sequence if records between Seq and it are missing, as
+	// after a power loss; else 0. Nothing can be appended until the log is cut at Seq.
+	Beyond uint64
+	// Missing counts older records that are not there, between ones that are. They
+	// cannot be derived again.
+	Missing uint64
 }
 
 // Reader reads the write-ahead log in order.
@@ -59,10 +66,14 @@ type Logs interface {
 	// TrimWAL drops the records before first.
 	TrimWAL(ctx context.Context, first uint64) error
 
-	// OutputTail and OutputTime ask the message log's leader. OutputTime is when the log took a record, which
+	// What begins with Output asks the message log's leader. OutputTail looks for missing records from the
+	// record since on. OutputFrontLost reports whether some of them are missing from the front, for another reason
+	// than the log's limits. CutOutput removes all records after last. OutputTime is when the log took a record, which
 	// tells it from the same record written again after a loss; zero where retention has dropped it. ok is false
 	// where the log does not reach it.
-	OutputTail(ctx context.Context) (Tail, error)
+	OutputTail(ctx context.Context, since uint64) (Tail, error)
+	OutputFrontLost(ctx context.Context, since uint64) (bool, error)
+	CutOutput(ctx context.Context, last uint64) error
 	OutputTime(ctx context.Context, seq uint64) (at time.Time, ok bool, err error)
 	// Append sends a record on the condition that the log's last sequence is the
 	// one before the record's. It does not wait. Only with ack set does the

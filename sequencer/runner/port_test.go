@@ -76,7 +76,11 @@ func (l *brokenLogs) ReadWAL(_ context.Context, from uint64) (Reader, error) {
 }
 func (l *brokenLogs) TrimWAL(context.Context, uint64) error { return nil }
 
-func (l *brokenLogs) OutputTail(ctx context.Context) (Tail, error) {
+func (l *brokenLogs) OutputFrontLost(context.Context, uint64) (bool, error) { return false, nil }
+
+func (l *brokenLogs) CutOutput(context.Context, uint64) error { return errNotStored }
+
+func (l *brokenLogs) OutputTail(ctx context.Context, _ uint64) (Tail, error) {
 	select {
 	case <-time.After(roundTrip):
 		l.mu.Lock()

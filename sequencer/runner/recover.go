@@ -10,14 +10,14 @@ import (
 
 // Recover finds the newest state from which everything that the message log
 // lacks can be derived again, and sets the outbox behind the log's tail. The
-// write-ahead log is looked at last: what another owner did meanwhile is then no
+// write-ahead log's end is looked at last: what another owner did meanwhile is then no
 // sign that it has lost something.
+//
+// If records are missing from the middle of the message log, as a power loss can leave
+// it, the log is cut before the first of them and continues from there.
 func (p *Partition) Recover(ctx context.Context) error {
 	start := p.Now()
-	end, err := p.Logs.OutputTail(ctx)
-	if err != nil {
-		return err
-	}
+	var err error
 	if p.claimed, err = p.Checkpoints.Claim(ctx); err != nil {
 		return err
 	}
@@ -25,13 +25,27 @@ func (p *Partition) Recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if end.Seq > wal.Last {
-		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d; restore it from a backup", ErrMissing, end.Seq, wal.Last)
+	p.since = derivable(p.claimed, wal)
+	end, err := p.outputEnd(ctx)
+	if err != nil {
+		return err
+	}
+	if wal, err = p.Logs.WALBounds(ctx); err != nil {
+		return err
+	}
+	if last := max(end.Seq, end.Beyond); last > wal.Last {
+		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d; restore it from a backup", ErrMissing, last, wal.Last)
 	}
 	state, err := p.startingState(ctx, end, wal)
 	if err != nil {
 		return err
 	}
+	if end.Beyond > 0 {
+		if end, err = p.cutOutput(ctx, end); err != nil {
+			return err
+		}
+	}
+	p.Metrics.outputMissing.Set(float64(end.Missing))
 	p.mu.Lock()
 	p.state, p.recovered, p.walEnd = state, end, wal.Last
 	p.outbox = newOutbox(p.cfg.OutboxMessagesMax, int(p.cfg.OutboxBytesMax), max(end.Seq, state.WALSeq()))
@@ -41,6 +55,76 @@ func (p *Partition) Recover(ctx context.Context) error {
 	p.Logger.Info("recovered the state",
 		"from_wal_seq", state.WALSeq(), "wal_last", wal.Last, "message_log_last", end.Seq,
 		"channels", state.Channels(), "dedup_entries", state.DedupEntries(), "took", p.Now().Sub(start))
+	return nil
+}
+
+// outputEnd is the message log's tail. A log that has lost its front, from the oldest record
+// that can be derived again on, ends before that.
+func (p *Partition) outputEnd(ctx context.Context) (Tail, error) {
+	end, err := p.Logs.OutputTail(ctx, p.since)
+	if err != nil {
+		return Tail{}, err
+	}
+	lost, err := p.Logs.OutputFrontLost(ctx, p.since)
+	if err == nil && lost {
+		end = Tail{Seq: p.since - 1, Beyond: max(end.Seq, end.Beyond)}
+	}
+	return end, err
+}
+
+// derivable is the oldest record of the message log that can be derived again: the first
+// one after the oldest checkpoint, or 1 while the write-ahead log is whole.
+func derivable(kept Kept, wal Bounds) uint64 {
+	if wal.First <= 1 || len(kept.Metas) == 0 {
+		return 1
+	}
+	oldest := kept.Metas[0].WALSeq
+	for _, meta := range kept.Metas {
+		oldest = min(oldest, meta.WALSeq)
+	}
+	return oldest + 1
+}
+
+// cutOutput removes what is beyond a gap of the message log, and returns its tail then.
+func (p *Partition) cutOutput(ctx context.Context, end Tail) (Tail, error) {
+	p.Logger.Error("records are missing from the message log; cutting it there and deriving the rest again",
+		"first_missing", end.Seq+1, "message_log_last", end.Beyond)
+	if !p.MayWrite() {
+		return Tail{}, ErrNotOwner
+	}
+	if err := p.Logs.CutOutput(ctx, end.Seq); err != nil {
+		return Tail{}, err
+	}
+	p.Metrics.cuts.Inc()
+	after, err := p.Logs.OutputTail(ctx, p.since)
+	switch {
+	case err != nil:
+		return Tail{}, err
+	case after.Beyond > 0:
+		return Tail{}, fmt.Errorf("%w: record %d is missing again", errOutputLost, after.Seq+1)
+	}
+	return after, nil
+}
+
+// whole is errOutputLost if the message log no longer has everything up to acked, or
+// lacks a record before its last one.
+func (p *Partition) whole(ctx context.Context, acked uint64) error {
+	end, err := p.Logs.OutputTail(ctx, p.since)
+	if err != nil {
+		return err
+	}
+	return end.has(acked)
+}
+
+// has is errOutputLost if the log does not have everything up to acked, or lacks a record
+// before its last one.
+func (t Tail) has(acked uint64) error {
+	switch {
+	case t.Seq < acked:
+		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, t.Seq, acked)
+	case t.Beyond > 0:
+		return fmt.Errorf("%w: record %d is missing, and it ends at %d", errOutputLost, t.Seq+1, t.Beyond)
+	}
 	return nil
 }
 

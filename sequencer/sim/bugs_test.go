@@ -15,7 +15,7 @@ import (
 // bugRunsMax is the number of runs in which each deliberate bug must be caught,
 // from the first seed on. Most need one run; the rarest show in one of two hundred.
 const (
-	bugRunsMax   = 2000
+	bugRunsMax   = 1000
 	bugSeedFirst = 1
 )
 
@@ -73,6 +73,7 @@ func deliberateBugs() map[string]bug {
 		}},
 		"the write-ahead log is trimmed behind the newest checkpoint":      {logs: wrap(func(l *faultyLogs) { l.trimNewest = true })},
 		"after a refusal sending goes on from what was sent":               {logs: wrap(func(l *faultyLogs) { l.blindTail = true })},
+		"the message log's last sequence is trusted":                       {logs: wrap(func(l *faultyLogs) { l.trustLast = true })},
 		"an acknowledgement is taken for the newest chunk's":               {logs: wrap(func(l *faultyLogs) { l.anyAck = true })},
 		"one message too many is suppressed after recovery":                {logs: wrap(func(l *faultyLogs) { l.tailOff = 1 })},
 		"a record without messages is left out":                            {logs: wrap(func(l *faultyLogs) { l.skipEmpty = true })},

@@ -149,10 +149,10 @@ func (c *checker) explained(w *world, o *owner, err error) {
 	case errors.Is(err, runner.ErrInvariant):
 		w.fail("owner %d: %v", o.id, err)
 	case errors.Is(err, runner.ErrMissing):
-		if w.usable(w.log.last(), asFound) && seen == now {
+		if w.usable(w.log.whole(), asFound) && seen == now {
 			w.fail("owner %d refuses though it could recover: %v", o.id, err)
 		}
-		if !c.hopeless && !w.usable(w.log.last(), asWritten) {
+		if !c.hopeless && !w.usable(w.log.whole(), asWritten) {
 			w.fail("owner %d cannot recover: %v", o.id, err)
 		}
 		c.refused = w.healed
@@ -180,6 +180,9 @@ func (c *checker) end(w *world) {
 	lastID, place := uint64(0), uint64(0)
 	for i := range w.log.kept {
 		seq := w.log.first + uint64(i)
+		if w.log.kept[i].lost {
+			w.fail("at rest the message log ends at %d, and record %d is missing", w.log.last(), seq)
+		}
 		r := w.log.kept[i].record
 		c.stored(w, seq, &r)
 		var batch message.MessageBatch

@@ -76,7 +76,7 @@ func crashBroker(w *world) {
 	w.broker.downUntil = w.now + w.upTo(3*time.Second)
 	w.event("the broker is killed; it is back at %s", w.broker.downUntil)
 	w.check.powerLosses++
-	w.cut()
+	w.crashLog()
 }
 
 // powerLoss takes the broker, and longer.
@@ -84,7 +84,7 @@ func powerLoss(w *world) {
 	w.broker.downUntil = w.now + w.upTo(70*time.Second)
 	w.event("the power fails; the broker is back at %s", w.broker.downUntil)
 	w.check.powerLosses++
-	w.cut()
+	w.crashLog()
 	for _, o := range w.owners {
 		if w.chance(0.5) {
 			o.kill()

@@ -48,7 +48,7 @@ type faultyLogs struct {
 	o      *owner
 	change func(o *owner, r runner.Record, want uint64) runner.Record
 
-	trimNewest, blindTail, anyAck, noExpected, zombieAnswers, storeLive, liveStored bool
+	trimNewest, blindTail, trustLast, anyAck, noExpected, zombieAnswers, storeLive, liveStored bool
 
 	// Of what a record says of its messages.
 	skipEmpty, ownNewest, ownFirst bool
@@ -90,13 +90,16 @@ func (f *faultyLogs) TrimWAL(ctx context.Context, first uint64) error {
 	return f.logs.TrimWAL(ctx, first)
 }
 
-func (f *faultyLogs) OutputTail(ctx context.Context) (runner.Tail, error) {
-	t, err := f.logs.OutputTail(ctx)
+func (f *faultyLogs) OutputTail(ctx context.Context, since uint64) (runner.Tail, error) {
+	t, err := f.logs.OutputTail(ctx, since)
 	f.tails++
 	switch {
 	case err != nil:
 	case f.tails == 1 && f.tailOff > 0: // recovery
 		t = runner.Tail{Seq: t.Seq + f.tailOff}
+	case f.trustLast && t.Beyond > 0:
+		kept := f.w.log.kept
+		t = runner.Tail{Seq: t.Beyond, Found: true, Data: kept[len(kept)-1].record.Data}
 	case f.tails > 1 && f.blindTail:
 		t = runner.Tail{Seq: max(t.Seq, f.sent)}
 	}

@@ -38,7 +38,7 @@ func (w *world) finish() {
 func (w *world) heal() {
 	w.event("all is healed")
 	if w.chance(0.5) {
-		w.cut()
+		w.crashLog()
 	}
 	w.healed = true
 	w.broker.downUntil, w.broker.outputUntil = w.now, w.now

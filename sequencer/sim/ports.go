@@ -101,7 +101,7 @@ func (l *logs) TrimWAL(_ context.Context, first uint64) error {
 	return l.call("hear that the write-ahead log was trimmed")
 }
 
-func (l *logs) OutputTail(context.Context) (runner.Tail, error) {
+func (l *logs) OutputTail(context.Context, uint64) (runner.Tail, error) {
 	if err := l.call("look at the message log"); err != nil {
 		return runner.Tail{}, err
 	}
@@ -110,6 +110,22 @@ func (l *logs) OutputTail(context.Context) (runner.Tail, error) {
 	}
 	t := l.w.tail()
 	return t, l.call("hear of the message log's tail")
+}
+
+// OutputFrontLost never is the case: OutputTail knows what retention has dropped.
+func (l *logs) OutputFrontLost(context.Context, uint64) (bool, error) { return false, nil }
+
+func (l *logs) CutOutput(_ context.Context, last uint64) error {
+	w := l.w
+	if err := l.call("cut the message log"); err != nil {
+		return err
+	}
+	if !w.log.exists || w.outputDown() || w.log.whole() != last || w.log.last() == last {
+		return errBroker
+	}
+	w.event("owner %d cuts the message log after %d", l.o.id, last)
+	w.cutAfter(last)
+	return l.call("hear that the message log was cut")
 }
 
 func (l *logs) OutputTime(_ context.Context, seq uint64) (at time.Time, ok bool, err error) {
