@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
@@ -317,6 +318,58 @@ func TestRetentionPassedThePosition(t *testing.T) {
 	require.JSONEq(t, `{"partition":0,"stream":"MESSAGES_0","first":101,"last":150}`, string(letters[0].Data))
 	rows, _ := openTable(t, cfg.ClickHouseDSN).counts(false)
 	require.EqualValues(t, 150, rows)
+}
+
+// TestHoleIsWaitedFor: what a power loss has taken from the middle of the log, or from its front, is not given up while the
+// write-ahead log still has it.
+func TestHoleIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		lose func(b *bundle)
+		from int // derived again from this record on
+	}{
+		"middle": {func(b *bundle) {
+			for _, seq := range []uint64{40, 41, 60} {
+				require.NoError(b.t, b.stream(0).DeleteMsg(b.ctx, seq))
+			}
+		}, 40},
+		"front": {func(b *bundle) { require.NoError(b.t, b.stream(0).Purge(b.ctx, jetstream.WithPurgeSequence(30))) }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, 1)
+			cfg := b.full()
+			records := make([][]byte, 101)
+			for n := 1; n <= 100; n++ {
+				records[n] = b.encode(0, n)
+				b.publishRecord(0, records[n])
+				_, err := b.js.Publish(b.ctx, topology.WALSubject(0), []byte("what it was made from"))
+				require.NoError(t, err)
+			}
+			b.flush()
+			c.lose(b)
+			s := b.service(cfg)
+			stop := b.start(s)
+			testkit.WaitFor(t, time.Minute, "the writer to wait for the sequencer", func(context.Context) error {
+				if problem := b.waitStatus(s, 0, stateRetrying).problem; !errors.Is(problem, errDerivable) {
+					return problem
+				}
+				return nil
+			})
+			require.ErrorContains(t, s.Check(), "waiting until the sequencer derives them again")
+			require.Zero(t, b.recorded(0).LostMessages)
+
+			require.NoError(t, broker.CutStream(b.ctx, b.js, topology.MessagesStream(0), uint64(c.from-1)))
+			for n := c.from; n <= 100; n++ {
+				b.publishRecord(0, records[n])
+			}
+			b.flush()
+			require.Zero(t, b.waitDone(0, 100).LostMessages)
+			require.NoError(t, stop())
+			b.requireEachOnce(cfg, 100)
+			require.Empty(t, b.deadLetters())
+		})
+	}
 }
 
 func TestRecordDeletedFromTheMiddle(t *testing.T) {
