@@ -76,6 +76,10 @@ type cli struct {
 		Requeue writer.RequeueCommand   `cmd:"" help:"Insert what the writer put aside into ClickHouse, each message at its own place and once, and remove the letters that are there."`
 		Purge   deadletter.PurgeCommand `cmd:"" help:"Remove dead letters for good, and with them what they hold."`
 	} `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
+	Repair struct {
+		MessageLog sequencer.RepairMessageLogCommand `cmd:"" help:"Derive a partition's message log again, from its first wrong record on."`
+		WAL        sequencer.RepairWALCommand        `cmd:"" name:"wal" help:"Continue a partition whose write-ahead log has lost records that were answered, from what the message log has of them."`
+	} `cmd:"" help:"Mend what a refusal or an alert has named. Each repair says what it would do and does it with --yes; it may be run again."`
 	Migrate migrateCommand `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version versionCommand `cmd:"" help:"Print the version and exit."`
 }

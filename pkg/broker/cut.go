@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -31,6 +32,7 @@ import (
 // or is cut off.
 const (
 	cutSuffix       = "_CUT"
+	cutRequestKey   = "sendhouse-cut-request"  // in T's metadata: only a request, with the last record that stays
 	cutPlanKey      = "sendhouse-cut-plan"     // in T's metadata
 	cutCompleteKey  = "sendhouse-cut-complete" // in T's metadata, once it is complete
 	cutOfKey        = "sendhouse-cut-of"       // in S's metadata, until T is gone: T's creation time
@@ -58,15 +60,8 @@ func CutName(stream string) string { return stream + cutSuffix }
 func CutStream(ctx context.Context, js jetstream.JetStream, name string, last uint64) error {
 	c := &cut{js: js, name: name}
 	err := c.resume(ctx)
-	for attempt := 1; err == nil; attempt++ {
-		var copied bool
-		if copied, err = c.copyFront(ctx, last); copied {
-			err = c.replace(ctx)
-			break
-		}
-		if err == nil && attempt == cutAttemptsMax {
-			err = fmt.Errorf("records were added while it was being copied, %d times", attempt)
-		}
+	if err == nil {
+		err = c.begin(ctx, last)
 	}
 	if err != nil {
 		return fmt.Errorf("%w %s after record %d: %w", ErrCut, name, last, err)
@@ -74,8 +69,24 @@ func CutStream(ctx context.Context, js jetstream.JetStream, name string, last ui
 	return nil
 }
 
-// ResumeCut finishes a cut of the stream that a process has not finished, if there is one. Until then a stream of this
-// name may be missing, or be only a part of what it was, so it must be called before the stream is used.
+// RequestCut asks the owner of the stream's partition to cut it, which it does when it next opens the stream, by ResumeCut.
+// The same request may be made again. It fails if another one is made or a cut is not finished already.
+func RequestCut(ctx context.Context, js jetstream.JetStream, name string, last uint64) error {
+	stream, err := js.Stream(ctx, name)
+	if err == nil {
+		_, err = js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: CutName(name), Description: "Sendhouse: a request to cut " + name, Replicas: stream.CachedInfo().Config.Replicas,
+			Metadata: map[string]string{cutRequestKey: strconv.FormatUint(last, 10)},
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("request that %s is cut after record %d: %w", name, last, err)
+	}
+	return nil
+}
+
+// ResumeCut finishes a cut of the stream that a process has not finished or that was requested, if there is one. Until then a
+// stream of this name may be missing, or be only a part of what it was, so it must be called before the stream is used.
 func ResumeCut(ctx context.Context, js jetstream.JetStream, name string) error {
 	if err := (&cut{js: js, name: name}).resume(ctx); err != nil {
 		return fmt.Errorf("%w %s, which was begun earlier: %w", ErrCut, name, err)
@@ -113,10 +124,33 @@ func (c *cut) resume(ctx context.Context) error {
 		return err
 	case t == nil:
 		return nil
+	case t.Config.Metadata[cutRequestKey] != "":
+		last, err := strconv.ParseUint(t.Config.Metadata[cutRequestKey], 10, 64)
+		if err != nil {
+			return fmt.Errorf("request in the metadata of stream %s: %w", t.Config.Name, err)
+		}
+		if err := c.remove(ctx, t.Config.Name); err != nil {
+			return err
+		}
+		return c.begin(ctx, last)
 	case t.Config.Metadata[cutCompleteKey] == "":
 		return c.remove(ctx, CutName(c.name)) // S is still whole
 	}
 	return c.replace(ctx)
+}
+
+// begin cuts S, of which no cut is under way.
+func (c *cut) begin(ctx context.Context, last uint64) error {
+	for range cutAttemptsMax {
+		copied, err := c.copyFront(ctx, last)
+		switch {
+		case err != nil:
+			return err
+		case copied:
+			return c.replace(ctx)
+		}
+	}
+	return fmt.Errorf("records were added while it was being copied, %d times", cutAttemptsMax)
 }
 
 // copyFront makes T a complete copy of S up to last. It returns false if a writer has added a record meanwhile.

@@ -119,3 +119,40 @@ func viewNumber(encoded []byte, field protowire.Number) (uint64, error) {
 	}
 	return 0, nil
 }
+
+// SplitMessage takes an encoded Message, as AppendMessage makes it, apart into the encoded send and the identity. The send
+// aliases the message.
+func SplitMessage(encoded []byte) (encodedSend []byte, id Identity, err error) {
+	end := -1
+	for b := encoded; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, Identity{}, fmt.Errorf("%w: tag: %w", ErrNotAMessage, protowire.ParseError(n))
+		}
+		if num == fieldMessageID && end < 0 {
+			end = len(encoded) - len(b)
+		}
+		m := protowire.ConsumeFieldValue(num, typ, b[n:])
+		if m < 0 {
+			return nil, Identity{}, fmt.Errorf("%w: field %d: %w", ErrNotAMessage, num, protowire.ParseError(m))
+		}
+		value := b[n:]
+		switch {
+		case num == fieldMessageID && typ == protowire.Fixed64Type:
+			v, _ := protowire.ConsumeFixed64(value)
+			id.ID = ID(v)
+		case num == fieldMessageSeq && typ == protowire.VarintType:
+			id.Seq, _ = protowire.ConsumeVarint(value)
+		case num == fieldWALSeq && typ == protowire.VarintType:
+			id.WALSeq, _ = protowire.ConsumeVarint(value)
+		case num == fieldWALIndex && typ == protowire.VarintType:
+			v, _ := protowire.ConsumeVarint(value)
+			id.WALIndex = uint32(v)
+		}
+		b = b[n+m:]
+	}
+	if end < 0 || id.ID == 0 || id.WALSeq == 0 {
+		return nil, Identity{}, fmt.Errorf("%w: it has no identity", ErrNotAMessage)
+	}
+	return encoded[:end:end], id, nil
+}

@@ -1,0 +1,373 @@
+package sequencer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/command"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
+)
+
+// RepairOptions are the flags of the repairs of one partition.
+type RepairOptions struct {
+	command.Broker
+	Partition int  `help:"The partition to repair." required:"" env:"-"`
+	Yes       bool `help:"Do it. Without this flag the command only says what it would do." env:"-"`
+}
+
+// ErrNotConfirmed is returned by a repair that was not told to change anything.
+var ErrNotConfirmed = errors.New("nothing was changed: run the command again with --yes to do this")
+
+// ErrCannotRepair wraps why a repair is not possible, or would lose what another one keeps.
+var ErrCannotRepair = errors.New("cannot be repaired this way")
+
+// RepairMessageLogCommand is `sendhouse repair message-log`.
+type RepairMessageLogCommand struct{ RepairOptions }
+
+// RepairWALCommand is `sendhouse repair wal`.
+type RepairWALCommand struct{ RepairOptions }
+
+// Run cuts the message log before its first record that is not what the write-ahead log makes, and has the owner of the
+// partition derive the rest again.
+func (c *RepairMessageLogCommand) Run(in *command.Invocation) error {
+	return c.ask(in, repairMessageLog)
+}
+
+// Run continues the partition after the message log's last record, when the write-ahead log has lost records that were
+// answered.
+func (c *RepairWALCommand) Run(in *command.Invocation) error { return c.ask(in, repairWAL) }
+
+func (o RepairOptions) ask(in *command.Invocation, repair func(context.Context, *repairing, io.Writer, bool) error) error {
+	return in.Ask(in.Ctx, o.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		if o.Partition < 0 || o.Partition >= deployment.Partitions {
+			return fmt.Errorf("partition %d: the deployment has partitions 0 to %d", o.Partition, deployment.Partitions-1)
+		}
+		r, err := newRepairing(ctx, js, deployment, o.Partition)
+		if err == nil {
+			err = repair(ctx, r, in.Stdout, o.Yes)
+		}
+		if err != nil {
+			return fmt.Errorf("repair partition %d: %w", o.Partition, err)
+		}
+		return nil
+	})
+}
+
+// repairing is what a repair knows of a partition.
+type repairing struct {
+	js          jetstream.JetStream
+	partition   int
+	params      fold.Params
+	logs        *natsLogs
+	checkpoints *natsCheckpoints
+	wal         runner.Bounds
+	log         messagelog.Records
+}
+
+func newRepairing(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int) (*repairing, error) {
+	r := &repairing{
+		js: js, partition: number, logs: &natsLogs{nc: js.Conn(), js: js, partition: number},
+		params: fold.Params{Partition: number, DedupWindow: deployment.DedupWindow, DedupEntriesMax: deployment.DedupEntriesMax},
+	}
+	messages, err := messagelog.Open(ctx, js, number)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what was being done
+	}
+	if r.log, err = messages.Records(ctx); err != nil {
+		return nil, err //nolint:wrapcheck // says what was being done
+	}
+	if r.wal, err = r.logs.WALBounds(ctx); errors.Is(err, jetstream.ErrStreamNotFound) {
+		r.wal, err = runner.Bounds{First: 1}, nil // a repair of it was interrupted, or it was deleted
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.checkpoints, err = openCheckpoints(ctx, js, number)
+	return r, err
+}
+
+// finding is what comparing the message log with both of its sources came to. Both are 0 if nothing is wrong.
+type finding struct {
+	// differs is the first record that is not what the write-ahead log makes of its record.
+	differs uint64
+	// foreign is the first record that cannot follow the one before it, whatever the write-ahead log holds.
+	foreign uint64
+	reason  error // why it cannot
+}
+
+// examine compares the message log with what the write-ahead log makes, as far back as there is a state to begin with.
+func (r *repairing) examine(ctx context.Context, starts *startStates) (finding, error) {
+	var f finding
+	state, err := starts.oldest(ctx)
+	if err != nil {
+		return f, err
+	}
+	f.foreign, f.reason, err = r.adopt(ctx, state, r.log.Last)
+	if err != nil {
+		return f, err
+	}
+	if state, err = starts.oldest(ctx); err != nil {
+		return f, err
+	}
+	records, err := r.read(ctx, state.WALSeq()+1)
+	if err != nil {
+		return f, err
+	}
+	defer records.stop()
+	var derived []byte
+	last := min(r.wal.Last, r.log.Last)
+	err = foldTo(ctx, r.logs, state, last, func(effects []fold.Effect) error {
+		if f.differs > 0 || state.WALSeq() < r.log.First {
+			return nil
+		}
+		derived, _ = runner.Derive(derived[:0], state, effects)
+		have, err := records.at(ctx, state.WALSeq())
+		if err == nil && !bytes.Equal(have, derived) {
+			f.differs = state.WALSeq()
+		}
+		return err
+	})
+	if f.differs == 0 && r.log.Last > r.wal.Last {
+		f.differs = r.wal.Last + 1
+	}
+	return f, err
+}
+
+// adopt brings a state up to the message log's record last. If a record does not follow the one before it, it returns the
+// record and the reason.
+func (r *repairing) adopt(ctx context.Context, state *fold.State, last uint64) (uint64, error, error) {
+	if state.WALSeq() >= last {
+		return 0, nil, nil
+	}
+	records, err := r.read(ctx, state.WALSeq()+1)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer records.stop()
+	for seq := state.WALSeq() + 1; seq <= last; seq++ {
+		data, err := records.at(ctx, seq)
+		if err != nil {
+			return 0, nil, err
+		}
+		if data == nil {
+			return seq, errors.New("it is missing"), nil
+		}
+		var batch message.BatchView
+		err = message.ViewBatch(data, &batch)
+		if err == nil {
+			err = state.Adopt(seq, &batch)
+		}
+		if err != nil {
+			return seq, err, nil
+		}
+	}
+	return 0, nil, nil
+}
+
+// rawRecords reads the records of the message log as they are.
+type rawRecords struct {
+	reader *broker.OrderedReader
+	last   uint64
+	seq    uint64 // of data
+	data   []byte
+}
+
+func (r *repairing) read(ctx context.Context, from uint64) (*rawRecords, error) {
+	reader, err := broker.ReadOrdered(ctx, r.js, topology.MessagesStream(r.partition), from)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what was being done
+	}
+	return &rawRecords{reader: reader, last: r.log.Last}, nil
+}
+
+func (r *rawRecords) stop() { r.reader.Stop() }
+
+// recordWait is how long a record that the log has may take to come.
+const recordWait = 20 * time.Second
+
+// at returns the record with a sequence, nil if there is none. Sequences must grow from call to call.
+func (r *rawRecords) at(ctx context.Context, seq uint64) ([]byte, error) {
+	if seq > r.last {
+		return nil, nil
+	}
+	wait, cancel := context.WithTimeout(ctx, recordWait)
+	defer cancel()
+	for r.seq < seq {
+		m, err := r.reader.Next(jetstream.NextContext(wait))
+		if err != nil {
+			return nil, fmt.Errorf("read record %d of the message log: %w", seq, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, fmt.Errorf("read record %d of the message log: %w", seq, err)
+		}
+		r.seq, r.data = meta.Sequence.Stream, m.Data()
+	}
+	if r.seq > seq {
+		return nil, nil
+	}
+	return r.data, nil
+}
+
+func repairMessageLog(ctx context.Context, r *repairing, out io.Writer, yes bool) error {
+	starts, err := findStartStates(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
+	if err != nil {
+		return err
+	}
+	f, err := r.examine(ctx, starts)
+	switch {
+	case err != nil:
+		return err
+	case f.differs == 0:
+		return say(out, "partition %d: the message log is what the write-ahead log makes, up to record %d; nothing to repair\n", r.partition, min(r.wal.Last, r.log.Last))
+	case f.foreign == 0 || f.foreign > f.differs:
+		return fmt.Errorf("%w: record %d of the message log follows the one before it, and the write-ahead log, which ends at %d, makes something else or nothing: "+
+			"the write-ahead log has lost records that were answered; use 'sendhouse repair wal --partition %d'", ErrCannotRepair, f.differs, r.wal.Last, r.partition)
+	}
+	err = say(out, "partition %d: record %d of the message log is wrong (%v).\nRecords %d to %d stay. Records %d to %d are removed, and those that the write-ahead log makes are derived again, with the same answers.\n",
+		r.partition, f.foreign, f.reason, r.log.First, f.foreign-1, f.foreign, r.log.Last)
+	if err != nil || !yes {
+		return errors.Join(err, unlessConfirmed(yes))
+	}
+	if err := broker.RequestCut(ctx, r.js, topology.MessagesStream(r.partition), f.foreign-1); err != nil {
+		return err //nolint:wrapcheck // says what was being done
+	}
+	return say(out, "Requested. The partition's sequencer does it at its next attempt, within 30 s; 'sendhouse sequencer status' shows when the partition is served again.\n")
+}
+
+func unlessConfirmed(yes bool) error {
+	if yes {
+		return nil
+	}
+	return ErrNotConfirmed
+}
+
+func say(out io.Writer, format string, args ...any) error {
+	if _, err := fmt.Fprintf(out, format, args...); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// repairWAL stores a checkpoint at the message log's end, made from an older state and the message log, and makes the
+// write-ahead log again, empty, to continue after it. Until both are done the sequencer refuses the partition; each step may
+// be repeated.
+func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error {
+	kept, err := r.checkpoints.Claim(ctx)
+	if err != nil {
+		return err
+	}
+	state, err := r.newestState(ctx, kept)
+	if err != nil {
+		return err
+	}
+	if state.WALSeq() > r.log.Last {
+		return fmt.Errorf("%w: the newest checkpoint was taken at record %d, and the message log ends at %d: the messages between them, up to partition_seq %d, are in neither log; restore the streams from a backup",
+			ErrCannotRepair, state.WALSeq(), r.log.Last, state.Output())
+	}
+	from := state.WALSeq()
+	wrong, reason, err := r.adopt(ctx, state, r.log.Last)
+	if err != nil {
+		return err
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%w: record %d of the message log does not follow the one before it (%w)", ErrCannotRepair, wrong, reason)
+	}
+	if intact, err := r.walIsIntact(ctx); err != nil || intact {
+		return errors.Join(err, say(out, "partition %d: the write-ahead log makes what the message log holds, up to record %d; nothing to repair\n", r.partition, r.log.Last))
+	}
+	err = say(out, "partition %d: the write-ahead log ends at record %d, the message log at %d.\nA checkpoint is made at record %d, from the state at %d and the message log. The write-ahead log is made again, empty, and continues at record %d.\n"+
+		"Answers stay as they were given. Sends that were answered and are not in the message log are lost; no log has them. Sends that were not answered are to be sent again.\n",
+		r.partition, r.wal.Last, r.log.Last, state.WALSeq(), from, state.WALSeq()+1)
+	if err != nil || !yes {
+		return errors.Join(err, unlessConfirmed(yes))
+	}
+	if _, err := r.checkpoints.Save(ctx, state.Snapshot(), time.Now(), kept, nil); err != nil {
+		return err
+	}
+	if err := r.restartWAL(ctx, state.WALSeq()+1); err != nil {
+		return err
+	}
+	return say(out, "Done. The partition's sequencer serves it at its next attempt, within 30 s.\n")
+}
+
+// newestState is that of the newest checkpoint that can be read, or the empty one if the message log has its beginning.
+func (r *repairing) newestState(ctx context.Context, kept runner.Kept) (*fold.State, error) {
+	var damage error
+	for _, meta := range kept.Metas {
+		state, err := r.checkpoints.Load(ctx, meta, r.params)
+		if err == nil {
+			return state, nil
+		}
+		if !errors.Is(err, runner.ErrDamaged) {
+			return nil, err
+		}
+		damage = errors.Join(damage, err)
+	}
+	if r.log.First > 1 {
+		return nil, fmt.Errorf("%w: no checkpoint can be read, and the message log begins at record %d: %w", ErrCannotRepair, r.log.First, damage)
+	}
+	return fold.New(r.params)
+}
+
+// walIsIntact reports whether the write-ahead log makes what the message log holds.
+func (r *repairing) walIsIntact(ctx context.Context) (bool, error) {
+	if r.wal.Last < r.log.Last {
+		return false, nil
+	}
+	starts, err := findStartStates(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
+	if errors.Is(err, runner.ErrMissing) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	f, err := r.examine(ctx, starts)
+	return f.differs == 0, err
+}
+
+// restartWAL makes the write-ahead log again, empty, with the given first sequence.
+func (r *repairing) restartWAL(ctx context.Context, first uint64) error {
+	config, err := r.walConfig(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the write-ahead log: %w", err)
+	}
+	config.FirstSeq = first
+	if err := r.js.DeleteStream(ctx, config.Name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("delete the write-ahead log: %w", err)
+	}
+	if _, err := r.js.CreateStream(ctx, config); err != nil {
+		return fmt.Errorf("make the write-ahead log again, to continue at record %d: %w (run the command again)", first, err)
+	}
+	return nil
+}
+
+// walConfig is the stream's configuration. If there is none, it is one that the sequencers bring to their settings when they
+// start.
+func (r *repairing) walConfig(ctx context.Context) (jetstream.StreamConfig, error) {
+	stream, err := r.js.Stream(ctx, topology.WALStream(r.partition))
+	if err == nil {
+		return stream.CachedInfo().Config, nil
+	}
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return jetstream.StreamConfig{}, err //nolint:wrapcheck // the caller says what was being done
+	}
+	messages, err := r.js.Stream(ctx, topology.MessagesStream(r.partition))
+	if err != nil {
+		return jetstream.StreamConfig{}, err //nolint:wrapcheck // the caller says what was being done
+	}
+	options := topology.DefaultOptions()
+	options.Replicas = messages.CachedInfo().Config.Replicas
+	return options.WALConfig(r.partition), nil
+}

@@ -1,0 +1,152 @@
+package sequencer
+
+import (
+	"bytes"
+	"strconv"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// repair runs a repair of the harness's partition and returns what it printed.
+func (h *harness) repair(do func(*repairing, *bytes.Buffer) error) (string, error) {
+	h.t.Helper()
+	r, err := newRepairing(h.ctx, h.js, h.deployment, 0)
+	require.NoError(h.t, err)
+	var out bytes.Buffer
+	err = do(r, &out)
+	return out.String(), err
+}
+
+func (h *harness) repairMessageLog(yes bool) (string, error) {
+	h.t.Helper()
+	return h.repair(func(r *repairing, out *bytes.Buffer) error { return repairMessageLog(h.ctx, r, out, yes) })
+}
+
+func (h *harness) repairWAL(yes bool) (string, error) {
+	h.t.Helper()
+	return h.repair(func(r *repairing, out *bytes.Buffer) error { return repairWAL(h.ctx, r, out, yes) })
+}
+
+// keepWAL makes the write-ahead log again with only its first n records.
+func (h *harness) keepWAL(n uint64) {
+	h.t.Helper()
+	stream, err := h.js.Stream(h.ctx, topology.WALStream(0))
+	require.NoError(h.t, err)
+	var kept []*jetstream.RawStreamMsg
+	for seq := uint64(1); seq <= n; seq++ {
+		m, err := stream.GetMsg(h.ctx, seq)
+		require.NoError(h.t, err)
+		kept = append(kept, m)
+	}
+	require.NoError(h.t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
+	h.ensure()
+	for _, m := range kept {
+		_, err := h.js.PublishMsg(h.ctx, &nats.Msg{Subject: m.Subject, Data: m.Data, Header: m.Header})
+		require.NoError(h.t, err)
+	}
+}
+
+// answered sends n messages and returns their answers.
+func (h *harness) answered(n int) []*message.Answer {
+	h.t.Helper()
+	_, stop := h.start()
+	var answers []*message.Answer
+	for i := range n {
+		answers = append(answers, h.ask(send("c", strconv.Itoa(i)))...)
+	}
+	h.messages(uint64(n))
+	stop()
+	return answers
+}
+
+// requireSameAnswers asserts that retries are answered as the sends were, and that the next send gets the next number.
+func (h *harness) requireSameAnswers(answers []*message.Answer) {
+	h.t.Helper()
+	_, stop := h.start()
+	defer stop()
+	for i, want := range answers {
+		got := h.ask(send("c", strconv.Itoa(i)))[0]
+		require.Equal(h.t, message.Outcome_OUTCOME_DUPLICATE, got.GetOutcome(), "send %d", i)
+		require.Equal(h.t, want.GetMessageId(), got.GetMessageId(), "send %d", i)
+		require.Equal(h.t, want.GetMessageSeq(), got.GetMessageSeq(), "send %d", i)
+	}
+	next := h.ask(send("c", "next"))[0]
+	require.EqualValues(h.t, len(answers)+1, next.GetMessageSeq())
+	require.Greater(h.t, next.GetMessageId(), answers[len(answers)-1].GetMessageId())
+	require.Len(h.t, h.messages(uint64(len(answers)+1)), len(answers)+1)
+}
+
+func TestRepairStrayRecordInTheMessageLog(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	answers := h.answered(20)
+	out, err := h.repairMessageLog(true)
+	require.NoError(t, err)
+	require.Contains(t, out, "nothing to repair")
+
+	for _, stray := range []string{"not ours", "neither is this"} {
+		_, err = h.js.Publish(h.ctx, topology.MessagesSubject(0), []byte(stray))
+		require.NoError(t, err)
+	}
+	out, err = h.repairMessageLog(false)
+	require.ErrorIs(t, err, ErrNotConfirmed)
+	require.Contains(t, out, "record 21 of the message log is wrong")
+	_, err = h.js.Stream(h.ctx, "MESSAGES_0_CUT")
+	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+
+	_, err = h.repairMessageLog(true)
+	require.NoError(t, err)
+	_, err = h.repairMessageLog(true)
+	require.NoError(t, err, "it may be run again")
+	h.requireSameAnswers(answers)
+	h.requireDerived()
+}
+
+func TestRepairWALThatLostItsTail(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		lose func(*harness)
+		// messageLog is what the repair of the message log says, which would lose answers.
+		messageLog string
+	}{
+		"ends early": {func(h *harness) { h.keepWAL(12) }, "use 'sendhouse repair wal --partition 0'"},
+		"was continued by sends that got no answer": {func(h *harness) {
+			h.keepWAL(12)
+			for i := range 15 {
+				h.publish(send("other", strconv.Itoa(i)))
+			}
+		}, "use 'sendhouse repair wal --partition 0'"},
+		"is gone": {func(h *harness) {
+			require.NoError(h.t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
+		}, "use 'sendhouse repair wal --partition 0'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := setup(t)
+			answers := h.answered(20)
+			out, err := h.repairWAL(true)
+			require.NoError(t, err)
+			require.Contains(t, out, "nothing to repair")
+
+			c.lose(h)
+			_, err = h.repairMessageLog(true)
+			require.ErrorIs(t, err, ErrCannotRepair)
+			require.ErrorContains(t, err, c.messageLog)
+			_, err = h.repairWAL(false)
+			require.ErrorIs(t, err, ErrNotConfirmed)
+			out, err = h.repairWAL(true)
+			require.NoError(t, err)
+			require.Contains(t, out, "A checkpoint is made at record 20")
+			h.ensure()
+			_, err = h.repairWAL(true)
+			require.NoError(t, err, "it may be run again")
+			h.requireSameAnswers(answers)
+		})
+	}
+}
