@@ -130,12 +130,17 @@ func (e *Embedded) Shutdown() {
 // syncFiles brings to disk what an earlier process has written to a folder. The server itself syncs only blocks that it has
 // written since its start, so without this a block of before a restart could be lost while a newer one is not
 // (nats-server 2.15, filestore.go: needSync is not set for a recovered block).
-func syncFiles(dir string) error {
-	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+func syncFiles(dir string) (err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err //nolint:wrapcheck // names the folder
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	return fs.WalkDir(root.FS(), ".", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !(entry.IsDir() || entry.Type().IsRegular()) {
 			return err
 		}
-		file, err := os.Open(path)
+		file, err := root.Open(path)
 		if err != nil {
 			return err //nolint:wrapcheck // names the file
 		}

@@ -51,7 +51,7 @@ func TestAdoptedStateAnswersAlike(t *testing.T) {
 func TestAdoptRefusesWhatDoesNotFollow(t *testing.T) {
 	t.Parallel()
 	state := newState(t, params())
-	effects, err := state.Fold(fold.Record{Seq: 1, Time: time.Now(), Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "1"})}, nil)
+	effects, err := state.Fold(fold.Record{Seq: 1, Time: message.Epoch().Add(time.Hour), Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "1"})}, nil)
 	require.NoError(t, err)
 	data, _ := runner.Derive(nil, state, effects)
 	var batch message.BatchView
