@@ -484,7 +484,7 @@ func TestRefoldNamesWhatIsOtherInARecord(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 3, report.Differences, report.First)
 	require.EqualValues(t, 6, report.Compared)
-	require.Contains(t, report.First[0], "message 2 (message_id ")
+	require.Contains(t, report.First[0], "message_seq 1 of channel 2/d (partition_seq 2, message_id ")
 	require.Contains(t, report.First[0], "record 1) has other content")
 	require.Contains(t, report.First[1], "record 2 of the message log holds 2 messages from 4 on")
 	require.Contains(t, report.First[2], "record 3 of the message log holds 1 messages from 5 on")

@@ -10,8 +10,10 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
@@ -69,7 +71,8 @@ func (c *comparison) rows(ctx context.Context, first, last uint64) error {
 func (c *comparison) present(ctx context.Context, want wantedRow, have []clickhouse.RowDigest) error {
 	if len(have) > 1 {
 		c.report.Twice++
-		c.part.Differ("the row of message %d is there %d times", want.seq, len(have))
+		c.part.Differ("the row of %s is there %d times", c.name(ctx, want.seq), len(have))
+		c.part.Mend("OPTIMIZE TABLE %s FINAL", c.client.MessagesTable())
 	}
 	for _, row := range have {
 		if row.Hash == want.hash {
@@ -80,10 +83,31 @@ func (c *comparison) present(ctx context.Context, want wantedRow, have []clickho
 		if err != nil {
 			return err
 		}
-		c.part.Differ("the row of message %d is not what the message log holds: %s", want.seq, what)
+		c.part.Differ("the row of %s is not what the message log holds: %s", c.name(ctx, want.seq), what)
+		c.part.Mend("delete the row (ALTER TABLE … DELETE … SETTINGS mutations_sync = 2), then: sendhouse replay clickhouse --replay-partition %d", c.part.Partition)
 		return nil
 	}
 	return nil
+}
+
+// name names a message, as far as the report describes differences and the log can be read.
+func (c *comparison) name(ctx context.Context, seq uint64) string {
+	name := fmt.Sprintf("partition_seq %d", seq)
+	if !c.part.Describing() {
+		return name
+	}
+	var m message.Message
+	err := c.log.Range(ctx, seq, seq, nil, func(r messagelog.Entry) error {
+		if err := m.UnmarshalVT(r.Data); err != nil {
+			return err //nolint:wrapcheck // only tells that the message has no name
+		}
+		name = audit.MessageName(&m, seq)
+		return nil
+	})
+	if err != nil {
+		return fmt.Sprintf("%s (%v)", name, err)
+	}
+	return name
 }
 
 // whatChanged names the columns in which the rows of a message differ from it.
@@ -123,7 +147,8 @@ func (c *comparison) missing(ctx context.Context, seq uint64) error {
 		return nil
 	}
 	c.report.Missing++
-	c.part.Differ("message %d has no row", seq)
+	c.part.Differ("%s has no row", c.name(ctx, seq))
+	c.part.Mend("sendhouse replay clickhouse --replay-partition %d", c.part.Partition)
 	return nil
 }
 
