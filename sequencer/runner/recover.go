@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
@@ -18,12 +19,15 @@ func (p *Partition) Recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.claimed, err = p.Checkpoints.Claim(ctx); err != nil {
+	if p.claimed, err = p.claim(ctx); err != nil {
 		return err
 	}
 	wal, err := p.Logs.WALBounds(ctx)
 	if err != nil {
 		return err
+	}
+	if end.Seq > wal.Last && end.Found && message.ViewBatch(end.Data, new(message.BatchView)) != nil {
+		return &ForeignRecord{Seq: end.Seq, Found: describe(end.Data), Want: fmt.Sprintf("nothing of it yet, as it ends at record %d", wal.Last)}
 	}
 	if end.Seq > wal.Last {
 		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d; restore it from a backup", ErrMissing, end.Seq, wal.Last)
@@ -42,6 +46,16 @@ func (p *Partition) Recover(ctx context.Context) error {
 		"from_wal_seq", state.WALSeq(), "wal_last", wal.Last, "message_log_last", end.Seq,
 		"channels", state.Channels(), "dedup_entries", state.DedupEntries(), "took", p.Now().Sub(start))
 	return nil
+}
+
+// claim makes a claim on the checkpoints. A damaged pointer is mended by it.
+func (p *Partition) claim(ctx context.Context) (Kept, error) {
+	kept, err := p.Checkpoints.Claim(ctx)
+	if err == nil && kept.Damaged != nil {
+		p.Metrics.pointersDamaged.Inc()
+		p.Logger.Error("checkpoint pointer was damaged; wrote it again from the checkpoints that are stored", "error", kept.Damaged, "checkpoints", len(kept.Metas))
+	}
+	return kept, err
 }
 
 // startingState is the newest checkpoint that lies at or before the message log's
