@@ -200,7 +200,9 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	}
 	var t ticket
 	if p.ok() {
-		t, p.outcome = s.partitionOf(req).enqueue(&req.send, req.send.SizeVT(), s.tracer.Of(r.Context()))
+		partition, failed := s.partitionOf(req), outcomeAccepted
+		t, failed = partition.enqueue(&req.send, req.send.SizeVT(), s.tracer.Of(r.Context()))
+		p = partition.problem(failed)
 	}
 	// The answer echoes client_msg_no; everything else of the request can be reused
 	// while it waits.
