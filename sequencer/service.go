@@ -181,7 +181,6 @@ func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 		if ctx.Err() != nil {
 			return nil // the lease has ended, and says why
 		}
-		m.Restarts.Inc()
 		if !h.pauseAfter(ctx, err, time.Since(started)) {
 			return nil
 		}
@@ -229,6 +228,7 @@ func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) 
 			h.attempts = 0
 		}
 		h.attempts++
+		h.metrics.Restarts.Inc()
 		h.log.Warn("the partition stopped and recovers", "error", err)
 		return runner.Pause(ctx, h.attempts-1)
 	}
