@@ -139,7 +139,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.setState(errors.New("connecting to ClickHouse"))
 	if err := s.openTable(ctx); err != nil {
 		s.setState(errStopped)
-		return nil //nolint:nilerr // it was stopped
+		return nil // it was stopped
 	}
 	s.setState(errors.New("has not joined the writers yet"))
 	kv, err := s.bucket(ctx)

@@ -43,7 +43,7 @@ type Error struct {
 // mends it, if one does.
 func (e *Error) Error() string {
 	text := fmt.Sprintf("sequencer: partition %d: %s: %v", e.Partition, e.Op, e.Err)
-	var foreign *ForeignRecord
+	var foreign *ForeignRecordError
 	if errors.As(e.Err, &foreign) {
 		text += fmt.Sprintf("; run `sendhouse repair message-log --partition %d`, which derives the message log again from that record on", e.Partition)
 	}
@@ -53,22 +53,22 @@ func (e *Error) Error() string {
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ForeignRecord is the error of a record of the message log that is not what the
+// ForeignRecordError is the error of a record of the message log that is not what the
 // write-ahead log makes of the record with the same sequence. It wraps ErrInvariant. A
 // stream can neither replace a record nor drop its last one, so no owner can mend it.
-type ForeignRecord struct {
+type ForeignRecordError struct {
 	Seq   uint64 // of the first record that is known to be wrong
 	Found string // what it is
 	Want  string // what it must be
 }
 
 // Error says what stands there and what must.
-func (e *ForeignRecord) Error() string {
+func (e *ForeignRecordError) Error() string {
 	return fmt.Sprintf("%v: record %d of the message log is %s, and the write-ahead log makes %s: something else has published to the message log, or it is damaged", ErrInvariant, e.Seq, e.Found, e.Want)
 }
 
 // Unwrap returns ErrInvariant.
-func (*ForeignRecord) Unwrap() error { return ErrInvariant }
+func (*ForeignRecordError) Unwrap() error { return ErrInvariant }
 
 // describe tells one record of the message log from another.
 func describe(record []byte) string {

@@ -27,7 +27,7 @@ func (p *Partition) Recover(ctx context.Context) error {
 		return err
 	}
 	if end.Seq > wal.Last && end.Found && message.ViewBatch(end.Data, new(message.BatchView)) != nil {
-		return &ForeignRecord{Seq: end.Seq, Found: describe(end.Data), Want: fmt.Sprintf("nothing of it yet, as it ends at record %d", wal.Last)}
+		return &ForeignRecordError{Seq: end.Seq, Found: describe(end.Data), Want: fmt.Sprintf("nothing of it yet, as it ends at record %d", wal.Last)}
 	}
 	if end.Seq > wal.Last {
 		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d; restore it from a backup", ErrMissing, end.Seq, wal.Last)

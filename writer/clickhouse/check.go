@@ -64,7 +64,7 @@ const (
 func (c *Client) alter(table, change string) string {
 	cluster := ""
 	if c.layout.Cluster != "" {
-		cluster = fmt.Sprintf(" ON CLUSTER `%s`", c.layout.Cluster)
+		cluster = " ON CLUSTER " + quoteName(c.layout.Cluster)
 	}
 	return fmt.Sprintf("run: ALTER TABLE %s.%s%s %s", quoteName(c.database), table, cluster, change)
 }
@@ -93,7 +93,7 @@ func (c *Client) problems(ctx context.Context, table string) (problems, error) {
 }
 
 // index matches the line of a CREATE TABLE that declares an index.
-var index = regexp.MustCompile(`(?m)^\s+INDEX (\w+) (.+?),?$`) //nolint:gochecknoglobals // a constant
+var index = regexp.MustCompile(`(?m)^\s+INDEX (\w+) (.+?),?$`)
 
 // warnOfIndexes logs each index that the migrations declare and the table does not have: reads are slower without it.
 func (c *Client) warnOfIndexes(ctx context.Context, table string) error {
@@ -106,7 +106,7 @@ func (c *Client) warnOfIndexes(ctx context.Context, table string) error {
 		return err
 	}
 	for _, m := range all {
-		if made := object.FindStringSubmatch(m.SQL); made == nil || made[1] != "CREATE" || made[3] != table {
+		if verb, _, name := m.object(); verb != "CREATE" || name != table {
 			continue
 		}
 		for _, declared := range index.FindAllStringSubmatch(m.SQL, -1) {

@@ -104,7 +104,15 @@ func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
 }
 
 // object matches the table or view that a migration makes or changes.
-var object = regexp.MustCompile("^(CREATE|ALTER) (TABLE|VIEW|MATERIALIZED VIEW) (?:IF NOT EXISTS )?`[^`]+`\\.`?(\\w+)") //nolint:gochecknoglobals // a constant
+var object = regexp.MustCompile("^(CREATE|ALTER) (TABLE|VIEW|MATERIALIZED VIEW) (?:IF NOT EXISTS )?`[^`]+`\\.`?(\\w+)")
+
+// object is what the migration does to which kind of thing; all are empty if that is neither a table nor a view.
+func (m Migration) object() (verb, kind, name string) {
+	if found := object.FindStringSubmatch(m.SQL); len(found) == 4 {
+		return found[1], found[2], found[3]
+	}
+	return "", "", ""
+}
 
 // undone finds the migrations that were applied and of which nothing is left: those that made a table or view that is not
 // there, and the later ones that changed it.
@@ -118,13 +126,11 @@ func (c *Client) undone(ctx context.Context, all []Migration, applied map[int]ui
 	}
 	undone, missing := make(map[int]bool), make(map[string]bool)
 	for _, m := range all {
-		_, done := applied[m.Version]
-		found := object.FindStringSubmatch(m.SQL)
-		if !done || found == nil {
+		verb, _, name := m.object()
+		if _, done := applied[m.Version]; !done || name == "" {
 			continue
 		}
-		name := found[3]
-		if found[1] == "CREATE" && !there[name] {
+		if verb == "CREATE" && !there[name] {
 			missing[name] = true
 		}
 		undone[m.Version] = missing[name]
@@ -155,14 +161,13 @@ func (c *Client) tables(ctx context.Context) (map[string]bool, error) {
 
 // sayLost logs that a migration which the ledger has was applied again.
 func (c *Client) sayLost(m Migration) {
-	found := object.FindStringSubmatch(m.SQL)
-	switch {
-	case found == nil || found[1] != "CREATE":
-	case found[2] == "TABLE":
+	switch verb, kind, name := m.object(); {
+	case verb != "CREATE":
+	case kind == "TABLE":
 		c.log.Error("table was missing though the ledger has it; created it again, empty: the rows that it had are missing until they are brought back with `sendhouse replay clickhouse`",
-			"database", c.database, "table", found[3])
+			"database", c.database, "table", name)
 	default:
-		c.log.Warn("view was missing though the ledger has it; created it again", "database", c.database, "view", found[3])
+		c.log.Warn("view was missing though the ledger has it; created it again", "database", c.database, "view", name)
 	}
 }
 

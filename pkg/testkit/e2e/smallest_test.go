@@ -199,7 +199,7 @@ func TestEndToEndPointerUnreadable(t *testing.T) {
 	up.awaitCheckpoints(t)
 	require.Equal(t, 0, up.Stop())
 	flipped := 0
-	require.NoError(t, filepath.WalkDir(filepath.Join(up.dataDir, "nats"), func(at string, d fs.DirEntry, err error) error {
+	require.NoError(t, filepath.WalkDir(filepath.Join(up.dataDir, "nats"), func(at string, _ fs.DirEntry, err error) error {
 		if err != nil || filepath.Ext(at) != ".blk" || filepath.Base(filepath.Dir(filepath.Dir(at))) != "KV_"+topology.CheckpointPointerBucket {
 			return err
 		}
