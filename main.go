@@ -354,7 +354,8 @@ func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	p.Console.ShowWriter(func(ctx context.Context) ([]console.Partition, error) { return writer.Shown(ctx, js, deployment) })
 	showDeadLetters(p, js)
 	p.Readiness.Register("writer", service.Check)
-	p.Group.Add("writer", service)
+	// As a Func it is not waited for: ingest starts whatever ClickHouse's state is.
+	p.Group.Add("writer", lifecycle.Func(service.Run))
 	return nil
 }
 

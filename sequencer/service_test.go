@@ -240,14 +240,7 @@ func TestForeignMessageIsAnInvariantBroken(t *testing.T) {
 	require.NoError(t, err)
 	h.publish(send("c", "1"))
 	h.put(testkit.MessageBatch(1, data))
-	s := newService(h)
-	require.ErrorIs(t, s.Run(h.ctx), runner.ErrInvariant)
-}
-
-func newService(h *harness) *Service {
-	s, err := New(h.config, Deps{NATS: h.nc, Answers: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
-	require.NoError(h.t, err)
-	return s
+	require.ErrorIs(t, h.refuses(), runner.ErrInvariant)
 }
 
 // keeperOf gives a keeper over a partition of its own that has folded all that is in
@@ -334,7 +327,7 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 
 	// With neither, and the log trimmed, going on would repeat sequence numbers.
 	require.NoError(t, h.objects().Delete(h.ctx, metas[1].Object))
-	require.ErrorIs(t, newService(h).Run(h.ctx), runner.ErrMissing)
+	require.ErrorIs(t, h.refuses(), runner.ErrMissing)
 }
 
 // A paused owner that wakes up cannot put its checkpoint in its successor's place.
@@ -358,7 +351,7 @@ func TestWriteAheadLogLost(t *testing.T) {
 	stop()
 	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
 	h.ensure()
-	require.ErrorIs(t, newService(h).Run(h.ctx), runner.ErrMissing)
+	require.ErrorIs(t, h.refuses(), runner.ErrMissing)
 }
 
 // Both logs are gone and the checkpoint is left: to begin anew would give its numbers out again.
@@ -375,7 +368,7 @@ func TestBothLogsLostAndACheckpointLeft(t *testing.T) {
 	require.NoError(t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
 	h.ensure()
 	h.publish(send("c", "another"))
-	err := newService(h).Run(h.ctx)
+	err := h.refuses()
 	require.ErrorIs(t, err, runner.ErrMissing)
 	require.ErrorContains(t, err, "taken at record 10, and the write-ahead log ends at 1")
 }

@@ -35,6 +35,8 @@
 //   - ClickHouse has not the memory for a batch, or the batch is of too many months for one block: it is cut, and
 //     each part has a range and a token of its own.
 //   - ClickHouse refuses our rights or our columns: as above, and the state is "paused".
+//   - At the start ClickHouse cannot be reached, or its table cannot be made or is not as it must be: the writer takes no
+//     partition, is not ready, says why, and tries again for ever, with the same pauses.
 //   - ClickHouse refuses the content of a row: the batch is cut in two, again and again, each piece with a
 //     range and a token of its own, until the row is alone; that one becomes a dead letter, whole.
 //   - What stands in a record and is no message becomes a dead letter too.
@@ -57,6 +59,6 @@
 //     the next message comes.
 //   - A record is no batch of messages: somebody else wrote it. The partition is paused.
 //
-// Not ready is the writer until it has first reached ClickHouse and joined the other writers, and while any
+// The writer is not ready until it has first reached ClickHouse and joined the other writers, and while any
 // partition that it holds is not running; [Service.Check] says which and why.
 package writer

@@ -36,6 +36,7 @@ type metrics struct {
 	natsRetries    prometheus.Counter
 	deadLetters    map[string]prometheus.Counter
 	server         serverMetrics
+	tableUnusable  prometheus.Gauge
 	lag            *lagCollector
 
 	partitions []*partitionMetrics // the counters of all
@@ -66,6 +67,7 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 		visibleDelay:   histogram("visible_delay_seconds", "Time from the acceptance of a batch's oldest message until its row can be read.", []float64{.1, .25, .5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 21600}),
 		splits:         counter("batch_splits_total", "Batches cut in two because ClickHouse refused them whole."),
 		natsRetries:    counter("nats_retries_total", "Writes to NATS (positions, dead letters) that had to be tried again."),
+		tableUnusable:  gauge("table_unusable", "1 while ClickHouse cannot be reached or its table cannot be made or used at the start, so that this process writes nothing; else 0."),
 		retries:        make(map[clickhouse.Class]prometheus.Counter),
 		deadLetters:    make(map[string]prometheus.Counter),
 	}
@@ -79,7 +81,7 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Subsystem: subsystem, Name: "batch_memory_bytes", Help: "Memory taken by batches, of what --writer-bytes-max allows.",
 	}, func() float64 { return float64(shared.taken()) }))
-	reg.MustRegister(retries, letters, m.batchRows, m.batchBytes, m.insertDuration, m.visibleDelay, m.splits, m.natsRetries)
+	reg.MustRegister(retries, letters, m.batchRows, m.batchBytes, m.insertDuration, m.visibleDelay, m.splits, m.natsRetries, m.tableUnusable)
 	m.registerPartitions(reg, partitions)
 	return m
 }

@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sendhouse/sendhouse/pkg/lifecycle"
-
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
@@ -22,10 +20,8 @@ import (
 )
 
 const (
-	// startTimeout is how long the first way to ClickHouse may take. It is retried within it, for a server
-	// that is started at the same time.
-	startTimeout = 7 * time.Second
-	startRetry   = 250 * time.Millisecond
+	// pingTimeout is how long ClickHouse may take to answer an attempt to reach it.
+	pingTimeout = 7 * time.Second
 	// tableTimeout is how long a ClickHouse that has been reached may take to make and check the tables. A busy one
 	// needs a second for each statement.
 	tableTimeout = time.Minute
@@ -122,8 +118,8 @@ func (s *Service) setState(err error) {
 // are under way, within the stop timeout, gives the partitions back and returns nil. What it has not finished
 // stands in the record of its partition, for whoever is next.
 //
-// It fails when ClickHouse cannot be reached at the start, or when its table is not as it must be. Once it
-// has been reached, the writer goes on trying for ever.
+// ClickHouse's state never ends it: if ClickHouse cannot be reached, or its table cannot be made or is not as it must be,
+// the writer is not ready, says why, and tries again for ever.
 func (s *Service) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("writer: can be run only once")
@@ -142,11 +138,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}()
 	s.setState(errors.New("connecting to ClickHouse"))
 	if err := s.openTable(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		s.setState(err)
-		return fmt.Errorf("writer: %w", err)
+		s.setState(errStopped)
+		return nil // it was stopped
 	}
 	s.setState(errors.New("has not joined the writers yet"))
 	kv, err := s.bucket(ctx)
@@ -180,12 +173,47 @@ func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
 	s.metrics.forget(h.partition)
 }
 
-// openTable reaches ClickHouse, within the start timeout, and brings its table to what is needed.
+// openTable reaches ClickHouse and brings its table to what is needed. It tries until that is so, with growing pauses,
+// whatever is wrong: ClickHouse's state is no reason to end the process, in which ingest may run. Its error is that of ctx.
 func (s *Service) openTable(ctx context.Context) error {
-	if err := reach(ctx, s.client.Ping); err != nil {
-		return err
+	said := ""
+	for attempt := 0; ; attempt++ {
+		err := s.tryTable(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			if attempt > 0 {
+				s.log.Info("ClickHouse's table can be used now", "database", s.client.Database())
+			}
+			s.metrics.tableUnusable.Set(0)
+			return nil
+		}
+		s.setState(fmt.Errorf("ClickHouse's table cannot be used: %w", err))
+		s.metrics.tableUnusable.Set(1)
+		if err.Error() != said { // once each
+			said = err.Error()
+			level := slog.LevelWarn
+			if clickhouse.ClassOf(err) == clickhouse.Configuration {
+				level = slog.LevelError
+			}
+			s.log.Log(ctx, level, "cannot use ClickHouse's table; nothing is written into it until that is mended; retrying", "error", err)
+		}
+		if err := s.timing.backoff(ctx, attempt, err); err != nil {
+			return err
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, tableTimeout)
+}
+
+// tryTable is one attempt.
+func (s *Service) tryTable(ctx context.Context) error {
+	asking, cancel := context.WithTimeout(ctx, pingTimeout)
+	err := s.client.Ping(asking)
+	cancel()
+	if err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	ctx, cancel = context.WithTimeout(ctx, tableTimeout)
 	defer cancel()
 	if s.cfg.ClickHouseMigrate {
 		if err := s.client.Migrate(ctx); err != nil {
@@ -193,26 +221,6 @@ func (s *Service) openTable(ctx context.Context) error {
 		}
 	}
 	return s.client.Check(ctx) //nolint:wrapcheck // a clickhouse.Error says it all
-}
-
-// reach waits until ping has an answer, for startTimeout at most. An attempt that this limit cuts off says nothing of
-// ClickHouse, so the error is that of the attempt before it.
-func reach(ctx context.Context, ping func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	var last error
-	for {
-		err := ping(ctx)
-		if err == nil {
-			return nil
-		}
-		if last == nil || ctx.Err() == nil {
-			last = err
-		}
-		if clickhouse.ClassOf(err) == clickhouse.Configuration || lifecycle.Pause(ctx, startRetry) != nil {
-			return last //nolint:wrapcheck // a clickhouse.Error says it all
-		}
-	}
 }
 
 func openBucket(ctx context.Context, js jetstream.JetStream) (bucket, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -24,32 +25,118 @@ func (c *Client) Check(ctx context.Context) error {
 			return newError("check", c.target(table), err)
 		}
 		if len(problems) > 0 {
-			return &Error{
-				Op: "check", Target: c.target(table), Class: Configuration, Err: errors.New(strings.Join(problems, "; ")),
-				Hint: "run `sendhouse migrate`, or change the table by hand",
+			return &Error{Op: "check", Target: c.target(table), Class: Configuration, Err: errors.New(problems.text()), Hint: problems.hint()}
+		}
+	}
+	return nil
+}
+
+// problem is what is wrong with a table, and what mends it.
+type problem struct{ text, fix string }
+
+type problems []problem
+
+func (p problems) text() string {
+	texts := make([]string, len(p))
+	for i := range p {
+		texts[i] = p[i].text
+	}
+	return strings.Join(texts, "; ")
+}
+
+// hint names each way out once.
+func (p problems) hint() string {
+	var fixes []string
+	for i := range p {
+		if !slices.Contains(fixes, p[i].fix) {
+			fixes = append(fixes, p[i].fix)
+		}
+	}
+	return strings.Join(fixes, "; ")
+}
+
+const (
+	fixMissing = "run `sendhouse migrate`, which makes it"
+	fixAside   = "move the table aside with RENAME TABLE, run `sendhouse migrate`, and bring its rows back with `sendhouse replay clickhouse`"
+)
+
+// alter is the statement that changes the table, as a way out.
+func (c *Client) alter(table, change string) string {
+	cluster := ""
+	if c.layout.Cluster != "" {
+		cluster = " ON CLUSTER " + quoteName(c.layout.Cluster)
+	}
+	return fmt.Sprintf("run: ALTER TABLE %s.%s%s %s", quoteName(c.database), table, cluster, change)
+}
+
+func (c *Client) problems(ctx context.Context, table string) (problems, error) {
+	engine, err := c.engine(ctx, table)
+	if err != nil {
+		return nil, err
+	}
+	if engine.name == "" {
+		return problems{{"the table is not there", fixMissing}}, nil
+	}
+	have, err := c.columnTypes(ctx, table)
+	if err != nil {
+		return nil, err
+	}
+	alter := func(change string) string { return c.alter(table, change) }
+	found := columnProblems(have, c.columns, alter)
+	if c.schema == SchemaFull {
+		found = append(found, engine.problems(alter)...)
+		if strings.HasSuffix(engine.name, "MergeTree") {
+			err = c.warnOfIndexes(ctx, table)
+		}
+	}
+	return found, err
+}
+
+// index matches the line of a CREATE TABLE that declares an index.
+var index = regexp.MustCompile(`(?m)^\s+INDEX (\w+) (.+?),?$`)
+
+// warnOfIndexes logs each index that the migrations declare and the table does not have: reads are slower without it.
+func (c *Client) warnOfIndexes(ctx context.Context, table string) error {
+	all, err := Migrations(c.layout)
+	if err != nil {
+		return err
+	}
+	have, err := c.indexes(ctx, table)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if verb, _, name := m.object(); verb != "CREATE" || name != table {
+			continue
+		}
+		for _, declared := range index.FindAllStringSubmatch(m.SQL, -1) {
+			if !slices.Contains(have, declared[1]) {
+				c.log.Warn("index of the table is missing; reads are slower without it", "table", c.target(table), "index", declared[1],
+					"fix", c.alter(table, "ADD INDEX "+declared[1]+" "+declared[2]))
 			}
 		}
 	}
 	return nil
 }
 
-func (c *Client) problems(ctx context.Context, table string) ([]string, error) {
-	engine, err := c.engine(ctx, table)
+func (c *Client) indexes(ctx context.Context, table string) ([]string, error) {
+	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT name FROM system.data_skipping_indices WHERE database = '%s' AND table = '%s'", c.database, table))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("query system.data_skipping_indices: %w", err)
 	}
-	if engine.name == "" {
-		return []string{"the table is not there"}, nil
+	defer rows.Close()
+	var names []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, fmt.Errorf("scan system.data_skipping_indices: %w", err)
+		}
+		names = append(names, name)
 	}
-	have, err := c.columnTypes(ctx, table)
-	if err != nil {
-		return nil, err
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("query system.data_skipping_indices: %w", err)
 	}
-	problems := columnProblems(have, c.columns)
-	if c.schema == SchemaFull {
-		problems = append(problems, engine.problems()...)
-	}
-	return problems, nil
+	return names, nil
 }
 
 // engine is what system.tables says of a table; the name is empty where there is none.
@@ -98,18 +185,27 @@ func (c *Client) columnTypes(ctx context.Context, table string) (map[string]stri
 	return have, nil
 }
 
-func columnProblems(have map[string]string, want []column) []string {
-	var problems []string
+func columnProblems(have map[string]string, want []column, alter func(change string) string) problems {
+	var found problems
 	for _, c := range want {
 		switch typeName, ok := have[c.name]; {
+		case !ok && slices.Contains(keyColumns(), c.name):
+			found = append(found, problem{fmt.Sprintf("column %s %s is missing", c.name, c.typeName), fixAside})
 		case !ok:
-			problems = append(problems, fmt.Sprintf("column %s %s is missing", c.name, c.typeName))
+			found = append(found, problem{fmt.Sprintf("column %s %s is missing", c.name, c.typeName), alter(fmt.Sprintf("ADD COLUMN %s %s", c.name, c.typeName))})
 		case !sameType(typeName, c.typeName):
-			problems = append(problems, fmt.Sprintf("column %s is %s, needed is %s", c.name, typeName, c.typeName))
+			fix := alter(fmt.Sprintf("MODIFY COLUMN %s %s", c.name, c.typeName))
+			if slices.Contains(keyColumns(), c.name) {
+				fix = fixAside // ClickHouse does not change the type of a column of the sorting key
+			}
+			found = append(found, problem{fmt.Sprintf("column %s is %s, needed is %s", c.name, typeName, c.typeName), fix})
 		}
 	}
-	return problems
+	return found
 }
+
+// keyColumns are those by which a merge takes two rows for one.
+func keyColumns() []string { return []string{"channel_id", "channel_type", "message_seq"} }
 
 // sameType lets an operator wrap a column in LowCardinality, which takes the same values.
 func sameType(have, want string) bool {
@@ -122,11 +218,11 @@ func sameType(have, want string) bool {
 
 // problems asks for what exactly-once rests on, and that no merge takes different messages for one. Other
 // engines than the MergeTree family (Distributed, Buffer) are the operator's own decision.
-func (e engine) problems() []string {
+func (e engine) problems(alter func(change string) string) problems {
 	if !strings.HasSuffix(e.name, "MergeTree") {
 		return nil
 	}
-	var problems []string
+	var found problems
 	replicated := strings.HasPrefix(e.name, "Replicated") || strings.HasPrefix(e.name, "Shared")
 	window := "non_replicated_deduplication_window"
 	if replicated {
@@ -134,17 +230,17 @@ func (e engine) problems() []string {
 	}
 	value, set := e.setting(window)
 	if (set && value == "0") || (!set && !replicated) {
-		problems = append(problems, "setting "+window+" is not set: a batch repeated after a failure would be there twice")
+		found = append(found, problem{"setting " + window + " is not set: a batch repeated after a failure would be there twice", alter("MODIFY SETTING " + window + " = 100000")})
 	}
 	if strings.Contains(e.name, "Replacing") {
 		key := strings.Split(strings.ReplaceAll(e.sortingKey, " ", ""), ",")
-		for _, column := range []string{"channel_id", "channel_type", "message_seq"} {
+		for _, column := range keyColumns() {
 			if !slices.Contains(key, column) {
-				problems = append(problems, fmt.Sprintf("the sorting key (%s) has no %s: merges would take different messages for one", e.sortingKey, column))
+				found = append(found, problem{fmt.Sprintf("the sorting key (%s) has no %s: merges would take different messages for one", e.sortingKey, column), fixAside})
 			}
 		}
 	}
-	return problems
+	return found
 }
 
 // setting reads a setting of the table out of the engine's text.
