@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
@@ -47,6 +48,8 @@ type Deps struct {
 	Registerer prometheus.Registerer
 	// Tracer follows sends; nil if nothing is traced.
 	Tracer *tracing.Tracer
+	// Admit, if given, is asked before a partition is sequenced. Its error refuses the partition.
+	Admit func(ctx context.Context, partition int) error
 }
 
 // Service sequences its share of a deployment's partitions.
@@ -102,7 +105,7 @@ func (s *Service) Check() error {
 // hands over what is derived and gives them back. A partition that fails recovers
 // by itself; Run returns an error only where trying again cannot help.
 func (s *Service) Run(ctx context.Context) error {
-	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.cfg.LeaseTTL, s.deps.Replicas)
+	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.cfg.LeaseTTL, s.deps.Replicas, s.deps.Deployment.Metadata())
 	if err != nil {
 		return fmt.Errorf("sequencer: %w", err)
 	}
@@ -182,6 +185,9 @@ func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 }
 
 func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Logger, m *runner.PartitionMetrics, caughtUp func()) (err error) {
+	if err := s.admit(ctx, l.Partition); err != nil {
+		return &runner.Error{Op: "check its logs", Partition: l.Partition, Err: err}
+	}
 	logs, err := openLogs(s.deps.NATS, s.deps.Answers, s.deps.JetStream, l.Partition, s.deps.Tracer != nil)
 	if err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
@@ -199,6 +205,22 @@ func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Lo
 	s.update(func() { s.running[l.Partition] = p })
 	defer s.update(func() { delete(s.running, l.Partition) })
 	return p.Run(ctx, drainTimeout)
+}
+
+// admit refuses a partition whose logs are lost or another deployment's, or which Admit refuses. A new log would give out again what was
+// given out.
+func (s *Service) admit(ctx context.Context, number int) error {
+	err := broker.CheckPartition(ctx, s.deps.JetStream, s.deps.Deployment, number)
+	if err != nil && !errors.Is(err, broker.ErrLost) && !errors.Is(err, broker.ErrForeign) {
+		return err // of the question
+	}
+	if err == nil && s.deps.Admit != nil {
+		err = s.deps.Admit(ctx, number)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", runner.ErrMissing, err)
+	}
+	return nil
 }
 
 // status describes a held partition for the lease bucket.
