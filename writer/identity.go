@@ -9,9 +9,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -224,6 +226,9 @@ func (r *runner) notBehind(ctx context.Context, table clickhouse.TableID) error 
 	switch {
 	case err != nil:
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	case found && r.position.revision == 0:
+		return refuseTable("table %s has rows of partition %d up to place %d, and there is no position: it was lost, or the table was filled by something else (`sendhouse repair positions` makes it again from the table)",
+			table, r.partition, last.PartitionSeq)
 	case found && last.PartitionSeq > written:
 		if err := r.sameHistory(ctx, last, written, table); err != nil {
 			return err
@@ -280,13 +285,9 @@ func (r *runner) sameHistory(ctx context.Context, last clickhouse.LastRow, writt
 		}
 		err = fmt.Errorf("the log holds another message at place %d", last.PartitionSeq)
 	}
-	behind := "the position was lost"
-	if r.position.revision != 0 {
-		behind = fmt.Sprintf("the position is at place %d", written)
-	}
-	return refuseTable("table %s has rows of partition %d up to place %d, and %s: the streams or the position are older than the table, or were lost (%v). "+
+	return refuseTable("table %s has rows of partition %d up to place %d, and the position is at place %d: the streams or the position are older than the table, or were lost (%v). "+
 		"Restore NATS as it was, or see what `sendhouse repair partition %d` can do; new messages would take the places of those rows",
-		table, r.partition, last.PartitionSeq, behind, err, r.partition)
+		table, r.partition, last.PartitionSeq, written, err, r.partition)
 }
 
 // AdoptTable records that the table of a ClickHouse is the one that the deployment's positions are of, and that its database is the
@@ -302,10 +303,7 @@ func AdoptTable(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 		return err
 	}
 	for p := range deployment.Partitions {
-		records := &positions{
-			kv: kv, key: positionKey(p), writer: "repair", timeout: progressTimeout,
-			wait: func(context.Context, int, error) error { return errStopped },
-		}
+		records := commandPositions(kv, p)
 		at, err := records.load(ctx)
 		if err != nil {
 			return err
@@ -326,6 +324,55 @@ func AdoptTable(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
 	return client.Claim(ctx, deployment.ID) //nolint:wrapcheck // a clickhouse.Error says it all
+}
+
+// RestorePosition makes the position of a partition that has none again: behind the last row that the table has of it, which the
+// message log must hold, too. Messages before that one which the table lacks are not inserted by it: `sendhouse audit`
+// finds them, and `sendhouse replay clickhouse` inserts them. It returns the place, 0 where the table has no row and nothing is recorded.
+func RestorePosition(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, partition int) (uint64, error) {
+	kv, err := openBucket(ctx, js)
+	if err != nil {
+		return 0, err
+	}
+	records := commandPositions(kv, partition)
+	at, err := records.load(ctx)
+	if err != nil || at.revision != 0 {
+		return at.Done, err
+	}
+	table, err := client.Table(ctx)
+	if err != nil {
+		return 0, err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	last, found, err := client.LastRow(ctx, partition, time.Time{})
+	if err != nil || !found {
+		return 0, err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	log, err := messagelog.Open(ctx, js, partition)
+	if err != nil {
+		return 0, err //nolint:wrapcheck // it says what was being done
+	}
+	bounds, err := log.Bounds(ctx)
+	if err != nil {
+		return 0, err //nolint:wrapcheck // it says what was being done
+	}
+	entry, err := log.At(ctx, last.PartitionSeq, 0)
+	if err != nil {
+		return 0, fmt.Errorf("look for message %d of partition %d, the last one that has a row: %w", last.PartitionSeq, partition, err)
+	}
+	if id, err := message.ViewID(entry.Data); err != nil || int64(id) != last.MessageID {
+		return 0, refuseTable("the message log of partition %d holds another message at place %d than table %s: they are not of one history", partition, last.PartitionSeq, table)
+	}
+	at.Table, at.StreamCreated = &table, bounds.Created
+	at.moved(last.PartitionSeq, xxhash.Sum64(entry.Data), entry.Record)
+	return at.Done, records.save(ctx, &at)
+}
+
+// commandPositions is for a command, which does not wait for a NATS that is away.
+func commandPositions(kv bucket, partition int) *positions {
+	return &positions{
+		kv: kv, key: positionKey(partition), writer: "repair", timeout: progressTimeout,
+		wait: func(_ context.Context, _ int, err error) error { return err },
+	}
 }
 
 // AheadOfLog refuses a partition of whose messages the table has rows from behind the end of the write-ahead log: they were given
