@@ -194,14 +194,14 @@ func (s Setup) record(ctx context.Context, there map[string]*jetstream.StreamInf
 	if err := neverWas(there); err != nil {
 		return recordedDeployment{}, err
 	}
+	first, err := s.Options.First(s.Asked)
+	if err != nil {
+		return recordedDeployment{}, err
+	}
 	if s.BeforeFirst != nil {
 		if err := s.BeforeFirst(ctx); err != nil {
 			return recordedDeployment{}, err
 		}
-	}
-	first, err := s.Options.First(s.Asked)
-	if err != nil {
-		return recordedDeployment{}, err
 	}
 	if first.ID == "" {
 		first.ID = newID()

@@ -9,8 +9,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 )
 
-// StartClickHouse opens the embedded engine behind its HTTP interface and gives
-// the DSN to reach it.
+// StartClickHouse opens the embedded engine behind its HTTP interface, which serves at once, and
+// returns the DSN to reach it.
 func (p *Process) StartClickHouse(dir, addr string) (string, error) {
 	engine, err := chdb.Open(chdb.Config{DataDir: dir, Logger: p.Log})
 	if err != nil {
@@ -23,6 +23,7 @@ func (p *Process) StartClickHouse(dir, addr string) (string, error) {
 		return "", fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
 	}
 	p.opens(server.Close)
+	server.Start()
 	p.Group.Add("clickhouse interface", server)
 	return "http://" + server.Addr() + "/sendhouse?compress=none", nil
 }
