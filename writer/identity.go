@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,6 +54,7 @@ type guard struct {
 	deployment topology.Deployment
 	target     string // for the errors
 	log        *slog.Logger
+	claiming   sync.Mutex  // so that partitions do not each enter it
 	unclaimed  atomic.Bool // that the ledger cannot be used was logged
 
 	confirmed atomic.Pointer[clickhouse.TableID]
@@ -132,6 +134,11 @@ func (g *guard) ledgerError(err error) error {
 // claim enters the deployment in the ledger of a database that is nobody's: one without rows, or one that a position of this
 // deployment is of.
 func (g *guard) claim(ctx context.Context, p position, positions *positions) error {
+	g.claiming.Lock()
+	defer g.claiming.Unlock()
+	if err := g.mine(ctx); !errors.Is(err, errUnclaimed) {
+		return err
+	}
 	rows, err := g.table.Rows(ctx)
 	if err != nil {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
@@ -286,8 +293,9 @@ func (r *runner) sameHistory(ctx context.Context, last clickhouse.LastRow, writt
 		err = fmt.Errorf("the log holds another message at place %d", last.PartitionSeq)
 	}
 	return refuseTable("table %s has rows of partition %d up to place %d, and the position is at place %d: the streams or the position are older than the table, or were lost (%v). "+
-		"Restore NATS as it was, or see what `sendhouse repair partition %d` can do; new messages would take the places of those rows",
-		table, r.partition, last.PartitionSeq, written, err, r.partition)
+		"Restore NATS as it was. If those rows are to be given up, delete them, and the partition is written again: "+
+		"ALTER TABLE %s.messages DELETE WHERE partition = %d AND partition_seq > %d SETTINGS mutations_sync = 2",
+		table, r.partition, last.PartitionSeq, written, err, table.Database, r.partition, written)
 }
 
 // AdoptTable records that the table of a ClickHouse is the one that the deployment's positions are of, and that its database is the
@@ -392,8 +400,9 @@ func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 	if err != nil || !found || last.WALSeq <= state.LastSeq {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
-	return refuseTable("database %s has rows of partition %d that were made from record %d of the write-ahead log, which ends at record %d: the streams are older than the table, or were lost, and would give out the same places again (restore NATS as it was, or see what `sendhouse repair partition %d` can do)",
-		client.Database(), partition, last.WALSeq, state.LastSeq, partition)
+	return refuseTable("database %s has rows of partition %d that were made from record %d of the write-ahead log, which ends at record %d: the streams are older than the table, or were lost, and would give out the same places again. Restore NATS as it was. If those rows are to be given up, delete them, and the partition is sequenced again: "+
+		"ALTER TABLE %s.messages DELETE WHERE partition = %d AND wal_seq > %d SETTINGS mutations_sync = 2",
+		client.Database(), partition, last.WALSeq, state.LastSeq, client.Database(), partition, state.LastSeq)
 }
 
 // IsRefusal reports whether an error is one of AheadOfLog or NotFirst that refuses, rather than one of the question.

@@ -192,9 +192,9 @@ func TestWhatIsLostIsNotMadeAgain(t *testing.T) {
 		made    bool
 		refused []int // partitions
 	}{
-		"a write-ahead log":               {lost: []string{"SENDS_1"}, said: "sendhouse repair partition 1", refused: []int{1}},
+		"a write-ahead log":               {lost: []string{"SENDS_1"}, said: "sendhouse repair wal --partition 1", refused: []int{1}},
 		"a message log that can be made":  {lost: []string{"MESSAGES_1"}, said: "derived from it again", made: true},
-		"a message log that cannot":       {lost: []string{"MESSAGES_1"}, trimmed: true, said: "sendhouse repair partition 1", refused: []int{1}},
+		"a message log that cannot":       {lost: []string{"MESSAGES_1"}, trimmed: true, said: "sendhouse repair message-log --partition 1", refused: []int{1}},
 		"all logs":                        {lost: []string{"SENDS_0", "SENDS_1", "MESSAGES_0", "MESSAGES_1"}, err: broker.ErrLost, refused: []int{0, 1}},
 		"the dead letters":                {lost: []string{"DEAD_LETTERS"}, said: "the dead letters", made: true},
 		"the positions":                   {lost: []string{"KV_SENDHOUSE_WRITER"}, said: "the writer's positions", made: true},
