@@ -147,7 +147,7 @@ func AwaitDeployment(ctx context.Context, js jetstream.JetStream, asked topology
 		}
 		if ctx.Err() == nil {
 			last = err
-			if !isMissing(err) && !isPassing(err) {
+			if !isMissing(err) && !isPassing(err) && !errors.Is(err, errIncomplete) {
 				return topology.Deployment{}, fmt.Errorf("deployment parameters: %w", err)
 			}
 		}

@@ -403,8 +403,14 @@ func TestAFirstStartThatWasCutShort(t *testing.T) {
 	defer cancel()
 	_, err = broker.AwaitDeployment(ctx, js, topology.Deployment{})
 	require.ErrorContains(t, err, "still setting the deployment up")
+	awaited := make(chan error, 1)
+	go func() { // a role that starts beside it waits until it is done
+		_, err := broker.AwaitDeployment(t.Context(), js, topology.Deployment{})
+		awaited <- err
+	}()
 	d, err := setup.Ensure(t.Context())
 	require.NoError(t, err)
+	require.NoError(t, <-awaited)
 	require.Equal(t, 1, d.Partitions)
 	require.Len(t, streamNames(t, js), 8)
 }
