@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // setting is one setting of a stream: how it is, how it must be, and how it comes there.
@@ -41,7 +39,8 @@ func settingsThatDiffer(have, want jetstream.StreamConfig) []setting {
 		setting{"max_bytes", limit(have.MaxBytes), limit(want.MaxBytes), settingFlag, func(h *jetstream.StreamConfig, w jetstream.StreamConfig) { h.MaxBytes = w.MaxBytes }},
 		setting{"replicas", have.Replicas, want.Replicas, settingFlag, func(h *jetstream.StreamConfig, w jetstream.StreamConfig) { h.Replicas = w.Replicas }},
 		setting{"sealed", have.Sealed, want.Sealed, settingFixed, nil},
-		setting{"deny_delete", have.DenyDelete && !want.DenyDelete && want.Name == topology.DeadLettersStream, false, settingFixed, nil},
+		setting{"deny_delete", have.DenyDelete && !want.DenyDelete, false, settingFixed, nil},
+		setting{"mirror", have.Mirror != nil, false, settingFixed, nil},
 		setting{"deny_purge", have.DenyPurge, want.DenyPurge, settingFixed, nil},
 	)
 	return slices.DeleteFunc(all, func(s setting) bool { return s.have == s.want })
@@ -64,7 +63,6 @@ func ourSettings(have, want jetstream.StreamConfig) []setting {
 		{"no_ack", have.NoAck, want.NoAck, settingOurs, func(h *config, w config) { h.NoAck = w.NoAck }},
 		{"deny_delete", have.DenyDelete || !want.DenyDelete, true, settingOurs, func(h *config, w config) { h.DenyDelete = w.DenyDelete }},
 		{"sources", len(have.Sources), len(want.Sources), settingOurs, func(h *config, w config) { h.Sources = w.Sources }},
-		{"mirror", have.Mirror != nil, false, settingOurs, func(h *config, _ config) { h.Mirror = nil }},
 		{"subject_transform", have.SubjectTransform != nil, false, settingOurs, func(h *config, _ config) { h.SubjectTransform = nil }},
 	}
 }
