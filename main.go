@@ -172,7 +172,12 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 		if c.URL == "" {
 			instance = "embedded" // the data folder's lock keeps a second one out
 		}
-		deployment, err := addSequencer(ctx, p, c.ClientConfig, instance, c.Sequencer, c.Deployment, c.Options)
+		table, err := clickhouse.Open(c.Writer.Config, p.Log)
+		if err != nil {
+			return err
+		}
+		p.Own("start-up clickhouse", table.Close)
+		deployment, err := addSequencer(ctx, p, c.ClientConfig, instance, c.Sequencer, c.Deployment, c.Options, table)
 		if err != nil {
 			return err
 		}
@@ -217,7 +222,7 @@ type sequencerCommand struct {
 
 func (c *sequencerCommand) Run(p *process.Process, in *command.Invocation) error {
 	return p.Serve(in.Ctx, c.AdminConfig, c.Trace, "sendhouse-sequencer", func(ctx context.Context) error {
-		_, err := addSequencer(ctx, p, c.ClientConfig, "", c.Config, c.Deployment, c.Options)
+		_, err := addSequencer(ctx, p, c.ClientConfig, "", c.Config, c.Deployment, c.Options, nil)
 		return err
 	})
 }
@@ -308,7 +313,9 @@ func (versionCommand) Run(in *command.Invocation) error {
 	return err
 }
 
-func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
+// addSequencer sets the deployment up and adds its sequencer. Where one process has all roles, table is what they write into, and numbers are not
+// given out beside rows that have them already.
+func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options, table *clickhouse.Client) (topology.Deployment, error) {
 	nc, js, err := p.Connect(ctx, flags, "sequencer")
 	if err != nil {
 		return topology.Deployment{}, err
@@ -317,16 +324,26 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	deployment, err := broker.EnsureDeployment(ctx, js, asked, options)
+	setup := broker.Setup{JetStream: js, Asked: asked, Options: options, Logger: p.Log}
+	var admit func(context.Context, int) error
+	if table != nil {
+		setup.BeforeFirst = func(ctx context.Context) error { return writer.NotFirst(ctx, table) }
+		admit = func(ctx context.Context, partition int) error { return admitPartition(ctx, p, js, table, partition) }
+	}
+	deployment, err := setup.Ensure(ctx)
 	if err != nil {
 		return topology.Deployment{}, err
 	}
 	p.ShowDeployment(deployment)
-	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, Answers: answers, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("sequencer")})
+	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, Answers: answers, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("sequencer"), Admit: admit})
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	monitor, err := broker.NewMonitor(js, p.Registry, p.Log)
+	wanted, err := options.StreamConfigs(deployment)
+	if err != nil {
+		return topology.Deployment{}, err
+	}
+	monitor, err := broker.NewMonitor(js, wanted, p.Registry, p.Log)
 	if err != nil {
 		return topology.Deployment{}, err
 	}
@@ -338,6 +355,21 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	return deployment, nil
 }
 
+// admitTimeout is how long ClickHouse may take to say which rows it has of a partition. A ClickHouse that does not answer is no reason
+// to take no sends.
+const admitTimeout = 5 * time.Second
+
+func admitPartition(ctx context.Context, p *process.Process, js jetstream.JetStream, table *clickhouse.Client, partition int) error {
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+	defer cancel()
+	err := writer.AheadOfLog(ctx, js, table, partition)
+	if err != nil && !writer.IsRefusal(err) {
+		p.Log.Warn("cannot compare the write-ahead log with the table; the partition is sequenced all the same", "partition", partition, "error", err)
+		return nil
+	}
+	return err
+}
+
 func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg writer.Config, given topology.Deployment) error {
 	_, js, err := p.Connect(ctx, flags, "writer")
 	if err != nil {
@@ -347,7 +379,7 @@ func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	if err != nil {
 		return err
 	}
-	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("writer")})
+	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Deployment: deployment, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("writer")})
 	if err != nil {
 		return err
 	}

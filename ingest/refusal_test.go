@@ -34,7 +34,7 @@ func TestRefusedPartition(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 2})
 	b.sequence()
-	kv, err := lease.OpenBucket(t.Context(), b.js, topology.LeaseBucket, 2*time.Second, 1)
+	kv, err := lease.OpenBucket(t.Context(), b.js, topology.LeaseBucket, 2*time.Second, 1, nil)
 	require.NoError(t, err)
 	refused, other := b.channelOf(1), b.channelOf(0)
 	require.Equal(t, http.StatusOK, b.post(send(refused, "1")).status)

@@ -56,6 +56,8 @@ type Deps struct {
 	Registerer prometheus.Registerer
 	// Tracer follows sends; nil if nothing is traced.
 	Tracer *tracing.Tracer
+	// Admit, if given, is asked before a partition is sequenced. Its error refuses the partition.
+	Admit func(ctx context.Context, partition int) error
 }
 
 // Service sequences its share of a deployment's partitions.
@@ -123,7 +125,7 @@ func (s *Service) Check() error {
 // tried again with growing pauses, while the others are served. No partition's error
 // ends Run.
 func (s *Service) Run(ctx context.Context) error {
-	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.cfg.LeaseTTL, s.deps.Replicas)
+	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.cfg.LeaseTTL, s.deps.Replicas, s.deps.Deployment.Metadata())
 	if err != nil {
 		return fmt.Errorf("sequencer: %w", err)
 	}
@@ -247,14 +249,18 @@ func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) 
 }
 
 func (s *Service) runPartition(ctx context.Context, l *lease.Lease, h *holding) (err error) {
+	// A log may be missing while a cut of it is not finished.
+	if err := broker.ResumeCut(ctx, s.deps.JetStream, topology.MessagesStream(l.Partition)); err != nil {
+		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
+	}
+	if err := s.admit(ctx, l.Partition); err != nil {
+		return &runner.Error{Op: "check its logs", Partition: l.Partition, Err: err}
+	}
 	logs, err := openLogs(s.deps.NATS, s.deps.Answers, s.deps.JetStream, l.Partition, s.deps.Tracer != nil)
 	if err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
 	defer func() { err = errors.Join(err, logs.close()) }()
-	if err := broker.ResumeCut(ctx, s.deps.JetStream, topology.MessagesStream(l.Partition)); err != nil {
-		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
-	}
 	store, err := openCheckpoints(ctx, s.deps.JetStream, l.Partition)
 	if err != nil {
 		return &runner.Error{Op: "open the checkpoints", Partition: l.Partition, Err: err}
@@ -267,6 +273,22 @@ func (s *Service) runPartition(ctx context.Context, l *lease.Lease, h *holding) 
 	s.update(func() { h.partition = p })
 	defer s.update(func() { h.partition = nil })
 	return p.Run(ctx, drainTimeout)
+}
+
+// admit refuses a partition whose logs are lost or another deployment's, or which Admit refuses. A new log would give out again what was
+// given out.
+func (s *Service) admit(ctx context.Context, number int) error {
+	err := broker.CheckPartition(ctx, s.deps.JetStream, s.deps.Deployment, number)
+	if err != nil && !errors.Is(err, broker.ErrLost) && !errors.Is(err, broker.ErrForeign) {
+		return err // of the question
+	}
+	if err == nil && s.deps.Admit != nil {
+		err = s.deps.Admit(ctx, number)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", runner.ErrRefused, err)
+	}
+	return nil
 }
 
 // problemBytesMax bounds what a lease says of a problem.

@@ -136,6 +136,11 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		if !r.good() {
 			return fmt.Errorf("insert %s of %s: %w", piece, r.stream, lease.ErrExpired)
 		}
+		if r.guard != nil {
+			if err := r.guard.err(); err != nil {
+				return err
+			}
+		}
 		err := r.insertOnce(work, b, first, end)
 		if err == nil {
 			return nil

@@ -29,6 +29,9 @@ func (s *Service) watchHealth(ctx context.Context) {
 			return
 		}
 		s.metrics.server.show(h, err, time.Since(start))
+		if err == nil {
+			s.guard.look(ctx)
+		}
 		if lifecycle.Pause(ctx, healthInterval) != nil {
 			return
 		}

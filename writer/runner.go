@@ -36,6 +36,7 @@ type runner struct {
 	positions *positions
 	letters   *deadLetters
 	inserts   chan struct{} // holds a token for each insert that may be under way
+	guard     *guard        // nil: any table will do
 	good      func() bool   // whether the partition is surely ours at this moment
 	budget    *budget
 	limits    limits
@@ -53,6 +54,7 @@ type runner struct {
 
 	// What follows belongs to the session that runs.
 	position  position
+	asked     bool      // the table has no rows behind the position
 	unsaved   bool      // position is ahead of the record
 	suspected *seqRange // a gap that the last session met; met again, it is a fact
 	// refusedInARow counts rows that ClickHouse refused since it last took one.
@@ -131,13 +133,14 @@ var (
 func (r *runner) report(err error) {
 	var gap *gapError
 	var content *contentError
+	var identity *identityError
 	foreign := errors.Is(err, message.ErrNotAMessageBatch)
 	level := slog.LevelWarn
 	switch {
 	case errors.As(err, &gap):
 		r.suspected = &gap.missing
 		r.setStatus(stateRetrying, err)
-	case errors.As(err, &content), foreign:
+	case errors.As(err, &content), errors.As(err, &identity), foreign:
 		level = slog.LevelError
 		r.setStatus(statePaused, err)
 	case errors.Is(err, errFenced):
@@ -171,12 +174,19 @@ func (r *runner) well() {
 // session brings the partition from its record up to the live end of the stream and goes on until ctx ends
 // or something fails. work outlives ctx, for what has been begun.
 func (r *runner) session(ctx, work context.Context) error {
+	moved := r.position.Done
 	var err error
 	if r.position, err = r.positions.load(ctx); err != nil {
 		return err
 	}
+	if r.position.Done < moved {
+		r.asked = false // the bucket was set back
+	}
 	r.unsaved = false
 	r.show()
+	if err := r.confirm(ctx); err != nil {
+		return err
+	}
 	stream, err := r.prepare(ctx)
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@ type Service struct {
 	deps   Deps
 	client *clickhouse.Client
 	store  store
+	guard  *guard
 	bucket func(context.Context) (bucket, error)
 	// share writes this instance's share of the partitions with hold, until ctx ends.
 	share func(ctx context.Context, hold holdFunc) error
@@ -70,6 +71,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	shared := newBudget(cfg.WriterBytesMax)
 	s := &Service{
 		cfg: cfg, deps: deps, client: client, store: client, log: log,
+		guard:   &guard{table: client, deployment: deps.Deployment, target: client.Database(), log: log},
 		bucket:  func(ctx context.Context) (bucket, error) { return openBucket(ctx, deps.JetStream) },
 		metrics: newMetrics(deps.Registerer, deps.Partitions, shared),
 		timing:  defaultTiming(cfg.WriterStopTimeout),
@@ -237,7 +239,7 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 	stream := topology.MessagesStream(h.partition)
 	log := s.log.With("partition", h.partition, "epoch", h.epoch)
 	r := &runner{
-		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, budget: s.budget, inserts: s.inserts, good: h.good,
+		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, guard: s.guard, budget: s.budget, inserts: s.inserts, good: h.good,
 		source: &logSource{js: s.deps.JetStream, stream: stream, traced: s.deps.Tracer != nil, warn: func(err error) {
 			log.Debug("reading the message log", "error", err)
 		}},

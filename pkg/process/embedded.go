@@ -20,7 +20,7 @@ const (
 	enginePauseMax = time.Minute
 )
 
-// StartClickHouse opens the embedded engine behind its HTTP interface and returns the DSN to reach it. An engine that does
+// StartClickHouse opens the embedded engine behind its HTTP interface, which serves at once, and returns the DSN to reach it. An engine that does
 // not start on its data, because that is damaged say, is no error: the process is not ready and says why, and tries to open
 // it again until it is mended. Ingest does not depend on it.
 func (p *Process) StartClickHouse(dir, addr string) (string, error) {
@@ -40,6 +40,7 @@ func (p *Process) StartClickHouse(dir, addr string) (string, error) {
 		return "", err
 	}
 	p.opens(server.Close)
+	server.Start()
 	p.Group.Add("clickhouse interface", server)
 	return dsnOf(server.Addr()), nil
 }

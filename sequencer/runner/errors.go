@@ -13,6 +13,8 @@ var (
 	// ErrMissing: the logs lack what would be needed to go on without giving a
 	// sequence number out twice. An operator must restore it.
 	ErrMissing = errors.New("the log no longer holds what the state is made from")
+	// ErrRefused: a check from outside refuses the partition and says why.
+	ErrRefused = errors.New("refused")
 	// ErrInvariant: what was read contradicts what the fold says. A bug, or a
 	// foreign hand in the streams.
 	ErrInvariant = errors.New("invariant broken")
@@ -85,5 +87,5 @@ func describe(record []byte) string {
 
 // Permanent says whether trying again cannot help.
 func Permanent(err error) bool {
-	return errors.Is(err, ErrMissing) || errors.Is(err, ErrInvariant)
+	return errors.Is(err, ErrMissing) || errors.Is(err, ErrRefused) || errors.Is(err, ErrInvariant)
 }
