@@ -40,6 +40,7 @@ type Service struct {
 	deps   Deps
 	client *clickhouse.Client
 	store  store
+	asks   func() bool // whether the table can be asked what it has
 	bucket func(context.Context) (bucket, error)
 	// share writes this instance's share of the partitions with hold, until ctx ends.
 	share func(ctx context.Context, hold holdFunc) error
@@ -73,7 +74,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	shared := newBudget(cfg.WriterBytesMax)
 	s := &Service{
-		cfg: cfg, deps: deps, client: client, store: client, log: log,
+		cfg: cfg, deps: deps, client: client, store: client, asks: client.SingleServer, log: log,
 		bucket:  func(ctx context.Context) (bucket, error) { return openBucket(ctx, deps.JetStream) },
 		metrics: newMetrics(deps.Registerer, deps.Partitions, shared),
 		timing:  defaultTiming(cfg.WriterStopTimeout),
@@ -229,7 +230,7 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 	stream := topology.MessagesStream(h.partition)
 	log := s.log.With("partition", h.partition, "epoch", h.epoch)
 	r := &runner{
-		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, budget: s.budget, inserts: s.inserts, good: h.good,
+		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, asks: s.asks(), budget: s.budget, inserts: s.inserts, good: h.good,
 		source: &logSource{js: s.deps.JetStream, stream: stream, traced: s.deps.Tracer != nil, warn: func(err error) {
 			log.Debug("reading the message log", "error", err)
 		}},
@@ -238,6 +239,7 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 		timing:  s.timing, log: log, metrics: s.metrics, tracer: s.deps.Tracer, own: s.metrics.take(h.partition, h.epoch), now: time.Now,
 		batches: [2]*batch{{}, {}},
 	}
+	r.filler = newFiller(s.store, s.client.Digester(), false, 1, log) // the runner tries again itself
 	r.positions = &positions{
 		kv: kv, key: positionKey(h.partition), writer: s.name, timeout: s.timing.request,
 		wait: func(ctx context.Context, attempt int, err error) error {
