@@ -71,6 +71,7 @@ type runner struct {
 	status  atomic.Pointer[status]
 	shown   atomic.Uint64 // position.Done, for the watcher
 	shownIn atomic.Uint64 // position.DoneRecord
+	alarm   chan struct{} // the table may have lost rows; holds one
 
 	// What follows belongs to the session that runs.
 	position  position

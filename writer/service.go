@@ -53,6 +53,8 @@ type Service struct {
 	name             string // of the process, in the records of its partitions
 	budget           *budget
 	inserts          chan struct{} // holds a token for each insert that may be under way
+	counting         chan struct{} // holds a token while the rows of a partition are counted
+	fewerAt          time.Time     // when they were last counted because there were fewer; of watchHealth
 	ready            chan struct{}
 	ran              atomic.Bool
 
@@ -82,7 +84,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		budget:  shared,
 		inserts: make(chan struct{}, cfg.WriterInsertsMax),
 		ready:   make(chan struct{}),
-		runners: make(map[int]*runner),
+
+		counting: make(chan struct{}, 1),
+		runners:  make(map[int]*runner),
 
 		refusedInARowMax: refusedInARowMax,
 		state:            errors.New("not started"),
@@ -174,7 +178,16 @@ func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
 	s.mu.Lock()
 	s.runners[h.partition] = r
 	s.mu.Unlock()
+	var restoring sync.WaitGroup
+	if r.asks && s.cfg.ClickHouseSchema == clickhouse.SchemaFull {
+		o := &restorer{
+			r: r, rows: s.client, kv: kv, turn: s.counting, alarm: r.alarm, explained: make(map[uint64]uint64),
+			filler: newFiller(s.client, s.client.Digester(), false, fillAttempts, r.log),
+		}
+		restoring.Go(func() { o.run(ctx) })
+	}
 	r.run(ctx)
+	restoring.Wait()
 	s.mu.Lock()
 	delete(s.runners, h.partition)
 	s.mu.Unlock()
@@ -237,7 +250,7 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 		letters: &deadLetters{js: s.deps.JetStream, stream: stream, timeout: s.timing.request},
 		limits:  limits{rows: s.cfg.FlushRowsMax, bytes: s.cfg.FlushBytesMax, interval: s.cfg.FlushInterval, refusedInARow: s.refusedInARowMax},
 		timing:  s.timing, log: log, metrics: s.metrics, tracer: s.deps.Tracer, own: s.metrics.take(h.partition, h.epoch), now: time.Now,
-		batches: [2]*batch{{}, {}},
+		batches: [2]*batch{{}, {}}, alarm: make(chan struct{}, 1),
 	}
 	r.filler = newFiller(s.store, s.client.Digester(), false, 1, log) // the runner tries again itself
 	r.positions = &positions{
