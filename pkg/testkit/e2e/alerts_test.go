@@ -26,6 +26,8 @@ var notSeen = map[string]string{
 	"SendhouseCheckpointOld":      "ten minutes without a checkpoint",
 	"SendhouseStorageNearLimit":   "a server's whole storage has to be full",
 	"SendhouseClickHouseDiskFull": "Debian's ClickHouse does not tell how full its disk is",
+	"SendhouseRowsMissing":        "rows are not counted with the reduced schema, which the writer has there",
+	"SendhouseRowsRestored":       "rows are not counted with the reduced schema, which the writer has there",
 }
 
 const (
