@@ -88,7 +88,7 @@ type restorer struct {
 	turn   chan struct{} // holds a token while a partition of the process is counted
 	alarm  chan struct{} // a sign of a loss was seen; holds one
 	filler *Filler
-	// explained are ranges that lack rows by intent, and how many places they have.
+	// explained is how many places of a range, by its first, have no row by intent.
 	explained map[uint64]uint64
 	letters   map[Letter]bool
 }
@@ -220,8 +220,8 @@ func (o *restorer) compare(ctx context.Context, done uint64, deleted time.Time) 
 		}
 		for from := first; from <= last; from += restoreRange {
 			until := min(from+restoreRange-1, last)
-			have := counts[(from-first)/restoreRange]
-			if known, is := o.explained[from]; have > until-from || (is && known == have) {
+			lack := until + 1 - from - min(counts[(from-first)/restoreRange], until+1-from)
+			if lack == o.explained[from] { // 0 as a rule
 				continue
 			}
 			more, err := o.restore(ctx, log, seqRange{from, until}, deleted)
@@ -285,7 +285,7 @@ func (o *restorer) restore(ctx context.Context, log *messagelog.Log, span seqRan
 		if err != nil {
 			return 0, err //nolint:wrapcheck // a clickhouse.Error says it all
 		}
-		o.explained[span.First] = counts[0]
+		o.explained[span.First] = span.count() - min(counts[0], span.count())
 	}
 	return refused, lifecycle.Pause(ctx, restorePace*time.Since(begun))
 }

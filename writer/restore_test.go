@@ -66,7 +66,19 @@ func (tb *table) detach(ctx context.Context, seq int) {
 	require.NoError(tb.t, tb.conn.Exec(ctx, "ALTER TABLE "+tb.name+" DETACH PART '"+part+"'"))
 }
 
+// waitRestored waits until the writer has seen that so many rows are there again.
+func waitRestored(t *testing.T, s *Service, rows uint64) {
+	t.Helper()
+	testkit.WaitFor(t, time.Minute, "rows to be counted as restored", func(context.Context) error {
+		if have := valueOf(t, s.metrics.partitions[0].restored); have != float64(rows) {
+			return fmt.Errorf("%v, want %d", have, rows)
+		}
+		return nil
+	})
+}
+
 func restoring(t *testing.T) (*bundle, Config, *table) {
+	t.Helper()
 	b := setup(t, 1)
 	cfg := b.full()
 	cfg.FlushRowsMax = 100
@@ -92,8 +104,8 @@ func TestLostRowsAreRestoredAtStart(t *testing.T) {
 			s := b.service(cfg)
 			stop := b.start(s)
 			b.waitRows(tb, 300)
+			waitRestored(t, s, 300-rows)
 			require.NoError(t, stop())
-			require.EqualValues(t, 300-rows, valueOf(t, s.metrics.partitions[0].restored))
 			require.Zero(t, b.waitTally(func(tally) bool { return true }).Missing)
 		})
 	}
@@ -119,7 +131,7 @@ func TestLostRowsAreRestoredWhileRunning(t *testing.T) {
 		b.publish(0, 401+round*100, 500+round*100)
 		b.waitRows(tb, uint64(500+round*100))
 	}
-	require.EqualValues(t, 300, valueOf(t, s.metrics.partitions[0].restored))
+	waitRestored(t, s, 300)
 	require.NoError(t, stop())
 }
 
