@@ -19,8 +19,11 @@
 //
 // A writer that dies at any point leaves either no range, and then nothing of it was inserted, or a range,
 // and then its successor reads exactly that range again, proves by the digest that the messages are the
-// same, and inserts them under the same token: ClickHouse adds them if it does not have them. Behind the
-// token stands a ReplacingMergeTree by channel and message_seq.
+// same, asks the table which of them it has, and inserts the others: all under the same token, which covers an insert that is still
+// under way, or some under one of their own. The comment above runner has the protocol. Behind it
+// stands a ReplacingMergeTree by channel and message_seq.
+//
+// Rows that ClickHouse loses later are noticed by counting, and inserted again from the message log; see restorer.
 //
 // Several writers share the partitions by leases (pkg/lease), each partition with one of them at a time. When
 // one leaves, the others take its partitions at once; when one dies, within the time to live of its lease. The

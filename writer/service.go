@@ -37,6 +37,7 @@ type Service struct {
 	client *clickhouse.Client
 	store  store
 	guard  *guard
+	asks   func() bool // whether the table can be asked what it has
 	bucket func(context.Context) (bucket, error)
 	// share writes this instance's share of the partitions with hold, until ctx ends.
 	share func(ctx context.Context, hold holdFunc) error
@@ -49,6 +50,8 @@ type Service struct {
 	name             string // of the process, in the records of its partitions
 	budget           *budget
 	inserts          chan struct{} // holds a token for each insert that may be under way
+	counting         chan struct{} // holds a token while the rows of a partition are counted
+	fewerAt          time.Time     // when they were last counted because there were fewer; of watchHealth
 	ready            chan struct{}
 	ran              atomic.Bool
 
@@ -70,7 +73,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	shared := newBudget(cfg.WriterBytesMax)
 	s := &Service{
-		cfg: cfg, deps: deps, client: client, store: client, log: log,
+		cfg: cfg, deps: deps, client: client, store: client, asks: client.SingleServer, log: log,
 		guard:   &guard{table: client, deployment: deps.Deployment, target: client.Database(), log: log},
 		bucket:  func(ctx context.Context) (bucket, error) { return openBucket(ctx, deps.JetStream) },
 		metrics: newMetrics(deps.Registerer, deps.Partitions, shared),
@@ -79,7 +82,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		budget:  shared,
 		inserts: make(chan struct{}, cfg.WriterInsertsMax),
 		ready:   make(chan struct{}),
-		runners: make(map[int]*runner),
+
+		counting: make(chan struct{}, 1),
+		runners:  make(map[int]*runner),
 
 		refusedInARowMax: refusedInARowMax,
 		state:            errors.New("not started"),
@@ -168,7 +173,16 @@ func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
 	s.mu.Lock()
 	s.runners[h.partition] = r
 	s.mu.Unlock()
+	var restoring sync.WaitGroup
+	if r.asks && s.cfg.ClickHouseSchema == clickhouse.SchemaFull {
+		o := &restorer{
+			r: r, rows: s.client, kv: kv, turn: s.counting, alarm: r.alarm, explained: make(map[uint64]uint64),
+			filler: newFiller(s.client, s.client.Digester(), false, fillAttempts, r.log),
+		}
+		restoring.Go(func() { o.run(ctx) })
+	}
 	r.run(ctx)
+	restoring.Wait()
 	s.mu.Lock()
 	delete(s.runners, h.partition)
 	s.mu.Unlock()
@@ -239,15 +253,16 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 	stream := topology.MessagesStream(h.partition)
 	log := s.log.With("partition", h.partition, "epoch", h.epoch)
 	r := &runner{
-		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, guard: s.guard, budget: s.budget, inserts: s.inserts, good: h.good,
+		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, guard: s.guard, asks: s.asks(), budget: s.budget, inserts: s.inserts, good: h.good,
 		source: &logSource{js: s.deps.JetStream, stream: stream, traced: s.deps.Tracer != nil, warn: func(err error) {
 			log.Debug("reading the message log", "error", err)
 		}},
 		letters: &deadLetters{js: s.deps.JetStream, stream: stream, timeout: s.timing.request},
 		limits:  limits{rows: s.cfg.FlushRowsMax, bytes: s.cfg.FlushBytesMax, interval: s.cfg.FlushInterval, refusedInARow: s.refusedInARowMax},
 		timing:  s.timing, log: log, metrics: s.metrics, tracer: s.deps.Tracer, own: s.metrics.take(h.partition, h.epoch), now: time.Now,
-		batches: [2]*batch{{}, {}},
+		batches: [2]*batch{{}, {}}, alarm: make(chan struct{}, 1),
 	}
+	r.filler = newFiller(s.store, s.client.Digester(), false, 1, log) // the runner tries again itself
 	r.positions = &positions{
 		kv: kv, key: positionKey(h.partition), writer: s.name, timeout: s.timing.request,
 		wait: func(ctx context.Context, attempt int, err error) error {

@@ -14,20 +14,29 @@ import (
 // alone, so a column can be given another codec, or a table another engine that keeps the promises.
 //
 // On a cluster it looks at the table that spans it and at the part of it on the server that it is connected to.
+//
+// Settings by which a power cut can take rows from the table are no error, since a ClickHouse of one's own may have its reasons: they are
+// logged as a warning, with the statement that sets them.
 func (c *Client) Check(ctx context.Context) error {
 	tables := []string{tableMessages}
 	if c.layout.Cluster != "" {
 		tables = append(tables, tableLocal)
 	}
+	single := c.layout.Cluster == ""
 	for _, table := range tables {
-		problems, err := c.problems(ctx, table)
+		engine, problems, err := c.problems(ctx, table)
+		if err == nil && len(problems) == 0 && c.schema == SchemaFull {
+			err = c.warnUnsynced(ctx, table, engine)
+		}
 		if err != nil {
 			return newError("check", c.target(table), err)
 		}
+		single = single && engine.local()
 		if len(problems) > 0 {
 			return &Error{Op: "check", Target: c.target(table), Class: Configuration, Err: errors.New(problems.text()), Hint: problems.hint()}
 		}
 	}
+	c.single.Store(single)
 	return nil
 }
 
@@ -69,17 +78,17 @@ func (c *Client) alter(table, change string) string {
 	return fmt.Sprintf("run: ALTER TABLE %s.%s%s %s", quoteName(c.database), table, cluster, change)
 }
 
-func (c *Client) problems(ctx context.Context, table string) (problems, error) {
+func (c *Client) problems(ctx context.Context, table string) (engine, problems, error) {
 	engine, err := c.engine(ctx, table)
 	if err != nil {
-		return nil, err
+		return engine, nil, err
 	}
 	if engine.name == "" {
-		return problems{{"the table is not there", fixMissing}}, nil
+		return engine, problems{{"the table is not there", fixMissing}}, nil
 	}
 	have, err := c.columnTypes(ctx, table)
 	if err != nil {
-		return nil, err
+		return engine, nil, err
 	}
 	alter := func(change string) string { return c.alter(table, change) }
 	found := columnProblems(have, c.columns, alter)
@@ -89,7 +98,7 @@ func (c *Client) problems(ctx context.Context, table string) (problems, error) {
 			err = c.warnOfIndexes(ctx, table)
 		}
 	}
-	return found, err
+	return engine, found, err
 }
 
 // index matches the line of a CREATE TABLE that declares an index.
@@ -137,6 +146,39 @@ func (c *Client) indexes(ctx context.Context, table string) ([]string, error) {
 		return nil, fmt.Errorf("query system.data_skipping_indices: %w", err)
 	}
 	return names, nil
+}
+
+// SingleServer reports whether the table, when it was last checked, was that of one server, which is asked itself: what it says it holds
+// is all that there is. A replica may be behind another one.
+func (c *Client) SingleServer() bool { return c.single.Load() }
+
+// warnUnsynced logs the settings without which ClickHouse reports rows as stored that a power cut can still take. A merge replaces
+// parts that are on disk by one that is only in memory unless it syncs; mutations and TTL obey the settings of merges.
+func (c *Client) warnUnsynced(ctx context.Context, table string, e engine) error {
+	if len(e.unsynced(nil)) == 0 {
+		return nil
+	}
+	defaults := make(map[string]string) // the server's configuration can set them for all tables
+	rows, err := c.conn.Query(ctx, "SELECT name, value FROM system.merge_tree_settings WHERE name LIKE '%fsync%'")
+	if err != nil {
+		return fmt.Errorf("query system.merge_tree_settings: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name, value string
+		if err := rows.Scan(&name, &value); err != nil {
+			return fmt.Errorf("scan system.merge_tree_settings: %w", err)
+		}
+		defaults[name] = value
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("query system.merge_tree_settings: %w", err)
+	}
+	if unset := e.unsynced(defaults); len(unset) > 0 {
+		c.log.Warn("a power cut can take rows from the table: it does not sync all that it writes", "table", c.target(table), "unset", strings.Join(unset, ", "),
+			"statement", fmt.Sprintf("ALTER TABLE %s.%s MODIFY SETTING %s = 1", quoteName(c.database), table, strings.Join(unset, " = 1, ")))
+	}
+	return nil
 }
 
 // engine is what system.tables says of a table; the name is empty where there is none.
@@ -223,13 +265,12 @@ func (e engine) problems(alter func(change string) string) problems {
 		return nil
 	}
 	var found problems
-	replicated := strings.HasPrefix(e.name, "Replicated") || strings.HasPrefix(e.name, "Shared")
 	window := "non_replicated_deduplication_window"
-	if replicated {
+	if e.replicated() {
 		window = "replicated_deduplication_window" // has a default
 	}
 	value, set := e.setting(window)
-	if (set && value == "0") || (!set && !replicated) {
+	if (set && value == "0") || (!set && !e.replicated()) {
 		found = append(found, problem{"setting " + window + " is not set: a batch repeated after a failure would be there twice", alter("MODIFY SETTING " + window + " = 100000")})
 	}
 	if strings.Contains(e.name, "Replacing") {
@@ -241,6 +282,43 @@ func (e engine) problems(alter func(change string) string) problems {
 		}
 	}
 	return found
+}
+
+// local reports whether rows that are inserted go into parts of this server, and are on no other.
+func (e engine) local() bool {
+	return strings.HasSuffix(e.name, "MergeTree") && !e.replicated()
+}
+
+func (e engine) replicated() bool {
+	return strings.HasPrefix(e.name, "Replicated") || strings.HasPrefix(e.name, "Shared")
+}
+
+// unsynced lists the settings that would make the table sync all that it writes, and that neither it nor the server's defaults have.
+func (e engine) unsynced(defaults map[string]string) []string {
+	if !strings.HasSuffix(e.name, "MergeTree") || strings.HasPrefix(e.name, "Shared") {
+		return nil
+	}
+	var unset []string
+	// need takes settings of which one is enough.
+	need := func(names ...string) {
+		for _, name := range names {
+			value, set := e.setting(name)
+			if !set {
+				value = defaults[name]
+			}
+			if value == "1" {
+				return
+			}
+		}
+		unset = append(unset, names...)
+	}
+	need("fsync_after_insert")
+	need("fsync_part_directory")
+	need("min_rows_to_fsync_after_merge", "min_compressed_bytes_to_fsync_after_merge")
+	if e.replicated() {
+		need("min_compressed_bytes_to_fsync_after_fetch")
+	}
+	return unset
 }
 
 // setting reads a setting of the table out of the engine's text.
