@@ -19,6 +19,7 @@ require (
 	github.com/go-faster/jx v1.2.0 // JSON decoding of requests without allocation
 	github.com/google/pprof v0.0.0-20261105003125-4bf881d7fb0b // reads processor profiles, in the benchmark
 	github.com/google/uuid v1.6.0 // client_msg_no (UUIDv7) where a request, or a send of the Go client, has none
+	github.com/hanwen/go-fuse/v2 v2.12.1 // the disk that loses power, in tests
 	github.com/klauspost/compress v1.20.3 // zstd and gzip Content-Encodings
 	github.com/nats-io/nats-server/v2 v2.15.2 // the embedded server
 	github.com/nats-io/nats.go v1.55.0 // the NATS client
@@ -31,6 +32,7 @@ require (
 	go.etcd.io/bbolt v1.5.0 // the file of the Go client's queue
 	go.yaml.in/yaml/v3 v3.0.6 // the configuration file
 	golang.org/x/sync v0.24.0 // errgroup
+	golang.org/x/sys v0.49.0 // sync_file_range of that disk
 	golang.org/x/time v0.16.0 // rate limits of callers
 	google.golang.org/protobuf v1.36.12 // the records' format
 	pgregory.net/rapid v1.3.0 // property tests
@@ -49,11 +51,6 @@ require (
 	sigs.k8s.io/kustomize/api v0.21.2
 	sigs.k8s.io/kustomize/kyaml v0.21.2
 	sigs.k8s.io/yaml v1.6.0
-)
-
-require (
-	github.com/hanwen/go-fuse/v2 v2.12.1
-	golang.org/x/sys v0.49.0
 )
 
 require (
