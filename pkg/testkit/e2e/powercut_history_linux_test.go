@@ -4,11 +4,16 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
@@ -18,23 +23,25 @@ const checkpointsEvery = 30 * time.Second
 
 // moment is a time at which the power goes; until brings a deployment there that is under load.
 type moment struct {
-	name  string
-	until func(o *outage) error
+	name    string
+	until   func(o *outage) error
+	clients int   // powerClients if 0
+	disks   []int // that lose their power; all if empty
 }
 
 // moments are those of one machine.
 func moments() []moment {
 	return []moment{
-		{"under load", (*outage).someLoad},
-		{"again, seconds after a start", (*outage).again},
-		{"during a merge", func(o *outage) error { return o.statement("OPTIMIZE TABLE sendhouse.messages FINAL") }},
-		{"during a mutation", func(o *outage) error {
+		{name: "under load", until: (*outage).someLoad},
+		{name: "again, seconds after a start", until: (*outage).again},
+		{name: "during a merge", until: func(o *outage) error { return o.statement("OPTIMIZE TABLE sendhouse.messages FINAL") }},
+		{name: "during a mutation", until: func(o *outage) error {
 			return o.statement("ALTER TABLE sendhouse.messages UPDATE tag_key = concat(tag_key, '') WHERE 1 SETTINGS mutations_sync = 1")
 		}},
-		{"while rows are deleted", func(o *outage) error {
+		{name: "while rows are deleted", until: func(o *outage) error {
 			return o.expiring("ALTER TABLE sendhouse.messages DELETE WHERE expire > 0 AND toUnixTimestamp(timestamp) + expire < toUnixTimestamp(now()) SETTINGS mutations_sync = 1")
 		}},
-		{"while rows expire", func(o *outage) error {
+		{name: "while rows expire", until: func(o *outage) error {
 			return o.expiring("ALTER TABLE sendhouse.messages MATERIALIZE TTL SETTINGS mutations_sync = 1")
 		}},
 	}
@@ -87,6 +94,43 @@ func (o *outage) statement(sql string) error {
 	return o.during(sql)
 }
 
+// lightLoad is how long a light load lasts after a restart: longer than the server takes to sync what it has not synced at once.
+const lightLoad = 14 * time.Second
+
+// pastBlock fills more than a block of the message log, restarts, and goes on with little load. A server that has
+// restarted no longer knows which of its older blocks are not synced.
+func (o *outage) pastBlock() error {
+	if o.behind != nil && o.random.IntN(2) == 0 {
+		if err := o.restart(o.behind); err != nil {
+			return err
+		}
+	}
+	heavy := startLoad(o.t, o.up.api, loadConfig{
+		seed: o.random.Uint64(), name: "heavy-" + o.load.cfg.name, clients: 16, payloadBytesMax: 64 << 10,
+	})
+	heavy.await(300 + o.random.IntN(900)) // 10 to 40 MB
+	records, err := heavy.end()
+	o.records = append(o.records, records...)
+	if err != nil {
+		return err
+	}
+	if err := o.restart(o.up); err != nil {
+		return err
+	}
+	return o.wait(lightLoad)
+}
+
+// restart stops or kills the process, and starts another one in its place.
+func (o *outage) restart(next *house) error {
+	if o.random.IntN(2) == 0 {
+		o.up.Kill9()
+	} else {
+		o.up.Stop()
+	}
+	o.up = next
+	return o.start()
+}
+
 // expiring is statement with rows that have expired.
 func (o *outage) expiring(sql string) error {
 	short := startLoad(o.t, o.up.api, loadConfig{seed: o.random.Uint64(), name: "short-lived-" + o.load.cfg.name, clients: 4, expire: 1})
@@ -99,9 +143,31 @@ func (o *outage) expiring(sql string) error {
 	return o.statement(sql)
 }
 
+// clusterMoments are those of a cluster of three: one, two or all servers lose power, and mostly another one lags behind.
+func clusterMoments(random *rand.Rand) []moment {
+	var all []moment
+	for victims := 1; victims <= clusterSize; victims++ {
+		who := random.Perm(clusterSize)
+		laggard := who[victims%clusterSize]
+		all = append(all, moment{
+			name: fmt.Sprintf("%d of %d servers, while server %d lags", victims, clusterSize, laggard), disks: who[:victims],
+			until: func(o *outage) error { return o.lagging(laggard) },
+		})
+	}
+	return append(all, moment{name: "one server", disks: []int{random.IntN(clusterSize)}, until: (*outage).someLoad})
+}
+
+// lagging lets a server sleep while the two others take sends.
+func (o *outage) lagging(server int) error {
+	o.load.await(100 + o.random.IntN(1000))
+	o.servers[server].Pause()
+	o.load.await(100 + o.random.IntN(1000))
+	return nil
+}
+
 // firstStart cuts the power at some time during the very first start.
 func (o *outage) firstStart() {
-	o.interrupted()
+	o.launch()
 	o.pause(3 * time.Second)
 	o.cut("during the first start")
 }
@@ -112,21 +178,63 @@ func (o *outage) live(all []moment) error {
 	if err := o.start(); err != nil {
 		return err
 	}
-	for o.cuts < o.cutsMax {
+	return o.rounded(func() []moment { return all })
+}
+
+// rounded has rounds until there were enough cuts, each moment once before any is there again.
+func (o *outage) rounded(moments func() []moment) error {
+	for {
+		all := moments()
 		for _, i := range o.random.Perm(len(all)) {
 			if o.cuts >= o.cutsMax {
-				break
+				return nil
 			}
-			if err := o.round(all[i].name, all[i].until); err != nil {
+			if err := o.round(all[i]); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
 }
 
 // shortCuts are the cuts of each history in `make test`.
 const shortCuts = 8
+
+// history is a deployment and the moments at which it loses power.
+type history struct {
+	name string
+	live func(t *testing.T, filesystem string, seed uint64, cuts int) (*outage, error)
+}
+
+func histories() []history {
+	machine := func(moments []moment, flags ...string) func(*testing.T, string, uint64, int) (*outage, error) {
+		return func(t *testing.T, filesystem string, seed uint64, cuts int) (*outage, error) {
+			t.Helper()
+			o := newMachine(t, filesystem, seed, flags...)
+			o.cutsMax = cuts
+			return o, o.live(moments)
+		}
+	}
+	return []history{
+		{"defaults", machine(moments())},
+		{"eager", machine(append(moments(), moment{name: "near a checkpoint", until: (*outage).nearCheckpoint}),
+			"--checkpoint-interval="+checkpointsEvery.String(), "--flush-interval=100ms")},
+		{"blocks", machine([]moment{{name: "past a block boundary, after a restart", until: (*outage).pastBlock, clients: 1}})},
+		{"cluster", func(t *testing.T, filesystem string, seed uint64, cuts int) (*outage, error) {
+			t.Helper()
+			o := newOutageCluster(t, filesystem, seed, cmp.Or(os.Getenv("POWERCUT_SYNC_INTERVAL"), shippedSyncInterval(t)))
+			o.cutsMax = cuts
+			return o, o.rounded(func() []moment { return clusterMoments(o.random) })
+		}},
+	}
+}
+
+// shippedSyncInterval is what the configuration that is shipped says of syncing.
+func shippedSyncInterval(t *testing.T) string {
+	t.Helper()
+	found := regexp.MustCompile(`(?m)^\s*sync_interval:\s*"?(\w+)"?\s*$`).FindStringSubmatch(shipped(t, "nats-server.conf"))
+	require.NotNil(t, found)
+	return found[1]
+}
 
 // TestEndToEndPowerCut cuts the power of a deployment again and again, at all kinds of moments, and after each recovery
 // holds everything that was ever answered against what is there. `make powercut` does it more often, on all file systems.
@@ -134,23 +242,14 @@ func TestEndToEndPowerCut(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
 	for _, filesystem := range strings.Split(cmp.Or(os.Getenv("POWERCUT_FS"), "ext4"), ",") {
-		for name, flags := range histories() {
-			if only := os.Getenv("POWERCUT_HISTORY"); only != "" && !slices.Contains(strings.Split(only, ","), name) {
+		for _, h := range histories() {
+			if only := os.Getenv("POWERCUT_HISTORY"); only != "" && !slices.Contains(strings.Split(only, ","), h.name) {
 				continue
 			}
-			t.Run(name+" on "+filesystem, func(t *testing.T) { //nolint:paralleltest // one at a time is load enough
-				o := newMachine(t, filesystem, seed, flags...)
-				o.cutsMax = numberOf(t, "POWERCUT_CUTS", shortCuts)
-				o.require(name, o.live(moments()))
+			t.Run(h.name+" on "+filesystem, func(t *testing.T) { //nolint:paralleltest // one at a time is load enough
+				o, err := h.live(t, filesystem, seed, numberOf(t, "POWERCUT_CUTS", shortCuts))
+				o.require(h.name, err)
 			})
 		}
-	}
-}
-
-// histories are the settings of one machine, by name.
-func histories() map[string][]string {
-	return map[string][]string{
-		"defaults": nil,
-		"eager":    {"--checkpoint-interval=" + checkpointsEvery.String(), "--flush-interval=100ms"},
 	}
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ const (
 	retryClients   = 32
 	powerClients   = 32
 	statementLimit = 30 * time.Second
+	// behindInterval is longer than the server takes to sync what it has not synced at once.
+	behindInterval = time.Minute
 )
 
 // outage is a deployment that loses power again and again, with clients that keep what they were answered. What it
@@ -44,14 +47,16 @@ type outage struct {
 	filesystem string
 	cutsMax    int
 
-	disks     []*powercut.Disk
-	processes [][]*testkit.Process // that write to each disk
-	// start launches what is not running, and waits until all are ready.
-	start func() error
-	// interrupted launches what is not running and returns at once: the next cut comes during the recovery.
-	interrupted func()
+	disks []*powercut.Disk
+	// processes are those that write to a disk.
+	processes func(disk int) []*testkit.Process
+	// launch starts what is not running, without waiting.
+	launch func()
 
-	up      *house // has the API and ClickHouse
+	up      *house                // has the API and ClickHouse
+	usual   *house                // what up is again after a cut
+	behind  *house                // the same with a writer that is slow
+	servers []*testkit.NATSServer // of a cluster, one on each disk
 	natsURL string
 	table   *table
 
@@ -82,15 +87,52 @@ func newMachine(t *testing.T, filesystem string, seed uint64, flags ...string) *
 	disk := powercut.NewDisk(t, filesystem)
 	o.disks = []*powercut.Disk{disk}
 	o.up = newUpOn(t, disk.Path()+"/data", flags...)
-	o.processes = [][]*testkit.Process{{o.up.Process}}
+	o.usual, o.behind = o.up, o.up.with(t, "--flush-interval="+behindInterval.String())
 	o.natsURL = "nats://" + o.up.nats
 	o.table = embeddedTable(t, o.up)
-	o.interrupted = o.up.Launch
-	o.start = func() error {
-		o.up.Launch()
-		return o.ready()
-	}
+	o.processes = func(int) []*testkit.Process { return []*testkit.Process{o.up.Process} }
+	o.launch = func() { o.up.Launch() }
 	return o
+}
+
+// newOutageCluster prepares three NATS servers, each on a disk of its own, and starts `sendhouse up` on a disk that keeps its
+// power.
+func newOutageCluster(t *testing.T, filesystem string, seed uint64, syncInterval string) *outage {
+	t.Helper()
+	missingDisks(t, filesystem)
+	o := &outage{t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 3)), filesystem: filesystem}
+	options := testkit.NATSOptions{SyncInterval: syncInterval}
+	for range clusterSize {
+		disk := powercut.NewDisk(t, filesystem)
+		o.disks = append(o.disks, disk)
+		options.StoreDirs = append(options.StoreDirs, disk.Path()+"/jetstream")
+	}
+	o.servers = testkit.StartNATSCluster(t, options)
+	o.natsURL = urlOf(o.servers)
+	o.up = newUp(t, "--nats-url="+o.natsURL, "--replicas=3", "--flush-interval=200ms")
+	o.usual = o.up
+	o.processes = func(disk int) []*testkit.Process { return []*testkit.Process{o.servers[disk].Process} }
+	o.launch = func() {
+		for _, s := range o.servers {
+			select {
+			case <-s.Done():
+				s.Launch()
+			default:
+			}
+		}
+	}
+	o.up.Start()
+	o.table = embeddedTable(t, o.up)
+	return o
+}
+
+// start starts what is not running, and waits until all are ready.
+func (o *outage) start() error {
+	o.launch()
+	for _, s := range o.servers {
+		s.WaitReady()
+	}
+	return o.ready()
 }
 
 // ready waits until the deployment serves.
@@ -115,8 +157,8 @@ func (o *outage) ready() error {
 }
 
 // begin starts the clients of a round.
-func (o *outage) begin() {
-	o.load = startLoad(o.t, o.up.api, loadConfig{seed: o.random.Uint64(), name: fmt.Sprintf("r%d-", o.rounds), clients: powerClients})
+func (o *outage) begin(clients int) {
+	o.load = startLoad(o.t, o.up.api, loadConfig{seed: o.random.Uint64(), name: fmt.Sprintf("r%d-", o.rounds), clients: clients})
 }
 
 // cut cuts the power of some of the disks, or of all, and turns it on again. The processes on them are dead then.
@@ -130,7 +172,7 @@ func (o *outage) cut(when string, disks ...int) {
 	var off []*powercut.Disk
 	var processes []*testkit.Process
 	for _, i := range disks {
-		off, processes = append(off, o.disks[i]), append(processes, o.processes[i]...)
+		off, processes = append(off, o.disks[i]), append(processes, o.processes(i)...)
 	}
 	if o.random.IntN(2) == 0 {
 		for _, d := range off {
@@ -148,43 +190,53 @@ func (o *outage) cut(when string, disks ...int) {
 	for _, d := range off {
 		d.PowerOn()
 	}
+	o.up = o.usual
 	o.cuts++
 	o.t.Logf("cut %d, %s, of disks %v: %v", o.cuts, when, disks, cuts)
 }
 
 // round is one or more cuts with a check behind them. until brings the deployment, which is under load, to the moment of
 // the cut.
-func (o *outage) round(name string, until func(o *outage) error) error {
+func (o *outage) round(m moment) error {
 	o.rounds++
 	begun := time.Now()
-	o.begin()
-	if err := until(o); err != nil {
-		return fmt.Errorf("before a cut (%s): %w", name, err)
+	o.begin(cmp.Or(m.clients, powerClients))
+	if err := m.until(o); err != nil {
+		return fmt.Errorf("before a cut (%s): %w", m.name, err)
 	}
-	o.cut(name)
+	o.cut(m.name, m.disks...)
+	for _, s := range o.servers {
+		s.Resume()
+	}
 	for o.cuts < o.cutsMax && o.random.IntN(4) == 0 {
-		o.interrupted()
+		o.launch()
 		o.pause(1500 * time.Millisecond)
-		o.cut("during the recovery")
+		o.cut("during the recovery", m.disks...)
 	}
 	if err := o.start(); err != nil {
 		return err
 	}
 	if err := o.check(); err != nil {
-		return fmt.Errorf("after cut %d (%s): %w", o.cuts, name, err)
+		return fmt.Errorf("after cut %d (%s): %w", o.cuts, m.name, err)
 	}
-	o.t.Logf("round %d: %d sends answered, nothing wrong; %.1fs, of which the check took %.1fs",
-		o.rounds, len(o.records), time.Since(begun).Seconds(), o.verified.Seconds())
+	o.t.Logf("round %d: %d sends answered so far, all well; %.1fs, of which the check took %.1fs; what else the clients saw: %v",
+		o.rounds, len(o.records), time.Since(begun).Seconds(), o.verified.Seconds(), o.load.outcomes)
 	return nil
 }
 
 // pause lets some time pass, at most so much: for power goes at any time.
 func (o *outage) pause(most time.Duration) {
-	timer := time.NewTimer(time.Duration(o.random.Int64N(int64(most))))
+	_ = o.wait(time.Duration(o.random.Int64N(int64(most)))) // what comes next ends with the context, too
+}
+
+func (o *outage) wait(d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return nil
 	case <-o.t.Context().Done():
+		return o.t.Context().Err()
 	}
 }
 
@@ -262,9 +314,18 @@ func (o *outage) rows() error {
 		v = inspect(o.table.rows(o.t), o.records)
 	}
 	if len(v.problems) > 0 {
-		return fmt.Errorf("%s:\n  %s", v.summary(), strings.Join(v.problems[:min(5, len(v.problems))], "\n  "))
+		return &wrongRows{v}
 	}
 	return nil
+}
+
+// wrongRows is the error of rows that are not what was answered.
+type wrongRows struct{ *verification }
+
+// Error says how many, and which first.
+func (e *wrongRows) Error() string {
+	const most = 5
+	return e.summary() + ":\n  " + strings.Join(e.problems[:min(most, len(e.problems))], "\n  ")
 }
 
 // audit has the service compare its logs and the rows.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 )
 
 const (
@@ -48,6 +49,8 @@ type cache struct {
 	flushes uint64
 	// frozen holds all writes and flushes back: the power is off and nothing can be answered.
 	frozen bool
+	// armed is closed, and the power gone, when the next flush arrives; nil if none is waited for.
+	armed chan struct{}
 	// dead means that the power was cut: writes last until the restore and flushes do nothing.
 	dead bool
 }
@@ -120,6 +123,10 @@ func (c *cache) write(data []byte, offset int64) error {
 func (c *cache) flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.armed != nil {
+		close(c.armed)
+		c.armed, c.frozen = nil, true
+	}
 	for c.frozen {
 		c.thawed.Wait()
 	}
@@ -180,6 +187,24 @@ type Cut struct {
 
 func (c Cut) String() string {
 	return fmt.Sprintf("kept %s: %d of %d unflushed blocks, after %d flushes", c.Outcome, c.Kept, c.Cached, c.Flushes)
+}
+
+// atFlush waits until a flush arrives, and leaves it and all that follows unanswered until release: the cut that
+// comes next finds everything that the flush was meant for. It gives up when the limit is over.
+func (c *cache) atFlush(limit time.Duration) {
+	c.mu.Lock()
+	arrived := make(chan struct{})
+	c.armed = arrived
+	c.mu.Unlock()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-arrived:
+	case <-timer.C:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.armed = nil
+	}
 }
 
 // cut takes the power away, and holds writes and flushes back until release. What survives is in the
