@@ -152,13 +152,13 @@ jetstream { store_dir: %q, sync_interval: %s, max_memory_store: 256MB, max_file_
 		Name:  s.Name,
 		Path:  natsBinary(t),
 		Args:  []string{"--config", file},
-		Ready: s.ready,
+		Ready: s.Healthy,
 	})
 	return s
 }
 
-// ready asks the server's own health check, then JetStream through a connection of its own.
-func (s *NATSServer) ready(ctx context.Context) error {
+// Healthy asks the server's own health check, then JetStream through a connection of its own.
+func (s *NATSServer) Healthy(ctx context.Context) error {
 	if err := s.healthy(ctx); err != nil {
 		return err
 	}

@@ -27,6 +27,8 @@ type moment struct {
 	until   func(o *outage) error
 	clients int   // powerClients if 0
 	disks   []int // that lose their power; all if empty
+	// rewrites means that ClickHouse makes parts of others.
+	rewrites bool
 }
 
 // moments are those of one machine.
@@ -34,14 +36,14 @@ func moments() []moment {
 	return []moment{
 		{name: "under load", until: (*outage).someLoad},
 		{name: "again, seconds after a start", until: (*outage).again},
-		{name: "during a merge", until: func(o *outage) error { return o.statement("OPTIMIZE TABLE sendhouse.messages FINAL") }},
-		{name: "during a mutation", until: func(o *outage) error {
+		{name: "during a merge", rewrites: true, until: func(o *outage) error { return o.statement("OPTIMIZE TABLE sendhouse.messages FINAL") }},
+		{name: "during a mutation", rewrites: true, until: func(o *outage) error {
 			return o.statement("ALTER TABLE sendhouse.messages UPDATE tag_key = concat(tag_key, '') WHERE 1 SETTINGS mutations_sync = 1")
 		}},
-		{name: "while rows are deleted", until: func(o *outage) error {
+		{name: "while rows are deleted", rewrites: true, until: func(o *outage) error {
 			return o.expiring("ALTER TABLE sendhouse.messages DELETE WHERE expire > 0 AND toUnixTimestamp(timestamp) + expire < toUnixTimestamp(now()) SETTINGS mutations_sync = 1")
 		}},
-		{name: "while rows expire", until: func(o *outage) error {
+		{name: "while rows expire", rewrites: true, until: func(o *outage) error {
 			return o.expiring("ALTER TABLE sendhouse.messages MATERIALIZE TTL SETTINGS mutations_sync = 1")
 		}},
 	}
@@ -172,11 +174,16 @@ func (o *outage) firstStart() {
 	o.cut("during the first start")
 }
 
-// live is the life of one machine, over so many cuts.
-func (o *outage) live(all []moment) error {
+// live is the life of one machine, over so many cuts. The statements are executed once, after the first start.
+func (o *outage) live(all []moment, statements ...string) error {
 	o.firstStart()
 	if err := o.start(); err != nil {
 		return err
+	}
+	for _, sql := range statements {
+		if err := o.up.try(o.t.Context(), sql); err != nil {
+			return err
+		}
 	}
 	return o.rounded(func() []moment { return all })
 }
@@ -251,5 +258,68 @@ func TestEndToEndPowerCut(t *testing.T) {
 				o.require(h.name, err)
 			})
 		}
+	}
+}
+
+// neverSynced makes ClickHouse forget what the table is made with: it then syncs what is inserted, and no part that it
+// makes of others.
+const neverSynced = "ALTER TABLE sendhouse.messages MODIFY SETTING min_rows_to_fsync_after_merge = 0, min_compressed_bytes_to_fsync_after_merge = 0"
+
+// mistakeCuts bound the search for the harm of a mistake.
+const mistakeCuts = 40
+
+// TestEndToEndPowerCutMistakes makes a mistake on purpose, and wants the check to see what it does.
+func TestEndToEndPowerCutMistakes(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("POWERCUT_HISTORY") != "" {
+		t.Skip("only some histories are wanted")
+	}
+	seed := newSeed(t)
+	rewrites := slices.DeleteFunc(moments(), func(m moment) bool { return !m.rewrites })
+	for name, c := range map[string]struct {
+		long bool // only in make powercut
+		live func(t *testing.T, seed uint64, cuts int) (*outage, error)
+		seen func(err error) bool
+	}{
+		"no sync after merges": {
+			live: func(t *testing.T, seed uint64, cuts int) (*outage, error) {
+				t.Helper()
+				o := newMachine(t, "ext4", seed, "--flush-interval=100ms")
+				o.cutsMax = cuts
+				return o, o.live(rewrites, neverSynced)
+			},
+			seen: func(err error) bool {
+				var rows *wrongRows
+				return errors.As(err, &rows) && rows.lost > 0
+			},
+		},
+		"a cluster that syncs in the background": {
+			long: true,
+			live: func(t *testing.T, seed uint64, cuts int) (*outage, error) {
+				t.Helper()
+				o := newOutageCluster(t, "ext4", seed, "10s")
+				o.cutsMax = cuts
+				return o, o.rounded(func() []moment { return clusterMoments(o.random) })
+			},
+			seen: func(err error) bool { return err != nil },
+		},
+	} {
+		t.Run(name, func(t *testing.T) { //nolint:paralleltest // one at a time is load enough
+			if c.long && os.Getenv("POWERCUT_CUTS") == "" {
+				t.Skip("make powercut runs it")
+			}
+			var seen []error
+			for cuts := 0; cuts < mistakeCuts; {
+				o, err := c.live(t, seed+uint64(cuts), mistakeCuts-cuts)
+				cuts += o.cuts
+				seen = append(seen, err)
+				if c.seen(err) {
+					t.Logf("seen after %d cuts: %v", cuts, err)
+					return
+				}
+				o.stop()
+			}
+			require.Fail(t, "the mistake was not seen", "in %d cuts; what was: %v", mistakeCuts, seen)
+		})
 	}
 }

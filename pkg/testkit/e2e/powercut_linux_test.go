@@ -23,7 +23,8 @@ import (
 
 const (
 	// recoverTimeout bounds how long a start after a cut may take.
-	recoverTimeout = time.Minute
+	// The servers of a cluster take longest, which elect and copy after it.
+	recoverTimeout = 3 * time.Minute
 	// derivedTimeout bounds how long what was answered may take to become rows after a cut.
 	derivedTimeout = 30 * time.Second
 	// retryWindow is how old an answer may be that a retry must get again: less than the deduplication
@@ -109,7 +110,7 @@ func newOutageCluster(t *testing.T, filesystem string, seed uint64, syncInterval
 	}
 	o.servers = testkit.StartNATSCluster(t, options)
 	o.natsURL = urlOf(o.servers)
-	o.up = newUp(t, "--nats-url="+o.natsURL, "--replicas=3", "--flush-interval=200ms")
+	o.up = newUp(t, "--nats-url="+o.natsURL, "--replicas=3", "--partitions=1", "--flush-interval=200ms")
 	o.usual = o.up
 	o.processes = func(disk int) []*testkit.Process { return []*testkit.Process{o.servers[disk].Process} }
 	o.launch = func() {
@@ -130,7 +131,9 @@ func newOutageCluster(t *testing.T, filesystem string, seed uint64, syncInterval
 func (o *outage) start() error {
 	o.launch()
 	for _, s := range o.servers {
-		s.WaitReady()
+		if err := testkit.Await(o.t.Context(), recoverTimeout, s.Healthy); err != nil {
+			return fmt.Errorf("start %s after a cut: %w", s.Name, err)
+		}
 	}
 	return o.ready()
 }
@@ -381,6 +384,15 @@ func (h *house) try(ctx context.Context, sql string) error {
 		return fmt.Errorf("%s: %s", sql, resp.Status)
 	}
 	return nil
+}
+
+// stop kills what runs, so that another deployment can have the machine.
+func (o *outage) stop() {
+	o.load.stop()
+	o.up.Signal(syscall.SIGKILL)
+	for _, s := range o.servers {
+		s.Signal(syscall.SIGKILL)
+	}
 }
 
 // require fails the test with what went wrong and how to do it again.
