@@ -36,14 +36,14 @@ func moments() []moment {
 	return []moment{
 		{name: "under load", until: (*outage).someLoad},
 		{name: "again, seconds after a start", until: (*outage).again},
-		{name: "during a merge", rewrites: true, until: func(o *outage) error { return o.statement("OPTIMIZE TABLE sendhouse.messages FINAL") }},
-		{name: "during a mutation", rewrites: true, until: func(o *outage) error {
+		{name: "during a merge", rewrites: true, clients: 6, until: func(o *outage) error { return o.statement("OPTIMIZE TABLE sendhouse.messages FINAL") }},
+		{name: "during a mutation", rewrites: true, clients: 6, until: func(o *outage) error {
 			return o.statement("ALTER TABLE sendhouse.messages UPDATE tag_key = concat(tag_key, '') WHERE 1 SETTINGS mutations_sync = 1")
 		}},
-		{name: "while rows are deleted", rewrites: true, until: func(o *outage) error {
+		{name: "while rows are deleted", rewrites: true, clients: 6, until: func(o *outage) error {
 			return o.expiring("ALTER TABLE sendhouse.messages DELETE WHERE expire > 0 AND toUnixTimestamp(timestamp) + expire < toUnixTimestamp(now()) SETTINGS mutations_sync = 1")
 		}},
-		{name: "while rows expire", rewrites: true, until: func(o *outage) error {
+		{name: "while rows expire", rewrites: true, clients: 6, until: func(o *outage) error {
 			return o.expiring("ALTER TABLE sendhouse.messages MATERIALIZE TTL SETTINGS mutations_sync = 1")
 		}},
 	}
@@ -91,7 +91,7 @@ func (o *outage) nearCheckpoint() error {
 
 // statement runs a statement on a table that has some parts.
 func (o *outage) statement(sql string) error {
-	o.load.await(200 + o.random.IntN(2000))
+	o.load.await(200 + o.random.IntN(500))
 	o.pause(2 * time.Second) // until some of it are rows
 	return o.during(sql)
 }

@@ -35,6 +35,8 @@ const (
 	retryClients   = 32
 	powerClients   = 32
 	statementLimit = 30 * time.Second
+	// sourcesGone is how soon ClickHouse has removed the parts that others were made of.
+	sourcesGone = 4 * time.Second
 	// behindInterval is longer than the server takes to sync what it has not synced at once.
 	behindInterval = time.Minute
 )
@@ -365,7 +367,7 @@ func (o *outage) during(sql string) error {
 	if err := <-done; err != nil {
 		return err
 	}
-	o.pause(time.Second)
+	o.pause(sourcesGone)
 	return nil
 }
 
