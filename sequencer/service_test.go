@@ -3,6 +3,7 @@ package sequencer
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/audit"
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
@@ -597,4 +599,25 @@ func TestReadingAheadIsBounded(t *testing.T) {
 		require.Less(t, h.nc.Stats().InMsgs-came, last+ahead)
 	}
 	require.Empty(t, dropped)
+}
+
+// TestAPartitionThatIsNotAdmitted is refused with what keeps it from being sequenced.
+func TestAPartitionThatIsNotAdmitted(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	s := newService(h)
+	require.NoError(t, s.admit(h.ctx, 0))
+	reason := errors.New("the table is ahead")
+	s.deps.Admit = func(_ context.Context, partition int) error {
+		require.Zero(t, partition)
+		return reason
+	}
+	err := s.admit(h.ctx, 0)
+	require.ErrorIs(t, err, reason)
+	require.ErrorIs(t, err, runner.ErrMissing)
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
+	err = s.admit(h.ctx, 0)
+	require.ErrorIs(t, err, broker.ErrLost)
+	require.ErrorIs(t, err, runner.ErrMissing)
+	require.ErrorContains(t, err, "sendhouse repair wal --partition 0")
 }
