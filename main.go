@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/ingest"
+	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/broker"
@@ -30,6 +31,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
 	"github.com/sendhouse/sendhouse/pkg/process"
+	"github.com/sendhouse/sendhouse/pkg/repair"
 	"github.com/sendhouse/sendhouse/pkg/replay"
 	"github.com/sendhouse/sendhouse/pkg/tail"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
@@ -77,8 +79,12 @@ type cli struct {
 		Purge   deadletter.PurgeCommand `cmd:"" help:"Remove dead letters for good, and with them what they hold."`
 	} `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
 	Repair struct {
-		MessageLog sequencer.RepairMessageLogCommand `cmd:"" help:"Derive a partition's message log again, from its first wrong record on."`
-		WAL        sequencer.RepairWALCommand        `cmd:"" name:"wal" help:"Continue a partition whose write-ahead log has lost records that were answered, from what the message log has of them."`
+		Deployment  repair.DeploymentCommand          `cmd:"" help:"Write the record of the deployment again, from what its streams say."`
+		MessageLog  sequencer.RepairMessageLogCommand `cmd:"" help:"Derive a partition's message log again, from its first wrong record on."`
+		WAL         sequencer.RepairWALCommand        `cmd:"" name:"wal" help:"Continue a partition whose write-ahead log has lost records that were answered, from what the message log has of them."`
+		Permissions permission.RepairCommand          `cmd:"" help:"Make the bucket of permissions again with the records that can be read."`
+		Positions   writer.RepairPositionsCommand     `cmd:"" help:"Make the writers' positions again that are missing, from the rows of the table."`
+		Table       writer.RepairTableCommand         `cmd:"" help:"Make missing tables and views, and record that the table is the one that the deployment writes into."`
 	} `cmd:"" help:"Mend what a refusal or an alert has named. Each repair says what it would do and does it with --yes; it may be run again."`
 	Migrate migrateCommand `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version versionCommand `cmd:"" help:"Print the version and exit."`
@@ -104,7 +110,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		ctx, stop := lifecycle.WithSignals(context.Background(), log)
 		defer stop()
 		p := process.New(log, level)
-		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask}, replay.OpenWAL(sequencer.NewReplaySource))
+		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS}, replay.OpenWAL(sequencer.NewReplaySource))
 	}
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))

@@ -3,6 +3,7 @@ package sequencer
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -651,4 +652,26 @@ func TestReadingAheadIsBounded(t *testing.T) {
 		require.Less(t, h.nc.Stats().InMsgs-came, last+ahead)
 	}
 	require.Empty(t, dropped)
+}
+
+// TestAPartitionThatIsNotAdmitted is refused with what keeps it from being sequenced.
+func TestAPartitionThatIsNotAdmitted(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	s, stop := h.start()
+	stop()
+	require.NoError(t, s.admit(h.ctx, 0))
+	reason := errors.New("the table is ahead")
+	s.deps.Admit = func(_ context.Context, partition int) error {
+		require.Zero(t, partition)
+		return reason
+	}
+	err := s.admit(h.ctx, 0)
+	require.ErrorIs(t, err, reason)
+	require.ErrorIs(t, err, runner.ErrRefused)
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
+	err = s.admit(h.ctx, 0)
+	require.ErrorIs(t, err, broker.ErrLost)
+	require.ErrorIs(t, err, runner.ErrRefused)
+	require.ErrorContains(t, err, "sendhouse repair wal --partition 0")
 }

@@ -397,6 +397,9 @@ func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 	if state.LastSeq == 0 || since.UnixMilli() <= 0 {
 		since = time.Time{}
 	}
+	if there, err := client.Exists(ctx); err != nil || !there { // the writer makes it
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
 	last, found, err := client.LastRow(ctx, partition, since)
 	if err != nil || !found || last.WALSeq <= state.LastSeq {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all

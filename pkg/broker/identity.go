@@ -45,7 +45,7 @@ func planStreams(record recordedDeployment, there map[string]*jetstream.StreamIn
 		case err != nil && partition < 0:
 			return nil, err
 		case err != nil:
-			plan[want.Name], refused[partition] = leave, err
+			plan[want.Name], refused[partition] = leave, errors.Join(refused[partition], err)
 		case cutting[want.Name]:
 			plan[want.Name] = await
 		case info != nil:
@@ -53,7 +53,7 @@ func planStreams(record recordedDeployment, there map[string]*jetstream.StreamIn
 		case !record.complete():
 			plan[want.Name] = makeFirst
 		case kind == topology.KindWAL, kind == topology.KindMessages && !isWhole(there[topology.WALStream(partition)]):
-			plan[want.Name], refused[partition] = leave, lost(want.Name)
+			plan[want.Name], refused[partition] = leave, errors.Join(refused[partition], lost(want.Name))
 		case want.Name == "KV_"+topology.PermissionBucket:
 			plan[want.Name] = leave
 		default:
@@ -110,7 +110,7 @@ func lost(stream string) error {
 	case topology.KindWAL:
 		return fmt.Errorf("stream %s: %w, and with it which numbers were given out; a new one would give them out twice (`nats stream restore` from a backup, or `sendhouse repair wal --partition %d`, which continues behind the message log)", stream, ErrLost, partition)
 	case topology.KindMessages:
-		return fmt.Errorf("stream %s: %w, and the write-ahead log, which was trimmed, makes only its end again (`nats stream restore` from a backup, or `sendhouse repair message-log --partition %d`)", stream, ErrLost, partition)
+		return fmt.Errorf("stream %s: %w, and the write-ahead log, which was trimmed or is lost, does not make all of it again (`nats stream restore` from a backup, or `sendhouse repair message-log --partition %d`)", stream, ErrLost, partition)
 	case topology.KindKeyValue:
 		return fmt.Errorf("stream %s: %w, and with it who may send; until it is back no send is taken (`nats stream restore` from a backup, or `sendhouse repair permissions`)", stream, ErrLost)
 	case topology.KindDeadLetters, topology.KindObjects:

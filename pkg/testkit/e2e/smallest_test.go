@@ -19,9 +19,6 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// refusalTimeout is what a start may take to refuse what is damaged, and to serve the rest.
-const refusalTimeout = 15 * time.Second
-
 // sendTo posts a send to a channel of a partition, of two.
 func (h *house) sendTo(ctx context.Context, t *testing.T, partition int, no string) (asked, error) {
 	t.Helper()
