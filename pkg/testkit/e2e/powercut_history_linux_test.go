@@ -213,19 +213,19 @@ type history struct {
 }
 
 func histories() []history {
-	machine := func(moments []moment, flags ...string) func(*testing.T, string, uint64, int) (*outage, error) {
+	machine := func(moments []moment, statements []string, flags ...string) func(*testing.T, string, uint64, int) (*outage, error) {
 		return func(t *testing.T, filesystem string, seed uint64, cuts int) (*outage, error) {
 			t.Helper()
 			o := newMachine(t, filesystem, seed, flags...)
 			o.cutsMax = cuts
-			return o, o.live(moments)
+			return o, o.live(moments, statements...)
 		}
 	}
 	return []history{
-		{"defaults", machine(moments())},
-		{"eager", machine(append(moments(), moment{name: "near a checkpoint", until: (*outage).nearCheckpoint}),
+		{"defaults", machine(moments(), nil)},
+		{"eager", machine(append(moments(), moment{name: "near a checkpoint", until: (*outage).nearCheckpoint}), []string{removedSoon},
 			"--checkpoint-interval="+checkpointsEvery.String(), "--flush-interval=100ms")},
-		{"blocks", machine([]moment{{name: "past a block boundary, after a restart", until: (*outage).pastBlock, clients: 1}})},
+		{"blocks", machine([]moment{{name: "past a block boundary, after a restart", until: (*outage).pastBlock, clients: 1}}, nil)},
 		{"cluster", func(t *testing.T, filesystem string, seed uint64, cuts int) (*outage, error) {
 			t.Helper()
 			o := newOutageCluster(t, filesystem, seed, cmp.Or(os.Getenv("POWERCUT_SYNC_INTERVAL"), shippedSyncInterval(t)))
@@ -261,6 +261,11 @@ func TestEndToEndPowerCut(t *testing.T) {
 	}
 }
 
+// removedSoon has ClickHouse remove the parts that others were made of within seconds, which on a quiet table it
+// puts off for minutes: until then it can fall back on them.
+const removedSoon = "ALTER TABLE sendhouse.messages MODIFY SETTING cleanup_delay_period = 1, max_cleanup_delay_period = 1, " +
+	"cleanup_delay_period_random_add = 0, merge_tree_clear_old_parts_interval_seconds = 1"
+
 // neverSynced makes ClickHouse forget what the table is made with: it then syncs what is inserted, and no part that it
 // makes of others.
 const neverSynced = "ALTER TABLE sendhouse.messages MODIFY SETTING min_rows_to_fsync_after_merge = 0, min_compressed_bytes_to_fsync_after_merge = 0"
@@ -286,7 +291,7 @@ func TestEndToEndPowerCutMistakes(t *testing.T) {
 				t.Helper()
 				o := newMachine(t, "ext4", seed, "--flush-interval=100ms")
 				o.cutsMax = cuts
-				return o, o.live(rewrites, neverSynced)
+				return o, o.live(rewrites, removedSoon, neverSynced)
 			},
 			seen: func(err error) bool {
 				var rows *wrongRows
