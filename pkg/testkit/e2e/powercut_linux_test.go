@@ -319,16 +319,16 @@ func (o *outage) rows() error {
 		v = inspect(o.table.rows(o.t), o.records)
 	}
 	if len(v.problems) > 0 {
-		return &wrongRows{v}
+		return &rowsError{v}
 	}
 	return nil
 }
 
-// wrongRows is the error of rows that are not what was answered.
-type wrongRows struct{ *verification }
+// rowsError is the error of rows that are not what was answered.
+type rowsError struct{ *verification }
 
 // Error says how many, and which first.
-func (e *wrongRows) Error() string {
+func (e *rowsError) Error() string {
 	const most = 5
 	return e.summary() + ":\n  " + strings.Join(e.problems[:min(most, len(e.problems))], "\n  ")
 }

@@ -43,7 +43,7 @@ var makers = map[string][]string{
 
 // Missing returns an error that names what this machine lacks for disks with the file system, or nil.
 func Missing(filesystem string) error {
-	make, known := makers[filesystem]
+	maker, known := makers[filesystem]
 	if !known {
 		return fmt.Errorf("file system %q: want ext4, xfs or btrfs", filesystem)
 	}
@@ -58,7 +58,7 @@ func Missing(filesystem string) error {
 			missing = append(missing, err)
 		}
 	}
-	for _, tool := range []string{make[0], "losetup", "mount"} {
+	for _, tool := range []string{maker[0], "losetup", "mount"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			missing = append(missing, fmt.Errorf("%w (Debian has it in e2fsprogs, xfsprogs, btrfs-progs or mount)", err))
 		}
