@@ -63,6 +63,7 @@ func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	asked := topology.DefaultDeployment()
 	asked.Partitions = partitions
 	options := topology.DefaultOptions()
+	options.MessagesAsync = true // as 'sendhouse up' has it
 	options.WALBytesMax, options.MessagesBytesMax = config.ByteSize(partitions)*64<<20, config.ByteSize(partitions)*4<<30
 	deployment, err := broker.EnsureDeployment(ctx, js, asked, options)
 	require.NoError(t, err)
