@@ -68,9 +68,16 @@ func (h *harness) ensure() {
 
 // start runs a sequencer; the returned function stops it and waits.
 func (h *harness) start() (*Service, func()) {
+	s := h.service()
+	return s, h.run(s)
+}
+
+// service makes a sequencer that does not run yet.
+func (h *harness) service() *Service {
+	h.t.Helper()
 	s, err := New(h.config, Deps{NATS: h.nc, Answers: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Tracer: h.tracer})
 	require.NoError(h.t, err)
-	return s, h.run(s)
+	return s
 }
 
 // run runs a sequencer; the returned function stops it and waits.

@@ -658,8 +658,7 @@ func TestReadingAheadIsBounded(t *testing.T) {
 func TestAPartitionThatIsNotAdmitted(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	s, stop := h.start()
-	stop()
+	s := h.service()
 	require.NoError(t, s.admit(h.ctx, 0))
 	reason := errors.New("the table is ahead")
 	s.deps.Admit = func(_ context.Context, partition int) error {
