@@ -103,7 +103,7 @@ func (s *Service) Check() error {
 // hands over what is derived and gives them back. A partition that fails recovers
 // by itself; Run returns an error only where trying again cannot help.
 func (s *Service) Run(ctx context.Context) error {
-	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.cfg.LeaseTTL, s.deps.Replicas)
+	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.deps.Replicas)
 	if err != nil {
 		return fmt.Errorf("sequencer: %w", err)
 	}
@@ -113,7 +113,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	balancer, err := lease.New(kv, lease.Config{
 		Role: leaseRole, Instance: instance, Partitions: s.deps.Deployment.Partitions, TTL: s.cfg.LeaseTTL,
-		Sole: s.deps.Instance != "", Logger: s.log, Status: s.status,
+		Logger: s.log, Status: s.status,
 	}, s.hold)
 	if err != nil {
 		return fmt.Errorf("sequencer: %w", err)
@@ -183,10 +183,12 @@ func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 }
 
 func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Logger, m *runner.PartitionMetrics, caughtUp func()) (err error) {
+	owns := func() bool { return l.Await(ctx) }
 	logs, err := openLogs(s.deps.NATS, s.deps.Answers, s.deps.JetStream, l.Partition, s.deps.Tracer != nil)
 	if err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
+	logs.owns = owns
 	defer func() { err = errors.Join(err, logs.close()) }()
 	if err := broker.ResumeCut(ctx, s.deps.JetStream, topology.MessagesStream(l.Partition)); err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
@@ -199,7 +201,7 @@ func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Lo
 		Partition:       l.Partition,
 		DedupWindow:     s.deps.Deployment.DedupWindow,
 		DedupEntriesMax: s.deps.Deployment.DedupEntriesMax,
-	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: log, Metrics: m, Now: time.Now, MayWrite: l.Good, CaughtUp: caughtUp, Tracer: s.deps.Tracer})
+	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: log, Metrics: m, Now: time.Now, MayWrite: owns, CaughtUp: caughtUp, Tracer: s.deps.Tracer})
 	s.update(func() { s.running[l.Partition] = p })
 	defer s.update(func() { delete(s.running, l.Partition) })
 	return p.Run(ctx, drainTimeout)
