@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -306,7 +307,7 @@ func TestEmbeddedRefusesClearly(t *testing.T) {
 
 	used := t.TempDir()
 	startEmbedded(t, used)
-	require.ErrorContains(t, start(used, "127.0.0.1:0"), "in use by another process")
+	require.ErrorContains(t, start(used, "127.0.0.1:0"), "is in use: process "+strconv.Itoa(os.Getpid()))
 
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -89,7 +89,7 @@ func Open(config Config) (*Engine, error) {
 }
 
 func open(config Config, libraryPath string) (*Engine, error) {
-	held, err := openFolder(config.DataDir)
+	held, err := openFolder(config.DataDir, config.Logger)
 	if err != nil {
 		return nil, err
 	}
