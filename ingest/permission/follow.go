@@ -50,12 +50,12 @@ func (s *Store) watch(ctx context.Context) error {
 	case <-s.restart: // was meant for the last one
 	default:
 	}
-	asked := time.Now()
+	asked, before := time.Now(), s.progress.now()
 	at, err := s.position(ctx)
 	if err != nil {
 		return err
 	}
-	if s.replaced(at) {
+	if s.replaced(at, before) {
 		s.log.Warn("the bucket of permissions was replaced or set back; reading all of it again", "bucket", topology.PermissionBucket)
 		s.forget()
 	}
@@ -150,8 +150,8 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 		return
 	}
 	cache := s.cache.Load()
-	if !stored { // somebody deleted it by hand
-		cache.put(key.channel, &Policy{revision: entry.Revision()})
+	if !stored {
+		cache.remove(key.channel)
 		return
 	}
 	old := cache.Policy(key.channel)
