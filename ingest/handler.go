@@ -253,7 +253,9 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request, req *request) 
 	if p := checkMediaType(r.Header); !p.ok() {
 		return p
 	}
+	s.uploading.Add(1)
 	p := req.read(r, int(s.cfg.BodyBytesMax))
+	s.uploading.Add(-1)
 	if !p.ok() {
 		// What is left of the body would have to be read to use the connection again.
 		w.Header().Set("Connection", "close")
