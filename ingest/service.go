@@ -65,7 +65,7 @@ type Service struct {
 	handler      http.Handler
 	*committer
 
-	failures [outcomes]warner // one for each outcome that is answered 5xx
+	failures [outcomes]lifecycle.Repeated // one for each outcome that is answered 5xx
 
 	state       atomic.Int32
 	inFlight    atomic.Int64 // requests
@@ -167,9 +167,6 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("ingest: metrics: %w", err)
 	}
 	s.committer.metrics = s.metrics
-	for o := range s.failures {
-		s.failures[o].interval = failureInterval
-	}
 	s.permissions, err = permission.New(cfg.Config, permission.Deps{JetStream: deps.JetStream, Logger: log, Registerer: deps.Registerer})
 	if err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)

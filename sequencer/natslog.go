@@ -73,7 +73,7 @@ func (l *natsLogs) Append(r *runner.Output, ack bool) error {
 		defer delete(l.msg.Header, topology.HeaderTrace)
 	}
 	if err := l.nc.PublishMsg(&l.msg); err != nil {
-		return fmt.Errorf("publish record %d: %w", r.Seq, err)
+		return fmt.Errorf("publish record %d: %w", r.Seq, broker.Explain(err))
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -21,7 +23,7 @@ var errWatchEnded = errors.New("the watch ended")
 
 // follow keeps a watch on the bucket until ctx ends. It alone writes the cache.
 func (s *Store) follow(ctx context.Context) {
-	said := ""
+	var faults lifecycle.Repeated
 	for ctx.Err() == nil {
 		err := s.watch(ctx)
 		if ctx.Err() != nil {
@@ -31,9 +33,8 @@ func (s *Store) follow(ctx context.Context) {
 		if err == nil { // a new one was asked for
 			continue
 		}
-		if err.Error() != said { // once each
-			said = err.Error()
-			s.log.Warn("permissions cannot be followed; trying again", "error", err)
+		if skipped, due := faults.Due("watch"); due {
+			s.log.Warn("permissions cannot be followed; retrying", "error", broker.Explain(err), "skipped", skipped)
 		}
 		select {
 		case <-time.After(followPause):

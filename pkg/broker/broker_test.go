@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -514,4 +515,23 @@ func (o only) Collect(ch chan<- prometheus.Metric) {
 			ch <- m
 		}
 	}
+}
+
+// TestExplain: what the client says without a connection names the connection, and nothing else is changed.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 1 << 30, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(server.Shutdown)
+	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "test", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	away := nc.StatusChanged(nats.RECONNECTING)
+	server.Shutdown()
+	<-away
+	err = fmt.Errorf("take the lease: %w", nc.Publish("x", nil))
+	require.EqualError(t, broker.Explain(err), "take the lease: not connected to NATS")
+	require.ErrorIs(t, broker.Explain(err), nats.ErrReconnectBufExceeded)
+	require.NoError(t, broker.Explain(nil))
+	require.Equal(t, io.EOF, broker.Explain(io.EOF))
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sendhouse/sendhouse/pkg/chdb/internal/library"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // Errors of Open and Close. Each comes wrapped in one line that says what to do.
@@ -54,6 +55,8 @@ type Engine struct {
 
 	ending        context.Context // Is done when Close has waited long enough for the statements that run.
 	endStatements context.CancelFunc
+
+	faults lifecycle.Repeated // Of statements, in the log.
 
 	mu         sync.Mutex
 	closing    bool

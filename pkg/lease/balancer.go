@@ -12,11 +12,15 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 const (
-	// TTLMin and TTLMax bound the time to live of a lease.
+	// TTLMin is the shortest time to live of a lease.
 	TTLMin = time.Second
+	// TTLMax is the longest.
 	TTLMax = time.Hour
 	// roundsPerTTL is how often a lease is renewed within its time to live, so that
 	// a lost renewal or two cost nothing.
@@ -64,6 +68,8 @@ type Balancer struct {
 	round1    chan struct{}
 	changes   chan struct{} // something is to be done before the next tick
 
+	faults lifecycle.Repeated
+
 	seenMu sync.Mutex
 	seen   map[string]sighting // by key
 
@@ -110,8 +116,11 @@ func (b *Balancer) Run(ctx context.Context) error {
 	for err == nil && ctx.Err() == nil {
 		if failed := b.round(ctx); failed == nil {
 			joined()
-		} else if ctx.Err() == nil {
-			b.log.Warn("could not take part in sharing the partitions; trying on", "error", failed)
+			if b.faults.Over() {
+				b.log.Info("takes part in sharing the partitions again")
+			}
+		} else if skipped, due := b.faults.Due("round"); due && ctx.Err() == nil {
+			b.log.Warn("could not take part in sharing the partitions; retrying", "error", broker.Explain(failed), "skipped", skipped)
 		}
 		select {
 		case <-ticker.C:

@@ -100,7 +100,7 @@ func (c *connection) call(ctx context.Context, do func() error) error {
 	if c.quiet.Load() {
 		there, back, lost = time.Millisecond, time.Millisecond, false
 	}
-	time.Sleep(there)
+	<-time.After(there)
 	cut := c.cut.Load()
 	if (cut || lost) && !done {
 		<-ctx.Done()
@@ -113,7 +113,7 @@ func (c *connection) call(ctx context.Context, do func() error) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	time.Sleep(back)
+	<-time.After(back)
 	return err
 }
 
@@ -298,7 +298,7 @@ func jump(t *testing.T, random *rand.Rand) {
 		join(strconv.Itoa(n))
 	}
 	for step := range 1500 {
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 		_, err := h.check()
 		require.NoError(t, err)
 		if random.IntN(20) == 0 {
@@ -319,7 +319,7 @@ func jump(t *testing.T, random *rand.Rand) {
 		c.cut.Store(false)
 		c.quiet.Store(true)
 	}
-	time.Sleep(4 * ttl)
+	<-time.After(4 * ttl)
 	good, err := h.check()
 	require.NoError(t, err)
 	require.Len(t, good, partitions)

@@ -36,7 +36,7 @@ func (e *LockedError) Error() string {
 // holds the process id. While another process has the lock, Lock tries again for the given time, calls waiting when
 // that begins, and then returns a [LockedError]. Other errors name the file.
 func Lock(path string, wait time.Duration, waiting func(error)) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640) //nolint:gosec // a path of the operator's
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // names the file
 	}
@@ -55,7 +55,7 @@ func Lock(path string, wait time.Duration, waiting func(error)) (*os.File, error
 			_ = file.Close() // nothing was written
 			return nil, locked
 		}
-		time.Sleep(lockPause)
+		<-time.After(lockPause)
 	}
 	if err != nil {
 		err = &os.PathError{Op: "lock", Path: path, Err: err}

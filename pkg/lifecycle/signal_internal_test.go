@@ -35,12 +35,12 @@ func TestFirstSignalDrainsSecondExits(t *testing.T) {
 				require.ErrorAs(t, context.Cause(ctx), &cause)
 				require.Equal(t, tt.first, cause.Signal)
 
-				time.Sleep(SignalsAreOne - 1)
+				<-time.After(SignalsAreOne - 1)
 				signals <- tt.second // a supervisor that signals twice
 				synctest.Wait()
 				require.Empty(t, exits)
 
-				time.Sleep(1)
+				<-time.After(1)
 				signals <- tt.second
 				require.Equal(t, tt.code, <-exits)
 			})
