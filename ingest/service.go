@@ -93,7 +93,7 @@ const (
 	// connections. They go on being read; until they are, sends are answered 503.
 	permissionsWait = 5 * time.Second
 	// uploadGrace is how long a client that is in the middle of a request may go on sending it once the process stops.
-	uploadGrace = 1500 * time.Millisecond
+	uploadGrace = time.Second
 	uploadsLook = 20 * time.Millisecond // between two looks whether only such requests are left
 	// closeTimeout is how long the inbox may take to close.
 	closeTimeout = 5 * time.Second
