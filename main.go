@@ -113,7 +113,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS}, replay.OpenWAL(sequencer.NewReplaySource))
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
+		if log != nil && c.LogFormat == telemetry.LogJSON {
+			log.Error("sendhouse ended", "error", oneLine(err))
+		} else {
+			_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
+		}
 		var coder kong.ExitCoder
 		if errors.As(err, &coder) {
 			return coder.ExitCode()

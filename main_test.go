@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"maps"
@@ -206,4 +207,19 @@ func TestHostedRoutesAreDescribed(t *testing.T) {
 	for route := range served {
 		t.Errorf("%s is hosted, and ingest/openapi/openapi.yaml does not describe it: add it under paths, with x-hosted, its request and all its answers, and to docs/api.md", route)
 	}
+}
+
+// TestLogOfAFailedStart: with a log in JSON, all of it is, the line that says why the process ended included.
+func TestLogOfAFailedStart(t *testing.T) {
+	t.Parallel()
+	var stderr bytes.Buffer
+	require.Equal(t, 1, run([]string{"sequencer", "--log-format=json", "--admin-addr=127.0.0.1:0"}, io.Discard, &stderr))
+	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+	for _, line := range lines {
+		require.True(t, json.Valid([]byte(line)), line)
+	}
+	var last struct{ Level, Msg, Error string }
+	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &last))
+	require.Equal(t, "ERROR", last.Level)
+	require.Contains(t, last.Error, "--nats-url is missing")
 }

@@ -200,23 +200,43 @@ const (
 	errCodeWrongLastSequenceConstant jetstream.ErrorCode = 10164
 )
 
-// storeRecord writes the policy in the place of base: the change itself.
+// What the client writes to delete a key of a bucket.
+const (
+	headerOperation = "KV-Operation"
+	operationDelete = "DEL"
+)
+
+// storeRecord writes the policy in the place of base: the change itself. The record of an empty policy is deleted.
 func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (revision uint64, err error) {
-	data, err := p.record()
-	if err != nil {
+	msg := &nats.Msg{Subject: bucketSubjects + ch.key(), Header: nats.Header{}}
+	if p.isEmpty() {
+		msg.Header.Set(headerOperation, operationDelete)
+	} else if msg.Data, err = p.record(); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrUnchanged, err)
 	}
-	if most := s.js.Conn().MaxPayload(); most > 0 && int64(len(data)+recordRoom) > most {
-		return 0, fmt.Errorf("%w: the channel's record would be %d bytes; NATS takes %d", ErrTooMany, len(data), most)
-	}
-	expected := uint64(0)
-	if base != nil {
-		expected = base.revision
+	if most := s.js.Conn().MaxPayload(); most > 0 && int64(len(msg.Data)+recordRoom) > most {
+		return 0, fmt.Errorf("%w: the channel's record would be %d bytes; NATS takes %d", ErrTooMany, len(msg.Data), most)
 	}
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout/2)
 	defer cancel()
-	ack, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: bucketSubjects + ch.key(), Data: data},
-		jetstream.WithExpectLastSequencePerSubject(expected), jetstream.WithRetryAttempts(0))
+	if base != nil {
+		return s.storeAfter(ctx, msg, base.revision)
+	}
+	revision, err = s.storeAfter(ctx, msg, 0)
+	if !errors.Is(err, errConflict) {
+		return revision, err
+	}
+	// There is none, and yet something is stored: that it was deleted, or a record that the cache does not have.
+	deleted, err := s.deletedAt(ctx, msg.Subject)
+	if err != nil {
+		return 0, err
+	}
+	return s.storeAfter(ctx, msg, deleted)
+}
+
+// storeAfter writes a record if the newest message of its key is the expected one; otherwise it is errConflict.
+func (s *Store) storeAfter(ctx context.Context, msg *nats.Msg, expected uint64) (revision uint64, err error) {
+	ack, err := s.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(expected), jetstream.WithRetryAttempts(0))
 	var refusal *jetstream.APIError
 	switch {
 	case err == nil:
@@ -229,6 +249,24 @@ func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (r
 	default:
 		return 0, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
+}
+
+// deletedAt returns the revision at which a record was deleted; errConflict if one is there.
+func (s *Store) deletedAt(ctx context.Context, subject string) (revision uint64, err error) {
+	stream, err := s.js.Stream(ctx, bucketStream)
+	var last *jetstream.RawStreamMsg
+	if err == nil {
+		last, err = stream.GetLastMsgForSubject(ctx, subject)
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, errConflict
+	case err != nil:
+		return 0, fmt.Errorf("%w: look for the channel's record: %w", ErrUnchanged, err)
+	case last.Header.Get(headerOperation) == "":
+		return 0, errConflict
+	}
+	return last.Sequence, nil
 }
 
 // purgeReplaced removes the pages that base pointed to and next does not.
