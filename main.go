@@ -45,7 +45,7 @@ import (
 
 const description = `A durable, ordered, exactly-once ingestion pipeline: POST /message/send in, ClickHouse rows out.
 
-Every setting is a flag, a variable of the environment (SENDHOUSE_ and the flag's name in capitals, with underscores) or a key of the YAML file given by --config; the first of these that is set counts.`
+Every setting is a flag, a variable of the environment (SENDHOUSE_ and the flag's name in capitals, with underscores) or a key of the YAML file given by --config; the first of these that is set counts. An empty variable is not set, and numbers are decimal.`
 
 // cli is the command line.
 type cli struct {
@@ -87,6 +87,7 @@ func main() {
 // run is main with its surroundings as arguments; it gives the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
 	var c cli
+	empty := config.EmptyVariables()
 	chosen, err := config.Parse(args, &c, kong.Description(description), kong.Writers(stdout, stderr), kong.UsageOnError())
 	switch {
 	case errors.Is(err, config.ErrHelp):
@@ -99,6 +100,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		ctx, stop := lifecycle.WithSignals(context.Background(), log)
 		defer stop()
+		for _, name := range empty {
+			log.Debug("empty environment variable counts as absent", "variable", name)
+		}
 		p := process.New(log, level)
 		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask}, replay.OpenWAL(sequencer.NewReplaySource))
 	}

@@ -207,3 +207,23 @@ func TestHostedRoutesAreDescribed(t *testing.T) {
 		t.Errorf("%s is hosted, and ingest/openapi/openapi.yaml does not describe it: add it under paths, with x-hosted, its request and all its answers, and to docs/api.md", route)
 	}
 }
+
+// settingPattern finds the variables that a file of deploy/ sets: NAME: value, NAME=value.
+var settingPattern = regexp.MustCompile(`\bSENDHOUSE_[A-Z_]+(?:: |=)`)
+
+// TestDeployedVariablesAreKnown sets every variable that the images and manifests set, of whichever command.
+//
+//nolint:paralleltest // it sets the environment
+func TestDeployedVariablesAreKnown(t *testing.T) {
+	for _, path := range []string{"deploy/docker/compose.yaml", "deploy/docker/Dockerfile", "deploy/kubernetes/base/config.yaml", "deploy/README.md"} {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		found := settingPattern.FindAllString(string(text), -1)
+		require.NotEmpty(t, found, path)
+		for _, set := range found {
+			t.Setenv(strings.TrimRight(set, ":= "), "1")
+		}
+	}
+	_, err := config.Parse([]string{"version"}, new(cli))
+	require.NotErrorIs(t, err, config.ErrUnknownVariable)
+}

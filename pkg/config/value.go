@@ -49,6 +49,9 @@ func (s *ByteSize) UnmarshalText(text []byte) error {
 				"behind a whole number", in, unit)
 		}
 	}
+	if err := checkDecimal(number, wholePattern, "a whole number"); err != nil {
+		return err
+	}
 	n, err := strconv.ParseInt(number, 10, 64)
 	if err != nil || n > math.MaxInt64/int64(factor) {
 		return fmt.Errorf("%q is larger than a size can be (8 EiB)", in)
