@@ -100,6 +100,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		ctx, stop := lifecycle.WithSignals(context.Background(), log)
 		defer stop()
+		for _, found := range config.ExposedCredentials(chosen) {
+			log.Warn("credentials on the command line can be read by every user of the machine: give them by a variable or in the configuration file",
+				"flag", found.Flag, "variable", strings.Join(found.Envs, ","))
+		}
 		for _, name := range empty {
 			log.Debug("empty environment variable counts as absent", "variable", name)
 		}
@@ -118,8 +122,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 // oneLine keeps joined errors on one line, where an operator and a log collector
-// look for them.
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+// look for them, and credentials out of it.
+func oneLine(err error) string { return config.RedactText(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
 type upCommand struct {
 	DataDir        string      `help:"Folder of the embedded servers' data." default:"./data" placeholder:"PATH"`

@@ -116,9 +116,6 @@ func (a *Addr) UnmarshalText(text []byte) error {
 // String gives the address as net.Listen and net.Dial take it.
 func (a Addr) String() string { return string(a) }
 
-// redacted stands for a secret wherever one is printed.
-const redacted = "[redacted]"
-
 // Secret is a string that shows itself only to [Secret.Reveal]: a password, a token, or a URL that
 // holds one. Printing, logging and encoding it gives a placeholder, or nothing if it is empty.
 //

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -102,11 +104,18 @@ func routes(deps AdminDeps) http.Handler {
 		http.Redirect(w, req, "/debug/pprof/", http.StatusMovedPermanently)
 	})
 	r.HandleFunc("/debug/pprof/*", pprof.Index)
-	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	r.HandleFunc("/debug/pprof/cmdline", commandLine)
 	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return r
+}
+
+// commandLine is pprof.Cmdline without the credentials that an argument holds.
+func commandLine(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(strings.Join(config.RedactArguments(os.Args), "\x00"))) // a caller that has gone need not know
 }
 
 // ServeHTTP answers as the listener does, for a process that wants these paths elsewhere as well.
