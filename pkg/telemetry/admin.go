@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"os"
 	"strings"
 	"time"
 
@@ -103,7 +104,7 @@ func routes(deps AdminDeps) http.Handler {
 		http.Redirect(w, req, "/debug/pprof/", http.StatusMovedPermanently)
 	})
 	r.HandleFunc("/debug/pprof/*", pprof.Index)
-	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	r.HandleFunc("/debug/pprof/cmdline", commandLine)
 	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
@@ -121,6 +122,13 @@ func (l *scrapeLog) Println(v ...any) {
 	if skipped, due := l.faults.Due("scrape"); due {
 		l.log.Warn("a scrape of the metrics failed", "error", strings.TrimSpace(fmt.Sprintln(v...)), "skipped", skipped)
 	}
+}
+
+// commandLine is pprof.Cmdline without the credentials that an argument holds.
+func commandLine(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(strings.Join(config.RedactArguments(os.Args), "\x00"))) // a caller that has gone need not know
 }
 
 // ServeHTTP answers as the listener does, for a process that wants these paths elsewhere as well.
