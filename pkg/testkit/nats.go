@@ -60,7 +60,7 @@ type NATSServer struct {
 // StartNATS starts a server and waits until JetStream answers.
 func StartNATS(t testing.TB, opts NATSOptions) *NATSServer {
 	t.Helper()
-	s := newNATS(t, opts)
+	s := NewNATS(t, opts)
 	s.Start()
 	return s
 }
@@ -80,7 +80,7 @@ func StartNATSCluster(t testing.TB, opts NATSOptions) []*NATSServer {
 	servers := make([]*NATSServer, size)
 	dirs := slices.Concat(opts.StoreDirs, make([]string, size-len(opts.StoreDirs)))
 	for i := range servers {
-		servers[i] = newNATS(t, NATSOptions{
+		servers[i] = NewNATS(t, NATSOptions{
 			Name: fmt.Sprintf("nats-%d", i+1), StoreDir: dirs[i],
 			Config: fmt.Sprintf("cluster { name: testkit, listen: %q, routes: [%s] }\n%s",
 				loopback(routePorts[i]), strings.Join(routes, ", "), opts.Config),
@@ -95,7 +95,7 @@ func StartNATSServers(t testing.TB, opts ...NATSOptions) []*NATSServer {
 	t.Helper()
 	servers := make([]*NATSServer, len(opts))
 	for i := range opts {
-		servers[i] = newNATS(t, opts[i])
+		servers[i] = NewNATS(t, opts[i])
 	}
 	launchTogether(servers)
 	return servers
@@ -111,8 +111,8 @@ func launchTogether(servers []*NATSServer) {
 	}
 }
 
-// newNATS prepares a server without starting it.
-func newNATS(t testing.TB, opts NATSOptions) *NATSServer {
+// NewNATS prepares a server without starting it.
+func NewNATS(t testing.TB, opts NATSOptions) *NATSServer {
 	t.Helper()
 	if opts.Name == "" {
 		opts.Name = "nats"
