@@ -21,8 +21,9 @@ const (
 	// healMax is how long a deployment may take to heal by itself; one that has named the damage and a command is taken at its word sooner.
 	healMax  = 25 * time.Second
 	namedMax = 8 * time.Second
-	// repairedMax is how long it may take to be well after a repair.
-	repairedMax = 45 * time.Second
+	// repairedMax is how long it may take to be well after a repair, of which one may ask for the next.
+	repairedMax  = 15 * time.Second
+	repairRounds = 4
 	// rowsMax is how long rows are waited for after all sends were answered.
 	rowsMax = 6 * time.Second
 	// repeatsMax is how many sends of each template half are repeated.

@@ -207,7 +207,7 @@ func (c *damageCase) judge() (damageVerdict, string) {
 	var last *health
 	err := within(c.ctx, healMax, func(ctx context.Context) error {
 		c.supervise()
-		last = c.look(ctx)
+		c.lookInto(ctx, &last)
 		if len(c.wrong) > 0 {
 			return nil
 		}
@@ -310,24 +310,22 @@ func (c *damageCase) judgeWell(said string) (damageVerdict, string) {
 func (c *damageCase) repair(said string) (damageVerdict, string) {
 	var done []string
 	var last *health
-	for range 3 {
-		for _, w := range c.waysOut(said) {
-			var output string
-			var err error
-			if !c.cell.apart && c.anyEnded() {
-				withNATS(c.t, c.dir, c.damageHouse.nats, func(jetstream.JetStream) { output, err = w.do() })
-			} else {
-				output, err = w.do()
-			}
+	for range repairRounds {
+		ways := c.waysOut(said)
+		if fresh := slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return slices.Contains(done, w.text) }); len(fresh) > 0 {
+			ways = fresh // a repair can bring up what else is to be done
+		}
+		for _, w := range ways {
+			output, err := c.do(w)
 			done = append(done, w.text)
 			if err != nil {
 				done = append(done, fmt.Sprintf("(%v: %s)", err, tailOf(output)))
-				said += output
 			}
+			said += output
 		}
 		c.relaunch()
-		err := within(c.ctx, repairedMax/3, func(ctx context.Context) error {
-			last = c.look(ctx)
+		err := within(c.ctx, repairedMax, func(ctx context.Context) error {
+			c.lookInto(ctx, &last)
 			if len(c.wrong) > 0 {
 				return nil
 			}
@@ -336,6 +334,7 @@ func (c *damageCase) repair(said string) (damageVerdict, string) {
 		if err == nil {
 			break
 		}
+		said += c.said(c.ctx)
 	}
 	ran := strings.Join(done, "; ")
 	if len(c.wrong) > 0 || last.err() != nil {
@@ -345,6 +344,22 @@ func (c *damageCase) repair(said string) (damageVerdict, string) {
 		return damageFailed, fmt.Sprintf("after %s the audit cannot tell: %s", ran, tailOf(report))
 	}
 	return damageRepaired, ran
+}
+
+// do runs a command. The NATS of an `up` that has ended is started for it.
+func (c *damageCase) do(w way) (output string, err error) {
+	if !c.cell.apart && c.anyEnded() {
+		withNATS(c.t, c.dir, c.damageHouse.nats, func(jetstream.JetStream) { output, err = w.do() })
+		return output, err
+	}
+	return w.do()
+}
+
+// lookInto is look; what a look has found when its time was over is not kept.
+func (c *damageCase) lookInto(ctx context.Context, found **health) {
+	if h := c.look(ctx); *found == nil || ctx.Err() == nil {
+		*found = h
+	}
 }
 
 func oneLine(err error) string {
