@@ -24,6 +24,8 @@ const (
 	// repairedMax is how long it may take to be well after a repair, of which one may ask for the next.
 	repairedMax  = 15 * time.Second
 	repairRounds = 4
+	// noticedMax is how long a setting that does no harm yet may be not as it was.
+	noticedMax = 12 * time.Second
 	// rowsMax is how long rows are waited for after all sends were answered.
 	rowsMax = 6 * time.Second
 	// repeatsMax is how many sends of each template half are repeated.
@@ -378,7 +380,7 @@ func (c *damageCase) words() []string {
 
 // ways are the commands in a text that mend something.
 var (
-	ownCommand = regexp.MustCompile(`sendhouse ((?:repair|migrate|replay clickhouse)[^'"\x60\\;,:()\n]*)`)
+	ownCommand = regexp.MustCompile(`sendhouse ((?:repair|migrate|replay clickhouse)[^'"\x60\\;,:()\[\]\n]*)`)
 	sqlCommand = regexp.MustCompile(`(?:ALTER TABLE|CREATE TABLE) [^;\n"\\]*`)
 	keyCommand = regexp.MustCompile(`nats kv del ([A-Z_]+) ([A-Za-z0-9_.=-]+)`)
 )
@@ -406,6 +408,9 @@ func (c *damageCase) waysOut(text string) (ways []way) {
 		if args[0] == "migrate" {
 			args = args[:1]
 		}
+		if slices.Equal(args, []string{"repair", "permissions"}) {
+			continue // gives the permissions up, which is for a person to decide
+		}
 		add("sendhouse "+strings.Join(args, " "), func() (string, error) {
 			status, output := c.command(c.t, args...)
 			if status != 0 {
@@ -415,6 +420,9 @@ func (c *damageCase) waysOut(text string) (ways []way) {
 		})
 	}
 	for _, sql := range sqlCommand.FindAllString(text, -1) {
+		if strings.Count(sql, ")") > strings.Count(sql, "(") { // it stands in brackets
+			sql = sql[:strings.LastIndex(sql, ")")]
+		}
 		add(sql, func() (string, error) { return "", c.table.conn.Exec(c.ctx, sql) })
 	}
 	for _, m := range keyCommand.FindAllStringSubmatch(text, -1) {

@@ -52,7 +52,8 @@ func damageCells() []damageCell {
 				if kind.files == nil {
 					cells = append(cells, damageCell{object: object, kind: kind, apart: apart, live: true})
 				}
-				if kind.sql == nil || apart { // nothing answers SQL while `up` is stopped
+				leases := strings.HasSuffix(object, "_LEASES") && kind.api != nil // hold nothing while the roles are stopped
+				if !leases && (kind.sql == nil || apart) {                        // nothing answers SQL while `up` is stopped
 					cells = append(cells, damageCell{object: object, kind: kind, apart: apart})
 				}
 			}
@@ -213,7 +214,7 @@ func valueKinds() []damageKind {
 		changed("truncated", func(c *damageCase, value []byte) []byte { return value[:c.IntN(max(len(value), 1))] }),
 		changed("emptied", func(*damageCase, []byte) []byte { return nil }),
 		changed("stray", func(c *damageCase, _ []byte) []byte { return []byte("stray") }),
-		{name: "record deleted", api: func(c *damageCase, ctx context.Context, js jetstream.JetStream, name string) error {
+		{name: "key purged", api: func(c *damageCase, ctx context.Context, js jetstream.JetStream, name string) error {
 			m, err := c.anyRecord(ctx, js, name)
 			if err != nil {
 				return err
@@ -222,7 +223,7 @@ func valueKinds() []damageKind {
 			if err != nil {
 				return err
 			}
-			return stream.DeleteMsg(ctx, m.Sequence)
+			return stream.Purge(ctx, jetstream.WithPurgeSubject(m.Subject))
 		}},
 		{name: "key deleted", api: func(c *damageCase, ctx context.Context, js jetstream.JetStream, name string) error {
 			m, err := c.anyRecord(ctx, js, name)
@@ -230,12 +231,8 @@ func valueKinds() []damageKind {
 				return err
 			}
 			bucket, isBucket := strings.CutPrefix(name, "KV_")
-			if !isBucket {
-				stream, err := js.Stream(ctx, name)
-				if err != nil {
-					return err
-				}
-				return stream.Purge(ctx, jetstream.WithPurgeSubject(m.Subject))
+			if !isBucket { // as the object store's own client does
+				return js.DeleteObjectStore(ctx, strings.TrimPrefix(name, "OBJ_"))
 			}
 			kv, err := js.KeyValue(ctx, bucket)
 			if err != nil {

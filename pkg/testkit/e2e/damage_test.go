@@ -3,6 +3,7 @@ package e2e
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -259,7 +260,7 @@ func (c *damageCase) mayEnd() bool {
 
 // mayNeedBackup reports whether the way out may be to put something back.
 func (c *damageCase) mayNeedBackup() bool {
-	return c.cell.object == "nats" || c.cell.kind.name == "swapped" || c.cell.kind.name == "sealed"
+	return c.cell.object == "nats" || c.cell.object == "KV_SENDHOUSE_PERMISSIONS" || c.cell.kind.name == "swapped" || c.cell.kind.name == "sealed"
 }
 
 func (c *damageCase) anyEnded() bool {
@@ -281,11 +282,20 @@ func (c *damageCase) othersServed(h *health) {
 // judgeWell judges a deployment that answers and has everything: what differs all the same must be named.
 func (c *damageCase) judgeWell(said string) (damageVerdict, string) {
 	status, report := c.audit()
-	if changed := c.settingsChanged(c.ctx); len(changed) > 0 {
-		if !c.names(said) {
-			return damageFailed, fmt.Sprintf("silent: settings are not as they were: %q", changed)
+	var changed []string
+	// It is looked at every few seconds, and named or set back then.
+	_ = within(c.ctx, noticedMax, func(ctx context.Context) error {
+		said, changed = c.said(ctx), c.settingsChanged(ctx)
+		if len(changed) > 0 && !c.names(said) {
+			return errors.New("not noticed yet")
 		}
-		return damageNamed, fmt.Sprintf("settings are not as they were: %q", changed)
+		return nil
+	})
+	switch {
+	case len(changed) > 0 && !c.names(said):
+		return damageFailed, fmt.Sprintf("silent: not as it was: %q", changed)
+	case len(changed) > 0:
+		return damageNamed, fmt.Sprintf("not as it was: %q", changed)
 	}
 	switch status {
 	case 0:
@@ -299,7 +309,7 @@ func (c *damageCase) judgeWell(said string) (damageVerdict, string) {
 		}
 		return damageNamed, "by the audit: " + tailOf(report)
 	default:
-		if c.names(said + report) {
+		if c.names(said+report) || strings.Contains(report, "failure=") && strings.Contains(report, fmt.Sprintf("partition=%d", c.partition)) {
 			return damageNamed, "the audit cannot tell: " + tailOf(report)
 		}
 		return damageFailed, "the audit cannot tell: " + tailOf(report)
