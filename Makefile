@@ -106,6 +106,14 @@ faults: deps ## The long fault tests: ClickHouse stopped for a minute, poison am
 	WRITER_POISON_ROWS=3000000 $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEnd(Poison|KilledAtEveryStep|DiskFull)$$' ./writer
 	CUT=30s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndCutFrom' ./pkg/testkit/e2e/
 
+# CUTS cuts in each history (HISTORY='defaults,eager,blocks,cluster') on each file system (FS='ext4,xfs,btrfs'), from SEED.
+.PHONY: powercut
+powercut: CUTS ?= 20
+powercut: FS ?= ext4,xfs,btrfs
+powercut: deps ## Cut the power under deployments on disks that forget what was not flushed, as root, and check everything.
+	POWERCUT_CUTS=$(CUTS) POWERCUT_FS='$(FS)' POWERCUT_HISTORY='$(HISTORY)' $(if $(SEED),SENDHOUSE_TEST_SEED=$(SEED)) \
+		$(GO) test -count=1 -timeout 240m -parallel 1 -v -run '^TestEndToEndPowerCut' ./pkg/testkit/e2e/
+
 .PHONY: alerts
 alerts: deps ## Bring about what the alerts are there for, and see them fire in a real Prometheus.
 	ALERTS=1 $(GO) test -count=1 -timeout 10m -v -run '^TestEndToEndAlerts$$' ./pkg/testkit/e2e/

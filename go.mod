@@ -19,6 +19,7 @@ require (
 	github.com/go-faster/jx v1.2.0 // JSON decoding of requests without allocation
 	github.com/google/pprof v0.0.0-20261105003125-4bf881d7fb0b // reads processor profiles, in the benchmark
 	github.com/google/uuid v1.6.0 // client_msg_no (UUIDv7) where a request, or a send of the Go client, has none
+	github.com/hanwen/go-fuse/v2 v2.12.1 // the disk that loses power, in tests
 	github.com/klauspost/compress v1.20.3 // zstd and gzip Content-Encodings
 	github.com/nats-io/nats-server/v2 v2.15.2 // the embedded server
 	github.com/nats-io/nats.go v1.55.0 // the NATS client
@@ -31,6 +32,7 @@ require (
 	go.etcd.io/bbolt v1.5.0 // the file of the Go client's queue
 	go.yaml.in/yaml/v3 v3.0.6 // the configuration file
 	golang.org/x/sync v0.24.0 // errgroup
+	golang.org/x/sys v0.49.0 // sync_file_range of that disk
 	golang.org/x/time v0.16.0 // rate limits of callers
 	google.golang.org/protobuf v1.36.12 // the records' format
 	pgregory.net/rapid v1.3.0 // property tests
@@ -111,7 +113,6 @@ require (
 	go.yaml.in/yaml/v4 v4.0.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/net v0.61.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect

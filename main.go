@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/ingest"
+	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/broker"
@@ -30,6 +31,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
 	"github.com/sendhouse/sendhouse/pkg/process"
+	"github.com/sendhouse/sendhouse/pkg/repair"
 	"github.com/sendhouse/sendhouse/pkg/replay"
 	"github.com/sendhouse/sendhouse/pkg/tail"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
@@ -77,8 +79,12 @@ type cli struct {
 		Purge   deadletter.PurgeCommand `cmd:"" help:"Remove dead letters for good, and with them what they hold."`
 	} `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
 	Repair struct {
-		MessageLog sequencer.RepairMessageLogCommand `cmd:"" help:"Derive a partition's message log again, from its first wrong record on."`
-		WAL        sequencer.RepairWALCommand        `cmd:"" name:"wal" help:"Continue a partition whose write-ahead log has lost records that were answered, from what the message log has of them."`
+		Deployment  repair.DeploymentCommand          `cmd:"" help:"Write the record of the deployment again, from what its streams say."`
+		MessageLog  sequencer.RepairMessageLogCommand `cmd:"" help:"Derive a partition's message log again, from its first wrong record on."`
+		WAL         sequencer.RepairWALCommand        `cmd:"" name:"wal" help:"Continue a partition whose write-ahead log has lost records that were answered, from what the message log has of them."`
+		Permissions permission.RepairCommand          `cmd:"" help:"Make the bucket of permissions again with the records that can be read."`
+		Positions   writer.RepairPositionsCommand     `cmd:"" help:"Make the writers' positions again that are missing, from the rows of the table."`
+		Table       writer.RepairTableCommand         `cmd:"" help:"Make missing tables and views, and record that the table is the one that the deployment writes into."`
 	} `cmd:"" help:"Mend what a refusal or an alert has named. Each repair says what it would do and does it with --yes; it may be run again."`
 	Migrate migrateCommand `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version versionCommand `cmd:"" help:"Print the version and exit."`
@@ -104,7 +110,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		ctx, stop := lifecycle.WithSignals(context.Background(), log)
 		defer stop()
 		p := process.New(log, level)
-		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask}, replay.OpenWAL(sequencer.NewReplaySource))
+		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS}, replay.OpenWAL(sequencer.NewReplaySource))
 	}
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
@@ -172,7 +178,12 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 		if c.URL == "" {
 			instance = "embedded" // the data folder's lock keeps a second one out
 		}
-		deployment, err := addSequencer(ctx, p, c.ClientConfig, instance, c.Sequencer, c.Deployment, c.Options)
+		table, err := clickhouse.Open(c.Writer.Config, p.Log)
+		if err != nil {
+			return err
+		}
+		p.Own("start-up clickhouse", table.Close)
+		deployment, err := addSequencer(ctx, p, c.ClientConfig, instance, c.Sequencer, c.Deployment, c.Options, table)
 		if err != nil {
 			return err
 		}
@@ -217,7 +228,7 @@ type sequencerCommand struct {
 
 func (c *sequencerCommand) Run(p *process.Process, in *command.Invocation) error {
 	return p.Serve(in.Ctx, c.AdminConfig, c.Trace, "sendhouse-sequencer", func(ctx context.Context) error {
-		_, err := addSequencer(ctx, p, c.ClientConfig, "", c.Config, c.Deployment, c.Options)
+		_, err := addSequencer(ctx, p, c.ClientConfig, "", c.Config, c.Deployment, c.Options, nil)
 		return err
 	})
 }
@@ -308,7 +319,9 @@ func (versionCommand) Run(in *command.Invocation) error {
 	return err
 }
 
-func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options) (topology.Deployment, error) {
+// addSequencer sets the deployment up and adds its sequencer. Where one process has all roles, table is what they write into, and numbers are not
+// given out beside rows that have them already.
+func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options, table *clickhouse.Client) (topology.Deployment, error) {
 	nc, js, err := p.Connect(ctx, flags, "sequencer")
 	if err != nil {
 		return topology.Deployment{}, err
@@ -317,16 +330,26 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	deployment, err := broker.EnsureDeployment(ctx, js, asked, options)
+	setup := broker.Setup{JetStream: js, Asked: asked, Options: options, Logger: p.Log}
+	var admit func(context.Context, int) error
+	if table != nil {
+		setup.BeforeFirst = func(ctx context.Context) error { return writer.NotFirst(ctx, table) }
+		admit = func(ctx context.Context, partition int) error { return admitPartition(ctx, p, js, table, partition) }
+	}
+	deployment, err := setup.Ensure(ctx)
 	if err != nil {
 		return topology.Deployment{}, err
 	}
 	p.ShowDeployment(deployment)
-	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, Answers: answers, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("sequencer")})
+	service, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, Answers: answers, JetStream: js, Deployment: deployment, Replicas: options.Replicas, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("sequencer"), Admit: admit})
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	monitor, err := broker.NewMonitor(js, p.Registry, p.Log)
+	wanted, err := options.StreamConfigs(deployment)
+	if err != nil {
+		return topology.Deployment{}, err
+	}
+	monitor, err := broker.NewMonitor(js, wanted, p.Registry, p.Log)
 	if err != nil {
 		return topology.Deployment{}, err
 	}
@@ -338,6 +361,21 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	return deployment, nil
 }
 
+// admitTimeout is how long ClickHouse may take to say which rows it has of a partition. A ClickHouse that does not answer is no reason
+// to take no sends.
+const admitTimeout = 5 * time.Second
+
+func admitPartition(ctx context.Context, p *process.Process, js jetstream.JetStream, table *clickhouse.Client, partition int) error {
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+	defer cancel()
+	err := writer.AheadOfLog(ctx, js, table, partition)
+	if err != nil && !writer.IsRefusal(err) {
+		p.Log.Warn("cannot compare the write-ahead log with the table; the partition is sequenced all the same", "partition", partition, "error", err)
+		return nil
+	}
+	return err
+}
+
 func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg writer.Config, given topology.Deployment) error {
 	_, js, err := p.Connect(ctx, flags, "writer")
 	if err != nil {
@@ -347,14 +385,15 @@ func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	if err != nil {
 		return err
 	}
-	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("writer")})
+	service, err := writer.New(cfg, writer.Deps{JetStream: js, Partitions: deployment.Partitions, Deployment: deployment, Instance: instance, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("writer")})
 	if err != nil {
 		return err
 	}
 	p.Console.ShowWriter(func(ctx context.Context) ([]console.Partition, error) { return writer.Shown(ctx, js, deployment) })
 	showDeadLetters(p, js)
 	p.Readiness.Register("writer", service.Check)
-	p.Group.Add("writer", service)
+	// As a Func it is not waited for: ingest starts whatever ClickHouse's state is.
+	p.Group.Add("writer", lifecycle.Func(service.Run))
 	return nil
 }
 

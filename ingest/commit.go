@@ -35,6 +35,8 @@ type partition struct {
 	// finds out whether it does again; what comes meanwhile is refused and not kept waiting.
 	stalled bool
 
+	refusal atomic.Pointer[refused] // nil: its owner serves it, or says nothing
+
 	ackTimer      *time.Timer
 	ackTimerArmed bool
 
@@ -91,6 +93,9 @@ func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool
 	size += message.MessageFrameOverheadMax
 	if !p.connected.Load() {
 		return ticket{}, outcomeWALUnavailable
+	}
+	if p.refuses() {
+		return ticket{}, outcomePartitionRefused
 	}
 	if size > p.batchBytes && int64(size) > p.publisher.MaxPayload()-headerRoomBytes {
 		return ticket{}, outcomeTooLarge

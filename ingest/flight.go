@@ -94,7 +94,7 @@ func (f *flight) place(ctx context.Context, req *request, p problem) {
 		next.from = len(f.text)
 		f.text = append(f.text, req.send.ClientMsgNo...)
 		next.to, next.generated = len(f.text), req.generated
-		next.ticket, next.problem.outcome = f.enqueue(ctx, req)
+		next.ticket, next.problem = f.enqueue(ctx, req)
 		if f.held <= 1 { // it is the first, or nothing is held
 			f.deadline = time.Now().Add(f.s.cfg.AnswerTimeout)
 		}
@@ -108,7 +108,7 @@ func (f *flight) place(ctx context.Context, req *request, p problem) {
 
 // enqueue sends the request on its way. Where there is no room, perhaps the sends of this flight are
 // what fills it: they may wait for each other, and only where it has none under way is it others who do.
-func (f *flight) enqueue(ctx context.Context, req *request) (ticket, outcome) {
+func (f *flight) enqueue(ctx context.Context, req *request) (ticket, problem) {
 	partition, size, span := f.s.partitionOf(req), req.send.SizeVT(), f.s.tracer.Of(ctx)
 	for {
 		t, failed := partition.enqueueHeld(&req.send, size, span)
@@ -118,11 +118,11 @@ func (f *flight) enqueue(ctx context.Context, req *request) (ticket, outcome) {
 		}
 		switch {
 		case failed != outcomeOverloaded:
-			return t, failed
+			return t, partition.problem(failed)
 		case f.held > 0:
 			f.release()
 		case f.failing || f.settled == len(f.items):
-			return t, failed
+			return t, partition.problem(failed)
 		default:
 			f.settle(ctx)
 		}

@@ -200,7 +200,10 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	}
 	var t ticket
 	if p.ok() {
-		t, p.outcome = s.partitionOf(req).enqueue(&req.send, req.send.SizeVT(), s.tracer.Of(r.Context()))
+		partition := s.partitionOf(req)
+		var became outcome
+		t, became = partition.enqueue(&req.send, req.send.SizeVT(), s.tracer.Of(r.Context()))
+		p = partition.problem(became)
 	}
 	// The answer echoes client_msg_no; everything else of the request can be reused
 	// while it waits.

@@ -43,6 +43,7 @@ const (
 	outcomeWALFull
 	outcomeWALStalled
 	outcomeWALRefused
+	outcomePartitionRefused
 	outcomeUnknown
 	outcomeNoAnswer
 	outcomeClientGone
@@ -133,6 +134,9 @@ func (o outcome) spec() spec {
 	case outcomeWALRefused:
 		return spec{status: http.StatusServiceUnavailable, code: "wal_refused", reason: reasonSystemError, retryAfter: 1,
 			msg: "the write-ahead log refused the send; nothing was written"}
+	case outcomePartitionRefused:
+		return spec{status: http.StatusServiceUnavailable, code: "partition_refused", reason: reasonSystemError, retryAfter: 5,
+			msg: "the channel's partition is not served; nothing was written"}
 	case outcomeUnknown:
 		return spec{status: http.StatusServiceUnavailable, code: "outcome_unknown", reason: reasonSystemError, retryAfter: 1,
 			msg: "the write-ahead log did not acknowledge the send, so it may have been written or not" + safe}

@@ -46,6 +46,7 @@ type Deps struct {
 type Service struct {
 	cfg          Config
 	nc           *nats.Conn
+	js           jetstream.JetStream
 	topology     topology.Partitions
 	log          *slog.Logger
 	metrics      *metrics
@@ -127,7 +128,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 
 	log := deps.Logger.With("component", "ingest")
 	s := &Service{
-		cfg: cfg, nc: deps.NATS, topology: deps.Partitions, log: log, tokens: known, certificates: certs,
+		cfg: cfg, nc: deps.NATS, js: deps.JetStream, topology: deps.Partitions, log: log, tokens: known, certificates: certs,
 		requests:    newRequestPool(int64(cfg.BodiesBytesMax)),
 		replies:     newBytesPool(512),
 		splits:      newBytesPool(splitterBytesFirst),
@@ -252,6 +253,13 @@ func (s *Service) Run(ctx context.Context) error {
 	stopWatching := s.watchConnection()
 	stopPermissions := s.followPermissions(ctx)
 	defer stopPermissions()
+	var following sync.WaitGroup
+	refusals, stopRefusals := context.WithCancel(ctx)
+	following.Go(func() { s.followRefusals(refusals) })
+	defer func() {
+		stopRefusals()
+		following.Wait()
+	}()
 	if s.tokens != nil {
 		defer s.tokens.watch()()
 	}

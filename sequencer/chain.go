@@ -58,6 +58,7 @@ func Chain(ctx context.Context, js jetstream.JetStream, number int, memoryBytesM
 	if err != nil {
 		return c.part, err
 	}
+	defer c.mend()
 	if c.passes == 1 {
 		c.report.Channels = uint64(len(c.seqs))
 		c.part.Take(c.channels)
@@ -71,6 +72,13 @@ func Chain(ctx context.Context, js jetstream.JetStream, number int, memoryBytesM
 		c.report.Channels += uint64(len(c.seqs))
 	}
 	return c.part, nil
+}
+
+// mend names what can repair the log. What the write-ahead log no longer makes comes back only from a copy.
+func (c *chain) mend() {
+	if c.part.Differences > 0 {
+		c.part.Mend("sendhouse repair message-log --partition %d", c.part.Partition)
+	}
 }
 
 // everything is the first pass. It checks all, but the channels only for as long as they are few enough. Where they are not, it finds out
@@ -204,15 +212,15 @@ func (c *chain) order(e messagelog.Entry) {
 	id := message.ID(m.GetMessageId())
 	switch {
 	case id <= p.id:
-		c.part.Differ("message %d has message_id %d, which does not follow %d", e.Seq, id, p.id)
+		c.part.Differ("%s has a message_id that does not follow %d", audit.MessageName(m, e.Seq), p.id)
 	case id.Partition() != c.part.Partition:
-		c.part.Differ("message %d has message_id %d, which is of partition %d", e.Seq, id, id.Partition())
+		c.part.Differ("%s has a message_id of partition %d", audit.MessageName(m, e.Seq), id.Partition())
 	}
 	if p.walSeq > 0 && (m.GetWalSeq() < p.walSeq || (m.GetWalSeq() == p.walSeq && m.GetWalIndex() <= p.walIndex)) {
-		c.part.Differ("message %d is from record %d, place %d, which does not follow %d, place %d", e.Seq, m.GetWalSeq(), m.GetWalIndex(), p.walSeq, p.walIndex)
+		c.part.Differ("%s is from record %d, place %d, which does not follow %d, place %d", audit.MessageName(m, e.Seq), m.GetWalSeq(), m.GetWalIndex(), p.walSeq, p.walIndex)
 	}
 	if e.Record != m.GetWalSeq() {
-		c.part.Differ("message %d is in record %d, and is from record %d of the write-ahead log", e.Seq, e.Record, m.GetWalSeq())
+		c.part.Differ("%s is in record %d, and is from record %d of the write-ahead log", audit.MessageName(m, e.Seq), e.Record, m.GetWalSeq())
 	}
 	p.id, p.walSeq, p.walIndex = id, m.GetWalSeq(), m.GetWalIndex()
 }
@@ -227,7 +235,7 @@ func (c *chain) count(e messagelog.Entry, pass int) {
 	seq := c.message.GetMessageSeq()
 	last, known := c.seqs[key]
 	if (known || c.whole) && seq != last+1 {
-		c.channels.Differ("message %d has message_seq %d in its channel %d/%s, which does not follow %d", e.Seq, seq, c.message.GetChannelType(), c.message.GetChannelId(), last)
+		c.channels.Differ("%s does not follow message_seq %d", audit.MessageName(&c.message, e.Seq), last)
 	}
 	c.seqs[key] = seq
 	if pass == everything && len(c.seqs) > c.channelsMax {

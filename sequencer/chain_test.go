@@ -93,7 +93,7 @@ func TestChainChecksEveryChannelInSomePass(t *testing.T) {
 		part := h.chain(memory)
 		require.EqualValues(t, channels, part.Differences, "%d bytes: %v", memory, part.First)
 		require.EqualValues(t, 2*channels, part.Compared)
-		require.Contains(t, part.First[0], "message_seq 3 in its channel 2/c")
+		require.Contains(t, part.First[0], "message_seq 3 of channel 2/c")
 	}
 }
 
@@ -129,13 +129,13 @@ func TestChainFindsWhatIsPlanted(t *testing.T) {
 		do   func()
 		want string
 	}{
-		{func() { h.forge(last+1, "c", message.Identity{ID: id, Seq: last + 2, WALSeq: 11}) }, "message_seq 12 in its channel 2/c, which does not follow 10"},
-		{func() { h.forge(last+2, "c", message.Identity{ID: id, Seq: last + 3, WALSeq: 12}) }, "which does not follow " + fmt.Sprint(int64(id))},
+		{func() { h.forge(last+1, "c", message.Identity{ID: id, Seq: last + 2, WALSeq: 11}) }, "message_seq 12 of channel 2/c (partition_seq 11, message_id 4611686018427387904) does not follow message_seq 10"},
+		{func() { h.forge(last+2, "c", message.Identity{ID: id, Seq: last + 3, WALSeq: 12}) }, "has a message_id that does not follow " + fmt.Sprint(int64(id))},
 		{func() { h.forge(last+3, "c", message.Identity{ID: id + 1, Seq: last + 4, WALSeq: 9}) }, "is from record 9, place 0, which does not follow"},
 		{func() { h.forge(last+4, "d", message.Identity{ID: id + 2, Seq: 1, WALSeq: 99}) }, "is in record 14, and is from record 99"},
 		{func() {
 			h.forge(last+5, "f", message.Identity{ID: message.MakeID(1<<40, 7, 9), Seq: 1, WALSeq: 103})
-		}, "is of partition 7"},
+		}, "has a message_id of partition 7"},
 		{func() { h.put(testkit.MessageBatch(last+6, []byte("no message"))) }, "not an encoded Message"},
 		{func() { h.forge(last+8, "g", message.Identity{ID: id + 1<<30, Seq: 1, WALSeq: 104}) }, "record 17 begins with message 18, wanted 17"},
 		{func() { h.forge(last+8, "h", message.Identity{ID: id + 1<<31, Seq: 1, WALSeq: 105}) }, "record 18 begins with message 18, wanted 19"},

@@ -17,8 +17,12 @@
 //   - The message log refuses or loses writes: its tail is read again, and what
 //     is missing is written from memory or, if that no longer reaches back, from
 //     a checkpoint and the write-ahead log. Answers go on until the outbox is full.
-//   - A checkpoint is damaged: the older one is taken, and a longer tail read.
+//   - A checkpoint is damaged: the older one is taken, and a longer tail read. The
+//     pointer to the checkpoints is damaged or gone: it is written again from those
+//     that are stored and whole.
 //   - The write-ahead log lacks what the message log or every checkpoint was made
-//     from: the sequencer refuses to start and says what is missing, since to go
-//     on would give sequence numbers out twice.
+//     from, or the message log holds a record that the fold does not make: that
+//     partition is refused, since to go on would give sequence numbers out twice or
+//     leave a message out. Its owner keeps it, says why in its lease, and tries again
+//     with growing pauses. The other partitions are served.
 package sequencer

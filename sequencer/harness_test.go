@@ -43,9 +43,14 @@ type harness struct {
 
 func setup(t testing.TB) *harness {
 	t.Helper()
+	return setupPartitions(t, 1)
+}
+
+func setupPartitions(t testing.TB, partitions int) *harness {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	d := testkit.StartDeployment(t, 1)
+	d := testkit.StartDeployment(t, partitions)
 	h := &harness{t: t, ctx: ctx, nc: d.NATS, js: d.JetStream, asked: d, deployment: d.Deployment, answers: make(chan *nats.Msg, 1024)}
 	_, err := config.Parse(nil, &h.config)
 	require.NoError(t, err)
@@ -63,8 +68,20 @@ func (h *harness) ensure() {
 
 // start runs a sequencer; the returned function stops it and waits.
 func (h *harness) start() (*Service, func()) {
+	s := h.service()
+	return s, h.run(s)
+}
+
+// service makes a sequencer that does not run yet.
+func (h *harness) service() *Service {
+	h.t.Helper()
 	s, err := New(h.config, Deps{NATS: h.nc, Answers: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Tracer: h.tracer})
 	require.NoError(h.t, err)
+	return s
+}
+
+// run runs a sequencer; the returned function stops it and waits.
+func (h *harness) run(s *Service) func() {
 	ctx, cancel := context.WithCancel(h.ctx)
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -74,7 +91,7 @@ func (h *harness) start() (*Service, func()) {
 		done <- nil
 	}
 	h.t.Cleanup(stop)
-	return s, stop
+	return stop
 }
 
 func send(channel, no string) *message.Send {
@@ -85,11 +102,22 @@ func send(channel, no string) *message.Send {
 // its answer comes on.
 func (h *harness) publish(sends ...*message.Send) string {
 	h.t.Helper()
-	return h.publishTraced("", sends...)
+	return h.publishWith(0, "", sends...)
+}
+
+// publishTo is publish in another partition than 0.
+func (h *harness) publishTo(partition int, sends ...*message.Send) string {
+	h.t.Helper()
+	return h.publishWith(partition, "", sends...)
 }
 
 // publishTraced is publish with the header of sends that are traced.
 func (h *harness) publishTraced(traced string, sends ...*message.Send) string {
+	h.t.Helper()
+	return h.publishWith(0, traced, sends...)
+}
+
+func (h *harness) publishWith(partition int, traced string, sends ...*message.Send) string {
 	h.t.Helper()
 	var data []byte
 	for _, s := range sends {
@@ -103,7 +131,7 @@ func (h *harness) publishTraced(traced string, sends ...*message.Send) string {
 	if traced != "" {
 		header[topology.HeaderTrace] = []string{traced}
 	}
-	_, err := h.js.PublishMsg(h.ctx, &nats.Msg{Subject: topology.WALSubject(0), Data: data, Header: header})
+	_, err := h.js.PublishMsg(h.ctx, &nats.Msg{Subject: topology.WALSubject(partition), Data: data, Header: header})
 	require.NoError(h.t, err)
 	return reply
 }

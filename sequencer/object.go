@@ -153,18 +153,20 @@ type objectReader struct {
 	seq     uint64 // of the last that was read
 	chunk   []byte // what is left of it
 	left    uint64 // bytes behind it
+	info    jetstream.ObjectInfo
+	stored  time.Time // when its description was stored
 }
 
 // open opens an object for reading; the error wraps [jetstream.ErrObjectNotFound] where there is none.
 func (c *natsCheckpoints) open(ctx context.Context, name string) (*objectReader, error) {
-	info, err := describedObject(ctx, c.js, metaSubject(name))
+	info, stored, err := describedObject(ctx, c.js, metaSubject(name))
 	if err != nil {
 		return nil, err
 	}
 	if info.Deleted {
 		return nil, jetstream.ErrObjectNotFound
 	}
-	return &objectReader{ctx: ctx, js: c.js, stream: c.stream, subject: chunkPrefix + info.NUID, left: info.Size}, nil
+	return &objectReader{ctx: ctx, js: c.js, stream: c.stream, subject: chunkPrefix + info.NUID, left: info.Size, info: info, stored: stored}, nil
 }
 
 // Read gives io.ErrUnexpectedEOF where a chunk is lost.
@@ -204,24 +206,23 @@ func metaSubject(name string) string {
 	return metaPrefix + base64.URLEncoding.EncodeToString([]byte(name))
 }
 
-// describedObject is what a description says; the error wraps [jetstream.ErrObjectNotFound] where there is none, and
-// [jetstream.ErrBadObjectMeta] where it says nothing.
-func describedObject(ctx context.Context, js jetstream.JetStream, subject string) (jetstream.ObjectInfo, error) {
-	var info jetstream.ObjectInfo
+// describedObject is what a description says, and when it was stored; the error wraps [jetstream.ErrObjectNotFound] if
+// there is none, and [jetstream.ErrBadObjectMeta] if it says nothing.
+func describedObject(ctx context.Context, js jetstream.JetStream, subject string) (info jetstream.ObjectInfo, at time.Time, err error) {
 	stored, err := broker.LastRecord(ctx, js, objectStream, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return info, jetstream.ErrObjectNotFound
+		return info, at, jetstream.ErrObjectNotFound
 	}
 	if err != nil {
-		return info, err
+		return info, at, err
 	}
 	if err := json.Unmarshal(stored.Data, &info); err != nil {
-		return info, fmt.Errorf("%w on %s: %w", jetstream.ErrBadObjectMeta, subject, err)
+		return info, at, fmt.Errorf("%w on %s: %w", jetstream.ErrBadObjectMeta, subject, err)
 	}
 	if info.NUID == "" {
-		return info, fmt.Errorf("%w on %s: it names no chunks", jetstream.ErrBadObjectMeta, subject)
+		return info, at, fmt.Errorf("%w on %s: it names no chunks", jetstream.ErrBadObjectMeta, subject)
 	}
-	return info, nil
+	return info, stored.Time, nil
 }
 
 // objectSubjects are the subjects in use, of chunks and of descriptions, each with the name of its object.
@@ -247,7 +248,7 @@ func objectSubjects(ctx context.Context, stream jetstream.Stream) (map[string]st
 // put on a subject that does not tell whose it is.
 func (c *natsCheckpoints) purgeObject(ctx context.Context, subject string) error {
 	if strings.HasPrefix(subject, metaPrefix) {
-		info, err := describedObject(ctx, c.js, subject)
+		info, _, err := describedObject(ctx, c.js, subject)
 		switch {
 		case err == nil:
 			err = c.purge(ctx, chunkPrefix+info.NUID)

@@ -86,6 +86,9 @@ func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology
 	}
 	r.log, r.patience = messages, refoldPatience
 	err = r.run(ctx, wal)
+	if r.part.Differences > 0 {
+		r.part.Mend("sendhouse repair message-log --partition %d", number)
+	}
 	if r.report.Dropped > 0 {
 		r.part.Omit("%d messages that the write-ahead log still makes and retention has taken from the message log", r.report.Dropped)
 	}
@@ -189,7 +192,7 @@ func (r *refold) differ(have *messagelog.Record, effects []fold.Effect) {
 		}
 		if messages < len(batch.Messages) && !bytes.Equal(batch.Messages[messages], message.AppendMessage(nil, e.Send, e.Identity)) {
 			found = true
-			r.part.Differ("message %d (message_id %d, record %d) has other content", e.Output, e.Identity.ID, have.Seq)
+			r.part.Differ("%s (record %d) has other content", r.name(e), have.Seq)
 		}
 		messages++
 	}
@@ -197,6 +200,14 @@ func (r *refold) differ(have *messagelog.Record, effects []fold.Effect) {
 		r.part.Differ("record %d of the message log holds %d messages from %d on, up to message_id %d, wanted %d up to message %d and message_id %d",
 			have.Seq, len(batch.Messages), batch.First, batch.NewestID, messages, r.state.Output(), r.state.LastID())
 	}
+}
+
+// name names the message that a send became.
+func (r *refold) name(e *fold.Effect) string {
+	m := message.Message{
+		MessageId: uint64(e.Identity.ID), MessageSeq: e.Identity.Seq, ChannelId: string(e.View.ChannelID), ChannelType: uint32(e.View.ChannelType),
+	}
+	return audit.MessageName(&m, e.Output)
 }
 
 // read waits for the message log's record at a sequence or behind it; ahead stays nil where there is none. That nothing has come

@@ -21,13 +21,9 @@ import (
 
 // RepairOptions are the flags of the repairs of one partition.
 type RepairOptions struct {
-	command.Broker
-	Partition int  `help:"The partition to repair." required:"" env:"-"`
-	Yes       bool `help:"Do it. Without this flag the command only says what it would do." env:"-"`
+	command.Repair
+	Partition int `help:"The partition to repair." required:"" env:"-"`
 }
-
-// ErrNotConfirmed is returned by a repair that was not told to change anything.
-var ErrNotConfirmed = errors.New("nothing was changed: run the command again with --yes to do this")
 
 // ErrCannotRepair wraps why a repair is not possible, or would lose what another one keeps.
 var ErrCannotRepair = errors.New("cannot be repaired this way")
@@ -73,19 +69,25 @@ type repairing struct {
 	checkpoints *natsCheckpoints
 	wal         runner.Bounds
 	log         messagelog.Records
+	noLog       bool // there is no message log
+	deployment  topology.Deployment
 }
 
 func newRepairing(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int) (*repairing, error) {
 	r := &repairing{
-		js: js, partition: number, logs: &natsLogs{nc: js.Conn(), js: js, partition: number},
+		js: js, deployment: deployment, partition: number, logs: &natsLogs{nc: js.Conn(), js: js, partition: number},
 		params: fold.Params{Partition: number, DedupWindow: deployment.DedupWindow, DedupEntriesMax: deployment.DedupEntriesMax},
 	}
 	messages, err := messagelog.Open(ctx, js, number)
-	if err != nil {
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		r.noLog, r.log = true, messagelog.Records{First: 1}
+	case err != nil:
 		return nil, err //nolint:wrapcheck // says what was being done
-	}
-	if r.log, err = messages.Records(ctx); err != nil {
-		return nil, err //nolint:wrapcheck // says what was being done
+	default:
+		if r.log, err = messages.Records(ctx); err != nil {
+			return nil, err //nolint:wrapcheck // says what was being done
+		}
 	}
 	if r.wal, err = r.logs.WALBounds(ctx); errors.Is(err, jetstream.ErrStreamNotFound) {
 		r.wal, err = runner.Bounds{First: 1}, nil // a repair of it was interrupted, or it was deleted
@@ -225,45 +227,70 @@ func repairMessageLog(ctx context.Context, r *repairing, out io.Writer, yes bool
 	if err != nil {
 		return err
 	}
+	if r.noLog {
+		return r.makeLogAgain(ctx, starts, out, yes)
+	}
 	f, err := r.examine(ctx, starts)
 	switch {
 	case err != nil:
 		return err
 	case f.differs == 0:
-		return say(out, "partition %d: the message log is what the write-ahead log makes, up to record %d; nothing to repair\n", r.partition, min(r.wal.Last, r.log.Last))
+		return command.Say(out, "partition %d: the message log is what the write-ahead log makes, up to record %d; nothing to repair\n", r.partition, min(r.wal.Last, r.log.Last))
 	case f.foreign == 0 || f.foreign > f.differs:
 		return fmt.Errorf("%w: record %d of the message log follows the one before it, and the write-ahead log, which ends at %d, makes something else or nothing: "+
 			"the write-ahead log has lost records that were answered; use 'sendhouse repair wal --partition %d'", ErrCannotRepair, f.differs, r.wal.Last, r.partition)
 	}
-	err = say(out, "partition %d: record %d of the message log is wrong (%v).\nRecords %d to %d stay. Records %d to %d are removed, and those that the write-ahead log makes are derived again, with the same answers.\n",
+	err = command.Confirm(out, yes, "partition %d: record %d of the message log is wrong (%v).\nRecords %d to %d stay. Records %d to %d are removed, and those that the write-ahead log makes are derived again, with the same answers.\n",
 		r.partition, f.foreign, f.reason, r.log.First, f.foreign-1, f.foreign, r.log.Last)
-	if err != nil || !yes {
-		return errors.Join(err, unlessConfirmed(yes))
+	if err != nil {
+		return err
 	}
 	if err := broker.RequestCut(ctx, r.js, topology.MessagesStream(r.partition), f.foreign-1); err != nil {
 		return err //nolint:wrapcheck // says what was being done
 	}
-	return say(out, "Requested. The partition's sequencer does it at its next attempt, within 30 s; 'sendhouse sequencer status' shows when the partition is served again.\n")
+	return command.Say(out, "Requested. The partition's sequencer does it at its next attempt, within 30 s; 'sendhouse sequencer status' shows when the partition is served again.\n")
 }
 
-func unlessConfirmed(yes bool) error {
-	if yes {
-		return nil
+// makeLogAgain makes a message log that is gone again, to begin with the oldest record that can be derived.
+func (r *repairing) makeLogAgain(ctx context.Context, starts *startStates, out io.Writer, yes bool) error {
+	state, err := starts.oldest(ctx)
+	if err != nil {
+		return err
 	}
-	return ErrNotConfirmed
-}
-
-func say(out io.Writer, format string, args ...any) error {
-	if _, err := fmt.Fprintf(out, format, args...); err != nil {
-		return fmt.Errorf("print: %w", err)
+	err = command.Confirm(out, yes, "partition %d: there is no message log. It is made again, and records %d to %d are derived. Up to message %d it stays without the messages before them; rows of these are in ClickHouse alone.\n",
+		r.partition, state.WALSeq()+1, r.wal.Last, state.Output())
+	if err != nil {
+		return err
 	}
-	return nil
+	options := topology.DefaultOptions()
+	wal, err := r.walConfig(ctx)
+	if err != nil {
+		return err
+	}
+	options.Replicas = wal.Replicas
+	wanted, err := options.StreamConfigs(r.deployment)
+	if err != nil {
+		return err //nolint:wrapcheck // says what is wrong
+	}
+	for _, config := range wanted {
+		if config.Name != topology.MessagesStream(r.partition) {
+			continue
+		}
+		config.FirstSeq = state.WALSeq() + 1
+		if _, err := r.js.CreateStream(ctx, config); err != nil {
+			return fmt.Errorf("make the message log again: %w", err)
+		}
+	}
+	return command.Say(out, "Done. The partition's sequencer derives it at its next attempt, within 30 s.\n")
 }
 
 // repairWAL stores a checkpoint at the message log's end, made from an older state and the message log, and makes the
 // write-ahead log again, empty, to continue after it. Until both are done the sequencer refuses the partition; each step may
 // be repeated.
 func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error {
+	if r.noLog {
+		return fmt.Errorf("%w: there is no message log either; see 'sendhouse repair message-log --partition %d'", ErrCannotRepair, r.partition)
+	}
 	kept, err := r.checkpoints.Claim(ctx)
 	if err != nil {
 		return err
@@ -285,13 +312,13 @@ func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error
 		return fmt.Errorf("%w: record %d of the message log does not follow the one before it (%w)", ErrCannotRepair, wrong, reason)
 	}
 	if intact, err := r.walIsIntact(ctx); err != nil || intact {
-		return errors.Join(err, say(out, "partition %d: the write-ahead log makes what the message log holds, up to record %d; nothing to repair\n", r.partition, r.log.Last))
+		return errors.Join(err, command.Say(out, "partition %d: the write-ahead log makes what the message log holds, up to record %d; nothing to repair\n", r.partition, r.log.Last))
 	}
-	err = say(out, "partition %d: the write-ahead log ends at record %d, the message log at %d.\nA checkpoint is made at record %d, from the state at %d and the message log. The write-ahead log is made again, empty, and continues at record %d.\n"+
+	err = command.Confirm(out, yes, "partition %d: the write-ahead log ends at record %d, the message log at %d.\nA checkpoint is made at record %d, from the state at %d and the message log. The write-ahead log is made again, empty, and continues at record %d.\n"+
 		"Answers stay as they were given. Sends that were answered and are not in the message log are lost; no log has them. Sends that were not answered are to be sent again.\n",
 		r.partition, r.wal.Last, r.log.Last, state.WALSeq(), from, state.WALSeq()+1)
-	if err != nil || !yes {
-		return errors.Join(err, unlessConfirmed(yes))
+	if err != nil {
+		return err
 	}
 	if _, err := r.checkpoints.Save(ctx, state.Snapshot(), time.Now(), kept, nil); err != nil {
 		return err
@@ -299,7 +326,7 @@ func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error
 	if err := r.restartWAL(ctx, state.WALSeq()+1); err != nil {
 		return err
 	}
-	return say(out, "Done. The partition's sequencer serves it at its next attempt, within 30 s.\n")
+	return command.Say(out, "Done. The partition's sequencer serves it at its next attempt, within 30 s.\n")
 }
 
 // newestState is that of the newest checkpoint that can be read, or the empty one if the message log has its beginning.
@@ -369,5 +396,7 @@ func (r *repairing) walConfig(ctx context.Context) (jetstream.StreamConfig, erro
 	}
 	options := topology.DefaultOptions()
 	options.Replicas = messages.CachedInfo().Config.Replicas
-	return options.WALConfig(r.partition), nil
+	config := options.WALConfig(r.partition)
+	config.Metadata = r.deployment.Metadata()
+	return config, nil
 }

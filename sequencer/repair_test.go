@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -95,7 +96,7 @@ func TestRepairStrayRecordInTheMessageLog(t *testing.T) {
 		require.NoError(t, err)
 	}
 	out, err = h.repairMessageLog(false)
-	require.ErrorIs(t, err, ErrNotConfirmed)
+	require.ErrorIs(t, err, command.ErrNotConfirmed)
 	require.Contains(t, out, "record 21 of the message log is wrong")
 	_, err = h.js.Stream(h.ctx, "MESSAGES_0_CUT")
 	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
@@ -139,7 +140,7 @@ func TestRepairWALThatLostItsTail(t *testing.T) {
 			require.ErrorIs(t, err, ErrCannotRepair)
 			require.ErrorContains(t, err, c.messageLog)
 			_, err = h.repairWAL(false)
-			require.ErrorIs(t, err, ErrNotConfirmed)
+			require.ErrorIs(t, err, command.ErrNotConfirmed)
 			out, err = h.repairWAL(true)
 			require.NoError(t, err)
 			require.Contains(t, out, "A checkpoint is made at record 20")

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,14 +18,12 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
-
-// leaseRole is the role's name in the lease bucket.
-const leaseRole = "sequencer"
 
 // drainTimeout bounds how long a stopping partition hands over what is derived.
 const drainTimeout = 5 * time.Second
@@ -30,6 +31,13 @@ const drainTimeout = 5 * time.Second
 // attemptsForgotten: a partition that ran this long starts again without a pause
 // when it fails.
 const attemptsForgotten = 10 * time.Second
+
+// A refused partition is tried again after pauses that double between these, so that
+// a repair needs no restart and a lasting refusal costs next to nothing.
+const (
+	refusedPauseMin = time.Second
+	refusedPauseMax = 30 * time.Second
+)
 
 // Deps are what the role is given.
 type Deps struct {
@@ -48,6 +56,8 @@ type Deps struct {
 	Registerer prometheus.Registerer
 	// Tracer follows sends; nil if nothing is traced.
 	Tracer *tracing.Tracer
+	// Admit, if given, is asked before a partition is sequenced. Its error refuses the partition.
+	Admit func(ctx context.Context, partition int) error
 }
 
 // Service sequences its share of a deployment's partitions.
@@ -59,8 +69,7 @@ type Service struct {
 
 	mu      sync.Mutex
 	joined  bool
-	behind  int                       // partitions held that have not caught up
-	running map[int]*runner.Partition // held and recovered
+	held    map[int]*holding
 	ready   chan struct{}
 	isReady bool // ready is closed
 }
@@ -77,33 +86,46 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, deps: deps, log: deps.Logger.With("role", "sequencer"), metrics: runner.NewMetrics(deps.Registerer),
-		running: make(map[int]*runner.Partition), ready: make(chan struct{}),
+		held: make(map[int]*holding), ready: make(chan struct{}),
 	}, nil
 }
 
 // Ready is closed when the instance has joined and every partition of its first
-// share has folded what was in its log.
+// share has folded what was in its log, or has failed to: one that cannot be served
+// keeps no other waiting.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
-// Check is nil while the instance takes part and its partitions are caught up.
+// Check is nil while the instance takes part and all its partitions are served and
+// caught up; otherwise it names each partition that is not, with the reason.
 func (s *Service) Check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case !s.joined:
+	if !s.joined {
 		return errors.New("has not joined the sequencers yet")
-	case s.behind > 0:
-		return fmt.Errorf("%d partitions are still reading their write-ahead log", s.behind)
-	default:
-		return nil
 	}
+	behind := 0
+	var errs []error
+	for _, number := range slices.Sorted(maps.Keys(s.held)) {
+		switch h := s.held[number]; {
+		case h.problem != nil:
+			errs = append(errs, h.problem)
+		case h.behind:
+			behind++
+		}
+	}
+	if behind > 0 {
+		errs = append(errs, fmt.Errorf("%d partitions are still reading their write-ahead log", behind))
+	}
+	return errors.Join(errs...)
 }
 
 // Run takes its share of the partitions and sequences them until ctx ends, then
-// hands over what is derived and gives them back. A partition that fails recovers
-// by itself; Run returns an error only where trying again cannot help.
+// hands over what is derived and gives them back. A partition that fails recovers by
+// itself. One whose logs or checkpoints are damaged is refused: it is kept, shown, and
+// tried again with growing pauses, while the others are served. No partition's error
+// ends Run.
 func (s *Service) Run(ctx context.Context) error {
-	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.cfg.LeaseTTL, s.deps.Replicas)
+	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.cfg.LeaseTTL, s.deps.Replicas, s.deps.Deployment.Metadata())
 	if err != nil {
 		return fmt.Errorf("sequencer: %w", err)
 	}
@@ -112,7 +134,7 @@ func (s *Service) Run(ctx context.Context) error {
 		instance = lease.RandomInstance()
 	}
 	balancer, err := lease.New(kv, lease.Config{
-		Role: leaseRole, Instance: instance, Partitions: s.deps.Deployment.Partitions, TTL: s.cfg.LeaseTTL,
+		Role: lease.RoleSequencer, Instance: instance, Partitions: s.deps.Deployment.Partitions, TTL: s.cfg.LeaseTTL,
 		Sole: s.deps.Instance != "", Logger: s.log, Status: s.status,
 	}, s.hold)
 	if err != nil {
@@ -133,64 +155,112 @@ func (s *Service) update(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change()
-	if s.joined && s.behind == 0 && !s.isReady {
-		s.isReady = true
-		close(s.ready)
+	if s.isReady || !s.joined {
+		return
 	}
+	for _, h := range s.held {
+		if h.behind && h.problem == nil {
+			return
+		}
+	}
+	s.isReady = true
+	close(s.ready)
 }
 
 // hold runs a partition while the lease stands, and starts it again, from
-// recovery, after an error that may pass.
+// recovery, after an error.
 func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 	number := l.Partition
 	log := s.log.With("partition", number, "epoch", l.Epoch)
 	m := s.metrics.Partition(number)
 	m.Epoch.Set(float64(l.Epoch))
 	defer s.metrics.Forget(number)
-	behind := true
-	s.update(func() { s.behind++ })
-	setBehind := func(to bool) {
-		s.update(func() {
-			if behind && !to {
-				s.behind--
-			} else if !behind && to {
-				s.behind++
-			}
-			behind = to
-		})
-	}
-	defer setBehind(false)
-
-	for attempt := 0; ; attempt++ {
+	h := &holding{Service: s, log: log, metrics: m, behind: true}
+	s.update(func() { s.held[number] = h })
+	defer s.update(func() { delete(s.held, number) })
+	for {
 		started := time.Now()
-		err := s.runPartition(ctx, l, log, m, func() { setBehind(false) })
-		switch {
-		case ctx.Err() != nil:
+		err := s.runPartition(ctx, l, h)
+		if ctx.Err() != nil {
 			return nil // the lease has ended, and says why
-		case runner.Permanent(err):
-			return err
 		}
-		setBehind(true)
-		if time.Since(started) > attemptsForgotten {
-			attempt = 0
-		}
-		m.Restarts.Inc()
-		log.Warn("the partition stopped and recovers", "error", err)
-		if !runner.Pause(ctx, attempt) {
+		if !h.pauseAfter(ctx, err, time.Since(started)) {
 			return nil
 		}
 	}
 }
 
-func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Logger, m *runner.PartitionMetrics, caughtUp func()) (err error) {
+// holding is one partition that this instance holds.
+type holding struct {
+	*Service
+	log     *slog.Logger
+	metrics *runner.PartitionMetrics
+
+	// Guarded by the service.
+	partition *runner.Partition // nil while none runs
+	behind    bool              // it has not caught up since it last failed
+	problem   error             // with which it last failed; nil once it has caught up
+	refused   bool              // the problem needs a repair
+
+	attempts, refusals int    // since it last worked
+	logged             string // the last refusal
+}
+
+// caughtUp notes that the partition is served.
+func (h *holding) caughtUp() {
+	h.update(func() { h.behind, h.problem, h.refused = false, nil, false })
+	h.metrics.Refused.Set(0)
+	if h.refusals > 0 {
+		h.log.Info("partition is served again after a refusal")
+	}
+	h.refusals, h.logged = 0, ""
+}
+
+// pauseAfter notes the error with which the partition stopped after it ran for some
+// time, and waits before the next attempt. It reports false if ctx ended first. An
+// error that passes by itself does not end a refusal; only catching up does.
+func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) bool {
+	if !runner.Permanent(err) {
+		h.update(func() {
+			h.behind = true
+			if !h.refused {
+				h.problem = err
+			}
+		})
+		if ran > attemptsForgotten {
+			h.attempts = 0
+		}
+		h.attempts++
+		h.metrics.Restarts.Inc()
+		h.log.Warn("the partition stopped and recovers", "error", err)
+		return runner.Pause(ctx, h.attempts-1)
+	}
+	h.update(func() { h.behind, h.problem, h.refused = true, err, true })
+	h.metrics.Refused.Set(1)
+	level := slog.LevelError
+	if h.logged == err.Error() {
+		level = slog.LevelDebug
+	}
+	h.logged = err.Error()
+	pause := min(refusedPauseMin<<min(h.refusals, 10), refusedPauseMax)
+	h.refusals++
+	h.log.Log(ctx, level, "partition is refused: its sends are answered 503 until it is mended; the other partitions are served", "error", err, "next_attempt_in", pause)
+	return lifecycle.Pause(ctx, pause) == nil
+}
+
+func (s *Service) runPartition(ctx context.Context, l *lease.Lease, h *holding) (err error) {
+	// A log may be missing while a cut of it is not finished.
+	if err := broker.ResumeCut(ctx, s.deps.JetStream, topology.MessagesStream(l.Partition)); err != nil {
+		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
+	}
+	if err := s.admit(ctx, l.Partition); err != nil {
+		return &runner.Error{Op: "check its logs", Partition: l.Partition, Err: err}
+	}
 	logs, err := openLogs(s.deps.NATS, s.deps.Answers, s.deps.JetStream, l.Partition, s.deps.Tracer != nil)
 	if err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
 	defer func() { err = errors.Join(err, logs.close()) }()
-	if err := broker.ResumeCut(ctx, s.deps.JetStream, topology.MessagesStream(l.Partition)); err != nil {
-		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
-	}
 	store, err := openCheckpoints(ctx, s.deps.JetStream, l.Partition)
 	if err != nil {
 		return &runner.Error{Op: "open the checkpoints", Partition: l.Partition, Err: err}
@@ -199,23 +269,58 @@ func (s *Service) runPartition(ctx context.Context, l *lease.Lease, log *slog.Lo
 		Partition:       l.Partition,
 		DedupWindow:     s.deps.Deployment.DedupWindow,
 		DedupEntriesMax: s.deps.Deployment.DedupEntriesMax,
-	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: log, Metrics: m, Now: time.Now, MayWrite: l.Good, CaughtUp: caughtUp, Tracer: s.deps.Tracer})
-	s.update(func() { s.running[l.Partition] = p })
-	defer s.update(func() { delete(s.running, l.Partition) })
+	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: h.log, Metrics: h.metrics, Now: time.Now, MayWrite: l.Good, CaughtUp: h.caughtUp, Tracer: s.deps.Tracer})
+	s.update(func() { h.partition = p })
+	defer s.update(func() { h.partition = nil })
 	return p.Run(ctx, drainTimeout)
+}
+
+// admit refuses a partition whose logs are lost or another deployment's, or which Admit refuses. A new log would give out again what was
+// given out.
+func (s *Service) admit(ctx context.Context, number int) error {
+	err := broker.CheckPartition(ctx, s.deps.JetStream, s.deps.Deployment, number)
+	if err != nil && !errors.Is(err, broker.ErrLost) && !errors.Is(err, broker.ErrForeign) {
+		return err // of the question
+	}
+	if err == nil && s.deps.Admit != nil {
+		err = s.deps.Admit(ctx, number)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", runner.ErrRefused, err)
+	}
+	return nil
+}
+
+// problemBytesMax bounds what a lease says of a problem.
+const problemBytesMax = 1000
+
+// ownerStatus is what the owner of a partition says of it in its lease.
+type ownerStatus struct {
+	runner.Progress
+	lease.Condition
 }
 
 // status describes a held partition for the lease bucket.
 func (s *Service) status(number int) json.RawMessage {
 	s.mu.Lock()
-	p := s.running[number]
-	s.mu.Unlock()
-	if p == nil {
+	h := s.held[number]
+	if h == nil {
+		s.mu.Unlock()
 		return nil
 	}
-	encoded, err := json.Marshal(p.Progress())
+	p := h.partition
+	said := ownerStatus{Condition: lease.Condition{Refused: h.refused}}
+	if h.problem != nil {
+		text := h.problem.Error()
+		said.Problem = strings.ToValidUTF8(text[:min(len(text), problemBytesMax)], "")
+	}
+	s.mu.Unlock()
+	if p != nil {
+		said.Progress = p.Progress()
+	}
+	encoded, err := json.Marshal(said)
 	if err != nil {
-		return nil // two numbers
+		return nil // numbers and a string
 	}
 	return encoded
 }

@@ -3,6 +3,7 @@ package sequencer
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -240,14 +241,7 @@ func TestForeignMessageIsAnInvariantBroken(t *testing.T) {
 	require.NoError(t, err)
 	h.publish(send("c", "1"))
 	h.put(testkit.MessageBatch(1, data))
-	s := newService(h)
-	require.ErrorIs(t, s.Run(h.ctx), runner.ErrInvariant)
-}
-
-func newService(h *harness) *Service {
-	s, err := New(h.config, Deps{NATS: h.nc, Answers: h.nc, JetStream: h.js, Deployment: h.deployment, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
-	require.NoError(h.t, err)
-	return s
+	require.ErrorIs(t, h.refuses(), runner.ErrInvariant)
 }
 
 // keeperOf gives a keeper over a partition of its own that has folded all that is in
@@ -334,7 +328,7 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 
 	// With neither, and the log trimmed, going on would repeat sequence numbers.
 	require.NoError(t, h.objects().Delete(h.ctx, metas[1].Object))
-	require.ErrorIs(t, newService(h).Run(h.ctx), runner.ErrMissing)
+	require.ErrorIs(t, h.refuses(), runner.ErrMissing)
 }
 
 // A paused owner that wakes up cannot put its checkpoint in its successor's place.
@@ -358,7 +352,7 @@ func TestWriteAheadLogLost(t *testing.T) {
 	stop()
 	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
 	h.ensure()
-	require.ErrorIs(t, newService(h).Run(h.ctx), runner.ErrMissing)
+	require.ErrorIs(t, h.refuses(), runner.ErrMissing)
 }
 
 // Both logs are gone and the checkpoint is left: to begin anew would give its numbers out again.
@@ -375,7 +369,7 @@ func TestBothLogsLostAndACheckpointLeft(t *testing.T) {
 	require.NoError(t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
 	h.ensure()
 	h.publish(send("c", "another"))
-	err := newService(h).Run(h.ctx)
+	err := h.refuses()
 	require.ErrorIs(t, err, runner.ErrMissing)
 	require.ErrorContains(t, err, "taken at record 10, and the write-ahead log ends at 1")
 }
@@ -484,7 +478,7 @@ func TestRefoldNamesWhatIsOtherInARecord(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 3, report.Differences, report.First)
 	require.EqualValues(t, 6, report.Compared)
-	require.Contains(t, report.First[0], "message 2 (message_id ")
+	require.Contains(t, report.First[0], "message_seq 1 of channel 2/d (partition_seq 2, message_id ")
 	require.Contains(t, report.First[0], "record 1) has other content")
 	require.Contains(t, report.First[1], "record 2 of the message log holds 2 messages from 4 on")
 	require.Contains(t, report.First[2], "record 3 of the message log holds 1 messages from 5 on")
@@ -658,4 +652,25 @@ func TestReadingAheadIsBounded(t *testing.T) {
 		require.Less(t, h.nc.Stats().InMsgs-came, last+ahead)
 	}
 	require.Empty(t, dropped)
+}
+
+// TestAPartitionThatIsNotAdmitted is refused with what keeps it from being sequenced.
+func TestAPartitionThatIsNotAdmitted(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	s := h.service()
+	require.NoError(t, s.admit(h.ctx, 0))
+	reason := errors.New("the table is ahead")
+	s.deps.Admit = func(_ context.Context, partition int) error {
+		require.Zero(t, partition)
+		return reason
+	}
+	err := s.admit(h.ctx, 0)
+	require.ErrorIs(t, err, reason)
+	require.ErrorIs(t, err, runner.ErrRefused)
+	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
+	err = s.admit(h.ctx, 0)
+	require.ErrorIs(t, err, broker.ErrLost)
+	require.ErrorIs(t, err, runner.ErrRefused)
+	require.ErrorContains(t, err, "sendhouse repair wal --partition 0")
 }

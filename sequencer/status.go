@@ -1,8 +1,10 @@
 package sequencer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -15,7 +17,6 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
-	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
 // PartitionStatus is what can be seen of a partition from outside. The owner's
@@ -30,6 +31,29 @@ type PartitionStatus struct {
 	OutputBehind  uint64        `json:"output_behind"`  // records folded that it lacks
 	CheckpointAge time.Duration `json:"checkpoint_age"` // 0 where there is none
 	CheckpointWAL uint64        `json:"checkpoint_wal_seq"`
+	// State is that of its owner, empty if there is none.
+	State string `json:"state,omitempty"`
+	// Problem is why the partition is not served, or what of it cannot be read.
+	Problem string `json:"problem,omitempty"`
+}
+
+// The states of a partition that has an owner.
+const (
+	stateServed     = "served"
+	stateRecovering = "recovering" // after an error that may pass
+	stateRefused    = "refused"    // until it is mended
+)
+
+// stateOf is the state that a holder's condition means.
+func stateOf(c lease.Condition) string {
+	switch {
+	case c.Refused:
+		return stateRefused
+	case c.Problem != "":
+		return stateRecovering
+	default:
+		return stateServed
+	}
 }
 
 // Status looks at all partitions of a deployment.
@@ -38,14 +62,17 @@ func Status(ctx context.Context, js jetstream.JetStream, deployment topology.Dep
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w (has a sequencer been started?)", topology.LeaseBucket, err)
 	}
-	leases, err := lease.List(ctx, kv, leaseRole)
+	leases, err := lease.List(ctx, kv, lease.RoleSequencer)
 	if err != nil {
 		return nil, err
 	}
 	all := make([]PartitionStatus, deployment.Partitions)
 	for p := range all {
 		all[p], err = partitionStatus(ctx, js, p, leases.Owners[p])
-		if err != nil {
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound): // the other partitions are shown all the same
+			all[p].Problem = cmp.Or(all[p].Problem, err.Error())
+		case err != nil:
 			return nil, fmt.Errorf("partition %d: %w", p, err)
 		}
 	}
@@ -54,11 +81,14 @@ func Status(ctx context.Context, js jetstream.JetStream, deployment topology.Dep
 
 func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, owner lease.Value) (PartitionStatus, error) {
 	s := PartitionStatus{Partition: number, Owner: owner.Instance, Epoch: owner.Since}
-	var progress runner.Progress
+	var said ownerStatus
 	if len(owner.Status) > 0 {
-		if err := json.Unmarshal(owner.Status, &progress); err != nil {
+		if err := json.Unmarshal(owner.Status, &said); err != nil {
 			return s, fmt.Errorf("status in its lease: %w", err)
 		}
+	}
+	if owner.Instance != "" {
+		s.State, s.Problem = stateOf(said.Condition), said.Problem
 	}
 	logs := &natsLogs{nc: js.Conn(), js: js, partition: number}
 	wal, err := logs.WALBounds(ctx)
@@ -73,34 +103,48 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 	if err != nil {
 		return s, err
 	}
-	kept, err := checkpoints.List(ctx)
-	if err != nil {
+	kept, _, err := checkpoints.pointer(ctx)
+	switch {
+	case errors.Is(err, errPointer):
+		s.Problem = cmp.Or(s.Problem, err.Error())
+	case err != nil:
 		return s, err
 	}
 	s.WALLast, s.OutputLast = wal.Last, end.Seq
-	s.WALLag = wal.Last - min(progress.WALSeq, wal.Last)
-	s.OutputBehind = progress.WALSeq - min(end.Seq, progress.WALSeq)
-	if len(kept.Metas) > 0 {
-		s.CheckpointAge, s.CheckpointWAL = time.Since(kept.Metas[0].TakenAt), kept.Metas[0].WALSeq
+	s.WALLag = wal.Last - min(said.WALSeq, wal.Last)
+	s.OutputBehind = said.WALSeq - min(end.Seq, said.WALSeq)
+	if len(kept.Checkpoints) > 0 {
+		s.CheckpointAge, s.CheckpointWAL = time.Since(kept.Checkpoints[0].TakenAt), kept.Checkpoints[0].WALSeq
 	}
 	return s, nil
 }
 
-// WriteStatus prints a table of it.
+// WriteStatus prints a table of it, and below it the problems.
 func WriteStatus(w io.Writer, all []PartitionStatus) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "PARTITION\tOWNER\tEPOCH\tWAL LAST\tWAL LAG\tOUTPUT LAST\tOUTPUT LAG\tCHECKPOINT AGE\tCHECKPOINT AT") // Flush reports
+	_, _ = fmt.Fprintln(table, "PARTITION\tOWNER\tEPOCH\tSTATE\tWAL LAST\tWAL LAG\tOUTPUT LAST\tOUTPUT LAG\tCHECKPOINT AGE\tCHECKPOINT AT") // Flush reports
 	for _, s := range all {
-		owner, epoch, age, at := "nobody", "-", "-", "-"
+		owner, epoch, state, age, at := "nobody", "-", "-", "-", "-"
 		if s.Owner != "" {
-			owner, epoch = s.Owner, strconv.FormatUint(s.Epoch, 10)
+			owner, epoch, state = s.Owner, strconv.FormatUint(s.Epoch, 10), s.State
 		}
 		if s.CheckpointAge > 0 {
 			age, at = s.CheckpointAge.Round(time.Second).String(), strconv.FormatUint(s.CheckpointWAL, 10)
 		}
-		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", s.Partition, owner, epoch, s.WALLast, s.WALLag, s.OutputLast, s.OutputBehind, age, at)
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", s.Partition, owner, epoch, state, s.WALLast, s.WALLag, s.OutputLast, s.OutputBehind, age, at)
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("print the table: %w", err)
+	}
+	for _, s := range all {
+		if s.Problem == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "partition %d: %s\n", s.Partition, s.Problem); err != nil {
+			return fmt.Errorf("print a problem: %w", err)
+		}
+	}
+	return nil
 }
 
 // StatusCommand is `sendhouse sequencer status`.
@@ -125,8 +169,11 @@ func Shown(ctx context.Context, js jetstream.JetStream, deployment topology.Depl
 	}
 	shown := make([]console.Partition, 0, len(all))
 	for _, s := range all {
-		one := console.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.WALLag, State: "no checkpoint"}
-		if s.CheckpointAge > 0 {
+		one := console.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.WALLag, State: "no checkpoint", Problem: s.Problem}
+		switch {
+		case s.State == stateRefused || s.State == stateRecovering:
+			one.State = s.State
+		case s.CheckpointAge > 0:
 			one.State = fmt.Sprintf("checkpoint %s ago", s.CheckpointAge.Round(time.Second))
 		}
 		shown = append(shown, one)

@@ -151,6 +151,10 @@ func (nowhere) Insert(context.Context, *clickhouse.Block, int, int, string) erro
 
 func (nowhere) CountRange(context.Context, int, uint64, uint64) (uint64, error) { return 0, nil }
 
+func (nowhere) Messages(context.Context, clickhouse.Span) (map[clickhouse.MessageAt]bool, error) {
+	return nil, nil
+}
+
 // processorTime is what this process has used. Wall time says little on a machine with neighbours.
 func processorTime(b *testing.B) time.Duration {
 	var used syscall.Rusage

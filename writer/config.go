@@ -67,6 +67,8 @@ type Deps struct {
 	JetStream jetstream.JetStream
 	// Partitions is the number of partitions of the deployment, as pkg/broker.EnsureDeployment gives it.
 	Partitions int
+	// Deployment is the one that the messages are of; the database is claimed for it. Without an ID, nothing is claimed.
+	Deployment topology.Deployment
 	// Instance, if given, is a name that no other process can have, such as one tied to a locked folder. What
 	// an earlier run under it still held is taken at once.
 	Instance   string

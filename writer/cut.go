@@ -77,24 +77,26 @@ func (r *runner) withinMemory(piece seqRange) (head seqRange, tail *seqRange) {
 // mayCut decides whether a piece that was refused for want of memory can be cut: only if nothing of it is in.
 // The server can have run out of memory behind the insert, or in the middle of it, or be at work still on an attempt
 // that it did not answer, and parts of the piece have other tokens.
-func (r *runner) mayCut(work context.Context, piece seqRange) bool {
+func (r *runner) mayCut(work context.Context, b *batch, piece seqRange) bool {
 	if piece.count() <= memoryRecordsMin || r.now().Before(r.unsure) {
 		return false
 	}
-	if count, known := r.inTable(work, piece); !known || count > 0 {
+	first, end := b.rows(piece)
+	if lacking, known := r.lacking(work, b, piece); !known || lacking < end-first {
 		return false // the same again: the token makes it whole
 	}
 	r.memory = memoryLimit{records: piece.count() / 2}
 	return true
 }
 
-// inTable counts the records of a refused piece that have rows; it is not known where ClickHouse does not say.
-func (r *runner) inTable(work context.Context, piece seqRange) (count uint64, known bool) {
-	count, err := r.store.CountRange(work, r.partition, piece.First, piece.Last)
+// lacking counts the records of a refused piece that have no rows; it is not known if ClickHouse does not say.
+func (r *runner) lacking(work context.Context, b *batch, piece seqRange) (count int, known bool) {
+	first, end := b.rows(piece)
+	lacking, err := r.filler.Lacking(work, r.entries(b, first, end))
 	if err != nil {
 		r.logOnce(slog.LevelWarn, "ClickHouse does not say whether it has rows of a batch, trying it again whole", err)
 	}
-	return count, err == nil
+	return len(lacking), err == nil
 }
 
 // tookWithinMemory lets the pieces grow again after a while.

@@ -19,8 +19,11 @@
 //
 // A writer that dies at any point leaves either no range, and then nothing of it was inserted, or a range,
 // and then its successor reads exactly that range again, proves by the digest that the messages are the
-// same, and inserts them under the same token: ClickHouse adds them if it does not have them. Behind the
-// token stands a ReplacingMergeTree by channel and message_seq.
+// same, asks the table which of them it has, and inserts the others: all under the same token, which covers an insert that is still
+// under way, or some under one of their own. The comment above runner has the protocol. Behind it
+// stands a ReplacingMergeTree by channel and message_seq.
+//
+// Rows that ClickHouse loses later are noticed by counting, and inserted again from the message log; see restorer.
 //
 // Several writers share the partitions by leases (pkg/lease), each partition with one of them at a time. When
 // one leaves, the others take its partitions at once; when one dies, within the time to live of its lease. The
@@ -35,6 +38,8 @@
 //   - ClickHouse has not the memory for a batch, or the batch is of too many months for one block: it is cut, and
 //     each part has a range and a token of its own.
 //   - ClickHouse refuses our rights or our columns: as above, and the state is "paused".
+//   - At the start ClickHouse cannot be reached, or its table cannot be made or is not as it must be: the writer takes no
+//     partition, is not ready, says why, and tries again for ever, with the same pauses.
 //   - ClickHouse refuses the content of a row: the batch is cut in two, again and again, each piece with a
 //     range and a token of its own, until the row is alone; that one becomes a dead letter, whole.
 //   - What stands in a record and is no message becomes a dead letter too.
@@ -57,6 +62,6 @@
 //     the next message comes.
 //   - A record is no batch of messages: somebody else wrote it. The partition is paused.
 //
-// Not ready is the writer until it has first reached ClickHouse and joined the other writers, and while any
+// The writer is not ready until it has first reached ClickHouse and joined the other writers, and while any
 // partition that it holds is not running; [Service.Check] says which and why.
 package writer

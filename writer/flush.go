@@ -16,7 +16,7 @@ import (
 )
 
 // flush makes a batch durable: its limits and its token are recorded, its rows inserted under the token,
-// and the position moved behind it. ctx says whether to begin another attempt, work is for what has begun.
+// and the position moved behind it; see runner for the states of a range. ctx says whether to begin another attempt, work is for what has begun.
 //
 // A batch that ClickHouse refuses for its size or its content is cut, each part with limits and a token of its
 // own, down to the single row. One that is refused for its content becomes a dead letter.
@@ -97,6 +97,9 @@ func (r *runner) finish(b *batch, piece seqRange) {
 		record = 0 // it is a dead letter; where to read on is then looked for
 	}
 	r.position.moved(piece.Last, b.digestAt(piece.Last), record)
+	if r.doubtful != nil && piece.Last >= r.doubtful.Last {
+		r.doubtful = nil
+	}
 	r.unsaved = true
 	r.show()
 }
@@ -136,21 +139,26 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		if !r.good() {
 			return fmt.Errorf("insert %s of %s: %w", piece, r.stream, lease.ErrExpired)
 		}
+		if r.guard != nil {
+			if err := r.guard.err(); err != nil {
+				return err
+			}
+		}
 		err := r.insertOnce(work, b, first, end)
 		if err == nil {
 			return nil
 		}
 		class := clickhouse.ClassOf(err)
 		r.metrics.retries[class].Inc()
-		if class == clickhouse.Ambiguous {
-			r.unsure = r.now().Add(r.timing.unsure)
+		if !clickhouse.IsBehind(err) {
+			r.doubt(piece)
 		}
 		if (class == clickhouse.Data) || (class == clickhouse.Oversize && piece.count() > 1) {
 			if !clickhouse.IsBehind(err) {
 				return refusedBy(err)
 			}
-			count, known := r.inTable(work, piece)
-			if known && count < uint64(end-first) {
+			lacking, known := r.lacking(work, b, piece)
+			if known && lacking > 0 {
 				return refusedBy(err)
 			}
 			if known {
@@ -168,7 +176,7 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		if r.timing.backoff(ctx, attempt, err) != nil {
 			return err
 		}
-		if class == clickhouse.Memory && r.mayCut(work, piece) {
+		if class == clickhouse.Memory && r.mayCut(work, b, piece) {
 			return refusedBy(err)
 		}
 	}
@@ -203,7 +211,7 @@ func (r *runner) insertOnce(work context.Context, b *batch, first, end int) erro
 	}
 	defer func() { <-r.inserts }()
 	begun := time.Now()
-	err := r.store.Insert(work, &b.block, first, end, r.position.Pending.Token)
+	err := r.bringIn(work, b, first, end)
 	if b.samples != nil {
 		r.trace(b, first, end, begun, err)
 	}

@@ -15,24 +15,63 @@ const (
 	// healthInterval is how often ClickHouse is asked how it is, and healthTimeout how long it may take to say it.
 	healthInterval = 10 * time.Second
 	healthTimeout  = 5 * time.Second
+	// fewerRowsInterval is how often rows are counted because there are fewer.
+	fewerRowsInterval = time.Minute
 )
 
 // watchHealth shows ClickHouse's health until ctx ends. What is wrong with it is logged by those who need it for more
 // than a look.
 func (s *Service) watchHealth(ctx context.Context) {
+	var before clickhouse.Signs
 	for {
 		start := time.Now()
 		asking, cancel := context.WithTimeout(ctx, healthTimeout)
 		h, err := s.client.Health(asking)
+		took := time.Since(start)
+		var signs clickhouse.Signs
+		if err == nil {
+			signs, err = s.client.Signs(asking)
+		}
 		cancel()
 		if ctx.Err() != nil {
 			return
 		}
-		s.metrics.server.show(h, err, time.Since(start))
-		if lifecycle.Pause(ctx, healthInterval) != nil {
+		s.metrics.server.show(h, signs, err, took)
+		if err == nil {
+			before = s.noticeLoss(before, signs)
+			s.guard.look(ctx)
+		}
+		if lifecycle.Pause(ctx, s.timing.health) != nil {
 			return
 		}
 	}
+}
+
+// noticeLoss has the rows of all partitions that are held counted if there is a sign that some are lost. It returns what the next signs are to be
+// compared with.
+func (s *Service) noticeLoss(before, now clickhouse.Signs) clickhouse.Signs {
+	same := now.Table == before.Table && now.Detached == before.Detached
+	switch {
+	case before.Table == "" || now.Table == "": // the table has just been found, or is not there yet
+		return now
+	case same && now.Rows >= before.Rows:
+		return now
+	case same && time.Since(s.fewerAt) < fewerRowsInterval: // rows that expire make it fewer all the time
+		return before
+	case now.Table != before.Table:
+		s.log.Warn("the table of messages is another one than before; counting its rows", "before", before.Table, "now", now.Table)
+	case now.Detached != before.Detached:
+		s.log.Warn("parts of the table were detached or attached; counting its rows", "broken", now.Broken, "rows_before", before.Rows, "rows", now.Rows)
+	default:
+		s.fewerAt = time.Now()
+		s.log.Debug("the table has fewer rows than before; counting them", "rows_before", before.Rows, "rows", now.Rows)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.runners {
+		wake(r.alarm)
+	}
+	return now
 }
 
 // serverMetrics show ClickHouse as it was when it was last asked.
@@ -40,6 +79,7 @@ type serverMetrics struct {
 	up                    prometheus.Gauge
 	answer                prometheus.Histogram
 	rows, bytes, partsMax prometheus.Gauge
+	broken                prometheus.Gauge
 	diskFree, disk        prometheus.Gauge
 }
 
@@ -50,14 +90,15 @@ func newServerMetrics(reg prometheus.Registerer) serverMetrics {
 		rows:     gauge("clickhouse_table_rows", "Rows of the table of messages."),
 		bytes:    gauge("clickhouse_table_bytes", "Size of the table of messages on disk, compressed."),
 		partsMax: gauge("clickhouse_parts_max", "Active parts of the partition of a table that has the most; from 1,000 on ClickHouse slows inserts down, from 3,000 on it refuses them, by its defaults."),
+		broken:   gauge("clickhouse_parts_broken", "Parts of the table of messages that ClickHouse set aside because it could not read them."),
 		diskFree: gauge("clickhouse_disk_free_bytes", "Free space of the disk that has the smallest share of it free; 0 if unknown."),
 		disk:     gauge("clickhouse_disk_bytes", "Size of that disk; 0 if unknown."),
 	}
-	reg.MustRegister(m.up, m.answer, m.rows, m.bytes, m.partsMax, m.diskFree, m.disk)
+	reg.MustRegister(m.up, m.answer, m.rows, m.bytes, m.partsMax, m.broken, m.diskFree, m.disk)
 	return m
 }
 
-func (m *serverMetrics) show(h clickhouse.Health, err error, took time.Duration) {
+func (m *serverMetrics) show(h clickhouse.Health, signs clickhouse.Signs, err error, took time.Duration) {
 	if err != nil {
 		m.up.Set(0)
 		return // of what is not known now, the last word stands
@@ -67,6 +108,7 @@ func (m *serverMetrics) show(h clickhouse.Health, err error, took time.Duration)
 	m.rows.Set(float64(h.Rows))
 	m.bytes.Set(float64(h.Bytes))
 	m.partsMax.Set(float64(h.PartsMax))
+	m.broken.Set(float64(signs.Broken))
 	m.diskFree.Set(float64(h.DiskFreeBytes))
 	m.disk.Set(float64(h.DiskBytes))
 }

@@ -88,9 +88,9 @@ func TestLagIsShown(t *testing.T) {
 func TestHealthIsShown(t *testing.T) {
 	t.Parallel()
 	m := newMetrics(prometheus.NewRegistry(), 1, newBudget(1))
-	m.server.show(clickhouse.Health{Rows: 7, Bytes: 8, PartsMax: 9, DiskFreeBytes: 10, DiskBytes: 11}, nil, time.Second)
+	m.server.show(clickhouse.Health{Rows: 7, Bytes: 8, PartsMax: 9, DiskFreeBytes: 10, DiskBytes: 11}, clickhouse.Signs{}, nil, time.Second)
 	require.InDelta(t, 1, valueOf(t, m.server.up), 0)
-	m.server.show(clickhouse.Health{}, errors.New("away"), time.Second)
+	m.server.show(clickhouse.Health{}, clickhouse.Signs{}, errors.New("away"), time.Second)
 	require.InDelta(t, 0, valueOf(t, m.server.up), 0)
 	for want, gauge := range map[float64]prometheus.Gauge{7: m.server.rows, 8: m.server.bytes, 9: m.server.partsMax, 10: m.server.diskFree, 11: m.server.disk} {
 		require.InDelta(t, want, valueOf(t, gauge), 0, "what is not known now, stands")

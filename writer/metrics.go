@@ -36,11 +36,12 @@ type metrics struct {
 	natsRetries    prometheus.Counter
 	deadLetters    map[string]prometheus.Counter
 	server         serverMetrics
+	tableUnusable  prometheus.Gauge
 	lag            *lagCollector
 
 	partitions []*partitionMetrics // the counters of all
 
-	lagMessages, retained, byState, epoch *prometheus.GaugeVec
+	lagMessages, retained, missing, byState, epoch *prometheus.GaugeVec
 }
 
 // partitionMetrics are those of one partition. The gauges are only there while it is held, so that no two
@@ -48,6 +49,8 @@ type metrics struct {
 type partitionMetrics struct {
 	inserted    prometheus.Counter
 	lost        prometheus.Counter
+	restored    prometheus.Counter
+	missing     prometheus.Gauge
 	restarts    prometheus.Counter
 	fenced      prometheus.Counter
 	lagMessages prometheus.Gauge
@@ -66,6 +69,7 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 		visibleDelay:   histogram("visible_delay_seconds", "Time from the acceptance of a batch's oldest message until its row can be read.", []float64{.1, .25, .5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 21600}),
 		splits:         counter("batch_splits_total", "Batches cut in two because ClickHouse refused them whole."),
 		natsRetries:    counter("nats_retries_total", "Writes to NATS (positions, dead letters) that had to be tried again."),
+		tableUnusable:  gauge("table_unusable", "1 while ClickHouse cannot be reached or its table cannot be made or used at the start, so that this process writes nothing; else 0."),
 		retries:        make(map[clickhouse.Class]prometheus.Counter),
 		deadLetters:    make(map[string]prometheus.Counter),
 	}
@@ -79,7 +83,7 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Subsystem: subsystem, Name: "batch_memory_bytes", Help: "Memory taken by batches, of what --writer-bytes-max allows.",
 	}, func() float64 { return float64(shared.taken()) }))
-	reg.MustRegister(retries, letters, m.batchRows, m.batchBytes, m.insertDuration, m.visibleDelay, m.splits, m.natsRetries)
+	reg.MustRegister(retries, letters, m.batchRows, m.batchBytes, m.insertDuration, m.visibleDelay, m.splits, m.natsRetries, m.tableUnusable)
 	m.registerPartitions(reg, partitions)
 	return m
 }
@@ -87,10 +91,12 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 func (m *metrics) registerPartitions(reg prometheus.Registerer, partitions int) {
 	inserted := counterVec("messages_inserted_total", "Messages inserted.", "partition")
 	lost := counterVec("messages_lost_total", "Messages that were gone from the message log before they could be inserted.", "partition")
+	restored := counterVec("rows_restored_total", "Rows that the table had lost and that were inserted again from the message log.", "partition")
 	restarts := counterVec("reader_restarts_total", "Times that a partition was read anew from its recorded position, after an error.", "partition")
 	fenced := counterVec("fenced_total", "Writes of the position that were refused because another writer had moved it.", "partition")
 	m.lagMessages = gaugeVec("lag_messages", "Messages in the message log that are not in ClickHouse yet.", "partition")
 	m.retained = gaugeVec("retained_messages", "Messages that are in ClickHouse and still in the message log: so many go before retention passes the writer.", "partition")
+	m.missing = gaugeVec("rows_missing", "Rows that the table has lost and that cannot be inserted again.", "partition")
 	m.lag = newLagCollector()
 	m.epoch = gaugeVec("lease_epoch", "Epoch of the lease of each partition that this instance owns.", "partition")
 	m.byState = gaugeVec("partition_state", "1 for the state that a partition is in.", "partition", "state")
@@ -99,11 +105,12 @@ func (m *metrics) registerPartitions(reg prometheus.Registerer, partitions int) 
 		m.partitions = append(m.partitions, &partitionMetrics{
 			inserted: inserted.WithLabelValues(label),
 			lost:     lost.WithLabelValues(label),
+			restored: restored.WithLabelValues(label),
 			restarts: restarts.WithLabelValues(label),
 			fenced:   fenced.WithLabelValues(label),
 		})
 	}
-	reg.MustRegister(inserted, lost, restarts, fenced, m.lagMessages, m.retained, m.byState, m.epoch, m.lag)
+	reg.MustRegister(inserted, lost, restored, restarts, fenced, m.lagMessages, m.retained, m.missing, m.byState, m.epoch, m.lag)
 }
 
 // take makes the gauges of a partition that is now held.
@@ -111,6 +118,7 @@ func (m *metrics) take(partition int, epoch uint64) *partitionMetrics {
 	label := strconv.Itoa(partition)
 	pm := *m.partitions[partition]
 	pm.lagMessages, pm.retained, pm.oldest = m.lagMessages.WithLabelValues(label), m.retained.WithLabelValues(label), m.lag.take(partition)
+	pm.missing = m.missing.WithLabelValues(label)
 	pm.states = make(map[state]prometheus.Gauge)
 	for _, s := range states() {
 		pm.states[s] = m.byState.WithLabelValues(label, string(s))
@@ -123,7 +131,7 @@ func (m *metrics) take(partition int, epoch uint64) *partitionMetrics {
 func (m *metrics) forget(partition int) {
 	m.lag.forget(partition)
 	label := prometheus.Labels{"partition": strconv.Itoa(partition)}
-	for _, gauge := range []*prometheus.GaugeVec{m.lagMessages, m.retained, m.byState, m.epoch} {
+	for _, gauge := range []*prometheus.GaugeVec{m.lagMessages, m.retained, m.missing, m.byState, m.epoch} {
 		gauge.DeletePartialMatch(label)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
 // positionVersion is the version of the record's form. A record of another version is not touched.
@@ -27,6 +29,8 @@ type position struct {
 	Writer string `json:"writer"`
 	// StreamCreated is when the stream was created that the places are of.
 	StreamCreated time.Time `json:"stream_created"`
+	// Table is the table that Done and Pending are of; nil in a record of a version that did not record it.
+	Table *clickhouse.TableID `json:"table,omitempty"`
 	// Done is the last place whose message is in ClickHouse, or is a dead letter or lost. 0 means none.
 	Done uint64 `json:"done"`
 	// DoneDigest is the digest of the message at Done, 0 if not known. The stream must still have the same

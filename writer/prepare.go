@@ -53,7 +53,7 @@ func (r *runner) carryOut(ctx context.Context, todo plan, s streamState) error {
 		changed = true
 	}
 	r.position.StreamCreated = s.created
-	missing := todo.missing
+	missing, front := todo.missing, todo.missing != nil
 	if missing == nil && r.suspected != nil && r.suspected.First <= r.stopsAt() && r.suspected.Last > r.position.Done {
 		confirmed, err := r.confirmGap(ctx, *r.suspected)
 		if err != nil {
@@ -63,7 +63,7 @@ func (r *runner) carryOut(ctx context.Context, todo plan, s streamState) error {
 	}
 	r.suspected = nil
 	if missing != nil {
-		if err := r.givenUp(ctx, *missing); err != nil {
+		if err := r.givenUp(ctx, *missing, front); err != nil {
 			return err
 		}
 		if err := r.skip(ctx, *missing); err != nil {
@@ -118,22 +118,28 @@ func (r *runner) confirmGap(ctx context.Context, gap seqRange) (*seqRange, error
 // errDerivable says that messages are missing which the sequencer derives again.
 var errDerivable = errors.New("they are still in the write-ahead log: waiting until the sequencer derives them again")
 
-// givenUp is nil if the message log never will have the missing messages again.
-func (r *runner) givenUp(ctx context.Context, missing seqRange) error {
-	next, err := r.at(ctx, missing.Last+1, 0)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return fmt.Errorf("messages %s of %s are missing: %w", missing, r.stream, errBehind) // the log's end is gone, too
-	}
-	if err != nil {
-		return fmt.Errorf("look for message %d of %s: %w", missing.Last+1, r.stream, err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
+// givenUp is nil if the message log never will have the missing messages again. They are missing from the log's front, or
+// before a message that it has.
+func (r *runner) givenUp(ctx context.Context, missing seqRange, front bool) error {
+	asking, cancel := context.WithTimeout(ctx, r.timing.request)
 	defer cancel()
-	log, err := messagelog.Open(ctx, r.js, r.partition)
+	log, err := messagelog.Open(asking, r.js, r.partition)
 	if err != nil {
 		return err
 	}
-	derivable, err := log.Derivable(ctx, next.Record-1)
+	records, err := log.Records(asking)
+	if err != nil {
+		return err
+	}
+	last := records.First - 1 // the last missing record
+	if !front {
+		next, err := r.at(ctx, missing.Last+1, 0)
+		if err != nil {
+			return fmt.Errorf("look for message %d of %s: %w", missing.Last+1, r.stream, err)
+		}
+		last = next.Record - 1
+	}
+	derivable, err := log.Derivable(asking, last)
 	if err == nil && derivable {
 		err = fmt.Errorf("messages %s of %s are missing: %w", missing, r.stream, errDerivable)
 	}

@@ -116,7 +116,7 @@ type refusingStore struct {
 	mu      sync.Mutex
 	errs    []error
 	inserts []string
-	count   func() (uint64, error) // nil to ask the store
+	unknown int // questions that it does not answer, before it does
 }
 
 func (s *refusingStore) Insert(ctx context.Context, b *clickhouse.Block, first, end int, token string) error {
@@ -133,11 +133,15 @@ func (s *refusingStore) Insert(ctx context.Context, b *clickhouse.Block, first, 
 	return s.store.Insert(ctx, b, first, end, token)
 }
 
-func (s *refusingStore) CountRange(ctx context.Context, partition int, first, last uint64) (uint64, error) {
-	if s.count != nil {
-		return s.count()
+func (s *refusingStore) Messages(ctx context.Context, span clickhouse.Span) (map[clickhouse.MessageAt]bool, error) {
+	s.mu.Lock()
+	s.unknown--
+	unknown := s.unknown >= 0
+	s.mu.Unlock()
+	if unknown {
+		return nil, errors.New("no answer")
 	}
-	return s.store.CountRange(ctx, partition, first, last)
+	return s.store.Messages(ctx, span)
 }
 
 func refusal(class clickhouse.Class, code int) error {
@@ -148,16 +152,15 @@ func refusal(class clickhouse.Class, code int) error {
 func TestRefusedForNowComesAgainTheSame(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		err   error
-		count func() (uint64, error)
+		err     error
+		unknown int
 	}{
-		"read only":                  {refusal(clickhouse.Backpressure, 242), nil},
-		"no space":                   {refusal(clickhouse.Backpressure, 243), nil},
-		"configuration":              {refusal(clickhouse.Configuration, 516), nil},
-		"ambiguous":                  {refusal(clickhouse.Ambiguous, 0), nil},
-		"memory, part of it is in":   {refusal(clickhouse.Memory, 241), func() (uint64, error) { return 7, nil }},
-		"memory, not known what is":  {refusal(clickhouse.Memory, 241), func() (uint64, error) { return 0, errors.New("no answer") }},
-		"an error that is not known": {errors.New("something new"), nil},
+		"read only":                  {refusal(clickhouse.Backpressure, 242), 0},
+		"no space":                   {refusal(clickhouse.Backpressure, 243), 0},
+		"configuration":              {refusal(clickhouse.Configuration, 516), 0},
+		"ambiguous":                  {refusal(clickhouse.Ambiguous, 0), 0},
+		"ambiguous, asked in vain":   {refusal(clickhouse.Ambiguous, 0), 5},
+		"an error that is not known": {errors.New("something new"), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -165,7 +168,7 @@ func TestRefusedForNowComesAgainTheSame(t *testing.T) {
 			cfg := b.full()
 			cfg.FlushInterval, cfg.FlushRowsMax = time.Minute, 2000
 			s := b.service(cfg)
-			refusing := &refusingStore{store: s.store, errs: []error{c.err, c.err, c.err}, count: c.count}
+			refusing := &refusingStore{store: s.store, errs: []error{c.err, c.err, c.err}, unknown: c.unknown}
 			s.store = refusing
 			stop := b.start(s)
 			b.publish(0, 1, 2000)
@@ -211,9 +214,10 @@ func TestNothingIsCutWhileAnAttemptMayGoIn(t *testing.T) {
 // A small batch is not cut for want of memory, and after a while pieces grow again.
 func TestMemoryLimitEnds(t *testing.T) {
 	t.Parallel()
-	r := &runner{limits: limits{rows: 4000}, partition: 0, now: time.Now, store: &refusingStore{count: func() (uint64, error) { return 0, nil }}}
-	require.False(t, r.mayCut(t.Context(), seqRange{1, memoryRecordsMin}))
-	require.True(t, r.mayCut(t.Context(), seqRange{1, 4000}))
+	r := &runner{limits: limits{rows: 4000}, partition: 0, now: time.Now}
+	none := &batch{} // so that nothing need be asked
+	require.False(t, r.mayCut(t.Context(), none, seqRange{1, memoryRecordsMin}))
+	require.True(t, r.mayCut(t.Context(), none, seqRange{1, 4000}))
 	head, tail := r.withinMemory(seqRange{1, 4000})
 	require.Equal(t, seqRange{1, 2000}, head)
 	require.Equal(t, &seqRange{2001, 4000}, tail)
@@ -229,7 +233,7 @@ func TestMemoryLimitEnds(t *testing.T) {
 	require.Equal(t, seqRange{1, 4000}, head)
 	require.Nil(t, tail)
 
-	require.True(t, r.mayCut(t.Context(), seqRange{1, 4000}))
+	require.True(t, r.mayCut(t.Context(), none, seqRange{1, 4000}))
 	r.position.Pending = &pendingRange{seqRange: seqRange{5, 4000}}
 	head, tail = r.withinMemory(seqRange{5, 4000})
 	require.Equal(t, seqRange{5, 4000}, head, "what has a token goes in whole")

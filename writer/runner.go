@@ -14,28 +14,50 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
-	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
-
-// store is what the runner needs of ClickHouse.
-type store interface {
-	Insert(ctx context.Context, b *clickhouse.Block, first, end int, token string) error
-	CountRange(ctx context.Context, partition int, first, last uint64) (uint64, error)
-}
 
 // runner writes one partition. It works in sessions: a session loads the position, compares it with the
 // stream, finishes the pending range if there is one, and then reads on for as long as all goes well. What
 // goes wrong ends the session, and the next one starts from what is recorded; so there is one way to start
 // after a crash, a failure and a change of ownership.
+//
+// # How a range gets into the table once
+//
+// A range is in one of these states. Only the first two are recorded; fresh and doubtful differ in what this process knows.
+//
+//	fresh     recorded as pending by this session; no insert of it was tried.
+//	          → done      an insert under its token succeeded
+//	          → doubtful  an insert failed, unless a view refused it: then the table has it, or the token sees to that
+//	doubtful  pending at the start of the session, or an insert of it failed: rows of it may be in the table, all or those of some
+//	          months, or may still come in, from an insert that nobody waits for any more.
+//	          The table is asked which messages of the range it has, by place and message_id, in the turn of the insert:
+//	          → done      it has all. Nothing is inserted, so a view does not get them twice
+//	          none        insert under the range's token; then ask again: a token that is known for rows that were lost since
+//	                      inserts nothing. → done if they are there, else as with some
+//	          some        while an earlier insert may still come in (until unsure): wait and ask again.
+//	                      Then insert those that are missing under a token of their own (Filler) → done
+//	          A failure of any of this: still doubtful, asked again.
+//	done      the position is behind it.
+//
+// What each of the two nets is for: the token covers an insert that comes in between the question and the next insert, by this process,
+// one that died, or one that was paused until its lease was another's. It needs a server that remembers it. ClickHouse does not sync its
+// log of tokens, so after a power cut it may not; but no insert survives a power cut either, so the answer to the question is then final.
+// Not covered: a server that loses power between the answer and the insert behind it, and is back before that gets through. The same row
+// is then there twice until ReplacingMergeTree merges the two.
+//
+// Replicated tables are not asked: a replica may be behind another one, and their tokens are in a Keeper, which syncs them.
 type runner struct {
 	partition int
 	stream    string
 	js        jetstream.JetStream
 	source    source
 	store     store
+	filler    *Filler
+	asks      bool // the table can be asked what it has
 	positions *positions
 	letters   *deadLetters
 	inserts   chan struct{} // holds a token for each insert that may be under way
+	guard     *guard        // nil: any table will do
 	good      func() bool   // whether the partition is surely ours at this moment
 	budget    *budget
 	limits    limits
@@ -50,17 +72,20 @@ type runner struct {
 	status  atomic.Pointer[status]
 	shown   atomic.Uint64 // position.Done, for the watcher
 	shownIn atomic.Uint64 // position.DoneRecord
+	alarm   chan struct{} // the table may have lost rows; holds one
 
 	// What follows belongs to the session that runs.
 	position  position
+	asked     bool      // the table has no rows behind the position
 	unsaved   bool      // position is ahead of the record
 	suspected *seqRange // a gap that the last session met; met again, it is a fact
 	// refusedInARow counts rows that ClickHouse refused since it last took one.
 	refusedInARow int
 	memory        memoryLimit
 	// unsure: until then, an attempt whose end nobody knows may still bring its rows in.
-	unsure time.Time
-	logged string // the last problem logged, so that it is not logged at each attempt
+	unsure   time.Time
+	doubtful *seqRange // nil if no range is
+	logged   string    // the last problem logged, so that it is not logged at each attempt
 }
 
 // status is what readiness and the metrics show of a runner.
@@ -131,13 +156,14 @@ var (
 func (r *runner) report(err error) {
 	var gap *gapError
 	var content *contentError
+	var identity *identityError
 	foreign := errors.Is(err, message.ErrNotAMessageBatch)
 	level := slog.LevelWarn
 	switch {
 	case errors.As(err, &gap):
 		r.suspected = &gap.missing
 		r.setStatus(stateRetrying, err)
-	case errors.As(err, &content), foreign:
+	case errors.As(err, &content), errors.As(err, &identity), foreign:
 		level = slog.LevelError
 		r.setStatus(statePaused, err)
 	case errors.Is(err, errFenced):
@@ -171,12 +197,19 @@ func (r *runner) well() {
 // session brings the partition from its record up to the live end of the stream and goes on until ctx ends
 // or something fails. work outlives ctx, for what has been begun.
 func (r *runner) session(ctx, work context.Context) error {
+	moved := r.position.Done
 	var err error
 	if r.position, err = r.positions.load(ctx); err != nil {
 		return err
 	}
-	r.unsaved = false
+	if r.position.Done < moved {
+		r.asked = false // the bucket was set back
+	}
+	r.unsaved, r.doubtful = false, nil
 	r.show()
+	if err := r.confirm(ctx); err != nil {
+		return err
+	}
 	stream, err := r.prepare(ctx)
 	if err != nil {
 		return err
@@ -185,6 +218,7 @@ func (r *runner) session(ctx, work context.Context) error {
 	if r.position.Pending != nil {
 		endAt = r.position.Pending.Last
 		r.unsure = r.now().Add(r.timing.unsure)
+		r.doubt(r.position.Pending.seqRange)
 	}
 	g := newGatherer(r.limits, r.budget, first, endAt, r.batches)
 	defer g.stop(errSession)

@@ -2,16 +2,15 @@ package writer
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	prometheustest "github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
@@ -183,7 +182,7 @@ func TestServerAwayUnderLoad(t *testing.T) {
 	server.Kill9()
 	b.publish(0, 11, 5000)
 	b.waitStatus(s, 0, stateRetrying)
-	require.ErrorContains(t, s.Check(), "partition 0: clickhouse: insert")
+	require.ErrorContains(t, s.Check(), "partition 0: clickhouse: ") // it asks, or inserts
 	require.NoError(t, stop())
 	require.NotNil(t, b.recorded(0).Pending, "what was begun is left to the next start")
 
@@ -225,55 +224,108 @@ func TestNATSAway(t *testing.T) {
 func TestStartErrors(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
-	run := func(cfg Config) error {
-		return b.service(cfg).Run(b.ctx)
-	}
-	var all sync.WaitGroup
-	all.Go(func() { // nobody listens
-		begun := time.Now()
-		err := run(b.config("clickhouse://"+testkit.FreeAddr(t)+"/x", clickhouse.SchemaReduced))
-		requireLine(t, err, "is ClickHouse running, and --clickhouse-dsn right?")
-		if took := time.Since(begun); took > 10*time.Second {
-			t.Errorf("took %s", took)
-		}
-	})
-	all.Go(func() { // the table is not there, and may not be made
-		cfg := b.full()
-		cfg.ClickHouseMigrate = false
-		requireLine(t, run(cfg), "the table is not there", "sendhouse migrate")
-	})
-	all.Go(func() { // no bucket: the deployment was never set up
-		other := b.full()
-		s := b.service(other)
-		s.bucket = func(ctx context.Context) (bucket, error) {
-			_, err := b.js.KeyValue(ctx, "NO_SUCH_BUCKET")
-			return nil, err
-		}
-		requireLine(t, s.Run(b.ctx), "bucket not found")
-	})
-	all.Wait()
-
 	s := b.service(b.full())
+	s.bucket = func(ctx context.Context) (bucket, error) { // the deployment was never set up
+		_, err := b.js.KeyValue(ctx, "NO_SUCH_BUCKET")
+		return nil, err
+	}
+	requireLine(t, s.Run(b.ctx), "bucket not found")
+
+	s = b.service(b.full())
 	require.NoError(t, b.start(s)())
 	require.ErrorContains(t, s.Run(b.ctx), "only once")
 }
 
-// The limit may end an attempt that was just begun, as a busy machine has it.
-func TestStartErrorIsThatOfAWholeAttempt(t *testing.T) {
+// ClickHouse's state at the start does not end the writer: it says what is wrong, and writes when that is mended.
+func TestStartWaitsForTheTable(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		refused := errors.New("refused")
-		attempts := 0
-		err := reach(t.Context(), func(ctx context.Context) error {
-			if attempts++; attempts < 3 {
-				return refused
+	for name, c := range map[string]struct {
+		spoil, mend []string // statements
+		config      func(*Config)
+		says        string
+	}{
+		"the table may not be made": {
+			config: func(c *Config) { c.ClickHouseMigrate = false },
+			says:   "the table is not there",
+		},
+		"a column has another type": {
+			spoil: []string{"ALTER TABLE messages MODIFY COLUMN red_dot UInt16"},
+			mend:  []string{"ALTER TABLE messages MODIFY COLUMN red_dot UInt8"},
+			says:  "column red_dot is UInt16, needed is UInt8 (run: ALTER TABLE",
+		},
+		"the ledger is of another schema": {
+			spoil: []string{"INSERT INTO schema_migrations (version, name, checksum, applied_at) SELECT 999, 'foreign', 1, now()"},
+			mend:  []string{"ALTER TABLE schema_migrations DELETE WHERE version = 999 SETTINGS mutations_sync = 2"},
+			says:  "migration 0999 was applied",
+		},
+		"the table is gone": {
+			spoil: []string{"DROP TABLE messages SYNC"}, // it is made again
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, 1)
+			cfg := b.full()
+			client, err := clickhouse.Open(cfg.Config, b.log)
+			require.NoError(t, err)
+			defer func() { require.NoError(t, client.Close()) }()
+			if c.config == nil {
+				require.NoError(t, client.Migrate(b.ctx))
+			} else {
+				c.config(&cfg)
 			}
-			<-ctx.Done()
-			return ctx.Err()
+			run := func(statements []string) {
+				for _, statement := range statements {
+					for _, table := range []string{" messages", " schema_migrations"} {
+						statement = strings.Replace(statement, table, " "+client.Database()+"."+table[1:], 1)
+					}
+					require.NoError(t, client.Conn().Exec(b.ctx, statement))
+				}
+			}
+			run(c.spoil)
+			b.publish(0, 1, 10)
+			s := b.service(cfg)
+			ctx, stop := context.WithCancel(b.ctx)
+			ended := make(chan error, 1)
+			go func() { ended <- s.Run(ctx) }()
+			if c.says != "" {
+				testkit.WaitFor(t, time.Minute, "the writer says what is wrong", func(context.Context) error {
+					if err := s.Check(); err == nil || !strings.Contains(err.Error(), c.says) {
+						return fmt.Errorf("it says %w", err)
+					}
+					return nil
+				})
+				require.InDelta(t, 1, prometheustest.ToFloat64(s.metrics.tableUnusable), 0)
+			}
+			if c.config != nil {
+				require.NoError(t, client.Migrate(b.ctx))
+			}
+			run(c.mend)
+			b.waitDone(0, 10)
+			require.Zero(t, prometheustest.ToFloat64(s.metrics.tableUnusable))
+			stop()
+			require.NoError(t, <-ended)
+			b.requireEachOnce(cfg, 10)
 		})
-		require.ErrorIs(t, err, refused)
-		require.Equal(t, 3, attempts)
+	}
+}
+
+// A ClickHouse that is not there, or says nothing, does not end the writer either, and stopping it takes no time.
+func TestStartWaitsForClickHouse(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	s := b.service(b.config("clickhouse://"+testkit.FreeAddr(t)+"/x", clickhouse.SchemaReduced))
+	ctx, stop := context.WithCancel(b.ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	testkit.WaitFor(t, time.Minute, "the writer says what is wrong", func(context.Context) error {
+		if err := s.Check(); err == nil || !strings.Contains(err.Error(), "is ClickHouse running, and --clickhouse-dsn right?") {
+			return fmt.Errorf("it says %w", err)
+		}
+		return nil
 	})
+	stop()
+	require.NoError(t, <-ended)
 }
 
 func requireLine(t *testing.T, err error, parts ...string) {

@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sendhouse/sendhouse/pkg/lifecycle"
-
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
@@ -22,10 +20,8 @@ import (
 )
 
 const (
-	// startTimeout is how long the first way to ClickHouse may take. It is retried within it, for a server
-	// that is started at the same time.
-	startTimeout = 7 * time.Second
-	startRetry   = 250 * time.Millisecond
+	// pingTimeout is how long ClickHouse may take to answer an attempt to reach it.
+	pingTimeout = 7 * time.Second
 	// tableTimeout is how long a ClickHouse that has been reached may take to make and check the tables. A busy one
 	// needs a second for each statement.
 	tableTimeout = time.Minute
@@ -40,6 +36,8 @@ type Service struct {
 	deps   Deps
 	client *clickhouse.Client
 	store  store
+	guard  *guard
+	asks   func() bool // whether the table can be asked what it has
 	bucket func(context.Context) (bucket, error)
 	// share writes this instance's share of the partitions with hold, until ctx ends.
 	share func(ctx context.Context, hold holdFunc) error
@@ -52,6 +50,8 @@ type Service struct {
 	name             string // of the process, in the records of its partitions
 	budget           *budget
 	inserts          chan struct{} // holds a token for each insert that may be under way
+	counting         chan struct{} // holds a token while the rows of a partition are counted
+	fewerAt          time.Time     // when they were last counted because there were fewer; of watchHealth
 	ready            chan struct{}
 	ran              atomic.Bool
 
@@ -73,7 +73,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	shared := newBudget(cfg.WriterBytesMax)
 	s := &Service{
-		cfg: cfg, deps: deps, client: client, store: client, log: log,
+		cfg: cfg, deps: deps, client: client, store: client, asks: client.SingleServer, log: log,
+		guard:   &guard{table: client, deployment: deps.Deployment, target: client.Database(), log: log},
 		bucket:  func(ctx context.Context) (bucket, error) { return openBucket(ctx, deps.JetStream) },
 		metrics: newMetrics(deps.Registerer, deps.Partitions, shared),
 		timing:  defaultTiming(cfg.WriterStopTimeout),
@@ -81,7 +82,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		budget:  shared,
 		inserts: make(chan struct{}, cfg.WriterInsertsMax),
 		ready:   make(chan struct{}),
-		runners: make(map[int]*runner),
+
+		counting: make(chan struct{}, 1),
+		runners:  make(map[int]*runner),
 
 		refusedInARowMax: refusedInARowMax,
 		state:            errors.New("not started"),
@@ -122,8 +125,8 @@ func (s *Service) setState(err error) {
 // are under way, within the stop timeout, gives the partitions back and returns nil. What it has not finished
 // stands in the record of its partition, for whoever is next.
 //
-// It fails when ClickHouse cannot be reached at the start, or when its table is not as it must be. Once it
-// has been reached, the writer goes on trying for ever.
+// ClickHouse's state never ends it: if ClickHouse cannot be reached, or its table cannot be made or is not as it must be,
+// the writer is not ready, says why, and tries again for ever.
 func (s *Service) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("writer: can be run only once")
@@ -142,11 +145,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}()
 	s.setState(errors.New("connecting to ClickHouse"))
 	if err := s.openTable(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		s.setState(err)
-		return fmt.Errorf("writer: %w", err)
+		s.setState(errStopped)
+		return nil // it was stopped
 	}
 	s.setState(errors.New("has not joined the writers yet"))
 	kv, err := s.bucket(ctx)
@@ -173,19 +173,63 @@ func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
 	s.mu.Lock()
 	s.runners[h.partition] = r
 	s.mu.Unlock()
+	var restoring sync.WaitGroup
+	if r.asks && s.cfg.ClickHouseSchema == clickhouse.SchemaFull {
+		o := &restorer{
+			r: r, rows: s.client, kv: kv, turn: s.counting, alarm: r.alarm, explained: make(map[uint64]uint64),
+			filler: newFiller(s.client, s.client.Digester(), false, fillAttempts, r.log),
+		}
+		restoring.Go(func() { o.run(ctx) })
+	}
 	r.run(ctx)
+	restoring.Wait()
 	s.mu.Lock()
 	delete(s.runners, h.partition)
 	s.mu.Unlock()
 	s.metrics.forget(h.partition)
 }
 
-// openTable reaches ClickHouse, within the start timeout, and brings its table to what is needed.
+// openTable reaches ClickHouse and brings its table to what is needed. It tries until that is so, with growing pauses,
+// whatever is wrong: ClickHouse's state is no reason to end the process, in which ingest may run. Its error is that of ctx.
 func (s *Service) openTable(ctx context.Context) error {
-	if err := reach(ctx, s.client.Ping); err != nil {
-		return err
+	said := ""
+	for attempt := 0; ; attempt++ {
+		err := s.tryTable(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			if attempt > 0 {
+				s.log.Info("ClickHouse's table can be used now", "database", s.client.Database())
+			}
+			s.metrics.tableUnusable.Set(0)
+			return nil
+		}
+		s.setState(fmt.Errorf("ClickHouse's table cannot be used: %w", err))
+		s.metrics.tableUnusable.Set(1)
+		if err.Error() != said { // once each
+			said = err.Error()
+			level := slog.LevelWarn
+			if clickhouse.ClassOf(err) == clickhouse.Configuration {
+				level = slog.LevelError
+			}
+			s.log.Log(ctx, level, "cannot use ClickHouse's table; nothing is written into it until that is mended; retrying", "error", err)
+		}
+		if err := s.timing.backoff(ctx, attempt, err); err != nil {
+			return err
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, tableTimeout)
+}
+
+// tryTable is one attempt.
+func (s *Service) tryTable(ctx context.Context) error {
+	asking, cancel := context.WithTimeout(ctx, pingTimeout)
+	err := s.client.Ping(asking)
+	cancel()
+	if err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	ctx, cancel = context.WithTimeout(ctx, tableTimeout)
 	defer cancel()
 	if s.cfg.ClickHouseMigrate {
 		if err := s.client.Migrate(ctx); err != nil {
@@ -193,26 +237,6 @@ func (s *Service) openTable(ctx context.Context) error {
 		}
 	}
 	return s.client.Check(ctx) //nolint:wrapcheck // a clickhouse.Error says it all
-}
-
-// reach waits until ping has an answer, for startTimeout at most. An attempt that this limit cuts off says nothing of
-// ClickHouse, so the error is that of the attempt before it.
-func reach(ctx context.Context, ping func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	var last error
-	for {
-		err := ping(ctx)
-		if err == nil {
-			return nil
-		}
-		if last == nil || ctx.Err() == nil {
-			last = err
-		}
-		if clickhouse.ClassOf(err) == clickhouse.Configuration || lifecycle.Pause(ctx, startRetry) != nil {
-			return last //nolint:wrapcheck // a clickhouse.Error says it all
-		}
-	}
 }
 
 func openBucket(ctx context.Context, js jetstream.JetStream) (bucket, error) {
@@ -229,15 +253,16 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 	stream := topology.MessagesStream(h.partition)
 	log := s.log.With("partition", h.partition, "epoch", h.epoch)
 	r := &runner{
-		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, budget: s.budget, inserts: s.inserts, good: h.good,
+		partition: h.partition, stream: stream, js: s.deps.JetStream, store: s.store, guard: s.guard, asks: s.asks(), budget: s.budget, inserts: s.inserts, good: h.good,
 		source: &logSource{js: s.deps.JetStream, stream: stream, traced: s.deps.Tracer != nil, warn: func(err error) {
 			log.Debug("reading the message log", "error", err)
 		}},
 		letters: &deadLetters{js: s.deps.JetStream, stream: stream, timeout: s.timing.request},
 		limits:  limits{rows: s.cfg.FlushRowsMax, bytes: s.cfg.FlushBytesMax, interval: s.cfg.FlushInterval, refusedInARow: s.refusedInARowMax},
 		timing:  s.timing, log: log, metrics: s.metrics, tracer: s.deps.Tracer, own: s.metrics.take(h.partition, h.epoch), now: time.Now,
-		batches: [2]*batch{{}, {}},
+		batches: [2]*batch{{}, {}}, alarm: make(chan struct{}, 1),
 	}
+	r.filler = newFiller(s.store, s.client.Digester(), false, 1, log) // the runner tries again itself
 	r.positions = &positions{
 		kv: kv, key: positionKey(h.partition), writer: s.name, timeout: s.timing.request,
 		wait: func(ctx context.Context, attempt int, err error) error {

@@ -33,6 +33,7 @@ type bundle struct {
 	nats       *broker.Embedded
 	dir        string
 	partitions int
+	deployment topology.Deployment
 	ids        []message.IDClock
 	last       map[int]uint64 // place of the last message published, by partition
 	records    uint64         // published by publishRecords
@@ -62,10 +63,11 @@ func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	asked := topology.DefaultDeployment()
 	asked.Partitions = partitions
 	options := topology.DefaultOptions()
+	options.MessagesAsync = true // as 'sendhouse up' has it
 	options.WALBytesMax, options.MessagesBytesMax = config.ByteSize(partitions)*64<<20, config.ByteSize(partitions)*4<<30
-	_, err = broker.EnsureDeployment(ctx, js, asked, options)
+	deployment, err := broker.EnsureDeployment(ctx, js, asked, options)
 	require.NoError(t, err)
-	b := &bundle{t: t, ctx: ctx, js: js, nats: embedded, dir: dir, partitions: partitions, log: log}
+	b := &bundle{t: t, ctx: ctx, js: js, nats: embedded, dir: dir, partitions: partitions, deployment: deployment, log: log}
 	for p := range partitions {
 		clock, err := message.NewIDClock(p, 0)
 		require.NoError(t, err)
@@ -189,7 +191,7 @@ func (b *bundle) config(dsn string, schema clickhouse.Schema) Config {
 // service makes a writer that waits little.
 func (b *bundle) service(cfg Config) *Service {
 	b.t.Helper()
-	s, err := New(cfg, Deps{JetStream: b.js, Partitions: b.partitions, Logger: b.log, Registerer: prometheus.NewRegistry()})
+	s, err := New(cfg, Deps{JetStream: b.js, Partitions: b.partitions, Deployment: b.deployment, Logger: b.log, Registerer: prometheus.NewRegistry()})
 	require.NoError(b.t, err)
 	s.timing.watch, s.timing.backoffMin, s.timing.backoffMax = 50*time.Millisecond, 10*time.Millisecond, 100*time.Millisecond
 	return s

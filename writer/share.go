@@ -70,7 +70,7 @@ func (s *Service) leaseBucket(ctx context.Context) (jetstream.KeyValue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", topology.WriterBucket, err)
 	}
-	return lease.OpenBucket(ctx, s.deps.JetStream, topology.WriterLeaseBucket, s.cfg.WriterLeaseTTL, stream.CachedInfo().Config.Replicas)
+	return lease.OpenBucket(ctx, s.deps.JetStream, topology.WriterLeaseBucket, s.cfg.WriterLeaseTTL, stream.CachedInfo().Config.Replicas, s.deps.Deployment.Metadata())
 }
 
 // problemBytesMax bounds what a lease says of a problem.

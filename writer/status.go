@@ -37,6 +37,8 @@ type PartitionStatus struct {
 	// the latest ranges of it.
 	LostMessages uint64        `json:"lost_messages"`
 	Lost         []RangeStatus `json:"lost,omitempty"`
+	// MissingRows counts rows that the table has lost and that could not be inserted again from the message log, ever.
+	MissingRows uint64 `json:"missing_rows"`
 }
 
 // RangeStatus is a range of places, both ends included.
@@ -87,6 +89,11 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, records bucket
 	if at.Pending != nil {
 		s.Pending = &at.Pending.seqRange
 	}
+	counted, _, err := readTally(ctx, records, number)
+	if err != nil {
+		return s, err
+	}
+	s.MissingRows = counted.Missing
 	log, err := messagelog.Open(ctx, js, number)
 	if err != nil {
 		return s, err
@@ -110,7 +117,7 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, records bucket
 // WriteStatus prints a table of it, and below it the problems.
 func WriteStatus(w io.Writer, all []PartitionStatus) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "PARTITION\tOWNER\tEPOCH\tSTATE\tMESSAGES\tWRITTEN\tLAG\tINSERTING\tLOST") // Flush reports
+	_, _ = fmt.Fprintln(table, "PARTITION\tOWNER\tEPOCH\tSTATE\tMESSAGES\tWRITTEN\tLAG\tINSERTING\tLOST\tMISSING") // Flush reports
 	for _, s := range all {
 		owner, epoch, said, pending := "nobody", "-", "-", "-"
 		if s.Owner != "" {
@@ -122,7 +129,7 @@ func WriteStatus(w io.Writer, all []PartitionStatus) error {
 		if s.Pending != nil {
 			pending = s.Pending.String()
 		}
-		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%d\n", s.Partition, owner, epoch, said, s.StreamLast, s.Done, s.Lag, pending, s.LostMessages)
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%d\t%d\n", s.Partition, owner, epoch, said, s.StreamLast, s.Done, s.Lag, pending, s.LostMessages, s.MissingRows)
 	}
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("print the table: %w", err)

@@ -87,6 +87,7 @@ func (r *runner) acceptedAt(ctx context.Context, seq uint64) (time.Time, error) 
 type timing struct {
 	request    time.Duration // for an answer of NATS
 	watch      time.Duration // between looks at the stream
+	health     time.Duration // between looks at ClickHouse
 	stop       time.Duration // for what has begun, when told to stop
 	unsure     time.Duration // behind an insert that ClickHouse did not answer: until it can be taken to have ended, in or not
 	backoffMin time.Duration
@@ -94,7 +95,7 @@ type timing struct {
 }
 
 func defaultTiming(stop time.Duration) timing {
-	return timing{request: 5 * time.Second, watch: 2 * time.Second, stop: stop, unsure: 2 * time.Minute, backoffMin: 100 * time.Millisecond, backoffMax: 5 * time.Second}
+	return timing{request: 5 * time.Second, watch: 2 * time.Second, health: healthInterval, stop: stop, unsure: 2 * time.Minute, backoffMin: 100 * time.Millisecond, backoffMax: 5 * time.Second}
 }
 
 // backoff waits before another attempt: twice as long as before the last one, up to the most, and

@@ -1,7 +1,8 @@
 // Command secrets makes what the processes of a deployment show each other: an
-// authority and one certificate for NATS and its clients, an NKey for each role,
-// a token for the API, passwords for ClickHouse. It is for trying out; where you
-// have a way to keep secrets, use that.
+// authority for NATS and its clients with a certificate for the servers and one for
+// each role, an authority of their own for the routes between the servers, an NKey
+// for each role, a token for the API, passwords for ClickHouse. It is for trying out;
+// if you have a way to keep secrets, use that.
 package main
 
 import (
@@ -29,7 +30,7 @@ const validity = 365 * 24 * time.Hour
 
 func main() {
 	dir := flag.String("dir", "", "folder to make; must not exist")
-	hosts := flag.String("hosts", "nats-1,nats-2,nats-3,localhost", "names that the certificate is good for, separated by commas")
+	hosts := flag.String("hosts", "nats-1,nats-2,nats-3,localhost", "names that the servers' certificates are good for, separated by commas")
 	flag.Parse()
 	if err := run(*dir, strings.Split(*hosts, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "secrets:", err)
@@ -46,8 +47,9 @@ func run(dir string, hosts []string) error {
 		return err
 	}
 	o := out{dir: dir}
-	o.certificates(hosts)
-	o.nkeys("ingest", "sequencer", "writer", "reader", "operator", "system")
+	clients := []string{"ingest", "sequencer", "writer", "reader", "operator", "system"}
+	o.certificates(hosts, clients)
+	o.nkeys(clients...)
 	o.passwords("admin", "writer", "reader")
 	token := o.random()
 	o.write("token", token)
@@ -107,23 +109,52 @@ func (o *out) passwords(names ...string) {
 	o.write("clickhouse.env", env.String())
 }
 
-func (o *out) certificates(hosts []string) {
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	key, keyErr := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if o.err = errors.Join(o.err, err, keyErr); o.err != nil {
+// certificates makes those of the servers, as which clients know them, and those of the clients, by an authority; and those by
+// which the servers know each other by another. A client's certificate is good for nothing else, so that whoever has it cannot
+// pose as a server.
+func (o *out) certificates(hosts []string, clients []string) {
+	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	ca := o.authority("ca.crt", "Sendhouse authority")
+	ca.issue("nats", hosts, x509.ExtKeyUsageServerAuth)
+	for _, client := range clients {
+		ca.issue(client, nil, x509.ExtKeyUsageClientAuth)
+	}
+	o.authority("routes-ca.crt", "Sendhouse authority for routes").issue("routes", hosts, both...)
+}
+
+// authority signs certificates.
+type authority struct {
+	out  *out
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func (o *out) authority(file, name string) *authority {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if o.err = errors.Join(o.err, err); o.err != nil {
+		return &authority{out: o}
+	}
+	cert := template(name)
+	cert.IsCA, cert.BasicConstraintsValid, cert.KeyUsage = true, true, x509.KeyUsageCertSign
+	o.certificate(file, cert, cert, key, key)
+	return &authority{out: o, cert: cert, key: key}
+}
+
+// issue writes name.crt and name.key.
+func (a *authority) issue(name string, hosts []string, uses ...x509.ExtKeyUsage) {
+	o := a.out
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if o.err = errors.Join(o.err, err); o.err != nil {
 		return
 	}
-	ca := template("Sendhouse authority")
-	ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign
-	leaf := template(hosts[0])
+	leaf := template(name)
 	leaf.DNSNames = hosts
 	leaf.KeyUsage = x509.KeyUsageDigitalSignature
-	leaf.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	o.certificate("ca.crt", ca, ca, caKey, caKey)
-	o.certificate("tls.crt", leaf, ca, key, caKey)
+	leaf.ExtKeyUsage = uses
+	o.certificate(name+".crt", leaf, a.cert, key, a.key)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	o.err = errors.Join(o.err, err)
-	o.write("tls.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	o.write(name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
 }
 
 func (o *out) certificate(file string, template, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey) {

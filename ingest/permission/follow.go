@@ -15,6 +15,8 @@ const (
 	askTimeout   = time.Second            // for one question to NATS
 	watchTimeout = 2 * time.Second        // to begin a watch, and to end one
 	followPause  = 250 * time.Millisecond // between two tries to watch
+	// notWholePause is the pause where all of the bucket was read and is not all that it should be. It may be a server that is behind.
+	notWholePause = 2 * time.Second
 )
 
 var errWatchEnded = errors.New("the watch ended")
@@ -31,12 +33,17 @@ func (s *Store) follow(ctx context.Context) {
 		if err == nil { // a new one was asked for
 			continue
 		}
+		pause := followPause
+		if errors.Is(err, ErrNotWhole) {
+			pause = notWholePause
+			s.forget() // so that all of it is read again
+		}
 		if err.Error() != said { // once each
 			said = err.Error()
 			s.log.Warn("permissions cannot be followed; trying again", "error", err)
 		}
 		select {
-		case <-time.After(followPause):
+		case <-time.After(pause):
 		case <-ctx.Done():
 		}
 	}
@@ -83,7 +90,12 @@ func (s *Store) watch(ctx context.Context) error {
 				// All has come that the watch's server has. Where that is less than the leader has,
 				// or the last messages are gone, probe finds out which.
 				if s.progress.now() >= at.last {
-					s.confirm(cache, asked)
+					switch err := s.whole(ctx, cache); {
+					case err == nil:
+						s.confirm(cache, asked)
+					case errors.Is(err, ErrNotWhole):
+						return err
+					} // else probe asks again
 				}
 			default:
 				s.apply(entry)
@@ -91,6 +103,40 @@ func (s *Store) watch(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// errUnsettled: the bucket is being changed, so that its keys cannot be counted.
+var errUnsettled = errors.New("the bucket of permissions is being changed")
+
+// whole refuses a cache that has fewer keys than the bucket's leader counts in the bucket: the server passes over those that cannot
+// be read without a word. A bucket that was written and is empty was purged: records are replaced and never removed. It is asked
+// before a cache is used for the first time.
+func (s *Store) whole(ctx context.Context, cache *cache) error {
+	if cache.complete.Load() {
+		return nil
+	}
+	applied, counted := s.progress.now(), uint64(cache.channels.Load()+s.others.Load())
+	at, err := s.position(ctx)
+	if err != nil {
+		return err
+	}
+	if at.last > applied { // or the newest messages are gone
+		if missing, err := s.missing(ctx); err != nil || missing {
+			return errors.Join(errUnsettled, err)
+		}
+	}
+	problem := error(nil)
+	switch {
+	case at.keys == 0 && at.last > 0:
+		problem = fmt.Errorf("%w: it was emptied", ErrNotWhole)
+	case counted < at.keys:
+		problem = fmt.Errorf("%w: %d of %d keys can be read", ErrNotWhole, counted, at.keys)
+	default:
+		s.notWhole.Store(nil)
+		return nil
+	}
+	s.notWhole.Store(&problem)
+	return problem
 }
 
 // open begins a watch. The context is the watch's for its whole life; cancel ends it.
@@ -131,6 +177,7 @@ func (s *Store) forget() {
 	s.usable.Store(false)
 	s.cache.Store(newCache())
 	s.loose.clear()
+	s.others.Store(0)
 	s.progress.reset()
 }
 
@@ -139,11 +186,13 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 	key, err := parseKey(entry.Key())
 	if err != nil {
 		s.metrics.damaged.Inc()
+		s.others.Add(1)
 		s.log.Warn("a foreign key stands in the bucket of permissions", "bucket", topology.PermissionBucket, "error", err)
 		return
 	}
 	stored := entry.Operation() == jetstream.KeyValuePut
 	if key.isPage {
+		s.others.Add(1)
 		if stored {
 			s.applyPage(key, entry)
 		}

@@ -48,6 +48,10 @@ func (s *Store) probeOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lagMax)
 	defer cancel()
 	if s.reach(ctx, at.last) == nil {
+		if s.whole(ctx, cache) != nil {
+			s.metrics.unconfirmed.Inc()
+			return
+		}
 		s.confirm(cache, asked)
 		return
 	}

@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
 )
 
 // recordVersion is that of both records. A reader that does not know it takes the channel
 // for damaged, and lets nobody in.
 const recordVersion = 1
 
-// channelRecord is what the bucket holds of a channel, as JSON, so that `nats kv get` shows it.
+// channelRecord is what the bucket holds of a channel, as JSON, so that `nats kv get` shows it. It and a page end with a checksum
+// (broker.WithChecksum): one bit can make another list of it, or another flag, that reads well. Records of before have none.
 type channelRecord struct {
 	Version       int         `json:"v"`
 	Defined       bool        `json:"defined,omitempty"`
@@ -94,14 +97,14 @@ func encode(record any) ([]byte, error) {
 	if err := e.Encode(record); err != nil {
 		return nil, fmt.Errorf("encode a record: %w", err)
 	}
-	return bytes.TrimRight(b.Bytes(), "\n"), nil
+	return broker.WithChecksum(bytes.TrimRight(b.Bytes(), "\n")), nil
 }
 
 // readPolicy is the inverse of record. Find gives a page by its id. What cannot be read makes
 // the policy damaged; the error says what it is.
 func readPolicy(data []byte, revision uint64, find func(id uint64) *page) (*Policy, error) {
 	var r channelRecord
-	err := json.Unmarshal(data, &r)
+	err := broker.UnmarshalChecked(data, &r)
 	if err == nil && r.Version != recordVersion {
 		err = fmt.Errorf("version %d is not known", r.Version)
 	}
@@ -168,7 +171,7 @@ func badUID(uid string) bool { return uid == "" || len(uid) > uidBytesMax }
 
 func readPage(data []byte) (*page, error) {
 	var r uidsRecord
-	if err := json.Unmarshal(data, &r); err != nil {
+	if err := broker.UnmarshalChecked(data, &r); err != nil {
 		return nil, err
 	}
 	switch {

@@ -68,6 +68,8 @@ type Store struct {
 	restart   chan struct{} // asks for a new watch
 	watching  atomic.Int64  // the number of the watch; 0: there is none
 	watches   int64         // the number of the last one; follow's own
+	others    atomic.Int64  // pages and foreign keys that were read into the cache
+	notWhole  atomic.Pointer[error]
 	began     time.Time
 	confirmed atomic.Int64 // when the cache was last known to be complete, in nanoseconds since began; 0: never
 	created   atomic.Int64 // when the stream was made, in Unix nanoseconds: another one is another bucket
@@ -109,6 +111,9 @@ func (s *Store) Run(ctx context.Context) error {
 // Ready is closed when the cache is complete for the first time.
 func (s *Store) Ready() <-chan struct{} { return s.ready }
 
+// ErrNotWhole says that the bucket holds less than was put into it. Which channels are concerned cannot be told, so nothing is allowed.
+var ErrNotWhole = errors.New("the bucket " + topology.PermissionBucket + " has lost records; nobody can be allowed to send (restore its stream with `nats stream restore`, or see `sendhouse repair permissions`)")
+
 // ErrNotReady is wrapped by Check.
 var ErrNotReady = errors.New("permissions cannot be answered for")
 
@@ -116,6 +121,8 @@ var ErrNotReady = errors.New("permissions cannot be answered for")
 func (s *Store) Check() error {
 	cache := s.cache.Load()
 	switch {
+	case !cache.complete.Load() && s.notWhole.Load() != nil:
+		return fmt.Errorf("%w: %w", ErrNotReady, *s.notWhole.Load())
 	case !cache.complete.Load():
 		return fmt.Errorf("%w: they are still being read (%d channels so far)", ErrNotReady, cache.channels.Load())
 	case !s.usable.Load():
@@ -134,6 +141,9 @@ func (s *Store) Decide(send Send) Verdict {
 	verdict := Unavailable
 	if cache := s.cache.Load(); s.usable.Load() && cache.complete.Load() {
 		verdict = Decide(cache, s.rules, send)
+		if verdict != Allowed && cache.Policy(SystemAccounts()).Has(damaged) {
+			verdict = Unavailable // the sender may be one of the system accounts, which cannot be read
+		}
 	}
 	s.metrics.decisions[verdict].Inc()
 	return verdict
@@ -158,6 +168,7 @@ const bucketStream = "KV_" + topology.PermissionBucket
 // position is how far the bucket's stream is.
 type position struct {
 	last    uint64 // stream_seq of its newest message
+	keys    uint64 // that it holds
 	created time.Time
 }
 
@@ -167,13 +178,13 @@ func (s *Store) position(ctx context.Context) (position, error) {
 	defer cancel()
 	stream, err := s.js.Stream(ctx, bucketStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		err = fmt.Errorf("there is no bucket %s: start a sequencer of this version first, it makes it: %w", topology.PermissionBucket, err)
+		err = fmt.Errorf("there is no bucket %s: a sequencer makes it at the first start of a deployment; one that was lost since comes back from a backup (`nats stream restore`), or empty by `sendhouse repair permissions`: %w", topology.PermissionBucket, err)
 	}
 	if err != nil {
 		return position{}, err
 	}
 	info := stream.CachedInfo()
-	return position{last: info.State.LastSeq, created: info.Created}, nil
+	return position{last: info.State.LastSeq, keys: info.State.NumSubjects, created: info.Created}, nil
 }
 
 // replaced says whether the stream is another one than that which the cache was read from, or

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // Status is what an audit came to.
@@ -33,6 +36,8 @@ type Part struct {
 	First       []string `json:"first_differences,omitempty"`
 	// NotCompared says what was left out for a reason that is no fault: retention, expiry.
 	NotCompared []string `json:"not_compared,omitempty"`
+	// Repairs are the commands or statements that mend what differs.
+	Repairs []string `json:"repairs,omitempty"`
 	// Failure says why the check could not be finished.
 	Failure string `json:"failure,omitempty"`
 	Details any    `json:"details,omitempty"`
@@ -46,10 +51,29 @@ func (p *Part) Differ(format string, args ...any) {
 	}
 }
 
+// Describing reports whether the next difference will be described, and not only counted.
+func (p *Part) Describing() bool { return len(p.First) < firstKept }
+
+// Mend notes what mends a difference; the same is noted once.
+func (p *Part) Mend(format string, args ...any) {
+	if repair := fmt.Sprintf(format, args...); !slices.Contains(p.Repairs, repair) {
+		p.Repairs = append(p.Repairs, repair)
+	}
+}
+
+// MessageName names a message for a report: its channel and its message_seq there, by which people know it, and its
+// partition_seq.
+func MessageName(m *message.Message, partitionSeq uint64) string {
+	return fmt.Sprintf("message_seq %d of channel %d/%s (partition_seq %d, message_id %d)", m.GetMessageSeq(), m.GetChannelType(), m.GetChannelId(), partitionSeq, m.GetMessageId())
+}
+
 // Take notes the differences of another part.
 func (p *Part) Take(other *Part) {
 	p.Differences += other.Differences
 	p.First = append(p.First, other.First[:min(len(other.First), firstKept-len(p.First))]...)
+	for _, repair := range other.Repairs {
+		p.Mend("%s", repair)
+	}
 }
 
 // Omit notes what was not compared.
@@ -82,6 +106,9 @@ func (r *Report) Add(log *slog.Logger, p *Part, err error) {
 	args := []any{"check", p.Check, "partition", p.Partition, "compared", p.Compared, "differences", p.Differences}
 	if len(p.First) > 0 {
 		args = append(args, "first", p.First[0])
+	}
+	if len(p.Repairs) > 0 {
+		args = append(args, "repairs", p.Repairs)
 	}
 	if p.Failure != "" {
 		args = append(args, "failure", p.Failure)

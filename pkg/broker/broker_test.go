@@ -370,14 +370,13 @@ func (b lateBucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntr
 	return b.KeyValue.Get(ctx, key)
 }
 
-// Of two that start at once, the second is told that the parameters are there, and may be told by a server that is behind that
-// they are not.
+// A role that starts beside the sequencer may be told by a server that is behind that the parameters are not there.
 func TestParametersThatAServerDoesNotHaveYet(t *testing.T) {
 	t.Parallel()
 	_, js := connect(t, startEmbedded(t, t.TempDir()))
 	first, err := broker.EnsureDeployment(t.Context(), js, topology.Deployment{Partitions: 2}, options())
 	require.NoError(t, err)
-	second, err := broker.EnsureDeployment(t.Context(), &late{js, 2}, topology.Deployment{}, options())
+	second, err := broker.AwaitDeployment(t.Context(), &late{js, 2}, topology.Deployment{})
 	require.NoError(t, err)
 	require.Equal(t, first, second)
 }

@@ -94,12 +94,6 @@ func ResumeCut(ctx context.Context, js jetstream.JetStream, name string) error {
 	return nil
 }
 
-// isBeingCut reports whether a cut of the stream is not finished.
-func isBeingCut(ctx context.Context, js jetstream.JetStream, name string) (bool, error) {
-	info, err := (&cut{js: js}).info(ctx, CutName(name))
-	return info != nil, err
-}
-
 type cut struct {
 	js   jetstream.JetStream
 	name string // S; T is CutName of it

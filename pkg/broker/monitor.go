@@ -2,8 +2,10 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,14 +26,21 @@ const (
 // Monitor shows a deployment's streams and JetStream's health as metrics, from what JetStream itself says. It asks
 // for all streams at once, so it costs the same few requests however many there are. Several may run: they
 // show the same.
+//
+// It also compares the streams with what they must be. A setting that was changed by hand and that no flag decides is set back;
+// for everything else that is wrong it logs an error and shows sendhouse_jetstream_stream_wrong.
 type Monitor struct {
 	js      jetstream.JetStream
+	wanted  []jetstream.StreamConfig
 	log     *slog.Logger
 	metrics *monitorMetrics
-	isDown  bool // the last look got no answer; belongs to Run
+	// What follows belongs to Run.
+	isDown bool              // the last look got no answer
+	said   map[string]string // what was last logged of a stream that is wrong
 
-	mu   sync.Mutex
-	seen look
+	mu    sync.Mutex
+	seen  look
+	wrong map[string]bool // by stream, of those that are wanted
 }
 
 // look is what was seen at one time.
@@ -42,9 +51,10 @@ type look struct {
 	max     int64 // of the account's storage; less than 0 where there is no limit
 }
 
-// NewMonitor registers the metrics. Run fills them.
-func NewMonitor(js jetstream.JetStream, reg prometheus.Registerer, log *slog.Logger) (*Monitor, error) {
-	m := &Monitor{js: js, log: log.With("component", "jetstream"), metrics: newMonitorMetrics()}
+// NewMonitor registers the metrics. Run fills them. Wanted are the streams that must be there (topology.Options.StreamConfigs); without them
+// the streams are only shown.
+func NewMonitor(js jetstream.JetStream, wanted []jetstream.StreamConfig, reg prometheus.Registerer, log *slog.Logger) (*Monitor, error) {
+	m := &Monitor{js: js, wanted: wanted, log: log.With("component", "jetstream"), metrics: newMonitorMetrics(), said: make(map[string]string)}
 	for _, c := range []prometheus.Collector{m.metrics.up, m.metrics.answer, m} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics of JetStream: %w", err)
@@ -85,10 +95,61 @@ func (m *Monitor) look(ctx context.Context) {
 		m.metrics.up.Set(1)
 		m.metrics.answer.Observe(time.Since(start).Seconds())
 		m.isDown = false
+		wrong := m.compare(asking, seen.streams)
 		m.mu.Lock()
-		m.seen = seen
+		m.seen, m.wrong = seen, wrong
 		m.mu.Unlock()
 	}
+}
+
+// compare finds the streams that are not as they must be, and reports each once as long as the same is wrong with it.
+func (m *Monitor) compare(ctx context.Context, streams []*jetstream.StreamInfo) map[string]bool {
+	there := make(map[string]*jetstream.StreamInfo, len(streams))
+	for _, info := range streams {
+		there[info.Config.Name] = info
+	}
+	wrong := make(map[string]bool, len(m.wanted))
+	for _, want := range m.wanted {
+		err := m.compareOne(ctx, there[want.Name], want)
+		wrong[want.Name] = err != nil
+		switch {
+		case err == nil:
+			delete(m.said, want.Name)
+		case ctx.Err() != nil: // it may only be that there was no answer
+		case m.said[want.Name] != err.Error():
+			m.said[want.Name] = err.Error()
+			m.log.Error("a stream is not as it must be", "stream", want.Name, "error", err)
+		}
+	}
+	return wrong
+}
+
+// compareOne sets back what no flag decides, and returns what is wrong beside.
+func (m *Monitor) compareOne(ctx context.Context, info *jetstream.StreamInfo, want jetstream.StreamConfig) error {
+	if info == nil { // a list leaves out what does not answer
+		stream, err := m.js.Stream(ctx, want.Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return lost(want.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("look at the stream: %w", err)
+		}
+		info = stream.CachedInfo()
+	}
+	id := topology.MetadataID(want.Metadata)
+	if err := foreign(info, topology.Deployment{ID: id}); err != nil {
+		return err
+	}
+	if !info.Config.Sealed {
+		if err := bring(ctx, m.js, m.log, info, want, settingOurs); err != nil {
+			return err
+		}
+	}
+	left := slices.DeleteFunc(settingsThatDiffer(info.Config, want), func(s setting) bool { return s.kind == settingOurs })
+	if len(left) > 0 {
+		return fmt.Errorf("%s (%s)", described(left), wayOut(want.Name, left))
+	}
+	return nil
 }
 
 func (m *Monitor) ask(ctx context.Context) (look, error) {
@@ -119,7 +180,7 @@ func (m *Monitor) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector: it shows what was seen last, unless that is too old to be of use.
 func (m *Monitor) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
-	seen := m.seen
+	seen, wrong := m.seen, m.wrong
 	m.mu.Unlock()
 	if time.Since(seen.at) > lookKept {
 		return
@@ -135,6 +196,13 @@ func (m *Monitor) Collect(ch chan<- prometheus.Metric) {
 	for _, info := range seen.streams {
 		d.collectStream(gauge, info)
 	}
+	for stream, isWrong := range wrong {
+		value := 0.0
+		if isWrong {
+			value = 1
+		}
+		gauge(d.wrong, value, labelsOf(stream)...)
+	}
 }
 
 // monitorMetrics are those of Monitor.
@@ -144,7 +212,7 @@ type monitorMetrics struct {
 
 	storage, storageMax                                            *prometheus.Desc
 	bytes, bytesMax, messages, first, last, age, ageMax, consumers *prometheus.Desc
-	replicas, replicasCurrent                                      *prometheus.Desc
+	replicas, replicasCurrent, wrong                               *prometheus.Desc
 }
 
 func newMonitorMetrics() *monitorMetrics {
@@ -171,22 +239,27 @@ func newMonitorMetrics() *monitorMetrics {
 		consumers:       stream("consumers", "Consumers of a stream."),
 		replicas:        stream("replicas", "Copies that a stream is to have."),
 		replicasCurrent: stream("replicas_current", "Copies that are there and up to date; less than replicas means that a server is away or behind, 0 that nobody leads."),
+		wrong:           stream("wrong", "1 if a stream is missing, belongs to another deployment, or has a setting that it must not have, else 0; the log says which."),
 	}
 }
 
 func (d *monitorMetrics) descs() []*prometheus.Desc {
 	return []*prometheus.Desc{
-		d.storage, d.storageMax, d.bytes, d.bytesMax, d.messages, d.first, d.last, d.age, d.ageMax, d.consumers, d.replicas, d.replicasCurrent,
+		d.storage, d.storageMax, d.bytes, d.bytesMax, d.messages, d.first, d.last, d.age, d.ageMax, d.consumers, d.replicas, d.replicasCurrent, d.wrong,
 	}
 }
 
-func (d *monitorMetrics) collectStream(gauge func(*prometheus.Desc, float64, ...string), info *jetstream.StreamInfo) {
-	kind, number, _ := topology.KindOf(info.Config.Name)
+func labelsOf(stream string) []string {
+	kind, number, _ := topology.KindOf(stream)
 	partition := ""
 	if number >= 0 {
 		partition = strconv.Itoa(number)
 	}
-	labels := []string{info.Config.Name, string(kind), partition}
+	return []string{stream, string(kind), partition}
+}
+
+func (d *monitorMetrics) collectStream(gauge func(*prometheus.Desc, float64, ...string), info *jetstream.StreamInfo) {
+	labels := labelsOf(info.Config.Name)
 	state := info.State
 	age := 0.0
 	if state.Msgs > 0 {

@@ -60,7 +60,7 @@ func TestMonitorShowsTheStreams(t *testing.T) {
 
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(broker.ConnectionCollector("test", broker.Watch(nc)), server.Collector())
-	monitor, err := broker.NewMonitor(js, reg, slog.New(slog.DiscardHandler))
+	monitor, err := broker.NewMonitor(js, nil, reg, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

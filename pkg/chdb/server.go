@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -36,6 +37,8 @@ type Server struct {
 	server   *http.Server
 	waiting  *newcomers
 	log      *slog.Logger
+	start    sync.Once
+	served   chan error // how serving ended
 }
 
 // NewServer takes the port, so that a port that is taken is an error here. Close or Run must follow. An address beyond this machine needs
@@ -57,6 +60,7 @@ func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
 	}
 	waiting := new(newcomers)
 	return &Server{
+		served:   make(chan error, 1),
 		waiting:  waiting,
 		config:   config,
 		listener: newBoundedListener(listener, config.ConnectionsMax),
@@ -75,14 +79,20 @@ func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
 // Addr is the address that is listened on, as host:port.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
+// Start serves already, before Run does: for what must ask the engine something before the process is built. Run or Close must follow.
+func (s *Server) Start() {
+	s.start.Do(func() {
+		go func() { s.served <- s.server.Serve(s.listener) }()
+		s.log.Info("ClickHouse's HTTP interface is up", "addr", s.Addr())
+	})
+}
+
 // Run serves until ctx is done, then lets requests under way finish within ShutdownTimeout and breaks off the rest. It returns nil after
 // that, or what ended it otherwise.
 func (s *Server) Run(ctx context.Context) error {
-	served := make(chan error, 1)
-	go func() { served <- s.server.Serve(s.listener) }()
-	s.log.Info("ClickHouse's HTTP interface is up", "addr", s.Addr())
+	s.Start()
 	select {
-	case err := <-served:
+	case err := <-s.served:
 		if errors.Is(err, http.ErrServerClosed) {
 			return nil
 		}
@@ -96,7 +106,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Warn("requests to ClickHouse's HTTP interface were broken off", "error", err)
 	}
 	err := s.Close()
-	if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
+	if ended := <-s.served; !errors.Is(ended, http.ErrServerClosed) {
 		err = errors.Join(err, ended)
 	}
 	return err

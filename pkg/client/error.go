@@ -63,7 +63,7 @@ func (e *Error) Refused() bool {
 // MaybeStored says whether the send may be stored in spite of the error. The codes are those of docs/api.md after which nothing is written.
 func (e *Error) MaybeStored() bool {
 	switch e.Code {
-	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused", "permissions_unavailable":
+	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused", "partition_refused", "permissions_unavailable":
 		return false
 	}
 	return e.Status >= http.StatusInternalServerError || e.Status == http.StatusRequestTimeout || e.Status < http.StatusMultipleChoices

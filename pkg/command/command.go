@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -39,6 +40,8 @@ type Invocation struct {
 	Log    *slog.Logger
 	// Ask connects for one question.
 	Ask func(context.Context, broker.ClientConfig, Asker, Question) error
+	// AskNATS is Ask without a deployment, whose record may be lost.
+	AskNATS func(context.Context, broker.ClientConfig, Asker, func(context.Context, jetstream.JetStream) error) error
 }
 
 // localNATS is where `sendhouse up` embeds its broker, unless told otherwise.
@@ -65,6 +68,34 @@ func Print[T any](out io.Writer, flags Status, status T, table func(io.Writer, T
 		return table(out, status)
 	}
 	if err := json.NewEncoder(out).Encode(status); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// Repair are the flags that all repairs have.
+type Repair struct {
+	Broker
+	Yes bool `help:"Do it. Without this flag the command only says what it would do." env:"-"`
+}
+
+// ErrNotConfirmed is returned by a repair that was not told to change anything.
+var ErrNotConfirmed = errors.New("nothing was changed: run the command again with --yes to do this")
+
+// Confirm prints what a repair is about to do. It is ErrNotConfirmed unless the repair is to do it.
+func Confirm(out io.Writer, yes bool, format string, args ...any) error {
+	if err := Say(out, format, args...); err != nil {
+		return err
+	}
+	if !yes {
+		return ErrNotConfirmed
+	}
+	return nil
+}
+
+// Say prints.
+func Say(out io.Writer, format string, args ...any) error {
+	if _, err := fmt.Fprintf(out, format, args...); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
 	return nil

@@ -28,13 +28,15 @@ func BucketConfig(bucket string, ttl time.Duration, replicas int) jetstream.KeyV
 	}
 }
 
-// OpenBucket makes such a bucket, or brings it to this TTL. In a cluster that has
+// OpenBucket makes such a bucket, or brings it to this TTL and the deployment's metadata. In a cluster that has
 // just come up, or where two make it at once, the first tries may go unanswered.
-func OpenBucket(ctx context.Context, js jetstream.JetStream, bucket string, ttl time.Duration, replicas int) (jetstream.KeyValue, error) {
+func OpenBucket(ctx context.Context, js jetstream.JetStream, bucket string, ttl time.Duration, replicas int, metadata map[string]string) (jetstream.KeyValue, error) {
+	config := BucketConfig(bucket, ttl, max(replicas, 1))
+	config.Metadata = metadata
 	pause := bucketPauseMin
 	for attempt := 1; ; attempt++ {
 		once, cancel := context.WithTimeout(ctx, bucketTimeout)
-		kv, err := js.CreateOrUpdateKeyValue(once, BucketConfig(bucket, ttl, max(replicas, 1)))
+		kv, err := js.CreateOrUpdateKeyValue(once, config)
 		cancel()
 		if err == nil {
 			return kv, nil

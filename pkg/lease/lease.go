@@ -95,7 +95,8 @@ func (b *Balancer) ownRevision(ctx context.Context, key string, was uint64) (rev
 		return 0, false, errOldRevision
 	}
 	v, err := parseValue(entry)
-	return entry.Revision(), v.Instance == b.cfg.Instance, err
+	// What cannot be read is not ours: something else has written it. It ends this lease, and not the round of all.
+	return entry.Revision(), err == nil && v.Instance == b.cfg.Instance, nil
 }
 
 // begin runs Hold under a lease whose key was just made.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -341,4 +342,30 @@ func TestAnOldKeyExtendsNoLease(t *testing.T) {
 	}
 	cancel()
 	require.NoError(t, <-done)
+}
+
+// What something else has written into the bucket costs the one lease that it hit, until it expires, and no other.
+func TestStrayValuesCostOneLease(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.join("a", false)
+	f.await(map[string]int{"a": partitions})
+	f.mu.Lock()
+	before := maps.Clone(f.epochs)
+	f.mu.Unlock()
+	for _, key := range []string{"test.partition.0", "test.partition.999", "test.partition.x", "test.member.b", "test.else"} {
+		_, err := f.kv.Put(t.Context(), key, []byte("no JSON"))
+		require.NoError(t, err)
+	}
+	f.await(map[string]int{"a": partitions - 1})
+	f.await(map[string]int{"a": partitions})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for partition, epoch := range before {
+		if partition == 0 {
+			require.Greater(t, f.epochs[partition], epoch)
+			continue
+		}
+		require.Equal(t, epoch, f.epochs[partition], "partition %d was given up", partition)
+	}
 }

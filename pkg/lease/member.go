@@ -148,9 +148,7 @@ func List(ctx context.Context, kv jetstream.KeyValue, role string) (State, error
 	}
 	state := State{Owners: make(map[int]Value)}
 	for _, entry := range found {
-		if err := state.add(role, entry); err != nil {
-			return State{}, err
-		}
+		state.add(role, entry)
 	}
 	slices.SortFunc(state.Members, func(a, b Value) int {
 		return cmp.Or(cmp.Compare(a.Since, b.Since), cmp.Compare(a.Instance, b.Instance))
@@ -183,20 +181,26 @@ func read(ctx context.Context, kv jetstream.KeyValue, role string, found map[str
 	}
 }
 
-func (s *State) add(role string, entry jetstream.KeyValueEntry) error {
+// add takes in a key. A value that cannot be read, which something else has written, is nobody's membership, and keeps a
+// partition taken until it expires; a key that is neither a member's nor a partition's is passed over.
+func (s *State) add(role string, entry jetstream.KeyValueEntry) {
 	v, err := parseValue(entry)
-	if err != nil {
-		return err
-	}
 	kind, name, _ := strings.Cut(strings.TrimPrefix(entry.Key(), role+"."), ".")
 	if kind == "member" {
-		s.Members = append(s.Members, v)
-		return nil
+		if err == nil {
+			s.Members = append(s.Members, v)
+		}
+		return
 	}
-	partition, err := strconv.Atoi(name)
+	partition, notANumber := strconv.Atoi(name)
+	if kind != "partition" || notANumber != nil {
+		return
+	}
 	if err != nil {
-		return fmt.Errorf("lease %s: %w", entry.Key(), err)
+		v = Value{Instance: unreadable, Since: entry.Revision()}
 	}
 	s.Owners[partition] = v
-	return nil
 }
+
+// unreadable stands for the owner of a partition whose key holds what is no lease.
+const unreadable = "(unreadable)"

@@ -58,16 +58,23 @@ func (p *Process) ConnectAs(ctx context.Context, flags broker.ClientConfig, role
 
 // Ask connects for one question.
 func (p *Process) Ask(ctx context.Context, flags broker.ClientConfig, who command.Asker, question command.Question) error {
+	return p.AskNATS(ctx, flags, who, func(ctx context.Context, js jetstream.JetStream) error {
+		deployment, err := p.Deployment(ctx, js, topology.Deployment{})
+		if err != nil {
+			return err
+		}
+		return question(ctx, js, deployment)
+	})
+}
+
+// AskNATS is Ask without a deployment, whose record may be lost.
+func (p *Process) AskNATS(ctx context.Context, flags broker.ClientConfig, who command.Asker, question func(context.Context, jetstream.JetStream) error) error {
 	_, js, err := p.Connect(ctx, flags, string(who))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = p.opened[len(p.opened)-1]() }() // nothing was written
-	deployment, err := p.Deployment(ctx, js, topology.Deployment{})
-	if err != nil {
-		return err
-	}
-	return question(ctx, js, deployment)
+	return question(ctx, js)
 }
 
 // awaitTimeout is how long a role that does not set the deployment up waits for

@@ -1,30 +1,86 @@
 package process
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"sync/atomic"
+	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/chdb"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
-// StartClickHouse opens the embedded engine behind its HTTP interface and gives
-// the DSN to reach it.
+// enginePauseMin and enginePauseMax bound the pauses between attempts to open an engine that did not start; they double.
+const (
+	enginePauseMin = 5 * time.Second
+	enginePauseMax = time.Minute
+)
+
+// StartClickHouse opens the embedded engine behind its HTTP interface, which serves at once, and returns the DSN to reach it. An engine that does
+// not start on its data, because that is damaged say, is no error: the process is not ready and says why, and tries to open
+// it again until it is mended. Ingest does not depend on it.
 func (p *Process) StartClickHouse(dir, addr string) (string, error) {
-	engine, err := chdb.Open(chdb.Config{DataDir: dir, Logger: p.Log})
+	cfg := chdb.Config{DataDir: dir, Logger: p.Log}
+	engine, err := chdb.Open(cfg)
+	if errors.Is(err, chdb.ErrStart) {
+		p.reopen(cfg, addr, err)
+		return dsnOf(addr), nil
+	}
 	if err != nil {
 		return "", err
 	}
 	p.Registry.MustRegister(engine.Collector())
 	p.Own("clickhouse", engine.Close)
-	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr}, engine)
+	server, err := newInterface(addr, engine)
 	if err != nil {
-		return "", fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
+		return "", err
 	}
 	p.opens(server.Close)
+	server.Start()
 	p.Group.Add("clickhouse interface", server)
-	return "http://" + server.Addr() + "/sendhouse?compress=none", nil
+	return dsnOf(server.Addr()), nil
+}
+
+func dsnOf(addr string) string { return "http://" + addr + "/sendhouse?compress=none" }
+
+func newInterface(addr string, engine *chdb.Engine) (*chdb.Server, error) {
+	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr}, engine)
+	if err != nil {
+		return nil, fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
+	}
+	return server, nil
+}
+
+// reopen makes a service of the attempts to open an engine that did not start.
+func (p *Process) reopen(cfg chdb.Config, addr string, cause error) {
+	var problem atomic.Pointer[error]
+	problem.Store(&cause)
+	p.Readiness.Register("clickhouse engine", func() error { return *problem.Load() })
+	p.Log.Error("ClickHouse engine did not start; sends are taken all the same; retrying", "error", cause)
+	p.Group.Add("clickhouse", lifecycle.Func(func(ctx context.Context) error {
+		for pause := enginePauseMin; ; pause = min(2*pause, enginePauseMax) {
+			if err := lifecycle.Pause(ctx, pause); err != nil {
+				return err
+			}
+			engine, err := chdb.Open(cfg)
+			if err != nil {
+				problem.Store(&err)
+				continue
+			}
+			p.Registry.MustRegister(engine.Collector())
+			var none error
+			problem.Store(&none)
+			server, err := newInterface(addr, engine)
+			if err == nil {
+				err = server.Run(ctx)
+			}
+			return errors.Join(err, engine.Close())
+		}
+	}))
 }
 
 // StartNATS starts the embedded server, whose data is in dir. Connect then goes there.

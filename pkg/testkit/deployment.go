@@ -48,10 +48,16 @@ func StartDeployment(t testing.TB, partitions int) *Deployment {
 	return d
 }
 
-// Ensure makes what the deployment lacks, such as a stream that a test has deleted.
+// Ensure makes what the deployment lacks, such as a stream that a test has deleted: empty, whatever was lost with it.
 func (d *Deployment) Ensure(t testing.TB) {
 	t.Helper()
-	var err error
+	wanted, err := d.Options.StreamConfigs(d.Deployment)
+	for _, want := range wanted {
+		if d.ID != "" && err == nil {
+			err = broker.Recreate(t.Context(), d.JetStream, d.Deployment, d.Options, want.Name)
+		}
+	}
+	require.NoError(t, err)
 	d.Deployment, err = broker.EnsureDeployment(t.Context(), d.JetStream, d.Deployment, d.Options)
 	require.NoError(t, err)
 }

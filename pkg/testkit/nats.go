@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,11 +40,14 @@ type NATSOptions struct {
 	// Write, if given, writes the whole configuration into a folder and names the file; the addresses in it
 	// must be those that it is told. Config is not used then.
 	Write func(dir, name, addr, monitor, storeDir string) (file string)
+	// SyncInterval is JetStream's sync_interval; "always" if empty.
+	SyncInterval string
 	// Config is added to the end of the configuration file, in its own language.
 	Config string
 }
 
-// NATSServer is a real nats-server process with JetStream, which calls fsync before it acknowledges.
+// NATSServer is a real nats-server process with JetStream, which calls fsync before it acknowledges unless
+// the options say otherwise.
 // After Kill9 or Stop, Start runs it again on the same port and data.
 type NATSServer struct {
 	*Process
@@ -82,6 +86,7 @@ func StartNATSCluster(t testing.TB, opts NATSOptions) []*NATSServer {
 	for i := range servers {
 		servers[i] = NewNATS(t, NATSOptions{
 			Name: fmt.Sprintf("nats-%d", i+1), StoreDir: dirs[i],
+			SyncInterval: opts.SyncInterval,
 			Config: fmt.Sprintf("cluster { name: testkit, listen: %q, routes: [%s] }\n%s",
 				loopback(routePorts[i]), strings.Join(routes, ", "), opts.Config),
 		})
@@ -139,21 +144,21 @@ func NewNATS(t testing.TB, opts NATSOptions) *NATSServer {
 		writeFile(t, file, fmt.Sprintf(`server_name: %q
 listen: %q
 http: %q
-jetstream { store_dir: %q, sync_interval: always, max_memory_store: 256MB, max_file_store: 64GB }
+jetstream { store_dir: %q, sync_interval: %s, max_memory_store: 256MB, max_file_store: 64GB }
 %s
-`, s.Name, loopback(s.Port), monitor, s.StoreDir, opts.Config))
+`, s.Name, loopback(s.Port), monitor, s.StoreDir, cmp.Or(opts.SyncInterval, "always"), opts.Config))
 	}
 	s.Process = NewProcess(t, ProcessConfig{
 		Name:  s.Name,
 		Path:  natsBinary(t),
 		Args:  []string{"--config", file},
-		Ready: s.ready,
+		Ready: s.Healthy,
 	})
 	return s
 }
 
-// ready asks the server's own health check, then JetStream through a connection of its own.
-func (s *NATSServer) ready(ctx context.Context) error {
+// Healthy asks the server's own health check, then JetStream through a connection of its own.
+func (s *NATSServer) Healthy(ctx context.Context) error {
 	if err := s.healthy(ctx); err != nil {
 		return err
 	}

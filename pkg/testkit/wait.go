@@ -19,6 +19,11 @@ func WaitFor(t testing.TB, timeout time.Duration, what string, check func(ctx co
 	}
 }
 
+// Await is WaitFor for those to whom a timeout is a result: it returns check's last error.
+func Await(ctx context.Context, timeout time.Duration, check func(ctx context.Context) error) error {
+	return poll(ctx, timeout, nil, check)
+}
+
 // poll asks check until it returns nil, the time is up, ctx ends, or gone is closed. It returns
 // check's last error, or ctx's if check was never answered.
 func poll(ctx context.Context, timeout time.Duration, gone <-chan struct{}, check func(context.Context) error) error {

@@ -11,6 +11,9 @@ import (
 // They are recorded in the [DeploymentBucket]; a process that is configured
 // otherwise refuses to start.
 type Deployment struct {
+	// ID tells the deployment from every other; it is made at the first start. Empty if it is not known: a version that made none
+	// has set the deployment up, and no sequencer of a later version has started since.
+	ID string `json:"id,omitempty" kong:"-"`
 	// Partitions is the number of partitions, 1 to PartitionsMax.
 	Partitions int `json:"partitions" help:"Number of partitions; fixed when the deployment is first started. Default: as recorded; at the first start 4 or, with the embedded NATS, one for each two cores, at most 4."`
 	// DedupWindow is how long, in WAL time, a client_msg_no is remembered.
@@ -52,6 +55,9 @@ func (d Deployment) first(partitions int) Deployment {
 
 // Or fills what is not asked for (zero) from other.
 func (d Deployment) Or(other Deployment) Deployment {
+	if d.ID == "" {
+		d.ID = other.ID
+	}
 	if d.Partitions == 0 {
 		d.Partitions = other.Partitions
 	}
@@ -82,6 +88,9 @@ func (d Deployment) Check() error {
 // Conflict says how what is asked differs from what is recorded, nil if it does not.
 func (d Deployment) Conflict(recorded Deployment) error {
 	var errs []error
+	if d.ID != recorded.ID {
+		errs = append(errs, fmt.Errorf("deployment: recorded %s, configured %s", recorded.ID, d.ID))
+	}
 	if d.Partitions != recorded.Partitions {
 		errs = append(errs, fmt.Errorf("partitions: recorded %d, configured %d", recorded.Partitions, d.Partitions))
 	}

@@ -155,6 +155,62 @@ func (o Options) CheckpointConfig() jetstream.ObjectStoreConfig {
 	return jetstream.ObjectStoreConfig{Bucket: CheckpointBucket, Description: "Sendhouse sequencer state", Storage: jetstream.FileStorage, Replicas: o.Replicas}
 }
 
+// StreamConfigs are the streams of a deployment, the buckets' among them, in the order in which they are made: that of
+// the deployment's record first. The buckets of leases are not among them: their owners make them.
+func (o Options) StreamConfigs(d Deployment) ([]jetstream.StreamConfig, error) {
+	share, err := o.Share(d)
+	if err != nil {
+		return nil, err
+	}
+	var all []jetstream.StreamConfig
+	for _, bucket := range o.BucketConfigs() {
+		all = append(all, BucketStream(bucket))
+	}
+	all = append(all, objectStream(o.CheckpointConfig()), o.DeadLettersConfig())
+	for p := range d.Partitions {
+		all = append(all, share.WALConfig(p), share.MessagesConfig(p))
+	}
+	for i := range all {
+		all[i].Metadata = d.Metadata()
+	}
+	return all, nil
+}
+
+// BucketStream is the stream of a key-value bucket as NATS's clients make it (ADR-8 of NATS).
+func BucketStream(bucket jetstream.KeyValueConfig) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              "KV_" + bucket.Bucket,
+		Description:       bucket.Description,
+		Subjects:          []string{"$KV." + bucket.Bucket + ".>"},
+		Storage:           bucket.Storage,
+		Retention:         jetstream.LimitsPolicy,
+		Discard:           jetstream.DiscardNew,
+		MaxMsgsPerSubject: int64(bucket.History),
+		MaxBytes:          -1,
+		MaxAge:            bucket.TTL,
+		Replicas:          bucket.Replicas,
+		AllowRollup:       true,
+		AllowDirect:       true,
+		DenyDelete:        true,
+	}
+}
+
+// objectStream is the stream of an object store as NATS's clients make it (ADR-20 of NATS).
+func objectStream(store jetstream.ObjectStoreConfig) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        "OBJ_" + store.Bucket,
+		Description: store.Description,
+		Subjects:    []string{"$O." + store.Bucket + ".C.>", "$O." + store.Bucket + ".M.>"},
+		Storage:     store.Storage,
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardNew,
+		MaxBytes:    -1,
+		Replicas:    store.Replicas,
+		AllowRollup: true,
+		AllowDirect: true,
+	}
+}
+
 func unlimitedIfZero(n int64) int64 {
 	if n == 0 {
 		return -1

@@ -105,20 +105,56 @@ func Read(r io.Reader, params Params) (*State, error) {
 	return s, err
 }
 
+// Head is what a snapshot begins with.
+type Head struct {
+	Params Params
+	LastID message.ID // the last one given out
+	// NowMilli is the time of the fold's clock, in milliseconds since 1970.
+	NowMilli int64
+	WALSeq   uint64 // the last record folded
+	Output   uint64 // the partition_seq of the last message
+}
+
+// ReadHead reads a snapshot to its end and returns what it begins with, without
+// building the state. The rest is not looked at. Errors are as those of [Read].
+func ReadHead(r io.Reader) (Head, error) {
+	in := input{r: r}
+	d := decoder{r: bufio.NewReaderSize(&in, 1<<16)}
+	h, err := d.head()
+	if in.err == nil {
+		_, _ = io.Copy(io.Discard, d.r) // in keeps the error
+	}
+	if in.err != nil {
+		return Head{}, fmt.Errorf("read snapshot: %w", in.err)
+	}
+	return h, err
+}
+
+func (d *decoder) head() (Head, error) {
+	if v := d.uvarint(); d.err == nil && v != snapshotVersion {
+		return Head{}, fmt.Errorf("%w: version %d, this program reads %d", ErrSnapshot, v, snapshotVersion)
+	}
+	h := Head{Params: d.params(), LastID: message.ID(d.uvarint()), NowMilli: int64(d.uvarint()), WALSeq: d.uvarint(), Output: d.uvarint()}
+	if d.err != nil {
+		return Head{}, fmt.Errorf("%w: %w", ErrSnapshot, d.err)
+	}
+	return h, nil
+}
+
 func decode(r io.Reader, params Params) (*State, error) {
 	s, err := New(params)
 	if err != nil {
 		return nil, err
 	}
 	d := decoder{r: bufio.NewReaderSize(r, 1<<16)}
-	if v := d.uvarint(); d.err == nil && v != snapshotVersion {
-		return nil, fmt.Errorf("%w: version %d, this program reads %d", ErrSnapshot, v, snapshotVersion)
+	h, err := d.head()
+	if err != nil {
+		return nil, err
 	}
-	if recorded := d.params(); d.err == nil && recorded != params {
-		return nil, fmt.Errorf("%w: taken with %+v, read with %+v", ErrSnapshot, recorded, params)
+	if h.Params != params {
+		return nil, fmt.Errorf("%w: taken with %+v, read with %+v", ErrSnapshot, h.Params, params)
 	}
-	lastID := message.ID(d.uvarint())
-	s.nowMilli, s.walSeq, s.output = int64(d.uvarint()), d.uvarint(), d.uvarint()
+	s.nowMilli, s.walSeq, s.output = h.NowMilli, h.WALSeq, h.Output
 	d.channels(&s.channels)
 	d.window(&s.window, params.DedupEntriesMax)
 	if d.err != nil {
@@ -127,7 +163,7 @@ func decode(r io.Reader, params Params) (*State, error) {
 	if _, err := d.r.ReadByte(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: bytes after its end", ErrSnapshot)
 	}
-	if s.clock, err = message.NewIDClock(params.Partition, lastID); err != nil {
+	if s.clock, err = message.NewIDClock(params.Partition, h.LastID); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSnapshot, err)
 	}
 	return s, nil

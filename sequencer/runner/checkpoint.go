@@ -26,7 +26,7 @@ type keptCheckpoint struct {
 // whether the message log reaches them.
 func (k *Keeper) Look(ctx context.Context) error {
 	if !k.known {
-		kept, err := k.Checkpoints.Claim(ctx)
+		kept, err := k.claim(ctx)
 		if err != nil {
 			return err
 		}

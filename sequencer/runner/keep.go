@@ -65,7 +65,7 @@ func (k *Keeper) tick(ctx context.Context) error {
 	}
 	switch {
 	case err == nil:
-	case ctx.Err() != nil || Permanent(err) || errors.Is(err, errOutputLost) || errors.Is(err, errReadAgain):
+	case ctx.Err() != nil || Permanent(err) || errors.Is(err, errOutputLost) || errors.Is(err, errOutputAhead) || errors.Is(err, errReadAgain):
 		return err
 	default:
 		// Recovery reads a longer tail until one succeeds; nothing is lost.
@@ -102,6 +102,10 @@ func (k *Keeper) Measure(ctx context.Context) error {
 	k.Metrics.outputMissing.Set(float64(end.Missing))
 	if err := end.has(ackedBefore); err != nil {
 		return err
+	}
+	// What was derived since may be there already, so that is asked only now.
+	if _, _, derivedNow := k.outbox.state(); end.Seq > derivedNow {
+		return fmt.Errorf("%w: it ends at %d, past record %d derived here", errOutputAhead, end.Seq, derivedNow)
 	}
 	// Where the outbox holds something, folding may be waiting for it and not for the reader.
 	if walSeq >= wal.Last || walSeq != k.lastSeen || ackedBefore < derived {

@@ -27,11 +27,13 @@ type Metrics struct {
 	dedupEntries       *prometheus.GaugeVec
 	restarts           *prometheus.CounterVec
 	epoch              *prometheus.GaugeVec
+	refused            *prometheus.GaugeVec
 	checkpointAge      *prometheus.GaugeVec
 	checkpointBytes    *prometheus.GaugeVec
 	checkpointSeconds  *prometheus.HistogramVec
 	snapshotSeconds    *prometheus.HistogramVec
 	checkpointsDamaged *prometheus.CounterVec
+	pointersDamaged    *prometheus.CounterVec
 	checkpointsFailed  *prometheus.CounterVec
 	cuts               *prometheus.CounterVec
 	outputMissing      *prometheus.GaugeVec
@@ -74,11 +76,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		dedupEntries:       gauge("dedup_entries", "Sends in the deduplication window."),
 		restarts:           counter("restarts_total", "Times that the partition recovered after an error."),
 		epoch:              gauge("lease_epoch", "Epoch of the lease of each partition that this instance owns."),
+		refused:            gauge("partition_refused", "1 while the partition is not served because its logs or checkpoints are damaged or incomplete, else 0."),
 		checkpointAge:      gauge("checkpoint_age_seconds", "Age of the newest checkpoint."),
 		checkpointBytes:    gauge("checkpoint_bytes", "Size of the newest checkpoint."),
 		checkpointSeconds:  histogram("checkpoint_seconds", "Time from taking a checkpoint until it is stored.", 1e-3),
 		snapshotSeconds:    histogram("snapshot_pause_seconds", "Time that folding stood still for a checkpoint.", 1e-5),
 		checkpointsDamaged: counter("checkpoints_damaged_total", "Checkpoints that could not be read back."),
+		pointersDamaged:    counter("checkpoint_pointers_damaged_total", "Checkpoint pointers that were damaged or gone, so that the checkpoints were found from what is stored."),
 		checkpointsFailed:  counter("checkpoints_failed_total", "Checkpoints that could not be stored."),
 		cuts:               counter("message_log_cuts_total", "Times that records were missing from the middle of the message log, which was cut there and derived again."),
 		outputMissing:      gauge("message_log_missing_records", "Records missing from the middle of the message log that the write-ahead log no longer has, so that they cannot be derived again."),
@@ -92,8 +96,9 @@ type PartitionMetrics struct {
 	Restarts, checkpointsDamaged, checkpointsFailed  prometheus.Counter
 	cuts                                             prometheus.Counter
 	outputMissing                                    prometheus.Gauge
+	pointersDamaged                                  prometheus.Counter
 	walLag, outputLag, channels, dedupEntries, Epoch prometheus.Gauge
-	walAge                                           prometheus.Gauge
+	walAge, Refused                                  prometheus.Gauge
 	walDelay, recovery                               prometheus.Observer
 	checkpointAge, checkpointBytes                   prometheus.Gauge
 	foldSeconds, checkpointSeconds, snapshotSeconds  prometheus.Observer
@@ -112,6 +117,7 @@ func (m *Metrics) Partition(partition int) *PartitionMetrics {
 		resumed:            m.resumed.WithLabelValues(p),
 		Restarts:           m.restarts.WithLabelValues(p),
 		checkpointsDamaged: m.checkpointsDamaged.WithLabelValues(p),
+		pointersDamaged:    m.pointersDamaged.WithLabelValues(p),
 		checkpointsFailed:  m.checkpointsFailed.WithLabelValues(p),
 		cuts:               m.cuts.WithLabelValues(p),
 		outputMissing:      m.outputMissing.WithLabelValues(p),
@@ -123,6 +129,7 @@ func (m *Metrics) Partition(partition int) *PartitionMetrics {
 		channels:           m.channels.WithLabelValues(p),
 		dedupEntries:       m.dedupEntries.WithLabelValues(p),
 		Epoch:              m.epoch.WithLabelValues(p),
+		Refused:            m.refused.WithLabelValues(p),
 		checkpointAge:      m.checkpointAge.WithLabelValues(p),
 		checkpointBytes:    m.checkpointBytes.WithLabelValues(p),
 		foldSeconds:        m.foldSeconds.WithLabelValues(p),
@@ -135,7 +142,7 @@ func (m *Metrics) Partition(partition int) *PartitionMetrics {
 // its past as the present.
 func (m *Metrics) Forget(partition int) {
 	p := strconv.Itoa(partition)
-	for _, gauge := range []*prometheus.GaugeVec{m.walLag, m.walAge, m.outputLag, m.channels, m.dedupEntries, m.epoch, m.checkpointAge, m.checkpointBytes} {
+	for _, gauge := range []*prometheus.GaugeVec{m.walLag, m.walAge, m.outputLag, m.channels, m.dedupEntries, m.epoch, m.refused, m.checkpointAge, m.checkpointBytes} {
 		gauge.DeleteLabelValues(p)
 	}
 }

@@ -209,7 +209,7 @@ func (o *outbox) rewind(t Tail, ackedBefore uint64) error {
 // sameRecord asserts that the message log's last record is the one derived.
 func sameRecord(derived []byte, t Tail) error {
 	if !bytes.Equal(derived, t.Data) {
-		return fmt.Errorf("%w: record %d of the message log has other content than what the fold makes of record %d", ErrInvariant, t.Seq, t.Seq)
+		return &ForeignRecordError{Seq: t.Seq, Found: describe(t.Data), Want: describe(derived)}
 	}
 	return nil
 }

@@ -107,6 +107,9 @@ type Kept struct {
 	Metas   []CheckpointMeta // newest first, at most two
 	Version uint64           // grows with every claim and every checkpoint, whoever's
 	Claim   uint64           // the version that this owner's claim made
+	// Damaged is set if the pointer to them was damaged or gone, and they were found from
+	// what is stored.
+	Damaged error
 }
 
 // Checkpoints keeps two checkpoints of one partition.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
@@ -18,7 +19,7 @@ import (
 func (p *Partition) Recover(ctx context.Context) error {
 	start := p.Now()
 	var err error
-	if p.claimed, err = p.Checkpoints.Claim(ctx); err != nil {
+	if p.claimed, err = p.claim(ctx); err != nil {
 		return err
 	}
 	wal, err := p.Logs.WALBounds(ctx)
@@ -33,8 +34,11 @@ func (p *Partition) Recover(ctx context.Context) error {
 	if wal, err = p.Logs.WALBounds(ctx); err != nil {
 		return err
 	}
+	if end.Seq > wal.Last && end.Found && message.ViewBatch(end.Data, new(message.BatchView)) != nil {
+		return &ForeignRecordError{Seq: end.Seq, Found: describe(end.Data), Want: fmt.Sprintf("nothing of it yet, as it ends at record %d", wal.Last)}
+	}
 	if last := max(end.Seq, end.Beyond); last > wal.Last {
-		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d; restore it from a backup", ErrMissing, last, wal.Last)
+		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d", ErrMissing, last, wal.Last)
 	}
 	state, err := p.startingState(ctx, end, wal)
 	if err != nil {
@@ -126,6 +130,16 @@ func (t Tail) has(acked uint64) error {
 		return fmt.Errorf("%w: record %d is missing, and it ends at %d", errOutputLost, t.Seq+1, t.Beyond)
 	}
 	return nil
+}
+
+// claim makes a claim on the checkpoints. A damaged pointer is mended by it.
+func (p *Partition) claim(ctx context.Context) (Kept, error) {
+	kept, err := p.Checkpoints.Claim(ctx)
+	if err == nil && kept.Damaged != nil {
+		p.Metrics.pointersDamaged.Inc()
+		p.Logger.Error("checkpoint pointer was damaged; wrote it again from the checkpoints that are stored", "error", kept.Damaged, "checkpoints", len(kept.Metas))
+	}
+	return kept, err
 }
 
 // startingState is the newest checkpoint that lies at or before the message log's

@@ -53,7 +53,7 @@ type Auditor struct {
 	partitions int
 	log        *slog.Logger
 	expiresBy  uint64
-	letters    map[letter]bool // read when first needed
+	letters    map[writer.Letter]bool // read when first needed
 }
 
 // New makes an auditor.

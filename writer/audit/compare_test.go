@@ -72,25 +72,25 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		want  string
 		full  bool // only with the full schema
 	}{
-		"deleted row":   {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq != 77") }, "message 77 has no row", false},
-		"all rows gone": {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq <= 197") }, "message 198 has no row", false},
+		"deleted row":   {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq != 77") }, "message_seq 77 of channel 2/c (partition_seq 77,", false},
+		"all rows gone": {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq <= 197") }, "message_seq 198 of channel 2/c (partition_seq 198,", false},
 		"changed payload": {func(b *bundle) {
 			replace(b, fmt.Sprintf(columns, "if(partition_seq = 77, 'other', payload)", "partition_seq")+" FROM "+b.table)
-		}, `the row of message 77 is not what the message log holds: payload is "5:other", wanted "10:payload 77"`, false},
+		}, `is not what the message log holds: payload is "5:other", wanted "10:payload 77"`, false},
 		"changed expiry": {func(b *bundle) {
 			b.exec("SYSTEM STOP TTL MERGES " + b.table)
 			b.exec("SYSTEM STOP MERGES " + b.table)
 			b.exec("CREATE TABLE " + b.table + "_other AS " + b.table)
 			b.exec("INSERT INTO " + b.table + "_other SELECT * REPLACE(if(partition_seq = 77, 5, expire) AS expire) FROM " + b.table)
 			b.exec("EXCHANGE TABLES " + b.table + " AND " + b.table + "_other")
-		}, "message 77 has no row", true},
+		}, "message_seq 77 of channel 2/c (partition_seq 77,", true},
 		"duplicated row": {func(b *bundle) {
 			b.exec("SYSTEM STOP MERGES " + b.table)
 			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE partition_seq = 77")
-		}, "the row of message 77 is there 2 times", true},
+		}, "is there 2 times", true},
 		"duplicate with other content": {func(b *bundle) {
 			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "'other'", "partition_seq") + " FROM " + b.table + " WHERE partition_seq = 77")
-		}, "message 77 is", false},
+		}, "the row of message_seq 77 of channel 2/c", false},
 		"row of no message": {func(b *bundle) {
 			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "payload", "toUInt64(5000)") + " FROM " + b.table + " WHERE partition_seq = 77")
 		}, "there is a row of message 5000, and the message log ends at 200", true},

@@ -2,18 +2,13 @@ package audit
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 	"strings"
-	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/sendhouse/sendhouse/pkg/broker"
-	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/audit"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
-	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/writer"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -69,7 +64,8 @@ func (c *comparison) rows(ctx context.Context, first, last uint64) error {
 func (c *comparison) present(ctx context.Context, want wantedRow, have []clickhouse.RowDigest) error {
 	if len(have) > 1 {
 		c.report.Twice++
-		c.part.Differ("the row of message %d is there %d times", want.seq, len(have))
+		c.part.Differ("the row of %s is there %d times", c.name(ctx, want.seq), len(have))
+		c.part.Mend("OPTIMIZE TABLE %s FINAL", c.client.MessagesTable())
 	}
 	for _, row := range have {
 		if row.Hash == want.hash {
@@ -80,10 +76,31 @@ func (c *comparison) present(ctx context.Context, want wantedRow, have []clickho
 		if err != nil {
 			return err
 		}
-		c.part.Differ("the row of message %d is not what the message log holds: %s", want.seq, what)
+		c.part.Differ("the row of %s is not what the message log holds: %s", c.name(ctx, want.seq), what)
+		c.part.Mend("delete the row (ALTER TABLE … DELETE … SETTINGS mutations_sync = 2), then: sendhouse replay clickhouse --replay-partition %d", c.part.Partition)
 		return nil
 	}
 	return nil
+}
+
+// name names a message, as far as the report describes differences and the log can be read.
+func (c *comparison) name(ctx context.Context, seq uint64) string {
+	name := fmt.Sprintf("partition_seq %d", seq)
+	if !c.part.Describing() {
+		return name
+	}
+	var m message.Message
+	err := c.log.Range(ctx, seq, seq, nil, func(r messagelog.Entry) error {
+		if err := m.UnmarshalVT(r.Data); err != nil {
+			return err //nolint:wrapcheck // only tells that the message has no name
+		}
+		name = audit.MessageName(&m, seq)
+		return nil
+	})
+	if err != nil {
+		return fmt.Sprintf("%s (%v)", name, err)
+	}
+	return name
 }
 
 // whatChanged names the columns in which the rows of a message differ from it.
@@ -118,12 +135,13 @@ func (c *comparison) missing(ctx context.Context, seq uint64) error {
 	if err := c.readLetters(ctx); err != nil {
 		return err
 	}
-	if c.letters[letter{c.part.Partition, seq}] {
+	if c.letters[writer.Letter{Partition: c.part.Partition, PartitionSeq: seq}] {
 		c.report.Explained++
 		return nil
 	}
 	c.report.Missing++
-	c.part.Differ("message %d has no row", seq)
+	c.part.Differ("%s has no row", c.name(ctx, seq))
+	c.part.Mend("sendhouse replay clickhouse --replay-partition %d", c.part.Partition)
 	return nil
 }
 
@@ -150,67 +168,11 @@ func (c *comparison) foreign(ctx context.Context, have []clickhouse.RowDigest) (
 	return have[n:], nil
 }
 
-// letter is a record that became a dead letter instead of a row.
-type letter struct {
-	partition int
-	seq       uint64
-}
-
-// lettersMax bounds how many dead letters are remembered; the newest count.
-const lettersMax = 1 << 20
-
-// lettersWait is how long the stream of dead letters may take to deliver what it says it has.
-const lettersWait = 10 * time.Second
-
 func (a *Auditor) readLetters(ctx context.Context) error {
 	if a.letters != nil {
 		return nil
 	}
-	letters := make(map[letter]bool)
-	stream, err := a.js.Stream(ctx, topology.DeadLettersStream)
-	if err != nil {
-		return fmt.Errorf("look at the dead letters: %w", err)
-	}
-	state := stream.CachedInfo().State
-	first := max(state.FirstSeq, state.LastSeq-min(state.LastSeq, lettersMax)+1)
-	if state.Msgs == 0 || first > state.LastSeq {
-		a.letters = letters
-		return nil
-	}
-	messages, err := broker.ReadOrdered(ctx, a.js, topology.DeadLettersStream, first)
-	if err != nil {
-		return fmt.Errorf("read the dead letters: %w", err)
-	}
-	defer messages.Stop()
-	for {
-		wait, cancel := context.WithTimeout(ctx, lettersWait)
-		m, err := messages.Next(jetstream.NextContext(wait))
-		cancel()
-		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			break // the last ones were deleted
-		}
-		if err != nil {
-			return fmt.Errorf("read the dead letters: %w", err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("read the dead letters: %w", err)
-		}
-		if one, ok := letterOf(m); ok {
-			letters[one] = true
-		}
-		if meta.Sequence.Stream >= state.LastSeq {
-			break
-		}
-	}
-	a.letters = letters
-	return nil
-}
-
-// letterOf reads a dead letter of a record; those of lost ranges are of no record that the log has.
-func letterOf(m jetstream.Msg) (letter, bool) {
-	partitionText, ok := strings.CutPrefix(m.Headers().Get(deadletter.HeaderStream), topology.MessagesStream(0)[:len("MESSAGES_")])
-	partition, err1 := strconv.Atoi(partitionText)
-	seq, err2 := strconv.ParseUint(m.Headers().Get(deadletter.HeaderPartitionSeq), 10, 64)
-	return letter{partition, seq}, ok && errors.Join(err1, err2) == nil
+	var err error
+	a.letters, err = writer.ReadLetters(ctx, a.js)
+	return err //nolint:wrapcheck // says what was being done
 }

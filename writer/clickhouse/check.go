@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -13,43 +14,171 @@ import (
 // alone, so a column can be given another codec, or a table another engine that keeps the promises.
 //
 // On a cluster it looks at the table that spans it and at the part of it on the server that it is connected to.
+//
+// Settings by which a power cut can take rows from the table are no error, since a ClickHouse of one's own may have its reasons: they are
+// logged as a warning, with the statement that sets them.
 func (c *Client) Check(ctx context.Context) error {
 	tables := []string{tableMessages}
 	if c.layout.Cluster != "" {
 		tables = append(tables, tableLocal)
 	}
+	single := c.layout.Cluster == ""
 	for _, table := range tables {
-		problems, err := c.problems(ctx, table)
+		engine, problems, err := c.problems(ctx, table)
+		if err == nil && len(problems) == 0 && c.schema == SchemaFull {
+			err = c.warnUnsynced(ctx, table, engine)
+		}
 		if err != nil {
 			return newError("check", c.target(table), err)
 		}
+		single = single && engine.local()
 		if len(problems) > 0 {
-			return &Error{
-				Op: "check", Target: c.target(table), Class: Configuration, Err: errors.New(strings.Join(problems, "; ")),
-				Hint: "run `sendhouse migrate`, or change the table by hand",
+			return &Error{Op: "check", Target: c.target(table), Class: Configuration, Err: errors.New(problems.text()), Hint: problems.hint()}
+		}
+	}
+	c.single.Store(single)
+	return nil
+}
+
+// problem is what is wrong with a table, and what mends it.
+type problem struct{ text, fix string }
+
+type problems []problem
+
+func (p problems) text() string {
+	texts := make([]string, len(p))
+	for i := range p {
+		texts[i] = p[i].text
+	}
+	return strings.Join(texts, "; ")
+}
+
+// hint names each way out once.
+func (p problems) hint() string {
+	var fixes []string
+	for i := range p {
+		if !slices.Contains(fixes, p[i].fix) {
+			fixes = append(fixes, p[i].fix)
+		}
+	}
+	return strings.Join(fixes, "; ")
+}
+
+const (
+	fixMissing = "run `sendhouse migrate`, which makes it"
+	fixAside   = "move the table aside with RENAME TABLE, run `sendhouse migrate`, and bring its rows back with `sendhouse replay clickhouse`"
+)
+
+// alter is the statement that changes the table, as a way out.
+func (c *Client) alter(table, change string) string {
+	cluster := ""
+	if c.layout.Cluster != "" {
+		cluster = " ON CLUSTER " + quoteName(c.layout.Cluster)
+	}
+	return fmt.Sprintf("run: ALTER TABLE %s.%s%s %s", quoteName(c.database), table, cluster, change)
+}
+
+func (c *Client) problems(ctx context.Context, table string) (engine, problems, error) {
+	engine, err := c.engine(ctx, table)
+	if err != nil {
+		return engine, nil, err
+	}
+	if engine.name == "" {
+		return engine, problems{{"the table is not there", fixMissing}}, nil
+	}
+	have, err := c.columnTypes(ctx, table)
+	if err != nil {
+		return engine, nil, err
+	}
+	alter := func(change string) string { return c.alter(table, change) }
+	found := columnProblems(have, c.columns, alter)
+	if c.schema == SchemaFull {
+		found = append(found, engine.problems(alter)...)
+		if strings.HasSuffix(engine.name, "MergeTree") {
+			err = c.warnOfIndexes(ctx, table)
+		}
+	}
+	return engine, found, err
+}
+
+// index matches the line of a CREATE TABLE that declares an index.
+var index = regexp.MustCompile(`(?m)^\s+INDEX (\w+) (.+?),?$`)
+
+// warnOfIndexes logs each index that the migrations declare and the table does not have: reads are slower without it.
+func (c *Client) warnOfIndexes(ctx context.Context, table string) error {
+	all, err := Migrations(c.layout)
+	if err != nil {
+		return err
+	}
+	have, err := c.indexes(ctx, table)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if verb, _, name := m.object(); verb != "CREATE" || name != table {
+			continue
+		}
+		for _, declared := range index.FindAllStringSubmatch(m.SQL, -1) {
+			if !slices.Contains(have, declared[1]) {
+				c.log.Warn("index of the table is missing; reads are slower without it", "table", c.target(table), "index", declared[1],
+					"fix", c.alter(table, "ADD INDEX "+declared[1]+" "+declared[2]))
 			}
 		}
 	}
 	return nil
 }
 
-func (c *Client) problems(ctx context.Context, table string) ([]string, error) {
-	engine, err := c.engine(ctx, table)
+func (c *Client) indexes(ctx context.Context, table string) ([]string, error) {
+	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT name FROM system.data_skipping_indices WHERE database = '%s' AND table = '%s'", c.database, table))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("query system.data_skipping_indices: %w", err)
 	}
-	if engine.name == "" {
-		return []string{"the table is not there"}, nil
+	defer rows.Close()
+	var names []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, fmt.Errorf("scan system.data_skipping_indices: %w", err)
+		}
+		names = append(names, name)
 	}
-	have, err := c.columnTypes(ctx, table)
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("query system.data_skipping_indices: %w", err)
+	}
+	return names, nil
+}
+
+// SingleServer reports whether the table, when it was last checked, was that of one server, which is asked itself: what it says it holds
+// is all that there is. A replica may be behind another one.
+func (c *Client) SingleServer() bool { return c.single.Load() }
+
+// warnUnsynced logs the settings without which ClickHouse reports rows as stored that a power cut can still take. A merge replaces
+// parts that are on disk by one that is only in memory unless it syncs; mutations and TTL obey the settings of merges.
+func (c *Client) warnUnsynced(ctx context.Context, table string, e engine) error {
+	if len(e.unsynced(nil)) == 0 {
+		return nil
+	}
+	defaults := make(map[string]string) // the server's configuration can set them for all tables
+	rows, err := c.conn.Query(ctx, "SELECT name, value FROM system.merge_tree_settings WHERE name LIKE '%fsync%'")
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("query system.merge_tree_settings: %w", err)
 	}
-	problems := columnProblems(have, c.columns)
-	if c.schema == SchemaFull {
-		problems = append(problems, engine.problems()...)
+	defer rows.Close()
+	for rows.Next() {
+		var name, value string
+		if err := rows.Scan(&name, &value); err != nil {
+			return fmt.Errorf("scan system.merge_tree_settings: %w", err)
+		}
+		defaults[name] = value
 	}
-	return problems, nil
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("query system.merge_tree_settings: %w", err)
+	}
+	if unset := e.unsynced(defaults); len(unset) > 0 {
+		c.log.Warn("a power cut can take rows from the table: it does not sync all that it writes", "table", c.target(table), "unset", strings.Join(unset, ", "),
+			"statement", fmt.Sprintf("ALTER TABLE %s.%s MODIFY SETTING %s = 1", quoteName(c.database), table, strings.Join(unset, " = 1, ")))
+	}
+	return nil
 }
 
 // engine is what system.tables says of a table; the name is empty where there is none.
@@ -98,18 +227,27 @@ func (c *Client) columnTypes(ctx context.Context, table string) (map[string]stri
 	return have, nil
 }
 
-func columnProblems(have map[string]string, want []column) []string {
-	var problems []string
+func columnProblems(have map[string]string, want []column, alter func(change string) string) problems {
+	var found problems
 	for _, c := range want {
 		switch typeName, ok := have[c.name]; {
+		case !ok && slices.Contains(keyColumns(), c.name):
+			found = append(found, problem{fmt.Sprintf("column %s %s is missing", c.name, c.typeName), fixAside})
 		case !ok:
-			problems = append(problems, fmt.Sprintf("column %s %s is missing", c.name, c.typeName))
+			found = append(found, problem{fmt.Sprintf("column %s %s is missing", c.name, c.typeName), alter(fmt.Sprintf("ADD COLUMN %s %s", c.name, c.typeName))})
 		case !sameType(typeName, c.typeName):
-			problems = append(problems, fmt.Sprintf("column %s is %s, needed is %s", c.name, typeName, c.typeName))
+			fix := alter(fmt.Sprintf("MODIFY COLUMN %s %s", c.name, c.typeName))
+			if slices.Contains(keyColumns(), c.name) {
+				fix = fixAside // ClickHouse does not change the type of a column of the sorting key
+			}
+			found = append(found, problem{fmt.Sprintf("column %s is %s, needed is %s", c.name, typeName, c.typeName), fix})
 		}
 	}
-	return problems
+	return found
 }
+
+// keyColumns are those by which a merge takes two rows for one.
+func keyColumns() []string { return []string{"channel_id", "channel_type", "message_seq"} }
 
 // sameType lets an operator wrap a column in LowCardinality, which takes the same values.
 func sameType(have, want string) bool {
@@ -122,29 +260,65 @@ func sameType(have, want string) bool {
 
 // problems asks for what exactly-once rests on, and that no merge takes different messages for one. Other
 // engines than the MergeTree family (Distributed, Buffer) are the operator's own decision.
-func (e engine) problems() []string {
+func (e engine) problems(alter func(change string) string) problems {
 	if !strings.HasSuffix(e.name, "MergeTree") {
 		return nil
 	}
-	var problems []string
-	replicated := strings.HasPrefix(e.name, "Replicated") || strings.HasPrefix(e.name, "Shared")
+	var found problems
 	window := "non_replicated_deduplication_window"
-	if replicated {
+	if e.replicated() {
 		window = "replicated_deduplication_window" // has a default
 	}
 	value, set := e.setting(window)
-	if (set && value == "0") || (!set && !replicated) {
-		problems = append(problems, "setting "+window+" is not set: a batch repeated after a failure would be there twice")
+	if (set && value == "0") || (!set && !e.replicated()) {
+		found = append(found, problem{"setting " + window + " is not set: a batch repeated after a failure would be there twice", alter("MODIFY SETTING " + window + " = 100000")})
 	}
 	if strings.Contains(e.name, "Replacing") {
 		key := strings.Split(strings.ReplaceAll(e.sortingKey, " ", ""), ",")
-		for _, column := range []string{"channel_id", "channel_type", "message_seq"} {
+		for _, column := range keyColumns() {
 			if !slices.Contains(key, column) {
-				problems = append(problems, fmt.Sprintf("the sorting key (%s) has no %s: merges would take different messages for one", e.sortingKey, column))
+				found = append(found, problem{fmt.Sprintf("the sorting key (%s) has no %s: merges would take different messages for one", e.sortingKey, column), fixAside})
 			}
 		}
 	}
-	return problems
+	return found
+}
+
+// local reports whether rows that are inserted go into parts of this server, and are on no other.
+func (e engine) local() bool {
+	return strings.HasSuffix(e.name, "MergeTree") && !e.replicated()
+}
+
+func (e engine) replicated() bool {
+	return strings.HasPrefix(e.name, "Replicated") || strings.HasPrefix(e.name, "Shared")
+}
+
+// unsynced lists the settings that would make the table sync all that it writes, and that neither it nor the server's defaults have.
+func (e engine) unsynced(defaults map[string]string) []string {
+	if !strings.HasSuffix(e.name, "MergeTree") || strings.HasPrefix(e.name, "Shared") {
+		return nil
+	}
+	var unset []string
+	// need takes settings of which one is enough.
+	need := func(names ...string) {
+		for _, name := range names {
+			value, set := e.setting(name)
+			if !set {
+				value = defaults[name]
+			}
+			if value == "1" {
+				return
+			}
+		}
+		unset = append(unset, names...)
+	}
+	need("fsync_after_insert")
+	need("fsync_part_directory")
+	need("min_rows_to_fsync_after_merge", "min_compressed_bytes_to_fsync_after_merge")
+	if e.replicated() {
+		need("min_compressed_bytes_to_fsync_after_fetch")
+	}
+	return unset
 }
 
 // setting reads a setting of the table out of the engine's text.

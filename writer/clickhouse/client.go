@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -24,6 +25,7 @@ type Client struct {
 	statement string
 	timeout   time.Duration // of an insert
 	kept      keptColumns
+	single    atomic.Bool // see SingleServer
 }
 
 // Open checks the configuration and makes a client. It connects with the first call.

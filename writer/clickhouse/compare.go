@@ -131,19 +131,50 @@ func (c *Client) RowTexts(ctx context.Context, partition int, partitionSeq uint6
 	return out, err
 }
 
-// PartitionSeqs says which partition_seqs of a partition have a row.
-func (c *Client) PartitionSeqs(ctx context.Context, partition int, first, last uint64) (map[uint64]bool, error) {
-	there := make(map[uint64]bool)
-	err := c.ask(ctx, "look for rows", fmt.Sprintf("SELECT partition_seq FROM %s WHERE partition = %d AND partition_seq >= %d AND partition_seq <= %d",
-		c.MessagesTable(), partition, first, last), func(rows driver.Rows) error {
-		var seq uint64
-		if err := rows.Scan(&seq); err != nil {
+// Span is a range of partition_seqs of a partition, both ends included. From and Until, if they are not zero, are within which its messages
+// were accepted: a question then passes over the months and the parts that have none of that time.
+type Span struct {
+	Partition   int
+	First, Last uint64
+	From, Until time.Time
+}
+
+// MessageAt is a message at its place.
+type MessageAt struct {
+	PartitionSeq uint64
+	ID           int64
+}
+
+// Messages lists which messages of a span have a row. It reads three columns of the parts that can have some, about 10 ns a row of these.
+func (c *Client) Messages(ctx context.Context, s Span) (map[MessageAt]bool, error) {
+	there := make(map[MessageAt]bool)
+	err := c.ask(ctx, "look for rows", fmt.Sprintf("SELECT partition_seq, message_id FROM %s WHERE %s", c.MessagesTable(), c.within(s)), func(rows driver.Rows) error {
+		var one MessageAt
+		if err := rows.Scan(&one.PartitionSeq, &one.ID); err != nil {
 			return err
 		}
-		there[seq] = true
+		there[one] = true
 		return nil
 	})
 	return there, err
+}
+
+// within is the condition for rows of a span.
+func (c *Client) within(s Span) string {
+	condition := fmt.Sprintf("partition = %d AND partition_seq >= %d AND partition_seq <= %d", s.Partition, s.First, s.Last)
+	moment := func(t time.Time) string {
+		if c.schema == SchemaReduced {
+			return fmt.Sprintf("toDateTime(%d)", t.Unix())
+		}
+		return fmt.Sprintf("fromUnixTimestamp64Milli(toInt64(%d), 'UTC')", t.UnixMilli())
+	}
+	if !s.From.IsZero() {
+		condition += " AND timestamp >= " + moment(s.From)
+	}
+	if !s.Until.IsZero() {
+		condition += " AND timestamp <= " + moment(s.Until)
+	}
+	return condition
 }
 
 // RowCounts counts rows, and the different partition_seqs among them.

@@ -10,12 +10,14 @@
 //
 //   - the block stays below the size at which the server would cut it in two ([BlockRowsMax],
 //     [BlockBytesMax]), and
-//   - fewer inserts than the table's non_replicated_deduplication_window lie between the two.
+//   - fewer inserts than the table's non_replicated_deduplication_window lie between the two, and
+//   - the server has not lost power between the two: it does not sync its log of tokens. After an insert of which nothing is known the
+//     writer asks for its rows first.
 //
 // Behind this stands a second net: the table is a ReplacingMergeTree by channel and message_seq, so what
 // is nevertheless there twice becomes one row when its parts are merged, or at once with FINAL.
 //
-// An insert that has returned without an error is on disk: the table sets fsync_after_insert.
+// An insert that has returned without an error is on disk, and stays there: the table syncs inserts and what merges make of them.
 //
 // # Errors
 //

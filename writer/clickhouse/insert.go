@@ -46,6 +46,8 @@ func (c *Client) withInsertOptions(ctx context.Context, token string) context.Co
 		options = append(options, clickhouse.WithSettings(clickhouse.Settings{
 			"insert_deduplicate":         1,
 			"insert_deduplication_token": token,
+			// A view gets a repeated block only if its own table has not: else it would count the rows of each repetition.
+			"deduplicate_blocks_in_dependent_materialized_views": 1,
 			// No two rows of a block are versions of one message, so looking for such before it is written, a quarter of
 			// what an insert costs, would find none.
 			"optimize_on_insert": 0,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -77,8 +78,9 @@ const (
 	ledgerVersion   = 2
 )
 
-// Pending lists the migrations that the ledger of the database does not have. A migration that was applied
-// with another text, or one that this program does not know, is an error of class Configuration.
+// Pending lists the migrations that the ledger of the database does not have, and those that it has and whose table or
+// view is not there. A migration that was applied with another text, or one that this program does not know, is an error of
+// class Configuration.
 func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
 	all, err := Migrations(c.layout)
 	if err != nil {
@@ -91,15 +93,95 @@ func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
 	if err := compareLedger(applied, all); err != nil {
 		return nil, &Error{Op: "read the ledger of migrations", Target: c.target(tableLedger), Class: Configuration, Err: err}
 	}
-	return slices.DeleteFunc(all, func(m Migration) bool { _, done := applied[m.Version]; return done }), nil
+	undone, err := c.undone(ctx, all, applied)
+	if err != nil {
+		return nil, newError("look for the tables", c.target(tableMessages), err)
+	}
+	return slices.DeleteFunc(all, func(m Migration) bool {
+		_, done := applied[m.Version]
+		return done && !undone[m.Version]
+	}), nil
 }
 
-// Migrate runs the migrations that are pending and enters each in the ledger. A database that is there
+// object matches the table or view that a migration makes or changes.
+var object = regexp.MustCompile("^(CREATE|ALTER) (TABLE|VIEW|MATERIALIZED VIEW) (?:IF NOT EXISTS )?`[^`]+`\\.`?(\\w+)")
+
+// object is what the migration does to which kind of thing; all are empty if that is neither a table nor a view.
+func (m Migration) object() (verb, kind, name string) {
+	if found := object.FindStringSubmatch(m.SQL); len(found) == 4 {
+		return found[1], found[2], found[3]
+	}
+	return "", "", ""
+}
+
+// undone finds the migrations that were applied and of which nothing is left: those that made a table or view that is not
+// there, and the later ones that changed it.
+func (c *Client) undone(ctx context.Context, all []Migration, applied map[int]uint32) (map[int]bool, error) {
+	if len(applied) == 0 {
+		return nil, nil
+	}
+	there, err := c.tables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	undone, missing := make(map[int]bool), make(map[string]bool)
+	for _, m := range all {
+		verb, _, name := m.object()
+		if _, done := applied[m.Version]; !done || name == "" {
+			continue
+		}
+		if verb == "CREATE" && !there[name] {
+			missing[name] = true
+		}
+		undone[m.Version] = missing[name]
+	}
+	return undone, nil
+}
+
+// tables are the names of the tables and views of the database.
+func (c *Client) tables(ctx context.Context) (map[string]bool, error) {
+	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT name FROM system.tables WHERE database = '%s'", c.database))
+	if err != nil {
+		return nil, fmt.Errorf("query system.tables: %w", err)
+	}
+	defer rows.Close()
+	there := make(map[string]bool)
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, fmt.Errorf("scan system.tables: %w", err)
+		}
+		there[name] = true
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("query system.tables: %w", err)
+	}
+	return there, nil
+}
+
+// sayLost logs that a migration which the ledger has was applied again.
+func (c *Client) sayLost(m Migration) {
+	switch verb, kind, name := m.object(); {
+	case verb != "CREATE":
+	case kind == "TABLE":
+		c.log.Error("table was missing though the ledger has it; created it again, empty: the rows that it had are missing until they are brought back with `sendhouse replay clickhouse`",
+			"database", c.database, "table", name)
+	default:
+		c.log.Warn("view was missing though the ledger has it; created it again", "database", c.database, "view", name)
+	}
+}
+
+// Migrate runs the migrations that are pending and enters each in the ledger. A table that is not there though the ledger
+// has it is made again, empty, and logged as an error. A database that is there
 // already is not created, so that the right to do so is not needed.
 func (c *Client) Migrate(ctx context.Context) error {
 	pending, err := c.Pending(ctx)
 	if err != nil {
 		return err
+	}
+	applied, err := c.ledger(ctx)
+	if err != nil {
+		return newError("read the ledger of migrations", c.target(tableLedger), err)
 	}
 	var unrecorded []Migration
 	for _, m := range pending {
@@ -107,6 +189,9 @@ func (c *Client) Migrate(ctx context.Context) error {
 			return newError(fmt.Sprintf("migration %04d_%s", m.Version, m.Name), c.target(tableMessages), err)
 		}
 		c.log.Info("migration applied", "version", m.Version, "name", m.Name, "database", c.database)
+		if _, again := applied[m.Version]; again {
+			c.sayLost(m)
+		}
 		unrecorded = append(unrecorded, m)
 		if m.Version < ledgerVersion {
 			continue

@@ -1,6 +1,9 @@
 package clickhouse_test
 
 import (
+	"bytes"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 
@@ -63,13 +66,65 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 		var typed *clickhouse.Error
 		require.ErrorAs(t, err, &typed)
 		require.Equal(t, clickhouse.Configuration, typed.Class)
-		require.Contains(t, typed.Hint, "sendhouse migrate")
+		require.Contains(t, typed.Hint, "ALTER TABLE `"+b.database+"`.messages ADD COLUMN tag_key String")
+		require.Contains(t, typed.Hint, "ALTER TABLE `"+b.database+"`.messages MODIFY COLUMN wal_index UInt32")
 
 		if schema == clickhouse.SchemaFull {
 			b.exec(t, "ALTER TABLE "+b.database+".messages RESET SETTING non_replicated_deduplication_window")
 			require.ErrorContains(t, b.client.Check(b.ctx), "non_replicated_deduplication_window")
 		}
+
+		// What the hint says mends it.
+		for {
+			err := b.client.Check(b.ctx)
+			if err == nil {
+				break
+			}
+			require.ErrorAs(t, err, &typed)
+			for _, statement := range strings.Split(typed.Hint, "; ") {
+				b.exec(t, strings.TrimPrefix(statement, "run: "))
+			}
+		}
 	})
+}
+
+// The ledger says what was done, the server what there is.
+func TestMigrateMakesWhatIsGone(t *testing.T) {
+	t.Parallel()
+	variants(t, func(t *testing.T, b bench, _ clickhouse.Schema) {
+		require.NoError(t, b.client.Migrate(b.ctx))
+		b.exec(t, "DROP TABLE "+b.database+".messages")
+		b.exec(t, "DROP TABLE "+b.database+".channel_counts")
+		require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there (run `sendhouse migrate`, which makes it)")
+		pending, err := b.client.Pending(b.ctx)
+		require.NoError(t, err)
+		var names []string
+		for _, m := range pending {
+			names = append(names, m.Name)
+		}
+		require.Subset(t, names, []string{"messages", "channel_counts"})
+		require.NotContains(t, names, "messages_latest", "it is there")
+
+		require.NoError(t, b.client.Migrate(b.ctx))
+		require.NoError(t, b.client.Check(b.ctx))
+		require.Zero(t, b.number(t, "SELECT count() FROM "+b.database+".channel_counts"))
+		require.Zero(t, b.number(t, "SELECT count() FROM "+b.database+".messages_latest"))
+		require.NoError(t, b.client.Insert(b.ctx, fill(t, 1, 10), 0, 10, "token"))
+	})
+}
+
+func TestCheckNamesAMissingIndex(t *testing.T) {
+	t.Parallel()
+	var lines bytes.Buffer
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "ALTER TABLE "+b.database+".messages DROP INDEX message_id_index")
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: b.dsn, ClickHouseSchema: clickhouse.SchemaFull}, slog.New(slog.NewTextHandler(&lines, nil)))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, client.Close()) }()
+	require.NoError(t, client.Check(b.ctx), "it is no reason not to write")
+	require.Contains(t, lines.String(), "ADD INDEX message_id_index message_id TYPE bloom_filter(0.01) GRANULARITY 4")
+	require.NotContains(t, lines.String(), "client_msg_no_index")
 }
 
 func TestCheckLetsTheOperatorAdd(t *testing.T) {

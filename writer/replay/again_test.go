@@ -76,7 +76,7 @@ func (p *proxy) change(query url.Values, body *[]byte) bool {
 		p.tokens, p.asked = append(p.tokens, token), 0
 		return p.insert != nil && p.insert(len(p.tokens), query, *body)
 	}
-	if strings.HasPrefix(string(*body), "SELECT partition_seq FROM ") {
+	if strings.HasPrefix(string(*body), "SELECT partition_seq, message_id FROM ") {
 		p.asked++
 		if p.rows != nil {
 			*body = []byte(p.rows(p.asked, string(*body)))

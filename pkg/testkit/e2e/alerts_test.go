@@ -26,6 +26,9 @@ var notSeen = map[string]string{
 	"SendhouseCheckpointOld":      "ten minutes without a checkpoint",
 	"SendhouseStorageNearLimit":   "a server's whole storage has to be full",
 	"SendhouseClickHouseDiskFull": "Debian's ClickHouse does not tell how full its disk is",
+	"SendhouseTableUnusable":      "a writer has to start beside a table that it cannot use, and to wait for two minutes",
+	"SendhouseRowsMissing":        "rows are not counted with the reduced schema, which the writer has there",
+	"SendhouseRowsRestored":       "rows are not counted with the reduced schema, which the writer has there",
 }
 
 const (
@@ -186,6 +189,8 @@ func TestEndToEndAlerts(t *testing.T) {
 	f.clickHouse.Start()
 	f.servers[2].Kill9()
 	p.awaitFiring(t, "SendhouseMessagesLost", "SendhouseReplicaMissing")
+	f.damage(t)
+	p.awaitFiring(t, "SendhousePartitionRefused", "SendhouseCheckpointDamaged")
 
 	// From this not all comes back in time, so it comes last. First connections stay, and nothing is answered on them.
 	f.pour(t, usedPartition, pouring{clients: crowd, bytes: 100})
@@ -200,6 +205,17 @@ func TestEndToEndAlerts(t *testing.T) {
 	f.writer.Kill9()
 	p.awaitFiring(t, "SendhouseTargetDown", "SendhousePartitionWithoutOwner", "SendhousePartitionWithoutWriter")
 	p.requireAllSeen(t)
+}
+
+// damage spoils the pointer to a partition's checkpoints, and has something else publish to its message log.
+func (f *faulty) damage(t *testing.T) {
+	t.Helper()
+	pointers, err := f.js.KeyValue(t.Context(), topology.CheckpointPointerBucket)
+	require.NoError(t, err)
+	_, err = pointers.Put(t.Context(), fmt.Sprint("p", lostPartition), []byte("no JSON"))
+	require.NoError(t, err)
+	_, err = f.js.Publish(t.Context(), topology.MessagesSubject(lostPartition), []byte("hello"))
+	require.NoError(t, err)
 }
 
 // takesNothing makes a stream refuse whatever is written to it.

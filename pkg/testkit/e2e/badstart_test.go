@@ -41,8 +41,6 @@ func TestEndToEndBadStarts(t *testing.T) {
 		"taken port of ClickHouse":     func(t *testing.T) badStart { return takenPort(t, "clickhouse-addr") },
 		"NATS refuses":                 func(t *testing.T) badStart { return natsAway(t, testkit.FreeAddr(t)) },
 		"NATS says nothing":            func(t *testing.T) badStart { return natsAway(t, silentAddr(t)) },
-		"ClickHouse refuses":           func(t *testing.T) badStart { return clickHouseAway(t, testkit.FreeAddr(t)) },
-		"ClickHouse says nothing":      func(t *testing.T) badStart { return clickHouseAway(t, silentAddr(t)) },
 		"no deployment for the ingest": noDeployment,
 		"damaged settings":             func(t *testing.T) badStart { return settings(t, "api-addr: [127.0.0.1\n  x: }", "line 1") },
 		"settings of the wrong type":   func(t *testing.T) badStart { return settings(t, "partitions: many", "partitions") },
@@ -100,10 +98,6 @@ func takenPort(t *testing.T, name string) badStart {
 
 func natsAway(t *testing.T, addr string) badStart {
 	return badStart{newUp(t, "--nats-url=nats://"+addr), []string{"NATS", addr, "--nats-url"}}
-}
-
-func clickHouseAway(t *testing.T, addr string) badStart {
-	return badStart{newUp(t, "--clickhouse-dsn=clickhouse://"+addr), []string{"clickhouse", addr, "--clickhouse-dsn"}}
 }
 
 func noDeployment(t *testing.T) badStart {

@@ -40,6 +40,8 @@ type loadConfig struct {
 	clients int
 	// payloadBytesMax bounds the payloads, whose sizes are evenly spread.
 	payloadBytesMax int
+	// expire of every send, in seconds, in channels of their own; 0 for a mixture that does not expire.
+	expire uint32
 	// once: a client whose request got no answer, or was refused, ends instead of trying again.
 	once bool
 	// others are more addresses: requests go to all in turn.
@@ -89,7 +91,7 @@ func startLoad(t *testing.T, address string, cfg loadConfig) *load {
 	for n := range cfg.clients {
 		d := &dice{
 			Rand:     rand.New(rand.NewPCG(cfg.seed, uint64(n))),
-			channels: channelsDefault, bytesMax: cfg.payloadBytesMax, prefix: fmt.Sprintf("%sc%d", cfg.name, n),
+			channels: channelsDefault, bytesMax: cfg.payloadBytesMax, expire: cfg.expire, prefix: fmt.Sprintf("%sc%d", cfg.name, n),
 		}
 		l.clients.Go(func() { l.run(t.Context(), d) })
 	}
@@ -282,6 +284,13 @@ func (l *load) awaitOutcome(outcome string) {
 // finish lets every client see its last send answered, and gives all that were.
 func (l *load) finish() []*record {
 	l.t.Helper()
+	records, err := l.end()
+	require.NoError(l.t, err)
+	return records
+}
+
+// end is finish for those to whom a fault is a result.
+func (l *load) end() ([]*record, error) {
 	l.stop()
 	ended := make(chan struct{})
 	go func() { l.clients.Wait(); close(ended) }()
@@ -292,17 +301,24 @@ func (l *load) finish() []*record {
 	case <-timer.C:
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		require.Fail(l.t, "the last sends are not answered", "what the clients saw: %v", l.outcomes)
+		return nil, fmt.Errorf("the last sends are not answered within %s; what the clients saw: %v", answeredTimeout, l.outcomes)
 	}
-	l.check()
-	return l.records
+	return l.records, l.wrong()
 }
 
 func (l *load) check() {
 	l.t.Helper()
+	require.NoError(l.t, l.wrong())
+}
+
+// wrong returns what must not have happened and did.
+func (l *load) wrong() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	require.Empty(l.t, l.faults)
+	if len(l.faults) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(l.faults, "\n"))
 }
 
 // repeatSome sends every n-th record again, after whatever has happened since.

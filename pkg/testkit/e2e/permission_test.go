@@ -30,13 +30,14 @@ func natsNames() []string {
 	return []string{"ingest", "sequencer", "writer", "reader", "operator", "system"}
 }
 
-// guarded is a cluster of three NATS servers with the configuration that we ship: certificates both ways, and an
-// NKey for each role.
+// guarded is a cluster of three NATS servers with the configuration that we ship: certificates both ways, an authority of
+// their own for the routes between the servers, and an NKey for each role.
 type guarded struct {
 	dir         string // has a file with the seed of each
 	authority   *testkit.Authority
-	permissions string // the shipped ones, with the public keys filled in
-	config      string // the shipped one, without what differs between the servers
+	routes      []string // host:port of each server's
+	permissions string   // the shipped ones, with the public keys filled in
+	config      string   // the shipped one, without what differs between the servers
 	servers     []*testkit.NATSServer
 }
 
@@ -53,24 +54,26 @@ func startGuarded(t *testing.T) *guarded {
 		require.NoError(t, os.WriteFile(g.seed(name), seed, 0o600))
 		g.permissions = replaced(t, g.permissions, "$"+strings.ToUpper(name)+"_NKEY", public)
 	}
-	certificate := g.authority.Issue("localhost")
 	g.config = shipped(t, "nats-server.conf")
-	for file, path := range map[string]string{"tls.crt": certificate.CertFile, "tls.key": certificate.KeyFile, "ca.crt": g.authority.CAFile} {
-		g.config = replaced(t, g.config, "/etc/nats/tls/"+file, path)
+	for dir, authority := range map[string]*testkit.Authority{"/etc/nats/tls/": g.authority, "/etc/nats/routes/": testkit.NewAuthority(t)} {
+		certificate := authority.Issue("localhost")
+		for file, path := range map[string]string{"tls.crt": certificate.CertFile, "tls.key": certificate.KeyFile, "ca.crt": authority.CAFile} {
+			g.config = replaced(t, g.config, dir+file, path)
+		}
 	}
-	routes := make([]string, 3)
-	for i := range routes {
-		routes[i] = fmt.Sprint("localhost:", testkit.FreePort(t))
-		g.config = replaced(t, g.config, fmt.Sprintf("$NATS_ROUTE_%d", i+1), "nats://"+routes[i])
+	g.routes = make([]string, 3)
+	for i := range g.routes {
+		g.routes[i] = fmt.Sprint("localhost:", testkit.FreePort(t))
+		g.config = replaced(t, g.config, fmt.Sprintf("$NATS_ROUTE_%d", i+1), "nats://"+g.routes[i])
 	}
-	all := make([]testkit.NATSOptions, len(routes))
+	all := make([]testkit.NATSOptions, len(g.routes))
 	for i := range all {
 		port := testkit.FreePort(t)
 		all[i] = testkit.NATSOptions{Name: fmt.Sprint("nats-", i+1), Port: port, URL: fmt.Sprint("tls://localhost:", port), Client: g.options(t, "operator"), Write: func(dir, name, addr, monitor, storeDir string) string {
 			text := g.config
 			for was, is := range map[string]string{
 				"$NATS_NAME": name, "$NATS_STORE": strconv.Quote(storeDir),
-				"0.0.0.0:4222": addr, "0.0.0.0:8222": monitor, "0.0.0.0:6222": routes[i],
+				"0.0.0.0:4222": addr, "0.0.0.0:8222": monitor, "0.0.0.0:6222": g.routes[i],
 			} {
 				text = replaced(t, text, was, is)
 			}
@@ -156,6 +159,7 @@ func TestEndToEndLeastPermissions(t *testing.T) {
 	require.Regexp(t, `(?m)^sendhouse_jetstream_storage_bytes_max \d`, page, "the alert on a full storage divides by it")
 	g.requireReader(t, a.ingest.api, records)
 	g.requireRefusals(t)
+	g.requireNoStrangeServer(t)
 	for _, role := range a.roles() {
 		require.Equal(t, 0, role.Stop())
 		require.NotContains(t, strings.ToLower(role.Output()), "permissions violation")
@@ -214,9 +218,9 @@ func (g *guarded) requireRefusals(t *testing.T) {
 				}
 			}
 		}
-		for _, inbox := range []string{"ingest", "sequencer", "writer", "question"} {
+		for _, inbox := range []string{"ingest", "sequencer", "writer", "question", "another", ""} {
 			if inbox != name {
-				subject := broker.InboxPrefix(inbox) + ".>"
+				subject := strings.TrimSuffix(broker.InboxPrefix(inbox), ".") + ".>" // without a name: everybody's
 				_, err := nc.SubscribeSync(subject)
 				require.NoError(t, err)
 				refused.await(t, `Subscription to "`+subject+`"`)
@@ -238,6 +242,41 @@ func (g *guarded) requireRefusals(t *testing.T) {
 	stranger := g.client("stranger")
 	_, err = nats.Connect(g.url(), nats.RootCAs(stranger.CA), nats.ClientCert(stranger.Cert, stranger.CertKey))
 	require.ErrorIs(t, err, nats.ErrAuthorization, "nobody comes in without a key")
+}
+
+// requireNoStrangeServer has a server ask to join the cluster with the certificate of a client, which has no NKey to show there.
+func (g *guarded) requireNoStrangeServer(t *testing.T) {
+	t.Helper()
+	binary, err := testkit.NATSBinary()
+	require.NoError(t, err)
+	certificate := g.authority.Issue("ingest")
+	dir := t.TempDir()
+	config := fmt.Sprintf(`
+server_name: strange
+listen: "127.0.0.1:-1"
+jetstream { store_dir: %q }
+cluster {
+  name: sendhouse
+  listen: "127.0.0.1:-1"
+  routes: ["nats://%s"]
+  tls { cert_file: %q, key_file: %q, insecure: true }
+}
+`, dir, strings.Join(g.routes, `", "nats://`), certificate.CertFile, certificate.KeyFile)
+	file := filepath.Join(dir, "strange.conf")
+	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+	p := testkit.StartProcess(t, testkit.ProcessConfig{Name: "strange nats-server", Path: binary, Args: []string{"-c", file}})
+	testkit.WaitFor(t, askTimeout, "the cluster to refuse a server with a client's certificate", func(context.Context) error {
+		for _, s := range g.servers {
+			if !strings.Contains(s.Output(), "TLS route handshake error") {
+				return fmt.Errorf("%s has refused none; the strange server says: %s", s.URL, p.Output())
+			}
+		}
+		return nil
+	})
+	for _, s := range g.servers {
+		require.NotContains(t, s.Output(), "Remote: strange", "no server knows its name")
+	}
+	p.Stop()
 }
 
 // denials are what a server has told a connection that it may not.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +69,15 @@ func newRole(t *testing.T, role string, flags ...string) *house {
 	h.args = append(h.args, flags...)
 	h.prepare(t, role)
 	return h
+}
+
+// with prepares another process in the place of this one, with more flags.
+func (h *house) with(t *testing.T, flags ...string) *house {
+	t.Helper()
+	other := *h
+	other.args = slices.Concat(h.args, flags)
+	other.prepare(t, "up with "+strings.Join(flags, " "))
+	return &other
 }
 
 func (h *house) prepare(t *testing.T, name string) {

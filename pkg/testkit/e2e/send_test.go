@@ -91,6 +91,7 @@ type dice struct {
 	channels int
 	bytesMax int    // of a payload; payloadBytesDefault if 0
 	prefix   string // of every client_msg_no
+	expire   uint32 // of every send, all in one channel; 0 for a mixture
 	made     int
 }
 
@@ -122,6 +123,9 @@ func (d *dice) send() send {
 	}
 	if d.IntN(8) == 0 {
 		s.syncOnce, s.subscribers = true, []string{"uid-1", "uid-二"}
+	}
+	if d.expire > 0 {
+		s.channelID, s.channelType, s.syncOnce, s.subscribers, s.expire = "short-lived", message.ChannelGroup, false, nil, d.expire
 	}
 	return s
 }

@@ -112,3 +112,12 @@ LIMIT 1 BY channel_id, channel_type, message_seq;
 
 INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 8, 'messages_by_client_msg_no', 4272596320, now();
 
+-- 0009_messages_local_sync
+ALTER TABLE `sendhouse`.messages_local ON CLUSTER `main-1`
+    MODIFY SETTING
+        min_rows_to_fsync_after_merge = 1,
+        min_compressed_bytes_to_fsync_after_merge = 1,
+        min_compressed_bytes_to_fsync_after_fetch = 1;
+
+INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 9, 'messages_local_sync', 3024975672, now();
+

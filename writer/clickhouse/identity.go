@@ -1,0 +1,159 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// TableID tells a table of messages from every other. A writer's position is of one table.
+type TableID struct {
+	Database string `json:"database"`
+	// UUID is the table's, which dropping it and making it again changes. It is empty where it tells nothing: ClickHouse 18.16 has none,
+	// and on a cluster the servers may have different ones.
+	UUID string `json:"uuid,omitempty"`
+}
+
+// String names the table for an operator.
+func (t TableID) String() string {
+	if t.UUID == "" {
+		return t.Database + "." + tableMessages
+	}
+	return t.Database + "." + tableMessages + " (uuid " + t.UUID + ")"
+}
+
+const zeroUUID = "00000000-0000-0000-0000-000000000000"
+
+// Table identifies the table of messages. It fails if there is none.
+func (c *Client) Table(ctx context.Context) (TableID, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	column := "toString(uuid)"
+	if c.schema == SchemaReduced || c.layout.Cluster != "" {
+		column = "''"
+	}
+	id := TableID{Database: c.database}
+	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT %s FROM system.tables WHERE database = '%s' AND name = '%s'", column, c.database, tableMessages))
+	if err := row.Scan(&id.UUID); err != nil {
+		return TableID{}, newError("identify the table", c.target(tableMessages), err)
+	}
+	if id.UUID == zeroUUID { // of a database whose engine is Ordinary
+		id.UUID = ""
+	}
+	return id, nil
+}
+
+// claimVersion is the version of the ledger's entries that name deployments. No migration has it, and versions of the program
+// that know no deployments pass it over.
+const claimVersion = 0
+
+// claimName begins the name of such an entry; the deployment's ID follows.
+const claimName = "deployment "
+
+// Owners are the IDs of the deployments that the ledger says the database is of: one as a rule, none in a database that no writer of a
+// version with identities has written into.
+func (c *Client) Owners(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT DISTINCT name FROM %s.%s WHERE version = %d ORDER BY name", quoteName(c.database), tableLedger, claimVersion))
+	if err != nil {
+		return nil, newError("look whose the database is", c.target(tableLedger), err)
+	}
+	defer rows.Close()
+	var owners []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, newError("look whose the database is", c.target(tableLedger), err)
+		}
+		owners = append(owners, strings.TrimPrefix(name, claimName))
+	}
+	if err := rows.Err(); err != nil {
+		return nil, newError("look whose the database is", c.target(tableLedger), err)
+	}
+	return owners, nil
+}
+
+// Claim enters a deployment in the ledger. ClickHouse has no compare-and-set, so of two that claim a database at once both may
+// be entered, and a merge keeps one of them: whoever claims asks for the Owners again behind it, and from time to time.
+func (c *Client) Claim(ctx context.Context, deployment string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	claim := Migration{Version: claimVersion, Name: claimName + deployment}
+	if err := c.conn.Exec(ctx, claim.ledgerEntry(c.database)); err != nil {
+		return newError("enter the deployment", c.target(tableLedger), err)
+	}
+	return nil
+}
+
+// Release takes all deployments out of the ledger, so that the next writer claims the database. It is meant for a command.
+func (c *Client) Release(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	settings := ""
+	if c.schema == SchemaFull {
+		settings = " SETTINGS mutations_sync = 2"
+	}
+	statement := fmt.Sprintf("ALTER TABLE %s.%s DELETE WHERE version = %d%s", quoteName(c.database), tableLedger, claimVersion, settings)
+	if err := c.conn.Exec(ctx, statement); err != nil {
+		return newError("release the database", c.target(tableLedger), err)
+	}
+	return nil
+}
+
+// LastRow is the row of a partition that lies furthest in the message log.
+type LastRow struct {
+	PartitionSeq uint64
+	MessageID    int64
+	WALSeq       uint64
+}
+
+// AllPartitions stands for every partition in LastRow.
+const AllPartitions = -1
+
+// LastRow finds the last row of a partition, or of AllPartitions, among those that are of a time or later; of the zero time, among all. It is
+// false if there is none. Parts of which every row is older are not read, so a time that is near the last row's makes
+// the question cheap: it reads three columns of the rest.
+func (c *Client) LastRow(ctx context.Context, partition int, since time.Time) (LastRow, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	conditions := []string{"1"}
+	if partition != AllPartitions {
+		conditions = append(conditions, fmt.Sprintf("partition = %d", partition))
+	}
+	if !since.IsZero() {
+		// In whole seconds, which both schemas' columns take.
+		conditions = append(conditions, fmt.Sprintf("timestamp >= toDateTime(%d)", max(since.Unix(), 0)))
+	}
+	var count uint64
+	var last LastRow
+	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(), max(partition_seq), argMax(message_id, partition_seq), argMax(wal_seq, partition_seq) FROM %s.%s WHERE %s",
+		quoteName(c.database), tableMessages, strings.Join(conditions, " AND ")))
+	if err := row.Scan(&count, &last.PartitionSeq, &last.MessageID, &last.WALSeq); err != nil {
+		return LastRow{}, false, newError("look for the last row", c.target(tableMessages), err)
+	}
+	return last, count > 0, nil
+}
+
+// Rows counts the rows of the table, those that a merge will take away included. It reads no column.
+func (c *Client) Rows(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	var rows uint64
+	if err := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count() FROM %s.%s", quoteName(c.database), tableMessages)).Scan(&rows); err != nil {
+		return 0, newError("count rows", c.target(tableMessages), err)
+	}
+	return rows, nil
+}
+
+// Exists reports whether the table of messages is there.
+func (c *Client) Exists(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	e, err := c.engine(ctx, tableMessages)
+	if err != nil {
+		return false, newError("look for the table", c.target(tableMessages), err)
+	}
+	return e.name != "", nil
+}

@@ -1,0 +1,5 @@
+ALTER TABLE `{database}`.messages_local ON CLUSTER `{cluster}`
+    MODIFY SETTING
+        min_rows_to_fsync_after_merge = 1,
+        min_compressed_bytes_to_fsync_after_merge = 1,
+        min_compressed_bytes_to_fsync_after_fetch = 1

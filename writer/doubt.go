@@ -1,0 +1,82 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// askTimeout bounds a question for the rows of a range.
+const askTimeout = time.Minute
+
+// errMayStillCome says that the table has a part of a range and that the rest may be on its way.
+var errMayStillCome = errors.New("the table has a part of the range, and an earlier insert may still bring in the rest: waiting until none can")
+
+// doubt notes that rows of a range may be in the table, or come in.
+func (r *runner) doubt(piece seqRange) {
+	if r.doubtful != nil {
+		piece = seqRange{First: min(piece.First, r.doubtful.First), Last: max(piece.Last, r.doubtful.Last)}
+	}
+	r.doubtful = &piece
+}
+
+// entries are the messages of rows of a batch.
+func (r *runner) entries(b *batch, first, end int) []messagelog.Entry {
+	out := make([]messagelog.Entry, 0, end-first)
+	for row := first; row < end; row++ {
+		seq := b.block.PartitionSeq(row)
+		out = append(out, messagelog.Entry{Partition: r.partition, Seq: seq, Data: b.record(seq)})
+	}
+	return out
+}
+
+// bringIn inserts rows of a batch; of a doubtful range, what the table lacks of them. See runner.
+func (r *runner) bringIn(work context.Context, b *batch, first, end int) error {
+	if d := r.doubtful; !r.asks || d == nil || b.block.PartitionSeq(first) > d.Last || b.block.PartitionSeq(end-1) < d.First {
+		return r.insertWhole(work, b, first, end)
+	}
+	work, cancel := context.WithTimeout(work, askTimeout)
+	defer cancel()
+	all := r.entries(b, first, end)
+	lacking, err := r.filler.Lacking(work, all)
+	if err != nil {
+		return err
+	}
+	log := r.log.With("first", all[0].Seq, "last", all[len(all)-1].Seq, "rows", len(all), "lacking", len(lacking))
+	if len(lacking) == 0 {
+		log.Info("the table has the rows of a range whose insert was broken off")
+		return nil
+	}
+	if len(lacking) == len(all) {
+		if err := r.insertWhole(work, b, first, end); err != nil {
+			return err
+		}
+		if lacking, err = r.filler.Lacking(work, all); err == nil {
+			lacking, err = r.filler.unexpired(lacking)
+		}
+		if err != nil || len(lacking) == 0 {
+			return err
+		}
+		log.Error("ClickHouse knows the token of rows that it has lost; inserting them under another", "token", r.position.Pending.Token)
+	} else if left := r.unsure.Sub(r.now()); left > 0 {
+		return fmt.Errorf("%w (%s left): %d of %d rows are missing", errMayStillCome, left.Round(time.Second), len(lacking), len(all))
+	}
+	_, err = r.filler.Fill(work, lacking)
+	return r.notAnswered(err)
+}
+
+func (r *runner) insertWhole(work context.Context, b *batch, first, end int) error {
+	return r.notAnswered(r.store.Insert(work, &b.block, first, end, r.position.Pending.Token))
+}
+
+// notAnswered notes that rows of an insert that ClickHouse did not answer may still come in.
+func (r *runner) notAnswered(err error) error {
+	if err != nil && clickhouse.ClassOf(err) == clickhouse.Ambiguous {
+		r.unsure = r.now().Add(r.timing.unsure)
+	}
+	return err
+}

@@ -1,0 +1,90 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/command"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/writer/clickhouse"
+)
+
+// RepairOptions are the flags of the repairs of what the writers record.
+type RepairOptions struct {
+	command.Repair
+	clickhouse.Config
+}
+
+// RepairTableCommand is `sendhouse repair table`.
+type RepairTableCommand struct{ RepairOptions }
+
+// RepairPositionsCommand is `sendhouse repair positions`.
+type RepairPositionsCommand struct{ RepairOptions }
+
+// Run makes missing tables and views, and records that the table is the one that the deployment writes into.
+func (c *RepairTableCommand) Run(in *command.Invocation) error {
+	return c.ask(in, "repair the table", repairTableOf)
+}
+
+// Run makes the positions again that are missing, from the rows of the table.
+func (c *RepairPositionsCommand) Run(in *command.Invocation) error {
+	return c.ask(in, "repair the positions", repairPositions)
+}
+
+type tableRepair func(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, d topology.Deployment, out io.Writer, yes bool) error
+
+func (o RepairOptions) ask(in *command.Invocation, what string, repair tableRepair) error {
+	return in.Ask(in.Ctx, o.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, d topology.Deployment) (err error) {
+		client, err := clickhouse.Open(o.Config, in.Log)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		defer func() { err = errors.Join(err, client.Close()) }()
+		if err := repair(ctx, js, client, d, in.Stdout, o.Yes); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	})
+}
+
+func repairTableOf(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, d topology.Deployment, out io.Writer, yes bool) error {
+	err := command.Confirm(out, yes, "Missing tables and views in database %s are made, and the database is recorded as the one that deployment %s writes into, for all %d partitions.\n"+
+		"Stop the writers before. They then fill in the rows that the table lacks, as far back as the message log reaches.\n", client.Database(), d.ID, d.Partitions)
+	if err != nil {
+		return err //nolint:wrapcheck // the caller says what was being done
+	}
+	if err := client.Migrate(ctx); err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	if err := client.Check(ctx); err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	if err := AdoptTable(ctx, js, client, d); err != nil {
+		return err
+	}
+	return command.Say(out, "Done. Start the writers again.\n") //nolint:wrapcheck // the caller says what was being done
+}
+
+func repairPositions(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, d topology.Deployment, out io.Writer, yes bool) error {
+	err := command.Confirm(out, yes, "Each of the %d partitions that has no position gets one: at the last row that database %s has of it, if the message log holds the same message. The others stay as they are.\n",
+		d.Partitions, client.Database())
+	if err != nil {
+		return err //nolint:wrapcheck // the caller says what was being done
+	}
+	var failed error
+	for p := range d.Partitions {
+		done, err := RestorePosition(ctx, js, client, p)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("partition %d: %w", p, err))
+			continue
+		}
+		if err := command.Say(out, "partition %d: its position is at message %d\n", p, done); err != nil {
+			return err //nolint:wrapcheck // the caller says what was being done
+		}
+	}
+	return failed
+}
