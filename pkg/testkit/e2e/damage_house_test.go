@@ -201,20 +201,24 @@ func run(t *testing.T, args ...string) (status int, output string) {
 	return cmd.ProcessState.ExitCode(), string(text)
 }
 
-// within asks check until it returns nil or the time is over, and returns its last error.
+// within asks check until it returns nil or the time is over, and returns the last error that the end of the time did not cause.
 func within(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	pause := time.NewTicker(200 * time.Millisecond)
 	defer pause.Stop()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("after %s: %w", limit, err)
+			return fmt.Errorf("after %s: %w", limit, last)
 		case <-pause.C:
 		}
 	}

@@ -228,11 +228,11 @@ func (c *damageCase) judge() (damageVerdict, string) {
 	if !c.names(said) {
 		return damageFailed, fmt.Sprintf("silent: %v\nwhat was said:\n%s", oneLine(last.err()), tailOf(said))
 	}
+	if c.mayNeedBackup() && (strings.Contains(said, "restore") || strings.Contains(said, "backup") || strings.Contains(said, "another deployment")) {
+		return damageRestore, oneLine(last.err())
+	}
 	if len(c.waysOut(said)) > 0 {
 		return c.repair(said)
-	}
-	if c.mayNeedBackup() && (strings.Contains(said, "restore") || strings.Contains(said, "backup")) {
-		return damageRestore, oneLine(last.err())
 	}
 	if len(last.refused) == 0 && !c.anyEnded() {
 		return damageNamed, oneLine(last.err())
@@ -285,7 +285,10 @@ func (c *damageCase) judgeWell(said string) (damageVerdict, string) {
 	var changed []string
 	// It is looked at every few seconds, and named or set back then.
 	_ = within(c.ctx, noticedMax, func(ctx context.Context) error {
-		said, changed = c.said(ctx), c.settingsChanged(ctx)
+		text, differences := c.said(ctx), c.settingsChanged(ctx)
+		if ctx.Err() == nil {
+			said, changed = text, differences
+		}
 		if len(changed) > 0 && !c.names(said) {
 			return errors.New("not noticed yet")
 		}
@@ -347,6 +350,11 @@ func (c *damageCase) repair(said string) (damageVerdict, string) {
 		said += c.said(c.ctx)
 	}
 	ran := strings.Join(done, "; ")
+	if len(c.wrong) == 0 && last.rowsOnly {
+		if status, report := c.audit(); status == 1 {
+			return damageNamed, fmt.Sprintf("after %s by the audit: %s", ran, tailOf(report))
+		}
+	}
 	if len(c.wrong) > 0 || last.err() != nil {
 		return damageFailed, fmt.Sprintf("not well after %s: %s\nwhat was said:\n%s", ran, oneLine(last.err()), tailOf(c.said(c.ctx)))
 	}
