@@ -130,6 +130,16 @@ clickhouse-cluster: deps ## Kill servers of a real ClickHouse cluster under load
 overload: deps ## Offer a process twice what it can do, over 2,000 connections, and print what it does.
 	OVERLOAD_DURATION=15s $(GO) test -count=1 -timeout 5m -v -run '^TestEndToEndOverload$$' ./pkg/testkit/e2e/
 
+# CASES cases with the seeds from SEED on. A case that fails prints the command that runs it alone; ONLY is a part of the names of the
+# cases to choose from, such as ONLY=KV_SENDHOUSE/, and changes which seed is which case.
+.PHONY: damage
+damage: CASES ?= 400
+damage: SEED ?= 1
+damage: PARALLEL ?= 3
+damage: deps ## Damage each stream, bucket, table and part in many ways, CASES times from SEED on, and see that it heals or is named.
+	DAMAGE_CASES=$(CASES) DAMAGE_SEED=$(SEED) DAMAGE_ONLY='$(ONLY)' \
+		$(GO) test -count=1 -timeout 4h -parallel $(PARALLEL) -v -run '^TestEndToEndDamage$$' ./pkg/testkit/e2e/
+
 .PHONY: cover
 cover: deps ## Write coverage.out and print the coverage of each package.
 	$(GO) test -count=1 -timeout $(TIMEOUT) -coverprofile=coverage.out -coverpkg=./... $(PKG)

@@ -64,7 +64,7 @@ type NATSServer struct {
 // StartNATS starts a server and waits until JetStream answers.
 func StartNATS(t testing.TB, opts NATSOptions) *NATSServer {
 	t.Helper()
-	s := newNATS(t, opts)
+	s := NewNATS(t, opts)
 	s.Start()
 	return s
 }
@@ -84,7 +84,7 @@ func StartNATSCluster(t testing.TB, opts NATSOptions) []*NATSServer {
 	servers := make([]*NATSServer, size)
 	dirs := slices.Concat(opts.StoreDirs, make([]string, size-len(opts.StoreDirs)))
 	for i := range servers {
-		servers[i] = newNATS(t, NATSOptions{
+		servers[i] = NewNATS(t, NATSOptions{
 			Name: fmt.Sprintf("nats-%d", i+1), StoreDir: dirs[i],
 			SyncInterval: opts.SyncInterval,
 			Config: fmt.Sprintf("cluster { name: testkit, listen: %q, routes: [%s] }\n%s",
@@ -100,7 +100,7 @@ func StartNATSServers(t testing.TB, opts ...NATSOptions) []*NATSServer {
 	t.Helper()
 	servers := make([]*NATSServer, len(opts))
 	for i := range opts {
-		servers[i] = newNATS(t, opts[i])
+		servers[i] = NewNATS(t, opts[i])
 	}
 	launchTogether(servers)
 	return servers
@@ -116,8 +116,8 @@ func launchTogether(servers []*NATSServer) {
 	}
 }
 
-// newNATS prepares a server without starting it.
-func newNATS(t testing.TB, opts NATSOptions) *NATSServer {
+// NewNATS prepares a server without starting it.
+func NewNATS(t testing.TB, opts NATSOptions) *NATSServer {
 	t.Helper()
 	if opts.Name == "" {
 		opts.Name = "nats"

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -106,15 +107,23 @@ func (tb *table) await(t *testing.T, n int) {
 // rows reads everything.
 func (tb *table) rows(t *testing.T) []*row {
 	t.Helper()
-	cursor, err := tb.conn.Query(t.Context(), "SELECT "+rowColumns+" FROM "+tb.name+" ORDER BY partition, partition_seq")
+	all, err := tb.read(t.Context())
 	require.NoError(t, err)
-	defer func() { require.NoError(t, cursor.Close()) }()
-	var all []*row
+	return all
+}
+
+func (tb *table) read(ctx context.Context) (all []*row, err error) {
+	cursor, err := tb.conn.Query(ctx, "SELECT "+rowColumns+" FROM "+tb.name+" ORDER BY partition, partition_seq")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, cursor.Close()) }()
 	for cursor.Next() {
 		r := new(row)
-		require.NoError(t, cursor.Scan(r.targets()...))
+		if err := cursor.Scan(r.targets()...); err != nil {
+			return nil, err
+		}
 		all = append(all, r)
 	}
-	require.NoError(t, cursor.Err())
-	return all
+	return all, cursor.Err()
 }
