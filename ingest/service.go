@@ -286,6 +286,7 @@ func (s *Service) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.state.Store(stateDraining)
+	listener.lingerer.Hurry()
 	err = errors.Join(err, s.drain(ctx, server))
 	for range served {
 		// ErrServerClosed, and then the end of it.
