@@ -122,28 +122,34 @@ func (r *repairing) examine(ctx context.Context, starts *startStates) (finding, 
 	if state, err = starts.oldest(ctx); err != nil {
 		return f, err
 	}
+	f.differs, err = r.compare(ctx, state)
+	if f.differs == 0 && r.log.Last > r.wal.Last {
+		f.differs = r.wal.Last + 1
+	}
+	return f, err
+}
+
+// compare folds the write-ahead log from a state on, as far as both logs go, and returns the first record of the message log that is
+// not what it makes, 0 if there is none.
+func (r *repairing) compare(ctx context.Context, state *fold.State) (differs uint64, err error) {
 	records, err := r.read(ctx, state.WALSeq()+1)
 	if err != nil {
-		return f, err
+		return 0, err
 	}
 	defer records.stop()
 	var derived []byte
-	last := min(r.wal.Last, r.log.Last)
-	err = foldTo(ctx, r.logs, state, last, func(effects []fold.Effect) error {
-		if f.differs > 0 || state.WALSeq() < r.log.First {
+	err = foldTo(ctx, r.logs, state, min(r.wal.Last, r.log.Last), func(effects []fold.Effect) error {
+		if differs > 0 || state.WALSeq() < r.log.First {
 			return nil
 		}
 		derived, _ = runner.Derive(derived[:0], state, effects)
 		have, err := records.at(ctx, state.WALSeq())
 		if err == nil && !bytes.Equal(have, derived) {
-			f.differs = state.WALSeq()
+			differs = state.WALSeq()
 		}
 		return err
 	})
-	if f.differs == 0 && r.log.Last > r.wal.Last {
-		f.differs = r.wal.Last + 1
-	}
-	return f, err
+	return differs, err
 }
 
 // adopt brings a state up to the message log's record last. If a record does not follow the one before it, it returns the
@@ -311,8 +317,19 @@ func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error
 	if wrong > 0 {
 		return fmt.Errorf("%w: record %d of the message log does not follow the one before it (%w)", ErrCannotRepair, wrong, reason)
 	}
-	if intact, err := r.walIsIntact(ctx); err != nil || intact {
-		return errors.Join(err, command.Say(out, "partition %d: the write-ahead log makes what the message log holds, up to record %d; nothing to repair\n", r.partition, r.log.Last))
+	intact, err := r.walIsIntact(ctx)
+	if err != nil {
+		return err
+	}
+	if intact {
+		return command.Say(out, "partition %d: the write-ahead log makes what the message log holds, up to record %d; nothing to repair\n", r.partition, r.log.Last)
+	}
+	continues, err := r.walContinues(ctx, kept)
+	if err != nil {
+		return err
+	}
+	if continues {
+		return r.joinLogs(ctx, out, yes, state, kept)
 	}
 	err = command.Confirm(out, yes, "partition %d: the write-ahead log ends at record %d, the message log at %d.\nA checkpoint is made at record %d, from the state at %d and the message log. The write-ahead log is made again, empty, and continues at record %d.\n"+
 		"Answers stay as they were given. Sends that were answered and are not in the message log are lost; no log has them. Sends that were not answered are to be sent again.\n",
@@ -324,6 +341,19 @@ func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error
 		return err
 	}
 	if err := r.restartWAL(ctx, state.WALSeq()+1); err != nil {
+		return err
+	}
+	return command.Say(out, "Done. The partition's sequencer serves it at its next attempt, within 30 s.\n")
+}
+
+// joinLogs stores a checkpoint at the message log's end, when all that is lost is a checkpoint that joins the logs.
+func (r *repairing) joinLogs(ctx context.Context, out io.Writer, yes bool, state *fold.State, kept runner.Kept) error {
+	err := command.Confirm(out, yes, "partition %d: the write-ahead log begins at record %d, and there is no checkpoint from which to read it.\nA checkpoint is made at record %d from the message log. Both logs stay as they are, and answers stay as they were given.\n",
+		r.partition, r.wal.First, state.WALSeq())
+	if err != nil {
+		return err
+	}
+	if _, err := r.checkpoints.Save(ctx, state.Snapshot(), time.Now(), kept, nil); err != nil {
 		return err
 	}
 	return command.Say(out, "Done. The partition's sequencer serves it at its next attempt, within 30 s.\n")
@@ -354,14 +384,34 @@ func (r *repairing) walIsIntact(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	starts, err := findStartStates(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
-	if errors.Is(err, runner.ErrMissing) {
+	if errors.Is(err, runner.ErrMissing) || errors.Is(err, runner.ErrDamaged) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
 	f, err := r.examine(ctx, starts)
+	if errors.Is(err, runner.ErrDamaged) {
+		return false, nil // the checkpoint to begin with
+	}
 	return f.differs == 0, err
+}
+
+// walContinues reports whether the write-ahead log, read from the state that the message log makes of what is before it, makes
+// what the message log holds.
+func (r *repairing) walContinues(ctx context.Context, kept runner.Kept) (bool, error) {
+	if r.wal.Last < r.log.Last || r.wal.First > r.log.Last+1 {
+		return false, nil
+	}
+	state, err := r.newestState(ctx, kept)
+	if err != nil {
+		return false, err
+	}
+	if _, _, err := r.adopt(ctx, state, r.wal.First-1); err != nil {
+		return false, err
+	}
+	differs, err := r.compare(ctx, state)
+	return differs == 0, err
 }
 
 // restartWAL makes the write-ahead log again, empty, with the given first sequence.

@@ -12,6 +12,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
 // repair runs a repair of the harness's partition and returns what it printed.
@@ -150,4 +151,30 @@ func TestRepairWALThatLostItsTail(t *testing.T) {
 			h.requireSameAnswers(answers)
 		})
 	}
+}
+
+// A write-ahead log that was trimmed, and all of whose checkpoints are lost, is continued: what it holds beyond the message log stays.
+func TestRepairWALWithoutACheckpoint(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	answers := h.answered(20)
+	wal, err := h.js.Stream(h.ctx, topology.WALStream(0))
+	require.NoError(t, err)
+	require.NoError(t, wal.Purge(h.ctx, jetstream.WithPurgeSequence(13)))
+	objects, err := h.js.Stream(h.ctx, objectStream)
+	require.NoError(t, err)
+	require.NoError(t, objects.Purge(h.ctx))
+	require.ErrorIs(t, h.refuses(), runner.ErrMissing)
+
+	out, err := h.repairWAL(true)
+	require.NoError(t, err)
+	require.Contains(t, out, "A checkpoint is made at record 20 from the message log. Both logs stay")
+	out, err = h.repairWAL(true)
+	require.NoError(t, err, "it may be run again")
+	require.Contains(t, out, "nothing to repair")
+	info, err := wal.Info(h.ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 13, info.State.FirstSeq)
+	require.EqualValues(t, 20, info.State.LastSeq)
+	h.requireSameAnswers(answers)
 }
