@@ -96,7 +96,7 @@ func TestEndToEndDamage(t *testing.T) {
 		}
 	}
 	summary := &damageSummary{verdicts: make(map[string]map[damageVerdict]int)}
-	t.Run("cases", func(t *testing.T) { //nolint:paralleltest // its end is waited for
+	t.Run("cases", func(t *testing.T) {
 		for _, c := range cases {
 			runDamage(t, c.seed, c.cell, templates[c.aged], summary)
 		}
