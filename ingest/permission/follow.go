@@ -199,8 +199,10 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 		return
 	}
 	cache := s.cache.Load()
-	if !stored { // somebody deleted it by hand
-		cache.put(key.channel, &Policy{revision: entry.Revision()})
+	if !stored { // by hand: a record is replaced, and never deleted. Whom it refused is not known any more
+		s.metrics.damaged.Inc()
+		s.log.Error("the permissions of a channel were deleted; nobody can send to it until it is defined again", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision())
+		cache.put(key.channel, &Policy{flags: damaged, revision: entry.Revision()})
 		return
 	}
 	old := cache.Policy(key.channel)

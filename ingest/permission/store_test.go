@@ -492,7 +492,8 @@ func TestForeignKeys(t *testing.T) {
 	require.Equal(t, Allowed, s.ask("u", h), "mended")
 
 	require.NoError(t, b.kv.Delete(t.Context(), h.key()))
-	eventually(t, "deleted by hand", func() bool { return s.ask("w", h) == Allowed && s.ask("u", h) == Allowed })
+	eventually(t, "deleted by hand", func() bool { return s.ask("w", h) == Unavailable && s.ask("u", h) == Unavailable })
 	b.change(s, h, define("u"))
+	require.Equal(t, Allowed, s.ask("u", h), "defined again")
 	require.Equal(t, NotSubscribed, s.ask("w", h))
 }
