@@ -200,18 +200,11 @@ const (
 	errCodeWrongLastSequenceConstant jetstream.ErrorCode = 10164
 )
 
-// What the client writes to delete a key of a bucket.
-const (
-	headerOperation = "KV-Operation"
-	operationDelete = "DEL"
-)
-
-// storeRecord writes the policy in the place of base: the change itself. The record of an empty policy is deleted.
+// storeRecord writes the policy in the place of base: the change itself. An empty policy has a record too, so that one that
+// was deleted by hand is told from it; no process keeps it in memory.
 func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (revision uint64, err error) {
-	msg := &nats.Msg{Subject: bucketSubjects + ch.key(), Header: nats.Header{}}
-	if p.isEmpty() {
-		msg.Header.Set(headerOperation, operationDelete)
-	} else if msg.Data, err = p.record(); err != nil {
+	msg := &nats.Msg{Subject: bucketSubjects + ch.key()}
+	if msg.Data, err = p.record(); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrUnchanged, err)
 	}
 	if most := s.js.Conn().MaxPayload(); most > 0 && int64(len(msg.Data)+recordRoom) > most {
@@ -226,12 +219,12 @@ func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (r
 	if !errors.Is(err, errConflict) {
 		return revision, err
 	}
-	// There is none, and yet something is stored: that it was deleted, or a record that the cache does not have.
-	deleted, err := s.deletedAt(ctx, msg.Subject)
+	// There is none, and yet something is stored: that it is empty, or a record that the cache does not have.
+	empty, err := s.emptyAt(ctx, msg.Subject)
 	if err != nil {
 		return 0, err
 	}
-	return s.storeAfter(ctx, msg, deleted)
+	return s.storeAfter(ctx, msg, empty)
 }
 
 // storeAfter writes a record if the newest message of its key is the expected one; otherwise it is errConflict.
@@ -251,8 +244,8 @@ func (s *Store) storeAfter(ctx context.Context, msg *nats.Msg, expected uint64) 
 	}
 }
 
-// deletedAt returns the revision at which a record was deleted; errConflict if one is there.
-func (s *Store) deletedAt(ctx context.Context, subject string) (revision uint64, err error) {
+// emptyAt returns the revision of an empty record; errConflict if another one is there.
+func (s *Store) emptyAt(ctx context.Context, subject string) (revision uint64, err error) {
 	stream, err := s.js.Stream(ctx, bucketStream)
 	var last *jetstream.RawStreamMsg
 	if err == nil {
@@ -263,7 +256,9 @@ func (s *Store) deletedAt(ctx context.Context, subject string) (revision uint64,
 		return 0, errConflict
 	case err != nil:
 		return 0, fmt.Errorf("%w: look for the channel's record: %w", ErrUnchanged, err)
-	case last.Header.Get(headerOperation) == "":
+	}
+	p, err := readPolicy(last.Data, last.Sequence, func(uint64) *page { return nil })
+	if err != nil || !p.isEmpty() {
 		return 0, errConflict
 	}
 	return last.Sequence, nil

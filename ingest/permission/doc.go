@@ -44,5 +44,6 @@
 // # When the bucket is damaged
 //
 // A record that cannot be read, or points to a page that is not there, lets nobody send to its
-// channel, and is reported. Replacing the list, or the record, mends it.
+// channel, and is reported. Replacing the list, or the record, mends it. So does a record that was
+// deleted, until the channel is defined again.
 package permission

@@ -200,9 +200,10 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 		return
 	}
 	cache := s.cache.Load()
-	if !stored {
-		s.others.Add(1) // the key is there all the same
-		cache.remove(key.channel)
+	if !stored { // by hand: a record is replaced, and never deleted. Whom it refused is not known any more
+		s.metrics.damaged.Inc()
+		s.log.Error("the permissions of a channel were deleted; nobody can send to it until it is defined again", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision())
+		cache.put(key.channel, &Policy{flags: damaged, revision: entry.Revision()})
 		return
 	}
 	old := cache.Policy(key.channel)
@@ -215,6 +216,11 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 	if err != nil {
 		s.metrics.damaged.Inc()
 		s.log.Error("the permissions of a channel are damaged; nobody can send to it", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision(), "error", err)
+	}
+	if policy.isEmpty() { // the same as none
+		s.others.Add(1) // the key is there all the same
+		cache.remove(key.channel)
+		return
 	}
 	cache.put(key.channel, policy)
 }

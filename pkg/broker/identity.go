@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -238,13 +239,22 @@ func (f FoundDeployment) Record(ctx context.Context, js jetstream.JetStream) err
 	for _, bucket := range options.BucketConfigs() {
 		if want := topology.BucketStream(bucket); want.Name == deploymentStream {
 			want.Metadata = f.Metadata()
-			if _, err := createOrOpen(ctx, js, want); err != nil {
+			stream, err := createOrOpen(ctx, js, want)
+			if err == nil { // a limit that was lowered could take the record away again
+				err = bring(ctx, js, slog.New(slog.DiscardHandler), stream.CachedInfo(), want, settingOurs)
+			}
+			if err != nil {
 				return err
 			}
 		}
 	}
 	written, err := writeDeployment(ctx, js, recordedDeployment{Deployment: f.Deployment, LogForm: topology.LogForm, Complete: true, revision: f.revision})
-	if err == nil && !written {
+	if err != nil || written {
+		return err
+	}
+	// A bucket that was made again can have the record of before.
+	record, err := readDeployment(ctx, js)
+	if err == nil && (record.Deployment != f.Deployment || !record.Complete) {
 		err = errors.New("the deployment's record was written by another process meanwhile; look again")
 	}
 	return err

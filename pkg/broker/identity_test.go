@@ -101,6 +101,21 @@ func TestALostRecordIsNoFirstStart(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, stream.Purge(t.Context()))
 		},
+		"expired by a limit": func(t *testing.T, js jetstream.JetStream) {
+			stream, err := js.Stream(t.Context(), "KV_"+topology.DeploymentBucket)
+			require.NoError(t, err)
+			cfg := stream.CachedInfo().Config
+			cfg.MaxAge, cfg.Duplicates = 100*time.Millisecond, 100*time.Millisecond
+			_, err = js.UpdateStream(t.Context(), cfg)
+			require.NoError(t, err)
+			testkit.WaitFor(t, patience, "the record to expire", func(ctx context.Context) error {
+				info, err := stream.Info(ctx)
+				if err == nil && info.State.Msgs > 0 {
+					err = errors.New("it is there")
+				}
+				return err
+			})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -130,7 +145,7 @@ func requireRepaired(t *testing.T, js jetstream.JetStream, deployment topology.D
 	require.Equal(t, deployment, found.Deployment)
 	require.False(t, found.Recorded)
 	require.NoError(t, found.Record(t.Context(), js))
-	require.Error(t, found.Record(t.Context(), js), "what was found is not what is there now")
+	require.NoError(t, found.Record(t.Context(), js), "what was found is there now")
 	found, err = broker.FindDeployment(t.Context(), js, topology.Deployment{})
 	require.NoError(t, err)
 	require.True(t, found.Recorded)
@@ -443,6 +458,9 @@ func TestSettingsChangedByHand(t *testing.T) {
 		"a checkpoint's":       {stream: "OBJ_CHECKPOINTS", edit: func(c *jetstream.StreamConfig) { c.MaxMsgs = 1000 }, said: "max_msgs is 1000"},
 		"metadata":             {stream: "SENDS_0", edit: func(c *jetstream.StreamConfig) { c.Metadata = nil }},
 		"max_age":              {stream: "MESSAGES_0", edit: func(c *jetstream.StreamConfig) { c.MaxAge = 1 << 40 }, said: "max_age", flag: true},
+		"max_age of a WAL":     {stream: "SENDS_0", edit: func(c *jetstream.StreamConfig) { c.MaxAge = 1 << 40 }, said: "max_age"},
+		"max_age of a bucket":  {stream: "KV_SENDHOUSE", edit: func(c *jetstream.StreamConfig) { c.MaxAge = 1 << 40 }, said: "max_age"},
+		"max_bytes of objects": {stream: "OBJ_CHECKPOINTS", edit: func(c *jetstream.StreamConfig) { c.MaxBytes = 1 << 20 }, said: "max_bytes"},
 		"max_bytes":            {stream: "SENDS_1", edit: func(c *jetstream.StreamConfig) { c.MaxBytes = 1 << 20 }, said: "nats stream edit SENDS_1 --max-bytes=33554432", flag: true},
 		"deny_purge":           {stream: "SENDS_0", edit: func(c *jetstream.StreamConfig) { c.DenyPurge = true }, said: "nats stream backup SENDS_0", lasts: true},
 		"sealed":               {stream: "SENDS_1", edit: func(c *jetstream.StreamConfig) { c.Sealed = true }, said: "nats stream restore", lasts: true},

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // setting is one setting of a stream: how it is, how it must be, and how it comes there.
@@ -34,9 +36,16 @@ const (
 // settingsThatDiffer are the settings in which a stream is not as it must be. What is not named here, such as placement
 // and compression, is the operator's.
 func settingsThatDiffer(have, want jetstream.StreamConfig) []setting {
+	maxAge, maxBytes := settingOurs, settingOurs // no flag bounds buckets, and none the age of the write-ahead log
+	if want.MaxAge > 0 {
+		maxAge = settingFlag
+	}
+	if kind, _, _ := topology.KindOf(want.Name); want.MaxBytes > 0 || kind == topology.KindMessages {
+		maxBytes = settingFlag
+	}
 	all := append(ourSettings(have, want),
-		setting{"max_age", have.MaxAge, want.MaxAge, settingFlag, func(h *jetstream.StreamConfig, w jetstream.StreamConfig) { h.MaxAge = w.MaxAge }},
-		setting{"max_bytes", limit(have.MaxBytes), limit(want.MaxBytes), settingFlag, func(h *jetstream.StreamConfig, w jetstream.StreamConfig) { h.MaxBytes = w.MaxBytes }},
+		setting{"max_age", have.MaxAge, want.MaxAge, maxAge, func(h *jetstream.StreamConfig, w jetstream.StreamConfig) { h.MaxAge = w.MaxAge }},
+		setting{"max_bytes", limit(have.MaxBytes), limit(want.MaxBytes), maxBytes, func(h *jetstream.StreamConfig, w jetstream.StreamConfig) { h.MaxBytes = w.MaxBytes }},
 		setting{"replicas", have.Replicas, want.Replicas, settingFlag, func(h *jetstream.StreamConfig, w jetstream.StreamConfig) { h.Replicas = w.Replicas }},
 		setting{"sealed", have.Sealed, want.Sealed, settingFixed, nil},
 		setting{"deny_delete", have.DenyDelete && !want.DenyDelete, false, settingFixed, nil},
@@ -172,7 +181,12 @@ func createOrOpen(ctx context.Context, js jetstream.JetStream, want jetstream.St
 	stream, err := js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = js.CreateStream(ctx, want)
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was first, with other settings
+		switch {
+		case err == nil:
+			// Of a stream whose description on disk is damaged nats-server knows nothing, and yet it keeps that file when the stream is made
+			// again, and would pass over the new one, too, at its next start. An update writes the file (nats-server 2.15, filestore.go).
+			stream, err = js.UpdateStream(ctx, want)
+		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // another process was first, with other settings
 			stream, err = js.Stream(ctx, want.Name)
 		}
 	}

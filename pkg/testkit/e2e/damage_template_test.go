@@ -153,7 +153,7 @@ func (tp *damageTemplate) putDeadLetter(t *testing.T, js jetstream.JetStream) {
 	t.Helper()
 	_, err := js.PublishMsg(t.Context(), &nats.Msg{
 		Subject: topology.DeadLetterSubject("writer", "refused"), Data: []byte("not a message"),
-		Header: nats.Header{deadletter.HeaderError: {"a test"}, deadletter.HeaderStream: {topology.MessagesStream(0)}, deadletter.HeaderPartitionSeq: {"1"}},
+		Header: nats.Header{deadletter.HeaderError: {"a test"}, deadletter.HeaderStream: {topology.MessagesStream(0)}, deadletter.HeaderPartitionSeq: {"1000000"}},
 	})
 	require.NoError(t, err)
 }
