@@ -26,9 +26,9 @@
 // written by somebody who does not point to it: from then on whoever had prepared a change on the
 // record before cannot write it any more.
 //
-// A policy that says nothing, with no flag and empty lists, is none: its record is deleted and every
-// process forgets the channel. Only NATS's mark of the deletion stays in the bucket, since a process that is
-// away may still have to see it. The next record is written under compare-and-swap on that mark.
+// A policy that says nothing, with no flag and empty lists, is none: every process forgets the
+// channel. Its record stays in the bucket, so that it is told from one that was deleted by hand, which admits no
+// sender. The next record is written under compare-and-swap on it.
 //
 // The server that a watch runs on may be behind the stream's leader, and says "that was all" when
 // it has handed over what it has. So the cache counts as complete only when the watch has come as
