@@ -164,22 +164,28 @@ func sweep() error {
 	if err != nil {
 		return err
 	}
-	var failed []error
+	var dead []string
 	for line := range strings.Lines(string(mounts)) {
 		fields := strings.Fields(line)
 		if len(fields) < 3 || fields[2] != "fuse."+mountType {
 			continue
 		}
-		if _, err := os.Stat(fields[1]); !errors.Is(err, unix.ENOTCONN) {
-			continue // it is served
+		if _, err := os.Stat(fields[1]); errors.Is(err, unix.ENOTCONN) {
+			dead = append(dead, fields[1])
 		}
-		image := filepath.Join(fields[1], imageName)
-		_ = unix.Unmount(filepath.Join(filepath.Dir(fields[1]), mountedName), unix.MNT_DETACH) // there may be none
-		device, err := output("losetup", "--noheadings", "--output=NAME", "--associated", image)
-		if device = strings.TrimSpace(device); err == nil && device != "" {
-			_, err = output("losetup", "--detach", device)
+	}
+	loops, err := filepath.Glob("/sys/block/loop*")
+	failed := []error{err}
+	for _, served := range dead {
+		_ = unix.Unmount(filepath.Join(filepath.Dir(served), mountedName), unix.MNT_DETACH) // there may be none
+		for _, device := range loops {
+			// The image itself cannot be asked any more.
+			if file, err := os.ReadFile(filepath.Join(device, "loop", "backing_file")); err == nil && strings.TrimSpace(string(file)) == filepath.Join(served, imageName) {
+				_, err := output("losetup", "--detach", "/dev/"+filepath.Base(device))
+				failed = append(failed, err)
+			}
 		}
-		failed = append(failed, err, unix.Unmount(fields[1], unix.MNT_DETACH))
+		failed = append(failed, unix.Unmount(served, unix.MNT_DETACH))
 	}
 	return errors.Join(failed...)
 }
