@@ -52,7 +52,7 @@ func TestOpenLockedFolder(t *testing.T) {
 	holder := serve(t, dir)
 	output, err := command(t, "open", childSettings{DataDir: dir}).Output()
 	require.Error(t, err)
-	require.Regexp(t, `^error: the ClickHouse data folder is in use: \S+ is held by process \d+; stop that process or choose another data folder\n$`,
+	require.Regexp(t, `^error: the ClickHouse data folder is in use: \S+: process \d+ holds the lock \S+; stop that process or choose another data folder\n$`,
 		string(output))
 	holder.stop(t)
 	output, err = command(t, "open", childSettings{DataDir: dir}).Output()
