@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -165,7 +167,31 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 		s.metrics.damaged.Inc()
 		s.log.Error("the permissions of a channel are damaged; nobody can send to it", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision(), "error", err)
 	}
+	if key.channel != SystemAccounts() && key.channel.Rule() != "" {
+		s.log.Warn("a channel in the bucket of permissions has a name that requests cannot have", "bucket", topology.PermissionBucket, "key", entry.Key(), "rule", key.channel.Rule())
+	}
+	for l := range lists {
+		if set := policy.List(l); set != nil && set.inline() {
+			s.checkNames(entry.Key(), l, set.All())
+		}
+	}
 	cache.put(key.channel, policy)
+}
+
+// checkNames warns of uids that requests cannot have. They were written by other ways than the API, or under another rule.
+func (s *Store) checkNames(key string, l List, uids iter.Seq[string]) {
+	count, first, broken := 0, "", ""
+	for uid := range uids {
+		if rule := message.UIDRule(uid, 0); rule != "" {
+			if count++; count == 1 {
+				first, broken = uid, rule
+			}
+		}
+	}
+	if count > 0 {
+		s.log.Warn("uids in the bucket of permissions break the rule of uids; remove them with the route of their list that ends in _remove",
+			"bucket", topology.PermissionBucket, "key", key, "list", l.String(), "uids", count, "first", first, "rule", broken)
+	}
 }
 
 func (s *Store) applyPage(key parsedKey, entry jetstream.KeyValueEntry) {
@@ -175,6 +201,7 @@ func (s *Store) applyPage(key parsedKey, entry jetstream.KeyValueEntry) {
 		s.log.Error("a page of a channel's permissions is damaged", "bucket", topology.PermissionBucket, "key", entry.Key(), "error", err)
 		return
 	}
+	s.checkNames(entry.Key(), key.list, p.all())
 	s.loose.add(key, p, entry.Created())
 }
 
