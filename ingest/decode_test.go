@@ -216,7 +216,7 @@ func TestSend(t *testing.T) {
 		{"an empty from_uid leaves room for sender_uid", `"from_uid":"","sender_uid":"bob"`, base(func(s *message.Send) { s.FromUid = "bob" })},
 		{"a person", `"channel_type":1,"channel_id":"bob"`, base(func(s *message.Send) { s.ChannelType, s.ChannelId = 1, message.PersonChannel("alice", "bob") })},
 		{"a person, composed", `"channel_type":1,"channel_id":"bob@alice"`, base(func(s *message.Send) { s.ChannelType, s.ChannelId = 1, message.PersonChannel("alice", "bob") })},
-		{"receivers", `"sync_once":1,"subscribers":["c"," b","c","b ",""]`, base(func(s *message.Send) {
+		{"receivers", `"sync_once":1,"subscribers":["c","b","c","b",""]`, base(func(s *message.Send) {
 			s.SyncOnce, s.ChannelId, s.Subscribers = true, "g1____cmd", []string{"b", "c"}
 		})},
 		{"receivers in place of a channel", `"sync_once":1,"channel_id":null,"channel_type":null,"subscribers":["c","b"]`, base(func(s *message.Send) {

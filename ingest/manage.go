@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"time"
-	"unicode/utf8"
 	"unsafe"
 
 	"github.com/go-chi/chi/v5"
@@ -31,7 +30,7 @@ func (s *Service) manageRoutes(r chi.Router) {
 	change("/channel/info", accepts{uids: fieldsCount, flags: true}, func(m managed) permission.Edit {
 		return permission.Edit{Lower: flags, Raise: m.flags}
 	})
-	change("/channel/delete", accepts{uids: fieldsCount, noPerson: true}, func(managed) permission.Edit {
+	change("/channel/delete", accepts{uids: fieldsCount, noPerson: true, removes: true}, func(managed) permission.Edit {
 		return permission.Edit{IfDefined: true, Raise: permission.FlagDisbanded}
 	})
 	change("/channel/subscriber_add", accepts{uids: fieldSubscribers, reset: true, groupUnsaid: true, noPerson: true}, func(m managed) permission.Edit {
@@ -39,16 +38,16 @@ func (s *Service) manageRoutes(r chi.Router) {
 		e.Lists[permission.Subscribers] = permission.ListEdit{Clear: m.reset, Add: m.uids}
 		return e
 	})
-	change("/channel/subscriber_remove", accepts{uids: fieldSubscribers, groupUnsaid: true, noPerson: true}, remove(permission.Subscribers))
-	change("/channel/subscriber_remove_all", accepts{uids: fieldsCount, noPerson: true}, removeAll(permission.Subscribers))
+	change("/channel/subscriber_remove", accepts{uids: fieldSubscribers, groupUnsaid: true, noPerson: true, removes: true}, remove(permission.Subscribers))
+	change("/channel/subscriber_remove_all", accepts{uids: fieldsCount, noPerson: true, removes: true}, removeAll(permission.Subscribers))
 	for name, list := range map[string]permission.List{"blacklist": permission.Denylist, "whitelist": permission.Allowlist} {
 		change("/channel/"+name+"_add", accepts{uids: fieldUIDs}, add(list))
 		change("/channel/"+name+"_set", accepts{uids: fieldUIDs, uidsMayLack: true}, set(list))
-		change("/channel/"+name+"_remove", accepts{uids: fieldUIDs}, remove(list))
-		change("/channel/"+name+"_remove_all", accepts{uids: fieldsCount}, removeAll(list))
+		change("/channel/"+name+"_remove", accepts{uids: fieldUIDs, removes: true, removesFrom: list}, remove(list))
+		change("/channel/"+name+"_remove_all", accepts{uids: fieldsCount, removes: true}, removeAll(list))
 	}
 	change("/user/systemuids_add", accepts{noChannel: true, uids: fieldUIDs, uidsMayLack: true}, add(permission.Subscribers))
-	change("/user/systemuids_remove", accepts{noChannel: true, uids: fieldUIDs, uidsMayLack: true}, remove(permission.Subscribers))
+	change("/user/systemuids_remove", accepts{noChannel: true, uids: fieldUIDs, uidsMayLack: true, removes: true}, remove(permission.Subscribers))
 	r.Get("/channel/whitelist", s.counted("manage", api.ScopeRead, s.allowlist))
 	r.Get("/user/systemuids", s.counted("manage", api.ScopeRead, s.systemUIDs))
 }
@@ -86,6 +85,9 @@ func (s *Service) manage(takes accepts, edit func(managed) permission.Edit) endp
 		var m managed
 		if p.ok() {
 			m, p = req.decodeManaged(takes)
+		}
+		if p.ok() && takes.removes {
+			p = s.checkStored(req, m, takes)
 		}
 		if p.ok() {
 			ch := m.channel
@@ -136,9 +138,6 @@ func (s *Service) allowlist(w http.ResponseWriter, r *http.Request, _ time.Time,
 	query := r.URL.Query()
 	f := &req.fields
 	f.channelID = query.Get("channel_id")
-	if !utf8.ValidString(f.channelID) { // a body's text has been looked at as a whole
-		req.bad(fieldChannelID, "must be UTF-8")
-	}
 	if text := query.Get("channel_type"); text != "" {
 		f.given.add(fieldChannelType)
 		n, err := strconv.ParseInt(text, 10, 64)

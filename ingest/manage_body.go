@@ -13,7 +13,7 @@ import (
 // managed is the body of a management route, decoded and checked.
 type managed struct {
 	channel permission.Channel
-	uids    []string // trimmed, each once
+	uids    []string // each once
 	reset   bool
 	flags   permission.Flags // of a channel that is defined
 }
@@ -27,6 +27,10 @@ type accepts struct {
 	reset       bool
 	groupUnsaid bool // an absent channel_type means a group
 	noPerson    bool // a person's channel has no such thing
+	// Of a route that only removes: the list. Names that break the rules are taken if they are stored: somebody has written them there by
+	// other ways, and they have to be removable.
+	removes     bool
+	removesFrom permission.List
 }
 
 // The flags of a body, in the order of their fields.
@@ -150,23 +154,44 @@ func (r *request) managedChannel(takes accepts) permission.Channel {
 	default:
 		r.bad(fieldChannelType, isRequired)
 	}
-	r.badIf(fieldChannelID, message.ChannelIDRule(f.channelID, channelType))
-	if channelType == message.ChannelPerson && strings.Contains(f.channelID, "@") {
-		r.bad(fieldChannelID, "must be the uid of the person whose permissions they are")
+	ch := permission.Channel{Type: channelType, Name: strings.Clone(f.channelID)}
+	if !takes.removes || ch.Name == "" {
+		r.badIf(fieldChannelID, ch.Rule())
 	}
-	return permission.Channel{Type: channelType, Name: strings.Clone(f.channelID)}
+	return ch
 }
 
-// managedUIDs checks the uids: trimmed, blanks left out, each once.
+// checkStored refuses names that break the rules and are not stored, on a route that removes.
+func (s *Service) checkStored(r *request, m managed, takes accepts) problem {
+	var policy *permission.Policy
+	var err error
+	ch := m.channel
+	if takes.noChannel {
+		ch = permission.SystemAccounts()
+	}
+	if policy, err = s.permissions.Policy(ch); err != nil {
+		return problem{outcome: outcomePermissionsAway}
+	}
+	if policy == nil && !takes.noChannel {
+		r.badIf(fieldChannelID, ch.Rule())
+	}
+	for _, uid := range m.uids {
+		if !policy.List(takes.removesFrom).Has(uid) {
+			r.checkUID(takes.uids, uid)
+		}
+	}
+	return r.problem()
+}
+
+// managedUIDs checks the uids: empty ones left out, each once.
 func (r *request) managedUIDs(takes accepts, ch permission.Channel) []string {
 	uids := make([]string, 0, len(r.fields.subscribers))
 	for _, uid := range r.fields.subscribers {
-		uid = strings.TrimSpace(uid)
 		if uid == "" {
 			continue
 		}
-		if rule := message.UIDRule(uid, 0); rule != "" {
-			r.bad(takes.uids, "must be uids: one "+rule)
+		if !takes.removes {
+			r.checkUID(takes.uids, uid)
 		}
 		uids = append(uids, strings.Clone(uid))
 	}

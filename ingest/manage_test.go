@@ -3,6 +3,7 @@ package ingest
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -75,7 +76,7 @@ func TestPermissionRoutes(t *testing.T) {
 		person     sends // to the person p
 	}{
 		{group: sends{"a": ok}, person: sends{"a": ok}},
-		{path: "/channel", body: `{"channel_id":"g","channel_type":2,"subscribers":["a"," b ","",  "a"]}`, group: sends{"a": ok, "b": ok, "c": notSubscribed}},
+		{path: "/channel", body: `{"channel_id":"g","channel_type":2,"subscribers":["a","b","",  "a"]}`, group: sends{"a": ok, "b": ok, "c": notSubscribed}},
 		{path: "/channel/subscriber_add", body: `{"channel_id":"g","channel_type":2,"subscribers":["c"]}`, group: sends{"a": ok, "c": ok}},
 		{path: "/channel/subscriber_remove", body: `{"channel_id":"g","channel_type":2,"subscribers":["a","x"]}`, group: sends{"a": notSubscribed, "b": ok}},
 		{path: "/channel/subscriber_add", body: `{"channel_id":"g","reset":1,"subscribers":["a"]}`, group: sends{"a": ok, "b": notSubscribed}},
@@ -214,6 +215,78 @@ func TestPermissionLists(t *testing.T) {
 	}
 }
 
+// TestWhoMaySendCanBeNamed: each uid that can send can be put on a list, is shown there as it is, and can be banned; each that cannot is
+// refused everywhere.
+func TestWhoMaySendCanBeNamed(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1})
+	b.sequence()
+	quote := func(text string) string {
+		quoted, err := json.Marshal(text)
+		require.NoError(t, err)
+		return string(quoted)
+	}
+	var sent []string
+	for _, c := range "\x00\t\x7f !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\u0085\u00a0\u00e9\u200b\u2003\u3000\ufeff\U0001f600" {
+		for _, uid := range []string{string(c), string(c) + "u", "u" + string(c), "u" + string(c) + "u", "u" + string(c) + message.CommandSuffix} {
+			status := b.post(`{"from_uid":` + quote(uid) + `,"channel_id":"g","channel_type":2,"payload":"aGk="}`).status
+			listed := b.call("/channel/blacklist_add", `{"channel_id":"g","channel_type":2,"uids":[`+quote(uid)+`]}`)
+			named := b.call("/channel/info", `{"channel_id":`+quote(uid)+`,"channel_type":1,"send_ban":1}`)
+			require.Equal(t, status, listed.status, "%q: %s", uid, listed.raw)
+			require.Equal(t, status, named.status, "%q: %s", uid, named.raw)
+			if status != http.StatusOK {
+				require.Equal(t, http.StatusBadRequest, status)
+				require.Equal(t, "uids", listed.body["field"])
+				require.Equal(t, "channel_id", named.body["field"])
+				continue
+			}
+			sent = append(sent, uid)
+			require.Equal(t, "sender_banned 25", b.sends(uid, "h", 2, ""), "%q", uid)
+			b.manage("/channel/info", `{"channel_id":`+quote(uid)+`,"channel_type":1}`)
+			require.Equal(t, "denylisted 4", b.sends(uid, "g", 2, ""), "%q", uid)
+		}
+	}
+	require.Greater(t, len(sent), 100)
+	uids, err := json.Marshal(sent)
+	require.NoError(t, err)
+	b.manage("/user/systemuids_add", `{"uids":`+string(uids)+`}`)
+	var shown []string
+	require.NoError(t, json.Unmarshal([]byte(b.call("/user/systemuids", "").raw), &shown))
+	require.ElementsMatch(t, sent, shown)
+}
+
+// TestNamesThatBreakTheRule: what is stored of them, which the API cannot have written, is told in the log, and can be removed.
+func TestNamesThatBreakTheRule(t *testing.T) {
+	t.Parallel()
+	var log syncBuffer
+	b := setup(t, options{partitions: 1, log: slog.New(slog.NewTextHandler(&log, nil))})
+	for _, ch := range []permission.Channel{{Type: message.ChannelGroup, Name: "g h"}, {Type: message.ChannelPerson, Name: " p"}, permission.SystemAccounts()} {
+		var e permission.Edit
+		for l := range e.Lists {
+			e.Lists[l].Add = []string{"fine", " bad"}
+		}
+		require.NoError(t, b.service.permissions.Change(t.Context(), ch, e))
+	}
+	require.Equal(t, 9, strings.Count(log.String(), "break the rule of uids"), "a line for each list: %s", log.String())
+	require.Equal(t, 2, strings.Count(log.String(), "a name that requests cannot have"))
+	require.Contains(t, log.String(), `key="channel.2.g=20h" list=denylist uids=1`)
+	require.Contains(t, log.String(), `first=" bad"`)
+
+	for _, row := range []struct{ path, body string }{
+		{"/channel/subscriber_remove", `{"channel_id":"g h","channel_type":2,"subscribers":[" bad"]}`},
+		{"/channel/blacklist_remove", `{"channel_id":"g h","channel_type":2,"uids":[" bad"]}`},
+		{"/channel/whitelist_remove", `{"channel_id":" p","channel_type":1,"uids":[" bad"]}`},
+		{"/user/systemuids_remove", `{"uids":[" bad"]}`},
+	} {
+		b.manage(row.path, row.body)
+		require.Equal(t, http.StatusBadRequest, b.call(row.path, row.body).status, "it is gone")
+	}
+	b.manage("/channel/whitelist_remove_all", `{"channel_id":"g h","channel_type":2}`)
+	b.manage("/channel/delete", `{"channel_id":"g h","channel_type":2}`)
+	require.Equal(t, http.StatusBadRequest, b.call("/channel/whitelist_add", `{"channel_id":"g h","channel_type":2,"uids":["u"]}`).status)
+	require.JSONEq(t, `["fine"]`, b.call("/user/systemuids", "").raw)
+}
+
 // slowWriter is a client that looks at what the service holds while it is written to.
 type slowWriter struct {
 	*httptest.ResponseRecorder
@@ -293,7 +366,13 @@ func TestManageBadInput(t *testing.T) {
 		{"/channel", `{"channel_id":"g","channel_type":13}`, "channel_type"},
 		{"/channel", `{"channel_id":"g","channel_type":"2"}`, "channel_type"},
 		{"/channel", `{"channel_id":"a@b","channel_type":2}`, "channel_id"},
-		{"/channel", `{"channel_id":"a@b","channel_type":1}`, "channel_id"},
+		{"/channel", `{"channel_id":" a","channel_type":1}`, "channel_id"},
+		{"/channel", `{"channel_id":"g","channel_type":2,"subscribers":["a","b "]}`, "subscribers"},
+		{"/channel/blacklist_add", `{"channel_id":"g","channel_type":2,"uids":[" a"]}`, "uids"},
+		{"/channel/blacklist_remove", `{"channel_id":"g h","channel_type":2,"uids":["a"]}`, "channel_id"},
+		{"/channel/whitelist_remove", `{"channel_id":"g","channel_type":2,"uids":["a "]}`, "uids"},
+		{"/user/systemuids_add", `{"uids":["a\u2003"]}`, "uids"},
+		{"/user/systemuids_remove", `{"uids":["a","\u00a0a"]}`, "uids"},
 		{"/channel", `{"channel_id":"g____cmd","channel_type":2}`, "channel_id"},
 		{"/channel", `{"channel_id":"p","channel_type":1,"subscribers":["u"]}`, "subscribers"},
 		{"/channel", `{"channel_id":"g","channel_type":2,"subscribers":"u"}`, "subscribers"},

@@ -124,12 +124,13 @@ func fits(s *openapi3.Schema, text []byte) error {
 var schemaCannotSay = []string{
 	"payload of 64 KiB and 1 byte",
 	"from_uid of 258 bytes in 86 characters", "from_uid with half a surrogate pair",
-	"channel_id of 257 bytes", "channel_id with @", "channel_id with the command suffix",
+	"channel_id of 257 bytes", "channel_id with @", "channel_id with #", "channel_id with &", "channel_id with a space", "channel_id with an ideographic space",
+	"channel_id with the command suffix", "a person's channel with white space before a side",
 	"channel_type 2.0", "channel_type 2e0",
 	"a person's channel of others", "a person's channel of three", "a person's channel with one side",
 	"a person's channel from a uid with @", "a person's channel from a uid with the command suffix",
-	"subscribers of a plain message", "subscribers with a control character", "subscribers in place of a channel, plain message",
-	"blank subscribers in place of a channel",
+	"subscribers of a plain message", "subscribers in place of a channel, plain message",
+	"empty subscribers in place of a channel",
 	"a wrong type mended by a second key", "not UTF-8", "too deep", "too large",
 }
 

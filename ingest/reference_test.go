@@ -84,9 +84,8 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 	fault(r.Expire != nil && (*r.Expire < 0 || *r.Expire > math.MaxUint32), "expire")
 
 	for _, p := range r.Subscribers {
-		uid := strings.TrimSpace(text(p))
-		if uid != "" {
-			fault(len(uid) > 256 || controls().MatchString(uid), "subscribers")
+		if uid := text(p); uid != "" {
+			fault(!isUID(uid), "subscribers")
 			s.Subscribers = append(s.Subscribers, uid)
 		}
 	}
@@ -108,7 +107,7 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 	if s.FromUid == "" && r.SenderUID != nil && *r.SenderUID != "" {
 		s.FromUid, from = *r.SenderUID, "sender_uid"
 	}
-	fault(s.FromUid == "" || len(s.FromUid) > 256 || controls().MatchString(s.FromUid), from)
+	fault(!isUID(s.FromUid), from)
 	fault(channelType == 1 && (strings.Contains(s.FromUid, "@") || strings.HasSuffix(s.FromUid, "____cmd")), from)
 
 	if temporary {
@@ -121,8 +120,8 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 		fault(len(sides) > 2, "channel_id")
 		fault(len(sides) == 2 && s.FromUid != "" && !slices.Contains(sides, s.FromUid), "channel_id")
 		for _, side := range sides {
-			fault(side == "" || len(side) > 256 || strings.ContainsAny(side, "@#&") || controls().MatchString(side) ||
-				strings.ContainsFunc(side, unicode.IsSpace) || strings.HasSuffix(side, "____cmd"), "channel_id")
+			fault(!isUID(side) || strings.HasSuffix(side, "____cmd"), "channel_id")
+			fault(channelType != 1 && (strings.ContainsAny(side, "@#&") || strings.ContainsFunc(side, unicode.IsSpace)), "channel_id")
 		}
 	}
 	if len(bad) > 0 {
@@ -138,6 +137,10 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 		s.Expire = uint32(*r.Expire)
 	}
 	return nil, s
+}
+
+func isUID(s string) bool {
+	return s != "" && len(s) <= 256 && !controls().MatchString(s) && strings.TrimSpace(s) == s
 }
 
 func controls() *regexp.Regexp { return regexp.MustCompile(`\p{Cc}`) }

@@ -72,13 +72,13 @@ func (s *Service) sendBatch(w http.ResponseWriter, r *http.Request, _ time.Time,
 	return problem{sends: len(uids)}
 }
 
-// takeReceivers takes the receivers out of the request: trimmed, blanks left out, sorted,
-// each once.
+// takeReceivers takes the receivers out of the request: empty ones left out, sorted, each
+// once.
 func (r *request) takeReceivers() []string {
 	f := &r.fields
 	uids := make([]string, 0, len(f.subscribers))
 	for _, uid := range f.subscribers {
-		if uid = strings.TrimSpace(uid); uid != "" {
+		if uid != "" {
 			uids = append(uids, uid)
 		}
 	}

@@ -108,6 +108,13 @@ func (r *request) badIf(f field, rule string) {
 	}
 }
 
+// checkUID notes which rule a uid of a list breaks, if it breaks one.
+func (r *request) checkUID(list field, uid string) {
+	if rule := message.UIDRule(uid, 0); rule != "" {
+		r.bad(list, "must be uids: one "+rule)
+	}
+}
+
 // checkSender picks and checks the sender's uid.
 func (r *request) checkSender() string {
 	where, uid := fieldFromUID, r.fields.fromUID
@@ -158,9 +165,8 @@ func (r *request) checkChannel(from string) (string, message.ChannelType) {
 	return f.channelID, channelType
 }
 
-// checkSubscribers brings the receivers to their canonical form: trimmed, blanks
-// left out, sorted by bytes, each once. So the same set in another order is the
-// same send.
+// checkSubscribers brings the receivers to their canonical form: empty ones left out, sorted
+// by bytes, each once. So the same set in another order is the same send.
 func (r *request) checkSubscribers(syncOnce bool) {
 	f := &r.fields
 	if len(f.subscribers) == 0 {
@@ -168,15 +174,10 @@ func (r *request) checkSubscribers(syncOnce bool) {
 	}
 	uids := f.subscribers[:0]
 	for _, uid := range f.subscribers {
-		uid = strings.TrimSpace(uid)
-		switch {
-		case uid == "":
+		if uid == "" {
 			continue
-		case len(uid) > message.UIDBytesMax:
-			r.bad(fieldSubscribers, "must be uids of at most 256 bytes")
-		case message.HasControl(uid):
-			r.bad(fieldSubscribers, "must not hold control characters")
 		}
+		r.checkUID(fieldSubscribers, uid)
 		uids = append(uids, uid)
 	}
 	slices.Sort(uids)

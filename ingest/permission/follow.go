@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -222,7 +224,31 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 		cache.remove(key.channel)
 		return
 	}
+	if key.channel != SystemAccounts() && key.channel.Rule() != "" {
+		s.log.Warn("a channel in the bucket of permissions has a name that requests cannot have", "bucket", topology.PermissionBucket, "key", entry.Key(), "rule", key.channel.Rule())
+	}
+	for l := range lists {
+		if set := policy.List(l); set != nil && set.inline() {
+			s.checkNames(entry.Key(), l, set.All())
+		}
+	}
 	cache.put(key.channel, policy)
+}
+
+// checkNames warns of uids that requests cannot have. They were written by other ways than the API, or under another rule.
+func (s *Store) checkNames(key string, l List, uids iter.Seq[string]) {
+	count, first, broken := 0, "", ""
+	for uid := range uids {
+		if rule := message.UIDRule(uid, 0); rule != "" {
+			if count++; count == 1 {
+				first, broken = uid, rule
+			}
+		}
+	}
+	if count > 0 {
+		s.log.Warn("uids in the bucket of permissions break the rule of uids; remove them with the route of their list that ends in _remove",
+			"bucket", topology.PermissionBucket, "key", key, "list", l.String(), "uids", count, "first", first, "rule", broken)
+	}
 }
 
 func (s *Store) applyPage(key parsedKey, entry jetstream.KeyValueEntry) {
@@ -232,6 +258,7 @@ func (s *Store) applyPage(key parsedKey, entry jetstream.KeyValueEntry) {
 		s.log.Error("a page of a channel's permissions is damaged", "bucket", topology.PermissionBucket, "key", entry.Key(), "error", err)
 		return
 	}
+	s.checkNames(entry.Key(), key.list, p.all())
 	s.loose.add(key, p, entry.Created())
 }
 

@@ -12,6 +12,14 @@ type Channel struct {
 	Name string
 }
 
+// Rule says which rule the channel's name breaks; see [message.ChannelIDRule]. A person is named by the uid, which can be any that may send.
+func (c Channel) Rule() string {
+	if c.Type == message.ChannelPerson {
+		return message.UIDRule(c.Name, 0)
+	}
+	return message.ChannelIDRule(c.Name, c.Type)
+}
+
 // systemAccounts is where the system accounts are kept: the subscribers of a channel that no
 // client can name.
 const (

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Limits of what clients name, in bytes.
@@ -16,20 +17,32 @@ const (
 // What is said of a name, to be read behind the field's.
 const (
 	isRequired   = "is required"
+	isNotUTF8    = "must be UTF-8"
 	hasControls  = "must not hold control characters"
+	hasEdges     = "must not begin or end with white space"
 	personAtSign = "must not hold '@' where the channel is a person's"
 )
 
-// UIDRule says which rule a uid breaks that sends to, or reads, a channel of this type: "is required", to be read behind the name of the
-// field. It is empty where the uid is as it must be.
+// UIDRule says which rule a uid breaks: "is required", to be read behind the name of the field. It is empty for a uid that may be used.
+//
+// The rule is the same for everything that names a uid, so that whoever can send can be listed and banned: 1 to [UIDBytesMax] bytes of UTF-8
+// without control characters, and no white space (Unicode's) at either end. Nothing is trimmed or changed. A uid that sends to, or reads, a person's channel is
+// part of the channel's name, so there it holds no '@' and does not end in [CommandSuffix]; give 0 if no channel is concerned.
 func UIDRule(uid string, channelType ChannelType) string {
 	switch {
 	case uid == "":
 		return isRequired
 	case len(uid) > UIDBytesMax:
 		return LengthRule(uid, UIDBytesMax)
+	case isPlain(uid): // as nearly all are, and then it breaks none of the next three
+	case !utf8.ValidString(uid):
+		return isNotUTF8
 	case HasControl(uid):
 		return hasControls
+	case strings.TrimSpace(uid) != uid:
+		return hasEdges
+	}
+	switch {
 	case channelType != ChannelPerson:
 		return ""
 	// Canonical names join two uids with '@' and mark command channels with a suffix: a uid that holds either could make two channels one.
@@ -44,36 +57,47 @@ func UIDRule(uid string, channelType ChannelType) string {
 
 // ChannelIDRule says which rule a channel_id breaks, as a client gives it; see UIDRule. A type that is none counts as one that is not a
 // person's.
+//
+// A person's channel is named by the other uid, or by both uids joined by '@'. Any other name is 1 to [ChannelIDBytesMax] bytes of UTF-8
+// without control characters, white space, '@', '#' and '&', and does not end in [CommandSuffix].
 func ChannelIDRule(id string, channelType ChannelType) string {
-	sides := 1
 	if channelType == ChannelPerson {
-		// Each side of a composed name is a uid; "a@", "@b" and "a@b@c" are none.
-		left, right, composed := strings.Cut(id, "@")
-		if composed && (left == "" || right == "" || strings.Contains(right, "@") || len(left) > UIDBytesMax || len(right) > UIDBytesMax ||
-			strings.HasSuffix(left, CommandSuffix)) {
-			return "must be a uid, or two uids joined by one '@'"
-		}
-		if composed {
-			sides = 2
-		}
+		return personChannelRule(id)
 	}
 	switch {
 	case id == "":
 		return isRequired
-	case sides == 1 && len(id) > ChannelIDBytesMax:
+	case len(id) > ChannelIDBytesMax:
 		return LengthRule(id, ChannelIDBytesMax)
-	case isPlain(id): // as nearly all are, and then it breaks none of the next three
+	case isPlain(id): // as nearly all are, and then it breaks none of the next four
+	case !utf8.ValidString(id):
+		return isNotUTF8
 	case HasControl(id):
 		return hasControls
 	case hasSpace(id):
 		return "must not hold white space"
-	case strings.ContainsAny(id, "#&") || channelType != ChannelPerson && strings.Contains(id, "@"):
+	case strings.ContainsAny(id, "@#&"):
 		return "must not hold '@', '#' or '&'"
 	}
 	if strings.HasSuffix(id, CommandSuffix) {
 		return "must not end in " + CommandSuffix + "; a command is sent with header.sync_once=1 to the channel itself"
 	}
 	return ""
+}
+
+// personChannelRule is ChannelIDRule for a person's channel. Each side of a composed name is a uid; "a@", "@b" and "a@b@c" are none.
+func personChannelRule(id string) string {
+	left, right, composed := strings.Cut(id, "@")
+	switch {
+	case !composed:
+		return UIDRule(id, ChannelPerson)
+	case UIDRule(left, ChannelPerson) == "" && UIDRule(right, ChannelPerson) == "":
+		return ""
+	case HasControl(id):
+		return hasControls
+	default:
+		return "must be a uid, or two uids joined by one '@'"
+	}
 }
 
 // isPlain says whether a name is of ASCII letters, digits, '-', '_', '.' and ':' alone.

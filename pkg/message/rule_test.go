@@ -24,6 +24,11 @@ func TestUIDRule(t *testing.T) {
 		{strings.Repeat("u", 257), message.ChannelGroup, "is 257 bytes; at most 256 are taken"},
 		{"u\n", message.ChannelGroup, "must not hold control characters"},
 		{"u\u0085", message.ChannelGroup, "must not hold control characters"},
+		{"u #&*.> v", message.ChannelPerson, ""},
+		{" ", message.ChannelGroup, "must not begin or end with white space"},
+		{" u", message.ChannelGroup, "must not begin or end with white space"},
+		{"u\u00a0", message.ChannelGroup, "must not begin or end with white space"},
+		{"u\xff", message.ChannelGroup, "must be UTF-8"},
 		{"u@x", message.ChannelPerson, "must not hold '@' where the channel is a person's"},
 		{"u____cmd", message.ChannelPerson, "must not end in ____cmd where the channel is a person's"},
 	} {
@@ -49,7 +54,15 @@ func TestChannelIDRule(t *testing.T) {
 		{"g\u2003h", message.ChannelGroup, "must not hold white space"},
 		{"g\x7f", message.ChannelGroup, "must not hold control characters"},
 		{"a@b", message.ChannelGroup, "must not hold '@', '#' or '&'"},
-		{"a#b", message.ChannelPerson, "must not hold '@', '#' or '&'"},
+		{"a#b", message.ChannelPerson, ""},
+		{"a b@c d", message.ChannelPerson, ""},
+		{"a#b", message.ChannelGroup, "must not hold '@', '#' or '&'"},
+		{"a\xff", message.ChannelGroup, "must be UTF-8"},
+		{"", message.ChannelPerson, "is required"},
+		{" a", message.ChannelPerson, "must not begin or end with white space"},
+		{long + "c", message.ChannelPerson, "is 257 bytes; at most 256 are taken"},
+		{"a@b ", message.ChannelPerson, "must be a uid, or two uids joined by one '@'"},
+		{"g____cmd", message.ChannelPerson, "must not end in ____cmd where the channel is a person's"},
 		{"a@", message.ChannelPerson, "must be a uid, or two uids joined by one '@'"},
 		{"a@b@c", message.ChannelPerson, "must be a uid, or two uids joined by one '@'"},
 		{"a____cmd@b", message.ChannelPerson, "must be a uid, or two uids joined by one '@'"},
@@ -65,12 +78,12 @@ func TestChannelIDCharacters(t *testing.T) {
 	for c := range 0x80 {
 		for _, kind := range []message.ChannelType{message.ChannelGroup, message.ChannelPerson} {
 			rule := ""
-			switch at := kind == message.ChannelGroup && c == '@'; {
+			switch group := kind == message.ChannelGroup; {
 			case c < ' ' || c == 0x7f:
 				rule = "must not hold control characters"
-			case c == ' ':
+			case group && c == ' ':
 				rule = "must not hold white space"
-			case c == '#' || c == '&' || at:
+			case group && (c == '#' || c == '&' || c == '@'):
 				rule = "must not hold '@', '#' or '&'"
 			}
 			require.Equal(t, rule, message.ChannelIDRule("a"+string(rune(c))+"b", kind), "%q of type %d", c, kind)
