@@ -388,7 +388,7 @@ func (c *damageCase) words() []string {
 // ways are the commands in a text that mend something.
 var (
 	ownCommand = regexp.MustCompile(`sendhouse ((?:repair|migrate|replay clickhouse)[^'"\x60\\;,:()\[\]\n]*)`)
-	sqlCommand = regexp.MustCompile(`(?:ALTER TABLE|CREATE TABLE) [^;\n"\\]*`)
+	sqlCommand = regexp.MustCompile(`(?:ALTER|CREATE|ATTACH) TABLE [^;\n"\\]*`)
 	keyCommand = regexp.MustCompile(`nats kv del ([A-Z_]+) ([A-Za-z0-9_.=-]+)`)
 )
 
