@@ -34,7 +34,7 @@ type damageHouse struct {
 func newDamageHouse(t *testing.T, dir string, apart bool) *damageHouse {
 	t.Helper()
 	h := &damageHouse{dir: dir}
-	clickHouse := ""
+	var clickHouse string
 	if apart {
 		server := testkit.NewNATS(t, testkit.NATSOptions{StoreDir: filepath.Join(dir, "nats"), Config: "max_payload: 8MB"})
 		clickHouse = testkit.FreeAddr(t)
@@ -118,15 +118,6 @@ func (h *damageHouse) stopRoles(t *testing.T, kill bool) {
 			role.Kill9()
 		default:
 			role.Stop()
-		}
-	}
-}
-
-func (h *damageHouse) stopServers(t *testing.T) {
-	t.Helper()
-	for _, s := range slices.Backward(h.servers) {
-		if !ended(s) {
-			s.Stop()
 		}
 	}
 }

@@ -42,10 +42,9 @@ type place struct {
 // damageCase is one case.
 type damageCase struct {
 	*dice
-	t         *testing.T
-	ctx       context.Context //nolint:containedctx // the test's
-	seed      uint64
-	cell      damageCell
+	t   *testing.T
+	ctx context.Context //nolint:containedctx // the test's
+	damageDraw
 	template  *damageTemplate
 	dir       string
 	partition int // of a damaged stream or bucket's key, so far as there is one
