@@ -47,7 +47,7 @@ import (
 
 const description = `A durable, ordered, exactly-once ingestion pipeline: POST /message/send in, ClickHouse rows out.
 
-Every setting is a flag, a variable of the environment (SENDHOUSE_ and the flag's name in capitals, with underscores) or a key of the YAML file given by --config; the first of these that is set counts.`
+Every setting is a flag, a variable of the environment (SENDHOUSE_ and the flag's name in capitals, with underscores) or a key of the YAML file given by --config; the first of these that is set counts. An empty variable is not set, and numbers are decimal.`
 
 // cli is the command line.
 type cli struct {
@@ -97,6 +97,7 @@ func main() {
 // run is main with its surroundings as arguments; it gives the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
 	var c cli
+	empty := config.EmptyVariables()
 	chosen, err := config.Parse(args, &c, kong.Description(description), kong.Writers(stdout, stderr), kong.UsageOnError())
 	switch {
 	case errors.Is(err, config.ErrHelp):
@@ -109,11 +110,22 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		ctx, stop := lifecycle.WithSignals(context.Background(), log)
 		defer stop()
+		for _, found := range config.ExposedCredentials(chosen) {
+			log.Warn("credentials on the command line can be read by every user of the machine: give them by a variable or in the configuration file",
+				"flag", found.Flag, "variable", strings.Join(found.Envs, ","))
+		}
+		for _, name := range empty {
+			log.Debug("empty environment variable counts as absent", "variable", name)
+		}
 		p := process.New(log, level)
 		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS}, replay.OpenWAL(sequencer.NewReplaySource))
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
+		if log != nil && c.LogFormat == telemetry.LogJSON {
+			log.Error("sendhouse ended", "error", oneLine(err))
+		} else {
+			_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
+		}
 		var coder kong.ExitCoder
 		if errors.As(err, &coder) {
 			return coder.ExitCode()
@@ -124,8 +136,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 // oneLine keeps joined errors on one line, where an operator and a log collector
-// look for them.
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+// look for them, and credentials out of it.
+func oneLine(err error) string { return config.RedactText(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
 type upCommand struct {
 	DataDir        string      `help:"Folder of the embedded servers' data." default:"./data" placeholder:"PATH"`

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"maps"
@@ -205,5 +206,81 @@ func TestHostedRoutesAreDescribed(t *testing.T) {
 	}
 	for route := range served {
 		t.Errorf("%s is hosted, and ingest/openapi/openapi.yaml does not describe it: add it under paths, with x-hosted, its request and all its answers, and to docs/api.md", route)
+	}
+}
+
+// TestLogOfAFailedStart: with a log in JSON, all of it is, the line that says why the process ended included.
+func TestLogOfAFailedStart(t *testing.T) {
+	t.Parallel()
+	var stderr bytes.Buffer
+	require.Equal(t, 1, run([]string{"sequencer", "--log-format=json", "--admin-addr=127.0.0.1:0"}, io.Discard, &stderr))
+	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+	for _, line := range lines {
+		require.True(t, json.Valid([]byte(line)), line)
+	}
+	var last struct{ Level, Msg, Error string }
+	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &last))
+	require.Equal(t, "ERROR", last.Level)
+	require.Contains(t, last.Error, "--nats-url is missing")
+}
+
+// settingPattern finds the variables that a file of deploy/ sets: NAME: value, NAME=value.
+var settingPattern = regexp.MustCompile(`\bSENDHOUSE_[A-Z_]+(?:: |=)`)
+
+// TestDeployedVariablesAreKnown sets every variable that the images and manifests set, of whichever command.
+//
+//nolint:paralleltest // it sets the environment
+func TestDeployedVariablesAreKnown(t *testing.T) {
+	for _, path := range []string{"deploy/docker/compose.yaml", "deploy/docker/Dockerfile", "deploy/kubernetes/base/config.yaml", "deploy/README.md"} {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		found := settingPattern.FindAllString(string(text), -1)
+		require.NotEmpty(t, found, path)
+		for _, set := range found {
+			t.Setenv(strings.TrimRight(set, ":= "), "1")
+		}
+	}
+	_, err := config.Parse([]string{"version"}, new(cli))
+	require.NotErrorIs(t, err, config.ErrUnknownVariable)
+}
+
+// TestCredentialsAreNotPrinted tries commands whose URLs hold a password and cannot work.
+func TestCredentialsAreNotPrinted(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"tail", "--nats-url=nats://user:hunter2@127.0.0.1:1"},
+		{"tail", "--nats-url", "nats://hunter2@127.0.0.1:1,nats://user:hunter2@127.0.0.1:1"},
+		{"tail", "--nats-url", "user:hunter2@127.0.0.1:1"},
+		{"tail", "--nats-url=tls://user:hunter2@127.0.0.1:1"},
+		{"tail", "--nats-url=ws://user:hunter2@127.0.0.1:1"},
+		{"tail", "--nats-url=nats://user:hunter2/2@127.0.0.1:1"},
+		{"tail", "--nats-url=nats://user:hunter2 2@127.0.0.1:1"},
+		{"tail", "--nats-url=nats://user:hunter2,2@127.0.0.1:1"},
+		{"tail", "--nats-url=nats://user:%zzhunter2@127.0.0.1:1"},
+		{"tail", "--nats-url=nats://user:hunter2@127.0.0.1:port"},
+		{"tail", "--nats-url=nats://user:hunter2@[::1"},
+		{"tail", "nats://user:hunter2@127.0.0.1:1"},
+		{"up", "--nats-addr=nats://user:hunter2@127.0.0.1:1"},
+		{"writer", "--nats-url=nats://user:hunter2@127.0.0.1:1", "--clickhouse-dsn=http://127.0.0.1:1"},
+		{"migrate", "--clickhouse-dsn=http://user:hunter2@127.0.0.1:1/db"},
+		{"migrate", "--clickhouse-dsn=http://127.0.0.1:1/db?username=user&password=hunter2"},
+		{"migrate", "--clickhouse-dsn=clickhouse://user:hunter2@127.0.0.1:1,127.0.0.1:2"},
+		{"migrate", "--clickhouse-dsn=clickhouse://user:hunter2/2@127.0.0.1:1"},
+		{"migrate", "--clickhouse-dsn=clickhouse://user:hunter2#2@127.0.0.1:1"},
+		{"migrate", "--clickhouse-dsn=clickhouse://user:hunter2?2@127.0.0.1:1"},
+		{"migrate", "--clickhouse-dsn=user:hunter2@127.0.0.1:1"},
+		{"migrate", "--clickhouse-dsn=ftp://user:hunter2@127.0.0.1:1"},
+		{"migrate", "--clickhouse-dsn=clickhouse://user:hunter2@127.0.0.1:port"},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			t.Parallel()
+			var stdout, stderr bytes.Buffer
+			require.NotZero(t, run(append(args, "--log-level=debug"), &stdout, &stderr))
+			require.NotEmpty(t, stderr.String())
+			require.NotContains(t, stdout.String()+stderr.String(), "hunter2")
+			if strings.HasPrefix(args[1], "--nats-url") {
+				require.Contains(t, stderr.String(), "credentials on the command line", "it warns")
+			}
+		})
 	}
 }

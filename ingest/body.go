@@ -67,6 +67,18 @@ func (r *request) grow(bytesMax int) bool {
 	return true
 }
 
+// upload is a body that is read in parts, between which its request does other things.
+type upload struct {
+	io.Reader
+	s *Service
+}
+
+func (u upload) Read(p []byte) (int, error) {
+	u.s.uploading.Add(1)
+	defer u.s.uploading.Add(-1)
+	return u.Reader.Read(p)
+}
+
 func tooLarge(bytesMax int) problem {
 	return problem{outcome: outcomeTooLarge, msg: fmt.Sprintf("the body is larger than %s", config.ByteSize(bytesMax))}
 }

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
@@ -19,7 +20,7 @@ import (
 type partition struct {
 	number int
 	*committer
-	warner warner
+	faults lifecycle.Repeated
 
 	mu       sync.Mutex
 	inFlight *batch            // published and not yet known to be durable

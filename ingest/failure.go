@@ -2,22 +2,19 @@ package ingest
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
-// failureInterval is how often the log repeats that requests fail for one reason. How many there are is for the metrics.
-const failureInterval = 10 * time.Second
-
-// logFailure logs that a request was answered 5xx: the first for each reason in each interval, with the name by which the
-// caller knows it.
+// logFailure logs that a request was answered 5xx, with the name by which the caller knows it: for each reason at once, and then at
+// growing intervals. How many there are is for the metrics.
 func (s *Service) logFailure(w http.ResponseWriter, route string, p problem) {
 	status := p.outcome.spec().status
 	if status < http.StatusInternalServerError {
 		return
 	}
-	skipped, due := s.failures[p.outcome].due()
+	skipped, due := s.failures[p.outcome].Due(p.outcome.spec().code)
 	if !due {
 		return
 	}
@@ -29,8 +26,8 @@ func (s *Service) logFailure(w http.ResponseWriter, route string, p problem) {
 }
 
 // logHostedFailure does the same for a route of somebody else's, who knows the cause.
-func (s *Service) logHostedFailure(w *statusWriter, route api.Route, failing *warner) {
-	if skipped, due := failing.due(); due {
+func (s *Service) logHostedFailure(w *statusWriter, route api.Route, failing *lifecycle.Repeated) {
+	if skipped, due := failing.Due(route.Path); due {
 		s.log.Warn("a request failed", "request_id", api.RequestID(w), "route", route.Path, "status", w.status, "skipped", skipped)
 	}
 }

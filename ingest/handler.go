@@ -13,6 +13,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/openapi"
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
@@ -172,7 +173,7 @@ func (s *Service) counted(route string, needs api.Scope, endpoint endpoint) http
 
 // host lets those requests through to another's route that may go there. The route counts its own.
 func (s *Service) host(route api.Route) http.HandlerFunc {
-	failing := &warner{interval: failureInterval}
+	failing := new(lifecycle.Repeated)
 	return func(w http.ResponseWriter, r *http.Request) {
 		_, p := s.admit()
 		defer s.leave()
@@ -256,7 +257,9 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request, req *request) 
 	if p := checkMediaType(r.Header); !p.ok() {
 		return p
 	}
+	s.uploading.Add(1)
 	p := req.read(r, int(s.cfg.BodyBytesMax))
+	s.uploading.Add(-1)
 	if !p.ok() {
 		// What is left of the body would have to be read to use the connection again.
 		w.Header().Set("Connection", "close")

@@ -86,7 +86,7 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 	}
 	// Nobody listens on the log's subject: the stream is not there, or has no leader.
 	if len(msg.Data) == 0 && msg.Header.Get("Status") == "503" {
-		if skipped, due := p.warner.due(); due {
+		if skipped, due := p.faults.Due(faultWAL); due {
 			i.log.Warn("no stream takes the write-ahead log's subject", "partition", number, "stream", topology.WALStream(number), "skipped", skipped)
 		}
 		p.onRefusal(no, outcomeWALUnavailable)
@@ -98,7 +98,7 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 		// It may have been taken or not; the acknowledgement timer says so in time.
 		i.log.Error("an acknowledgement that makes no sense", "partition", number, "error", err)
 	case a.refused():
-		if skipped, due := p.warner.due(); due {
+		if skipped, due := p.faults.Due(faultWAL); due {
 			i.log.Warn("the write-ahead log refused a group commit", "partition", number,
 				"code", a.code, "err_code", a.errCode, "description", string(a.description), "skipped", skipped)
 		}

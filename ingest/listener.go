@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -24,8 +25,9 @@ type listener struct {
 	service *Service
 	tls     *tls.Config // nil: there is none
 
-	turning chan struct{} // a token for each connection that is being turned away
-	ending  sync.WaitGroup
+	turning  chan struct{} // a token for each connection that is being turned away
+	lingerer *fastpath.Lingerer
+	ending   sync.WaitGroup
 }
 
 func (s *Service) listen(ctx context.Context) (*listener, error) {
@@ -33,7 +35,7 @@ func (s *Service) listen(ctx context.Context) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{Listener: inner, service: s, turning: make(chan struct{}, turningAwayMax)}
+	l := &listener{Listener: inner, service: s, turning: make(chan struct{}, turningAwayMax), lingerer: fastpath.NewLingerer()}
 	if s.certificates != nil {
 		l.tls = s.certificates.config()
 	}
@@ -95,6 +97,7 @@ func (l *listener) wait() { l.ending.Wait() }
 type conn struct {
 	net.Conn
 	listener *listener
+	silent   atomic.Bool // all has been said
 	closed   atomic.Bool
 }
 
@@ -108,12 +111,26 @@ func (c *conn) Write(b []byte) (int, error) {
 	if _, err := c.Conn.Write(p.response()); err != nil {
 		return 0, err
 	}
-	fastpath.Linger(c.Conn)
+	_ = c.CloseWrite() // the caller closes it next
 	return len(b), nil
 }
 
-// CloseWrite lets net/http say that it has said all.
-func (c *conn) CloseWrite() error { return fastpath.CloseWrite(c.Conn) }
+// Read is at the end once all has been said.
+func (c *conn) Read(b []byte) (int, error) {
+	if c.silent.Load() {
+		return 0, io.EOF
+	}
+	return c.Conn.Read(b)
+}
+
+// CloseWrite is how net/http and the fast path say that they have said all, when the client may still be sending. It reads that away, so that
+// the client gets to read the answer.
+func (c *conn) CloseWrite() error {
+	if c.silent.Swap(true) {
+		return nil
+	}
+	return c.listener.lingerer.Linger(c.Conn)
+}
 
 // Close closes it; more than once does no harm.
 func (c *conn) Close() error {

@@ -5,8 +5,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
+
+// faultWAL is what a partition's log lines about its write-ahead log have in common: together they are limited.
+const faultWAL = "write-ahead log"
 
 // publisher is the part of nats.Conn that a commit needs.
 type publisher interface {
@@ -35,8 +39,8 @@ func (p *partition) publish(b *batch) {
 		if err == nil {
 			return
 		}
-		if skipped, due := p.warner.due(); due {
-			p.log.Warn("a group commit could not be published", "partition", p.number, "sends", b.sends, "error", err, "skipped", skipped)
+		if skipped, due := p.faults.Due(faultWAL); due {
+			p.log.Warn("a group commit could not be published", "partition", p.number, "sends", b.sends, "error", broker.Explain(err), "skipped", skipped)
 		}
 		b = p.fail(b.no, publishFailure(err, b.sends))
 	}

@@ -73,14 +73,10 @@ func (s *Service) watchRefusals(ctx context.Context) (seen bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("open bucket %s: %w", topology.LeaseBucket, err)
 	}
-	status, err := kv.Status(asking)
-	if err != nil {
-		return false, fmt.Errorf("look at bucket %s: %w", topology.LeaseBucket, err)
-	}
-	err = lease.Watch(ctx, kv, lease.RoleSequencer, func(number int, c lease.Condition) {
+	err = lease.Watch(ctx, kv, lease.RoleSequencer, func(number int, c lease.Condition, ttl time.Duration) {
 		seen = true
 		if number >= 0 && number < len(s.partitions) {
-			s.partitions[number].see(c, status.TTL())
+			s.partitions[number].see(c, ttl)
 		}
 	})
 	return seen, err

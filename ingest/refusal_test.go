@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -34,7 +33,7 @@ func TestRefusedPartition(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 2})
 	b.sequence()
-	kv, err := lease.OpenBucket(t.Context(), b.js, topology.LeaseBucket, 2*time.Second, 1, nil)
+	kv, err := lease.OpenBucket(t.Context(), b.js, topology.LeaseBucket, 1, nil)
 	require.NoError(t, err)
 	refused, other := b.channelOf(1), b.channelOf(0)
 	require.Equal(t, http.StatusOK, b.post(send(refused, "1")).status)
@@ -52,7 +51,7 @@ func TestRefusedPartition(t *testing.T) {
 		"given back": func() { require.NoError(t, kv.Delete(t.Context(), "sequencer.partition.1")) },
 		"expired":    func() {},
 	} {
-		_, err = kv.Put(t.Context(), "sequencer.partition.1", []byte(`{"instance":"a","status":{"wal_seq":1,"refused":true,"problem":"record 2 is damaged"}}`))
+		_, err = kv.Put(t.Context(), "sequencer.partition.1", []byte(`{"instance":"a","ttl_ms":2000,"status":{"wal_seq":1,"refused":true,"problem":"record 2 is damaged"}}`))
 		require.NoError(t, err)
 		testkit.WaitFor(t, testTimeout, "the refusal is known", func(context.Context) error {
 			if !b.service.partitions[1].refuses() {

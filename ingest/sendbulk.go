@@ -34,7 +34,7 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 	}
 	f := s.newFlight()
 	defer f.end()
-	in := newSplitter(r.Body, lines, s.splits, &s.requests.budget)
+	in := newSplitter(upload{r.Body, s}, lines, s.splits, &s.requests.budget)
 	defer in.close()
 	control := http.NewResponseController(w)
 	var extended time.Duration

@@ -465,6 +465,7 @@ func TestBulkDrain(t *testing.T) {
 	_, err := io.WriteString(writer, send("g", "1")+"\n")
 	require.NoError(t, err)
 	r := wal.next()
+	b.service.uploadGrace = testTimeout
 	b.stop()
 	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
 	_, err = io.WriteString(writer, send("g", "2")+"\n")

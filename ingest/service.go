@@ -21,6 +21,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/openapi"
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
@@ -65,10 +66,12 @@ type Service struct {
 	handler      http.Handler
 	*committer
 
-	failures [outcomes]warner // one for each outcome that is answered 5xx
+	failures [outcomes]lifecycle.Repeated // one for each outcome that is answered 5xx
 
 	state       atomic.Int32
 	inFlight    atomic.Int64 // requests
+	uploading   atomic.Int64 // of those, whose client has not sent the next part of its body yet
+	uploadGrace time.Duration
 	connections atomic.Int64
 	admitted    atomic.Uint64 // requests, ever
 	idle        chan struct{} // told when, in a drain, the last request has gone
@@ -90,6 +93,9 @@ const (
 	// permissionsWait is how long a start waits for the permissions before it accepts
 	// connections. They go on being read; until they are, sends are answered 503.
 	permissionsWait = 5 * time.Second
+	// uploadGrace is how long a client that is in the middle of a request may go on sending it once the process stops.
+	uploadGrace = time.Second
+	uploadsLook = 20 * time.Millisecond // between two looks whether only such requests are left
 	// closeTimeout is how long the inbox may take to close.
 	closeTimeout = 5 * time.Second
 )
@@ -136,6 +142,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		hosted:      deps.Routes,
 		idle:        make(chan struct{}, 1),
 		bound:       make(chan struct{}),
+		uploadGrace: uploadGrace,
 	}
 	if cfg.PayloadRules != payloadRulesOff {
 		s.rules = newPayloadRules()
@@ -161,9 +168,6 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("ingest: metrics: %w", err)
 	}
 	s.committer.metrics = s.metrics
-	for o := range s.failures {
-		s.failures[o].interval = failureInterval
-	}
 	s.permissions, err = permission.New(cfg.Config, permission.Deps{JetStream: deps.JetStream, Logger: log, Registerer: deps.Registerer})
 	if err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
@@ -282,6 +286,7 @@ func (s *Service) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.state.Store(stateDraining)
+	listener.lingerer.Hurry()
 	err = errors.Join(err, s.drain(ctx, server))
 	for range served {
 		// ErrServerClosed, and then the end of it.
@@ -332,14 +337,17 @@ func (s *Service) server() *http.Server {
 }
 
 // drain waits until every accepted request is answered. Clients that are still
-// sending a request when the time is up are cut off; a request that waits for its
-// answer cannot be, since AnswerTimeout is shorter.
+// sending a request when the grace is over are cut off; a request that waits for its
+// answer cannot be, since AnswerTimeout is shorter than the time of a drain.
 func (s *Service) drain(ctx context.Context, server *fastpath.Server) error {
 	s.log.Info("ingest is draining", "requests", s.inFlight.Load())
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		s.log.Warn("clients that did not finish their request are cut off", "error", err)
+	answered, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	go s.cutUploads(answered, cut) // ends with answered
+	if err := server.Shutdown(answered); err != nil {
+		s.log.Warn("clients that did not finish their request are cut off", "error", context.Cause(answered))
 		_ = server.Close() // nothing is lost that was not lost before
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
@@ -353,6 +361,20 @@ func (s *Service) drain(ctx context.Context, server *fastpath.Server) error {
 		}
 	}
 	return nil
+}
+
+// errUploads is why a drain is not waited for any longer.
+var errUploads = fmt.Errorf("they are still sending it %s after the stop began", uploadGrace)
+
+// cutUploads calls cut when the grace is over and every request that is left is one whose client is still sending it.
+func (s *Service) cutUploads(ctx context.Context, cut context.CancelCauseFunc) {
+	for wait := s.uploadGrace; lifecycle.Pause(ctx, wait) == nil; wait = uploadsLook {
+		// None begins any more, so the two differ while there is one that is being answered.
+		before := s.uploading.Load()
+		if s.inFlight.Load() == before && s.uploading.Load() == before {
+			cut(errUploads)
+		}
+	}
 }
 
 // admit lets a request in, or says why not. Either way leave must be called.

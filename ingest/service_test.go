@@ -106,6 +106,40 @@ func TestDrain(t *testing.T) {
 	require.Error(t, err)
 }
 
+// TestDrainCutsUploads: a client that does not go on sending its request keeps the process from stopping for no longer than
+// the grace, also while others are answered; those are waited for.
+func TestDrainCutsUploads(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
+		c.HeaderReadTimeout, c.BodyReadTimeout, c.WriteTimeout, c.DrainTimeout = time.Hour, time.Hour, 3*time.Hour, time.Hour
+	}})
+	wal := b.script(0)
+	for path, uploads := range map[string]bool{"/message/send": true, "/message/sendbulk": true, "/channel": true, "/message/send HTTP/1.1\r\nHost:": false} {
+		conn, err := net.Dial("tcp", b.service.Addr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		before := b.service.uploading.Load()
+		_, err = fmt.Fprintf(conn, "POST %s", path)
+		require.NoError(t, err)
+		if uploads {
+			_, err = fmt.Fprint(conn, " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n[")
+			require.NoError(t, err)
+			require.Eventually(t, func() bool { return b.service.uploading.Load() > before }, testTimeout, time.Millisecond, path)
+		}
+	}
+	answered := b.async(send("g", "0"))
+	r := wal.next()
+	b.service.uploadGrace = time.Millisecond
+	b.stop()
+	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.EqualValues(t, 3, b.service.uploading.Load(), "none is cut off while a send waits for its answer")
+	r.answer(1)
+	require.Equal(t, http.StatusOK, receive(t, answered).status)
+	err := receive(t, b.ended)
+	b.ended <- err // for the clean-up
+	require.NoError(t, err)
+}
+
 // TestDrainWaitsForHandler: requests that did not come through the server count too.
 func TestDrainWaitsForHandler(t *testing.T) {
 	t.Parallel()

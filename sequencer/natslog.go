@@ -34,6 +34,8 @@ type natsLogs struct {
 	msg    nats.Msg // reused: publishing encodes it before it returns
 	last   []string // its Nats-Expected-Last-Sequence
 	traced bool     // what headers say about traces is read
+	// owns waits, after a pause, until the lease is confirmed, and is false if it has ended. Nil outside of a run.
+	owns func() bool
 }
 
 func openLogs(nc, answers *nats.Conn, js jetstream.JetStream, partition int, traced bool) (*natsLogs, error) {
@@ -71,7 +73,7 @@ func (l *natsLogs) Append(r *runner.Output, ack bool) error {
 		defer delete(l.msg.Header, topology.HeaderTrace)
 	}
 	if err := l.nc.PublishMsg(&l.msg); err != nil {
-		return fmt.Errorf("publish record %d: %w", r.Seq, err)
+		return fmt.Errorf("publish record %d: %w", r.Seq, broker.Explain(err))
 	}
 	return nil
 }
@@ -105,7 +107,11 @@ func readAck(m *nats.Msg, want uint64) error {
 	return nil
 }
 
+// Answer refuses once the lease has ended: the next owner answers when it folds the record.
 func (l *natsLogs) Answer(subject string, answers []byte) error {
+	if l.owns != nil && !l.owns() {
+		return runner.ErrNotOwner
+	}
 	return l.answers.Publish(subject, answers)
 }
 

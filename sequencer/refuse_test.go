@@ -132,7 +132,7 @@ func TestRefusalIsSeenInTheLease(t *testing.T) {
 	ctx, cancel := context.WithCancel(h.ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- lease.Watch(ctx, kv, lease.RoleSequencer, func(partition int, c lease.Condition) {
+		ended <- lease.Watch(ctx, kv, lease.RoleSequencer, func(partition int, c lease.Condition, _ time.Duration) {
 			if partition == 0 {
 				seen <- c
 			}

@@ -125,7 +125,7 @@ func (s *Service) Check() error {
 // tried again with growing pauses, while the others are served. No partition's error
 // ends Run.
 func (s *Service) Run(ctx context.Context) error {
-	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.cfg.LeaseTTL, s.deps.Replicas, s.deps.Deployment.Metadata())
+	kv, err := lease.OpenBucket(ctx, s.deps.JetStream, topology.LeaseBucket, s.deps.Replicas, s.deps.Deployment.Metadata())
 	if err != nil {
 		return fmt.Errorf("sequencer: %w", err)
 	}
@@ -135,7 +135,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	balancer, err := lease.New(kv, lease.Config{
 		Role: lease.RoleSequencer, Instance: instance, Partitions: s.deps.Deployment.Partitions, TTL: s.cfg.LeaseTTL,
-		Sole: s.deps.Instance != "", Logger: s.log, Status: s.status,
+		Logger: s.log, Status: s.status,
 	}, s.hold)
 	if err != nil {
 		return fmt.Errorf("sequencer: %w", err)
@@ -249,6 +249,7 @@ func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) 
 }
 
 func (s *Service) runPartition(ctx context.Context, l *lease.Lease, h *holding) (err error) {
+	owns := func() bool { return l.Await(ctx) }
 	// A log may be missing while a cut of it is not finished.
 	if err := broker.ResumeCut(ctx, s.deps.JetStream, topology.MessagesStream(l.Partition)); err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
@@ -260,6 +261,7 @@ func (s *Service) runPartition(ctx context.Context, l *lease.Lease, h *holding) 
 	if err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
+	logs.owns = owns
 	defer func() { err = errors.Join(err, logs.close()) }()
 	store, err := openCheckpoints(ctx, s.deps.JetStream, l.Partition)
 	if err != nil {
@@ -269,7 +271,7 @@ func (s *Service) runPartition(ctx context.Context, l *lease.Lease, h *holding) 
 		Partition:       l.Partition,
 		DedupWindow:     s.deps.Deployment.DedupWindow,
 		DedupEntriesMax: s.deps.Deployment.DedupEntriesMax,
-	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: h.log, Metrics: h.metrics, Now: time.Now, MayWrite: l.Good, CaughtUp: h.caughtUp, Tracer: s.deps.Tracer})
+	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: h.log, Metrics: h.metrics, Now: time.Now, MayWrite: owns, CaughtUp: h.caughtUp, Tracer: s.deps.Tracer})
 	s.update(func() { h.partition = p })
 	defer s.update(func() { h.partition = nil })
 	return p.Run(ctx, drainTimeout)

@@ -26,7 +26,7 @@ type Config struct {
 	FlushInterval     time.Duration `help:"A batch is inserted this long after its first message at the latest, and after half of that if it has 5,000 rows. Each batch of each partition makes a part in ClickHouse: with many partitions, wait longer." default:"1s"`
 	WriterBytesMax    int64         `help:"Memory for batches of all partitions together, in bytes; a partition that finds none waits." default:"268435456"`
 	WriterInsertsMax  int           `help:"Inserts at the same time. Each needs about three times the size of its batch besides." default:"2"`
-	WriterLeaseTTL    time.Duration `help:"Time after which the partitions of a writer that has died go to another; the same for all of them." default:"6s"`
+	WriterLeaseTTL    time.Duration `help:"Time after which the partitions of a writer that has died go to another, from 1s to 1h." default:"6s"`
 	WriterStopTimeout time.Duration `help:"When told to stop, an insert that is under way may take this long; after that it is left to the next start." default:"10s"`
 }
 
@@ -57,7 +57,7 @@ func (c Config) Check() error {
 		"--flush-interval %s: must be above 0 and at most %s", c.FlushInterval, flushIntervalLimit)
 	check(c.WriterBytesMax >= writerBytesMaxFloor, "--writer-bytes-max %d: must be at least %d", c.WriterBytesMax, writerBytesMaxFloor)
 	check(c.WriterInsertsMax >= 1 && c.WriterInsertsMax <= insertsMaxLimit, "--writer-inserts-max %d: must be 1 to %d", c.WriterInsertsMax, insertsMaxLimit)
-	check(c.WriterLeaseTTL >= lease.TTLMin, "--writer-lease-ttl %s: must be at least %s", c.WriterLeaseTTL, lease.TTLMin)
+	check(lease.TTLMin <= c.WriterLeaseTTL && c.WriterLeaseTTL <= lease.TTLMax, "--writer-lease-ttl %s: must be between %s and %s", c.WriterLeaseTTL, lease.TTLMin, lease.TTLMax)
 	check(c.WriterStopTimeout > 0, "--writer-stop-timeout %s: must be above 0", c.WriterStopTimeout)
 	return errors.Join(errs...)
 }

@@ -10,7 +10,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
@@ -84,8 +86,8 @@ type runner struct {
 	memory        memoryLimit
 	// unsure: until then, an attempt whose end nobody knows may still bring its rows in.
 	unsure   time.Time
-	doubtful *seqRange // nil if no range is
-	logged   string    // the last problem logged, so that it is not logged at each attempt
+	doubtful *seqRange          // nil if no range is
+	faults   lifecycle.Repeated // so that a problem that lasts is not logged at each attempt
 }
 
 // status is what readiness and the metrics show of a runner.
@@ -175,21 +177,19 @@ func (r *runner) report(err error) {
 	r.logOnce(level, "partition is read anew from its recorded position", err)
 }
 
-// logOnce logs a problem unless it was the last one logged: one that lasts is seen in the metrics.
+// logOnce logs a problem at once and, while it lasts, at growing intervals; in between it is seen in the metrics.
 func (r *runner) logOnce(level slog.Level, msg string, err error) {
-	text := msg + err.Error()
-	if r.logged == text {
+	skipped, due := r.faults.Due(msg + err.Error())
+	if !due {
 		level = slog.LevelDebug
 	}
-	r.logged = text
-	r.log.Log(context.Background(), level, msg, "error", err) //nolint:sloglint // the callers give literals
+	r.log.Log(context.Background(), level, msg, "error", broker.Explain(err), "skipped", skipped) //nolint:sloglint // the callers give literals
 }
 
 // well says that all is well again.
 func (r *runner) well() {
-	if r.logged != "" {
+	if r.faults.Over() {
 		r.log.Info("partition is being written again", "done", r.position.Done)
-		r.logged = ""
 	}
 	r.setStatus(stateRunning, nil)
 }

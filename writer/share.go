@@ -37,7 +37,7 @@ func (s *Service) shareByLease(ctx context.Context, hold holdFunc) error {
 	}
 	balancer, err := lease.New(kv, lease.Config{
 		Role: leaseRole, Instance: instance, Partitions: s.deps.Partitions, TTL: s.cfg.WriterLeaseTTL,
-		Sole: s.deps.Instance != "", Logger: s.log, Status: s.leaseStatus,
+		Logger: s.log, Status: s.leaseStatus,
 	}, func(ctx context.Context, l *lease.Lease) error {
 		hold(ctx, holding{partition: l.Partition, epoch: l.Epoch, good: l.Good})
 		return nil
@@ -70,7 +70,7 @@ func (s *Service) leaseBucket(ctx context.Context) (jetstream.KeyValue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", topology.WriterBucket, err)
 	}
-	return lease.OpenBucket(ctx, s.deps.JetStream, topology.WriterLeaseBucket, s.cfg.WriterLeaseTTL, stream.CachedInfo().Config.Replicas, s.deps.Deployment.Metadata())
+	return lease.OpenBucket(ctx, s.deps.JetStream, topology.WriterLeaseBucket, stream.CachedInfo().Config.Replicas, s.deps.Deployment.Metadata())
 }
 
 // problemBytesMax bounds what a lease says of a problem.

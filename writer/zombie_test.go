@@ -116,7 +116,7 @@ func TestLeaseLostInMidInsert(t *testing.T) {
 
 		kv, err := b.js.KeyValue(b.ctx, topology.WriterLeaseBucket)
 		require.NoError(t, err)
-		require.NoError(t, kv.Delete(b.ctx, leaseRole+".member."+first.name)) // the other one's share is all now
+		require.NoError(t, kv.Delete(b.ctx, leaseRole+".member.0")) // the other one's share is all now
 		require.NoError(t, kv.Delete(b.ctx, leaseRole+".partition.0"))
 		b.waitDone(0, 500)
 		before := b.recorded(0)

@@ -73,6 +73,23 @@ func (c *cache) put(ch Channel, p *Policy) {
 	c.bytes.Add(int64(p.bytes() - old.bytes()))
 }
 
+// remove forgets the policy of a channel.
+func (c *cache) remove(ch Channel) {
+	s := c.shard(ch)
+	s.mu.Lock()
+	old := s.policies[ch]
+	delete(s.policies, ch)
+	s.mu.Unlock()
+	if ch == SystemAccounts() {
+		c.system.Store(nil)
+	}
+	if old != nil {
+		c.channels.Add(-1)
+		c.members.Add(int64(-old.members()))
+		c.bytes.Add(int64(-old.bytes() - len(ch.Name)))
+	}
+}
+
 // bytes is about the memory that a policy takes, its place in the map included.
 func (p *Policy) bytes() int {
 	if p == nil {

@@ -200,23 +200,36 @@ const (
 	errCodeWrongLastSequenceConstant jetstream.ErrorCode = 10164
 )
 
-// storeRecord writes the policy in the place of base: the change itself.
+// storeRecord writes the policy in the place of base: the change itself. An empty policy has a record too, so that one that
+// was deleted by hand is told from it; no process keeps it in memory.
 func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (revision uint64, err error) {
-	data, err := p.record()
-	if err != nil {
+	msg := &nats.Msg{Subject: bucketSubjects + ch.key()}
+	if msg.Data, err = p.record(); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrUnchanged, err)
 	}
-	if most := s.js.Conn().MaxPayload(); most > 0 && int64(len(data)+recordRoom) > most {
-		return 0, fmt.Errorf("%w: the channel's record would be %d bytes; NATS takes %d", ErrTooMany, len(data), most)
-	}
-	expected := uint64(0)
-	if base != nil {
-		expected = base.revision
+	if most := s.js.Conn().MaxPayload(); most > 0 && int64(len(msg.Data)+recordRoom) > most {
+		return 0, fmt.Errorf("%w: the channel's record would be %d bytes; NATS takes %d", ErrTooMany, len(msg.Data), most)
 	}
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout/2)
 	defer cancel()
-	ack, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: bucketSubjects + ch.key(), Data: data},
-		jetstream.WithExpectLastSequencePerSubject(expected), jetstream.WithRetryAttempts(0))
+	if base != nil {
+		return s.storeAfter(ctx, msg, base.revision)
+	}
+	revision, err = s.storeAfter(ctx, msg, 0)
+	if !errors.Is(err, errConflict) {
+		return revision, err
+	}
+	// There is none, and yet something is stored: that it is empty, or a record that the cache does not have.
+	empty, err := s.emptyAt(ctx, msg.Subject)
+	if err != nil {
+		return 0, err
+	}
+	return s.storeAfter(ctx, msg, empty)
+}
+
+// storeAfter writes a record if the newest message of its key is the expected one; otherwise it is errConflict.
+func (s *Store) storeAfter(ctx context.Context, msg *nats.Msg, expected uint64) (revision uint64, err error) {
+	ack, err := s.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(expected), jetstream.WithRetryAttempts(0))
 	var refusal *jetstream.APIError
 	switch {
 	case err == nil:
@@ -229,6 +242,26 @@ func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (r
 	default:
 		return 0, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
+}
+
+// emptyAt returns the revision of an empty record; errConflict if another one is there.
+func (s *Store) emptyAt(ctx context.Context, subject string) (revision uint64, err error) {
+	stream, err := s.js.Stream(ctx, bucketStream)
+	var last *jetstream.RawStreamMsg
+	if err == nil {
+		last, err = stream.GetLastMsgForSubject(ctx, subject)
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, errConflict
+	case err != nil:
+		return 0, fmt.Errorf("%w: look for the channel's record: %w", ErrUnchanged, err)
+	}
+	p, err := readPolicy(last.Data, last.Sequence, func(uint64) *page { return nil })
+	if err != nil || !p.isEmpty() {
+		return 0, errConflict
+	}
+	return last.Sequence, nil
 }
 
 // purgeReplaced removes the pages that base pointed to and next does not.

@@ -26,6 +26,10 @@
 // written by somebody who does not point to it: from then on whoever had prepared a change on the
 // record before cannot write it any more.
 //
+// A policy that says nothing, with no flag and empty lists, is none: every process forgets the
+// channel. Its record stays in the bucket, so that it is told from one that was deleted by hand, which admits no
+// sender. The next record is written under compare-and-swap on it.
+//
 // The server that a watch runs on may be behind the stream's leader, and says "that was all" when
 // it has handed over what it has. So the cache counts as complete only when the watch has come as
 // far as the leader was when it was asked, or when the leader has nothing behind what was applied:

@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -23,7 +25,7 @@ var errWatchEnded = errors.New("the watch ended")
 
 // follow keeps a watch on the bucket until ctx ends. It alone writes the cache.
 func (s *Store) follow(ctx context.Context) {
-	said := ""
+	var faults lifecycle.Repeated
 	for ctx.Err() == nil {
 		err := s.watch(ctx)
 		if ctx.Err() != nil {
@@ -38,9 +40,8 @@ func (s *Store) follow(ctx context.Context) {
 			pause = notWholePause
 			s.forget() // so that all of it is read again
 		}
-		if err.Error() != said { // once each
-			said = err.Error()
-			s.log.Warn("permissions cannot be followed; trying again", "error", err)
+		if skipped, due := faults.Due("watch"); due {
+			s.log.Warn("permissions cannot be followed; retrying", "error", broker.Explain(err), "skipped", skipped)
 		}
 		select {
 		case <-time.After(pause):
@@ -57,12 +58,12 @@ func (s *Store) watch(ctx context.Context) error {
 	case <-s.restart: // was meant for the last one
 	default:
 	}
-	asked := time.Now()
+	asked, before := time.Now(), s.progress.now()
 	at, err := s.position(ctx)
 	if err != nil {
 		return err
 	}
-	if s.replaced(at) {
+	if s.replaced(at, before) {
 		s.log.Warn("the bucket of permissions was replaced or set back; reading all of it again", "bucket", topology.PermissionBucket)
 		s.forget()
 	}
@@ -215,6 +216,11 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 	if err != nil {
 		s.metrics.damaged.Inc()
 		s.log.Error("the permissions of a channel are damaged; nobody can send to it", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision(), "error", err)
+	}
+	if policy.isEmpty() { // the same as none
+		s.others.Add(1) // the key is there all the same
+		cache.remove(key.channel)
+		return
 	}
 	cache.put(key.channel, policy)
 }

@@ -2,12 +2,14 @@ package permission
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 )
 
@@ -169,4 +171,42 @@ func TestEmptyBucket(t *testing.T) {
 	lag.lags.Store(true)
 	b.run(s)
 	require.Equal(t, Allowed, s.ask("u", group("g")))
+}
+
+// slowAnswer is a connection on which something happens between the stream's answer and its arrival.
+type slowAnswer struct {
+	jetstream.JetStream
+	meanwhile atomic.Pointer[func()]
+}
+
+func (l *slowAnswer) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	stream, err := l.JetStream.Stream(ctx, name)
+	if meanwhile := l.meanwhile.Swap(nil); meanwhile != nil {
+		(*meanwhile)()
+	}
+	return stream, err
+}
+
+// TestChangeWhileThePositionIsAsked: that the watch has got further than the leader was when it answered does not
+// mean that the bucket was set back.
+func TestChangeWhileThePositionIsAsked(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.idle(time.Minute)
+	slow := &slowAnswer{JetStream: s.js}
+	s.js = slow
+	b.run(s)
+	for n := range 5 {
+		g := group(fmt.Sprint(n))
+		done := make(chan struct{})
+		change := func() {
+			defer close(done)
+			b.put(g, bannedRecord)
+			eventually(t, "the change is applied", func() bool { return s.ask("u", g) == ChannelBanned })
+		}
+		slow.meanwhile.Store(&change)
+		<-done
+		confirmedAgain(t, s)
+	}
+	require.Zero(t, testutil.ToFloat64(s.metrics.watches), "watches that were begun again")
 }

@@ -77,6 +77,9 @@ func (p *Policy) List(l List) *Set {
 	return p.lists[l]
 }
 
+// isEmpty reports whether a policy is the same as none.
+func (p *Policy) isEmpty() bool { return p == nil || p.flags == 0 && p.members() == 0 }
+
 func (p *Policy) members() (n int) {
 	for l := range lists {
 		n += p.List(l).Len()

@@ -41,7 +41,7 @@ func (s *Store) probeOnce(ctx context.Context) {
 		s.metrics.unconfirmed.Inc()
 		return
 	}
-	if s.replaced(at) {
+	if s.replaced(at, before) {
 		s.again()
 		return
 	}

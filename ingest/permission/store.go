@@ -187,11 +187,12 @@ func (s *Store) position(ctx context.Context) (position, error) {
 	return position{last: info.State.LastSeq, keys: info.State.NumSubjects, created: info.Created}, nil
 }
 
-// replaced says whether the stream is another one than that which the cache was read from, or
-// has been set back.
-func (s *Store) replaced(at position) bool {
+// replaced reports whether the stream is another one than that which the cache was read from, or
+// has been set back behind what was applied before its position was asked for. The cache may
+// have got further while the answer was on its way.
+func (s *Store) replaced(at position, applied uint64) bool {
 	created := s.created.Load()
-	return created != 0 && created != at.created.UnixNano() || at.last < s.progress.now()
+	return created != 0 && created != at.created.UnixNano() || at.last < applied
 }
 
 // sync waits until the cache has everything that the bucket held when it was asked.

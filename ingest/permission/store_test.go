@@ -497,3 +497,35 @@ func TestForeignKeys(t *testing.T) {
 	require.Equal(t, Allowed, s.ask("u", h), "defined again")
 	require.Equal(t, NotSubscribed, s.ask("w", h))
 }
+
+// TestEmptyPolicyIsForgotten: a policy that says nothing any more takes no place, in any process, and the channel can
+// be given another one, by a process that knew it and by one that did not.
+func TestEmptyPolicyIsForgotten(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s, other := b.store(), b.store()
+	g := group("g")
+	known := func(s *Store) int64 { return s.cache.Load().channels.Load() }
+	deny := Edit{}
+	deny.Lists[Denylist].Add = numbered("u", 3000) // more than fits into the record
+	for n := range 3 {
+		b.change(s, g, deny)
+		eventually(t, "in force", func() bool { return known(other) == 1 })
+		b.change(other, g, replace(Denylist))
+		eventually(t, "forgotten", func() bool { return known(s) == 0 && known(other) == 0 })
+		for _, s := range []*Store{s, other} {
+			require.Zero(t, s.cache.Load().bytes.Load())
+			require.Zero(t, s.cache.Load().members.Load())
+		}
+		channels, pages := b.keys()
+		require.Equal(t, 1, channels, "round %d: an empty record stays", n)
+		require.Zero(t, pages)
+	}
+	late := b.store()
+	require.Zero(t, known(late))
+	b.change(late, g, define("u"))
+	eventually(t, "in force", func() bool { return s.ask("v", g) == NotSubscribed && other.ask("u", g) == Allowed })
+
+	b.change(s, SystemAccounts(), define("root"))
+	require.True(t, s.cache.Load().System("root"))
+}

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -306,7 +308,7 @@ func TestEmbeddedRefusesClearly(t *testing.T) {
 
 	used := t.TempDir()
 	startEmbedded(t, used)
-	require.ErrorContains(t, start(used, "127.0.0.1:0"), "in use by another process")
+	require.ErrorContains(t, start(used, "127.0.0.1:0"), "is in use: process "+strconv.Itoa(os.Getpid()))
 
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -512,4 +514,23 @@ func (o only) Collect(ch chan<- prometheus.Metric) {
 			ch <- m
 		}
 	}
+}
+
+// TestExplain: what the client says without a connection names the connection, and nothing else is changed.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 1 << 30, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(server.Shutdown)
+	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "test", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	away := nc.StatusChanged(nats.RECONNECTING)
+	server.Shutdown()
+	<-away
+	err = fmt.Errorf("take the lease: %w", nc.Publish("x", nil))
+	require.EqualError(t, broker.Explain(err), "take the lease: not connected to NATS")
+	require.ErrorIs(t, broker.Explain(err), nats.ErrReconnectBufExceeded)
+	require.NoError(t, broker.Explain(nil))
+	require.Equal(t, io.EOF, broker.Explain(io.EOF))
 }

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
 const (
@@ -62,9 +66,13 @@ func Connect(ctx context.Context, cfg Config) (*nats.Conn, jetstream.JetStream, 
 		}),
 	}, cfg.Options...)
 
+	if err := checkURLs(cfg.URL); err != nil {
+		return nil, nil, err
+	}
+	shown := config.RedactURL(cfg.URL)
 	nc, err := nats.Connect(cfg.URL, options...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect to NATS at %s: %w (is the server running, and --nats-url right?)", cfg.URL, err)
+		return nil, nil, fmt.Errorf("connect to NATS at %s: %w (is the server running, and --nats-url right?)", shown, err)
 	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout))
 	if err != nil {
@@ -79,9 +87,27 @@ func Connect(ctx context.Context, cfg Config) (*nats.Conn, jetstream.JetStream, 
 		if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) || errors.Is(err, nats.ErrNoResponders) {
 			hint = "start nats-server with -js, or enable JetStream for this account"
 		}
-		return nil, nil, fmt.Errorf("ask JetStream at %s: %w (%s)", cfg.URL, err, hint)
+		return nil, nil, fmt.Errorf("ask JetStream at %s: %w (%s)", shown, err, hint)
 	}
 	return nc, js, nil
+}
+
+// checkURLs refuses what the client would refuse, or try in vain, with an error that shows part of a password.
+func checkURLs(list string) error {
+	for i, address := range strings.Split(list, ",") {
+		address = strings.TrimSpace(address)
+		if !strings.Contains(address, "://") {
+			address = "nats://" + address
+		}
+		if err := config.CheckURL(address); err != nil {
+			return fmt.Errorf("--nats-url: address %d: %w", i+1, err)
+		}
+		if _, err := url.Parse(address); err != nil {
+			// What url.Parse says can hold the password.
+			return fmt.Errorf("--nats-url: address %d is not a URL: want nats://HOST:4222, and special characters in user and password as %%XX", i+1)
+		}
+	}
+	return nil
 }
 
 // Drained closes a connection after its subscriptions have handled what they

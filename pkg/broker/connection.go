@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"errors"
+	"strings"
 	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
@@ -31,3 +33,20 @@ func Watch(nc *nats.Conn) *Connection {
 
 // Stands says whether the connection stands.
 func (c *Connection) Stands() bool { return c.stands.Load() }
+
+// Explain makes the client's error of a publish that had no connection say so: the client speaks of the buffer in which it could have
+// kept it, of which it has none. Other errors are returned as they are.
+func Explain(err error) error {
+	if !errors.Is(err, nats.ErrReconnectBufExceeded) {
+		return err
+	}
+	return explained{err}
+}
+
+type explained struct{ error }
+
+func (e explained) Error() string {
+	return strings.ReplaceAll(e.error.Error(), nats.ErrReconnectBufExceeded.Error(), "not connected to NATS")
+}
+
+func (e explained) Unwrap() error { return e.error }

@@ -10,11 +10,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // SyncInterval is how often the embedded server brings to disk what is not
@@ -64,7 +65,7 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	if port == 0 {
 		port = server.RANDOM_PORT
 	}
-	lock, err := lockDataDir(cfg.DataDir)
+	lock, err := lockDataDir(cfg.DataDir, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -150,17 +151,19 @@ func syncFiles(dir string) (err error) {
 
 // lockDataDir makes the folder and takes the lock that keeps a second process
 // out: nats-server itself would let both write.
-func lockDataDir(dir string) (*os.File, error) {
+func lockDataDir(dir string, log *slog.Logger) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("NATS data folder: %w (choose another with --data-dir)", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := lifecycle.Lock(filepath.Join(dir, "LOCK"), lifecycle.LockWait, func(err error) {
+		log.Info("NATS data folder is locked; waiting in case its holder is ending", "folder", dir, "error", err)
+	})
+	var locked *lifecycle.LockedError
+	if errors.As(err, &locked) {
+		return nil, fmt.Errorf("NATS data folder %s is in use: %w (stop that process, or choose another folder with --data-dir)", dir, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("NATS data folder is not writable: %w (choose another with --data-dir)", err)
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = lock.Close()
-		return nil, fmt.Errorf("NATS data folder %s is in use by another process: %w (stop it, or choose another with --data-dir)", dir, err)
 	}
 	return lock, nil
 }

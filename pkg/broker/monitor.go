@@ -88,7 +88,7 @@ func (m *Monitor) look(ctx context.Context) {
 	case err != nil:
 		m.metrics.up.Set(0)
 		if !m.isDown {
-			m.log.Warn("JetStream does not say how its streams are", "error", err)
+			m.log.Warn("JetStream does not say how its streams are", "error", Explain(err))
 		}
 		m.isDown = true
 	default:

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sendhouse/sendhouse/pkg/chdb/internal/library"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // Errors of Open and Close. Each comes wrapped in one line that says what to do.
@@ -55,6 +56,8 @@ type Engine struct {
 	ending        context.Context // Is done when Close has waited long enough for the statements that run.
 	endStatements context.CancelFunc
 
+	faults lifecycle.Repeated // Of statements, in the log.
+
 	mu         sync.Mutex
 	closing    bool
 	statements sync.WaitGroup // Those that run or wait for their turn.
@@ -89,7 +92,7 @@ func Open(config Config) (*Engine, error) {
 }
 
 func open(config Config, libraryPath string) (*Engine, error) {
-	held, err := openFolder(config.DataDir)
+	held, err := openFolder(config.DataDir, config.Logger)
 	if err != nil {
 		return nil, err
 	}

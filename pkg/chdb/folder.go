@@ -3,11 +3,11 @@ package chdb
 import (
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
-	"syscall"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // folder is the data folder, held by this process.
@@ -20,7 +20,7 @@ type folder struct {
 
 // openFolder makes the data folder if need be and takes it for this process. The engine has a lock of its own; this one comes before it
 // because the engine's complaint goes to standard error and cannot be answered with advice.
-func openFolder(path string) (*folder, error) {
+func openFolder(path string, log *slog.Logger) (*folder, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("find the data folder: %w", err)
@@ -33,7 +33,7 @@ func openFolder(path string) (*folder, error) {
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return nil, folderError(path, err)
 	}
-	if held.lock, err = lockFile(filepath.Join(path, "lock"), path); err != nil {
+	if held.lock, err = lockFolder(path, log); err != nil {
 		return nil, err
 	}
 	if err := held.prepare(); err != nil {
@@ -71,30 +71,18 @@ func (f *folder) release() error {
 	return nil
 }
 
-func lockFile(path, dataDir string) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
+func lockFolder(path string, log *slog.Logger) (*os.File, error) {
+	lock, err := lifecycle.Lock(filepath.Join(path, "lock"), lifecycle.LockWait, func(err error) {
+		log.Info("ClickHouse data folder is locked; waiting in case its holder is ending", "folder", path, "error", err)
+	})
+	var locked *lifecycle.LockedError
+	if errors.As(err, &locked) {
+		return nil, fmt.Errorf("%w: %s: %w; stop that process or choose another data folder", ErrLocked, path, err)
+	}
 	if err != nil {
-		return nil, folderError(dataDir, err)
+		return nil, folderError(path, err)
 	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		holder, _ := io.ReadAll(io.LimitReader(file, 32))
-		_ = file.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w: %s is held by process %s; stop that process or choose another data folder",
-				ErrLocked, dataDir, strings.TrimSpace(string(holder)))
-		}
-		return nil, fmt.Errorf("lock the data folder %s: %w", dataDir, err)
-	}
-	if err := errors.Join(file.Truncate(0), writeAt(file, fmt.Sprintln(os.Getpid()))); err != nil {
-		_ = file.Close()
-		return nil, folderError(dataDir, err)
-	}
-	return file, nil
-}
-
-func writeAt(file *os.File, text string) error {
-	_, err := file.WriteAt([]byte(text), 0)
-	return err
+	return lock, nil
 }
 
 func folderError(path string, err error) error {

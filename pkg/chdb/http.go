@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -136,15 +138,27 @@ func readMore(text []byte, body io.Reader, limit int) ([]byte, error) {
 	return append(text, more...), err
 }
 
+// isMistake reports whether a statement is wrong in a way that ClickHouse answers with status 500 all the same: the number or the
+// types of arguments, aggregates in the wrong place, no common type.
+func isMistake(exception *Exception) bool {
+	return slices.Contains([]int{34, 35, 42, 43, 184, 215, 386}, exception.Code)
+}
+
 // logFailure logs what the client is told only where an operator could do something about it.
 func (e *Engine) logFailure(ctx context.Context, call call, err error) {
 	var exception *Exception
 	switch {
 	case ctx.Err() != nil:
 		e.log.Debug("ClickHouse client went away", "query_id", call.request.id, "error", err)
-	case errors.As(err, &exception) && statusOf(exception) < http.StatusInternalServerError:
+	case errors.As(err, &exception) && (statusOf(exception) < http.StatusInternalServerError || isMistake(exception)):
 		e.log.Debug("ClickHouse statement refused", "query_id", call.request.id, "error", err)
 	default:
-		e.log.Warn("ClickHouse statement failed", "query_id", call.request.id, "error", err)
+		what := "other"
+		if exception != nil {
+			what = strconv.Itoa(exception.Code)
+		}
+		if skipped, due := e.faults.Due(what); due {
+			e.log.Warn("ClickHouse statement failed", "query_id", call.request.id, "error", err, "skipped", skipped)
+		}
 	}
 }

@@ -26,7 +26,7 @@ type ServerConfig struct {
 	Addr string
 	// ConnectionsMax bounds the connections that are open at once; more wait. Default 512.
 	ConnectionsMax int
-	// ShutdownTimeout is how long requests under way may go on after the end of Run's context. Default 10 seconds.
+	// ShutdownTimeout is how long requests under way may go on after the end of Run's context. Default 1.5 seconds.
 	ShutdownTimeout time.Duration
 }
 
@@ -45,7 +45,7 @@ type Server struct {
 // an engine with a password; else the error is ErrOpenToAll.
 func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
 	setDefault(&config.ConnectionsMax, 512)
-	setDefault(&config.ShutdownTimeout, 10*time.Second)
+	setDefault(&config.ShutdownTimeout, 1500*time.Millisecond)
 	if config.ConnectionsMax < 0 || config.ShutdownTimeout < 0 {
 		return nil, fmt.Errorf("chdb server configuration: %d connections and %s to shut down must not be negative",
 			config.ConnectionsMax, config.ShutdownTimeout)

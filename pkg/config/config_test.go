@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,11 +106,17 @@ func TestFlagNamesAnotherFileThanEnvironment(t *testing.T) {
 	require.Equal(t, 32, cli.Serve.Partitions)
 }
 
-func TestEmptyEnvironmentVariableCountsAsSet(t *testing.T) {
-	t.Setenv("SENDHOUSE_PASSWORD", "")
-	cli, err := parse(t, "password: hunter2", "serve")
+//nolint:paralleltest // it sets the environment
+func TestEmptyEnvironmentVariableCountsAsAbsent(t *testing.T) {
+	for _, name := range []string{"SENDHOUSE_PASSWORD", "SENDHOUSE_PARTITIONS", "SENDHOUSE_VERBOSE", "SENDHOUSE_CONFIG", "SENDHOUSE_NO_SUCH_THING"} {
+		t.Setenv(name, "")
+	}
+	require.Equal(t, []string{"SENDHOUSE_CONFIG", "SENDHOUSE_NO_SUCH_THING", "SENDHOUSE_PARTITIONS", "SENDHOUSE_PASSWORD", "SENDHOUSE_VERBOSE"}, config.EmptyVariables())
+	cli, err := parse(t, "password: hunter2\nverbose: true", "serve")
 	require.NoError(t, err)
-	require.Empty(t, cli.Serve.Password.Reveal())
+	require.Equal(t, "hunter2", cli.Serve.Password.Reveal(), "the file's")
+	require.True(t, cli.Serve.Verbose, "the file's")
+	require.Equal(t, 4, cli.Serve.Partitions, "the default")
 }
 
 func TestBadEnvironmentVariable(t *testing.T) {
@@ -119,10 +126,127 @@ func TestBadEnvironmentVariable(t *testing.T) {
 	require.ErrorContains(t, err, "many")
 }
 
-func TestUnknownEnvironmentVariableIsLeftAlone(t *testing.T) {
-	t.Setenv("SENDHOUSE_SERVICE_HOST", "10.0.0.1") // as Kubernetes sets it
-	_, err := parse(t, "", "serve")
-	require.NoError(t, err)
+func TestUnknownEnvironmentVariables(t *testing.T) {
+	tests := []struct {
+		name string
+		set  string
+		want string // empty: nothing is wrong with it
+	}{
+		{"of this command", "SENDHOUSE_PARTITIONS=3", ""},
+		{"of another command", "SENDHOUSE_DEPTH=3", ""},
+		{"of the embedded engine", "SENDHOUSE_CHDB_LIB=/usr/lib/libchdb.so", ""},
+		{"of another program", "SENDHOUSEKEEPER_DEPHT=3", ""},
+		{"misspelt", "SENDHOUSE_PARTITION=3", "environment: SENDHOUSE_PARTITION: unknown variable (did you mean SENDHOUSE_PARTITIONS?)"},
+		{"misspelt, of another command", "SENDHOUSE_DEPHT=3", "did you mean SENDHOUSE_DEPTH?"},
+		{"in lower case", "SENDHOUSE_partitions=3", "did you mean SENDHOUSE_PARTITIONS?"},
+		{"nothing near", "SENDHOUSE_QUARTZ_CRYSTAL=3", "SENDHOUSE_QUARTZ_CRYSTAL: unknown variable (remove it"},
+		{"a port that is no URL", "SENDHOUSE_API_PORT=5001", "SENDHOUSE_API_PORT: unknown variable"},
+		// As Kubernetes sets them for the Services sendhouse and sendhouse-ingest, with a port named http.
+		{"Service's host", "SENDHOUSE_SERVICE_HOST=10.0.0.1", ""},
+		{"Service's port", "SENDHOUSE_SERVICE_PORT=5001", ""},
+		{"Service's named port", "SENDHOUSE_INGEST_SERVICE_PORT_HTTP=5001", ""},
+		{"link", "SENDHOUSE_PORT=tcp://10.0.0.1:5001", ""},
+		{"link to a port", "SENDHOUSE_INGEST_PORT_5001_TCP=tcp://10.0.0.1:5001", ""},
+		{"link's protocol", "SENDHOUSE_PORT_5001_TCP_PROTO=tcp", ""},
+		{"link's port", "SENDHOUSE_PORT_5001_TCP_PORT=5001", ""},
+		{"link's address", "SENDHOUSE_PORT_5001_TCP_ADDR=10.0.0.1", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			name, value, _ := strings.Cut(tt.set, "=")
+			t.Setenv(name, value)
+			_, err := parse(t, "", "serve")
+			if tt.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, config.ErrUnknownVariable)
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
+}
+
+func TestUnknownEnvironmentVariablesAreToldTogetherWithoutTheirValues(t *testing.T) {
+	t.Setenv("SENDHOUSE_PASSWRD", "hunter2")
+	t.Setenv("SENDHOUSE_APIADDR", "hunter2")
+	_, err := parse(t, "partitions: many", "serve")
+	require.ErrorContains(t, err, "did you mean SENDHOUSE_PASSWORD?")
+	require.ErrorContains(t, err, "did you mean SENDHOUSE_API_ADDR?")
+	require.NotContains(t, err.Error(), "hunter2")
+
+	var out bytes.Buffer
+	_, err = config.Parse([]string{"serve", "--help"}, new(command), kong.Writers(&out, &out))
+	require.ErrorIs(t, err, config.ErrHelp, "the help has the names to choose from")
+}
+
+// Go's literals are octal, hexadecimal or binary by their prefix; settings are decimal, wherever they stand.
+//
+//nolint:paralleltest // it sets the environment
+func TestNumbersAreDecimal(t *testing.T) {
+	tests := []struct {
+		field, text string
+		want        string // in the error; empty: it is taken
+	}{
+		{"partitions", "16", ""},
+		{"partitions", "+16", ""},
+		{"partitions", "-1", ""},
+		{"partitions", "0", ""},
+		{"partitions", "010", "write 10"},
+		{"partitions", "-010", "write -10"},
+		{"partitions", "0x10", "is not a whole number"},
+		{"partitions", "0o10", "is not a whole number"},
+		{"partitions", "0b10", "is not a whole number"},
+		{"partitions", "1_000", "is not a whole number"},
+		{"partitions", "1e3", "is not a whole number"},
+		{"partitions", " 16", "is not a whole number"},
+		{"partitions", "١٦", "is not a whole number"},
+		{"partitions", "9223372036854775808", "out of range"},
+		{"type", "255", ""},
+		{"type", "256", "out of range"},
+		{"type", "-1", "negative"},
+		{"type", "0377", "write 377"},
+		{"some", "1,010", "write 10"},
+		{"rate", "0.5", ""},
+		{"rate", ".5", ""},
+		{"rate", "1e3", ""},
+		{"rate", "00.5", "write .5"},
+		{"rate", "0x1p4", "is not a number"},
+		{"rate", "1_000", "is not a number"},
+		{"rate", "inf", "is not a number"},
+		{"rate", "NaN", "is not a number"},
+		{"rate", "1e999", "out of range"},
+		{"size", "010KiB", "write 10"},
+		{"size", "0x10", "is not a size"},
+	}
+	for _, tt := range tests {
+		for place, set := range map[string]func(*testing.T) []string{
+			"flag":        func(*testing.T) []string { return []string{"--" + tt.field + "=" + tt.text} },
+			"environment": func(t *testing.T) []string { t.Setenv("SENDHOUSE_"+strings.ToUpper(tt.field), tt.text); return nil },
+			"file":        func(t *testing.T) []string { return []string{"--config=" + file(t, tt.field+": "+tt.text)} },
+			"quoted file": func(t *testing.T) []string { return []string{"--config=" + file(t, tt.field+": '"+tt.text+"'")} },
+		} {
+			if place == "file" && strings.TrimSpace(tt.text) != tt.text {
+				continue // YAML drops the space
+			}
+			t.Run(tt.field+" "+tt.text+" in "+place, func(t *testing.T) {
+				var cli struct {
+					Config     config.File
+					Partitions int
+					Type       uint8
+					Some       []int
+					Rate       float64
+					Size       config.ByteSize
+				}
+				_, err := config.Parse(set(t), &cli)
+				if tt.want == "" {
+					require.NoError(t, err)
+					return
+				}
+				require.ErrorContains(t, err, tt.want)
+				require.ErrorContains(t, err, tt.field)
+			})
+		}
+	}
 }
 
 func TestFileOfEveryKind(t *testing.T) {

@@ -15,6 +15,8 @@
 // file, the line and the key, whichever command is run. They are found before
 // anything is started.
 //
-// Variables of the environment that no flag knows are not errors: Kubernetes
-// injects SENDHOUSE_… variables of its own for a Service named sendhouse.
+// So is a variable SENDHOUSE_… that no command knows, except those that Kubernetes
+// sets for a Service named sendhouse. An empty variable counts as absent.
+//
+// Numbers are decimal in all four places.
 package config

@@ -22,10 +22,17 @@ type exitRequest struct{ code int }
 // Parse fills cli, a pointer to a struct with kong tags, from args (without the program's name),
 // the environment, the file named by a field of type [File], and the defaults.
 //
+// Variables of the environment that begin with [EnvPrefix] and are empty count as absent, and Parse removes
+// them; unknown ones are an error that wraps [ErrUnknownVariable], except beside --help.
+//
 // It never ends the process: what kong would exit for comes back as an error, --help as [ErrHelp].
 // An error from the arguments themselves is a *kong.ParseError.
 func Parse(args []string, cli any, opts ...kong.Option) (ctx *kong.Context, err error) {
+	if err := dropEmptyVariables(); err != nil {
+		return nil, err
+	}
 	all := append([]kong.Option{kong.Name("sendhouse")}, opts...)
+	all = append(all, decimalNumbers()...)
 	all = append(all,
 		kong.DefaultEnvars(EnvPrefix),
 		// After --help kong calls Exit and then goes on parsing, on the assumption that Exit does
@@ -49,6 +56,9 @@ func Parse(args []string, cli any, opts ...kong.Option) (ctx *kong.Context, err 
 		}
 	}()
 	ctx, err = parser.Parse(args)
+	if unknown := checkVariables(parser.Model); unknown != nil {
+		return nil, unknown // and not what the misspelt variable led to
+	}
 	if err != nil {
 		return ctx, err //nolint:wrapcheck // a *kong.ParseError says it all
 	}

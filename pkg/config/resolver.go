@@ -79,7 +79,6 @@ func (r *resolver) Validate(app *kong.Application) error {
 // environment goes before it.
 func (r *resolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	for _, env := range flag.Tag.Envs {
-		// Set but empty counts as set, as it does for kong.
 		if _, ok := os.LookupEnv(env); ok {
 			return nil, nil //nolint:nilnil // kong's way to say "not here"
 		}

@@ -6,9 +6,17 @@ import (
 	"strings"
 )
 
-// suggest names the known key that is nearest to the one given, or nothing when none is near
-// enough to be what was meant.
+// suggest asks whether the known key that is nearest to the one given was meant.
 func suggest[V any](key string, known map[string]V) string {
+	if best := nearest(key, known); best != "" {
+		return fmt.Sprintf("did you mean %q?", best)
+	}
+	return ""
+}
+
+// nearest returns the known key that is nearest to the one given, or nothing when none is near enough to
+// be what was meant.
+func nearest[V any](key string, known map[string]V) string {
 	normal := strings.ToLower(strings.ReplaceAll(key, "_", "-"))
 	best, bestDistance := "", max(2, len(key)/3)+1
 	for name := range known {
@@ -18,10 +26,7 @@ func suggest[V any](key string, known map[string]V) string {
 			best, bestDistance = name, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("did you mean %q?", best)
+	return best
 }
 
 // distance is the Levenshtein distance in bytes: how many insertions, deletions and replacements

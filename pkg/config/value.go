@@ -49,6 +49,9 @@ func (s *ByteSize) UnmarshalText(text []byte) error {
 				"behind a whole number", in, unit)
 		}
 	}
+	if err := checkDecimal(number, wholePattern, "a whole number"); err != nil {
+		return err
+	}
 	n, err := strconv.ParseInt(number, 10, 64)
 	if err != nil || n > math.MaxInt64/int64(factor) {
 		return fmt.Errorf("%q is larger than a size can be (8 EiB)", in)
@@ -112,9 +115,6 @@ func (a *Addr) UnmarshalText(text []byte) error {
 
 // String gives the address as net.Listen and net.Dial take it.
 func (a Addr) String() string { return string(a) }
-
-// redacted stands for a secret wherever one is printed.
-const redacted = "[redacted]"
 
 // Secret is a string that shows itself only to [Secret.Reveal]: a password, a token, or a URL that
 // holds one. Printing, logging and encoding it gives a placeholder, or nothing if it is empty.

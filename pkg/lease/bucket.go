@@ -20,18 +20,20 @@ const (
 	bucketPauseMax = 5 * time.Second
 )
 
-// BucketConfig is the bucket that the instances of all roles with this TTL share.
-func BucketConfig(bucket string, ttl time.Duration, replicas int) jetstream.KeyValueConfig {
+// BucketConfig is the bucket that the instances of a role share. Its values do not
+// expire: when they did would depend on the broker's clock.
+func BucketConfig(bucket string, replicas int) jetstream.KeyValueConfig {
 	return jetstream.KeyValueConfig{
-		Bucket: bucket, Description: "Sendhouse leases", History: 1, TTL: ttl,
+		Bucket: bucket, Description: "Sendhouse leases", History: 1,
 		Storage: jetstream.FileStorage, Replicas: replicas,
 	}
 }
 
-// OpenBucket makes such a bucket, or brings it to this TTL and the deployment's metadata. In a cluster that has
-// just come up, or where two make it at once, the first tries may go unanswered.
-func OpenBucket(ctx context.Context, js jetstream.JetStream, bucket string, ttl time.Duration, replicas int, metadata map[string]string) (jetstream.KeyValue, error) {
-	config := BucketConfig(bucket, ttl, max(replicas, 1))
+// OpenBucket makes such a bucket, or brings it to the deployment's metadata; one of an
+// earlier version, whose values expired, is changed. In a cluster that has just come up,
+// or where two make it at once, the first tries may go unanswered.
+func OpenBucket(ctx context.Context, js jetstream.JetStream, bucket string, replicas int, metadata map[string]string) (jetstream.KeyValue, error) {
+	config := BucketConfig(bucket, max(replicas, 1))
 	config.Metadata = metadata
 	pause := bucketPauseMin
 	for attempt := 1; ; attempt++ {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,36 +25,65 @@ var (
 type Lease struct {
 	Partition int
 	// Epoch grows with each change of hands: the revision under which the key was
-	// made.
+	// taken.
 	Epoch uint64
 
-	revision uint64       // of the key now; only the balancer's goroutine writes it, and asked, while Hold runs
-	deadline atomic.Int64 // after base
-	base     time.Time    // with a monotonic reading
-	asked    time.Time    // before the first renewal that is not known to have been made; zero if there is none
+	clock    func() time.Duration
+	renewNow func()       // asks the balancer for a round
+	deadline atomic.Int64 // by clock
 	timer    *time.Timer  // ends the context at the deadline
 	end      context.CancelCauseFunc
-	ended    bool // Hold has returned; guarded by the balancer
+
+	revision uint64        // of the key now; only the balancer's goroutine writes it while Hold runs
+	unknown  time.Duration // before the first renewal whose outcome is not known was sent; 0 if there is none
+	ended    bool          // Hold has returned; guarded by the balancer
+
+	mu      sync.Mutex
+	renewed chan struct{} // closed and replaced when the deadline moves
 }
 
-// Good says whether the lease surely stands at this moment. A context ends a
+// Good reports whether the lease surely stands at this moment. A context ends a
 // little after its deadline, and a process that was paused may run on before the
 // timer does; whoever is about to do what only the holder may asks here.
-func (l *Lease) Good() bool { return time.Since(l.base) < time.Duration(l.deadline.Load()) }
+func (l *Lease) Good() bool { return int64(l.clock()) < l.deadline.Load() }
 
-// extend moves the deadline to d after the moment before the renewal was sent.
-func (l *Lease) extend(before time.Time, d time.Duration) {
-	l.deadline.Store(int64(before.Sub(l.base) + d))
-	l.timer.Reset(time.Until(before.Add(d)))
+// Await reports whether the lease stands, like Good. After a pause that has outlasted
+// the deadline it waits until the lease is renewed or ctx, the context of Hold, ends.
+func (l *Lease) Await(ctx context.Context) bool {
+	for !l.Good() {
+		l.mu.Lock()
+		renewed := l.renewed
+		l.mu.Unlock()
+		if l.Good() { // between the two looks
+			return true
+		}
+		l.renewNow()
+		select {
+		case <-renewed:
+		case <-ctx.Done():
+			return l.Good()
+		}
+	}
+	return true
+}
+
+// extend moves the deadline.
+func (l *Lease) extend(deadline time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deadline.Store(int64(deadline))
+	l.timer.Reset(deadline - l.clock())
+	close(l.renewed)
+	l.renewed = make(chan struct{})
 }
 
 // renew renews the key of a partition. A key that another has, or that is gone,
 // ends the lease.
 func (b *Balancer) renew(ctx context.Context, l *Lease) error {
-	if l.asked.IsZero() {
-		l.asked = time.Now()
+	before := b.clock()
+	if l.unknown == 0 {
+		l.unknown = before
 	}
-	before := time.Now()
 	revision, err := b.kv.Update(ctx, b.partitionKey(l.Partition), b.partitionValue(l), l.revision)
 	if isConflict(err) {
 		// A renewal whose answer was late or lost may have moved the key, the first of them at the earliest.
@@ -62,17 +92,17 @@ func (b *Balancer) renew(ctx context.Context, l *Lease) error {
 			l.end(ErrLost)
 			return nil
 		}
-		before = l.asked
+		before = l.unknown
 	}
 	if err != nil {
 		return fmt.Errorf("renew the lease of partition %d: %w", l.Partition, err)
 	}
-	l.asked = time.Time{}
+	l.unknown = 0
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l.revision = revision
 	if !l.ended {
-		l.extend(before, b.holdFor())
+		l.extend(before + b.holdFor())
 	}
 	return nil
 }
@@ -81,7 +111,7 @@ func (b *Balancer) renew(ctx context.Context, l *Lease) error {
 // have that yet. Whose it is now is not known then.
 var errOldRevision = errors.New("the server that answered is behind")
 
-// ownRevision looks up a key whose revision is not what it was, and says whether
+// ownRevision looks up a key whose revision is not what it was, and reports whether
 // it is this instance's all the same.
 func (b *Balancer) ownRevision(ctx context.Context, key string, was uint64) (revision uint64, ours bool, err error) {
 	entry, err := b.kv.Get(ctx, key)
@@ -99,12 +129,14 @@ func (b *Balancer) ownRevision(ctx context.Context, key string, was uint64) (rev
 	return entry.Revision(), err == nil && v.Instance == b.cfg.Instance, nil
 }
 
-// begin runs Hold under a lease whose key was just made.
-func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, before time.Time) {
+// begin runs Hold under a lease whose key was just taken.
+func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, before time.Duration) {
 	ctx, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	l := &Lease{Partition: partition, Epoch: revision, revision: revision, base: before, end: end}
-	l.timer = time.AfterFunc(time.Hour, func() { end(ErrExpired) })
-	l.extend(before, b.holdFor())
+	l := &Lease{
+		Partition: partition, Epoch: revision, revision: revision, clock: b.clock, renewNow: b.wake, end: end,
+		timer: time.AfterFunc(time.Hour, func() { end(ErrExpired) }), renewed: make(chan struct{}),
+	}
+	l.extend(before + b.holdFor())
 	b.mu.Lock()
 	b.held[partition] = l
 	b.mu.Unlock()
@@ -132,7 +164,8 @@ func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, be
 // back; the rest is for answers that were lost.
 const giveBackTries = 3
 
-// giveBack deletes the key, where it is still ours.
+// giveBack deletes the key if it is still ours. Of a lease that has expired the next
+// round finds out whose it is: this instance takes it again or gives it back then.
 func (b *Balancer) giveBack(l *Lease, gone bool) {
 	b.mu.Lock()
 	l.ended = true
@@ -141,6 +174,7 @@ func (b *Balancer) giveBack(l *Lease, gone bool) {
 	delete(b.held, l.Partition)
 	b.mu.Unlock()
 	if gone {
+		b.wake()
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.TTL)
@@ -158,13 +192,13 @@ func (b *Balancer) giveBack(l *Lease, gone bool) {
 		err = b.kv.Delete(ctx, b.partitionKey(l.Partition), jetstream.LastRevision(entry.Revision()))
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
-		b.log.Debug("a lease was not released and will expire", "partition", l.Partition, "error", err)
+		b.log.Debug("could not release a lease; another instance takes it after the time to live", "partition", l.Partition, "error", err)
 	}
 }
 
-// isConflict says whether a key was changed by another, or has expired.
+// isConflict reports whether a key is not at the revision that it was expected at.
 func isConflict(err error) bool {
 	var api *jetstream.APIError
-	return errors.Is(err, jetstream.ErrKeyExists) ||
-		(errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence)
+	return errors.Is(err, jetstream.ErrKeyExists) || (errors.As(err, &api) &&
+		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant))
 }

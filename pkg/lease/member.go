@@ -1,21 +1,21 @@
 package lease
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Keys of a role: <role>.member.<instance> and <role>.partition.<number>.
+// Keys of a role: <role>.member.<number> and <role>.partition.<number>. A member has the first number that is free
+// when it joins, so that instances with ever new names do not leave ever more keys. Earlier versions had its name
+// there.
 
-func (b *Balancer) memberKey() string { return b.cfg.Role + ".member." + b.cfg.Instance }
+func (b *Balancer) isMember(key string) bool { return strings.HasPrefix(key, b.cfg.Role+".member.") }
 
 func (b *Balancer) partitionKey(partition int) string {
 	return b.cfg.Role + ".partition." + strconv.Itoa(partition)
@@ -27,12 +27,23 @@ type Value struct {
 	// Since is the revision under which a member joined, or a partition's epoch. It
 	// is 0 in the first value of a key, whose own revision it is.
 	Since uint64 `json:"since,omitempty"`
+	// TTL is for how many milliseconds an observer must have seen the value unchanged before it takes the key; 0 in
+	// values of earlier versions.
+	TTL int64 `json:"ttl_ms,omitempty"`
 	// Status is what the holder of a partition says of it.
 	Status json.RawMessage `json:"status,omitempty"`
 }
 
-func (v Value) encode() []byte {
-	encoded, err := json.Marshal(v)
+// ttl is the holder's time to live, or otherwise what is given.
+func (v Value) ttl(otherwise time.Duration) time.Duration {
+	if v.TTL <= 0 || v.TTL > int64(TTLMax/time.Millisecond) {
+		return otherwise
+	}
+	return time.Duration(v.TTL) * time.Millisecond
+}
+
+func (b *Balancer) encode(since uint64, status json.RawMessage) []byte {
+	encoded, err := json.Marshal(Value{Instance: b.cfg.Instance, Since: since, TTL: b.cfg.TTL.Milliseconds(), Status: status})
 	if err != nil {
 		panic(fmt.Sprintf("lease: encode a value: %v", err)) // only a Status that is no JSON can do it
 	}
@@ -50,139 +61,90 @@ func parseValue(entry jetstream.KeyValueEntry) (Value, error) {
 	return v, nil
 }
 
-// isJoin says whether an entry is another's first under its membership key. Those
+// isJoin reports whether an entry is another's first under its membership key. Those
 // that follow say since when it is a member.
 func (b *Balancer) isJoin(entry jetstream.KeyValueEntry) bool {
-	if !strings.HasPrefix(entry.Key(), b.cfg.Role+".member.") || entry.Key() == b.memberKey() {
+	if !b.isMember(entry.Key()) {
 		return false
 	}
 	v, err := parseValue(entry)
-	return err == nil && v.Since == entry.Revision()
+	return err == nil && v.Instance != b.cfg.Instance && v.Since == entry.Revision()
 }
 
 func (b *Balancer) partitionValue(l *Lease) []byte {
-	v := Value{Instance: b.cfg.Instance, Since: l.Epoch}
-	if b.cfg.Status != nil && l.Epoch != 0 {
-		v.Status = b.cfg.Status(l.Partition)
+	var status json.RawMessage
+	if b.cfg.Status != nil {
+		status = b.cfg.Status(l.Partition)
 	}
-	return v.encode()
+	return b.encode(l.Epoch, status)
 }
 
-// renewMember says that the instance is there, and joins where it is not known.
+// renewMember renews the membership. Afterwards the instance is no member if its key is gone or another's.
 func (b *Balancer) renewMember(ctx context.Context) error {
-	if b.member != 0 {
-		revision, err := b.kv.Update(ctx, b.memberKey(), Value{Instance: b.cfg.Instance, Since: b.joined}.encode(), b.member)
-		ours := true
-		if isConflict(err) {
-			revision, ours, err = b.ownRevision(ctx, b.memberKey(), b.member)
-		}
-		if err != nil {
-			return fmt.Errorf("renew the membership: %w", err)
-		}
-		if ours {
-			b.member = revision
-			return nil
+	if b.member == 0 {
+		return nil
+	}
+	revision, err := b.kv.Update(ctx, b.memberKey, b.encode(b.joined, nil), b.member)
+	ours := true
+	if isConflict(err) {
+		revision, ours, err = b.ownRevision(ctx, b.memberKey, b.member)
+	}
+	if err != nil {
+		return fmt.Errorf("renew the membership: %w", err)
+	}
+	if !ours {
+		revision = 0
+	}
+	b.member = revision
+	return nil
+}
+
+// join takes a membership key: the one that names this instance, which an earlier run has left, the
+// first that is dead, or the first number without a key.
+func (b *Balancer) join(ctx context.Context, all, dead entries) error {
+	key := ""
+	for name, entry := range all {
+		if v, err := parseValue(entry); err == nil && b.isMember(name) && v.Instance == b.cfg.Instance {
+			key = name
 		}
 	}
-	revision, err := b.kv.Create(ctx, b.memberKey(), Value{Instance: b.cfg.Instance}.encode())
-	if errors.Is(err, jetstream.ErrKeyExists) {
-		return fmt.Errorf("join: another instance is named %q, or one was until a moment ago: %w", b.cfg.Instance, err)
+	for number := 0; key == ""; number++ {
+		if name := b.cfg.Role + ".member." + strconv.Itoa(number); all[name] == nil || dead[name] != nil {
+			key = name
+		}
 	}
+	revision, err := b.take(ctx, key, all[key])
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
-	b.joined, b.member = revision, revision
+	b.memberKey, b.joined, b.member = key, revision, revision
 	return nil
 }
 
-// reclaim deletes what an earlier run under this instance's name left behind.
-func (b *Balancer) reclaim(ctx context.Context) error {
-	state, err := List(ctx, b.kv, b.cfg.Role)
-	if err != nil {
-		return err
+// take writes this instance's first value under a key that is not there, or that is still as it was seen.
+func (b *Balancer) take(ctx context.Context, key string, seen jetstream.KeyValueEntry) (revision uint64, err error) {
+	if seen == nil {
+		return b.kv.Create(ctx, key, b.encode(0, nil))
 	}
-	keys := []string{b.memberKey()}
-	for partition, owner := range state.Owners {
-		if owner.Instance == b.cfg.Instance {
-			keys = append(keys, b.partitionKey(partition))
+	return b.kv.Update(ctx, key, b.encode(0, nil), seen.Revision())
+}
+
+// removeDead removes the membership keys of instances that have died. Otherwise an instance that starts
+// later would count them for a time to live.
+func (b *Balancer) removeDead(ctx context.Context, dead entries) error {
+	for key, entry := range dead {
+		if !b.isMember(key) || key == b.memberKey {
+			continue
 		}
-	}
-	for _, key := range keys {
-		if err := b.kv.Delete(ctx, key); err != nil {
-			return fmt.Errorf("reclaim lease %s: %w", key, err)
+		if err := b.kv.Delete(ctx, key, jetstream.LastRevision(entry.Revision())); err != nil && !isConflict(err) {
+			return fmt.Errorf("remove the dead membership %s: %w", key, err)
 		}
 	}
 	return nil
 }
 
-// State is what a role's keys say.
-type State struct {
-	Members []Value       // by when they joined
-	Owners  map[int]Value // by partition; Since is the epoch
-}
-
-// quota is the share of the member that joined at the given revision. Shares
-// differ by one at most, and earlier members have the larger ones, so that a
-// newcomer moves as little as may be.
-func (s State) quota(joined uint64, partitions int) int {
-	rank, found := slices.BinarySearchFunc(s.Members, joined, func(v Value, joined uint64) int { return cmp.Compare(v.Since, joined) })
-	if !found {
-		return 0
-	}
-	share := partitions / len(s.Members)
-	if rank < partitions%len(s.Members) {
-		share++
-	}
-	return share
-}
-
-// List reads a role's keys. It reads them twice: one that is renewed just then may be left out, since its old record has gone and its new
-// one comes behind what the server counts as all. What has ended in between is still named; an
-// instance that takes part sees it in its next round.
-func List(ctx context.Context, kv jetstream.KeyValue, role string) (State, error) {
-	found := make(map[string]jetstream.KeyValueEntry)
-	for range 2 {
-		if err := read(ctx, kv, role, found); err != nil {
-			return State{}, fmt.Errorf("read the leases: %w", err)
-		}
-	}
-	state := State{Owners: make(map[int]Value)}
-	for _, entry := range found {
-		state.add(role, entry)
-	}
-	slices.SortFunc(state.Members, func(a, b Value) int {
-		return cmp.Or(cmp.Compare(a.Since, b.Since), cmp.Compare(a.Instance, b.Instance))
-	})
-	return state, nil
-}
-
-// read puts a role's keys into found, the newer of two of the same name.
-func read(ctx context.Context, kv jetstream.KeyValue, role string, found map[string]jetstream.KeyValueEntry) error {
-	watcher, err := kv.Watch(ctx, role+".>", jetstream.IgnoreDeletes())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = watcher.Stop() }() // read to its end; the connection may be gone
-	for {
-		select {
-		case entry, ok := <-watcher.Updates():
-			if !ok {
-				return errors.New("the connection is closed")
-			}
-			if entry == nil { // that was all
-				return nil
-			}
-			if before := found[entry.Key()]; before == nil || before.Revision() < entry.Revision() {
-				found[entry.Key()] = entry
-			}
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// add takes in a key. A value that cannot be read, which something else has written, is nobody's membership, and keeps a
-// partition taken until it expires; a key that is neither a member's nor a partition's is passed over.
+// add takes in a key. A value that cannot be read, which something else has written, is no instance's membership, and keeps a
+// partition taken until it counts as dead; a key that is neither a member's nor a partition's is passed over.
 func (s *State) add(role string, entry jetstream.KeyValueEntry) {
 	v, err := parseValue(entry)
 	kind, name, _ := strings.Cut(strings.TrimPrefix(entry.Key(), role+"."), ".")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -26,9 +27,9 @@ type Condition struct {
 // Watch calls see with each change of the condition in which the holders of a role's
 // partitions have them, beginning with those that are known, until ctx ends or the
 // watch breaks, and returns the reason. A partition that was given back has the zero
-// Condition. A lease that expires is not reported: what was seen counts for the time to
-// live of the bucket. A value that cannot be read counts as the zero Condition.
-func Watch(ctx context.Context, kv jetstream.KeyValue, role string, see func(partition int, c Condition)) error {
+// Condition. A lease that ends without a word is not reported: what was seen counts for the
+// holder's time to live. A value that cannot be read counts as the zero Condition.
+func Watch(ctx context.Context, kv jetstream.KeyValue, role string, see func(partition int, c Condition, ttl time.Duration)) error {
 	prefix := role + ".partition."
 	watcher, err := kv.Watch(ctx, prefix+"*")
 	if err != nil {
@@ -48,20 +49,24 @@ func Watch(ctx context.Context, kv jetstream.KeyValue, role string, see func(par
 			if err != nil {
 				continue // not a partition's key
 			}
-			see(partition, conditionOf(entry))
+			c, ttl := conditionOf(entry)
+			see(partition, c, ttl)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-func conditionOf(entry jetstream.KeyValueEntry) (c Condition) {
+// conditionTTL is for values of earlier versions, which do not say their time to live.
+const conditionTTL = 6 * time.Second
+
+func conditionOf(entry jetstream.KeyValueEntry) (c Condition, ttl time.Duration) {
 	if entry.Operation() != jetstream.KeyValuePut {
-		return Condition{}
+		return Condition{}, 0
 	}
 	v, err := parseValue(entry)
 	if err != nil || len(v.Status) == 0 || json.Unmarshal(v.Status, &c) != nil {
-		return Condition{}
+		return Condition{}, 0
 	}
-	return c
+	return c, v.ttl(conditionTTL)
 }

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // SignalError is the cause of a context that a signal ended.
@@ -24,9 +25,14 @@ func (e *SignalError) ExitCode() int {
 	return 1
 }
 
+// SignalsAreOne is the time within which several signals count as one: some supervisors, coreutils'
+// timeout among them, signal the process and then its group.
+const SignalsAreOne = time.Second
+
 // WithSignals returns a context that ends, with a [SignalError] as its cause, at the first SIGTERM
-// or SIGINT: the process should then drain. At the second one the process exits at once, with the
-// status [SignalError.ExitCode] gives. stop returns the signals to their default effect.
+// or SIGINT: the process should then drain. At one that comes later than [SignalsAreOne] after the
+// first, the process exits at once with the status of [SignalError.ExitCode]. stop returns the
+// signals to their default effect.
 func WithSignals(parent context.Context, log *slog.Logger) (ctx context.Context, stop context.CancelFunc) {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
@@ -47,17 +53,23 @@ func watchSignals(
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for count := 1; ; count++ {
+		var first time.Time
+		for {
 			select {
 			case s := <-signals:
 				cause := &SignalError{Signal: s}
-				if count > 1 {
+				switch {
+				case first.IsZero():
+					first = time.Now()
+					log.Info("signal received, draining; another one exits at once", "signal", s.String())
+					cancel(cause)
+				case time.Since(first) < SignalsAreOne:
+					log.Info("ignoring a signal that came right after the first", "signal", s.String())
+				default:
 					log.Warn("second signal, exiting without draining", "signal", s.String())
 					exit(cause.ExitCode())
 					return
 				}
-				log.Info("signal received, draining; another one exits at once", "signal", s.String())
-				cancel(cause)
 			case <-done:
 				return
 			}

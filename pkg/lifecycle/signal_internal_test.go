@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -23,19 +24,26 @@ func TestFirstSignalDrainsSecondExits(t *testing.T) {
 	} {
 		t.Run(tt.first.String()+" "+tt.second.String(), func(t *testing.T) {
 			t.Parallel()
-			signals, exits := make(chan os.Signal, 2), make(chan int, 1)
-			ctx, stop := watchSignals(t.Context(), slog.New(slog.DiscardHandler), signals, func(code int) { exits <- code })
-			defer stop()
+			synctest.Test(t, func(t *testing.T) {
+				signals, exits := make(chan os.Signal, 2), make(chan int, 1)
+				ctx, stop := watchSignals(t.Context(), slog.New(slog.DiscardHandler), signals, func(code int) { exits <- code })
+				defer stop()
 
-			signals <- tt.first
-			<-ctx.Done()
-			var cause *SignalError
-			require.ErrorAs(t, context.Cause(ctx), &cause)
-			require.Equal(t, tt.first, cause.Signal)
-			require.Empty(t, exits)
+				signals <- tt.first
+				<-ctx.Done()
+				var cause *SignalError
+				require.ErrorAs(t, context.Cause(ctx), &cause)
+				require.Equal(t, tt.first, cause.Signal)
 
-			signals <- tt.second
-			require.Equal(t, tt.code, <-exits)
+				<-time.After(SignalsAreOne - 1)
+				signals <- tt.second // a supervisor that signals twice
+				synctest.Wait()
+				require.Empty(t, exits)
+
+				<-time.After(1)
+				signals <- tt.second
+				require.Equal(t, tt.code, <-exits)
+			})
 		})
 	}
 }

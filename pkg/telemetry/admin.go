@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -81,7 +83,7 @@ func routes(deps AdminDeps) http.Handler {
 	r := chi.NewRouter()
 	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(deps.Registry, promhttp.HandlerOpts{
 		Registry:          deps.Registry, // errors of the exposition itself are counted there
-		ErrorLog:          slog.NewLogLogger(deps.Logger.Handler(), slog.LevelError),
+		ErrorLog:          &scrapeLog{log: deps.Logger},
 		EnableOpenMetrics: true,
 	}))
 	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -102,11 +104,31 @@ func routes(deps AdminDeps) http.Handler {
 		http.Redirect(w, req, "/debug/pprof/", http.StatusMovedPermanently)
 	})
 	r.HandleFunc("/debug/pprof/*", pprof.Index)
-	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	r.HandleFunc("/debug/pprof/cmdline", commandLine)
 	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return r
+}
+
+// scrapeLog hears what goes wrong with a scrape, most often that the scraper has hung up before its end.
+type scrapeLog struct {
+	log    *slog.Logger
+	faults lifecycle.Repeated
+}
+
+// Println implements promhttp.Logger.
+func (l *scrapeLog) Println(v ...any) {
+	if skipped, due := l.faults.Due("scrape"); due {
+		l.log.Warn("a scrape of the metrics failed", "error", strings.TrimSpace(fmt.Sprintln(v...)), "skipped", skipped)
+	}
+}
+
+// commandLine is pprof.Cmdline without the credentials that an argument holds.
+func commandLine(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(strings.Join(config.RedactArguments(os.Args), "\x00"))) // a caller that has gone need not know
 }
 
 // ServeHTTP answers as the listener does, for a process that wants these paths elsewhere as well.

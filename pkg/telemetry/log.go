@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
 // The formats of the log.
@@ -18,11 +20,11 @@ type LogConfig struct {
 	LogFormat string     `help:"Format of the log: text or json." enum:"text,json" default:"text"`
 }
 
-// NewLogger makes a logger that writes to w, and the level that it obeys from then on.
+// NewLogger makes a logger that writes to w, and the level that it obeys from then on. Credentials in URLs are not written.
 func NewLogger(cfg LogConfig, w io.Writer) (*slog.Logger, *slog.LevelVar, error) {
 	level := new(slog.LevelVar)
 	level.Set(cfg.LogLevel)
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: redact}
 	switch cfg.LogFormat {
 	case LogJSON:
 		return slog.New(slog.NewJSONHandler(w, opts)), level, nil
@@ -31,4 +33,25 @@ func NewLogger(cfg LogConfig, w io.Writer) (*slog.Logger, *slog.LevelVar, error)
 	default:
 		return nil, nil, fmt.Errorf("log format %q: must be %q or %q", cfg.LogFormat, LogText, LogJSON)
 	}
+}
+
+// redact takes the credentials out of the URLs in texts and errors, the message included.
+func redact(_ []string, a slog.Attr) slog.Attr {
+	var text string
+	switch a.Value.Kind() {
+	case slog.KindString:
+		text = a.Value.String()
+	case slog.KindAny:
+		err, ok := a.Value.Any().(error)
+		if !ok || err == nil {
+			return a
+		}
+		text = err.Error()
+	default:
+		return a
+	}
+	if shown := config.RedactText(text); shown != text {
+		a.Value = slog.StringValue(shown)
+	}
+	return a
 }

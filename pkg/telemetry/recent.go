@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
 const (
@@ -40,7 +42,7 @@ func KeepLines(log *slog.Logger) (*slog.Logger, *Recent) {
 		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
 			return slog.Attr{}
 		}
-		return a
+		return redact(groups, a)
 	}})
 	return slog.New(&keepingHandler{Handler: log.Handler(), attrs: attrs, recent: recent}), recent
 }
@@ -76,7 +78,7 @@ func (h *keepingHandler) keep(ctx context.Context, record slog.Record) {
 	defer r.mu.Unlock()
 	r.text.Reset()
 	_ = h.attrs.Handle(ctx, record) // a buffer takes everything
-	line := Line{Time: record.Time, Level: record.Level.String(), Message: cutOff(record.Message), Attrs: cutOff(strings.TrimSpace(r.text.String()))}
+	line := Line{Time: record.Time, Level: record.Level.String(), Message: cutOff(config.RedactText(record.Message)), Attrs: cutOff(strings.TrimSpace(r.text.String()))}
 	if r.text.Cap() > 16*recentBytesMax {
 		r.text = bytes.Buffer{} // a stack, for example
 	}

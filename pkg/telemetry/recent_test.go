@@ -1,7 +1,9 @@
 package telemetry_test
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -45,4 +47,20 @@ func TestKeepLines(t *testing.T) {
 	require.Len(t, lines, 50)
 	require.Equal(t, "119", lines[0].Message)
 	require.Equal(t, "70", lines[49].Message)
+}
+
+func TestCredentialsAreNotLogged(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{telemetry.LogText, telemetry.LogJSON} {
+		var text bytes.Buffer
+		plain, _, err := telemetry.NewLogger(telemetry.LogConfig{LogFormat: format}, &text)
+		require.NoError(t, err)
+		log, recent := telemetry.KeepLines(plain)
+		const url = "nats://user:hunter2@host:4222"
+		log.With("server", url).WithGroup("group").Error("no "+url, "url", url, "error", fmt.Errorf("dial %s: %w", url, io.EOF), "other", io.EOF)
+		shown := fmt.Sprint(text.String(), recent.Lines())
+		require.NotContains(t, shown, "hunter2")
+		require.Contains(t, shown, "EOF")
+		require.Equal(t, 8, strings.Count(shown, "nats://[redacted]@host:4222"), "four each in the log and in what is kept: %s", shown)
+	}
 }

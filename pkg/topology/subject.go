@@ -13,7 +13,7 @@ const (
 	DeadLettersStream = "DEAD_LETTERS"
 	// DeploymentBucket is the key-value bucket of the deployment's parameters.
 	DeploymentBucket = "SENDHOUSE"
-	// LeaseBucket is the key-value bucket of the sequencers' leases; its values expire.
+	// LeaseBucket is the key-value bucket of the sequencers' leases.
 	LeaseBucket = "SENDHOUSE_LEASES"
 	// WriterLeaseBucket is that of the writers' leases.
 	WriterLeaseBucket = "SENDHOUSE_WRITER_LEASES"

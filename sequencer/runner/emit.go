@@ -55,7 +55,9 @@ func (p *Partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 		case <-ended:
 			return nil
 		case <-emitCtx.Done():
-			e.Logger.Warn("stopped with records not yet in the message log; they will be derived again", "records", last-acked)
+			if last > acked {
+				e.Logger.Warn("stopped with records not yet in the message log; they will be derived again", "records", last-acked)
+			}
 			return nil
 		}
 	}

@@ -26,6 +26,8 @@ type bug struct {
 	moveAnyway bool
 	// sweepLater deletes what later owners have stored, too.
 	sweepLater bool
+	// leaseByBroker takes a lease that is old by the broker's clock.
+	leaseByBroker bool
 	// oneObject writes each checkpoint over the one before.
 	oneObject bool
 }

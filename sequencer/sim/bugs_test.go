@@ -65,6 +65,7 @@ func deliberateBugs() map[string]bug {
 		"the pointer is moved though another has moved it":               {moveAnyway: true},
 		"what a later owner has stored is swept away":                    {sweepLater: true},
 		"each checkpoint is written over the one before":                 {oneObject: true},
+		"a lease ends by the broker's clock":                             {leaseByBroker: true},
 		"a checkpoint's age is judged by its date":                       {due: dueByDate, store: storeByDate},
 		"a recovery makes no claim":                                      {checkpoints: func(o *owner, c runner.Checkpoints) runner.Checkpoints { return &modestCheckpoints{c, o} }},
 		"a full write-ahead log waits for something new":                 {due: dueOnlyForNew},

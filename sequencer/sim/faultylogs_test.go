@@ -166,7 +166,7 @@ func (f *faultyLogs) OnAck(take func(seq uint64, err error)) {
 
 func (f *faultyLogs) Answer(subject string, answers []byte) error {
 	key := f.w.lease
-	if f.zombieAnswers && (f.w.now >= key.expires || key.holder != f.o.id) {
+	if f.zombieAnswers && (key.current == 0 || key.holder != f.o.process) {
 		var batch message.AnswerBatch
 		if err := batch.UnmarshalVT(answers); err != nil {
 			return err

@@ -43,7 +43,7 @@ func (w *world) heal() {
 	w.healed = true
 	w.broker.downUntil, w.broker.outputUntil = w.now, w.now
 	w.restart()
-	w.passTime(time.Minute) // what is on its way arrives, and the lease expires
+	w.passTime(time.Minute) // what is on its way arrives
 }
 
 // restart leaves one owner, newly started.
@@ -54,7 +54,6 @@ func (w *world) restart() {
 	}
 	w.owners = w.owners[:1]
 	w.owners[0].downUntil = w.now
-	w.lease.expires = w.now
 }
 
 // settle lets the owner work until it has nothing more to do. It says false where

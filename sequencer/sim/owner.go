@@ -14,8 +14,11 @@ type owner struct {
 	sleepUntil time.Duration // paused between calls
 	blindUntil time.Duration // does not see that its lease has ended
 	clockOff   time.Duration // of its wall clock
+	clockRate  float64       // of its monotonic clock
+	process    int           // different each time it is started
 
 	lease *held
+	seen  sighting
 	part  *partition
 	retry time.Duration // when to recover after an error
 	acked time.Duration // when the outcome of a chunk last came
@@ -62,7 +65,7 @@ func (o *owner) keepLease() bool {
 	if w.now-o.lease.renewed >= w.plan.leaseTTL/renewalsPerTTL && !o.renew() {
 		return false
 	}
-	return w.now < o.lease.deadline
+	return o.clock() < o.lease.deadline
 }
 
 // giveUp ends the partition's run because its lease has ended.
@@ -93,6 +96,7 @@ func (o *owner) kill() {
 func (o *owner) die() {
 	o.end()
 	o.lease, o.killed, o.sleepUntil, o.blindUntil, o.retry = nil, false, 0, 0, 0
+	o.process, o.seen = o.process+len(o.w.owners), sighting{}
 	o.downUntil = o.w.now + o.w.upTo(20*time.Second)
 	o.clockOff = 0
 	if skew := o.w.plan.clockSkew; skew > 0 {

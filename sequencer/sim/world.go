@@ -128,7 +128,7 @@ func newWorld(o Options, b bug) *world {
 	w.ref = newReference(w.plan.params)
 	w.client.inboxes = make(map[string]uint64)
 	for i := range w.plan.owners {
-		w.owners = append(w.owners, &owner{w: w, id: i})
+		w.owners = append(w.owners, &owner{w: w, id: i, process: i, clockRate: 1 + clockRateMost*(2*r.Float64()-1)})
 	}
 	w.event("run of %d steps, %d owners, %+v, checkpoints every %s, lease %s", w.plan.steps, w.plan.owners, w.plan.params, w.plan.cfg.CheckpointInterval, w.plan.leaseTTL)
 	return w

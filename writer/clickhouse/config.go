@@ -88,9 +88,15 @@ func (c Config) options() (options *clickhouse.Options, database string, err err
 	if !c.ClickHouseSchema.Valid() {
 		return nil, "", fmt.Errorf("--clickhouse-schema: %q is neither %q nor %q", c.ClickHouseSchema, SchemaFull, SchemaReduced)
 	}
-	scheme, _, _ := strings.Cut(c.ClickHouseDSN, "://")
+	scheme, _, found := strings.Cut(c.ClickHouseDSN, "://")
+	if !found { // what there is instead can hold a password
+		return nil, "", errors.New("--clickhouse-dsn: has no scheme: want clickhouse, tcp, http or https, as in clickhouse://localhost:9000/sendhouse")
+	}
 	if !validScheme(scheme) {
 		return nil, "", fmt.Errorf("--clickhouse-dsn: scheme %q: must be clickhouse, tcp, http or https", scheme)
+	}
+	if err := config.CheckURL(c.ClickHouseDSN); err != nil {
+		return nil, "", fmt.Errorf("--clickhouse-dsn: %w", err)
 	}
 	options, err = clickhouse.ParseDSN(withSecure(scheme, c.ClickHouseDSN))
 	if err != nil {

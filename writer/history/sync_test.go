@@ -206,14 +206,14 @@ func TestSyncExpired(t *testing.T) {
 func TestSyncPages(t *testing.T) {
 	t.Parallel()
 	seed := rand.Uint64()
-	if text := os.Getenv("SENDHOUSE_TEST_SEED"); text != "" {
+	if text := os.Getenv("TEST_SEED"); text != "" {
 		var err error
 		seed, err = strconv.ParseUint(text, 10, 64)
 		require.NoError(t, err)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("to choose the same again: SENDHOUSE_TEST_SEED=%d go test -run '^TestSyncPages$' ./writer/history", seed)
+			t.Logf("to choose the same again: TEST_SEED=%d go test -run '^TestSyncPages$' ./writer/history", seed)
 		}
 	})
 	variants(t, func(t *testing.T, b *bundle) {

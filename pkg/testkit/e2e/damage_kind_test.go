@@ -213,7 +213,7 @@ func valueKinds() []damageKind {
 		changed("bit flipped", (*damageCase).flip),
 		changed("truncated", func(c *damageCase, value []byte) []byte { return value[:c.IntN(max(len(value), 1))] }),
 		changed("emptied", func(*damageCase, []byte) []byte { return nil }),
-		changed("stray", func(*damageCase, []byte) []byte { return []byte("stray") }),
+		changed("stray", func(_ *damageCase, _ []byte) []byte { return []byte("stray") }),
 		{name: "key purged", api: func(c *damageCase, ctx context.Context, js jetstream.JetStream, name string) error {
 			m, err := c.anyRecord(ctx, js, name)
 			if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// killsVariable asks for more kills than the usual ten: SENDHOUSE_TEST_KILLS=200 go test -run …
-const killsVariable = "SENDHOUSE_TEST_KILLS"
+// killsVariable asks for more kills than the usual ten: TEST_KILLS=200 go test -run …
+const killsVariable = "TEST_KILLS"
 
 // TestEndToEndKill9 kills the whole under load, ten times, and holds what the clients were told against
 // what is in ClickHouse.

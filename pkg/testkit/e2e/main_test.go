@@ -63,8 +63,8 @@ func binary(t *testing.T) string {
 	return path
 }
 
-// seedVariable replays a random test: SENDHOUSE_TEST_SEED=… go test -run …
-const seedVariable = "SENDHOUSE_TEST_SEED"
+// seedVariable replays a random test: TEST_SEED=… go test -run …
+const seedVariable = "TEST_SEED"
 
 // newSeed gives the seed of a random test, and prints it if the test fails.
 func newSeed(t *testing.T) uint64 {

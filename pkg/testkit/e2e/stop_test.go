@@ -1,11 +1,19 @@
 package e2e
 
 import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 // drainTimeout is longer than a stop may take with the default settings.
@@ -30,6 +38,7 @@ func TestEndToEndStop(t *testing.T) {
 	load := startLoad(t, up.api, loadConfig{seed: seed, name: "first-", once: true})
 	load.await(1000)
 	up.Signal(syscall.SIGTERM)
+	up.Signal(syscall.SIGINT) // as a supervisor does that signals twice
 	require.Equal(t, 0, up.Wait(drainTimeout), "exit status")
 	records := load.finish()
 	for outcome := range load.outcomes {
@@ -57,4 +66,30 @@ func TestEndToEndStop(t *testing.T) {
 	verify(t, table, records)
 	audit(t, "nats://"+up.nats)
 	require.Equal(t, 0, up.Stop())
+}
+
+// TestEndToEndLockedFolder starts while the process before still holds a data folder, as one does that was
+// killed and takes a while to be gone.
+func TestEndToEndLockedFolder(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"nats/LOCK", "clickhouse/lock"} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			up := newUp(t)
+			path := filepath.Join(up.dataDir, file)
+			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
+			lock, err := lifecycle.Lock(path, 0, nil)
+			require.NoError(t, err)
+			up.Launch()
+			testkit.WaitFor(t, arriveTimeout, "it to wait", func(context.Context) error {
+				if !strings.Contains(up.Output(), "data folder is locked; waiting") {
+					return errors.New("it does not say so")
+				}
+				return nil
+			})
+			require.NoError(t, lock.Close())
+			up.awaitReady(t)
+			require.Equal(t, 0, up.Stop())
+		})
+	}
 }

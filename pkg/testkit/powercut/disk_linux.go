@@ -26,6 +26,8 @@ const (
 	busyTimeout   = 20 * time.Second
 	busyPause     = 5 * time.Millisecond
 	imageName     = "image"
+	mountedName   = "mounted"
+	mountType     = "powercut"
 	writeBytesMax = 1 << 20
 	// flushTimeout bounds the wait for a flush to cut the power at.
 	flushTimeout = 200 * time.Millisecond
@@ -75,7 +77,8 @@ type Disk struct {
 	t          testing.TB
 	filesystem string
 	dir        string // of everything
-	image      string // the file of the FUSE file system
+	served     string // where the FUSE file system is mounted
+	image      string // the file in it
 	device     string // the loop device; empty while there is none
 	cache      *cache
 	server     *fuse.Server
@@ -86,6 +89,9 @@ func NewDisk(t testing.TB, filesystem string) *Disk {
 	t.Helper()
 	if err := Missing(filesystem); err != nil {
 		t.Fatal(err)
+	}
+	if err := sweep(); err != nil {
+		t.Logf("what a killed test left could not be taken away: %v", err)
 	}
 	d := &Disk{t: t, filesystem: filesystem, dir: t.TempDir()}
 	durable, err := os.Create(filepath.Join(d.dir, "durable"))
@@ -108,7 +114,7 @@ func NewDisk(t testing.TB, filesystem string) *Disk {
 }
 
 // Path is where the file system is mounted.
-func (d *Disk) Path() string { return filepath.Join(d.dir, "mounted") }
+func (d *Disk) Path() string { return filepath.Join(d.dir, mountedName) }
 
 // Flushes is how many flushes have reached the device.
 func (d *Disk) Flushes() uint64 {
@@ -124,13 +130,23 @@ func (d *Disk) serve() {
 	if err := os.Mkdir(at, 0o755); err != nil {
 		d.t.Fatalf("make a mount point: %v", err)
 	}
-	d.image = filepath.Join(at, imageName)
-	server, err := fusefs.Mount(at, &root{cache: d.cache}, &fusefs.Options{MountOptions: fuse.MountOptions{
-		DirectMountStrict: true, FsName: "powercut", Name: "powercut", DisableXAttrs: true,
-		MaxWrite: writeBytesMax, DisableSplice: true, MaxBackground: requestsMax,
+	d.image, d.served = filepath.Join(at, imageName), at
+	// The library's own mount lets every child of this process inherit the connection. If this process were killed, a
+	// child that waits for its disk could then not die: it would wait for an answer and keep the connection itself.
+	connection, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		d.t.Fatalf("open /dev/fuse: %v", err)
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=0,group_id=0,max_read=%d", connection, unix.S_IFDIR, writeBytesMax)
+	if err := unix.Mount(mountType, at, "fuse."+mountType, unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		_ = unix.Close(connection) // nothing uses it
+		d.t.Fatalf("mount the FUSE file system: %v", err)
+	}
+	server, err := fusefs.Mount(fmt.Sprintf("/dev/fd/%d", connection), &root{cache: d.cache}, &fusefs.Options{MountOptions: fuse.MountOptions{
+		DisableXAttrs: true, MaxWrite: writeBytesMax, DisableSplice: true, MaxBackground: requestsMax,
 	}})
 	if err != nil {
-		d.t.Fatalf("mount the FUSE file system: %v", err)
+		d.t.Fatalf("serve the FUSE file system: %v", errors.Join(err, unix.Unmount(at, unix.MNT_DETACH)))
 	}
 	d.server = server
 	d.t.Cleanup(func() {
@@ -142,9 +158,44 @@ func (d *Disk) serve() {
 	})
 }
 
+// sweep takes away what a test left that was killed: the mounts of a FUSE file system that nobody serves any more.
+func sweep() error {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || fields[2] != "fuse."+mountType {
+			continue
+		}
+		if _, err := os.Stat(fields[1]); !errors.Is(err, unix.ENOTCONN) {
+			continue // it is served
+		}
+		image := filepath.Join(fields[1], imageName)
+		_ = unix.Unmount(filepath.Join(filepath.Dir(fields[1]), mountedName), unix.MNT_DETACH) // there may be none
+		device, err := output("losetup", "--noheadings", "--output=NAME", "--associated", image)
+		if device = strings.TrimSpace(device); err == nil && device != "" {
+			_, err = output("losetup", "--detach", device)
+		}
+		failed = append(failed, err, unix.Unmount(fields[1], unix.MNT_DETACH))
+	}
+	return errors.Join(failed...)
+}
+
 // close takes down whatever there is of the disk.
 func (d *Disk) close() error {
-	return errors.Join(d.unmount(), d.detach(), whileBusy("unmount the FUSE file system", d.server.Unmount))
+	return errors.Join(d.unmount(), d.detach(), d.unserve())
+}
+
+// unserve unmounts the FUSE file system, and waits for the end of its server.
+func (d *Disk) unserve() error {
+	err := whileBusy("unmount the FUSE file system", func() error { return unix.Unmount(d.served, 0) })
+	if err == nil {
+		d.server.Wait()
+	}
+	return err
 }
 
 // attach puts a loop device over the image, without a page cache of its own. The image is opened by
