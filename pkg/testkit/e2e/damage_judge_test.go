@@ -377,7 +377,7 @@ func (c *damageCase) words() []string {
 	case "KV_" + topology.LeaseBucket, "KV_" + topology.WriterLeaseBucket:
 		words = append(words, "lease")
 	case "nats":
-		words = append(words, "SENDS_", "stream", "older", "log")
+		words = append(words, "SENDS_", "stream", "older", "log", "NATS holds nothing")
 	case "clickhouse", "parts", "table", "metadata", "ledger":
 		words = append(words, "messages", "table", "rows", "ClickHouse", "schema_migrations")
 	}
