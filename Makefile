@@ -130,8 +130,8 @@ clickhouse-cluster: deps ## Kill servers of a real ClickHouse cluster under load
 overload: deps ## Offer a process twice what it can do, over 2,000 connections, and print what it does.
 	OVERLOAD_DURATION=15s $(GO) test -count=1 -timeout 5m -v -run '^TestEndToEndOverload$$' ./pkg/testkit/e2e/
 
-# CASES cases with the seeds from SEED on. A case that fails prints the command that runs it alone; ONLY is a part of the names of the
-# cases to choose from, such as ONLY=KV_SENDHOUSE/, and changes which seed is which case.
+# CASES cases with the seeds from SEED on, chosen from those whose names have ONLY in them, such as ONLY=KV_SENDHOUSE/. A case that
+# fails prints the command that runs it alone.
 .PHONY: damage
 damage: CASES ?= 400
 damage: SEED ?= 1

@@ -511,6 +511,35 @@ func TestSettingsChangedByHand(t *testing.T) {
 	}
 }
 
+// TestTheRecordIsWatched: a running sequencer reports a record that the next start would refuse.
+func TestTheRecordIsWatched(t *testing.T) {
+	t.Parallel()
+	js, deployment := made(t)
+	wanted, err := options().StreamConfigs(deployment)
+	require.NoError(t, err)
+	reg := prometheus.NewPedanticRegistry()
+	log := &lockedBuffer{}
+	monitor, err := broker.NewMonitor(js, wanted, reg, slog.New(slog.NewTextHandler(log, nil)))
+	require.NoError(t, err)
+	kv, right := recordOf(t, js)
+	wrong := bytes.Clone(right)
+	wrong[len(wrong)/2] ^= 1
+	_, err = kv.Put(t.Context(), "deployment", wrong)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- monitor.Run(ctx) }()
+	testkit.WaitFor(t, patience, "the monitor to have looked", func(context.Context) error {
+		if value, found := gathered(t, reg, "sendhouse_jetstream_stream_wrong", "stream", "KV_SENDHOUSE"); !found || value != 1 {
+			return fmt.Errorf("it shows %v", value)
+		}
+		return nil
+	})
+	cancel()
+	require.NoError(t, <-ended)
+	require.Contains(t, log.String(), "sendhouse repair deployment")
+}
+
 func requireAsWanted(t *testing.T, js jetstream.JetStream, wanted []jetstream.StreamConfig, name string) {
 	t.Helper()
 	stream, err := js.Stream(t.Context(), name)

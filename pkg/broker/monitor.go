@@ -149,7 +149,29 @@ func (m *Monitor) compareOne(ctx context.Context, info *jetstream.StreamInfo, wa
 	if len(left) > 0 {
 		return fmt.Errorf("%s (%s)", described(left), wayOut(want.Name, left))
 	}
+	if want.Name == deploymentStream {
+		return compareRecord(ctx, m.js, want)
+	}
 	return nil
+}
+
+// compareRecord finds a record of the deployment that is lost or damaged before the next start is refused because of it.
+func compareRecord(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) error {
+	wanted, err := topology.ParseMetadata(want.Metadata)
+	if errors.Is(err, topology.ErrNoIdentity) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the metadata of %s: %w", want.Name, err)
+	}
+	record, err := readDeployment(ctx, js)
+	switch {
+	case errors.Is(err, errNoRecordYet):
+		return fmt.Errorf("%w (%s)", ErrRecordLost, repairRecord)
+	case err == nil && record.Deployment != wanted:
+		return fmt.Errorf("%w: it says %+v, and was %+v at the start (%s)", ErrRecordDamaged, record.Deployment, wanted, repairRecord)
+	}
+	return err
 }
 
 func (m *Monitor) ask(ctx context.Context) (look, error) {

@@ -188,6 +188,9 @@ func (c *Client) Migrate(ctx context.Context) error {
 		if err := c.apply(ctx, m); err != nil {
 			return newError(fmt.Sprintf("migration %04d_%s", m.Version, m.Name), c.target(tableMessages), err)
 		}
+		if err := c.made(ctx, m); err != nil {
+			return err
+		}
 		c.log.Info("migration applied", "version", m.Version, "name", m.Name, "database", c.database)
 		if _, again := applied[m.Version]; again {
 			c.sayLost(m)
@@ -200,6 +203,25 @@ func (c *Client) Migrate(ctx context.Context) error {
 			return newError("record migrations", c.target(tableLedger), err)
 		}
 		unrecorded = nil
+	}
+	return nil
+}
+
+// made refuses a table or view that is not there though it was just made: ClickHouse has it and does not show it.
+func (c *Client) made(ctx context.Context, m Migration) error {
+	verb, _, name := m.object()
+	if verb != "CREATE" {
+		return nil
+	}
+	there, err := c.tables(ctx)
+	switch {
+	case err != nil:
+		return newError("look for the tables", c.target(name), err)
+	case !there[name]:
+		return &Error{
+			Op: fmt.Sprintf("migration %04d_%s", m.Version, m.Name), Target: c.target(name), Class: Configuration,
+			Err: fmt.Errorf("it was made and is not there, as if it had been detached permanently (run: ATTACH TABLE %s.%s)", quoteName(c.database), name),
+		}
 	}
 	return nil
 }

@@ -113,6 +113,20 @@ func TestMigrateMakesWhatIsGone(t *testing.T) {
 	})
 }
 
+// CREATE TABLE IF NOT EXISTS does nothing for a table that is detached, and no row must be said to be lost.
+func TestMigrateNamesATableThatIsDetached(t *testing.T) {
+	t.Parallel()
+	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "DETACH TABLE "+b.database+".messages PERMANENTLY")
+	err := b.client.Migrate(b.ctx)
+	attach := "ATTACH TABLE `" + b.database + "`.messages"
+	require.ErrorContains(t, err, "run: "+attach)
+	b.exec(t, attach)
+	require.NoError(t, b.client.Migrate(b.ctx))
+	require.NoError(t, b.client.Check(b.ctx))
+}
+
 func TestCheckNamesAMissingIndex(t *testing.T) {
 	t.Parallel()
 	var lines bytes.Buffer

@@ -42,10 +42,9 @@ type place struct {
 // damageCase is one case.
 type damageCase struct {
 	*dice
-	t         *testing.T
-	ctx       context.Context //nolint:containedctx // the test's
-	seed      uint64
-	cell      damageCell
+	t   *testing.T
+	ctx context.Context //nolint:containedctx // the test's
+	damageDraw
 	template  *damageTemplate
 	dir       string
 	partition int // of a damaged stream or bucket's key, so far as there is one
@@ -378,7 +377,7 @@ func (c *damageCase) words() []string {
 	case "KV_" + topology.LeaseBucket, "KV_" + topology.WriterLeaseBucket:
 		words = append(words, "lease")
 	case "nats":
-		words = append(words, "SENDS_", "stream", "older", "log")
+		words = append(words, "SENDS_", "stream", "older", "log", "NATS holds nothing")
 	case "clickhouse", "parts", "table", "metadata", "ledger":
 		words = append(words, "messages", "table", "rows", "ClickHouse", "schema_migrations")
 	}
@@ -388,7 +387,7 @@ func (c *damageCase) words() []string {
 // ways are the commands in a text that mend something.
 var (
 	ownCommand = regexp.MustCompile(`sendhouse ((?:repair|migrate|replay clickhouse)[^'"\x60\\;,:()\[\]\n]*)`)
-	sqlCommand = regexp.MustCompile(`(?:ALTER TABLE|CREATE TABLE) [^;\n"\\]*`)
+	sqlCommand = regexp.MustCompile(`(?:ALTER|CREATE|ATTACH) TABLE [^;\n"\\]*`)
 	keyCommand = regexp.MustCompile(`nats kv del ([A-Z_]+) ([A-Za-z0-9_.=-]+)`)
 )
 
