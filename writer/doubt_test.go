@@ -27,6 +27,15 @@ func (b *bundle) forget(cfg Config, rows string) {
 	}
 }
 
+// adopt says that the table is the deployment's, as 'sendhouse repair table' does after an exchange.
+func (b *bundle) adopt(cfg Config) {
+	b.t.Helper()
+	client, err := clickhouse.Open(cfg.Config, b.log)
+	require.NoError(b.t, err)
+	require.NoError(b.t, AdoptTable(b.ctx, b.js, client, b.deployment))
+	require.NoError(b.t, client.Close())
+}
+
 // A writer that starts with a pending range asks the table what it has of it: all, none or some of the rows, with the token known or not.
 func TestAPendingRangeIsAskedFor(t *testing.T) {
 	t.Parallel()
@@ -53,6 +62,7 @@ func TestAPendingRangeIsAskedFor(t *testing.T) {
 			b.dieInInsert(cfg, true, 2)
 			require.Equal(t, seqRange{201, 300}, b.recorded(0).Pending.seqRange)
 			lose(b, cfg)
+			b.adopt(cfg)
 			s := b.service(cfg)
 			s.timing.unsure = time.Nanosecond // the insert is over
 			stop := b.start(s)
@@ -90,6 +100,7 @@ func TestARangeThatIsThereInPartIsWaitedFor(t *testing.T) {
 	b.publish(0, 1, 100)
 	b.dieInInsert(cfg, true, 0)
 	b.forget(cfg, "partition_seq % 3 = 0")
+	b.adopt(cfg)
 	s := b.service(cfg)
 	s.timing.unsure = time.Hour
 	stop := b.start(s)

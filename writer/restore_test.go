@@ -99,6 +99,7 @@ func TestLostRowsAreRestoredAtStart(t *testing.T) {
 			t.Parallel()
 			b, cfg, tb := restoring(t)
 			lose(b, cfg, tb)
+			b.adopt(cfg)
 			rows, _ := tb.counts(false)
 			require.Less(t, rows, uint64(300))
 			s := b.service(cfg)

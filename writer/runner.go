@@ -27,7 +27,7 @@ import (
 //
 // A range is in one of these states. Only the first two are recorded; fresh and doubtful differ in what this process knows.
 //
-//	fresh     recorded as pending by this session; no insert of it was tried.
+//	fresh     recorded as pending since the start; no insert of it was tried.
 //	          → done      an insert under its token succeeded
 //	          → doubtful  an insert failed, unless a view refused it: then the table has it, or the token sees to that
 //	doubtful  pending at the start of the session, or an insert of it failed: rows of it may be in the table, all or those of some
