@@ -13,6 +13,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
@@ -96,6 +97,16 @@ func sameTable(of, have clickhouse.TableID) error {
 		return nil
 	}
 	return refuseTable("the position is of table %s, and this writer has table %s (%s)", of, have, repairTable)
+}
+
+// madeAgain reports whether the table is one in the place of one that was dropped, and has no row of the partition: in the same
+// database, which is this deployment's. Nothing of it can be written over.
+func (g *guard) madeAgain(ctx context.Context, partition int, of, have clickhouse.TableID) (bool, error) {
+	if of.Database != have.Database || g.deployment.ID == "" || g.mine(ctx) != nil {
+		return false, nil
+	}
+	_, found, err := g.table.LastRow(ctx, partition, time.Time{})
+	return err == nil && !found, err
 }
 
 // mine refuses a database that is another deployment's.
@@ -185,9 +196,14 @@ func (r *runner) confirm(ctx context.Context) error {
 	if err != nil {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
+	madeAgain := false
 	if of := r.position.Table; of != nil {
 		if err := sameTable(*of, table); err != nil {
-			return err
+			if again, failed := r.guard.madeAgain(ctx, r.partition, *of, table); failed != nil || !again {
+				return errors.Join(err, failed)
+			}
+			r.log.Error("table was made again, and is empty; rows are filled in as far back as the message log reaches", "table", table.String(), "before", of.String())
+			r.position.Table, madeAgain = &table, true
 		}
 	}
 	if err := r.guard.mine(ctx); errors.Is(err, errUnclaimed) {
@@ -203,7 +219,7 @@ func (r *runner) confirm(ctx context.Context) error {
 	}
 	r.guard.confirmed.Store(&table)
 	r.guard.wrong.Store(nil)
-	if r.position.Table != nil {
+	if r.position.Table != nil && !madeAgain {
 		return nil
 	}
 	r.position.Table = &table
@@ -384,29 +400,64 @@ func commandPositions(kv bucket, partition int) *positions {
 	}
 }
 
-// AheadOfLog refuses a partition of whose messages the table has rows from behind the end of the write-ahead log: they were given
-// out before, by a log that was newer, and would be given out again. It asks nothing of the parts that are older than the log's
-// last record.
+// AheadOfLog refuses a partition of whose messages the table has rows from behind the end of its logs: they were given out before, by
+// a log that was newer, and would be given out again. What ingest has appended to the write-ahead log since does not change that:
+// a row's message_id is never older than the record that it was made from. It asks nothing of the parts that are older than the
+// message log's last message.
 func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, partition int) error {
+	emitted, since, err := emittedUntil(ctx, js, partition)
+	if err != nil {
+		return err
+	}
+	last, found, err := client.LastRow(ctx, partition, since)
+	if err != nil || !found || last.WALSeq <= emitted {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
 	stream, err := js.Stream(ctx, topology.WALStream(partition))
 	if err != nil {
 		return fmt.Errorf("look at the write-ahead log: %w", err)
 	}
-	state := stream.CachedInfo().State
-	since := state.LastTime
-	if state.LastSeq == 0 || since.UnixMilli() <= 0 {
-		since = time.Time{}
-	}
-	if there, err := client.Exists(ctx); err != nil || !there { // the writer makes it
-		return err //nolint:wrapcheck // a clickhouse.Error says it all
-	}
-	last, found, err := client.LastRow(ctx, partition, since)
-	if err != nil || !found || last.WALSeq <= state.LastSeq {
-		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	end := stream.CachedInfo().State.LastSeq
+	if last.WALSeq <= end {
+		record, err := broker.RecordAt(ctx, js, topology.WALStream(partition), last.WALSeq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil // trimmed: it was folded
+		}
+		if err != nil {
+			return fmt.Errorf("look for record %d of the write-ahead log: %w", last.WALSeq, err)
+		}
+		if record.Time.UnixMilli() <= message.ID(last.MessageID).UnixMilli() {
+			return nil // the message log is about to be derived
+		}
+		end = emitted // what follows was appended later
 	}
 	return refuseTable("database %s has rows of partition %d that were made from record %d of the write-ahead log, which ends at record %d: the streams are older than the table, or were lost, and would give out the same places again. Restore NATS as it was. If those rows are to be given up, delete them, and the partition is sequenced again: "+
 		"ALTER TABLE %s.messages DELETE WHERE partition = %d AND wal_seq > %d SETTINGS mutations_sync = 2",
-		client.Database(), partition, last.WALSeq, state.LastSeq, client.Database(), partition, state.LastSeq)
+		client.Database(), partition, last.WALSeq, end, client.Database(), partition, emitted)
+}
+
+// emittedUntil is the last record of the message log, and the time of its newest message_id; zero if there is none.
+func emittedUntil(ctx context.Context, js jetstream.JetStream, partition int) (uint64, time.Time, error) {
+	log, err := messagelog.Open(ctx, js, partition)
+	if err != nil {
+		return 0, time.Time{}, err //nolint:wrapcheck // it says what was being done
+	}
+	records, err := log.Records(ctx)
+	if err != nil || records.First > records.Last {
+		return records.Last, time.Time{}, err //nolint:wrapcheck // it says what was being done
+	}
+	record, err := broker.RecordAt(ctx, js, topology.MessagesStream(partition), records.Last)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return records.Last, time.Time{}, nil
+	}
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("read record %d of the message log: %w", records.Last, err)
+	}
+	var batch message.BatchView
+	if message.ViewBatch(record.Data, &batch) != nil || batch.NewestID == 0 {
+		return records.Last, time.Time{}, nil // the sequencer names a record that is none
+	}
+	return records.Last, batch.NewestID.Time(), nil
 }
 
 // IsRefusal reports whether an error is one of AheadOfLog or NotFirst that refuses, rather than one of the question.

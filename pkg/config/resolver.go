@@ -84,7 +84,7 @@ func (r *resolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any,
 		}
 	}
 	for _, e := range r.entries {
-		if e.key != flag.Name {
+		if e.key != flag.Name || flag.Tag.Get("env") == "-" {
 			continue
 		}
 		text, err := flagText(flag, e.value)
@@ -104,6 +104,9 @@ func (r *resolver) fault(e entry, err error, hint string) error {
 func flagsByName(node *kong.Node) map[string][]*kong.Flag {
 	flags := make(map[string][]*kong.Flag)
 	for _, flag := range node.Flags {
+		if flag.Tag.Get("env") == "-" { // of the command line alone
+			continue
+		}
 		flags[flag.Name] = append(flags[flag.Name], flag)
 	}
 	for _, child := range node.Children {

@@ -175,7 +175,10 @@ func TestEndToEndStartWithoutClickHouse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			up := newUp(t, "--partitions=2", "--clickhouse-dsn=clickhouse://"+addr(t))
+			first := newUp(t, "--partitions=2") // only a first start must know that there is no table with rows
+			first.Start()
+			require.Equal(t, 0, first.Stop())
+			up := first.with(t, "--clickhouse-dsn=clickhouse://"+addr(t))
 			up.Launch()
 			up.awaitSend(t, refusalTimeout, 0, "1", http.StatusOK, "")
 			up.awaitNotReady(t, "--clickhouse-dsn")
