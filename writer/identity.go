@@ -102,8 +102,11 @@ func sameTable(of, have clickhouse.TableID) error {
 // madeAgain reports whether the table is one in the place of one that was dropped, and has no row of the partition: in the same
 // database, which is this deployment's. Nothing of it can be written over.
 func (g *guard) madeAgain(ctx context.Context, partition int, of, have clickhouse.TableID) (bool, error) {
-	if of.Database != have.Database || g.deployment.ID == "" || g.mine(ctx) != nil {
+	if of.Database != have.Database || g.deployment.ID == "" {
 		return false, nil
+	}
+	if err := g.mine(ctx); err != nil {
+		return false, nil //nolint:nilerr // the caller has a reason to refuse already
 	}
 	_, found, err := g.table.LastRow(ctx, partition, time.Time{})
 	return err == nil && !found, err
@@ -409,15 +412,15 @@ func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 	if err != nil {
 		return err
 	}
-	last, found, err := client.LastRow(ctx, partition, since)
-	if err != nil || !found || last.WALSeq <= emitted {
-		return err //nolint:wrapcheck // a clickhouse.Error says it all
-	}
 	stream, err := js.Stream(ctx, topology.WALStream(partition))
 	if err != nil {
 		return fmt.Errorf("look at the write-ahead log: %w", err)
 	}
 	end := stream.CachedInfo().State.LastSeq
+	last, found, err := client.LastRow(ctx, partition, since)
+	if err != nil || !found || last.WALSeq <= min(emitted, end) {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
 	if last.WALSeq <= end {
 		record, err := broker.RecordAt(ctx, js, topology.WALStream(partition), last.WALSeq)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -433,7 +436,7 @@ func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 	}
 	return refuseTable("database %s has rows of partition %d that were made from record %d of the write-ahead log, which ends at record %d: the streams are older than the table, or were lost, and would give out the same places again. Restore NATS as it was. If those rows are to be given up, delete them, and the partition is sequenced again: "+
 		"ALTER TABLE %s.messages DELETE WHERE partition = %d AND wal_seq > %d SETTINGS mutations_sync = 2",
-		client.Database(), partition, last.WALSeq, end, client.Database(), partition, emitted)
+		client.Database(), partition, last.WALSeq, end, client.Database(), partition, min(emitted, end))
 }
 
 // emittedUntil is the last record of the message log, and the time of its newest message_id; zero if there is none.
@@ -454,8 +457,8 @@ func emittedUntil(ctx context.Context, js jetstream.JetStream, partition int) (u
 		return 0, time.Time{}, fmt.Errorf("read record %d of the message log: %w", records.Last, err)
 	}
 	var batch message.BatchView
-	if message.ViewBatch(record.Data, &batch) != nil || batch.NewestID == 0 {
-		return records.Last, time.Time{}, nil // the sequencer names a record that is none
+	if err := message.ViewBatch(record.Data, &batch); err != nil || batch.NewestID == 0 {
+		return records.Last, time.Time{}, nil //nolint:nilerr // the sequencer names a record that is none
 	}
 	return records.Last, batch.NewestID.Time(), nil
 }

@@ -265,6 +265,7 @@ func TestATableThatWasMadeAnew(t *testing.T) {
 	tb := openTable(t, cfg.ClickHouseDSN)
 	database := b.client(cfg).Database()
 	require.NoError(t, tb.conn.Exec(b.ctx, "CREATE TABLE "+database+".messages_new AS "+tb.name))
+	require.NoError(t, tb.conn.Exec(b.ctx, "INSERT INTO "+database+".messages_new SELECT * FROM "+tb.name+" WHERE partition_seq <= 5"))
 	require.NoError(t, tb.conn.Exec(b.ctx, "EXCHANGE TABLES "+database+".messages_new AND "+tb.name))
 	s.guard.look(b.ctx)
 	b.publish(0, 21, 30)
