@@ -37,7 +37,11 @@ func FreePort(t testing.TB) int {
 		if err != nil {
 			t.Fatalf("reserve a port: %v", err)
 		}
-		if !portIsFree(t, port) {
+		free, err := portIsFree(port)
+		if err != nil {
+			t.Fatalf("look at port %d: %v", port, err)
+		}
+		if !free {
 			_ = lock.Close() // gives the lock back
 			continue
 		}
@@ -56,13 +60,29 @@ func FreeAddr(t testing.TB) string {
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-func portIsFree(t testing.TB, port int) bool {
-	t.Helper()
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", loopback(port))
+// portIsFree reports whether nothing listens on the port. It keeps processes from being started while its
+// own socket is open: a child holds a copy of every descriptor between its fork and its exec, and a copy of
+// this one would keep the port from the test that is about to be given it.
+func portIsFree(port int) (bool, error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	// Not net.Listen, which takes the same lock on systems that cannot open a socket close-on-exec.
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
-		return false
+		return false, fmt.Errorf("open a socket: %w", err)
 	}
-	return listener.Close() == nil
+	defer func() { _ = syscall.Close(socket) }()
+	if err := syscall.SetsockoptInt(socket, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
+		return false, fmt.Errorf("set SO_REUSEADDR: %w", err)
+	}
+	err = syscall.Bind(socket, &syscall.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}})
+	if err == nil {
+		err = syscall.Listen(socket, 1)
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // lockFile opens a file and locks it as how says. Closing the file, or the end of the process, gives the lock back.
