@@ -111,7 +111,7 @@ faults: deps ## The long fault tests: ClickHouse stopped for a minute, poison am
 powercut: CUTS ?= 20
 powercut: FS ?= ext4,xfs,btrfs
 powercut: deps ## Cut the power under deployments on disks that forget what was not flushed, as root, and check everything.
-	POWERCUT_CUTS=$(CUTS) POWERCUT_FS='$(FS)' POWERCUT_HISTORY='$(HISTORY)' $(if $(SEED),SENDHOUSE_TEST_SEED=$(SEED)) \
+	POWERCUT_CUTS=$(CUTS) POWERCUT_FS='$(FS)' POWERCUT_HISTORY='$(HISTORY)' $(if $(SEED),TEST_SEED=$(SEED)) \
 		$(GO) test -count=1 -timeout 240m -parallel 1 -v -run '^TestEndToEndPowerCut' ./pkg/testkit/e2e/
 
 .PHONY: alerts

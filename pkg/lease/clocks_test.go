@@ -241,7 +241,7 @@ func (h *holders) check() (good map[int]string, err error) {
 func TestClocksThatJump(t *testing.T) {
 	t.Parallel()
 	first, runs := rand.Uint64()>>32, 100
-	if text := os.Getenv("SENDHOUSE_TEST_SEED"); text != "" {
+	if text := os.Getenv("TEST_SEED"); text != "" {
 		var err error
 		first, err = strconv.ParseUint(text, 10, 64)
 		require.NoError(t, err)
@@ -251,7 +251,7 @@ func TestClocksThatJump(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			defer func() {
 				if t.Failed() {
-					t.Logf("replay with: SENDHOUSE_TEST_SEED=%d go test -run '^TestClocksThatJump$' ./pkg/lease", seed)
+					t.Logf("replay with: TEST_SEED=%d go test -run '^TestClocksThatJump$' ./pkg/lease", seed)
 				}
 			}()
 			jump(t, rand.New(rand.NewPCG(seed, 1)))

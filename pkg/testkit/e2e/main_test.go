@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -46,15 +48,52 @@ func runTests(m *testing.M) int {
 }
 
 // build builds the binary as the Makefile does, once.
-var build = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(buildDir, "sendhouse")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/sendhouse/sendhouse") // belongs to all tests
+var build = sync.OnceValues(func() (string, error) { return buildAs("sendhouse") })
+
+func buildAs(name string, flags ...string) (string, error) {
+	path := filepath.Join(buildDir, name)
+	args := append([]string{"build", "-o", path}, flags...)
+	cmd := exec.Command("go", append(args, "github.com/sendhouse/sendhouse")...) // belongs to all tests
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, text)
 	}
 	return path, nil
-})
+}
+
+// mistake is a change to the product's source that a test makes in a binary of its own, to see that it is noticed.
+type mistake struct {
+	name  string
+	edits []edit
+}
+
+type edit struct {
+	file         string // from the root of the module
+	right, wrong string // right is in the file once
+}
+
+func (m mistake) build(t *testing.T) string {
+	t.Helper()
+	root, err := filepath.Abs("../../..")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	replaced := make(map[string]string)
+	for i, e := range m.edits {
+		file := filepath.Join(root, e.file)
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Equal(t, 1, strings.Count(string(source), e.right), "%s: the place of the mistake has changed", e.file)
+		replaced[file] = filepath.Join(dir, fmt.Sprintf("%d.go", i))
+		require.NoError(t, os.WriteFile(replaced[file], []byte(strings.Replace(string(source), e.right, e.wrong, 1)), 0o600))
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replaced})
+	require.NoError(t, err)
+	list := filepath.Join(dir, "overlay.json")
+	require.NoError(t, os.WriteFile(list, overlay, 0o600))
+	path, err := buildAs("sendhouse-"+strings.ReplaceAll(m.name, " ", "-"), "-overlay="+list)
+	require.NoError(t, err)
+	return path
+}
 
 func binary(t *testing.T) string {
 	t.Helper()

@@ -82,14 +82,14 @@ func missingDisks(t *testing.T, filesystem string) {
 	}
 }
 
-// newMachine prepares one machine with one disk: `sendhouse up` with all there is inside.
-func newMachine(t *testing.T, filesystem string, seed uint64, flags ...string) *outage {
+// newMachine prepares one machine with one disk: `sendhouse up`, of this binary, with all there is inside.
+func newMachine(t *testing.T, path, filesystem string, seed uint64, flags ...string) *outage {
 	t.Helper()
 	missingDisks(t, filesystem)
 	o := &outage{t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 3)), filesystem: filesystem}
 	disk := powercut.NewDisk(t, filesystem)
 	o.disks = []*powercut.Disk{disk}
-	o.up = newUpOn(t, disk.Path()+"/data", flags...)
+	o.up = newUpOf(t, path, disk.Path()+"/data", flags...)
 	o.usual, o.behind = o.up, o.up.with(t, "--flush-interval="+behindInterval.String())
 	o.natsURL = "nats://" + o.up.nats
 	o.table = embeddedTable(t, o.up)
@@ -341,10 +341,15 @@ func (o *outage) audit() error {
 		"--clickhouse-dsn=http://"+o.up.clickHouse+"/sendhouse").CombinedOutput()
 	if err != nil { // its last line has the sum of the report
 		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-		return fmt.Errorf("audit: %w: %s", err, lines[len(lines)-1])
+		return &auditError{fmt.Errorf("audit: %w: %s", err, lines[len(lines)-1])}
 	}
 	return nil
 }
+
+// auditError is the error of an audit that was not clean, or could not be made.
+type auditError struct{ error }
+
+func (e *auditError) Unwrap() error { return e.error }
 
 // inBackground has ClickHouse do something that the cut may find under way; done is closed at its end.
 func (o *outage) inBackground(sql string) (done <-chan error) {

@@ -31,6 +31,7 @@ var small = []string{"--wal-bytes-max=256MiB", "--messages-bytes-max=512MiB"}
 // house is one process of the binary under test; what it does not have is empty.
 type house struct {
 	*testkit.Process
+	path                         string // of the binary
 	api, admin, nats, clickHouse string // host:port
 	dataDir                      string
 	args                         []string
@@ -44,8 +45,15 @@ func newUp(t *testing.T, flags ...string) *house {
 
 func newUpOn(t *testing.T, dataDir string, flags ...string) *house {
 	t.Helper()
+	return newUpOf(t, binary(t), dataDir, flags...)
+}
+
+// newUpOf prepares `up` of another binary.
+func newUpOf(t *testing.T, path, dataDir string, flags ...string) *house {
+	t.Helper()
 	h := &house{
-		api: testkit.FreeAddr(t), admin: testkit.FreeAddr(t), nats: testkit.FreeAddr(t), clickHouse: testkit.FreeAddr(t),
+		path: path,
+		api:  testkit.FreeAddr(t), admin: testkit.FreeAddr(t), nats: testkit.FreeAddr(t), clickHouse: testkit.FreeAddr(t),
 		dataDir: dataDir,
 	}
 	h.args = append([]string{
@@ -60,7 +68,7 @@ func newUpOn(t *testing.T, dataDir string, flags ...string) *house {
 // newRole prepares a role that runs apart.
 func newRole(t *testing.T, role string, flags ...string) *house {
 	t.Helper()
-	h := &house{admin: testkit.FreeAddr(t)}
+	h := &house{path: binary(t), admin: testkit.FreeAddr(t)}
 	h.args = []string{role, "--admin-addr=" + h.admin}
 	if role == "ingest" {
 		h.api = testkit.FreeAddr(t)
@@ -83,7 +91,7 @@ func (h *house) with(t *testing.T, flags ...string) *house {
 func (h *house) prepare(t *testing.T, name string) {
 	t.Helper()
 	h.Process = testkit.NewProcess(t, testkit.ProcessConfig{
-		Name: name, Path: binary(t), Args: h.args, Ready: func(ctx context.Context) error { return h.ready(ctx) },
+		Name: name, Path: h.path, Args: h.args, Ready: func(ctx context.Context) error { return h.ready(ctx) },
 	})
 }
 

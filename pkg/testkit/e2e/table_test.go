@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -104,7 +106,7 @@ func (tb *table) await(t *testing.T, n int) {
 	})
 }
 
-// rows reads everything.
+// rows reads everything, in the order of partition and partition_seq.
 func (tb *table) rows(t *testing.T) []*row {
 	t.Helper()
 	all, err := tb.read(t.Context())
@@ -112,8 +114,9 @@ func (tb *table) rows(t *testing.T) []*row {
 	return all
 }
 
+// read sorts the rows here: ClickHouse would hold all payloads in its memory for that.
 func (tb *table) read(ctx context.Context) (all []*row, err error) {
-	cursor, err := tb.conn.Query(ctx, "SELECT "+rowColumns+" FROM "+tb.name+" ORDER BY partition, partition_seq")
+	cursor, err := tb.conn.Query(ctx, "SELECT "+rowColumns+" FROM "+tb.name)
 	if err != nil {
 		return nil, err
 	}
@@ -125,5 +128,8 @@ func (tb *table) read(ctx context.Context) (all []*row, err error) {
 		}
 		all = append(all, r)
 	}
+	slices.SortStableFunc(all, func(a, b *row) int {
+		return cmp.Or(cmp.Compare(a.partition, b.partition), cmp.Compare(a.partitionSeq, b.partitionSeq))
+	})
 	return all, cursor.Err()
 }
