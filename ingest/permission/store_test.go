@@ -2,6 +2,7 @@ package permission
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -45,8 +46,12 @@ func (b *bundle) makeBucket() {
 	b.t.Helper()
 	var err error
 	for _, bucket := range topology.DefaultOptions().BucketConfigs() {
-		if bucket.Bucket == topology.PermissionBucket {
+		switch bucket.Bucket {
+		case topology.PermissionBucket:
 			b.kv, err = b.js.CreateKeyValue(b.t.Context(), bucket)
+			require.NoError(b.t, err)
+		case topology.DeploymentBucket: // has the mark
+			_, err := b.js.CreateOrUpdateKeyValue(b.t.Context(), bucket)
 			require.NoError(b.t, err)
 		}
 	}
@@ -427,6 +432,9 @@ func TestBucketReplaced(t *testing.T) {
 	b.makeBucket()
 	_, err := b.kv.Put(t.Context(), h.key(), []byte(`{"v":1,"defined":true,"subscribers":{"count":1,"uids":["v"]}}`))
 	require.NoError(t, err)
+	eventually(t, "the new bucket has less than the one of before", func() bool { return errors.Is(s.Check(), ErrNotWhole) })
+	require.Equal(t, Unavailable, s.ask("v", h))
+	b.repair(1)
 	eventually(t, "the new bucket counts", func() bool { return s.ask("v", h) == Allowed && s.ask("u", h) == NotSubscribed })
 	require.Equal(t, Allowed, s.ask("anybody", g), "nothing is known of it any more")
 	b.change(s, g, define("u"))
