@@ -63,6 +63,9 @@ func (b *bundle) start(addr string) {
 	b.server, err = broker.StartEmbedded(broker.EmbeddedConfig{DataDir: b.dir, Addr: addr, StoreBytesMax: 8 << 30, Logger: quiet()})
 	require.NoError(b.t, err)
 	b.t.Cleanup(b.server.Shutdown)
+	if b.js != nil {
+		eventually(b.t, "connected again", func() bool { return b.js.Conn().IsConnected() })
+	}
 }
 
 func (b *bundle) connect() (*nats.Conn, jetstream.JetStream) {
