@@ -28,6 +28,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
 	"github.com/sendhouse/sendhouse/pkg/process"
@@ -361,7 +362,7 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	monitor, err := broker.NewMonitor(js, wanted, p.Registry, p.Log)
+	monitor, err := broker.NewMonitor(js, append(wanted, lease.Streams(options.Replicas, deployment.Metadata())...), p.Registry, p.Log)
 	if err != nil {
 		return topology.Deployment{}, err
 	}

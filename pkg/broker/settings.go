@@ -100,6 +100,9 @@ func ofKind(differences []setting, kind settingKind) []setting {
 // wayOut says what an operator does about settings that this process does not set back.
 func wayOut(stream string, differences []setting) string {
 	if len(ofKind(differences, settingFixed)) > 0 {
+		if isLeases(stream) {
+			return fmt.Sprintf("JetStream cannot take that back: `nats stream rm %s`, and start the role again that owns these leases, which makes it; leases need no restoring", stream)
+		}
 		return fmt.Sprintf("JetStream cannot take that back: `nats stream backup %[1]s DIR`, `nats stream rm %[1]s`, `nats stream restore DIR --config=FILE` with a configuration in which it is undone", stream)
 	}
 	edit := "nats stream edit " + stream
