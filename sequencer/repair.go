@@ -45,7 +45,7 @@ func (c *RepairMessageLogCommand) Run(in *command.Invocation) error {
 func (c *RepairWALCommand) Run(in *command.Invocation) error { return c.ask(in, repairWAL) }
 
 func (o RepairOptions) ask(in *command.Invocation, repair func(context.Context, *repairing, io.Writer, bool) error) error {
-	return in.Ask(in.Ctx, o.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+	return o.Ask(in, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		if o.Partition < 0 || o.Partition >= deployment.Partitions {
 			return fmt.Errorf("partition %d: the deployment has partitions 0 to %d", o.Partition, deployment.Partitions-1)
 		}

@@ -30,7 +30,7 @@ type keptRecord struct {
 // Run makes the bucket again with those of its records that can be read, or takes one that can be read and is behind its mark as it
 // is. What is lost must be put right by hand: a channel without a record admits every sender.
 func (c *RepairCommand) Run(in *command.Invocation) error {
-	return in.Ask(in.Ctx, c.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, d topology.Deployment) error {
+	return c.Ask(in, func(ctx context.Context, js jetstream.JetStream, d topology.Deployment) error {
 		if err := c.repair(ctx, js, d, in); err != nil {
 			return fmt.Errorf("repair the permissions: %w", err)
 		}
