@@ -81,7 +81,7 @@ type Repair struct {
 	Broker
 	// DataDir is the way to the NATS of an `up` that refuses its start: it has ended, and its NATS with it.
 	DataDir string `help:"Data folder of 'sendhouse up' whose NATS is to be repaired. While that process does not run, its NATS is started for the time of the repair. Ignored with --nats-url." placeholder:"PATH"`
-	Yes bool `help:"Do it. Without this flag the command only says what it would do." env:"-"`
+	Yes     bool   `help:"Do it. Without this flag the command only says what it would do." env:"-"`
 }
 
 // Ask asks the deployment that is to be repaired.
