@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
 	"github.com/sendhouse/sendhouse/pkg/process"
@@ -118,7 +120,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 			log.Debug("empty environment variable counts as absent", "variable", name)
 		}
 		p := process.New(log, level)
-		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS}, replay.OpenWAL(sequencer.NewReplaySource))
+		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS, OpenNATS: p.OpenNATS}, replay.OpenWAL(sequencer.NewReplaySource))
 	}
 	if err != nil {
 		if log != nil && c.LogFormat == telemetry.LogJSON {
@@ -170,7 +172,7 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 		c.PartitionsFirst = topology.PartitionsOfMachine(runtime.GOMAXPROCS(0))
 		c.MessagesAsync = true
 	}
-	return p.Serve(in.Ctx, c.AdminConfig, c.Trace, "sendhouse", func(ctx context.Context) error {
+	err := p.Serve(in.Ctx, c.AdminConfig, c.Trace, "sendhouse", func(ctx context.Context) error {
 		if c.Writer.ClickHouseDSN == "" {
 			if err := c.Writer.CheckEmbedded(); err != nil {
 				return err
@@ -182,7 +184,7 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 			c.Writer.ClickHouseDSN = dsn
 		}
 		if c.URL == "" {
-			if err := p.StartNATS(filepath.Join(c.DataDir, "nats"), c.NATSAddr.String()); err != nil {
+			if err := p.StartNATS(c.DataDir, c.NATSAddr.String()); err != nil {
 				return err
 			}
 		}
@@ -208,7 +210,34 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 		}
 		return addIngest(ctx, p, c.ClientConfig, c.Config, deployment, routes)
 	})
+	if err != nil && c.URL == "" {
+		return &refusedStartError{err, c.DataDir}
+	}
+	return err
 }
+
+// refusedStartError is an error with which an `up` ends that embeds NATS. The repairs that it names must start that.
+type refusedStartError struct {
+	error
+	dataDir string
+}
+
+var namedRepair = regexp.MustCompile(`sendhouse repair [a-z-]+`)
+
+// Error adds the data folder to the repairs that are named.
+func (e *refusedStartError) Error() string {
+	dir, err := filepath.Abs(e.dataDir)
+	if err != nil {
+		dir = e.dataDir // works in the same folder
+	}
+	if strings.ContainsFunc(dir, func(r rune) bool { return r == ' ' || r == '\'' }) {
+		dir = "'" + strings.ReplaceAll(dir, "'", `'\''`) + "'"
+	}
+	return namedRepair.ReplaceAllStringFunc(e.error.Error(), func(repair string) string { return repair + " --data-dir " + dir })
+}
+
+// Unwrap returns the error itself.
+func (e *refusedStartError) Unwrap() error { return e.error }
 
 type ingestCommand struct {
 	broker.ClientConfig
@@ -361,7 +390,7 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	if err != nil {
 		return topology.Deployment{}, err
 	}
-	monitor, err := broker.NewMonitor(js, wanted, p.Registry, p.Log)
+	monitor, err := broker.NewMonitor(js, append(wanted, lease.Streams(options.Replicas, deployment.Metadata())...), p.Registry, p.Log)
 	if err != nil {
 		return topology.Deployment{}, err
 	}

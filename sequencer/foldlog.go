@@ -107,12 +107,12 @@ func (s *startStates) newest(ctx context.Context, suits func(*fold.State) bool) 
 }
 
 // foldTo folds the records behind a state up to last, and hands over what they became. It is errTrimmed
-// where a record is gone before it was read; what was handed over until then stands.
+// where a record is gone before it was read, and ErrMissing if the log lacks one; what was handed over until then stands.
 func foldTo(ctx context.Context, logs *natsLogs, state *fold.State, last uint64, handle func([]fold.Effect) error) error {
 	f := &folding{logs: logs, state: state, last: last, handle: handle, patience: foldStallMin}
 	for state.WALSeq() < last {
 		err := f.read(ctx)
-		if err == nil || f.handled != nil || ctx.Err() != nil || errors.Is(err, fold.ErrNotNext) {
+		if err == nil || f.handled != nil || ctx.Err() != nil || errors.Is(err, fold.ErrNotNext) || errors.Is(err, runner.ErrMissing) {
 			return err
 		}
 		if f.failures++; f.failures > foldFailuresMax {
@@ -179,7 +179,7 @@ func (f *folding) stalled(ctx context.Context, cause error) error {
 	return f.trimmed(ctx, cause)
 }
 
-// trimmed is errTrimmed where the log has lost the next record, else the cause.
+// trimmed is errTrimmed if the next record was trimmed, ErrMissing if it is missing from the log's middle or end, else the cause.
 func (f *folding) trimmed(ctx context.Context, cause error) error {
 	wal, err := f.logs.WALBounds(ctx)
 	if err != nil {
@@ -187,6 +187,13 @@ func (f *folding) trimmed(ctx context.Context, cause error) error {
 	}
 	if wal.First > f.state.WALSeq()+1 {
 		return fmt.Errorf("%w: it starts at record %d, wanted %d", errTrimmed, wal.First, f.state.WALSeq()+1)
+	}
+	missing, err := f.logs.WALMissing(ctx, f.state.WALSeq()+1)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	if missing == f.state.WALSeq()+1 {
+		return fmt.Errorf("%w: record %d of the write-ahead log is missing (`sendhouse repair wal --partition %d` continues behind it)", runner.ErrMissing, missing, f.logs.partition)
 	}
 	return cause
 }

@@ -133,6 +133,15 @@ func (l *natsLogs) WALBounds(ctx context.Context) (runner.Bounds, error) {
 	return b, nil
 }
 
+func (l *natsLogs) WALMissing(ctx context.Context, since uint64) (uint64, error) {
+	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
+	if err != nil {
+		return 0, fmt.Errorf("look at the write-ahead log: %w", err)
+	}
+	missing, _, err := broker.FirstGap(ctx, stream, since)
+	return missing, err //nolint:wrapcheck // says what was being done
+}
+
 func (l *natsLogs) TrimWAL(ctx context.Context, first uint64) error {
 	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
 	if err == nil {

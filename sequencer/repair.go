@@ -45,7 +45,7 @@ func (c *RepairMessageLogCommand) Run(in *command.Invocation) error {
 func (c *RepairWALCommand) Run(in *command.Invocation) error { return c.ask(in, repairWAL) }
 
 func (o RepairOptions) ask(in *command.Invocation, repair func(context.Context, *repairing, io.Writer, bool) error) error {
-	return in.Ask(in.Ctx, o.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+	return o.Ask(in, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		if o.Partition < 0 || o.Partition >= deployment.Partitions {
 			return fmt.Errorf("partition %d: the deployment has partitions 0 to %d", o.Partition, deployment.Partitions-1)
 		}
@@ -122,23 +122,23 @@ func (r *repairing) examine(ctx context.Context, starts *startStates) (finding, 
 	if state, err = starts.oldest(ctx); err != nil {
 		return f, err
 	}
-	f.differs, err = r.compare(ctx, state)
+	f.differs, err = r.compare(ctx, state, r.log.Last)
 	if f.differs == 0 && r.log.Last > r.wal.Last {
 		f.differs = r.wal.Last + 1
 	}
 	return f, err
 }
 
-// compare folds the write-ahead log from a state on, as far as both logs go, and returns the first record of the message log that is
-// not what it makes, 0 if there is none.
-func (r *repairing) compare(ctx context.Context, state *fold.State) (differs uint64, err error) {
+// compare folds the write-ahead log from a state on, up to the record last of the message log or as far as it goes, and returns the
+// first record of the message log that is not what it makes, 0 if there is none.
+func (r *repairing) compare(ctx context.Context, state *fold.State, last uint64) (differs uint64, err error) {
 	records, err := r.read(ctx, state.WALSeq()+1)
 	if err != nil {
 		return 0, err
 	}
 	defer records.stop()
 	var derived []byte
-	err = foldTo(ctx, r.logs, state, min(r.wal.Last, r.log.Last), func(effects []fold.Effect) error {
+	err = foldTo(ctx, r.logs, state, min(r.wal.Last, last), func(effects []fold.Effect) error {
 		if differs > 0 || state.WALSeq() < r.log.First {
 			return nil
 		}
@@ -283,7 +283,7 @@ func (r *repairing) makeLogAgain(ctx context.Context, starts *startStates, out i
 			continue
 		}
 		config.FirstSeq = state.WALSeq() + 1
-		if _, err := r.js.CreateStream(ctx, config); err != nil {
+		if _, err := broker.CreateStream(ctx, r.js, config); err != nil {
 			return fmt.Errorf("make the message log again: %w", err)
 		}
 	}
@@ -324,16 +324,20 @@ func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error
 	if intact {
 		return command.Say(out, "partition %d: the write-ahead log makes what the message log holds, up to record %d; nothing to repair\n", r.partition, r.log.Last)
 	}
-	continues, err := r.walContinues(ctx, kept)
+	continues, missing, err := r.walContinues(ctx, kept)
 	if err != nil {
 		return err
 	}
 	if continues {
-		return r.joinLogs(ctx, out, yes, state, kept)
+		return r.joinLogs(ctx, out, yes, state, kept, missing)
 	}
-	err = command.Confirm(out, yes, "partition %d: the write-ahead log ends at record %d, the message log at %d.\nA checkpoint is made at record %d, from the state at %d and the message log. The write-ahead log is made again, empty, and continues at record %d.\n"+
+	dropped := ""
+	if r.wal.Last > r.log.Last {
+		dropped = fmt.Sprintf("Its records %d to %d do not follow the message log and are removed; they were not answered since a record is missing. ", r.log.Last+1, r.wal.Last)
+	}
+	err = command.Confirm(out, yes, "partition %d: the write-ahead log ends at record %d, the message log at %d.\nA checkpoint is made at record %d, from the state at %d and the message log. The write-ahead log is made again, empty, and continues at record %d.\n%s"+
 		"Answers stay as they were given. Sends that were answered and are not in the message log are lost; no log has them. Sends that were not answered are to be sent again.\n",
-		r.partition, r.wal.Last, r.log.Last, state.WALSeq(), from, state.WALSeq()+1)
+		r.partition, r.wal.Last, r.log.Last, state.WALSeq(), from, state.WALSeq()+1, dropped)
 	if err != nil {
 		return err
 	}
@@ -346,15 +350,27 @@ func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error
 	return command.Say(out, "Done. The partition's sequencer serves it at its next attempt, within 30 s.\n")
 }
 
-// joinLogs stores a checkpoint at the message log's end, when all that is lost is a checkpoint that joins the logs.
-func (r *repairing) joinLogs(ctx context.Context, out io.Writer, yes bool, state *fold.State, kept runner.Kept) error {
-	err := command.Confirm(out, yes, "partition %d: the write-ahead log begins at record %d, and there is no checkpoint from which to read it.\nA checkpoint is made at record %d from the message log. Both logs stay as they are, and answers stay as they were given.\n",
-		r.partition, r.wal.First, state.WALSeq())
+// joinLogs stores a checkpoint at the message log's end, when all that is lost is a checkpoint that joins the logs, or records of the
+// write-ahead log, the first of them missing, that the message log has. What is before the checkpoint cannot be folded any more then, and is trimmed.
+func (r *repairing) joinLogs(ctx context.Context, out io.Writer, yes bool, state *fold.State, kept runner.Kept, missing uint64) error {
+	what := fmt.Sprintf("the write-ahead log begins at record %d, and there is no checkpoint from which to read it", r.wal.First)
+	then := "Both logs stay as they are"
+	if missing > 0 {
+		what = fmt.Sprintf("record %d of the write-ahead log is missing, and the message log has what it became", missing)
+		then = fmt.Sprintf("The write-ahead log is trimmed up to there and stays as it is after it, up to record %d", r.wal.Last)
+	}
+	err := command.Confirm(out, yes, "partition %d: %s.\nA checkpoint is made at record %d from the message log. %s, and answers stay as they were given.\n",
+		r.partition, what, state.WALSeq(), then)
 	if err != nil {
 		return err
 	}
 	if _, err := r.checkpoints.Save(ctx, state.Snapshot(), time.Now(), kept, nil); err != nil {
 		return err
+	}
+	if missing > 0 {
+		if err := r.logs.TrimWAL(ctx, state.WALSeq()+1); err != nil {
+			return err
+		}
 	}
 	return command.Say(out, "Done. The partition's sequencer serves it at its next attempt, within 30 s.\n")
 }
@@ -378,10 +394,13 @@ func (r *repairing) newestState(ctx context.Context, kept runner.Kept) (*fold.St
 	return fold.New(r.params)
 }
 
-// walIsIntact reports whether the write-ahead log makes what the message log holds.
+// walIsIntact reports whether the write-ahead log makes what the message log holds, and lacks nothing after that.
 func (r *repairing) walIsIntact(ctx context.Context) (bool, error) {
 	if r.wal.Last < r.log.Last {
 		return false, nil
+	}
+	if missing, err := r.logs.WALMissing(ctx, r.log.Last+1); err != nil || missing > 0 {
+		return false, err
 	}
 	starts, err := findStartStates(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
 	if errors.Is(err, runner.ErrMissing) || errors.Is(err, runner.ErrDamaged) {
@@ -391,27 +410,39 @@ func (r *repairing) walIsIntact(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	f, err := r.examine(ctx, starts)
-	if errors.Is(err, runner.ErrDamaged) {
-		return false, nil // the checkpoint to begin with
+	if errors.Is(err, runner.ErrDamaged) || errors.Is(err, runner.ErrMissing) {
+		return false, nil // the checkpoint to begin with, or a record
 	}
 	return f.differs == 0, err
 }
 
-// walContinues reports whether the write-ahead log, read from the state that the message log makes of what is before it, makes
-// what the message log holds.
-func (r *repairing) walContinues(ctx context.Context, kept runner.Kept) (bool, error) {
+// walContinues reports whether the write-ahead log has all records after the message log's last one and, read from the state that the
+// message log makes of what is before it, makes what the message log holds. Missing is the first record that the write-ahead log lacks
+// before that, 0 if none: up to there the logs are compared.
+func (r *repairing) walContinues(ctx context.Context, kept runner.Kept) (continues bool, missing uint64, err error) {
 	if r.wal.Last < r.log.Last || r.wal.First > r.log.Last+1 {
-		return false, nil
+		return false, 0, nil
 	}
 	state, err := r.newestState(ctx, kept)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	if _, _, err := r.adopt(ctx, state, r.wal.First-1); err != nil {
-		return false, err
+		return false, 0, err
 	}
-	differs, err := r.compare(ctx, state)
-	return differs == 0, err
+	if missing, err = r.logs.WALMissing(ctx, r.wal.First); err != nil {
+		return false, 0, err
+	}
+	unread, err := r.logs.WALMissing(ctx, r.log.Last+1)
+	if err != nil || unread > 0 {
+		return false, 0, err
+	}
+	last := r.log.Last
+	if missing > 0 {
+		last = missing - 1
+	}
+	differs, err := r.compare(ctx, state, last)
+	return differs == 0, missing, err
 }
 
 // restartWAL makes the write-ahead log again, empty, with the given first sequence.
@@ -424,7 +455,7 @@ func (r *repairing) restartWAL(ctx context.Context, first uint64) error {
 	if err := r.js.DeleteStream(ctx, config.Name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("delete the write-ahead log: %w", err)
 	}
-	if _, err := r.js.CreateStream(ctx, config); err != nil {
+	if _, err := broker.CreateStream(ctx, r.js, config); err != nil {
 		return fmt.Errorf("make the write-ahead log again, to continue at record %d: %w (run the command again)", first, err)
 	}
 	return nil

@@ -153,6 +153,95 @@ func TestRepairWALThatLostItsTail(t *testing.T) {
 	}
 }
 
+// A write-ahead log that lacks a record is refused, and continued after what the message log has. Sends after it that were not answered stay
+// if the message log has the missing one.
+func TestRepairWALThatLacksARecord(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		missing []uint64
+		follow  int // sends that arrive after that
+		checkpoint,
+		keeps uint64 // records that stay
+		unread bool // the message log lacks the missing record, too
+	}{
+		"last":                         {missing: []uint64{20}, checkpoint: 20},
+		"last, then later ones":        {missing: []uint64{20}, follow: 3, checkpoint: 20, keeps: 3},
+		"from the middle":              {missing: []uint64{9, 14}, checkpoint: 20},
+		"from the middle, then others": {missing: []uint64{9, 14}, follow: 3, checkpoint: 20, keeps: 3},
+		"after the message log":        {missing: []uint64{21}, follow: 3, unread: true, checkpoint: 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := setup(t)
+			answers := h.answered(20)
+			lose := func() {
+				wal, err := h.js.Stream(h.ctx, topology.WALStream(0))
+				require.NoError(t, err)
+				for _, seq := range c.missing {
+					require.NoError(t, wal.DeleteMsg(h.ctx, seq))
+				}
+			}
+			if !c.unread {
+				lose()
+			}
+			for i := range c.follow {
+				h.publish(send("other", strconv.Itoa(i)))
+			}
+			if c.unread {
+				lose()
+			}
+			refusal := h.refuses()
+			require.ErrorIs(t, refusal, runner.ErrMissing)
+			require.ErrorContains(t, refusal, "record "+strconv.FormatUint(c.missing[0], 10)+" of the write-ahead log is missing")
+			require.ErrorContains(t, refusal, "sendhouse repair wal --partition 0")
+
+			_, err := h.repairWAL(false)
+			require.ErrorIs(t, err, command.ErrNotConfirmed)
+			out, err := h.repairWAL(true)
+			require.NoError(t, err)
+			require.Contains(t, out, "A checkpoint is made at record "+strconv.FormatUint(c.checkpoint, 10))
+			out, err = h.repairWAL(true)
+			require.NoError(t, err, "it may be run again")
+			require.Contains(t, out, "nothing to repair")
+			wal, err := h.js.Stream(h.ctx, topology.WALStream(0))
+			require.NoError(t, err)
+			require.Equal(t, c.keeps, wal.CachedInfo().State.Msgs)
+			_, stop := h.start()
+			for i := range c.follow {
+				got := h.ask(send("other", strconv.Itoa(i)))[0]
+				require.EqualValues(t, i+1, got.GetMessageSeq())
+				if c.keeps > 0 {
+					require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, got.GetOutcome())
+				}
+			}
+			for i, want := range answers {
+				got := h.ask(send("c", strconv.Itoa(i)))[0]
+				require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, got.GetOutcome(), "send %d", i)
+				require.Equal(t, want.GetMessageId(), got.GetMessageId(), "send %d", i)
+			}
+			stop()
+		})
+	}
+}
+
+// TestRunningPartitionMissesARecord: a record that is deleted before it is folded stops the partition, whether or not others follow.
+func TestRunningPartitionMissesARecord(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	h.answered(5)
+	h.publish(send("c", "lost"))
+	wal, err := h.js.Stream(h.ctx, topology.WALStream(0))
+	require.NoError(t, err)
+	require.NoError(t, wal.DeleteMsg(h.ctx, 6))
+	logs, err := openLogs(h.js.Conn(), h.js.Conn(), h.js, 0, false)
+	require.NoError(t, err)
+	missing, err := logs.WALMissing(h.ctx, 6)
+	require.NoError(t, err)
+	require.EqualValues(t, 6, missing)
+	h.publish(send("c", "next"))
+	require.ErrorIs(t, h.refuses(), runner.ErrMissing)
+}
+
 // A write-ahead log that was trimmed, and all of whose checkpoints are lost, is continued: what it holds beyond the message log stays.
 func TestRepairWALWithoutACheckpoint(t *testing.T) {
 	t.Parallel()

@@ -40,9 +40,34 @@ func (s *Service) watchHealth(ctx context.Context) {
 		if err == nil {
 			before = s.noticeLoss(before, signs)
 			s.guard.look(ctx)
+			s.recheckTable(ctx)
 		}
 		if lifecycle.Pause(ctx, s.timing.health) != nil {
 			return
+		}
+	}
+}
+
+// recheckTable notices that the table was changed by hand since the writer has found it as it must be, also while nothing is inserted.
+func (s *Service) recheckTable(ctx context.Context) {
+	if !s.tableOpen.Load() {
+		return // openTable is at it, and reports
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	err := s.client.Recheck(ctx)
+	before := s.tableWrong.Load()
+	switch {
+	case err == nil && before != nil:
+		s.tableWrong.Store(nil)
+		s.metrics.tableUnusable.Set(0)
+		s.log.Info("ClickHouse's table is as it must be again", "database", s.client.Database())
+	case err == nil, clickhouse.ClassOf(err) != clickhouse.Configuration: // or it cannot be asked now
+	default:
+		s.tableWrong.Store(&err)
+		s.metrics.tableUnusable.Set(1)
+		if before == nil || (*before).Error() != err.Error() {
+			s.log.Error("ClickHouse's table was changed and is not as it must be", "error", err)
 		}
 	}
 }

@@ -69,7 +69,7 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 		visibleDelay:   histogram("visible_delay_seconds", "Time from the acceptance of a batch's oldest message until its row can be read.", []float64{.1, .25, .5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 21600}),
 		splits:         counter("batch_splits_total", "Batches cut in two because ClickHouse refused them whole."),
 		natsRetries:    counter("nats_retries_total", "Writes to NATS (positions, dead letters) that had to be tried again."),
-		tableUnusable:  gauge("table_unusable", "1 while ClickHouse cannot be reached or its table cannot be made or used at the start, so that this process writes nothing; else 0."),
+		tableUnusable:  gauge("table_unusable", "1 while ClickHouse cannot be reached or its table cannot be made or used at the start, so that this process writes nothing, and while the table is not as it must be because it was changed since; else 0."),
 		retries:        make(map[clickhouse.Class]prometheus.Counter),
 		deadLetters:    make(map[string]prometheus.Counter),
 	}

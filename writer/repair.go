@@ -38,7 +38,7 @@ func (c *RepairPositionsCommand) Run(in *command.Invocation) error {
 type tableRepair func(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, d topology.Deployment, out io.Writer, yes bool) error
 
 func (o RepairOptions) ask(in *command.Invocation, what string, repair tableRepair) error {
-	return in.Ask(in.Ctx, o.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, d topology.Deployment) (err error) {
+	return o.Ask(in, func(ctx context.Context, js jetstream.JetStream, d topology.Deployment) (err error) {
 		client, err := clickhouse.Open(o.Config, in.Log)
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)

@@ -310,6 +310,45 @@ func TestStartWaitsForTheTable(t *testing.T) {
 	}
 }
 
+// A table that is changed by hand is reported while nothing is inserted, until it is mended.
+func TestTableIsChangedWhileTheWriterRuns(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	cfg := b.full()
+	client, err := clickhouse.Open(cfg.Config, b.log)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, client.Close()) }()
+	require.NoError(t, client.Migrate(b.ctx))
+	s := b.service(cfg)
+	s.timing.health = 50 * time.Millisecond
+	ctx, stop := context.WithCancel(b.ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	b.publish(0, 1, 10)
+	b.waitDone(0, 10)
+	for _, change := range [][3]string{
+		{"DROP COLUMN tag_key", "column tag_key String is missing", "ADD COLUMN tag_key String"},
+		{"MODIFY SETTING non_replicated_deduplication_window = 0", "non_replicated_deduplication_window", "MODIFY SETTING non_replicated_deduplication_window = 1000"},
+	} {
+		alter := func(how string) {
+			require.NoError(t, client.Conn().Exec(b.ctx, "ALTER TABLE "+client.Database()+".messages "+how))
+		}
+		alter(change[0])
+		testkit.WaitFor(t, time.Minute, "the writer says what is wrong", func(context.Context) error {
+			if err := s.Check(); err == nil || !strings.Contains(err.Error(), change[1]) {
+				return fmt.Errorf("it says %w", err)
+			}
+			return nil
+		})
+		require.InDelta(t, 1, prometheustest.ToFloat64(s.metrics.tableUnusable), 0)
+		alter(change[2])
+		testkit.WaitFor(t, time.Minute, "the writer sees that it is mended", func(context.Context) error { return s.Check() })
+		require.Zero(t, prometheustest.ToFloat64(s.metrics.tableUnusable))
+	}
+	stop()
+	require.NoError(t, <-ended)
+}
+
 // A ClickHouse that is not there, or says nothing, does not end the writer either, and stopping it takes no time.
 func TestStartWaitsForClickHouse(t *testing.T) {
 	t.Parallel()

@@ -54,6 +54,8 @@ type Service struct {
 	fewerAt          time.Time     // when they were last counted because there were fewer; of watchHealth
 	ready            chan struct{}
 	ran              atomic.Bool
+	tableOpen        atomic.Bool           // the table was found as it must be
+	tableWrong       atomic.Pointer[error] // how it was changed since
 
 	mu      sync.Mutex
 	state   error           // what Check reports until the instance has joined, and when it has ended
@@ -107,6 +109,9 @@ func (s *Service) Check() error {
 		return s.state
 	}
 	var errs []error
+	if wrong := s.tableWrong.Load(); wrong != nil {
+		errs = append(errs, fmt.Errorf("ClickHouse's table was changed: %w", *wrong))
+	}
 	for _, partition := range slices.Sorted(maps.Keys(s.runners)) {
 		if problem := s.runners[partition].status.Load().problem; problem != nil {
 			errs = append(errs, fmt.Errorf("partition %d: %w", partition, problem))
@@ -203,6 +208,7 @@ func (s *Service) openTable(ctx context.Context) error {
 				s.log.Info("ClickHouse's table can be used now", "database", s.client.Database())
 			}
 			s.metrics.tableUnusable.Set(0)
+			s.tableOpen.Store(true)
 			return nil
 		}
 		s.setState(fmt.Errorf("ClickHouse's table cannot be used: %w", err))

@@ -15,8 +15,22 @@ type cache struct {
 	// complete: everything that the bucket held at some time is here.
 	complete atomic.Bool
 
-	// For the metrics; written by the one that writes.
+	// Written by the one that writes.
 	channels, members, bytes atomic.Int64
+	held                     atomic.Pointer[extent]
+}
+
+// extent is how much of the bucket is in the cache.
+func (c *cache) extent() extent {
+	if held := c.held.Load(); held != nil {
+		return *held
+	}
+	return extent{}
+}
+
+// reached notes that the record of a channel, of this revision, is in the cache.
+func (c *cache) reached(revision uint64) {
+	c.held.Store(&extent{Last: max(c.extent().Last, revision), Channels: c.channels.Load()})
 }
 
 type shard struct {

@@ -41,7 +41,7 @@ var (
 // errConflict: the record was changed by somebody else meanwhile.
 var errConflict = errors.New("changed by others meanwhile")
 
-// Change makes an edit of a channel's policy. Where it returns nil the edit is stored and in
+// Change makes an edit of a channel's policy. Where it returns nil the edit is stored, with its mark, and in
 // force in this process. An edit that changes nothing is nothing to store. Otherwise the error
 // is one of ErrTooMany and ErrDamaged, ErrUnchanged, or ErrUnknown.
 func (s *Store) Change(ctx context.Context, ch Channel, e Edit) error {
@@ -101,6 +101,11 @@ func (s *Store) attempt(ctx context.Context, ch Channel, e Edit, force bool) err
 		if cache.Policy(ch) != base || s.cache.Load() != cache {
 			return errConflict
 		}
+		if err == nil { // of the change that made it so, the mark may not be stored
+			if markErr := s.raise(ctx); markErr != nil {
+				return fmt.Errorf("%w: %w", ErrUnchanged, markErr)
+			}
+		}
 		return err
 	}
 	if next == nil {
@@ -122,6 +127,9 @@ func (s *Store) attempt(ctx context.Context, ch Channel, e Edit, force bool) err
 		return fmt.Errorf("%w: it is stored as revision %d, which has not come back in time: %w", ErrUnknown, revision, err)
 	}
 	s.purgeReplaced(ctx, ch, base, next, pages, revision)
+	if err := s.raise(ctx); err != nil {
+		return fmt.Errorf("%w: it is in force, and a loss of it would not be noticed: %w", ErrUnknown, err)
+	}
 	return nil
 }
 
@@ -213,9 +221,9 @@ func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (r
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout/2)
 	defer cancel()
 	if base != nil {
-		return s.storeAfter(ctx, msg, base.revision)
+		return storeAfter(ctx, s.js, msg, base.revision)
 	}
-	revision, err = s.storeAfter(ctx, msg, 0)
+	revision, err = storeAfter(ctx, s.js, msg, 0)
 	if !errors.Is(err, errConflict) {
 		return revision, err
 	}
@@ -224,12 +232,12 @@ func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (r
 	if err != nil {
 		return 0, err
 	}
-	return s.storeAfter(ctx, msg, empty)
+	return storeAfter(ctx, s.js, msg, empty)
 }
 
 // storeAfter writes a record if the newest message of its key is the expected one; otherwise it is errConflict.
-func (s *Store) storeAfter(ctx context.Context, msg *nats.Msg, expected uint64) (revision uint64, err error) {
-	ack, err := s.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(expected), jetstream.WithRetryAttempts(0))
+func storeAfter(ctx context.Context, js jetstream.JetStream, msg *nats.Msg, expected uint64) (revision uint64, err error) {
+	ack, err := js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(expected), jetstream.WithRetryAttempts(0))
 	var refusal *jetstream.APIError
 	switch {
 	case err == nil:

@@ -98,7 +98,7 @@ func makeReplicated(ctx context.Context, t *testing.T, js jetstream.JetStream) {
 	options := topology.DefaultOptions()
 	options.Replicas = 3
 	for _, bucket := range options.BucketConfigs() {
-		if bucket.Bucket == topology.PermissionBucket {
+		if bucket.Bucket == topology.PermissionBucket || bucket.Bucket == topology.DeploymentBucket {
 			require.Eventually(t, func() bool {
 				_, err := js.CreateOrUpdateKeyValue(ctx, bucket)
 				return err == nil

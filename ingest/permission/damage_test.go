@@ -2,15 +2,21 @@ package permission
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -103,7 +109,7 @@ func (b *bundle) waiting() *Store {
 	return s
 }
 
-// TestAnEmptiedBucketAllowsNobody until it is made anew.
+// TestAnEmptiedBucketAllowsNobody until it is repaired.
 func TestAnEmptiedBucketAllowsNobody(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -115,10 +121,217 @@ func TestAnEmptiedBucketAllowsNobody(t *testing.T) {
 	s := b.waiting()
 	require.Equal(t, Unavailable, s.ask("u", g))
 	require.ErrorContains(t, s.Check(), "sendhouse repair permissions")
-	require.NoError(t, b.js.DeleteKeyValue(t.Context(), topology.PermissionBucket))
-	b.makeBucket()
+	b.repair(0)
 	<-s.Ready()
 	require.Equal(t, Allowed, s.ask("v", g))
+}
+
+// repair runs `sendhouse repair permissions`, first without --yes, and looks how many channels' permissions it keeps.
+func (b *bundle) repair(channels int) {
+	b.t.Helper()
+	run := func(yes bool) (string, error) {
+		var out strings.Builder
+		in := &command.Invocation{Ctx: b.t.Context(), Stdout: &out, Ask: func(ctx context.Context, _ broker.ClientConfig, _ command.Asker, question command.Question) error {
+			return question(ctx, b.js, topology.Deployment{ID: "d", Partitions: 2, DedupWindow: time.Minute, DedupEntriesMax: 1000})
+		}}
+		c := &RepairCommand{}
+		c.Yes = yes
+		err := c.Run(in)
+		return out.String(), err
+	}
+	_, err := run(false)
+	require.ErrorIs(b.t, err, command.ErrNotConfirmed)
+	_, err = run(true)
+	require.NoError(b.t, err)
+	if channels > 0 { // twice is no more than once
+		text, err := run(true)
+		require.NoError(b.t, err)
+		require.Contains(b.t, text, fmt.Sprintf("the permissions of %d channels, no fewer than it had", channels))
+	}
+}
+
+// copyBucket copies the bucket's files while the server is stopped.
+func (b *bundle) copyBucket(from, to string) {
+	b.t.Helper()
+	require.NoError(b.t, os.RemoveAll(to))
+	require.NoError(b.t, os.CopyFS(to, os.DirFS(from)))
+}
+
+func (b *bundle) bucketDir() string {
+	return filepath.Join(b.dir, "jetstream", "$G", "streams", bucketStream)
+}
+
+// TestABucketBehindItsMark: a bucket that was replaced by an older copy, was cut off, or has lost a record without a trace
+// admits nobody, also in a process that has known better, until it is repaired.
+func TestABucketBehindItsMark(t *testing.T) {
+	t.Parallel()
+	deny := Edit{Raise: FlagDefined, Lists: [lists]ListEdit{Denylist: {Add: []string{"u"}}}}
+	g, h, pages := group("g"), group("h"), group("pages")
+	for name, c := range map[string]struct {
+		stopped func(b *bundle, older string) // while the server is stopped
+		running func(b *bundle)
+		says    string
+		kept    int
+		then    Verdict // of u in h, after the repair
+	}{
+		"older copy": {
+			stopped: func(b *bundle, older string) { b.copyBucket(older, b.bucketDir()) },
+			says:    "it has 2 channels, and had 3", kept: 2, then: Allowed,
+		},
+		"record purged": {
+			running: func(b *bundle) { b.purge(h.key()) },
+			says:    "its newest channel record is revision", kept: 2, then: Allowed,
+		},
+		"record of before purged": {
+			running: func(b *bundle) { b.purge(g.key()) },
+			says:    "1 of 3 channels are missing", kept: 2, then: Denylisted,
+		},
+		"made again by hand": {
+			running: func(b *bundle) {
+				require.NoError(b.t, b.js.DeleteKeyValue(b.t.Context(), topology.PermissionBucket))
+				b.makeBucket()
+				_, err := b.kv.Put(b.t.Context(), g.key(), []byte(`{"v":1,"defined":true}`))
+				require.NoError(b.t, err)
+			},
+			says: "it was made again", kept: 1, then: Allowed,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, older := setup(t), filepath.Join(t.TempDir(), "older")
+			s := b.store()
+			b.change(s, pages, define(numbered("member", 3000)...))
+			b.change(s, g, deny)
+			b.server.Shutdown()
+			b.copyBucket(b.bucketDir(), older)
+			b.start(b.addr)
+			eventually(t, "connected", func() bool { return s.Change(t.Context(), h, deny) == nil })
+			if c.stopped != nil {
+				b.server.Shutdown()
+				c.stopped(b, older)
+				b.start(b.addr)
+				eventually(t, "a process that ran before notices", func() bool { return s.ask("u", h) == Unavailable })
+				require.ErrorIs(t, s.Change(t.Context(), g, deny), ErrUnchanged, "nothing is built on it")
+			} else {
+				c.running(b)
+			}
+			again := b.waiting()
+			require.Equal(t, Unavailable, again.ask("u", h))
+			require.ErrorContains(t, again.Check(), c.says)
+			require.ErrorContains(t, again.Check(), "sendhouse repair permissions")
+			b.repair(c.kept)
+			eventually(t, "repaired", func() bool { return again.ask("u", h) == c.then })
+			if c.kept > 1 {
+				require.Equal(t, NotSubscribed, again.ask("u", pages))
+				require.Equal(t, Allowed, again.ask("member-0002999", pages))
+			}
+			eventually(t, "changes are taken", func() bool { return again.Change(t.Context(), h, deny) == nil })
+			require.Equal(t, Denylisted, b.store().ask("u", h))
+		})
+	}
+}
+
+func (b *bundle) purge(key string) {
+	b.t.Helper()
+	stream, err := b.js.Stream(b.t.Context(), bucketStream)
+	require.NoError(b.t, err)
+	require.NoError(b.t, stream.Purge(b.t.Context(), jetstream.WithPurgeSubject(bucketSubjects+key)))
+}
+
+// TestRepairMakesTheBucketAgain with what can be read of it, lists in pages among it.
+func TestRepairMakesTheBucketAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.store()
+	g, h := group("g"), group("h")
+	b.change(s, g, define(numbered("member", 3000)...))
+	for _, uid := range []string{"u", "v"} { // the second has its place in the stream as a condition
+		b.change(s, h, define(uid))
+	}
+	b.change(s, group("lost"), Edit{Raise: FlagDefined, Lists: [lists]ListEdit{Denylist: {Add: []string{"denied-in-lost"}}}})
+	b.server.Shutdown()
+	b.flipOnDisk("denied-in-lost")
+	b.start(b.addr)
+	again := b.waiting()
+	b.repair(2)
+	<-again.Ready()
+	require.Equal(t, Allowed, again.ask("member-0002999", g))
+	require.Equal(t, NotSubscribed, again.ask("u", g))
+	require.Equal(t, Allowed, again.ask("v", h))
+	b.change(again, h, define("w"))
+	require.Equal(t, Allowed, b.store().ask("w", h))
+}
+
+// TestMarkIsNeverFalse: processes change channels at once, die between a change and its mark, delete and define again; no start
+// is ever refused.
+func TestMarkIsNeverFalse(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	stores := []*Store{b.store(), b.store(), b.store()}
+	var work sync.WaitGroup
+	for n, s := range stores {
+		work.Go(func() {
+			for i := range 40 {
+				ch := group(fmt.Sprint("g", (i*7+n)%11))
+				edit := define(numbered(fmt.Sprint("member-", n, "-", i), 1+i*40)...)
+				if i%3 == 0 {
+					edit = Edit{Lower: FlagDefined, Lists: replace(Subscribers).Lists}
+				}
+				if err := s.Change(t.Context(), ch, edit); err != nil {
+					t.Errorf("change %d of %d: %v", i, n, err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	last := b.store()
+	stored, err := readMark(t.Context(), b.js)
+	require.NoError(t, err)
+	require.Equal(t, last.cache.Load().extent(), stored.extent)
+	for _, s := range stores {
+		eventually(t, "all have the same", func() bool { return s.cache.Load().extent() == stored.extent })
+	}
+}
+
+// TestDeathBetweenRecordAndMark: the bucket is ahead of its mark, which the next process raises.
+func TestDeathBetweenRecordAndMark(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.store()
+	b.change(s, group("g"), define("u"))
+	b.put(group("h"), `{"v":1,"defined":true}`) // as of a process that died, or of a version without marks
+	again := b.store()
+	eventually(t, "raised", func() bool {
+		stored, err := readMark(t.Context(), b.js)
+		return err == nil && stored.extent == again.cache.Load().extent()
+	})
+	require.EqualValues(t, 2, again.cache.Load().extent().Channels)
+}
+
+// TestNoMark: the bucket of a version without marks gets one, and so does one whose mark was lost or is damaged.
+func TestNoMark(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.put(group("g"), `{"v":1,"defined":true}`)
+	marked := func(s *Store) {
+		t.Helper()
+		eventually(t, "marked", func() bool {
+			stored, err := readMark(t.Context(), b.js)
+			return err == nil && stored.damaged == nil && stored.extent == s.cache.Load().extent()
+		})
+	}
+	marked(b.store())
+	kv, err := b.js.KeyValue(t.Context(), topology.DeploymentBucket)
+	require.NoError(t, err)
+	for _, damage := range []func() error{
+		func() error { return kv.Delete(t.Context(), markKey) },
+		func() error { return kv.Purge(t.Context(), markKey) },
+		func() error { _, err := kv.Put(t.Context(), markKey, []byte("stray")); return err },
+		func() error { _, err := kv.Put(t.Context(), markKey, []byte(`{"last":1}`)); return err },
+	} {
+		require.NoError(t, damage())
+		marked(b.store())
+	}
 }
 
 // TestABitOnTheServersDisk: the server passes over a record that is not what it wrote, and says nothing.
@@ -130,20 +343,26 @@ func TestABitOnTheServersDisk(t *testing.T) {
 		b.change(store, group(name), Edit{Raise: FlagDefined, Lists: [lists]ListEdit{Denylist: {Add: []string{"denied-in-" + name}}}})
 	}
 	b.server.Shutdown()
-	files, err := filepath.Glob(filepath.Join(b.dir, "jetstream", "*", "streams", bucketStream, "msgs", "*.blk"))
-	require.NoError(t, err)
-	found := false
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		require.NoError(t, err)
-		if at := bytes.Index(data, []byte("denied-in-b")); at >= 0 {
-			data[at] ^= 1
-			require.NoError(t, os.WriteFile(file, data, 0o600))
-			found = true
-		}
-	}
-	require.True(t, found, "%v", files)
+	b.flipOnDisk("denied-in-b")
 	b.start(b.addr)
 	s := b.waiting()
 	require.Equal(t, Unavailable, s.ask("u", group("b")))
+}
+
+// flipOnDisk changes one bit of a text in the bucket's files.
+func (b *bundle) flipOnDisk(text string) {
+	b.t.Helper()
+	files, err := filepath.Glob(filepath.Join(b.bucketDir(), "msgs", "*.blk"))
+	require.NoError(b.t, err)
+	found := false
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		require.NoError(b.t, err)
+		if at := bytes.Index(data, []byte(text)); at >= 0 {
+			data[at] ^= 1
+			require.NoError(b.t, os.WriteFile(file, data, 0o600))
+			found = true
+		}
+	}
+	require.True(b.t, found, "%v", files)
 }

@@ -18,6 +18,8 @@
 //	follow.go  the watch that feeds the cache
 //	probe.go   how fresh it is: asks the server how far it is and waits until the watch is there, too
 //	change.go  pages first, then the record; the pages that it replaced go last
+//	mark.go    how much the bucket held, kept elsewhere, so that a bucket that lost something is noticed
+//	repair.go  the command that makes the bucket again, or accepts it as it is
 //	sweep.go   pages that a change which died on its way has left
 //
 // A list of more than 8 KiB is divided by the hash of its uids into pages of up to 64 KiB, each
@@ -46,4 +48,9 @@
 // A record that cannot be read, or points to a page that is not there, lets nobody send to its
 // channel, and is reported. Replacing the list, or the record, mends it. So does a record that was
 // deleted, until the channel is defined again.
+//
+// A bucket that was replaced by an older copy, cut off, or purged of a record looks like a whole one.
+// So a mark in another bucket says how much it held at its last change; see the type mark. A bucket
+// that is behind its mark admits nobody until it is restored, or accepted by `sendhouse repair
+// permissions`.
 package permission

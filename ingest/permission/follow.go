@@ -112,11 +112,15 @@ func (s *Store) watch(ctx context.Context) error {
 var errUnsettled = errors.New("the bucket of permissions is being changed")
 
 // whole refuses a cache that has fewer keys than the bucket's leader counts in the bucket: the server passes over those that cannot
-// be read without a word. A bucket that was written and is empty was purged: records are replaced and never removed. It is asked
-// before a cache is used for the first time.
+// be read without a word. A bucket that was written and is empty was purged: records are replaced and never removed. And it refuses a
+// bucket that is behind its mark. It is asked before a cache is used for the first time.
 func (s *Store) whole(ctx context.Context, cache *cache) error {
 	if cache.complete.Load() {
 		return nil
+	}
+	stored, err := readMark(ctx, s.js) // before the bucket is asked, which only grows
+	if err != nil {
+		return err
 	}
 	applied, counted := s.progress.now(), uint64(cache.channels.Load()+s.others.Load())
 	at, err := s.position(ctx)
@@ -128,13 +132,17 @@ func (s *Store) whole(ctx context.Context, cache *cache) error {
 			return errors.Join(errUnsettled, err)
 		}
 	}
-	problem := error(nil)
+	var problem error
+	shortfall := stored.shortfall(at.created, cache.extent())
 	switch {
 	case at.keys == 0 && at.last > 0:
 		problem = fmt.Errorf("%w: it was emptied", ErrNotWhole)
 	case counted < at.keys:
 		problem = fmt.Errorf("%w: %d of %d keys can be read", ErrNotWhole, counted, at.keys)
+	case shortfall != nil:
+		problem = fmt.Errorf("%w: %w", ErrNotWhole, shortfall)
 	default:
+		s.reportMark(stored)
 		s.notWhole.Store(nil)
 		return nil
 	}
@@ -202,6 +210,7 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 		return
 	}
 	cache := s.cache.Load()
+	defer cache.reached(entry.Revision())
 	if !stored { // by hand: a record is replaced, and never deleted. Whom it refused is not known any more
 		s.metrics.damaged.Inc()
 		s.log.Error("the permissions of a channel were deleted; nobody can send to it until it is defined again", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision())

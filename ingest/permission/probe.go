@@ -2,7 +2,11 @@ package permission
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 const (
@@ -48,16 +52,34 @@ func (s *Store) probeOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lagMax)
 	defer cancel()
 	if s.reach(ctx, at.last) == nil {
-		if s.whole(ctx, cache) != nil {
+		if err := s.whole(ctx, cache); err != nil {
 			s.metrics.unconfirmed.Inc()
+			if !errors.Is(err, errUnsettled) && ctx.Err() == nil {
+				s.complain("cannot confirm that the bucket of permissions has lost nothing; retrying", err)
+			}
 			return
 		}
 		s.confirm(cache, asked)
+		s.raiseLater(ctx)
 		return
 	}
 	s.metrics.unconfirmed.Inc()
 	if s.watching.Load() == watching && s.progress.now() == before {
 		s.again() // it does not move at all
+	}
+}
+
+// raiseLater raises the mark of what others have changed, who may have died before they did. If it fails, the next probe tries again.
+func (s *Store) raiseLater(ctx context.Context) {
+	if err := s.raise(ctx); err != nil && ctx.Err() == nil {
+		s.complain("cannot raise the mark by which a loss of permissions is noticed; retrying", err)
+	}
+}
+
+// complain logs a fault of the probe, now and then while it lasts.
+func (s *Store) complain(what string, err error) {
+	if skipped, due := s.probeFaults.Due(what); due {
+		s.log.Warn(what, "bucket", topology.DeploymentBucket, "key", markKey, "error", broker.Explain(err), "skipped", skipped)
 	}
 }
 

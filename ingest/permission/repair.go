@@ -1,6 +1,7 @@
 package permission
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,15 +21,16 @@ type RepairCommand struct{ command.Repair }
 
 // keptRecord is a record of the bucket that can be read.
 type keptRecord struct {
-	subject string
-	header  nats.Header
-	data    []byte
+	subject  string
+	revision uint64
+	deleted  string // what the client says of a key that was deleted by hand; empty of one that was not
+	data     []byte
 }
 
-// Run makes the bucket again with those of its records that can be read. What it says of the others must be put right by hand: a
-// channel without a record admits every sender.
+// Run makes the bucket again with those of its records that can be read, or takes one that can be read and is behind its mark as it
+// is. What is lost must be put right by hand: a channel without a record admits every sender.
 func (c *RepairCommand) Run(in *command.Invocation) error {
-	return in.Ask(in.Ctx, c.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, d topology.Deployment) error {
+	return c.Ask(in, func(ctx context.Context, js jetstream.JetStream, d topology.Deployment) error {
 		if err := c.repair(ctx, js, d, in); err != nil {
 			return fmt.Errorf("repair the permissions: %w", err)
 		}
@@ -37,6 +39,10 @@ func (c *RepairCommand) Run(in *command.Invocation) error {
 }
 
 func (c *RepairCommand) repair(ctx context.Context, js jetstream.JetStream, d topology.Deployment, in *command.Invocation) error {
+	stored, err := readMark(ctx, js)
+	if err != nil {
+		return err
+	}
 	stream, err := js.Stream(ctx, bucketStream)
 	gone := errors.Is(err, jetstream.ErrStreamNotFound)
 	var kept []keptRecord
@@ -56,7 +62,7 @@ func (c *RepairCommand) repair(ctx context.Context, js jetstream.JetStream, d to
 	if !gone {
 		state = fmt.Sprintf("has %d records that can be read and %d that cannot", len(kept), len(lost))
 		if len(lost) == 0 && len(kept) > 0 {
-			return command.Say(in.Stdout, "The bucket %s; nothing to repair.\n", state) //nolint:wrapcheck // Run says what was being done
+			return c.accept(ctx, js, mark{Created: stream.CachedInfo().Created, extent: extentOf(kept)}, stored, in)
 		}
 	}
 	if len(lost) == 0 {
@@ -75,12 +81,60 @@ func (c *RepairCommand) repair(ctx context.Context, js jetstream.JetStream, d to
 	if err := broker.Recreate(ctx, js, d, options, bucketStream); err != nil {
 		return err //nolint:wrapcheck // says which stream
 	}
-	for _, r := range kept {
-		if _, err := js.PublishMsg(ctx, &nats.Msg{Subject: r.subject, Header: r.header, Data: r.data}); err != nil {
+	for i, r := range kept {
+		msg := nats.NewMsg(r.subject) // without its other headers: the revision that it replaced is among them
+		if msg.Data = r.data; r.deleted != "" {
+			msg.Header.Set(operationHeader, r.deleted)
+		}
+		ack, err := js.PublishMsg(ctx, msg)
+		if err != nil {
 			return fmt.Errorf("write %s again: %w", r.subject, err)
 		}
+		kept[i].revision = ack.Sequence
+	}
+	if stream, err = js.Stream(ctx, bucketStream); err != nil {
+		return fmt.Errorf("look at stream %s: %w", bucketStream, err)
+	}
+	if err := writeMark(ctx, js, mark{Created: stream.CachedInfo().Created, extent: extentOf(kept)}, stored.revision); err != nil {
+		return err
 	}
 	return command.Say(in.Stdout, "Done: %d records. Start ingest again.\n", len(kept)) //nolint:wrapcheck // Run says what was being done
+}
+
+// accept takes the bucket as it is, though it holds less than was put into it.
+func (c *RepairCommand) accept(ctx context.Context, js jetstream.JetStream, there mark, stored storedMark, in *command.Invocation) error {
+	shortfall := stored.shortfall(there.Created, there.extent)
+	if shortfall == nil {
+		return command.Say(in.Stdout, "The bucket can be read, and has the permissions of %d channels, no fewer than it had; nothing to repair.\n", there.Channels) //nolint:wrapcheck // Run says what was being done
+	}
+	err := command.Confirm(in.Stdout, c.Yes, "The bucket of permissions can be read, and has lost records: %s.\nIt is taken as it is. Changes that are lost are no longer in force, and channels whose record is lost admit every sender that no other rule refuses: set their lists again. If there is a newer backup, restore it with `nats stream restore` instead.\n",
+		shortfall)
+	if err != nil {
+		return err //nolint:wrapcheck // Run says what was being done
+	}
+	if err := writeMark(ctx, js, there, stored.revision); err != nil {
+		return err
+	}
+	return command.Say(in.Stdout, "Done: %d channels have permissions.\n", there.Channels) //nolint:wrapcheck // Run says what was being done
+}
+
+// extentOf is what a process that has read these records knows of the bucket.
+func extentOf(records []keptRecord) (held extent) {
+	for _, r := range records {
+		key, err := parseKey(strings.TrimPrefix(r.subject, bucketSubjects))
+		if err != nil || key.isPage {
+			continue
+		}
+		held.Last = max(held.Last, r.revision)
+		if r.deleted == "" { // else it closes the channel
+			// Pages are not needed: a list that has some is not empty.
+			if p, _ := readPolicy(r.data, r.revision, func(uint64) *page { return nil }); p.isEmpty() {
+				continue
+			}
+		}
+		held.Channels++
+	}
+	return held
 }
 
 // readable reads the newest record of each key, and names the keys of which it cannot be read. One that can be read and is
@@ -95,14 +149,15 @@ func readable(ctx context.Context, js jetstream.JetStream, stream jetstream.Stre
 		record, err := broker.LastRecord(ctx, js, bucketStream, subject)
 		switch {
 		case err == nil:
-			kept = append(kept, keptRecord{subject: subject, header: record.Header, data: record.Data})
+			kept = append(kept, keptRecord{subject: subject, revision: record.Sequence, deleted: record.Header.Get(operationHeader), data: record.Data})
 		case errors.Is(err, jetstream.ErrMsgNotFound):
 			lost = append(lost, key)
 		default:
 			return nil, nil, fmt.Errorf("read %s: %w", key, err)
 		}
 	}
-	slices.SortFunc(kept, func(a, b keptRecord) int { return strings.Compare(a.subject, b.subject) })
+	// As they were written: a record is read after the pages that it points to.
+	slices.SortFunc(kept, func(a, b keptRecord) int { return cmp.Compare(a.revision, b.revision) })
 	slices.Sort(lost)
 	return kept, lost, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -63,16 +64,19 @@ type Store struct {
 	loose    loose
 	locks    [lockStripes]chan struct{}
 
-	ready     chan struct{} // closed when the cache is complete for the first time
-	once      sync.Once     // closes ready
-	restart   chan struct{} // asks for a new watch
-	watching  atomic.Int64  // the number of the watch; 0: there is none
-	watches   int64         // the number of the last one; follow's own
-	others    atomic.Int64  // pages and foreign keys that were read into the cache
-	notWhole  atomic.Pointer[error]
-	began     time.Time
-	confirmed atomic.Int64 // when the cache was last known to be complete, in nanoseconds since began; 0: never
-	created   atomic.Int64 // when the stream was made, in Unix nanoseconds: another one is another bucket
+	ready       chan struct{}        // closed when the cache is complete for the first time
+	once        sync.Once            // closes ready
+	marking     chan struct{}        // held while the mark is raised
+	marked      atomic.Pointer[mark] // what is known to be stored
+	probeFaults lifecycle.Repeated
+	restart     chan struct{} // asks for a new watch
+	watching    atomic.Int64  // the number of the watch; 0: there is none
+	watches     int64         // the number of the last one; follow's own
+	others      atomic.Int64  // pages and foreign keys that were read into the cache
+	notWhole    atomic.Pointer[error]
+	began       time.Time
+	confirmed   atomic.Int64 // when the cache was last known to be complete, in nanoseconds since began; 0: never
+	created     atomic.Int64 // when the stream was made, in Unix nanoseconds: another one is another bucket
 }
 
 // New checks cfg and makes a store. It asks NATS nothing before Run.
@@ -83,7 +87,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	s := &Store{
 		rules:    Rules{RefuseUndefined: cfg.UndefinedChannels == undefinedRefuse, PersonAllowlists: cfg.PersonAllowlists},
 		staleMax: cfg.StaleMax, js: deps.JetStream, log: deps.Logger,
-		ready: make(chan struct{}), restart: make(chan struct{}, 1), began: time.Now(),
+		ready: make(chan struct{}), restart: make(chan struct{}, 1), marking: make(chan struct{}, 1), began: time.Now(),
 	}
 	for i := range s.locks {
 		s.locks[i] = make(chan struct{}, 1)

@@ -2,6 +2,7 @@ package permission
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -45,8 +46,12 @@ func (b *bundle) makeBucket() {
 	b.t.Helper()
 	var err error
 	for _, bucket := range topology.DefaultOptions().BucketConfigs() {
-		if bucket.Bucket == topology.PermissionBucket {
+		switch bucket.Bucket {
+		case topology.PermissionBucket:
 			b.kv, err = b.js.CreateKeyValue(b.t.Context(), bucket)
+			require.NoError(b.t, err)
+		case topology.DeploymentBucket: // has the mark
+			_, err := b.js.CreateOrUpdateKeyValue(b.t.Context(), bucket)
 			require.NoError(b.t, err)
 		}
 	}
@@ -58,6 +63,9 @@ func (b *bundle) start(addr string) {
 	b.server, err = broker.StartEmbedded(broker.EmbeddedConfig{DataDir: b.dir, Addr: addr, StoreBytesMax: 8 << 30, Logger: quiet()})
 	require.NoError(b.t, err)
 	b.t.Cleanup(b.server.Shutdown)
+	if b.js != nil {
+		eventually(b.t, "connected again", func() bool { return b.js.Conn().IsConnected() })
+	}
 }
 
 func (b *bundle) connect() (*nats.Conn, jetstream.JetStream) {
@@ -427,6 +435,9 @@ func TestBucketReplaced(t *testing.T) {
 	b.makeBucket()
 	_, err := b.kv.Put(t.Context(), h.key(), []byte(`{"v":1,"defined":true,"subscribers":{"count":1,"uids":["v"]}}`))
 	require.NoError(t, err)
+	eventually(t, "the new bucket has less than the one of before", func() bool { return errors.Is(s.Check(), ErrNotWhole) })
+	require.Equal(t, Unavailable, s.ask("v", h))
+	b.repair(1)
 	eventually(t, "the new bucket counts", func() bool { return s.ask("v", h) == Allowed && s.ask("u", h) == NotSubscribed })
 	require.Equal(t, Allowed, s.ask("anybody", g), "nothing is known of it any more")
 	b.change(s, g, define("u"))

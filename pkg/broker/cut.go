@@ -74,7 +74,7 @@ func CutStream(ctx context.Context, js jetstream.JetStream, name string, last ui
 func RequestCut(ctx context.Context, js jetstream.JetStream, name string, last uint64) error {
 	stream, err := js.Stream(ctx, name)
 	if err == nil {
-		_, err = js.CreateStream(ctx, jetstream.StreamConfig{
+		_, err = CreateStream(ctx, js, jetstream.StreamConfig{
 			Name: CutName(name), Description: "Sendhouse: a request to cut " + name, Replicas: stream.CachedInfo().Config.Replicas,
 			Metadata: map[string]string{cutRequestKey: strconv.FormatUint(last, 10)},
 		})
@@ -175,7 +175,7 @@ func (c *cut) copyFront(ctx context.Context, last uint64) (bool, error) {
 	if keeps {
 		config.Mirror = &jetstream.StreamSource{Name: c.name}
 	}
-	if _, err := c.js.CreateStream(ctx, config); err != nil {
+	if _, err := CreateStream(ctx, c.js, config); err != nil {
 		return false, fmt.Errorf("create stream %s: %w", config.Name, err)
 	}
 	if keeps {
@@ -322,7 +322,7 @@ func (c *cut) replace(ctx context.Context) error {
 func (c *cut) copyBack(ctx context.Context, t *jetstream.StreamInfo, config jetstream.StreamConfig, last uint64, create bool) error {
 	if t.State.Msgs == 0 {
 		config.FirstSeq = last + 1
-		if _, err := c.js.CreateStream(ctx, config); err != nil {
+		if _, err := CreateStream(ctx, c.js, config); err != nil {
 			return fmt.Errorf("create stream %s again: %w", c.name, err)
 		}
 		return nil
@@ -332,7 +332,7 @@ func (c *cut) copyBack(ctx context.Context, t *jetstream.StreamInfo, config jets
 			Name: c.name, Description: config.Description, Storage: config.Storage, Replicas: config.Replicas,
 			Metadata: config.Metadata, Mirror: &jetstream.StreamSource{Name: t.Config.Name},
 		}
-		if _, err := c.js.CreateStream(ctx, mirror); err != nil {
+		if _, err := CreateStream(ctx, c.js, mirror); err != nil {
 			return fmt.Errorf("create stream %s again: %w", c.name, err)
 		}
 	}

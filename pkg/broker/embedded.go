@@ -97,6 +97,10 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	}
 	ns.SetLoggerV2(&serverLogger{log: cfg.Logger.With("component", "nats-server")}, false, false, false)
 	e := &Embedded{server: ns, lock: lock, cfg: cfg}
+	// Left by a process that was killed, it would lead elsewhere.
+	if err := removeAddress(cfg.DataDir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	ns.Start()
 	if !ns.ReadyForConnections(serverReadyTimeout) {
 		e.Shutdown()
@@ -106,7 +110,31 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 		e.Shutdown()
 		return nil, fmt.Errorf("embedded NATS server could not start JetStream in %s; its log says why", cfg.DataDir)
 	}
+	if err := os.WriteFile(filepath.Join(cfg.DataDir, addressFile), []byte(e.URL()), 0o640); err != nil { //nolint:gosec // no secret; for the operator's group, as the lock
+		e.Shutdown()
+		return nil, fmt.Errorf("write the address of the embedded NATS server: %w", err)
+	}
 	return e, nil
+}
+
+// addressFile in the data folder says where its server listens, while the folder is locked.
+const addressFile = "ADDRESS"
+
+// RunningURL is where the server listens of the process that uses a data folder.
+func RunningURL(dataDir string) (string, error) {
+	url, err := os.ReadFile(filepath.Join(dataDir, addressFile))
+	if err != nil {
+		return "", fmt.Errorf("address of the NATS server that uses the folder: %w (give it with --nats-url)", err)
+	}
+	return string(url), nil
+}
+
+func removeAddress(dataDir string) error {
+	err := os.Remove(filepath.Join(dataDir, addressFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the address of an earlier NATS server: %w", err)
+	}
+	return nil
 }
 
 // URL is the address that other clients reach the server by.
@@ -123,6 +151,9 @@ func (e *Embedded) Shutdown() {
 		e.server.WaitForShutdown()
 		if err := syncFiles(e.cfg.DataDir); err != nil {
 			e.cfg.Logger.Error("cannot bring NATS's files to disk", "error", err)
+		}
+		if err := removeAddress(e.cfg.DataDir); err != nil {
+			e.cfg.Logger.Warn("the folder of NATS's data names a server that has ended", "error", err)
 		}
 		_ = e.lock.Close() // only releases the lock; nothing was written
 	})

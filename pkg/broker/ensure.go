@@ -235,7 +235,7 @@ func neverWas(there map[string]*jetstream.StreamInfo) error {
 	for name, info := range there {
 		kind, _, _ := topology.KindOf(name)
 		switch {
-		case name == "KV_"+topology.LeaseBucket || name == "KV_"+topology.WriterLeaseBucket: // what is in them expires
+		case isLeases(name): // what is in them expires
 		case kind == topology.KindWAL, kind == topology.KindMessages, info.State.LastSeq > 0:
 			found = append(found, name)
 		}
@@ -246,6 +246,10 @@ func neverWas(there map[string]*jetstream.StreamInfo) error {
 	slices.Sort(found)
 	return fmt.Errorf("%w: there is no record, and there are the streams %s (%s; to begin a new deployment without their messages, remove them with `nats stream rm`)",
 		ErrRecordLost, strings.Join(found, ", "), repairRecord)
+}
+
+func isLeases(stream string) bool {
+	return stream == "KV_"+topology.LeaseBucket || stream == "KV_"+topology.WriterLeaseBucket
 }
 
 // identify gives an ID to a deployment that a version without one has set up: by compare-and-set, so that of several processes

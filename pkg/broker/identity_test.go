@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -506,6 +509,111 @@ func TestSettingsChangedByHand(t *testing.T) {
 			}
 			if !row.lasts {
 				requireAsWanted(t, js, wanted, row.stream)
+			}
+		})
+	}
+}
+
+// TestLeasesAreWatched: so are the settings of the buckets of leases, which need not be there.
+func TestLeasesAreWatched(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		edit  func(*jetstream.StreamConfig)
+		lasts bool
+	}{
+		"max_age":      {edit: func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = 100*time.Millisecond, 100*time.Millisecond }},
+		"max_bytes":    {edit: func(c *jetstream.StreamConfig) { c.MaxBytes = 600 }},
+		"max_msgs":     {edit: func(c *jetstream.StreamConfig) { c.MaxMsgs = 3 }},
+		"max_msg_size": {edit: func(c *jetstream.StreamConfig) { c.MaxMsgSize = 10 }},
+		"sealed":       {edit: func(c *jetstream.StreamConfig) { c.Sealed = true }, lasts: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			js, deployment := made(t)
+			wanted := lease.Streams(1, deployment.Metadata())
+			_, err := lease.OpenBucket(t.Context(), js, topology.WriterLeaseBucket, 1, deployment.Metadata())
+			require.NoError(t, err)
+			stream, err := js.Stream(t.Context(), "KV_"+topology.WriterLeaseBucket)
+			require.NoError(t, err)
+			config := stream.CachedInfo().Config
+			row.edit(&config)
+			_, err = js.UpdateStream(t.Context(), config)
+			require.NoError(t, err)
+			reg, log := prometheus.NewPedanticRegistry(), &lockedBuffer{}
+			monitor, err := broker.NewMonitor(js, wanted, reg, slog.New(slog.NewTextHandler(log, nil)))
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- monitor.Run(ctx) }()
+			testkit.WaitFor(t, patience, "the monitor to have looked", func(context.Context) error {
+				value, found := gathered(t, reg, "sendhouse_jetstream_stream_wrong", "stream", "KV_"+topology.WriterLeaseBucket)
+				if !found || (value == 1) != row.lasts {
+					return fmt.Errorf("it shows %v", value)
+				}
+				return nil
+			})
+			cancel()
+			require.NoError(t, <-ended)
+			require.Contains(t, log.String(), name+" is")
+			if row.lasts {
+				require.Contains(t, log.String(), "nats stream rm KV_"+topology.WriterLeaseBucket)
+			} else {
+				requireAsWanted(t, js, wanted, "KV_"+topology.WriterLeaseBucket)
+			}
+			value, found := gathered(t, reg, "sendhouse_jetstream_stream_wrong", "stream", "KV_"+topology.LeaseBucket)
+			require.True(t, found)
+			require.Zero(t, value, "the other is not there yet, and is made by its owner")
+		})
+	}
+}
+
+// TestCreatedStreamIsThereAtTheNextStart: nats-server keeps the damaged file that describes a stream when the stream is made again.
+func TestCreatedStreamIsThereAtTheNextStart(t *testing.T) {
+	t.Parallel()
+	o := options()
+	first := o.WALConfig(0)
+	first.FirstSeq = 21
+	mirror := jetstream.StreamConfig{Name: "MESSAGES_0", Storage: jetstream.FileStorage, Replicas: 1, Mirror: &jetstream.StreamSource{Name: "SOURCE"}}
+	for name, c := range map[string]struct {
+		config jetstream.StreamConfig
+		create func(js jetstream.JetStream, config jetstream.StreamConfig) error
+	}{
+		"with a first sequence": {first, func(js jetstream.JetStream, config jetstream.StreamConfig) error {
+			_, err := broker.CreateStream(t.Context(), js, config)
+			return err
+		}},
+		"a mirror": {mirror, func(js jetstream.JetStream, config jetstream.StreamConfig) error {
+			_, err := broker.CreateStream(t.Context(), js, config)
+			return err
+		}},
+		"a bucket of leases": {lease.Streams(1, nil)[0], func(js jetstream.JetStream, _ jetstream.StreamConfig) error {
+			_, err := lease.OpenBucket(t.Context(), js, topology.LeaseBucket, 1, nil)
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			server := startEmbedded(t, dir)
+			_, js := connect(t, server)
+			_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "SOURCE", Subjects: []string{"source"}})
+			require.NoError(t, err)
+			_, err = js.CreateStream(t.Context(), c.config)
+			require.NoError(t, err)
+			server.Shutdown()
+			require.NoError(t, os.Truncate(filepath.Join(dir, "jetstream", "$G", "streams", c.config.Name, "meta.inf"), 5))
+			server = startEmbedded(t, dir)
+			_, js = connect(t, server)
+			_, err = js.Stream(t.Context(), c.config.Name)
+			require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+			require.NoError(t, c.create(js, c.config))
+			server.Shutdown()
+			server = startEmbedded(t, dir)
+			_, js = connect(t, server)
+			stream, err := js.Stream(t.Context(), c.config.Name)
+			require.NoError(t, err)
+			if c.config.FirstSeq > 0 {
+				require.Equal(t, c.config.FirstSeq-1, stream.CachedInfo().State.LastSeq)
 			}
 		})
 	}

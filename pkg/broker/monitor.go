@@ -51,8 +51,8 @@ type look struct {
 	max     int64 // of the account's storage; less than 0 where there is no limit
 }
 
-// NewMonitor registers the metrics. Run fills them. Wanted are the streams that must be there (topology.Options.StreamConfigs); without them
-// the streams are only shown.
+// NewMonitor registers the metrics. Run fills them. Wanted are the streams that must be there (topology.Options.StreamConfigs), and those of
+// the leases, which need not; without them the streams are only shown.
 func NewMonitor(js jetstream.JetStream, wanted []jetstream.StreamConfig, reg prometheus.Registerer, log *slog.Logger) (*Monitor, error) {
 	m := &Monitor{js: js, wanted: wanted, log: log.With("component", "jetstream"), metrics: newMonitorMetrics(), said: make(map[string]string)}
 	for _, c := range []prometheus.Collector{m.metrics.up, m.metrics.answer, m} {
@@ -129,6 +129,9 @@ func (m *Monitor) compareOne(ctx context.Context, info *jetstream.StreamInfo, wa
 	if info == nil { // a list leaves out what does not answer
 		stream, err := m.js.Stream(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			if isLeases(want.Name) {
+				return nil // its owners make it
+			}
 			return lost(want.Name)
 		}
 		if err != nil {

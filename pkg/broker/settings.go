@@ -100,6 +100,9 @@ func ofKind(differences []setting, kind settingKind) []setting {
 // wayOut says what an operator does about settings that this process does not set back.
 func wayOut(stream string, differences []setting) string {
 	if len(ofKind(differences, settingFixed)) > 0 {
+		if isLeases(stream) {
+			return fmt.Sprintf("JetStream cannot take that back: `nats stream rm %s`, and start the role again that owns these leases, which makes it; leases need no restoring", stream)
+		}
 		return fmt.Sprintf("JetStream cannot take that back: `nats stream backup %[1]s DIR`, `nats stream rm %[1]s`, `nats stream restore DIR --config=FILE` with a configuration in which it is undone", stream)
 	}
 	edit := "nats stream edit " + stream
@@ -180,18 +183,27 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 func createOrOpen(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
 	stream, err := js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = js.CreateStream(ctx, want)
-		switch {
-		case err == nil:
-			// Of a stream whose description on disk is damaged nats-server knows nothing, and yet it keeps that file when the stream is made
-			// again, and would pass over the new one, too, at its next start. An update writes the file (nats-server 2.15, filestore.go).
-			stream, err = js.UpdateStream(ctx, want)
-		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // another process was first, with other settings
+		stream, err = CreateStream(ctx, js, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was first, with other settings
 			stream, err = js.Stream(ctx, want.Name)
 		}
 	}
 	if err != nil {
 		return nil, refusedStream(want, err)
+	}
+	return stream, nil
+}
+
+// CreateStream makes a stream that is still there at the server's next start. Of a stream whose description on disk is damaged
+// nats-server knows nothing, and yet it keeps that file when the stream is made again, and would pass over the new one, too. An
+// update writes the file (nats-server 2.15, filestore.go).
+func CreateStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream, err := js.CreateStream(ctx, want)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // the callers say which stream, and what to do
+	}
+	if stream, err = js.UpdateStream(ctx, want); err != nil {
+		return nil, fmt.Errorf("write the description of the new stream: %w", err)
 	}
 	return stream, nil
 }

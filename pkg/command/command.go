@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
@@ -42,6 +43,8 @@ type Invocation struct {
 	Ask func(context.Context, broker.ClientConfig, Asker, Question) error
 	// AskNATS is Ask without a deployment, whose record may be lost.
 	AskNATS func(context.Context, broker.ClientConfig, Asker, func(context.Context, jetstream.JetStream) error) error
+	// OpenNATS makes the NATS of a data folder reachable, by the returned URL, until close is called: see Repair.DataDir.
+	OpenNATS func(dataDir string) (url string, close func(), err error)
 }
 
 // localNATS is where `sendhouse up` embeds its broker, unless told otherwise.
@@ -76,7 +79,36 @@ func Print[T any](out io.Writer, flags Status, status T, table func(io.Writer, T
 // Repair are the flags that all repairs have.
 type Repair struct {
 	Broker
-	Yes bool `help:"Do it. Without this flag the command only says what it would do." env:"-"`
+	// DataDir is the way to the NATS of an `up` that refuses its start: it has ended, and its NATS with it.
+	DataDir string `help:"Data folder of 'sendhouse up' whose NATS is to be repaired. While that process does not run, its NATS is started for the time of the repair. Ignored with --nats-url." placeholder:"PATH"`
+	Yes     bool   `help:"Do it. Without this flag the command only says what it would do." env:"-"`
+}
+
+// Ask asks the deployment that is to be repaired.
+func (r Repair) Ask(in *Invocation, question Question) error {
+	return r.connected(in, func(flags broker.ClientConfig) error { return in.Ask(in.Ctx, flags, Operator, question) })
+}
+
+// AskNATS is Ask without a deployment, whose record may be lost.
+func (r Repair) AskNATS(in *Invocation, question func(context.Context, jetstream.JetStream) error) error {
+	return r.connected(in, func(flags broker.ClientConfig) error { return in.AskNATS(in.Ctx, flags, Operator, question) })
+}
+
+func (r Repair) connected(in *Invocation, ask func(broker.ClientConfig) error) error {
+	if r.URL == "" && r.DataDir != "" {
+		url, closing, err := in.OpenNATS(r.DataDir)
+		if err != nil {
+			return err
+		}
+		defer closing()
+		r.URL = url
+		return ask(r.ClientConfig)
+	}
+	err := ask(r.OrLocal())
+	if r.URL == "" && errors.Is(err, nats.ErrNoServers) {
+		err = fmt.Errorf("%w (the NATS of a 'sendhouse up' that does not run is started with --data-dir, its data folder)", err)
+	}
+	return err
 }
 
 // ErrNotConfirmed is returned by a repair that was not told to change anything.

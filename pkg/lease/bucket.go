@@ -2,15 +2,17 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"time"
 
-	"github.com/sendhouse/sendhouse/pkg/lifecycle"
-
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 const (
@@ -29,6 +31,16 @@ func BucketConfig(bucket string, replicas int) jetstream.KeyValueConfig {
 	}
 }
 
+// Streams are those of the buckets of leases of both roles, for a monitor of what they must be.
+func Streams(replicas int, metadata map[string]string) (all []jetstream.StreamConfig) {
+	for _, bucket := range []string{topology.LeaseBucket, topology.WriterLeaseBucket} {
+		stream := topology.BucketStream(BucketConfig(bucket, max(replicas, 1)))
+		stream.Metadata = metadata
+		all = append(all, stream)
+	}
+	return all
+}
+
 // OpenBucket makes such a bucket, or brings it to the deployment's metadata; one of an
 // earlier version, whose values expired, is changed. In a cluster that has just come up,
 // or where two make it at once, the first tries may go unanswered.
@@ -38,7 +50,11 @@ func OpenBucket(ctx context.Context, js jetstream.JetStream, bucket string, repl
 	pause := bucketPauseMin
 	for attempt := 1; ; attempt++ {
 		once, cancel := context.WithTimeout(ctx, bucketTimeout)
+		_, missing := js.Stream(once, topology.BucketStream(config).Name)
 		kv, err := js.CreateOrUpdateKeyValue(once, config)
+		if err == nil && errors.Is(missing, jetstream.ErrStreamNotFound) {
+			kv, err = js.CreateOrUpdateKeyValue(once, config) // so that it is still there at the server's next start, see broker.CreateStream
+		}
 		cancel()
 		if err == nil {
 			return kv, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -83,9 +84,9 @@ func (p *Process) reopen(cfg chdb.Config, addr string, cause error) {
 	}))
 }
 
-// StartNATS starts the embedded server, whose data is in dir. Connect then goes there.
-func (p *Process) StartNATS(dir, addr string) error {
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, Logger: p.Log})
+// StartNATS starts the embedded server on its part of a data folder. Connect then goes there.
+func (p *Process) StartNATS(dataDir, addr string) error {
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: natsDir(dataDir), Addr: addr, Logger: p.Log})
 	if err != nil {
 		return err
 	}
@@ -96,6 +97,28 @@ func (p *Process) StartNATS(dir, addr string) error {
 	p.Own("nats", func() error { server.Shutdown(); return nil })
 	return nil
 }
+
+// OpenNATS makes the NATS of a data folder of `up` reachable by the returned URL, until closing is called. If no process uses the folder, its
+// server is started; else it is the one of the process that does.
+func (p *Process) OpenNATS(dataDir string) (url string, closing func(), err error) {
+	dir := natsDir(dataDir)
+	if _, err := os.Stat(filepath.Join(dir, "jetstream")); err != nil {
+		return "", nil, fmt.Errorf("data folder of NATS: %w (--data-dir is that of 'sendhouse up')", err)
+	}
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: "127.0.0.1:0", Logger: p.Log})
+	var locked *lifecycle.LockedError
+	switch {
+	case errors.As(err, &locked):
+		url, err = broker.RunningURL(dir)
+		return url, func() {}, err
+	case err != nil:
+		return "", nil, err
+	}
+	return server.URL(), server.Shutdown, nil
+}
+
+// natsDir is where the embedded server has its data in a data folder.
+func natsDir(dataDir string) string { return filepath.Join(dataDir, "nats") }
 
 // spareProcessor gives Go one processor more than there are cores. The embedded server syncs the write-ahead log hundreds
 // of times a second, and a sync keeps the processor it was called on, though not the core, until the runtime takes it away.

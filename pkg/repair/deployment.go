@@ -21,7 +21,7 @@ type DeploymentCommand struct {
 
 // Run writes the record of the deployment again, from what the metadata of its streams say.
 func (c *DeploymentCommand) Run(in *command.Invocation) error {
-	return in.AskNATS(in.Ctx, c.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream) error {
+	return c.AskNATS(in, func(ctx context.Context, js jetstream.JetStream) error {
 		if err := c.repair(ctx, js, in); err != nil {
 			return fmt.Errorf("repair the deployment's record: %w", err)
 		}

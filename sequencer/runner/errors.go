@@ -30,7 +30,7 @@ var (
 	ErrDamaged = errors.New("damaged checkpoint")
 	// ErrNotOwner: the lease has run out.
 	ErrNotOwner = errors.New("the lease has run out")
-	// errReadAgain: reading the write-ahead log came to a stop and starts again.
+	// errReadAgain: reading the write-ahead log came to a stop. The partition recovers, and refuses if a record is missing.
 	errReadAgain = errors.New("reading the write-ahead log stalled")
 )
 

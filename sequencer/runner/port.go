@@ -62,6 +62,9 @@ type Reader interface {
 // Logs are the streams of one partition.
 type Logs interface {
 	WALBounds(ctx context.Context) (Bounds, error)
+	// WALMissing asks the leader for the first record, from the record since on, that is not in the write-ahead log although
+	// older and newer ones are or were; 0 if there is none.
+	WALMissing(ctx context.Context, since uint64) (uint64, error)
 	ReadWAL(ctx context.Context, from uint64) (Reader, error)
 	// TrimWAL drops the records before first.
 	TrimWAL(ctx context.Context, first uint64) error

@@ -71,6 +71,8 @@ func (l *brokenLogs) WALBounds(context.Context) (Bounds, error) {
 	return Bounds{First: 1, Last: l.walEnd}, nil
 }
 
+func (l *brokenLogs) WALMissing(context.Context, uint64) (uint64, error) { return 0, nil }
+
 func (l *brokenLogs) ReadWAL(_ context.Context, from uint64) (Reader, error) {
 	return &secondly{logs: l, next: from}, nil
 }

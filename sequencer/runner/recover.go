@@ -12,7 +12,7 @@ import (
 // Recover finds the newest state from which everything that the message log
 // lacks can be derived again, and sets the outbox behind the log's tail. The
 // write-ahead log's end is looked at last: what another owner did meanwhile is then no
-// sign that it has lost something.
+// sign that it has lost something. A write-ahead log that lacks a record is refused.
 //
 // If records are missing from the middle of the message log, as a power loss can leave
 // it, the log is cut before the first of them and continues from there.
@@ -44,6 +44,9 @@ func (p *Partition) Recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := p.readable(ctx, state); err != nil {
+		return err
+	}
 	if end.Beyond > 0 {
 		if end, err = p.cutOutput(ctx, end); err != nil {
 			return err
@@ -60,6 +63,16 @@ func (p *Partition) Recover(ctx context.Context) error {
 		"from_wal_seq", state.WALSeq(), "wal_last", wal.Last, "message_log_last", end.Seq,
 		"channels", state.Channels(), "dedup_entries", state.DedupEntries(), "took", p.Now().Sub(start))
 	return nil
+}
+
+// readable is ErrMissing if the write-ahead log lacks a record after a state. Whatever comes to a stop while it reads recovers, so this
+// tells a record that will never come from a reader that has to begin again.
+func (p *Partition) readable(ctx context.Context, state *fold.State) error {
+	missing, err := p.Logs.WALMissing(ctx, state.WALSeq()+1)
+	if err == nil && missing > 0 {
+		err = fmt.Errorf("%w: record %d of the write-ahead log is missing, and the newest state is of record %d", ErrMissing, missing, state.WALSeq())
+	}
+	return err
 }
 
 // outputEnd is the message log's tail. A log that has lost its front, from the oldest record

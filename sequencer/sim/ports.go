@@ -85,6 +85,8 @@ func (l *logs) WALBounds(context.Context) (runner.Bounds, error) {
 	return l.w.bounds(), nil
 }
 
+func (l *logs) WALMissing(context.Context, uint64) (uint64, error) { return 0, nil }
+
 func (l *logs) ReadWAL(_ context.Context, from uint64) (runner.Reader, error) {
 	if err := l.call("read the write-ahead log"); err != nil {
 		return nil, err

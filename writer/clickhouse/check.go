@@ -18,26 +18,44 @@ import (
 // Settings by which a power cut can take rows from the table are no error, since a ClickHouse of one's own may have its reasons: they are
 // logged as a warning, with the statement that sets them.
 func (c *Client) Check(ctx context.Context) error {
+	single, err := c.check(ctx, true)
+	if err != nil {
+		return err
+	}
+	c.single.Store(single)
+	return nil
+}
+
+// Recheck is Check without what that warns of, for a table that has passed it and may have been changed since.
+func (c *Client) Recheck(ctx context.Context) error {
+	_, err := c.check(ctx, false)
+	return err
+}
+
+// check also reports whether the table is one on one server.
+func (c *Client) check(ctx context.Context, warn bool) (single bool, err error) {
 	tables := []string{tableMessages}
 	if c.layout.Cluster != "" {
 		tables = append(tables, tableLocal)
 	}
-	single := c.layout.Cluster == ""
+	single = c.layout.Cluster == ""
 	for _, table := range tables {
 		engine, problems, err := c.problems(ctx, table)
-		if err == nil && len(problems) == 0 && c.schema == SchemaFull {
+		if err == nil && warn && c.schema == SchemaFull && strings.HasSuffix(engine.name, "MergeTree") {
+			err = c.warnOfIndexes(ctx, table)
+		}
+		if err == nil && warn && len(problems) == 0 && c.schema == SchemaFull {
 			err = c.warnUnsynced(ctx, table, engine)
 		}
 		if err != nil {
-			return newError("check", c.target(table), err)
+			return false, newError("check", c.target(table), err)
 		}
 		single = single && engine.local()
 		if len(problems) > 0 {
-			return &Error{Op: "check", Target: c.target(table), Class: Configuration, Err: errors.New(problems.text()), Hint: problems.hint()}
+			return false, &Error{Op: "check", Target: c.target(table), Class: Configuration, Err: errors.New(problems.text()), Hint: problems.hint()}
 		}
 	}
-	c.single.Store(single)
-	return nil
+	return single, nil
 }
 
 // problem is what is wrong with a table, and what mends it.
@@ -94,11 +112,8 @@ func (c *Client) problems(ctx context.Context, table string) (engine, problems, 
 	found := columnProblems(have, c.columns, alter)
 	if c.schema == SchemaFull {
 		found = append(found, engine.problems(alter)...)
-		if strings.HasSuffix(engine.name, "MergeTree") {
-			err = c.warnOfIndexes(ctx, table)
-		}
 	}
-	return engine, found, err
+	return engine, found, nil
 }
 
 // index matches the line of a CREATE TABLE that declares an index.

@@ -1,21 +1,16 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
-	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // TestEndToEndBackup starts a copy of the folder that NATS had, and of nothing else, elsewhere: it knows every
@@ -36,7 +31,7 @@ func TestEndToEndBackup(t *testing.T) {
 	restored := newUpOn(t, dir, "--dedup-window=24h")
 	restored.Launch()
 	rows := embeddedTable(t, restored)
-	adoptTable(t, restored, rows)
+	adoptTable(t, restored)
 	restored.WaitReady()
 	rows.keepDuplicates(t)
 	again := startLoad(t, restored.api, loadConfig{seed: seed, name: "second-"})
@@ -54,7 +49,7 @@ func TestEndToEndBackup(t *testing.T) {
 }
 
 // adoptTable says that the table of a new ClickHouse is right, as an operator does, once the writer has found that it is another one.
-func adoptTable(t *testing.T, h *house, rows *table) {
+func adoptTable(t *testing.T, h *house) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, "the writer to refuse the table", func(context.Context) error {
 		if !strings.Contains(h.Output(), "sendhouse repair table") {
@@ -62,28 +57,6 @@ func adoptTable(t *testing.T, h *house, rows *table) {
 		}
 		return nil
 	})
-	var uuid string
-	require.NoError(t, rows.conn.QueryRow(t.Context(), "SELECT toString(uuid) FROM system.tables WHERE database = 'sendhouse' AND name = 'messages'").Scan(&uuid))
-	nc, err := nats.Connect("nats://" + h.nats)
-	require.NoError(t, err)
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
-	kv, err := js.KeyValue(t.Context(), topology.WriterBucket)
-	require.NoError(t, err)
-	keys, err := kv.Keys(t.Context())
-	require.NoError(t, err)
-	for _, key := range keys {
-		entry, err := kv.Get(t.Context(), key)
-		require.NoError(t, err)
-		var at map[string]any
-		decoder := json.NewDecoder(bytes.NewReader(entry.Value()))
-		decoder.UseNumber()
-		require.NoError(t, decoder.Decode(&at))
-		at["table"] = map[string]string{"database": "sendhouse", "uuid": uuid}
-		value, err := json.Marshal(at)
-		require.NoError(t, err)
-		_, err = kv.Update(t.Context(), key, value, entry.Revision())
-		require.NoError(t, err)
-	}
+	status, output := command(t, "repair", "table", "--yes", "--nats-url=nats://"+h.nats, "--clickhouse-dsn=http://"+h.clickHouse+"/sendhouse")
+	require.Equal(t, 0, status, output)
 }

@@ -2,16 +2,22 @@ package e2e
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // badStartTimeout is what a start that cannot succeed may take to say so.
@@ -118,4 +124,65 @@ func silentAddr(t *testing.T) string {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, listener.Close()) })
 	return listener.Addr().String()
+}
+
+// TestEndToEndRefusedStart: an `up` that refuses its start takes its NATS with it. The command that it names works as it is printed.
+func TestEndToEndRefusedStart(t *testing.T) {
+	t.Parallel()
+	bucket := "KV_" + topology.DeploymentBucket
+	for name, damage := range map[string]func(ctx context.Context, js jetstream.JetStream) error{
+		"record lost": func(ctx context.Context, js jetstream.JetStream) error { return js.DeleteStream(ctx, bucket) },
+		"record damaged": func(ctx context.Context, js jetstream.JetStream) error {
+			_, err := js.Publish(ctx, "$KV."+topology.DeploymentBucket+".deployment", []byte("stray"))
+			return err
+		},
+		"all write-ahead logs lost": func(ctx context.Context, js jetstream.JetStream) error {
+			return errors.Join(js.DeleteStream(ctx, topology.WALStream(0)), js.DeleteStream(ctx, topology.WALStream(1)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "the data")
+			up := newUpOn(t, dir, damageFlags()...)
+			up.Start()
+			probes := []send{damageProbe(0, "before"), damageProbe(1, "before")}
+			var answers []answer
+			for _, probe := range probes {
+				r, outcome := sendOnce(up.api, &probe)
+				require.Empty(t, outcome)
+				answers = append(answers, r.answer)
+			}
+			embeddedTable(t, up).await(t, len(probes))
+			require.Equal(t, 0, up.Stop())
+			withNATS(t, dir, up.nats, func(js jetstream.JetStream) { require.NoError(t, damage(t.Context(), js)) })
+
+			up.Launch()
+			require.Positive(t, up.Wait(badStartTimeout), up.Output())
+			commands := regexp.MustCompile("sendhouse repair [^`]*").FindAllString(complaint(t, up.Output()), -1)
+			require.NotEmpty(t, commands, up.Output())
+			shell := func(command string) (string, error) {
+				cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+				cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary(t))+":"+os.Getenv("PATH"))
+				output, err := cmd.CombinedOutput()
+				return string(output), err
+			}
+			for _, command := range commands {
+				output, err := shell(command)
+				require.Error(t, err, "it only says what it would do")
+				require.Contains(t, output, "--yes")
+				output, err = shell(command + " --yes")
+				require.NoError(t, err, "%s: %s", command, output)
+			}
+			up.Start()
+			for i, probe := range probes {
+				again, outcome := sendOnce(up.api, &probe)
+				require.Empty(t, outcome, up.Output())
+				require.Equal(t, answers[i], again.answer)
+			}
+			output, err := shell(commands[0]) // reaches the NATS of the process that runs
+			require.NoError(t, err, output)
+			require.Contains(t, output, "nothing to repair")
+			require.Equal(t, 0, up.Stop())
+		})
+	}
 }

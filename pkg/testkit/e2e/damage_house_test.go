@@ -172,6 +172,9 @@ func (h *damageHouse) command(t *testing.T, args ...string) (status int, output 
 	t.Helper()
 	_, help := run(t, append(slices.Clone(args), "--help")...)
 	for flag, value := range map[string]string{"--nats-url": "=nats://" + h.nats, "--clickhouse-dsn": "=" + h.dsn, "--yes": ""} {
+		if flag == "--nats-url" && slices.Contains(args, "--data-dir") {
+			continue // an `up` that has ended has named it
+		}
 		if strings.Contains(help, " "+flag) && !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, flag) }) {
 			args = append(args, flag+value)
 		}

@@ -357,7 +357,7 @@ func (c *damageCase) repair(said string) (damageVerdict, string) {
 			ways = fresh // a repair can bring up what else is to be done
 		}
 		for _, w := range ways {
-			output, err := c.do(w)
+			output, err := w.do()
 			done = append(done, w.text)
 			if err != nil {
 				done = append(done, fmt.Sprintf("(%v: %s)", err, tailOf(output)))
@@ -390,15 +390,6 @@ func (c *damageCase) repair(said string) (damageVerdict, string) {
 		return damageFailed, fmt.Sprintf("after %s the audit cannot tell: %s", ran, tailOf(report))
 	}
 	return damageRepaired, ran
-}
-
-// do runs a command. The NATS of an `up` that has ended is started for it.
-func (c *damageCase) do(w way) (output string, err error) {
-	if !c.cell.apart && c.anyEnded() {
-		withNATS(c.t, c.dir, c.damageHouse.nats, func(jetstream.JetStream) { output, err = w.do() })
-		return output, err
-	}
-	return w.do()
 }
 
 // lookInto is look; what a look has found when its time was over is not kept.
