@@ -2,15 +2,20 @@ package ingest
 
 import (
 	"errors"
+	"strconv"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // faultWAL is what a partition's log lines about its write-ahead log have in common: together they are limited.
 const faultWAL = "write-ahead log"
+
+// rule is the HeaderRule of what this version writes.
+var rule = []string{strconv.Itoa(message.RuleNewest)}
 
 // publisher is the part of nats.Conn that a commit needs.
 type publisher interface {
@@ -23,7 +28,7 @@ type publisher interface {
 func (p *partition) publish(b *batch) {
 	for b != nil {
 		p.metrics.gathered(b)
-		header := nats.Header{topology.HeaderReply: {p.inbox.replySubject(p.number, b.no)}}
+		header := nats.Header{topology.HeaderReply: {p.inbox.replySubject(p.number, b.no)}, topology.HeaderRule: rule}
 		if b.samples != nil {
 			header[topology.HeaderTrace] = []string{b.samples.String()}
 		}

@@ -251,11 +251,20 @@ func (r *natsReader) Next(ctx context.Context) (runner.Record, error) {
 		return runner.Record{}, fmt.Errorf("read the write-ahead log: %w", err)
 	}
 	record := runner.Record{
-		Record:  fold.Record{Seq: meta.Sequence.Stream, Time: meta.Timestamp, Data: m.Data()},
+		Record:  fold.Record{Seq: meta.Sequence.Stream, Time: meta.Timestamp, Rule: ruleOf(m.Headers()), Data: m.Data()},
 		ReplyTo: m.Headers().Get(topology.HeaderReply),
 	}
 	if r.traced {
 		record.Traced = tracing.ParseSamples(m.Headers().Get(topology.HeaderTrace))
 	}
 	return record, nil
+}
+
+// ruleOf is the rule for time that a record names; 0 if none, as of a record that no ingest wrote.
+func ruleOf(header nats.Header) int {
+	rule, err := strconv.Atoi(header.Get(topology.HeaderRule))
+	if err != nil {
+		return 0
+	}
+	return rule
 }

@@ -3,7 +3,6 @@ package writer
 import (
 	"context"
 	"log/slog"
-	"sort"
 	"time"
 
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
@@ -31,8 +30,10 @@ func (b *batch) cut(piece seqRange, refused *refusedError) []seqRange {
 	}
 	second := piece.First + piece.count()/2
 	if refused.class == clickhouse.Oversize && first < end {
-		month := monthOf(b.block.MessageID(first).Time())
-		next := first + sort.Search(end-first, func(i int) bool { return monthOf(b.block.MessageID(first+i).Time()) != month })
+		month, next := monthOf(b.block.AcceptedAt(first)), first+1
+		for next < end && monthOf(b.block.AcceptedAt(next)) == month { // the broker's clock may have stepped: no bisection
+			next++
+		}
 		if next < end {
 			second = b.block.PartitionSeq(next)
 		}

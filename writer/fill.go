@@ -192,10 +192,14 @@ func (f *Filler) Lacking(ctx context.Context, messages []messagelog.Entry) ([]me
 			continue // it has no row
 		}
 		ids[i] = int64(id)
-		if at := id.Time(); span.From.IsZero() || at.Before(span.From) {
+		at, err := message.ViewTime(m.Data)
+		if err != nil {
+			continue
+		}
+		if span.From.IsZero() || at.Before(span.From) {
 			span.From = at
 		}
-		if at := id.Time(); at.After(span.Until) {
+		if at.After(span.Until) {
 			span.Until = at
 		}
 	}

@@ -222,7 +222,7 @@ func (r *runner) insertOnce(work context.Context, b *batch, first, end int) erro
 	r.tookWithinMemory()
 	r.well()
 	r.metrics.observeInsert(r.own, end-first, b.block.Bytes()*(end-first)/b.block.Rows(), time.Since(begun),
-		b.block.MessageID(first).Time(), b.block.MessageID(end-1).Time(), r.now())
+		b.block.AcceptedAt(first), b.block.AcceptedAt(end-1), r.now())
 	return nil
 }
 

@@ -292,11 +292,29 @@ func (r *runner) doneAt(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("look for message %d of %s: %w", r.position.Done, r.stream, err)
 	}
-	id, err := message.ViewID(entry.Data)
+	return rowsSince(entry.Data), nil
+}
+
+const (
+	// stepBackMax is how far the broker's clock may step back so that rows of later messages are still found cheaply.
+	stepBackMax = 24 * time.Hour
+	// leadMax is how far an ID may be ahead of its message's timestamp without a step, by borrowing.
+	leadMax = time.Second
+)
+
+// rowsSince is a time before the timestamps of all messages that follow one in the message log, so that LastRow need not read
+// the older rows. It is zero, for all rows, if the message is none or shows that the broker's clock was ahead: what follows may be
+// of any time then.
+func rowsSince(encoded []byte) time.Time {
+	id, err := message.ViewID(encoded)
 	if err != nil {
-		return time.Time{}, nil //nolint:nilerr // it became a dead letter; the question is then about all rows
+		return time.Time{}
 	}
-	return id.Time(), nil
+	at, err := message.ViewTime(encoded)
+	if err != nil || id.Time().Sub(at) > leadMax || at.After(time.Now().Add(leadMax)) {
+		return time.Time{}
+	}
+	return at.Add(-stepBackMax)
 }
 
 // sameHistory decides about a row behind the position: if the message log has the same message there, somebody has inserted it
@@ -405,7 +423,7 @@ func commandPositions(kv bucket, partition int) *positions {
 
 // AheadOfLog refuses a partition of whose messages the table has rows from behind the end of its logs: they were given out before, by
 // a log that was newer, and would be given out again. What ingest has appended to the write-ahead log since does not change that:
-// a row's message_id is never older than the record that it was made from. It asks nothing of the parts that are older than the
+// a row's timestamp is never older than the record that it was made from, unless no message has a time as the record's. It asks nothing of the parts that are older than the
 // message log's last message.
 func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, partition int) error {
 	emitted, since, err := emittedUntil(ctx, js, partition)
@@ -429,7 +447,7 @@ func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 		if err != nil {
 			return fmt.Errorf("look for record %d of the write-ahead log: %w", last.WALSeq, err)
 		}
-		if record.Time.UnixMilli() <= message.ID(last.MessageID).UnixMilli() {
+		if at := record.Time.UnixMilli(); at <= last.AcceptedAt.UnixMilli() || at >= message.FollowedMilliMax {
 			return nil // the message log is about to be derived
 		}
 		end = emitted // what follows was appended later
@@ -439,7 +457,7 @@ func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 		client.Database(), partition, last.WALSeq, end, client.Database(), partition, min(emitted, end))
 }
 
-// emittedUntil is the last record of the message log, and the time of its newest message_id; zero if there is none.
+// emittedUntil is the last record of the message log, and a time before those of all rows that come after it; zero if none is known.
 func emittedUntil(ctx context.Context, js jetstream.JetStream, partition int) (uint64, time.Time, error) {
 	log, err := messagelog.Open(ctx, js, partition)
 	if err != nil {
@@ -457,10 +475,10 @@ func emittedUntil(ctx context.Context, js jetstream.JetStream, partition int) (u
 		return 0, time.Time{}, fmt.Errorf("read record %d of the message log: %w", records.Last, err)
 	}
 	var batch message.BatchView
-	if err := message.ViewBatch(record.Data, &batch); err != nil || batch.NewestID == 0 {
+	if err := message.ViewBatch(record.Data, &batch); err != nil || len(batch.Messages) == 0 {
 		return records.Last, time.Time{}, nil //nolint:nilerr // the sequencer names a record that is none
 	}
-	return records.Last, batch.NewestID.Time(), nil
+	return records.Last, rowsSince(batch.Messages[len(batch.Messages)-1]), nil
 }
 
 // IsRefusal reports whether an error is one of AheadOfLog or NotFirst that refuses, rather than one of the question.

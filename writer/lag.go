@@ -9,12 +9,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// oldest is when the oldest message of a partition was accepted that is not in ClickHouse.
-type oldest struct{ unixMilli atomic.Int64 } // 0: all are
+// oldest is when the oldest message of a partition was accepted that is not in ClickHouse. The times are the broker's; one
+// that is ahead of this process's clock counts as the moment at which it was first seen, so that the age grows whatever the
+// broker's clock shows.
+type oldest struct {
+	unixMilli atomic.Int64 // 0: all are
+
+	mu    sync.Mutex
+	shown time.Time // the last time that accepted was called with
+}
 
 func (o *oldest) none() { o.unixMilli.Store(0) }
 
-func (o *oldest) accepted(at time.Time) { o.unixMilli.Store(at.UnixMilli()) }
+func (o *oldest) accepted(at time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.unixMilli.Load() != 0 && at.Equal(o.shown) {
+		return
+	}
+	o.shown = at
+	if now := time.Now(); at.After(now) {
+		at = now
+	}
+	o.unixMilli.Store(at.UnixMilli())
+}
 
 // insertedUpTo says that what is not in ClickHouse is not older than this; whether there is anything, the next look at
 // the stream tells.
@@ -24,7 +42,7 @@ func (o *oldest) insertedUpTo(newest time.Time) {
 	}
 }
 
-// age is 0 where there is none. Another machine's clock may be ahead.
+// age is 0 if there is none.
 func (o *oldest) age() time.Duration {
 	at := o.unixMilli.Load()
 	if at == 0 {

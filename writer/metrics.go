@@ -151,7 +151,7 @@ func (m *metrics) observeInsert(p *partitionMetrics, rows int, bytes int, took t
 	m.batchRows.Observe(float64(rows))
 	m.batchBytes.Observe(float64(bytes))
 	m.insertDuration.Observe(took.Seconds())
-	m.visibleDelay.Observe(now.Sub(oldest).Seconds())
+	m.visibleDelay.Observe(max(now.Sub(oldest).Seconds(), 0)) // the broker's clock may be ahead; a sum must not shrink
 	p.inserted.Add(float64(rows))
 	p.oldest.insertedUpTo(newest)
 }

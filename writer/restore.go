@@ -214,6 +214,9 @@ func (o *restorer) compare(ctx context.Context, done uint64, deleted time.Time) 
 		if span.Until, err = acceptedAt(ctx, log, last); err != nil {
 			return refused, err
 		}
+		if !span.Until.IsZero() && span.Until.Before(span.From) { // the broker's clock has stepped back
+			span.From, span.Until = span.Until, span.From
+		}
 		counts, err := o.rows.CountPlaces(ctx, span, restoreRange)
 		if err != nil {
 			return refused, err //nolint:wrapcheck // a clickhouse.Error says it all
@@ -242,11 +245,11 @@ func acceptedAt(ctx context.Context, log *messagelog.Log, place uint64) (time.Ti
 	if err != nil {
 		return time.Time{}, err
 	}
-	id, err := message.ViewID(entry.Data)
+	at, err := message.ViewTime(entry.Data)
 	if err != nil {
 		return time.Time{}, nil //nolint:nilerr // a dead letter
 	}
-	return id.Time(), nil
+	return at, nil
 }
 
 // restore reads a range of the message log and inserts those of its messages that have no row, but for those that are to have none.

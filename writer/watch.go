@@ -76,11 +76,11 @@ func (r *runner) acceptedAt(ctx context.Context, seq uint64) (time.Time, error) 
 	if err != nil {
 		return time.Time{}, err
 	}
-	id, err := message.ViewID(entry.Data)
+	at, err := message.ViewTime(entry.Data)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("message %d of %s: %w", seq, r.stream, err)
 	}
-	return id.Time(), nil
+	return at, nil
 }
 
 // timing is how long the runner waits for what.

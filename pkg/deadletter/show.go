@@ -33,7 +33,7 @@ type Shown struct {
 type Message struct {
 	MessageID   int64     `json:"message_id"`
 	MessageSeq  uint64    `json:"message_seq"`
-	Timestamp   time.Time `json:"timestamp"` // of message_id
+	Timestamp   time.Time `json:"timestamp"`
 	ChannelID   string    `json:"channel_id"`
 	ChannelType uint32    `json:"channel_type"`
 	FromUID     string    `json:"from_uid"`
@@ -80,7 +80,7 @@ func Show(ctx context.Context, b *Box, o ShowOptions, out io.Writer) error {
 
 func messageOf(m *message.Message) *Message {
 	return &Message{
-		MessageID: int64(m.GetMessageId()), MessageSeq: m.GetMessageSeq(), Timestamp: message.ID(m.GetMessageId()).Time(),
+		MessageID: int64(m.GetMessageId()), MessageSeq: m.GetMessageSeq(), Timestamp: m.AcceptedAt(),
 		ChannelID: m.GetChannelId(), ChannelType: m.GetChannelType(), FromUID: m.GetFromUid(), ClientMsgNo: m.GetClientMsgNo(),
 		NoPersist: m.GetNoPersist(), RedDot: m.GetRedDot(), SyncOnce: m.GetSyncOnce(), StreamNo: m.GetStreamNo(), TagKey: m.GetTagKey(),
 		Expire: m.GetExpire(), Subscribers: append([]string{}, m.GetSubscribers()...),

@@ -30,11 +30,12 @@ const (
 	fieldMessageSeq    protowire.Number = 17
 	fieldWALSeq        protowire.Number = 18
 	fieldWALIndex      protowire.Number = 19
+	fieldTimestamp     protowire.Number = 20
 )
 
 const (
 	// IdentitySizeMax is the most that AppendMessage adds to an encoded send, in bytes.
-	IdentitySizeMax = 2 + 8 + 2 + 10 + 2 + 10 + 2 + 5
+	IdentitySizeMax = 2 + 8 + 2 + 10 + 2 + 10 + 2 + 5 + 2 + 10
 	// BatchHeadSizeMax is the most that AppendBatchHead adds, in bytes.
 	BatchHeadSizeMax = 1 + 10 + 1 + 8
 	// MessageFrameOverheadMax is the most that AppendBatchMessage adds to an encoded send, in bytes.
@@ -49,6 +50,8 @@ type Identity struct {
 	Seq      uint64 // message_seq in the channel; 0 for no_persist
 	WALSeq   uint64 // stream sequence of the record in the write-ahead log
 	WALIndex uint32 // place in the record, from 0
+	// TimestampMilli is when the broker stored the send, in Unix milliseconds; 0 if that is the time in the ID.
+	TimestampMilli uint64
 }
 
 // AppendMessage appends the encoding of the message that the encoded send
@@ -68,6 +71,10 @@ func AppendMessage(dst, encodedSend []byte, id Identity) []byte {
 		dst = protowire.AppendTag(dst, fieldWALIndex, protowire.VarintType)
 		dst = protowire.AppendVarint(dst, uint64(id.WALIndex))
 	}
+	if id.TimestampMilli != 0 {
+		dst = protowire.AppendTag(dst, fieldTimestamp, protowire.VarintType)
+		dst = protowire.AppendVarint(dst, id.TimestampMilli)
+	}
 	return dst
 }
 
@@ -79,6 +86,9 @@ func (id Identity) size() int {
 	}
 	if id.WALIndex != 0 {
 		n += 2 + protowire.SizeVarint(uint64(id.WALIndex))
+	}
+	if id.TimestampMilli != 0 {
+		n += 2 + protowire.SizeVarint(id.TimestampMilli)
 	}
 	return n
 }

@@ -37,8 +37,9 @@ func MakeID(sinceEpochMilli int64, partition, counter int) ID {
 	return ID(sinceEpochMilli<<(partitionBits+counterBits) | int64(partition)<<counterBits | int64(counter))
 }
 
-// Time is when the message was accepted, to the millisecond: the time of its
-// record in the write-ahead log, or a little later where the clock had to borrow.
+// Time is what the ID clock stood at, to the millisecond: the time of the message's record in the write-ahead log, or later
+// if the broker's clock has been ahead before or more than 4,096 IDs of one millisecond were given. When the message was
+// accepted is told by [Message.AcceptedAt].
 func (id ID) Time() time.Time { return time.UnixMilli(id.UnixMilli()).UTC() }
 
 // UnixMilli is Time in milliseconds of the Unix epoch.
@@ -49,6 +50,29 @@ func (id ID) Partition() int { return int(id>>counterBits) & (PartitionsMax - 1)
 
 // Counter is the ID's place in its millisecond.
 func (id ID) Counter() int { return int(id) & counterMax }
+
+// Rules for the time of messages. A record of the write-ahead log says by which rule it is folded (topology.HeaderRule), and a
+// partition keeps to a rule from its first record on, so that a log which an older version has folded becomes what it became then.
+const (
+	// RuleFrozen is that of records which name none, as versions wrote them that knew no other: time is the latest record
+	// time so far. A clock that steps forward and back stops it.
+	RuleFrozen = 1
+	// RuleSteps has a clock that may step (docs/architecture.md, Time).
+	RuleSteps = 2
+	// RuleNewest is what ingest writes.
+	RuleNewest = RuleSteps
+)
+
+// Times that an ID clock follows, in Unix milliseconds: those of a broker whose clock may be right. Others do not move it, so
+// that no clock can use the IDs up: what lies after FollowedMilliMax, 8.7 years, is enough for a million IDs a second for 35
+// years.
+const (
+	FollowedMilliMin = 1577836800000 // 2020-01-01
+	FollowedMilliMax = 3629145600000 // 2085-01-01; the first that is not followed
+)
+
+// TimestampMilliMax is the last time that an ID can hold, and so a message have, in Unix milliseconds.
+const TimestampMilliMax = epochUnixMilli + timeMax
 
 // IDClock gives the IDs of one partition. It is a logical clock: it follows the
 // times it is shown, never goes back, and borrows from the next millisecond when
@@ -74,10 +98,21 @@ func NewIDClock(partition int, last ID) (IDClock, error) {
 // Last is the last ID given, 0 if none.
 func (c *IDClock) Last() ID { return c.last }
 
-// Next gives an ID for a record whose log time is unixMilli. It panics in the
-// year 2093, when the 41 bits of time are used up.
+// Left is how many IDs the clock can still give for log times up to unixMilli.
+func (c *IDClock) Left(unixMilli int64) int64 {
+	ms, lastMS := clampMilli(unixMilli), int64(c.last)>>(partitionBits+counterBits)
+	if c.last == 0 || ms > lastMS {
+		return (timeMax - ms + 1) << counterBits
+	}
+	return (timeMax-lastMS)<<counterBits + int64(counterMax-c.last.Counter())
+}
+
+func clampMilli(unixMilli int64) int64 { return min(max(unixMilli-epochUnixMilli, 0), timeMax) }
+
+// Next gives an ID for a record whose log time is unixMilli. The caller makes sure that one is [IDClock.Left]; it panics if
+// none is.
 func (c *IDClock) Next(unixMilli int64) ID {
-	ms := min(max(unixMilli-epochUnixMilli, 0), timeMax)
+	ms := clampMilli(unixMilli)
 	lastMS, counter := int64(c.last)>>(partitionBits+counterBits), 0
 	if c.last != 0 && ms <= lastMS {
 		ms, counter = lastMS, c.last.Counter()+1

@@ -104,7 +104,7 @@ type Send struct {
 	// Optional, at most 128 bytes each.
 	StreamNo string `protobuf:"bytes,8,opt,name=stream_no,json=streamNo,proto3" json:"stream_no,omitempty"`
 	TagKey   string `protobuf:"bytes,9,opt,name=tag_key,json=tagKey,proto3" json:"tag_key,omitempty"`
-	// Seconds from the message's own time after which its row is gone; 0 = never.
+	// Seconds from the message's timestamp after which its row is gone; 0 = never.
 	Expire uint32 `protobuf:"varint,10,opt,name=expire,proto3" json:"expire,omitempty"`
 	// Receivers, where the request named them; at most 10,000.
 	Subscribers []string `protobuf:"bytes,11,rep,name=subscribers,proto3" json:"subscribers,omitempty"`
@@ -355,15 +355,19 @@ type Message struct {
 	Subscribers []string               `protobuf:"bytes,11,rep,name=subscribers,proto3" json:"subscribers,omitempty"`
 	Payload     []byte                 `protobuf:"bytes,12,opt,name=payload,proto3" json:"payload,omitempty"`
 	// 63 bits: milliseconds since 2024-01-01T00:00:00Z (41) | partition (10) |
-	// counter (12). Unique, and increasing within a partition.
+	// counter (12). Unique, and increasing within a partition. Its time is that of an ID
+	// clock which never goes back; when the message was accepted is in timestamp.
 	MessageId uint64 `protobuf:"fixed64,16,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
 	// 1, 2, 3, … in its channel; 0 for a no_persist message, which has none.
 	MessageSeq uint64 `protobuf:"varint,17,opt,name=message_seq,json=messageSeq,proto3" json:"message_seq,omitempty"`
 	// Where the send stands in the write-ahead log: the stream sequence of the
 	// record, which the message log has the message in at the same, and the place
 	// among its sends, from 0.
-	WalSeq        uint64 `protobuf:"varint,18,opt,name=wal_seq,json=walSeq,proto3" json:"wal_seq,omitempty"`
-	WalIndex      uint32 `protobuf:"varint,19,opt,name=wal_index,json=walIndex,proto3" json:"wal_index,omitempty"`
+	WalSeq   uint64 `protobuf:"varint,18,opt,name=wal_seq,json=walSeq,proto3" json:"wal_seq,omitempty"`
+	WalIndex uint32 `protobuf:"varint,19,opt,name=wal_index,json=walIndex,proto3" json:"wal_index,omitempty"`
+	// When the broker stored the send, in milliseconds since 1970. Absent (0) if it is the
+	// time in message_id, as it is while the broker's clock does not step back.
+	Timestamp     uint64 `protobuf:"varint,20,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -510,6 +514,13 @@ func (x *Message) GetWalIndex() uint32 {
 	return 0
 }
 
+func (x *Message) GetTimestamp() uint64 {
+	if x != nil {
+		return x.Timestamp
+	}
+	return 0
+}
+
 // Answer is the sequencer's word on one send.
 type Answer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -642,7 +653,7 @@ const file_message_proto_rawDesc = "" +
 	"\fMessageBatch\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x1b\n" +
 	"\tnewest_id\x18\x02 \x01(\x06R\bnewestId\x121\n" +
-	"\bmessages\x18\x03 \x03(\v2\x15.sendhouse.v1.MessageR\bmessages\"\xdf\x03\n" +
+	"\bmessages\x18\x03 \x03(\v2\x15.sendhouse.v1.MessageR\bmessages\"\xfd\x03\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"channel_id\x18\x01 \x01(\tR\tchannelId\x12!\n" +
@@ -664,7 +675,8 @@ const file_message_proto_rawDesc = "" +
 	"\vmessage_seq\x18\x11 \x01(\x04R\n" +
 	"messageSeq\x12\x17\n" +
 	"\awal_seq\x18\x12 \x01(\x04R\x06walSeq\x12\x1b\n" +
-	"\twal_index\x18\x13 \x01(\rR\bwalIndex\"y\n" +
+	"\twal_index\x18\x13 \x01(\rR\bwalIndex\x12\x1c\n" +
+	"\ttimestamp\x18\x14 \x01(\x04R\ttimestamp\"y\n" +
 	"\x06Answer\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\x06R\tmessageId\x12\x1f\n" +

@@ -3,6 +3,7 @@ package message
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -89,6 +90,30 @@ func ViewSeq(encoded []byte) (uint64, error) { return viewNumber(encoded, fieldM
 // ViewWALSeq reads out of an encoded Message which record of the write-ahead log it was made from.
 func ViewWALSeq(encoded []byte) (uint64, error) { return viewNumber(encoded, fieldWALSeq) }
 
+// ViewTime reads out of an encoded Message when it was accepted.
+func ViewTime(encoded []byte) (time.Time, error) {
+	id, err := ViewID(encoded)
+	if err != nil {
+		return time.Time{}, err
+	}
+	milli, err := viewNumber(encoded, fieldTimestamp)
+	return timeOf(id, milli), err
+}
+
+// AcceptedAt is when the message was accepted, to the millisecond: its timestamp if it has one, else the time in its ID. A
+// timestamp that no time of ours can be counts as none.
+func (m *Message) AcceptedAt() time.Time { return timeOf(ID(m.GetMessageId()), m.GetTimestamp()) }
+
+// AcceptedAt is [Message.AcceptedAt].
+func (id Identity) AcceptedAt() time.Time { return timeOf(id.ID, id.TimestampMilli) }
+
+func timeOf(id ID, timestampMilli uint64) time.Time {
+	if timestampMilli == 0 || timestampMilli > TimestampMilliMax {
+		return id.Time()
+	}
+	return time.UnixMilli(int64(timestampMilli)).UTC()
+}
+
 // ErrNotAMessage is returned for bytes that are not an encoded Message.
 var ErrNotAMessage = errors.New("not an encoded Message")
 
@@ -148,6 +173,8 @@ func SplitMessage(encoded []byte) (encodedSend []byte, id Identity, err error) {
 		case num == fieldWALIndex && typ == protowire.VarintType:
 			v, _ := protowire.ConsumeVarint(value)
 			id.WALIndex = uint32(v)
+		case num == fieldTimestamp && typ == protowire.VarintType:
+			id.TimestampMilli, _ = protowire.ConsumeVarint(value)
 		}
 		b = b[n+m:]
 	}

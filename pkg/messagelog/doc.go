@@ -5,7 +5,7 @@
 // its number among all messages of the partition, 1, 2, 3, …
 //
 // In a partition the records' stream sequences, places, message_ids and so the times in them, and the message_seq of each
-// channel all grow together. Places and times are therefore found by bisection, in some twenty questions to
+// channel all grow together; a message's timestamp need not, since the broker's clock may step back. Places and times are therefore found by bisection, in some twenty questions to
 // the broker, however long the log is; a channel's message_seq is not, since nothing tells which records have messages of it.
 // The questions go to the stream's leader: another of its servers may not have the
 // newest records yet, and would say that there are none.

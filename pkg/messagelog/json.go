@@ -55,7 +55,7 @@ func (e *Encoder) Append(dst []byte, r Entry) ([]byte, error) {
 	}
 	j.ArrEnd()
 	text("payload", base64.StdEncoding.EncodeToString(m.GetPayload()))
-	text("timestamp", id.Time().Format("2006-01-02T15:04:05.000Z07:00"))
+	text("timestamp", m.AcceptedAt().Format("2006-01-02T15:04:05.000Z07:00"))
 	number("partition", uint64(r.Partition))
 	number("partition_seq", r.Seq)
 	number("wal_seq", m.GetWalSeq())

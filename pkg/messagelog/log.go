@@ -18,7 +18,7 @@ type Entry struct {
 	Partition int
 	Seq       uint64    // its partition_seq: the place among all messages of the partition
 	Record    uint64    // the stream sequence of the record that it is in
-	Stored    time.Time // its record, by the broker; when the message was accepted is in its message_id
+	Stored    time.Time // its record, by the broker; when the message was accepted it says itself
 	Data      []byte    // an encoded Message
 }
 

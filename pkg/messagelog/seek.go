@@ -11,7 +11,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// SeekTime finds the place of the first message that was accepted at a time or after it; Last+1 where there is none.
+// SeekTime finds the place of the first message whose message_id is of a time or of a later one; Last+1 if there is none. IDs
+// grow along the log, which timestamps need not do: after the broker's clock has been ahead, IDs are ahead of the timestamps.
 func (l *Log) SeekTime(ctx context.Context, at time.Time) (uint64, error) {
 	milli := at.UnixMilli()
 	found, err := l.seek(ctx, func(v *message.BatchView) bool { return v.NewestID.UnixMilli() >= milli })

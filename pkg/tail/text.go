@@ -23,7 +23,7 @@ func (e *textEncoder) Append(dst []byte, r messagelog.Entry) ([]byte, error) {
 	if err := m.UnmarshalVT(r.Data); err != nil {
 		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)
 	}
-	dst = message.ID(m.GetMessageId()).Time().AppendFormat(dst, "2006-01-02T15:04:05.000Z07:00")
+	dst = m.AcceptedAt().AppendFormat(dst, "2006-01-02T15:04:05.000Z07:00")
 	dst = append(dst, "  "...)
 	dst = strconv.AppendUint(dst, uint64(m.GetChannelType()), 10)
 	dst = append(dst, '/')

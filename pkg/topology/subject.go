@@ -33,6 +33,9 @@ const (
 	// HeaderReply, on a record of the write-ahead log, is the core-NATS subject
 	// that its AnswerBatch goes to.
 	HeaderReply = "Sendhouse-Reply"
+	// HeaderRule, on a record of the write-ahead log, is the rule for time by which it is folded; see message.RuleNewest. A
+	// record without it is of message.RuleFrozen.
+	HeaderRule = "Sendhouse-Rule"
 	// HeaderTrace, on a record of the write-ahead log or the message log of whose sends or messages some are traced,
 	// says which and by which spans (package tracing). It is no part of the record.
 	HeaderTrace = "Sendhouse-Trace"

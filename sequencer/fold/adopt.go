@@ -18,17 +18,17 @@ var ErrNotFollowing = errors.New("record of the message log does not follow the 
 //
 // On an error the state is not to be used.
 func (s *State) Adopt(seq uint64, batch *message.BatchView) error {
-	if seq != s.walSeq+1 || batch.First != s.output+1 || batch.NewestID < s.clock.Last() {
+	if seq != s.walSeq+1 || batch.First != s.output+1 || batch.NewestID < s.LastID() {
 		return fmt.Errorf("%w: record %d begins with message %d and ends with message_id %d, and the state is at record %d, message %d and message_id %d",
-			ErrNotFollowing, seq, batch.First, batch.NewestID, s.walSeq, s.output, s.clock.Last())
+			ErrNotFollowing, seq, batch.First, batch.NewestID, s.walSeq, s.output, s.LastID())
 	}
-	clock, err := message.NewIDClock(s.params.Partition, batch.NewestID)
+	ids, err := message.NewIDClock(s.params.Partition, batch.NewestID)
 	if err != nil {
 		return fmt.Errorf("%w: record %d: %w", ErrNotFollowing, seq, err)
 	}
-	s.walSeq, s.clock = seq, clock
-	if batch.NewestID > 0 {
-		s.nowMilli = max(s.nowMilli, batch.NewestID.UnixMilli())
+	s.walSeq, s.clock.ids = seq, ids
+	if err := s.adoptTime(batch); err != nil {
+		return fmt.Errorf("record %d of the message log: %w", seq, err)
 	}
 	s.forgetExpired()
 	for _, encoded := range batch.Messages {
@@ -52,6 +52,30 @@ func (s *State) Adopt(seq uint64, batch *message.BatchView) error {
 	return nil
 }
 
+// adoptTime moves the clock to the time of a record of the message log. A message with a timestamp of its own was folded by
+// message.RuleSteps, whatever the record that it was made from said.
+func (s *State) adoptTime(batch *message.BatchView) error {
+	if len(batch.Messages) == 0 {
+		if s.clock.rule == message.RuleFrozen && batch.NewestID > 0 {
+			s.clock.record(batch.NewestID.UnixMilli(), s.params)
+		}
+		return nil
+	}
+	_, id, err := message.SplitMessage(batch.Messages[0])
+	if err != nil {
+		return err
+	}
+	if id.TimestampMilli != 0 {
+		s.clock.adopt(message.RuleSteps)
+	}
+	at := id.AcceptedAt()
+	if s.clock.rule == message.RuleFrozen {
+		at = batch.NewestID.Time()
+	}
+	s.clock.record(at.UnixMilli(), s.params)
+	return nil
+}
+
 // remember adds a send to the window. If the window has one with the same key, it was forgotten before this one was accepted,
 // and all older ones with it.
 func (s *State) remember(send []byte, view *message.SendView, id message.Identity) {
@@ -65,5 +89,5 @@ func (s *State) remember(send []byte, view *message.SendView, id message.Identit
 	if s.window.len() == s.params.DedupEntriesMax {
 		s.window.evict()
 	}
-	s.window.add(windowEntry{key: key, content: contentOf(send), id: id.ID, seq: id.Seq})
+	s.window.add(windowEntry{key: key, content: contentOf(send), id: id.ID, seq: id.Seq, ageMilli: s.clock.remembered(id.ID)})
 }

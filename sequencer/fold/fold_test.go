@@ -41,7 +41,11 @@ func newState(t require.TestingT, p fold.Params) *fold.State {
 func verdicts(effects []fold.Effect) []verdict {
 	var vs []verdict
 	for _, e := range effects {
-		vs = append(vs, verdict{e.Outcome, e.Identity.ID, e.Identity.Seq, e.Output})
+		v := verdict{Outcome: e.Outcome, ID: e.Identity.ID, Seq: e.Identity.Seq, Output: e.Output}
+		if e.Outcome == message.Outcome_OUTCOME_ACCEPTED {
+			v.Accepted = e.Identity.AcceptedAt()
+		}
+		vs = append(vs, v)
 	}
 	return vs
 }
@@ -57,7 +61,24 @@ func drawSend(t *rapid.T) *message.Send {
 	}
 }
 
-// The fold gives what the reference gives, over clock jumps and a full window,
+// drawTime draws the broker's time at a record: as a rule near to that of the one before it, and at times anything.
+func drawTime(t *rapid.T, before time.Time) time.Time {
+	switch rapid.IntRange(0, 11).Draw(t, "jump") {
+	case 0:
+		return start.Add(time.Duration(rapid.Int64Range(0, 60_000).Draw(t, "from start")) * time.Millisecond) // right again
+	case 1:
+		return before.Add(time.Duration(rapid.Int64Range(-400, 400).Draw(t, "days")) * 24 * time.Hour)
+	case 2:
+		return time.UnixMilli(rapid.SampledFrom([]int64{
+			message.FollowedMilliMin - 1, message.FollowedMilliMin, message.Epoch().UnixMilli() - 1, message.FollowedMilliMax - 1, message.FollowedMilliMax,
+			0, -62135596800000, 253402300799000, 4e12, -9e15, 9e15,
+		}).Draw(t, "odd")).UTC()
+	default:
+		return before.Add(time.Duration(rapid.Int64Range(-100, 1_500).Draw(t, "step")) * time.Millisecond)
+	}
+}
+
+// The fold gives what the reference gives, by each rule and over its change, however the clock jumps, over a full window,
 // and still does when it is stored and read back at any record.
 func TestFoldEqualsReference(t *testing.T) {
 	t.Parallel()
@@ -66,14 +87,21 @@ func TestFoldEqualsReference(t *testing.T) {
 		p.DedupEntriesMax = rapid.IntRange(1, 20).Draw(t, "entries max")
 		state, ref := newState(t, p), newReference(p)
 		at := start
+		newRule := rapid.Uint64Range(0, 60).Draw(t, "new rule at") // may be never
 		var effects []fold.Effect
-		for seq := uint64(1); seq <= uint64(rapid.IntRange(1, 30).Draw(t, "records")); seq++ {
-			at = at.Add(time.Duration(rapid.Int64Range(-3_000, 6_000).Draw(t, "step")) * time.Millisecond)
+		for seq := uint64(1); seq <= uint64(rapid.IntRange(1, 60).Draw(t, "records")); seq++ {
+			rule := message.RuleFrozen
+			if seq >= newRule && (seq == newRule || rapid.IntRange(0, 9).Draw(t, "names its rule") > 0) {
+				rule = message.RuleSteps
+			}
+			if at = drawTime(t, at); rule == message.RuleFrozen && ref.rule == rule && at.UnixMilli() > message.TimestampMilliMax {
+				at = start // that rule has no more than 4,096 IDs then
+			}
 			sends := rapid.SliceOfN(rapid.Custom(drawSend), 0, 6).Draw(t, "sends")
 			var err error
-			effects, err = state.Fold(fold.Record{Seq: seq, Time: at, Data: encode(t, sends...)}, effects[:0])
+			effects, err = state.Fold(fold.Record{Seq: seq, Time: at, Rule: rule, Data: encode(t, sends...)}, effects[:0])
 			require.NoError(t, err)
-			require.Equal(t, ref.fold(at, sends), verdicts(effects))
+			require.Equal(t, ref.fold(rule, at, sends), verdicts(effects))
 			for i, e := range effects {
 				require.Equal(t, e.Output != 0, e.Outcome == message.Outcome_OUTCOME_ACCEPTED && !sends[i].GetNoPersist())
 				require.Equal(t, e.Live(), e.Outcome == message.Outcome_OUTCOME_ACCEPTED && sends[i].GetNoPersist())

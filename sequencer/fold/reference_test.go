@@ -13,10 +13,12 @@ import (
 // docs/architecture.md, with nothing done for speed.
 type reference struct {
 	params   fold.Params
+	rule     int
 	lastTime int64 // milliseconds since message.Epoch of the last ID
 	counter  int
 	started  bool
-	now      time.Time
+	now      time.Time     // by RuleFrozen the latest time so far, by RuleSteps the last one
+	age      time.Duration // by RuleSteps, of the partition
 	output   uint64
 	seqs     map[string]uint64
 	window   []remembered
@@ -28,26 +30,41 @@ type remembered struct {
 	send                       *message.Send
 	id                         message.ID
 	seq                        uint64
+	age                        time.Duration // of the partition when it came
 }
 
 type verdict struct {
-	Outcome message.Outcome
-	ID      message.ID
-	Seq     uint64
-	Output  uint64
+	Outcome  message.Outcome
+	ID       message.ID
+	Seq      uint64
+	Output   uint64
+	Accepted time.Time // of what was accepted
 }
 
 func newReference(params fold.Params) *reference {
-	return &reference{params: params, seqs: map[string]uint64{}}
+	return &reference{params: params, rule: message.RuleFrozen, seqs: map[string]uint64{}}
 }
 
-func (r *reference) fold(at time.Time, sends []*message.Send) []verdict {
-	if at = at.Truncate(time.Millisecond); at.After(r.now) {
+func (r *reference) fold(rule int, at time.Time, sends []*message.Send) []verdict {
+	at = at.Truncate(time.Millisecond)
+	if rule == message.RuleSteps && r.rule == message.RuleFrozen {
+		r.change()
+	}
+	switch {
+	case r.rule == message.RuleFrozen:
+		if at.After(r.now) {
+			r.now = at
+		}
+	case at.Year() < 2020 || at.Year() > 2084: // no clock that is right
+	default:
+		if !r.now.IsZero() && at.After(r.now) {
+			r.age += min(at.Sub(r.now), r.params.DedupWindow/100)
+		}
 		r.now = at
 	}
 	var kept []remembered
 	for _, m := range r.window {
-		if !m.id.Time().Before(r.now.Add(-r.params.DedupWindow)) {
+		if !r.forgotten(m) {
 			kept = append(kept, m)
 		}
 	}
@@ -57,6 +74,24 @@ func (r *reference) fold(at time.Time, sends []*message.Send) []verdict {
 		verdicts = append(verdicts, r.apply(s))
 	}
 	return verdicts
+}
+
+// change begins RuleSteps. What the window has gets the age that it has by RuleFrozen.
+func (r *reference) change() {
+	r.rule = message.RuleSteps
+	for i, m := range r.window {
+		r.window[i].age = -r.now.Sub(m.id.Time())
+	}
+	if year := r.now.Year(); year < 2020 || year > 2084 {
+		r.now = time.Time{}
+	}
+}
+
+func (r *reference) forgotten(m remembered) bool {
+	if r.rule == message.RuleFrozen {
+		return m.id.Time().Before(r.now.Add(-r.params.DedupWindow))
+	}
+	return r.age-m.age > r.params.DedupWindow+10*(r.params.DedupWindow/100)
 }
 
 func (r *reference) apply(s *message.Send) verdict {
@@ -70,6 +105,10 @@ func (r *reference) apply(s *message.Send) verdict {
 		}
 	}
 	v := verdict{ID: r.nextID()}
+	v.Accepted = v.ID.Time()
+	if r.rule == message.RuleSteps && !r.now.IsZero() {
+		v.Accepted = r.now
+	}
 	if !s.GetNoPersist() {
 		key := string(rune(s.GetChannelType())) + s.GetChannelId()
 		r.seqs[key]++
@@ -80,13 +119,16 @@ func (r *reference) apply(s *message.Send) verdict {
 		if len(r.window) == r.params.DedupEntriesMax {
 			r.window = r.window[1:]
 		}
-		r.window = append(r.window, remembered{s.GetChannelId(), s.GetFromUid(), s.GetClientMsgNo(), s.GetChannelType(), s, v.ID, v.Seq})
+		r.window = append(r.window, remembered{s.GetChannelId(), s.GetFromUid(), s.GetClientMsgNo(), s.GetChannelType(), s, v.ID, v.Seq, r.age})
 	}
 	return v
 }
 
 func (r *reference) nextID() message.ID {
-	ms := max(r.now.Sub(message.Epoch()).Milliseconds(), 0)
+	ms := int64(0)
+	if r.now.After(message.Epoch()) {
+		ms = r.now.UnixMilli() - message.Epoch().UnixMilli()
+	}
 	switch {
 	case !r.started || ms > r.lastTime:
 		r.lastTime, r.counter = ms, 0

@@ -15,8 +15,7 @@ import (
 // written.
 type Snapshot struct {
 	params   Params
-	lastID   message.ID
-	nowMilli int64
+	clock    clock
 	walSeq   uint64
 	output   uint64
 	channels chunkList[channelEntry]
@@ -29,8 +28,7 @@ type Snapshot struct {
 func (s *State) Snapshot() *Snapshot {
 	return &Snapshot{
 		params:   s.params,
-		lastID:   s.clock.Last(),
-		nowMilli: s.nowMilli,
+		clock:    s.clock,
 		walSeq:   s.walSeq,
 		output:   s.output,
 		channels: s.channels.entries.copied(),
@@ -45,25 +43,40 @@ func (s *Snapshot) WALSeq() uint64 { return s.walSeq }
 // Output is State.Output at the snapshot.
 func (s *Snapshot) Output() uint64 { return s.output }
 
-// snapshotVersion is the first field of an encoded snapshot.
-const snapshotVersion = 1
+// The first field of an encoded snapshot is its version, which is the rule for time that holds: version 1 has none of what
+// message.RuleFrozen does without, the broker's time and the entries' ages. So a version of the program that does not know a rule reads no
+// snapshot that needs it.
+const snapshotVersionNewest = message.RuleNewest
+
+// windowEntryWords is the size of an entry in a snapshot of a rule.
+func windowEntryWords(rule int) int {
+	if rule == message.RuleFrozen {
+		return 5
+	}
+	return windowEntryWordsMax
+}
+
+const windowEntryWordsMax = 6
 
 // ErrSnapshot is wrapped where bytes are not a snapshot that this version reads.
 var ErrSnapshot = errors.New("not a readable snapshot")
 
 // WriteTo writes the snapshot: uvarints throughout, but for the window's entries,
-// which are five little-endian 64-bit words each. It carries no checksum; who
+// which are five or six little-endian 64-bit words each. It carries no checksum; who
 // stores it adds one.
 func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	e := encoder{w: bufio.NewWriterSize(w, 1<<16)}
-	e.uvarint(snapshotVersion)
+	e.uvarint(uint64(s.clock.rule))
 	e.uvarint(uint64(s.params.Partition))
 	e.uvarint(uint64(s.params.DedupWindow))
 	e.uvarint(uint64(s.params.DedupEntriesMax))
-	e.uvarint(uint64(s.lastID))
-	e.uvarint(uint64(s.nowMilli))
+	e.uvarint(uint64(s.clock.ids.Last()))
+	e.uvarint(uint64(s.clock.ageMilli))
 	e.uvarint(s.walSeq)
 	e.uvarint(s.output)
+	if s.clock.rule != message.RuleFrozen {
+		e.uvarint(uint64(s.clock.brokerMilli))
+	}
 
 	e.uvarint(uint64(s.channels.len()))
 	for pos := s.channels.first; pos < s.channels.next; pos++ {
@@ -78,11 +91,11 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	e.uvarint(uint64(s.window.len()))
 	for pos := s.window.first; pos < s.window.next; pos++ {
 		entry := s.window.at(pos)
-		var b [windowEntryBytes]byte
-		for i, word := range [...]uint64{entry.key[0], entry.key[1], entry.content, uint64(entry.id), entry.seq} {
+		var b [8 * windowEntryWordsMax]byte
+		for i, word := range [...]uint64{entry.key[0], entry.key[1], entry.content, uint64(entry.id), entry.seq, uint64(entry.ageMilli)} {
 			binary.LittleEndian.PutUint64(b[8*i:], word)
 		}
-		e.bytes(b[:])
+		e.bytes(b[:8*windowEntryWords(s.clock.rule)])
 	}
 	if e.err == nil {
 		e.err = e.w.Flush()
@@ -109,10 +122,13 @@ func Read(r io.Reader, params Params) (*State, error) {
 type Head struct {
 	Params Params
 	LastID message.ID // the last one given out
-	// NowMilli is the time of the fold's clock, in milliseconds since 1970.
-	NowMilli int64
+	// AgeMilli is the window's clock, in milliseconds: by message.RuleFrozen since 1970.
+	AgeMilli int64
 	WALSeq   uint64 // the last record folded
 	Output   uint64 // the partition_seq of the last message
+	Rule     int    // for time
+	// BrokerMilli is the broker's time at the last record, in milliseconds since 1970; 0 if none is known, and by message.RuleFrozen.
+	BrokerMilli int64
 }
 
 // ReadHead reads a snapshot to its end and returns what it begins with, without
@@ -131,10 +147,20 @@ func ReadHead(r io.Reader) (Head, error) {
 }
 
 func (d *decoder) head() (Head, error) {
-	if v := d.uvarint(); d.err == nil && v != snapshotVersion {
-		return Head{}, fmt.Errorf("%w: version %d, this program reads %d", ErrSnapshot, v, snapshotVersion)
+	version := d.uvarint()
+	if d.err == nil && (version < message.RuleFrozen || version > snapshotVersionNewest) {
+		return Head{}, fmt.Errorf("%w: version %d, this program reads %d to %d", ErrSnapshot, version, message.RuleFrozen, snapshotVersionNewest)
 	}
-	h := Head{Params: d.params(), LastID: message.ID(d.uvarint()), NowMilli: int64(d.uvarint()), WALSeq: d.uvarint(), Output: d.uvarint()}
+	h := Head{
+		Params: d.params(), LastID: message.ID(d.uvarint()), AgeMilli: int64(d.uvarint()), WALSeq: d.uvarint(), Output: d.uvarint(),
+		Rule: int(version),
+	}
+	if h.Rule != message.RuleFrozen {
+		h.BrokerMilli = int64(d.uvarint())
+	}
+	if d.err == nil && (h.AgeMilli < 0 || (h.BrokerMilli != 0 && !follows(h.BrokerMilli))) {
+		d.fail("clock of %d ms, broker's time %d ms", h.AgeMilli, h.BrokerMilli)
+	}
 	if d.err != nil {
 		return Head{}, fmt.Errorf("%w: %w", ErrSnapshot, d.err)
 	}
@@ -154,16 +180,17 @@ func decode(r io.Reader, params Params) (*State, error) {
 	if h.Params != params {
 		return nil, fmt.Errorf("%w: taken with %+v, read with %+v", ErrSnapshot, h.Params, params)
 	}
-	s.nowMilli, s.walSeq, s.output = h.NowMilli, h.WALSeq, h.Output
+	s.walSeq, s.output = h.WALSeq, h.Output
+	s.clock.rule, s.clock.ageMilli, s.clock.brokerMilli = h.Rule, h.AgeMilli, h.BrokerMilli
 	d.channels(&s.channels)
-	d.window(&s.window, params.DedupEntriesMax)
+	d.window(&s.window, params.DedupEntriesMax, h.Rule)
 	if d.err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSnapshot, d.err)
 	}
 	if _, err := d.r.ReadByte(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: bytes after its end", ErrSnapshot)
 	}
-	if s.clock, err = message.NewIDClock(params.Partition, h.LastID); err != nil {
+	if s.clock.ids, err = message.NewIDClock(params.Partition, h.LastID); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSnapshot, err)
 	}
 	return s, nil
@@ -261,19 +288,22 @@ func (d *decoder) channels(t *channelTable) {
 	}
 }
 
-func (d *decoder) window(w *window, entriesMax int) {
+func (d *decoder) window(w *window, entriesMax, rule int) {
 	n := d.uvarint()
 	if n > uint64(entriesMax) {
 		d.fail("%d window entries of at most %d", n, entriesMax)
 	}
 	for range n {
-		var b [windowEntryBytes]byte
-		d.bytes(b[:])
+		var b [8 * windowEntryWordsMax]byte
+		d.bytes(b[:8*windowEntryWords(rule)])
 		if d.err != nil {
 			return
 		}
 		word := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
-		entry := windowEntry{key: [2]uint64{word(0), word(1)}, content: word(2), id: message.ID(word(3)), seq: word(4)}
+		entry := windowEntry{key: [2]uint64{word(0), word(1)}, content: word(2), id: message.ID(word(3)), seq: word(4), ageMilli: int64(word(5))}
+		if rule == message.RuleFrozen {
+			entry.ageMilli = entry.id.UnixMilli()
+		}
 		if w.find(entry.key) != nil {
 			d.fail("window entry of ID %d twice", entry.id)
 			return

@@ -12,14 +12,15 @@ import (
 // life of a deployment.
 type Params struct {
 	Partition       int
-	DedupWindow     time.Duration // of WAL time
+	DedupWindow     time.Duration // by the window's clock; see clock
 	DedupEntriesMax int           // the oldest are forgotten first
 }
 
 // Record is one record of the write-ahead log.
 type Record struct {
 	Seq  uint64    // stream sequence, from 1
-	Time time.Time // the broker's timestamp
+	Time time.Time // the broker's timestamp, whatever it is
+	Rule int       // for time; one below message.RuleFrozen names none
 	Data []byte    // an encoded SendBatch
 }
 
@@ -50,13 +51,16 @@ var (
 	// ErrMalformed is returned for a record that is no batch of sends. The record
 	// counts as folded and has no effects, whoever folds it.
 	ErrMalformed = errors.New("malformed record")
+	// ErrIDsUsedUp is returned for a record with more sends than there are IDs left after the last one given. Only an older
+	// version, whose IDs followed any clock, can have come that far. The state is not to be used afterwards.
+	ErrIDsUsedUp = errors.New("the message_ids are used up: an older version has followed a clock that showed a time after " +
+		time.UnixMilli(message.FollowedMilliMax).UTC().Format(time.DateOnly))
 )
 
 // State is a partition's state. It is not safe for concurrent use.
 type State struct {
 	params   Params
-	clock    message.IDClock
-	nowMilli int64 // WAL time: the latest record time seen, Unix milliseconds
+	clock    clock
 	walSeq   uint64
 	output   uint64
 	channels channelTable
@@ -71,11 +75,11 @@ func New(params Params) (*State, error) {
 	if params.DedupWindow <= 0 || params.DedupEntriesMax <= 0 || params.DedupEntriesMax >= slotInUse/2 {
 		return nil, fmt.Errorf("fold: deduplication window %s, %d entries: out of range", params.DedupWindow, params.DedupEntriesMax)
 	}
-	clock, err := message.NewIDClock(params.Partition, 0)
+	ids, err := message.NewIDClock(params.Partition, 0)
 	if err != nil {
 		return nil, fmt.Errorf("fold: %w", err)
 	}
-	return &State{params: params, clock: clock, channels: newChannelTable(), window: newWindow()}, nil
+	return &State{params: params, clock: clock{rule: message.RuleFrozen, ids: ids}, channels: newChannelTable(), window: newWindow()}, nil
 }
 
 // WALSeq is the stream sequence of the last record folded, 0 if none.
@@ -86,7 +90,10 @@ func (s *State) WALSeq() uint64 { return s.walSeq }
 func (s *State) Output() uint64 { return s.output }
 
 // LastID is the last ID given, 0 if none. All later ones are greater.
-func (s *State) LastID() message.ID { return s.clock.Last() }
+func (s *State) LastID() message.ID { return s.clock.ids.Last() }
+
+// IDsAhead is how far the time in the last ID is ahead of the broker's at the last record; 0 if it is not or is not known.
+func (s *State) IDsAhead() time.Duration { return s.clock.ahead() }
 
 // Channels is the number of channels that have a sequence.
 func (s *State) Channels() int { return s.channels.len() }
@@ -96,18 +103,25 @@ func (s *State) DedupEntries() int { return s.window.len() }
 
 // Fold folds the next record and appends an effect for each of its sends, in
 // order, to effects. A record that is not the next one is ErrNotNext; one that
-// cannot be read is ErrMalformed.
+// cannot be read is ErrMalformed; ErrRule and ErrIDsUsedUp end the folding.
 func (s *State) Fold(r Record, effects []Effect) ([]Effect, error) {
 	if r.Seq != s.walSeq+1 {
 		return effects, fmt.Errorf("%w: have %d, got %d", ErrNotNext, s.walSeq, r.Seq)
 	}
+	if r.Rule > message.RuleNewest {
+		return effects, fmt.Errorf("%w: record %d, rule %d", ErrRule, r.Seq, r.Rule)
+	}
 	s.walSeq = r.Seq
-	s.nowMilli = max(s.nowMilli, r.Time.UnixMilli())
+	s.clock.adopt(r.Rule)
+	s.clock.record(r.Time.UnixMilli(), s.params)
 
 	start := len(effects)
 	effects, err := read(r.Data, effects)
 	if err != nil {
 		return effects[:start], fmt.Errorf("%w %d: %w", ErrMalformed, r.Seq, err)
+	}
+	if int64(len(effects)-start) > s.clock.ids.Left(s.clock.idMilli()) {
+		return effects[:start], fmt.Errorf("%w (record %d)", ErrIDsUsedUp, r.Seq)
 	}
 	s.forgetExpired()
 	for done := start; done < len(effects); done += aheadMax {
@@ -140,12 +154,10 @@ func read(batch []byte, effects []Effect) ([]Effect, error) {
 	return effects, nil
 }
 
-// forgetExpired drops what the deduplication window has left behind. An entry's
-// age counts from its ID, which is its WAL time, or a little later where the ID
-// clock had to borrow.
+// forgetExpired drops what the deduplication window has left behind.
 func (s *State) forgetExpired() {
-	horizon := s.nowMilli - s.params.DedupWindow.Milliseconds()
-	for n := 0; s.window.len() > 0 && s.window.oldest().id.UnixMilli() < horizon; n++ {
+	horizon := s.clock.ageMilli - s.clock.keepMilli(s.params)
+	for n := 0; s.window.len() > 0 && s.window.oldest().ageMilli < horizon; n++ {
 		if n%aheadMax == 0 {
 			s.read += s.window.readOldest(aheadMax)
 		}
@@ -170,12 +182,13 @@ func (s *State) apply(e *Effect, at *lookup, index uint32) {
 	if s.window.len() == s.params.DedupEntriesMax {
 		s.window.evict()
 	}
-	s.window.add(windowEntry{key: at.key, content: at.content, id: e.Identity.ID, seq: e.Identity.Seq})
+	s.window.add(windowEntry{key: at.key, content: at.content, id: e.Identity.ID, seq: e.Identity.Seq, ageMilli: s.clock.remembered(e.Identity.ID)})
 }
 
 func (s *State) accept(e *Effect, at *lookup, index uint32) {
 	e.Outcome = message.Outcome_OUTCOME_ACCEPTED
-	e.Identity = message.Identity{ID: s.clock.Next(s.nowMilli), WALSeq: s.walSeq, WALIndex: index}
+	e.Identity = s.clock.next()
+	e.Identity.WALSeq, e.Identity.WALIndex = s.walSeq, index
 	if e.View.NoPersist {
 		return
 	}

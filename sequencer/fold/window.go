@@ -20,10 +20,11 @@ type window struct {
 }
 
 type windowEntry struct {
-	key     [2]uint64
-	content uint64
-	id      message.ID
-	seq     uint64
+	key      [2]uint64
+	content  uint64
+	id       message.ID
+	seq      uint64
+	ageMilli int64 // what the window's clock stood at; see clock
 }
 
 // windowSlot is a place in the index. It repeats the low bits of the key, so that
@@ -35,9 +36,6 @@ type windowSlot struct {
 	// the entry's position, which no two entries kept at one time share.
 	pos uint32
 }
-
-// windowEntryBytes is the size of an entry in a snapshot.
-const windowEntryBytes = 40
 
 const slotInUse = 1 << 31
 

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
 // Sentinels that an Error wraps.
@@ -87,5 +88,5 @@ func describe(record []byte) string {
 
 // Permanent says whether trying again cannot help.
 func Permanent(err error) bool {
-	return errors.Is(err, ErrMissing) || errors.Is(err, ErrRefused) || errors.Is(err, ErrInvariant)
+	return errors.Is(err, ErrMissing) || errors.Is(err, ErrRefused) || errors.Is(err, ErrInvariant) || errors.Is(err, fold.ErrRule) || errors.Is(err, fold.ErrIDsUsedUp)
 }

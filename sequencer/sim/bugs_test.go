@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"encoding/binary"
 	"errors"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
@@ -53,7 +55,62 @@ func deliberateBugs() map[string]bug {
 		}),
 		"the window is not in the checkpoint": loading(func(s *snapshotBytes, _ fold.Params) { s.window = nil }),
 		"the ID clock is not in the checkpoint, and goes back with the broker's": loading(func(s *snapshotBytes, _ fold.Params) {
-			s.head[lastIDWord], s.head[nowMilliWord] = 0, 0
+			s.head[lastIDWord], s.head[ageMilliWord] = 0, 0
+		}),
+		"the broker's last time is not in the checkpoint": loading(func(s *snapshotBytes, _ fold.Params) {
+			if s.steps() {
+				s.head[brokerMilliWord] = 0
+			}
+		}),
+		"the window's clock is set to the broker's by a recovery": loading(func(s *snapshotBytes, _ fold.Params) {
+			if s.steps() {
+				s.head[ageMilliWord] = s.head[brokerMilliWord]
+			}
+		}),
+		"a recovery makes the window's entries new": loading(func(s *snapshotBytes, _ fold.Params) {
+			for _, entry := range s.window {
+				if s.steps() {
+					binary.LittleEndian.PutUint64(entry[ageOffset:], s.head[ageMilliWord])
+				}
+			}
+		}),
+		"a recovery goes back to the rule for a clock that never steps": loading(func(s *snapshotBytes, _ fold.Params) {
+			if s.steps() {
+				s.head = append([]uint64{message.RuleFrozen}, s.head[1:headWords]...)
+				for i, entry := range s.window {
+					s.window[i] = entry[:ageOffset]
+				}
+			}
+		}),
+		"the fold's version and not the log decides which rule for time holds": reading(func(_ *owner, r runner.Record, _ uint64) runner.Record {
+			r.Rule = message.RuleNewest
+			return r
+		}),
+		"a clock that steps back is not followed": reading(func(o *owner, r runner.Record, _ uint64) runner.Record {
+			for _, before := range o.w.wal.records[:r.Seq-1] {
+				if sane(before.Time) && before.Time.After(r.Time) {
+					r.Time = before.Time
+				}
+			}
+			return r
+		}),
+		"IDs follow any time that they can hold": reading(func(_ *owner, r runner.Record, _ uint64) runner.Record {
+			if !sane(r.Time) && r.Time.After(start()) {
+				r.Time = time.UnixMilli(message.FollowedMilliMax - 1)
+			}
+			return r
+		}),
+		"a time before 2020 is believed": reading(func(_ *owner, r runner.Record, _ uint64) runner.Record {
+			if !sane(r.Time) && r.Time.Before(start()) {
+				r.Time = time.UnixMilli(message.FollowedMilliMin)
+			}
+			return r
+		}),
+		"a record of a time that steps is passed over by the clock": reading(func(o *owner, r runner.Record, _ uint64) runner.Record {
+			if r.Seq > 1 && r.Time.Sub(o.w.wal.records[r.Seq-2].Time).Abs() > time.Hour {
+				r.Time = time.Unix(0, 0)
+			}
+			return r
 		}),
 		"after recovery one entry fewer fits into the window": loading(func(s *snapshotBytes, p fold.Params) {
 			if len(s.window) == p.DedupEntriesMax {

@@ -44,9 +44,8 @@ func (c *client) act(w *world) {
 
 // draw makes a send, or takes one that was made before.
 func (c *client) draw(w *world) *clientSend {
-	const recent = 100 // of these, so that some lie within the window and some behind it
 	if n := len(c.sends); n > 0 {
-		earlier := c.sends[n-1-w.rand.IntN(min(n, recent))]
+		earlier := c.sends[n-1-w.rand.IntN(min(n, w.plan.recent))]
 		switch p := w.rand.IntN(100); {
 		case p < 25 && !earlier.answered, p < 12:
 			return earlier
@@ -110,8 +109,9 @@ func (c *client) write(w *world, data []byte, batch []*clientSend, sends []*mess
 	if inbox != "" {
 		c.inboxes[inbox] = seq
 	}
-	w.ref.fold(w.wal.records[seq-1].Time, sends, malformed)
-	w.event("record %d: %d sends, malformed %t, time %s", seq, len(sends), malformed, w.wal.records[seq-1].Time.Format("15:04:05.000"))
+	r := w.wal.records[seq-1]
+	w.ref.fold(r.Time, r.Rule == message.RuleSteps, sends, malformed)
+	w.event("record %d: %d sends, malformed %t, time %s, rule %d", seq, len(sends), malformed, r.Time.Format("2006-01-02 15:04:05.000"), r.Rule)
 }
 
 // answered takes the answer of a record, which the checker has seen.

@@ -16,7 +16,7 @@ func allEvents() []weighted {
 		{6, crashBroker},
 		{4, powerLoss},
 		{4, outputOutage},
-		{4, jumpClock},
+		{8, jumpClock},
 		{6, (*world).retain},
 		{2, deleteMessageLog},
 		{1, damageCheckpoint},
@@ -98,11 +98,34 @@ func outputOutage(w *world) {
 	w.event("the message log has no leader until %s", w.broker.outputUntil)
 }
 
-// jumpClock sets the broker's wall clock, a little or a lot, ahead or back.
+// jumpClock sets the broker's wall clock, a little or a lot, ahead or back, for good or for one record, or stops it.
 func jumpClock(w *world) {
-	by := []time.Duration{time.Millisecond, time.Second, time.Minute, time.Hour}[w.rand.IntN(4)]
-	w.broker.clockOff += w.upTo(2*by) - by
-	w.event("the broker's clock is off by %s", w.broker.clockOff)
+	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
+	b := &w.broker
+	b.frozen, b.odd = time.Time{}, 0
+	about := func(by time.Duration) time.Duration { return w.upTo(2*by) - by }
+	switch w.rand.IntN(12) {
+	case 0:
+		b.clockOff = 0
+	case 1:
+		b.clockOff += w.upTo(500 * day)
+	case 2:
+		b.clockOff -= w.upTo(5 * time.Hour)
+	case 3:
+		b.odd = about(400 * day)
+	case 4:
+		b.odd = []time.Duration{-50 * year, -6 * year, 65 * year, 200 * year}[w.rand.IntN(4)] // from 2025
+	case 5:
+		b.frozen = w.brokerTime()
+	case 6:
+		b.clockOff = []time.Duration{-4 * year, 100 * year}[w.rand.IntN(2)] // before the first ID, and after the last
+		if w.wal.last() < w.plan.newRule {
+			b.clockOff = 0
+		}
+	default:
+		b.clockOff += about([]time.Duration{time.Millisecond, time.Second, time.Minute, time.Hour}[w.rand.IntN(4)])
+	}
+	w.event("the broker's clock is off by %s, by %s more at the next record, and stands still: %t", b.clockOff, b.odd, !b.frozen.IsZero())
 }
 
 // deleteMessageLog: an operator deletes it, and it is made anew. That is only

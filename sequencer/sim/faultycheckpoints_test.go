@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"slices"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
@@ -151,10 +152,18 @@ type snapshotBytes struct {
 
 // The words of a snapshot's head.
 const (
-	lastIDWord   = 4
-	nowMilliWord = 5
-	headWords    = 8
+	versionWord     = 0
+	lastIDWord      = 4
+	ageMilliWord    = 5
+	headWords       = 8 // of the first version
+	brokerMilliWord = 8
 )
+
+// ageOffset is where an entry of the window has the window's age at it, by the newest rule.
+const ageOffset = 5 * 8
+
+// steps reports whether the rule for a clock that may step holds in a snapshot.
+func (s *snapshotBytes) steps() bool { return s.head[versionWord] == message.RuleSteps }
 
 func takeApart(snapshot *fold.Snapshot) (*snapshotBytes, error) {
 	var b bytes.Buffer
@@ -167,7 +176,7 @@ func takeApart(snapshot *fold.Snapshot) (*snapshotBytes, error) {
 		rest = rest[n:]
 		return v
 	}
-	for range headWords {
+	for len(s.head) < headWords || (len(s.head) == headWords && s.head[versionWord] > message.RuleFrozen) {
 		s.head = append(s.head, next())
 	}
 	before := rest

@@ -24,9 +24,11 @@ type plan struct {
 	cfg    runner.Config
 
 	batchMax   int // sends in a record
+	recent     int // sends that may be sent again
 	leaseTTL   time.Duration
 	walRecords int // that fit into the write-ahead log
 	clockSkew  time.Duration
+	newRule    uint64 // the record from which on ingest names the newest rule for time
 
 	// Chances at each call of a port.
 	crash, pause, fail float64
@@ -64,6 +66,7 @@ func drawPlan(r *rand.Rand) plan {
 		},
 		leaseTTL:   time.Duration(5+r.IntN(12)) * time.Second,
 		batchMax:   5,
+		recent:     100, // so that some lie within the window and some behind it
 		walRecords: []int{60, 200, 1 << 30}[r.IntN(3)],
 		eventEvery: 10 + r.IntN(90),
 	}
@@ -75,6 +78,13 @@ func drawPlan(r *rand.Rand) plan {
 			return 0
 		}
 		return most * r.Float64()
+	}
+	if r.IntN(10) == 0 { // sends grow too old for the window before they are too many for it
+		p.params.DedupWindow, p.params.DedupEntriesMax, p.recent = time.Duration(1+r.IntN(8))*time.Second, 600, 600
+	}
+	p.newRule = 1
+	if r.IntN(4) == 0 { // an older version has begun it
+		p.newRule = uint64(1 + r.IntN(600))
 	}
 	p.clockSkew = time.Duration(sometimes(120) * float64(time.Second))
 	p.crash, p.pause, p.fail = sometimes(0.005), sometimes(0.01), sometimes(0.05)

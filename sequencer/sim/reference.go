@@ -14,7 +14,9 @@ import (
 // by hand and encodes messages with the generated code.
 type reference struct {
 	params  fold.Params
-	now     int64 // WAL time, Unix milliseconds
+	steps   bool  // message.RuleSteps holds
+	now     int64 // the broker's time; before RuleSteps the latest so far. Unix milliseconds
+	age     int64 // of the window, milliseconds; before RuleSteps it is now
 	idTime  int64 // of the last ID
 	idCount int64
 	seqs    map[refChannel]uint64
@@ -35,7 +37,7 @@ type refSend struct {
 	send            *message.Send
 	id              int64
 	seq             uint64
-	remembered      int64 // Unix milliseconds
+	remembered      int64 // the age of the window then
 	contentEncoding string
 }
 
@@ -61,11 +63,15 @@ func newReference(params fold.Params) *reference {
 const idEpoch = 1704067200000
 
 // fold takes the next record.
-func (r *reference) fold(at time.Time, sends []*message.Send, malformed bool) {
-	r.now = max(r.now, at.UnixMilli())
+func (r *reference) fold(at time.Time, steps bool, sends []*message.Send, malformed bool) {
+	r.pass(at, steps)
 	rec := refRecord{malformed: malformed, live: make(map[int]refMessage)}
 	if !malformed {
-		for len(r.window) > 0 && r.window[0].remembered < r.now-r.params.DedupWindow.Milliseconds() {
+		keep := r.params.DedupWindow.Milliseconds()
+		if r.steps {
+			keep += 10 * (keep / 100)
+		}
+		for len(r.window) > 0 && r.window[0].remembered < r.age-keep {
 			r.window = r.window[1:]
 		}
 		for i, s := range sends {
@@ -82,6 +88,30 @@ func (r *reference) fold(at time.Time, sends []*message.Send, malformed bool) {
 	r.records = append(r.records, rec)
 }
 
+// pass lets time pass up to the next record.
+func (r *reference) pass(at time.Time, steps bool) {
+	if steps && !r.steps {
+		r.steps = true
+		if !sane(time.UnixMilli(r.now)) {
+			r.now = 0
+		}
+	}
+	switch before := r.now; {
+	case !r.steps:
+		r.now = max(r.now, at.UnixMilli())
+		r.age = r.now
+	case !sane(at):
+	default:
+		r.now = at.UnixMilli()
+		if most := r.params.DedupWindow.Milliseconds() / 100; before > 0 && r.now > before {
+			r.age += min(r.now-before, most)
+		}
+	}
+}
+
+// sane reports whether a clock that shows this may be right.
+func sane(at time.Time) bool { return at.UTC().Year() >= 2020 && at.UTC().Year() < 2085 }
+
 func (r *reference) apply(rec *refRecord, place int, s *message.Send) {
 	channel := refChannel{s.GetChannelType(), s.GetChannelId()}
 	encoded, err := s.MarshalVT()
@@ -90,7 +120,7 @@ func (r *reference) apply(rec *refRecord, place int, s *message.Send) {
 	}
 	if s.GetClientMsgNo() != "" {
 		for _, e := range r.window {
-			if e.channel != channel || e.from != s.GetFromUid() || e.clientNo != s.GetClientMsgNo() {
+			if e.clientNo != s.GetClientMsgNo() || e.channel != channel || e.from != s.GetFromUid() { // the first tells most apart
 				continue
 			}
 			outcome := message.Outcome_OUTCOME_DUPLICATE
@@ -111,9 +141,13 @@ func (r *reference) apply(rec *refRecord, place int, s *message.Send) {
 	if s.GetClientMsgNo() == "" {
 		return
 	}
+	remembered := r.age
+	if !r.steps {
+		remembered = idEpoch + id>>22
+	}
 	r.window = append(r.window, refSend{
 		channel: channel, from: s.GetFromUid(), clientNo: s.GetClientMsgNo(), send: s, id: id, seq: seq,
-		remembered: idEpoch + id>>22, contentEncoding: string(encoded),
+		remembered: remembered, contentEncoding: string(encoded),
 	})
 	if len(r.window) > r.params.DedupEntriesMax {
 		r.window = r.window[1:]
@@ -126,6 +160,9 @@ func (r *reference) emit(rec *refRecord, place int, s *message.Send, id int64, s
 		ChannelId: s.GetChannelId(), ChannelType: s.GetChannelType(), FromUid: s.GetFromUid(), ClientMsgNo: s.GetClientMsgNo(),
 		NoPersist: s.GetNoPersist(), RedDot: s.GetRedDot(), Payload: s.GetPayload(),
 		MessageId: uint64(id), MessageSeq: seq, WalSeq: uint64(len(r.records) + 1), WalIndex: uint32(place),
+	}
+	if r.steps && r.now > 0 && r.now != idEpoch+id>>22 {
+		m.Timestamp = uint64(r.now)
 	}
 	if !s.GetNoPersist() {
 		rec.messages = append(rec.messages, m)

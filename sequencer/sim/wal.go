@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
@@ -40,10 +41,29 @@ func (w *world) publish(data []byte, replyTo string) (uint64, error) {
 	}
 	seq := w.wal.last() + 1
 	w.wal.records = append(w.wal.records, runner.Record{
-		Record:  fold.Record{Seq: seq, Time: w.brokerTime(), Data: data},
+		Record:  fold.Record{Seq: seq, Time: w.recordTime(), Rule: w.rule(seq), Data: data},
 		ReplyTo: replyTo,
 	})
 	return seq, nil
+}
+
+// rule is the one that ingest writes with a record. After the version that knows the newest has begun to write, an older one
+// may write a record or two.
+func (w *world) rule(seq uint64) int {
+	if seq < w.plan.newRule || (seq < w.plan.newRule+10 && seq > w.plan.newRule && w.plan.newRule > 1 && w.chance(0.3)) {
+		return 0
+	}
+	return message.RuleNewest
+}
+
+// recordTime is the time that the broker gives the next record.
+func (w *world) recordTime() time.Time {
+	at := w.brokerTime().Add(w.broker.odd)
+	w.broker.odd = 0
+	if w.wal.last()+1 < w.plan.newRule && !sane(at) {
+		return w.brokerTime() // before, such a time was the end of the IDs
+	}
+	return at
 }
 
 // trim drops the records before first.

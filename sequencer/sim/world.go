@@ -54,6 +54,8 @@ type broker struct {
 	downUntil   time.Duration
 	outputUntil time.Duration // until then the message log alone takes nothing
 	clockOff    time.Duration // of its wall clock
+	odd         time.Duration // besides, at the next record alone
+	frozen      time.Time     // if set, its wall clock stands still
 }
 
 // Options say what to run.
@@ -199,7 +201,12 @@ func (w *world) passTime(d time.Duration) {
 }
 
 // brokerTime is the broker's wall clock.
-func (w *world) brokerTime() time.Time { return start().Add(w.now + w.broker.clockOff) }
+func (w *world) brokerTime() time.Time {
+	if !w.broker.frozen.IsZero() {
+		return w.broker.frozen
+	}
+	return start().Add(w.now + w.broker.clockOff)
+}
 
 func (w *world) brokerUp() bool { return w.now >= w.broker.downUntil }
 

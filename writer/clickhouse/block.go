@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
@@ -75,7 +76,7 @@ func (b *Block) Append(partitionSeq uint64, encoded []byte) error {
 	b.tagKey = append(b.tagKey, r.tagKey)
 	b.expire = append(b.expire, r.expire)
 	b.payload = append(b.payload, r.payload)
-	b.unixMilli = append(b.unixMilli, r.id.UnixMilli())
+	b.unixMilli = append(b.unixMilli, r.unixMilli())
 	b.partition = append(b.partition, uint16(r.id.Partition()))
 	b.partitionSeq = append(b.partitionSeq, partitionSeq)
 	b.walSeq = append(b.walSeq, r.walSeq)
@@ -112,6 +113,9 @@ func (b *Block) PartitionSeq(row int) uint64 { return b.partitionSeq[row] }
 
 // MessageID is the ID of a row's message.
 func (b *Block) MessageID(row int) message.ID { return message.ID(b.messageID[row]) }
+
+// AcceptedAt is the timestamp of a row: when its message was accepted.
+func (b *Block) AcceptedAt(row int) time.Time { return time.UnixMilli(b.unixMilli[row]).UTC() }
 
 func (b *Block) subscribersOf(row int) []string {
 	start := 0

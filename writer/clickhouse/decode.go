@@ -32,6 +32,7 @@ const (
 	fieldMessageSeq  protowire.Number = 17
 	fieldWALSeq      protowire.Number = 18
 	fieldWALIndex    protowire.Number = 19
+	fieldTimestamp   protowire.Number = 20
 )
 
 // row is one decoded message. Its strings alias the encoding.
@@ -40,6 +41,7 @@ type row struct {
 	streamNo, tagKey, payload       string
 	id                              message.ID
 	seq, walSeq                     uint64
+	timestampMilli                  uint64 // 0: the time in id
 	expire, walIndex                uint32
 	channelType                     uint8
 	redDot, syncOnce                uint8
@@ -138,8 +140,21 @@ func (r *row) setNumber(num protowire.Number, value uint64) error {
 		r.walSeq = value
 	case fieldWALIndex:
 		r.walIndex = uint32(value)
+	case fieldTimestamp:
+		if value > message.TimestampMilliMax {
+			return fmt.Errorf("%w: timestamp %d", ErrUndecodable, value)
+		}
+		r.timestampMilli = value
 	}
 	return nil
+}
+
+// unixMilli is when the message was accepted.
+func (r *row) unixMilli() int64 {
+	if r.timestampMilli != 0 {
+		return int64(r.timestampMilli)
+	}
+	return r.id.UnixMilli()
 }
 
 // check refuses what could not be told apart, or would be filed under the wrong time, in the table.

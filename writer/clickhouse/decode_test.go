@@ -61,7 +61,7 @@ func TestBlockHoldsWhatTheGeneratedCodeDecodes(t *testing.T) {
 		for i, want := range messages {
 			require.True(t, want.EqualVT(b.messageAt(i)), "want %v\nhave %v", want, b.messageAt(i))
 			require.EqualValues(t, i+10, b.PartitionSeq(i))
-			require.Equal(t, b.MessageID(i).UnixMilli(), b.unixMilli[i])
+			require.Equal(t, want.AcceptedAt(), b.AcceptedAt(i))
 			require.EqualValues(t, b.MessageID(i).Partition(), b.partition[i])
 		}
 	})
@@ -74,11 +74,11 @@ func TestFieldNumbers(t *testing.T) {
 		"channel_id": fieldChannelID, "channel_type": fieldChannelType, "from_uid": fieldFromUID, "client_msg_no": fieldClientMsgNo,
 		"no_persist": fieldNoPersist, "red_dot": fieldRedDot, "sync_once": fieldSyncOnce, "stream_no": fieldStreamNo, "tag_key": fieldTagKey,
 		"expire": fieldExpire, "subscribers": fieldSubscribers, "payload": fieldPayload, "message_id": fieldMessageID,
-		"message_seq": fieldMessageSeq, "wal_seq": fieldWALSeq, "wal_index": fieldWALIndex,
+		"message_seq": fieldMessageSeq, "wal_seq": fieldWALSeq, "wal_index": fieldWALIndex, "timestamp": fieldTimestamp,
 	} {
 		require.Equal(t, name, string(fields.ByNumber(number).Name()))
 	}
-	require.Equal(t, 16, fields.Len(), "a field was added to Message: decide whether the table gets it")
+	require.Equal(t, 17, fields.Len(), "a field was added to Message: decide whether the table gets it")
 }
 
 func TestUndecodable(t *testing.T) {

@@ -29,10 +29,10 @@ func fields(schema Schema) []field {
 			return strconv.AppendUint(dst, value(r, d), 10)
 		}}
 	}
-	timestamp := number("timestamp", func(r *row, _ *Digester) uint64 { return uint64(r.id.UnixMilli()) })
+	timestamp := number("timestamp", func(r *row, _ *Digester) uint64 { return uint64(r.unixMilli()) })
 	timestamp.sql = "toString(toUnixTimestamp64Milli(timestamp))"
 	if schema == SchemaReduced {
-		timestamp = number("timestamp", func(r *row, _ *Digester) uint64 { return uint64(r.id.UnixMilli() / 1000) })
+		timestamp = number("timestamp", func(r *row, _ *Digester) uint64 { return uint64(r.unixMilli() / 1000) })
 		timestamp.sql = "toString(toUnixTimestamp(timestamp))"
 	}
 	subscribers := field{
@@ -112,7 +112,7 @@ func (d *Digester) Digest(partitionSeq uint64, encoded []byte) (Digested, error)
 	}
 	out := Digested{Hash: city.CH64(d.text)}
 	if r.expire > 0 {
-		out.Expires = uint64(r.id.UnixMilli()/1000) + uint64(r.expire)
+		out.Expires = uint64(r.unixMilli()/1000) + uint64(r.expire)
 	}
 	return out, nil
 }

@@ -23,7 +23,7 @@ func (b *Block) Expires(row int) time.Time {
 	if b.expire[row] == 0 {
 		return time.Time{}
 	}
-	return b.MessageID(row).Time().Add(time.Duration(b.expire[row]) * time.Second)
+	return b.AcceptedAt(row).Add(time.Duration(b.expire[row]) * time.Second)
 }
 
 // Find gives the message_id of each row that the table has at a place: one, none, or the same one twice where a

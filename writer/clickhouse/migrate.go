@@ -104,7 +104,7 @@ func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
 }
 
 // object matches the table or view that a migration makes or changes.
-var object = regexp.MustCompile("^(CREATE|ALTER) (TABLE|VIEW|MATERIALIZED VIEW) (?:IF NOT EXISTS )?`[^`]+`\\.`?(\\w+)")
+var object = regexp.MustCompile("^(CREATE|ALTER)(?: OR REPLACE)? (TABLE|VIEW|MATERIALIZED VIEW) (?:IF NOT EXISTS )?`[^`]+`\\.`?(\\w+)")
 
 // object is what the migration does to which kind of thing; all are empty if that is neither a table nor a view.
 func (m Migration) object() (verb, kind, name string) {

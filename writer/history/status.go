@@ -166,7 +166,7 @@ func (s *Service) findInLogs(ctx context.Context, partition int, progress writer
 	switch {
 	case err != nil:
 		return status{}, err
-	case m != nil && live(message.ID(m.GetMessageId()).UnixMilli(), m.GetExpire()):
+	case m != nil && live(m.AcceptedAt().UnixMilli(), m.GetExpire()):
 		return status{state: stateAccepted, identity: clickhouse.Identity{MessageID: int64(m.GetMessageId()), MessageSeq: m.GetMessageSeq()}}, nil
 	}
 	written, walComplete, err := s.logs.findSend(ctx, partition, end, func(send *message.Send, unixMilli int64) bool {

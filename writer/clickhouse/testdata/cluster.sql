@@ -121,3 +121,16 @@ ALTER TABLE `sendhouse`.messages_local ON CLUSTER `main-1`
 
 INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 9, 'messages_local_sync', 3024975672, now();
 
+-- 0010_messages_by_message_id_lead
+CREATE OR REPLACE VIEW `sendhouse`.messages_by_message_id ON CLUSTER `main-1` AS
+SELECT
+    message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once, stream_no, tag_key, expire,
+    subscribers, payload, timestamp, partition, partition_seq, wal_seq, wal_index
+FROM `sendhouse`.messages
+WHERE message_id = {message_id:Int64}
+    AND timestamp <= fromUnixTimestamp64Milli(toInt64(1704067200000 + bitShiftRight({message_id:Int64}, 22)), 'UTC')
+    AND (expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > toUnixTimestamp(now()))
+LIMIT 1;
+
+INSERT INTO `sendhouse`.schema_migrations (version, name, checksum, applied_at) SELECT 10, 'messages_by_message_id_lead', 1959879534, now();
+
