@@ -479,12 +479,12 @@ func addIngest(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	if err != nil {
 		return err
 	}
-	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("ingest"), Routes: routes})
+	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("ingest"), Routes: routes, Hosts: p.Hosts})
 	if err != nil {
 		return err
 	}
 	p.Console.ShowAPI(console.API{
-		Handler: service.Handler(), Addr: cfg.APIAddr.String(), Tokens: cfg.APITokensFile != "", ClientCertificates: cfg.TLSClientCAFile != "",
+		Handler: service.Handler(), Tokens: cfg.APITokensFile != "", ClientCertificates: cfg.TLSClientCAFile != "",
 	})
 	p.Readiness.Register("ingest", service.Check)
 	p.Group.Add("ingest", service)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
 // Config is what an operator may set. The defaults stand in the tags; kong fills them in.
@@ -78,7 +79,7 @@ func (c Config) validate() error {
 		}
 	}
 	check(c.APIAddr != "", "api-addr: is missing")
-	check(c.APIAddr == "" || isLoopback(c.APIAddr.String()) || c.APITokensFile != "" || c.Insecure,
+	check(c.APIAddr == "" || guard.IsLoopback(c.APIAddr.String()) || c.APITokensFile != "" || c.Insecure,
 		"api-addr %s: others can reach this address, and would need no token: give --api-tokens-file, or say --insecure", c.APIAddr)
 	check((c.TLSCertFile == "") == (c.TLSKeyFile == ""), "api-tls-cert-file and api-tls-key-file: give both or none")
 	check(c.TLSClientCAFile == "" || c.TLSCertFile != "", "api-tls-client-ca-file: needs api-tls-cert-file and api-tls-key-file")

@@ -13,6 +13,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/openapi"
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
@@ -53,7 +54,22 @@ func (s *Service) routes(page []byte) http.Handler {
 	if len(s.cfg.CORSOrigins) > 0 {
 		all = cors(s.cfg.CORSOrigins, r, all)
 	}
-	return s.recovered(lastChunked(all))
+	return s.recovered(lastChunked(s.guarded(all)))
+}
+
+// guarded refuses what a page in a browser may not ask.
+func (s *Service) guarded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := s.guard.Check(r)
+		switch {
+		case err == nil:
+			next.ServeHTTP(w, r)
+		case errors.Is(err, guard.ErrHost):
+			s.refuse(w, problem{outcome: outcomeHost, msg: err.Error()})
+		default:
+			s.refuse(w, problem{outcome: outcomeOrigin, msg: err.Error() + " (unless --api-cors-origins names it)"})
+		}
+	})
 }
 
 // lastChunked closes a connection behind a request that was sent in chunks. Where a Content-Length came

@@ -326,7 +326,7 @@ func TestLargeListIsBounded(t *testing.T) {
 		"/user/systemuids": func(element any) any { return element },
 	} {
 		w := &slowWriter{ResponseRecorder: httptest.NewRecorder(), budget: budget, leftLeast: all}
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost"+path, nil)
 		b.service.handler.ServeHTTP(w, r)
 		require.Equal(t, http.StatusOK, w.Code)
 		var elements []any

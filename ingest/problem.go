@@ -24,6 +24,8 @@ const (
 	outcomeBodyUnread
 	outcomeUnauthorized
 	outcomeScope
+	outcomeHost
+	outcomeOrigin
 	outcomeRateLimited
 	outcomeMalformed
 	outcomeHeaderTooLarge
@@ -101,10 +103,8 @@ func (o outcome) spec() spec {
 		return spec{status: http.StatusNotFound, code: "not_found", msg: "no such route"}
 	case outcomeBodyUnread:
 		return spec{status: http.StatusBadRequest, code: "body_unreadable"}
-	case outcomeUnauthorized:
-		return spec{status: http.StatusUnauthorized, code: "unauthorized", reason: reasonAuthFail}
-	case outcomeScope:
-		return spec{status: http.StatusForbidden, code: "insufficient_scope", reason: reasonAuthFail, msg: "the token does not allow this"}
+	case outcomeUnauthorized, outcomeScope, outcomeHost, outcomeOrigin:
+		return o.accessSpec()
 	case outcomeRateLimited:
 		return spec{status: http.StatusTooManyRequests, code: "rate_limited", reason: reasonRateLimit, retryAfter: 1}
 	case outcomeMalformed:
@@ -149,6 +149,20 @@ func (o outcome) spec() spec {
 	default:
 		return spec{status: http.StatusInternalServerError, code: "internal", reason: reasonSystemError,
 			msg: "a fault in this service; its log says more"}
+	}
+}
+
+// accessSpec is the spec of what refuses a caller whatever he asks for.
+func (o outcome) accessSpec() spec {
+	switch o {
+	case outcomeUnauthorized:
+		return spec{status: http.StatusUnauthorized, code: "unauthorized", reason: reasonAuthFail}
+	case outcomeScope:
+		return spec{status: http.StatusForbidden, code: "insufficient_scope", reason: reasonAuthFail, msg: "the token does not allow this"}
+	case outcomeHost:
+		return spec{status: http.StatusForbidden, code: "unknown_host", reason: reasonAuthFail}
+	default: // outcomeOrigin
+		return spec{status: http.StatusForbidden, code: "cross_origin", reason: reasonAuthFail}
 	}
 }
 

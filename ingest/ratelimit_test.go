@@ -265,7 +265,7 @@ func TestCORS(t *testing.T) {
 	status, _ := ask(off, http.MethodOptions, "/message/send", preflight...)
 	require.Equal(t, http.StatusMethodNotAllowed, status)
 	status, header := ask(off, http.MethodPost, "/message/send", "Origin", page)
-	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, http.StatusForbidden, status)
 	for name := range header {
 		require.False(t, strings.HasPrefix(name, "Access-Control"), name)
 	}
@@ -290,11 +290,14 @@ func TestCORS(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, status)
 	require.Equal(t, page, header.Get("Access-Control-Allow-Origin"), "the page may read why")
 	status, header = ask(on, http.MethodPost, "/message/send", "Origin", "https://evil.example.org", "Authorization", "Bearer one")
-	require.Equal(t, http.StatusOK, status, "who is no browser may say what he likes")
+	require.Equal(t, http.StatusForbidden, status)
 	require.Empty(t, header.Get("Access-Control-Allow-Origin"))
 
 	all := setup(t, options{partitions: 1, config: func(c *Config) { c.CORSOrigins = []string{"*"} }})
 	_, header = ask(all, http.MethodOptions, "/message/send", preflight...)
 	require.Equal(t, "*", header.Get("Access-Control-Allow-Origin"))
 	require.Empty(t, header.Get("Vary"))
+	all.sequence()
+	status, _ = ask(all, http.MethodPost, "/message/send", "Origin", page, "Sec-Fetch-Site", "cross-site")
+	require.Equal(t, http.StatusOK, status)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/openapi"
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
@@ -41,6 +42,8 @@ type Deps struct {
 	Tracer *tracing.Tracer
 	// Routes are answered by others, on the same listener; there may be none.
 	Routes []api.Route
+	// Hosts are the names by which requests may ask for the API if it needs no token.
+	Hosts guard.Hosts
 }
 
 // Service is the role. It is a lifecycle.Service and a lifecycle.Readier.
@@ -54,6 +57,7 @@ type Service struct {
 	rules        *payloadRules // nil: they are off
 	tokens       *tokens       // nil: none are needed
 	addresses    *addresses    // nil: their rate is not limited
+	guard        *guard.Guard
 	certificates *certificates // nil: the API is in plain HTTP
 	permissions  *permission.Store
 	requests     *requestPool
@@ -128,13 +132,15 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	known, certs, err := openFiles(cfg, deps.Logger)
 	errs = append(errs, err)
+	keeper, err := newGuard(cfg, deps.Hosts)
+	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
 
 	log := deps.Logger.With("component", "ingest")
 	s := &Service{
-		cfg: cfg, nc: deps.NATS, js: deps.JetStream, topology: deps.Partitions, log: log, tokens: known, certificates: certs,
+		cfg: cfg, nc: deps.NATS, js: deps.JetStream, topology: deps.Partitions, log: log, tokens: known, certificates: certs, guard: keeper,
 		requests:    newRequestPool(int64(cfg.BodiesBytesMax)),
 		replies:     newBytesPool(512),
 		splits:      newBytesPool(splitterBytesFirst),
@@ -198,6 +204,16 @@ func openFiles(cfg Config, log *slog.Logger) (known *tokens, certs *certificates
 		certs, errs[1] = openCertificates(cfg.TLSCertFile, cfg.TLSKeyFile, cfg.TLSClientCAFile, log)
 	}
 	return known, certs, errors.Join(errs[:]...)
+}
+
+// newGuard makes the guard of the API. Without a token a page that has this machine's address under a name of its own would be let in; with TLS
+// it has no certificate for that name, and with tokens it has none.
+func newGuard(cfg Config, hosts guard.Hosts) (*guard.Guard, error) {
+	g, err := guard.New(guard.Config{Hosts: hosts, AnyHost: cfg.APITokensFile != "" || cfg.TLSCertFile != "", Origins: cfg.CORSOrigins})
+	if err != nil {
+		return nil, fmt.Errorf("who may call from a browser: %w", err)
+	}
+	return g, nil
 }
 
 // batchBytes is how large a group commit may be where the server takes maxPayload

@@ -87,7 +87,7 @@ func TestDrain(t *testing.T) {
 	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
 	require.ErrorIs(t, b.service.Check(), ErrNotServing)
 	late := httptest.NewRecorder()
-	req := httptest.NewRequest(http.MethodPost, "/message/send", strings.NewReader(example))
+	req := httptest.NewRequest(http.MethodPost, "http://localhost/message/send", strings.NewReader(example))
 	req.Header.Set("Content-Type", "application/json")
 	b.service.Handler().ServeHTTP(late, req)
 	require.Equal(t, http.StatusServiceUnavailable, late.Code)
@@ -146,7 +146,7 @@ func TestDrainWaitsForHandler(t *testing.T) {
 	b := setup(t, one())
 	wal := b.script(0)
 	res := httptest.NewRecorder()
-	req := httptest.NewRequest(http.MethodPost, "/message/send", strings.NewReader(example))
+	req := httptest.NewRequest(http.MethodPost, "http://localhost/message/send", strings.NewReader(example))
 	req.Header.Set("Content-Type", "application/json")
 	served := make(chan struct{})
 	go func() {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -175,15 +174,4 @@ func bearer(h http.Header) (text string, ok bool) {
 	scheme, text, _ := strings.Cut(values[0], " ")
 	text = strings.TrimSpace(text)
 	return text, strings.EqualFold(scheme, "Bearer") && text != ""
-}
-
-// isLoopback says whether only this machine reaches an address. A name other than
-// localhost may be anything, and so may no name at all.
-func isLoopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -50,7 +50,7 @@ func BenchmarkTracingOff(b *testing.B) {
 	require.NoError(b, err)
 	s := &Service{committer: &committer{tracer: provider.Tracer("ingest")}}
 	p := &partition{committer: s.committer}
-	r := httptest.NewRequest(http.MethodPost, "/message/send", strings.NewReader(example))
+	r := httptest.NewRequest(http.MethodPost, "http://localhost/message/send", strings.NewReader(example))
 	commit, start := &batch{sends: 1}, time.Now()
 	b.ReportAllocs()
 	for b.Loop() {

@@ -9,13 +9,16 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
 // TestSameAsNetHTTP says the same to the fast path and to net/http alone, and hears the same. Where a row is plain, that was answered
 // on the fast path, and where it is not, by net/http.
 func TestSameAsNetHTTP(t *testing.T) {
 	t.Parallel()
-	reference, front := serveReference(t, echo), setup(t, echo, nil)
+	guarded := guard.Protect(newGuard(t).Check, http.HandlerFunc(echo)).ServeHTTP
+	reference, front := serveReference(t, guarded), setup(t, guarded, nil)
 	large := strings.Repeat("x", 300_000)
 	for _, row := range []struct { //nolint:paralleltest // counts what was answered where
 		name    string
@@ -69,6 +72,12 @@ func TestSameAsNetHTTP(t *testing.T) {
 		{"pragma", []string{post("{}", "Pragma: no-cache")}, 1, 0},
 		{"a long head", []string{post("{}", "X-A: "+large[:2*headBytesMax])}, 1, 0},
 		{"nonsense behind a request", []string{post("{}") + "nonsense\r\n\r\n"}, 2, 1},
+		{"a foreign host", []string{postTo("evil.example", "{}"), postTo("evil.example:5001", "{}"), postTo("h", "{}")}, 3, 3},
+		{"hosts of this machine", []string{postTo("localhost", "{}"), postTo("127.0.0.1:5001", "{}"), postTo("[::1]:5001", "{}"), postTo("sub.localhost", "{}")}, 4, 4},
+		{"odd hosts", []string{postTo("EVIL.example.", "{}"), postTo("LOCALHOST.", "{}"), postTo("[::1", "{}"), postTo("a:b:c.d", "{}"), postTo("1.2.3", "{}")}, 5, 5},
+		{"another origin", []string{post("{}", "Origin: http://evil.example"), post("{}", "Origin: null"), post("{}", "Origin: http://h"), post("{}", "origin: https://page.example")}, 4, 4},
+		{"another site", []string{post("{}", "Sec-Fetch-Site: cross-site"), post("{}", "sec-fetch-site: same-site"), post("{}", "Sec-Fetch-Site: same-origin"), post("{}", "Sec-Fetch-Site: none", "Origin: http://evil.example")}, 4, 4},
+		{"said twice", []string{post("{}", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"), post("{}", "Origin:", "Origin: http://evil.example"), post("{}", "Sec-Fetch-Site:", "Origin: http://evil.example")}, 3, 3},
 		{"silence", nil, 0, 0},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -80,17 +89,38 @@ func TestSameAsNetHTTP(t *testing.T) {
 	}
 }
 
-// FuzzPlain: what parse takes, net/http reads as a request with the same header, host and length.
+// newGuard makes a guard with a name and an origin of its own.
+func newGuard(t testing.TB) *guard.Guard {
+	t.Helper()
+	g, err := guard.New(guard.Config{Hosts: guard.Hosts{AllowedHosts: []string{"known.example"}}, Origins: []string{"https://page.example"}})
+	require.NoError(t, err)
+	return g
+}
+
+// FuzzPlain: what parse takes, net/http reads as a request with the same header, host and length, and the guard decides the same about both.
 func FuzzPlain(f *testing.F) {
 	for _, fields := range [][]string{
 		nil, {"content-type: application/json"}, {"X-a:b", "x-A:  c "}, {"Empty:"}, {"Connection: keep-alive"}, {"Connection: close"}, {"Pragma: no-cache"},
 		{"Transfer-Encoding: chunked"}, {"Content-Length: 1"}, {"Host: b"}, {"X: a\tb"}, {"X : a"}, {": a"}, {"X"}, {"X: a\r\n b"}, {"X: a\nY: b"}, {"X: \xff"},
 		{"Expect: 100-continue"}, {"Upgrade: h2c"}, {"Trailer: X"}, {"TE: trailers"}, {"Authorization: Basic x"}, {"X-Forwarded-For: 1.2.3.4, ::1"},
+		{"Origin: http://evil.example"}, {"origin: https://page.example"}, {"ORIGIN: null"}, {"Origin:"}, {"Origin: http://h", "Origin: http://evil.example"}, {"Origin : http://h"},
+		{"Sec-Fetch-Site: cross-site"}, {"sec-fetch-site: same-origin", "Origin: http://evil.example"}, {"Sec-Fetch-Site:", "Origin: http://evil.example"}, {"Sec-Fetch-Site: none", "Sec-Fetch-Site: cross-site"},
 	} {
 		f.Add([]byte(post("a", fields...)))
 	}
+	for _, host := range []string{
+		"evil.example", "known.example:5001", "KNOWN.example.", "localhost", "localhost.", "x.localhost:1", "127.0.0.1", "127.1", "[::1]:5001", "[::1", "::1", "a:b:c.d", "evil.example:", ":5001", ".", "a..b", "-", "[evil.example]",
+		"evil.example\r\nX-Host: h", "evil.example ", " h",
+	} {
+		f.Add([]byte(postTo(host, "a")))
+		f.Add([]byte(postTo(host, "a", "Origin: http://"+host)))
+	}
+	keeper := newGuard(f)
 	var seen *http.Request
-	handler := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r })
+	handler := guard.Protect(func(r *http.Request) error {
+		seen = r
+		return keeper.Check(r)
+	}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	line := "POST " + path + " HTTP/1.1\r\n"
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		end := bytes.Index(raw, []byte("\r\n\r\n"))
@@ -103,27 +133,13 @@ func FuzzPlain(f *testing.F) {
 			return
 		}
 		seen = nil
-		ours, theirs := net.Pipe()
-		server := reference(handler)
-		given := newGivenListener()
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_ = server.Serve(given)
-		}()
-		given.give(theirs)
-		_, err := ours.Write(raw)
-		require.NoError(t, err)
-		// The handler does not read the body, but net/http does, unless it is too long.
-		go func() { _, _ = ours.Write(make([]byte, min(h.length, 2*unreadBytesMax))) }()
-		res, err := http.ReadResponse(bufio.NewReader(ours), nil)
-		require.NoError(t, err)
-		require.NoError(t, res.Body.Close())
-		require.NoError(t, ours.Close())
-		require.NoError(t, server.Close())
-		<-ended
-		require.Equal(t, http.StatusOK, res.StatusCode, "%q", raw)
+		status := answerOfReference(t, handler, raw, h.length)
 		require.NotNil(t, seen)
+		want := http.StatusOK
+		if keeper.Check(&http.Request{Method: http.MethodPost, Host: h.host, Header: h.header}) != nil {
+			want = http.StatusForbidden
+		}
+		require.Equal(t, want, status, "%q", raw)
 		require.Equal(t, http.MethodPost, seen.Method)
 		require.Equal(t, path, seen.RequestURI)
 		require.Equal(t, seen.Host, h.host)
@@ -131,4 +147,29 @@ func FuzzPlain(f *testing.F) {
 		require.Equal(t, seen.Header, h.header)
 		require.Empty(t, seen.TransferEncoding)
 	})
+}
+
+// answerOfReference is the status that net/http answers a head with, and a body of that length.
+func answerOfReference(t *testing.T, handler http.Handler, raw []byte, length int64) (status int) {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	server := reference(handler.ServeHTTP)
+	given := newGivenListener()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Serve(given)
+	}()
+	given.give(theirs)
+	_, err := ours.Write(raw)
+	require.NoError(t, err)
+	// The handler does not read the body, but net/http does, unless it is too long.
+	go func() { _, _ = ours.Write(make([]byte, min(length, 2*unreadBytesMax))) }()
+	res, err := http.ReadResponse(bufio.NewReader(ours), nil)
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.NoError(t, ours.Close())
+	require.NoError(t, server.Close())
+	<-ended
+	return res.StatusCode
 }

@@ -171,8 +171,10 @@ func talk(t *testing.T, addr string, pieces []string, answers int) (s said) {
 	}
 }
 
-func post(body string, fields ...string) string {
-	head := "POST " + path + " HTTP/1.1\r\nHost: h\r\n"
+func post(body string, fields ...string) string { return postTo("h", body, fields...) }
+
+func postTo(host, body string, fields ...string) string {
+	head := "POST " + path + " HTTP/1.1\r\nHost: " + host + "\r\n"
 	for _, field := range fields {
 		head += field + "\r\n"
 	}

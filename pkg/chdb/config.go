@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
 // Config says how the engine runs. The zero value of a field other than DataDir and Logger means its default.
@@ -44,6 +46,8 @@ type Config struct {
 
 	// User and Password are what a client must give, where Password is not empty. User is "default" by default.
 	User, Password string
+	// Hosts are the names by which requests may ask for the engine if there is no password.
+	Hosts guard.Hosts
 
 	// Settings are query-level settings of ClickHouse that hold unless a client sets them otherwise.
 	Settings map[string]string
@@ -103,6 +107,9 @@ func (c Config) validate() error {
 			problems = append(problems, fmt.Errorf("%s is negative: %d", name, value))
 		}
 	}
+	if _, err := guard.New(c.keeper()); err != nil {
+		problems = append(problems, err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Settings)) {
 		if !settingName.MatchString(name) {
 			problems = append(problems, fmt.Errorf("%q is no name of a setting", name))
@@ -113,6 +120,9 @@ func (c Config) validate() error {
 	}
 	return nil
 }
+
+// keeper describes the HTTP interface to the guard. A page that knows the password may use it under any name.
+func (c Config) keeper() guard.Config { return guard.Config{Hosts: c.Hosts, AnyHost: c.Password != ""} }
 
 // querySettings are the settings that each connection starts with. The engine's own defaults are those of the command-line tool
 // clickhouse-local; these make it behave as a server does, and bound it.

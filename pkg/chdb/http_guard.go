@@ -3,21 +3,24 @@ package chdb
 import (
 	"crypto/sha256"
 	"crypto/subtle"
-	"net"
 	"net/http"
-	"net/url"
-	"strings"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
-// guard lets in who may come in: someone who knows the password, where there is one, and never a page of another site in a browser on
-// this machine.
+// guard lets in who may come in: someone who knows the password, if there is one, and never a page of another site in a browser on this
+// machine, which may not even make it read.
 func (e *Engine) guard(next http.Handler) http.Handler {
+	keeper, err := guard.New(e.config.keeper())
+	if err != nil {
+		panic(err) // validate has refused it
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The last answer on this connection left its deadline behind.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
-		if reason := e.foreign(r); reason != "" {
-			newResponder(w, e, "").fail(&Exception{Code: codeAuthenticationFail, Message: reason + " (AUTHENTICATION_FAILED)"})
+		if err := keeper.CheckSameOrigin(r); err != nil {
+			newResponder(w, e, "").fail(&Exception{Code: codeAuthenticationFail, Message: err.Error() + " (AUTHENTICATION_FAILED)"})
 			return
 		}
 		if !e.knows(r) {
@@ -27,32 +30,6 @@ func (e *Engine) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// foreign says why the request looks like one that a page of another site made a browser send. Without a password the listener is on this
-// machine only, and then the name in Host must be one of this machine too: a page may give its own name this machine's address.
-func (e *Engine) foreign(r *http.Request) string {
-	if origin := r.Header.Get("Origin"); origin != "" {
-		if parsed, err := url.Parse(origin); err != nil || !strings.EqualFold(parsed.Host, r.Host) {
-			return "Requests from pages of other sites are refused."
-		}
-	}
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
-		return "Requests from pages of other sites are refused."
-	}
-	if e.config.Password == "" && !localName(r.Host) {
-		return "The host " + r.Host + " is not this machine. Use localhost or an address, or set a password."
-	}
-	return ""
-}
-
-// localName says whether the host is an address or a name that always means this machine.
-func localName(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
-	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || net.ParseIP(host) != nil
 }
 
 // knows says whether the request brings the user and password, in any of the ways that ClickHouse takes them.

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"net"
 	"net/http"
 	"strings"
 )
@@ -25,39 +24,28 @@ const (
 type API struct {
 	// Handler is the API with all its rules.
 	Handler http.Handler
-	// Addr is where it listens, host:port.
-	Addr string
 	// Tokens says that it takes only those who have one.
 	Tokens bool
 	// ClientCertificates says that it takes only connections with a certificate.
 	ClientCertificates bool
 }
 
-// form says whether the form is offered. What the API keeps to this machine, or to those with a certificate, must not be had through the admin listener.
+// form reports whether the form is offered. What the API keeps to those with a certificate must not be had through the admin listener, which
+// serves the page to this machine only.
 func (c *Console) form() form {
 	switch {
 	case c.api == nil:
 		return form{Why: "This process has no API. The process with the role ingest has the form."}
 	case c.api.ClientCertificates:
 		return form{Why: "The API takes only clients with a certificate, and this listener cannot ask for one."}
-	case !c.api.Tokens && isLoopback(c.api.Addr) && !isLoopback(c.deps.AdminAddr):
-		return form{Why: "The API takes requests of this machine only, without tokens, and this page can be reached from others."}
 	default:
 		return form{Offered: true, Token: c.api.Tokens}
 	}
 }
 
-// isLoopback says that only this machine reaches an address, host:port.
-func isLoopback(address string) bool {
-	host := hostOf(address)
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
 // forward hands a request of the page to the API, as the person who looks at it: with his token and his address.
 func (c *Console) forward(w http.ResponseWriter, r *http.Request) {
-	site := r.Header.Get("Sec-Fetch-Site") // set by browsers, and by no script
-	if r.Header.Get(headerConsole) == "" || site != "" && site != "same-origin" {
+	if r.Header.Get(headerConsole) == "" {
 		http.Error(w, "only the front page itself may ask this", http.StatusForbidden)
 		return
 	}

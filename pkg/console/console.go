@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -29,8 +27,6 @@ const securityPolicy = "default-src 'none'; script-src 'self'; style-src 'self';
 
 // Deps is what the page shows of the process. All fields must be set.
 type Deps struct {
-	// AdminAddr is where the admin listener listens, host:port. Whether the form is offered depends on who can reach it.
-	AdminAddr string
 	Logger    *slog.Logger
 	Registry  prometheus.Gatherer
 	Readiness *lifecycle.Readiness
@@ -61,7 +57,6 @@ func New(deps Deps) (*Console, error) {
 			errs = append(errs, fmt.Errorf("front page: %s is missing", what))
 		}
 	}
-	require(deps.AdminAddr != "", "the address of the admin listener")
 	require(deps.Logger != nil, "the logger")
 	require(deps.Registry != nil, "the metrics registry")
 	require(deps.Readiness != nil, "the readiness")
@@ -93,7 +88,7 @@ func (c *Console) ShowDeadLetters(piles func(context.Context) ([]deadletter.Pile
 // ShowAPI says that the process has the API.
 func (c *Console) ShowAPI(api API) { c.api = &api }
 
-// ServeHTTP answers / and everything below /console/.
+// ServeHTTP answers / and everything below /console/. The admin listener has refused other machines, other hosts and other origins before.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.root.ServeHTTP(w, r) }
 
 func (c *Console) routes() http.Handler {
@@ -102,14 +97,11 @@ func (c *Console) routes() http.Handler {
 	r.Get("/", file("page.html", "text/html; charset=utf-8"))
 	r.Get("/console/page.css", file("page.css", "text/css; charset=utf-8"))
 	r.Get("/console/page.js", file("page.js", "text/javascript; charset=utf-8"))
-	r.Group(func(r chi.Router) {
-		r.Use(knownHost)
-		r.Get("/console/state", c.serveState)
-		r.Get("/console/deployment", c.serveDeployment)
-		r.Post(apiPrefix+pathSend, c.forward)
-		r.Get(apiPrefix+pathStatus, c.forward)
-		r.Post(apiPrefix+pathSync, c.forward)
-	})
+	r.Get("/console/state", c.serveState)
+	r.Get("/console/deployment", c.serveDeployment)
+	r.Post(apiPrefix+pathSend, c.forward)
+	r.Get(apiPrefix+pathStatus, c.forward)
+	r.Post(apiPrefix+pathSync, c.forward)
 	return r
 }
 
@@ -123,27 +115,6 @@ func headers(next http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		next.ServeHTTP(w, r)
 	})
-}
-
-// knownHost refuses requests that name this process by a name that anybody could have given it: a page elsewhere can make a name of its own
-// point here, and would then be of the same origin (DNS rebinding). Addresses, localhost and names without a dot cannot be had that way.
-func knownHost(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := hostOf(r.Host)
-		if net.ParseIP(host) == nil && strings.Contains(host, ".") && !strings.HasSuffix(host, ".localhost") {
-			http.Error(w, "the front page is served by address, to localhost and to names without a dot", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// hostOf is the host of host:port or of host alone.
-func hostOf(address string) string {
-	if host, _, err := net.SplitHostPort(address); err == nil {
-		return host
-	}
-	return strings.Trim(address, "[]")
 }
 
 // file serves an embedded file.

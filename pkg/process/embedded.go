@@ -25,7 +25,7 @@ const (
 // not start on its data, because that is damaged say, is no error: the process is not ready and says why, and tries to open
 // it again until it is mended. Ingest does not depend on it.
 func (p *Process) StartClickHouse(dir, addr string) (string, error) {
-	cfg := chdb.Config{DataDir: dir, Logger: p.Log}
+	cfg := chdb.Config{DataDir: dir, Logger: p.Log, Hosts: p.Hosts}
 	engine, err := chdb.Open(cfg)
 	if errors.Is(err, chdb.ErrStart) {
 		p.reopen(cfg, addr, err)

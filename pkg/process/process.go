@@ -10,13 +10,14 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/console"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
 // Process is what a process has beside its roles, and who its roles belong to. The exported fields are for those who
-// build roles; all are set by New but Console and Tracing, which Serve sets before it calls build.
+// build roles; all are set by New but Console, Tracing and Hosts, which Serve sets before it calls build.
 type Process struct {
 	Log       *slog.Logger
 	Registry  *prometheus.Registry
@@ -24,6 +25,7 @@ type Process struct {
 	Group     *lifecycle.Group
 	Console   *console.Console
 	Tracing   *tracing.Provider // nil: nothing is traced
+	Hosts     guard.Hosts       // for each listener
 
 	level    *slog.LevelVar
 	recent   *telemetry.Recent
@@ -45,8 +47,9 @@ func New(log *slog.Logger, level *slog.LevelVar) *Process {
 // Serve builds the services behind the admin listener and runs them until ctx
 // ends. Name is that of the process in traces.
 func (p *Process) Serve(ctx context.Context, adminConfig telemetry.AdminConfig, traceConfig tracing.Config, name string, build func(context.Context) error) (err error) {
+	p.Hosts = adminConfig.Hosts
 	p.Console, err = console.New(console.Deps{
-		AdminAddr: adminConfig.AdminAddr.String(), Logger: p.Log, Registry: p.Registry, Readiness: p.Readiness, Recent: p.recent, Build: telemetry.ReadBuild(),
+		Logger: p.Log, Registry: p.Registry, Readiness: p.Readiness, Recent: p.recent, Build: telemetry.ReadBuild(),
 	})
 	if err != nil {
 		return err

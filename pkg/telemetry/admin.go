@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
-	"os"
 	"strings"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
@@ -32,7 +31,8 @@ const (
 
 // AdminConfig says where the admin listener is. Embed it in the command line.
 type AdminConfig struct {
-	AdminAddr config.Addr `help:"Address of the admin listener: a front page, /metrics, /healthz, /readyz, /loglevel, /debug/pprof. Keep it private." default:"127.0.0.1:5002"`
+	AdminAddr config.Addr `help:"Address of the admin listener: a front page, /metrics, /healthz, /readyz, /loglevel, /debug/pprof. Clients on other machines get /metrics, /healthz and /readyz only." default:"127.0.0.1:5002"`
+	guard.Hosts
 }
 
 // AdminDeps is what the admin listener shows. All fields but Front must be set.
@@ -67,19 +67,22 @@ func NewAdmin(cfg AdminConfig, deps AdminDeps) (*Admin, error) {
 	require(deps.Level != nil, "the log level")
 	require(deps.Registry != nil, "the metrics registry")
 	require(deps.Readiness != nil, "the readiness")
+	keeper, err := guard.New(guard.Config{Hosts: cfg.Hosts})
+	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	return &Admin{
 		addr:  cfg.AdminAddr.String(),
 		log:   deps.Logger,
-		root:  routes(deps),
+		root:  guard.Protect(keeper.Check, routes(deps, keeper)),
 		ready: make(chan struct{}),
 	}, nil
 }
 
-// routes lays out the paths of the admin listener.
-func routes(deps AdminDeps) http.Handler {
+// routes lays out the paths of the admin listener. Metrics and health are for whoever reaches it. The rest is for this machine, and for no
+// page of another origin: it shows or changes what is the operator's.
+func routes(deps AdminDeps, keeper *guard.Guard) http.Handler {
 	r := chi.NewRouter()
 	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(deps.Registry, promhttp.HandlerOpts{
 		Registry:          deps.Registry, // errors of the exposition itself are counted there
@@ -91,24 +94,35 @@ func routes(deps AdminDeps) http.Handler {
 		_, _ = w.Write([]byte("ok\n")) // a prober that has gone need not know
 	})
 	r.Method(http.MethodGet, "/readyz", deps.Readiness)
-	r.Get("/loglevel", getLevel(deps.Level))
-	r.Put("/loglevel", putLevel(deps.Level, deps.Logger))
 
-	if deps.Front != nil {
-		r.Handle("/", deps.Front)
-		r.Handle("/console/*", deps.Front)
-	}
-
-	// Index also serves the named profiles: heap, goroutine, block, mutex and so on.
-	r.HandleFunc("/debug/pprof", func(w http.ResponseWriter, req *http.Request) {
-		http.Redirect(w, req, "/debug/pprof/", http.StatusMovedPermanently)
+	r.Group(func(r chi.Router) {
+		r.Use(thisMachine)
+		if deps.Front != nil {
+			r.Handle("/", deps.Front) // also where a link of another page leads
+		}
+		r.Group(func(r chi.Router) {
+			r.Use(func(next http.Handler) http.Handler { return guard.Protect(keeper.CheckSameOrigin, next) })
+			r.Get("/loglevel", getLevel(deps.Level))
+			r.Put("/loglevel", putLevel(deps.Level, deps.Logger))
+			if deps.Front != nil {
+				r.Handle("/console/*", deps.Front)
+			}
+			r.Handle("/debug/pprof", http.RedirectHandler("/debug/pprof/", http.StatusMovedPermanently))
+			r.Handle("/debug/pprof/*", profiles())
+		})
 	})
-	r.HandleFunc("/debug/pprof/*", pprof.Index)
-	r.HandleFunc("/debug/pprof/cmdline", commandLine)
-	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return r
+}
+
+// thisMachine refuses clients on other machines.
+func thisMachine(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !guard.IsLoopback(r.RemoteAddr) {
+			http.Error(w, "other machines may ask for /metrics, /healthz and /readyz; ask for this path on the machine itself, or through a tunnel to it", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // scrapeLog hears what goes wrong with a scrape, most often that the scraper has hung up before its end.
@@ -122,13 +136,6 @@ func (l *scrapeLog) Println(v ...any) {
 	if skipped, due := l.faults.Due("scrape"); due {
 		l.log.Warn("a scrape of the metrics failed", "error", strings.TrimSpace(fmt.Sprintln(v...)), "skipped", skipped)
 	}
-}
-
-// commandLine is pprof.Cmdline without the credentials that an argument holds.
-func commandLine(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte(strings.Join(config.RedactArguments(os.Args), "\x00"))) // a caller that has gone need not know
 }
 
 // ServeHTTP answers as the listener does, for a process that wants these paths elsewhere as well.
@@ -148,6 +155,14 @@ func (a *Admin) Addr() net.Addr {
 	}
 }
 
+// reach describes what clients on other machines may do.
+func (a *Admin) reach() string {
+	if guard.IsLoopback(a.bound.String()) {
+		return "not reached"
+	}
+	return "metrics and health only"
+}
+
 // Run listens until ctx ends.
 func (a *Admin) Run(ctx context.Context) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", a.addr)
@@ -165,7 +180,7 @@ func (a *Admin) Run(ctx context.Context) error {
 	}
 	a.bound = listener.Addr()
 	close(a.ready)
-	a.log.Info("admin listener is up", "addr", a.bound.String())
+	a.log.Info("admin listener is up", "addr", a.bound.String(), "other_machines", a.reach())
 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }() // ends with Shutdown or Close below

@@ -4,19 +4,25 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 // bundle is a running admin listener with what it shows.
@@ -159,6 +165,113 @@ func TestPprof(t *testing.T) {
 	status, contentType, _ := b.ask(t, http.MethodGet, "/debug/pprof/trace?seconds=0.01", "")
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, "application/octet-stream", contentType)
+}
+
+// route is a method and a path of the admin listener.
+type route struct{ method, path string }
+
+// routes are all that the admin listener serves. Those below a wildcard are named by one of them.
+func routes() []route {
+	return []route{
+		{http.MethodGet, "/metrics"}, {http.MethodGet, "/healthz"}, {http.MethodGet, "/readyz"}, {http.MethodGet, "/"}, {http.MethodGet, "/console/state"}, {http.MethodPost, "/console/api/message/send"},
+		{http.MethodGet, "/loglevel"}, {http.MethodPut, "/loglevel"}, {http.MethodGet, "/debug/pprof"}, {http.MethodGet, "/debug/pprof/"}, {http.MethodGet, "/debug/pprof/heap"},
+		{http.MethodGet, "/debug/pprof/cmdline"}, {http.MethodGet, "/debug/pprof/symbol"}, {http.MethodPost, "/debug/pprof/symbol"}, {http.MethodGet, "/debug/pprof/allocs"},
+	}
+}
+
+// newAdmin makes an admin listener that is not run, with a front page.
+func newAdmin(t *testing.T, addr config.Addr) *telemetry.Admin {
+	t.Helper()
+	front := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "front") })
+	admin, err := telemetry.NewAdmin(telemetry.AdminConfig{AdminAddr: addr, Hosts: guard.Hosts{AllowedHosts: []string{"ops.example.org"}}}, telemetry.AdminDeps{
+		Logger: slog.New(slog.DiscardHandler), Level: new(slog.LevelVar), Registry: prometheus.NewRegistry(), Readiness: new(lifecycle.Readiness), Front: front,
+	})
+	require.NoError(t, err)
+	return admin
+}
+
+// statusOf is what a client gets that asks from an address, for a host, with fields in the header.
+func statusOf(t *testing.T, admin *telemetry.Admin, r route, from, host string, fields ...string) int {
+	t.Helper()
+	req := httptest.NewRequestWithContext(t.Context(), r.method, r.path, strings.NewReader("warn"))
+	req.RemoteAddr, req.Host = from, host
+	for i := 0; i < len(fields); i += 2 {
+		req.Header.Set(fields[i], fields[i+1])
+	}
+	w := httptest.NewRecorder()
+	admin.ServeHTTP(w, req)
+	return w.Code
+}
+
+// TestWhoGetsWhat asks for each route as those may ask who should not get it: a page under a name of its own, a page of another origin,
+// another machine.
+func TestWhoGetsWhat(t *testing.T) {
+	t.Parallel()
+	admin := newAdmin(t, "0.0.0.0:5002")
+	const here, there, host = "127.0.0.1:40000", "10.0.0.9:40000", "127.0.0.1:5002"
+	public := []string{"/metrics", "/healthz", "/readyz"}
+	for _, r := range routes() {
+		for _, foreign := range []string{"evil.example", "evil.example:5002", "127.0.0.1.evil.example"} {
+			require.Equal(t, http.StatusForbidden, statusOf(t, admin, r, here, foreign), r)
+		}
+		for _, fields := range [][]string{nil, {"Sec-Fetch-Site", "same-origin"}, {"Sec-Fetch-Site", "none"}, {"Origin", "http://" + host}} {
+			require.Less(t, statusOf(t, admin, r, here, host, fields...), 400, r)
+		}
+		for _, known := range []string{"localhost:5002", "[::1]:5002", "ops.example.org", "sendhouse-0:5002"} {
+			require.Less(t, statusOf(t, admin, r, "[::1]:1", known), 400, r)
+		}
+		for _, fields := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "http://evil.example"}, {"Origin", "null"}} {
+			refused := statusOf(t, admin, r, here, host, fields...) == http.StatusForbidden
+			require.Equal(t, r.path != "/" && !slices.Contains(public, r.path), refused, "%v %v", r, fields)
+		}
+		require.Equal(t, !slices.Contains(public, r.path), statusOf(t, admin, r, there, "10.0.0.1:5002") == http.StatusForbidden, r)
+	}
+}
+
+// TestProfilesAreBounded: a profile takes at most a minute, and there is one at a time.
+func TestProfilesAreBounded(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, path := range []string{"profile", "trace", "heap", "goroutine"} {
+		for _, seconds := range []string{"61", "1e9", "-1", "NaN", "x"} {
+			status, _, body := b.ask(t, http.MethodGet, "/debug/pprof/"+path+"?seconds="+seconds, "")
+			require.Equal(t, http.StatusBadRequest, status, seconds)
+			require.Contains(t, body, "60")
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil { // until it is the one that is taken
+			first, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+"/debug/pprof/goroutine?seconds=60", http.NoBody)
+			if err != nil {
+				return
+			}
+			if resp, err := http.DefaultClient.Do(first); err == nil {
+				_ = resp.Body.Close()
+			}
+		}
+	}()
+	says := func(status int) func(context.Context) error {
+		return func(context.Context) error {
+			if got, _, body := b.ask(t, http.MethodGet, "/debug/pprof/heap", ""); got != status {
+				return fmt.Errorf("%d %s", got, body)
+			}
+			return nil
+		}
+	}
+	testkit.WaitFor(t, time.Minute, "the first to begin", says(http.StatusServiceUnavailable))
+	for _, path := range []string{"profile?seconds=1", "trace?seconds=1", "goroutine?debug=2"} {
+		status, _, body := b.ask(t, http.MethodGet, "/debug/pprof/"+path, "")
+		require.Equal(t, http.StatusServiceUnavailable, status, path)
+		require.Contains(t, body, "another profile")
+	}
+	status, _, _ := b.ask(t, http.MethodGet, "/debug/pprof/", "")
+	require.Equal(t, http.StatusOK, status, "the index is no profile")
+	cancel()
+	<-ended
+	testkit.WaitFor(t, time.Minute, "the first to end", says(http.StatusOK))
 }
 
 func TestUnknownPath(t *testing.T) {
