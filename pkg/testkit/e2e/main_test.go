@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -80,7 +81,7 @@ func (m mistake) build(t *testing.T) string {
 	replaced := make(map[string]string)
 	for i, e := range m.edits {
 		file := filepath.Join(root, e.file)
-		source, err := os.ReadFile(file)
+		source, err := os.ReadFile(cmp.Or(replaced[file], file))
 		require.NoError(t, err)
 		require.Equal(t, 1, strings.Count(string(source), e.right), "%s: the place of the mistake has changed", e.file)
 		replaced[file] = filepath.Join(dir, fmt.Sprintf("%d.go", i))

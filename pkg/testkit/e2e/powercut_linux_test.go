@@ -341,15 +341,10 @@ func (o *outage) audit() error {
 		"--clickhouse-dsn=http://"+o.up.clickHouse+"/sendhouse").CombinedOutput()
 	if err != nil { // its last line has the sum of the report
 		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-		return &auditError{fmt.Errorf("audit: %w: %s", err, lines[len(lines)-1])}
+		return fmt.Errorf("audit: %w: %s", err, lines[len(lines)-1])
 	}
 	return nil
 }
-
-// auditError is the error of an audit that was not clean, or could not be made.
-type auditError struct{ error }
-
-func (e *auditError) Unwrap() error { return e.error }
 
 // inBackground has ClickHouse do something that the cut may find under way; done is closed at its end.
 func (o *outage) inBackground(sql string) (done <-chan error) {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -102,6 +104,9 @@ func NewDisk(t testing.TB, filesystem string) *Disk {
 	if err := durable.Truncate(diskBytes); err != nil {
 		t.Fatalf("make the durable file: %v", err)
 	}
+	if err := os.WriteFile(filepath.Join(d.dir, serverName), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+		t.Fatalf("note who serves the disk: %v", err)
+	}
 	d.cache = newCache(durable, diskBytes)
 	d.serve()
 	d.attach()
@@ -158,36 +163,85 @@ func (d *Disk) serve() {
 	})
 }
 
-// sweep takes away what a test left that was killed: the mounts of a FUSE file system that nobody serves any more.
+// serverName is a file with the process that serves a disk.
+const serverName = "server"
+
+// connections is where the kernel shows the FUSE connections, by number.
+const connections = "/sys/fs/fuse/connections"
+
+// sweep takes away what a test left that was killed: the mounts of FUSE file systems whose server has ended. It asks
+// nothing of them: a server that was killed while it waited for its own disk keeps its connection, and would not answer.
 func sweep() error {
-	mounts, err := os.ReadFile("/proc/self/mounts")
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err
 	}
-	var dead []string
+	var failed []error
 	for line := range strings.Lines(string(mounts)) {
-		fields := strings.Fields(line)
-		if len(fields) < 3 || fields[2] != "fuse."+mountType {
+		fields := strings.Fields(line) // proc_pid_mountinfo(5)
+		if len(fields) < 9 || !slices.Contains(fields[6:], "fuse."+mountType) {
 			continue
 		}
-		if _, err := os.Stat(fields[1]); errors.Is(err, unix.ENOTCONN) {
-			dead = append(dead, fields[1])
+		if _, number, _ := strings.Cut(fields[2], ":"); !served(filepath.Dir(fields[4])) {
+			failed = append(failed, abort(number), takeAway(fields[4]))
 		}
-	}
-	loops, err := filepath.Glob("/sys/block/loop*")
-	failed := []error{err}
-	for _, served := range dead {
-		_ = unix.Unmount(filepath.Join(filepath.Dir(served), mountedName), unix.MNT_DETACH) // there may be none
-		for _, device := range loops {
-			// The image itself cannot be asked any more.
-			if file, err := os.ReadFile(filepath.Join(device, "loop", "backing_file")); err == nil && strings.TrimSpace(string(file)) == filepath.Join(served, imageName) {
-				_, err := output("losetup", "--detach", "/dev/"+filepath.Base(device))
-				failed = append(failed, err)
-			}
-		}
-		failed = append(failed, unix.Unmount(served, unix.MNT_DETACH))
 	}
 	return errors.Join(failed...)
+}
+
+// served reports whether the process that serves the disk in a folder lives, or may live.
+func served(dir string) bool {
+	pid, err := os.ReadFile(filepath.Join(dir, serverName))
+	if err != nil {
+		return true
+	}
+	status, err := os.ReadFile(filepath.Join("/proc", string(pid), "status"))
+	if err != nil {
+		return false
+	}
+	const killed = 1 << (unix.SIGKILL - 1)
+	for line := range strings.Lines(string(status)) { // proc_pid_status(5)
+		switch name, value, _ := strings.Cut(line, ":"); name {
+		case "State":
+			if strings.HasPrefix(strings.TrimSpace(value), "Z") {
+				return false
+			}
+		case "SigPnd", "ShdPnd":
+			if pending, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64); err == nil && pending&killed != 0 {
+				return false // it waits for its own disk, and will die of that
+			}
+		}
+	}
+	return true
+}
+
+// abort ends a FUSE connection with everything that waits for it.
+func abort(connection string) error {
+	if _, err := os.Stat(filepath.Join(connections, connection)); errors.Is(err, fs.ErrNotExist) {
+		if err := unix.Mount("none", connections, "fusectl", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("mount %s: %w", connections, err)
+		}
+	}
+	err := os.WriteFile(filepath.Join(connections, connection, "abort"), []byte("1"), 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it has ended
+	}
+	return err
+}
+
+// takeAway unmounts a FUSE file system and what is mounted from its image.
+func takeAway(at string) error {
+	_ = unix.Unmount(filepath.Join(filepath.Dir(at), mountedName), unix.MNT_DETACH) // there may be none
+	loops, err := filepath.Glob("/sys/block/loop*")
+	failed := []error{err}
+	for _, device := range loops {
+		// The image itself cannot be asked any more.
+		if file, err := os.ReadFile(filepath.Join(device, "loop", "backing_file")); err == nil && strings.TrimSpace(string(file)) == filepath.Join(at, imageName) {
+			_, err := output("losetup", "--detach", "/dev/"+filepath.Base(device))
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(append(failed, unix.Unmount(at, unix.MNT_DETACH))...)
 }
 
 // close takes down whatever there is of the disk.
@@ -302,14 +356,23 @@ func (d *Disk) WriteBack(random *rand.Rand) {
 		if err != nil || !entry.Type().IsRegular() || random.IntN(2) == 0 {
 			return err
 		}
-		return writeBack(random, path)
+		return writeBack(path, random)
 	})
 	if err != nil {
 		d.t.Fatalf("write pages back: %v", err)
 	}
 }
 
-func writeBack(random *rand.Rand, path string) error {
+// WriteBackFile is WriteBack for all dirty pages of one file.
+func (d *Disk) WriteBackFile(path string) {
+	d.t.Helper()
+	if err := writeBack(path, nil); err != nil {
+		d.t.Fatalf("write pages back: %v", err)
+	}
+}
+
+// writeBack writes all dirty pages of a file to the device, or a part of them if random is not nil.
+func writeBack(path string, random *rand.Rand) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -323,7 +386,7 @@ func writeBack(random *rand.Rand, path string) error {
 		return err
 	}
 	first, length := int64(0), int64(0) // to the end
-	if random.IntN(2) == 0 {
+	if random != nil && random.IntN(2) == 0 {
 		first = random.Int64N(info.Size()) &^ (blockBytes - 1)
 		length = 1 + random.Int64N(info.Size()-first)
 	}

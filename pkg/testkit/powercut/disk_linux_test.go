@@ -1,15 +1,21 @@
 package powercut_test
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/testkit/powercut"
 )
 
@@ -53,6 +59,62 @@ func TestWhatSurvives(t *testing.T) {
 			}
 		})
 	}
+}
+
+// childVariable makes this test's binary one that has a disk and waits to be killed.
+const childVariable = "POWERCUT_CHILD"
+
+// A test may be killed while it waits for a disk that it serves itself. The next one takes that disk away.
+func TestDiskOfAKilledTest(t *testing.T) {
+	t.Parallel()
+	if err := powercut.Missing("ext4"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	if os.Getenv(childVariable) != "" {
+		writeForEver(t, powercut.NewDisk(t, "ext4"))
+	}
+	binary, err := os.Executable()
+	require.NoError(t, err)
+	child := exec.CommandContext(t.Context(), binary, "-test.run=^TestDiskOfAKilledTest$")
+	child.Env = append(os.Environ(), childVariable+"=1", "TMPDIR="+t.TempDir())
+	out, err := child.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, child.Start())
+	path, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	require.NoError(t, child.Process.Kill())
+	testkit.WaitFor(t, time.Minute, "the test to end, or to wait for its own disk", func(context.Context) error {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child.Process.Pid))
+		if err == nil && !bytes.Contains(status, []byte(") Z ")) && !bytes.Contains(status, []byte(") D ")) {
+			err = fmt.Errorf("it does neither: %s", status)
+		}
+		return err
+	})
+
+	put(t, filepath.Join(powercut.NewDisk(t, "ext4").Path(), "file"), []byte("durable?"), true)
+	require.Error(t, child.Wait())
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	require.NoError(t, err)
+	require.NotContains(t, string(mounts), filepath.Dir(strings.TrimSpace(path)))
+}
+
+// writeForEver has some threads wait for the disk at any time, and prints where it is.
+func writeForEver(t *testing.T, d *powercut.Disk) {
+	t.Helper()
+	for n := range 8 {
+		go func() {
+			for {
+				put(t, filepath.Join(d.Path(), fmt.Sprint(n)), make([]byte, 1<<20), true)
+				if n == 0 {
+					fmt.Println(d.Path())
+				}
+			}
+		}()
+	}
+	select {}
 }
 
 // put writes a file and its folder, synced or not.
