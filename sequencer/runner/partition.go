@@ -165,13 +165,13 @@ func (p *Partition) noteStep(now time.Time, r Record) {
 	if by == 0 || r.Seq <= p.walEnd && by > 0 { // of what was there at recovery no more is known than its order
 		return
 	}
-	what, steps := "the broker's clock has stepped forward", p.Metrics.stepsForward
+	direction, steps := "forward", p.Metrics.stepsForward
 	if by < 0 {
-		what, steps = "the broker's clock has stepped back", p.Metrics.stepsBack
+		direction, steps = "back", p.Metrics.stepsBack
 	}
 	steps.Inc()
-	if skipped, due := p.clockSaid.Due(what); due {
-		p.Logger.Warn(what, "by", by.Abs(), "wal_seq", r.Seq, "record_time", r.Time, "skipped", skipped)
+	if skipped, due := p.clockSaid.Due(direction); due {
+		p.Logger.Warn("the broker's clock has stepped", "direction", direction, "by", by.Abs(), "wal_seq", r.Seq, "record_time", r.Time, "skipped", skipped)
 	}
 }
 

@@ -194,7 +194,8 @@ func TestEndToEndClock(t *testing.T) {
 	require.Equal(t, "during", strings.TrimSpace(c.query(t, fmt.Sprintf("SELECT client_msg_no FROM sendhouse.messages_by_message_id(message_id = %d)", during.MessageID))))
 	c.awaitSeries(t, "sendhouse_sequencer_id_clock_ahead_seconds", func(values []float64) bool { return len(values) == 1 && values[0] > 399*day.Seconds() })
 	require.InDelta(t, 2, c.sum(t, "sendhouse_sequencer_clock_steps_total", ""), 0)
-	require.Contains(t, c.Output(), "the broker's clock has stepped back")
+	require.Contains(t, c.Output(), `"the broker's clock has stepped"`)
+	require.Contains(t, c.Output(), "direction=back")
 
 	c.set(t, -2*time.Hour)
 	c.mustSend(t, "two hours back", 0)
