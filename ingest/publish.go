@@ -14,9 +14,6 @@ import (
 // faultWAL is what a partition's log lines about its write-ahead log have in common: together they are limited.
 const faultWAL = "write-ahead log"
 
-// rule is the HeaderRule of what this version writes.
-var rule = []string{strconv.Itoa(message.RuleNewest)}
-
 // publisher is the part of nats.Conn that a commit needs.
 type publisher interface {
 	PublishMsg(msg *nats.Msg) error
@@ -28,7 +25,7 @@ type publisher interface {
 func (p *partition) publish(b *batch) {
 	for b != nil {
 		p.metrics.gathered(b)
-		header := nats.Header{topology.HeaderReply: {p.inbox.replySubject(p.number, b.no)}, topology.HeaderRule: rule}
+		header := nats.Header{topology.HeaderReply: {p.inbox.replySubject(p.number, b.no)}, topology.HeaderRule: {strconv.Itoa(message.RuleNewest)}}
 		if b.samples != nil {
 			header[topology.HeaderTrace] = []string{b.samples.String()}
 		}

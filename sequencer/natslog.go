@@ -126,7 +126,7 @@ func (l *natsLogs) WALBounds(ctx context.Context) (runner.Bounds, error) {
 	}
 	info := stream.CachedInfo()
 	state := info.State
-	b := runner.Bounds{First: state.FirstSeq, Last: state.LastSeq, Bytes: state.Bytes, BytesMax: uint64(max(info.Config.MaxBytes, 0))}
+	b := runner.Bounds{First: state.FirstSeq, Last: state.LastSeq, Bytes: state.Bytes, BytesMax: uint64(max(info.Config.MaxBytes, 0)), Time: info.TimeStamp}
 	if state.Msgs == 0 {
 		b.First = b.Last + 1
 	}

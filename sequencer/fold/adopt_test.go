@@ -21,14 +21,15 @@ func TestAdoptedStateAnswersAlike(t *testing.T) {
 		p.DedupWindow = time.Hour // that the WAL time is not known exactly does not matter
 		p.DedupEntriesMax = rapid.IntRange(1, 20).Draw(t, "entries max")
 		folded, adopted := newState(t, p), newState(t, p)
+		rule := rapid.IntRange(message.RuleFrozen, message.RuleSteps).Draw(t, "rule")
 		at := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 		for seq := uint64(1); seq <= uint64(rapid.IntRange(1, 40).Draw(t, "records")); seq++ {
-			at = at.Add(time.Duration(rapid.Int64Range(0, 6_000).Draw(t, "step")) * time.Millisecond)
+			at = at.Add(time.Duration(rapid.Int64Range(-500, 6_000).Draw(t, "step")) * time.Millisecond)
 			sends := rapid.SliceOfN(rapid.Custom(drawSend), 0, 6).Draw(t, "sends")
 			for _, s := range sends {
 				s.NoPersist = false
 			}
-			record := fold.Record{Seq: seq, Time: at, Data: encode(t, sends...)}
+			record := fold.Record{Seq: seq, Time: at, Rule: rule, Data: encode(t, sends...)}
 			want, err := folded.Fold(record, nil)
 			require.NoError(t, err)
 			if rapid.Bool().Draw(t, "adopt") {

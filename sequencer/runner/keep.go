@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // keepInterval is how often lag is measured and the logs are looked after.
@@ -50,6 +52,7 @@ type Keeper struct {
 	walFirst uint64           // where the write-ahead log starts
 	filling  bool             // it is a quarter full
 	ages     walAges
+	clockOff lifecycle.Repeated
 }
 
 func (k *Keeper) tick(ctx context.Context) error {
@@ -78,10 +81,12 @@ func (k *Keeper) tick(ctx context.Context) error {
 // Measure sets the lag gauges and checks for progress. A broker that does not
 // answer is not an error here: whoever needs it next will say so.
 func (k *Keeper) Measure(ctx context.Context) error {
+	asked := k.Now()
 	wal, err := k.Logs.WALBounds(ctx)
 	if err != nil {
 		return nil //nolint:nilerr // see above
 	}
+	k.compareClocks(asked, k.Now(), wal.Time)
 	ackedBefore, _, derived := k.outbox.state()
 	k.mu.Lock()
 	walSeq, channels, entries := k.state.WALSeq(), k.state.Channels(), k.state.DedupEntries()
@@ -116,4 +121,30 @@ func (k *Keeper) Measure(ctx context.Context) error {
 		return fmt.Errorf("%w: %d records to read, none came for %s", errReadAgain, wal.Last-walSeq, stallTicks*keepInterval)
 	}
 	return nil
+}
+
+// compareClocks shows how far the broker's clock is from the process's own and behind the IDs.
+func (k *Keeper) compareClocks(before, after, broker time.Time) {
+	if broker.IsZero() {
+		return
+	}
+	offset := k.clock.look(before, after, broker)
+	k.Metrics.brokerClockOffset.Set(offset.Seconds())
+	k.mu.Lock()
+	last := k.state.LastID()
+	k.mu.Unlock()
+	ahead := 0.0
+	if last != 0 {
+		ahead = max(float64(last.UnixMilli()-broker.UnixMilli())/1000, 0)
+	}
+	k.Metrics.idClockAhead.Set(ahead)
+	switch off := offset.Abs() > clockOffMax; {
+	case off:
+		if skipped, due := k.clockOff.Due("broker's clock"); due {
+			k.Logger.Warn("the broker's clock is not this process's: it is wrong, or this machine's is, or this machine slept",
+				"offset", offset.Round(time.Millisecond), "broker_time", broker, "skipped", skipped)
+		}
+	case k.clockOff.Over():
+		k.Logger.Info("the broker's clock agrees with this process's again", "offset", offset.Round(time.Millisecond))
+	}
 }

@@ -37,6 +37,9 @@ type Metrics struct {
 	checkpointsFailed  *prometheus.CounterVec
 	cuts               *prometheus.CounterVec
 	outputMissing      *prometheus.GaugeVec
+	brokerClockOffset  *prometheus.GaugeVec
+	idClockAhead       *prometheus.GaugeVec
+	clockSteps         *prometheus.CounterVec
 }
 
 // NewMetrics registers them.
@@ -86,6 +89,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		checkpointsFailed:  counter("checkpoints_failed_total", "Checkpoints that could not be stored."),
 		cuts:               counter("message_log_cuts_total", "Times that records were missing from the middle of the message log, which was cut there and derived again."),
 		outputMissing:      gauge("message_log_missing_records", "Records missing from the middle of the message log that the write-ahead log no longer has, so that they cannot be derived again."),
+		brokerClockOffset:  gauge("broker_clock_offset_seconds", "The broker's time less this process's own, which runs on evenly when the machine's clock steps, and follows a step after ten minutes."),
+		idClockAhead:       gauge("id_clock_ahead_seconds", "How far the time in the last message_id is ahead of the broker's clock; 0 if it is not."),
+		clockSteps:         counter("clock_steps_total", "Steps of the broker's clock by more than a second back, or five forward, between two records.", "direction"),
 	}
 }
 
@@ -102,6 +108,8 @@ type PartitionMetrics struct {
 	walDelay, recovery                               prometheus.Observer
 	checkpointAge, checkpointBytes                   prometheus.Gauge
 	foldSeconds, checkpointSeconds, snapshotSeconds  prometheus.Observer
+	brokerClockOffset, idClockAhead                  prometheus.Gauge
+	stepsForward, stepsBack                          prometheus.Counter
 }
 
 // Partition gives the children of one partition.
@@ -135,6 +143,10 @@ func (m *Metrics) Partition(partition int) *PartitionMetrics {
 		foldSeconds:        m.foldSeconds.WithLabelValues(p),
 		checkpointSeconds:  m.checkpointSeconds.WithLabelValues(p),
 		snapshotSeconds:    m.snapshotSeconds.WithLabelValues(p),
+		brokerClockOffset:  m.brokerClockOffset.WithLabelValues(p),
+		idClockAhead:       m.idClockAhead.WithLabelValues(p),
+		stepsForward:       m.clockSteps.WithLabelValues("forward", p),
+		stepsBack:          m.clockSteps.WithLabelValues("back", p),
 	}
 }
 
@@ -142,12 +154,12 @@ func (m *Metrics) Partition(partition int) *PartitionMetrics {
 // its past as the present.
 func (m *Metrics) Forget(partition int) {
 	p := strconv.Itoa(partition)
-	for _, gauge := range []*prometheus.GaugeVec{m.walLag, m.walAge, m.outputLag, m.channels, m.dedupEntries, m.epoch, m.refused, m.checkpointAge, m.checkpointBytes} {
+	for _, gauge := range []*prometheus.GaugeVec{m.walLag, m.walAge, m.outputLag, m.channels, m.dedupEntries, m.epoch, m.refused, m.checkpointAge, m.checkpointBytes, m.brokerClockOffset, m.idClockAhead} {
 		gauge.DeleteLabelValues(p)
 	}
 }
 
-// folded counts the effects of one record, which the broker stored so long ago.
+// folded counts the effects of one record, which the broker stored so long ago by its own clock.
 func (m *PartitionMetrics) folded(effects []fold.Effect, took, stored time.Duration) {
 	var accepted, duplicate, conflict int
 	for i := range effects {
@@ -164,5 +176,5 @@ func (m *PartitionMetrics) folded(effects []fold.Effect, took, stored time.Durat
 	m.duplicate.Add(float64(duplicate))
 	m.conflict.Add(float64(conflict))
 	m.foldSeconds.Observe(took.Seconds())
-	m.walDelay.Observe(max(stored.Seconds(), 0)) // the broker's clock may be ahead
+	m.walDelay.Observe(max(stored.Seconds(), 0)) // until the next look at the broker's clock, it may have stepped
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
@@ -40,6 +41,8 @@ type Partition struct {
 	damaged   []CheckpointMeta // of those, found so
 	walEnd    uint64           // the write-ahead log's end at recovery
 	caughtUp  bool             // it is folded
+	clock     brokerClock
+	clockSaid lifecycle.Repeated // steps of the broker's clock
 
 	// Reused from record to record.
 	effects []fold.Effect
@@ -130,6 +133,7 @@ func (p *Partition) Fold(ctx context.Context, r Record) error {
 
 func (p *Partition) fold(ctx context.Context, r Record) error {
 	start := p.Now()
+	p.noteStep(start, r)
 	p.mu.Lock()
 	effects, err := p.state.Fold(r.Record, p.effects[:0])
 	p.mu.Unlock()
@@ -150,9 +154,25 @@ func (p *Partition) fold(ctx context.Context, r Record) error {
 	if r.Traced != nil {
 		p.trace(r, start)
 	}
-	p.Metrics.folded(p.effects, now.Sub(start), now.Sub(r.Time))
+	p.Metrics.folded(p.effects, now.Sub(start), p.clock.ago(now, r.Time))
 	p.live()
 	return p.emit(ctx, r)
+}
+
+// noteStep reports a broker's clock that has stepped between two records. What that does is told in docs/architecture.md, Time.
+func (p *Partition) noteStep(now time.Time, r Record) {
+	by := p.clock.record(now, r.Time)
+	if by == 0 || r.Seq <= p.walEnd && by > 0 { // of what was there at recovery no more is known than its order
+		return
+	}
+	direction, steps := "forward", p.Metrics.stepsForward
+	if by < 0 {
+		direction, steps = "back", p.Metrics.stepsBack
+	}
+	steps.Inc()
+	if skipped, due := p.clockSaid.Due(direction); due {
+		p.Logger.Warn("the broker's clock has stepped", "direction", direction, "by", by.Abs(), "wal_seq", r.Seq, "record_time", r.Time, "skipped", skipped)
+	}
 }
 
 // trace notes that the record was folded and answered, unless that was done before.

@@ -35,6 +35,7 @@ type Output struct {
 type Bounds struct {
 	First, Last     uint64
 	Bytes, BytesMax uint64
+	Time            time.Time // of the leader's clock when it answered; zero if it does not tell
 }
 
 // Tail is the end of the message log: the last record before which, from a given one

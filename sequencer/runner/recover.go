@@ -22,9 +22,13 @@ func (p *Partition) Recover(ctx context.Context) error {
 	if p.claimed, err = p.claim(ctx); err != nil {
 		return err
 	}
+	asked := p.Now()
 	wal, err := p.Logs.WALBounds(ctx)
 	if err != nil {
 		return err
+	}
+	if !wal.Time.IsZero() {
+		p.clock.look(asked, p.Now(), wal.Time)
 	}
 	p.since = derivable(p.claimed, wal)
 	end, err := p.outputEnd(ctx)

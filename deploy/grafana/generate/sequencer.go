@@ -16,7 +16,7 @@ func sequencer() board {
 				lines("By partition", perSecond, "How evenly channels are spread.", q(`sum by (partition) (rate(sendhouse_sequencer_sends_total{$part}[$__rate_interval]))`, "{{partition}}")).stacked(),
 				lines("Records", perSecond, "Group commits that were folded.", q(`sum by (partition) (rate(sendhouse_sequencer_fold_record_seconds_count{$part}[$__rate_interval]))`, "{{partition}}")).stacked(),
 				lines("Time for a record", seconds, "Folding it and answering.", quantiles("sendhouse_sequencer_fold_record_seconds", "$part")...),
-				lines("Time in the log", seconds, "From when the broker stored a record until it is folded, by the clocks of the two machines.", quantiles("sendhouse_sequencer_wal_delay_seconds", "$part")...).limits(0.1, 1),
+				lines("Time in the log", seconds, "From when the broker stored a record until it is folded, by the broker's clock.", quantiles("sendhouse_sequencer_wal_delay_seconds", "$part")...).limits(0.1, 1),
 				lines("Answers that could not leave", perSecond, "NATS was away: clients ask again.", q(`sum(rate(sendhouse_sequencer_answers_failed_total{$part}[$__rate_interval]))`, "answers"), q(`sum(rate(sendhouse_sequencer_live_failed_total{$part}[$__rate_interval]))`, "no_persist messages"), q(`sum(rate(sendhouse_sequencer_malformed_records_total{$part}[$__rate_interval]))`, "foreign records")),
 			}},
 			{"Lag", []panel{
@@ -25,6 +25,11 @@ func sequencer() board {
 				lines("Messages not in the message log", count, "Derived, and not yet acknowledged. At --outbox-messages-max (65,536) folding waits.", q(`max by (partition) (sendhouse_sequencer_output_lag_messages{$part})`, "{{partition}}")).limits(32768, 65536),
 				lines("Writing went on from the tail", count, "After a refusal or a time-out of the message log, in 15 minutes. A few at a fail-over.", q(`sum by (partition) (increase(sendhouse_sequencer_output_resumes_total{$part}[15m]))`, "{{partition}}")).size(12, 8),
 				lines("Recovering", seconds, "Reading the checkpoint, before the rest of the log is folded; the mean since the process started.", q(`sum by (partition) (sendhouse_sequencer_recovery_seconds_sum{$part}) / sum by (partition) (sendhouse_sequencer_recovery_seconds_count{$part})`, "{{partition}}")).size(12, 8),
+			}},
+			{"Clocks", []panel{
+				lines("Broker's clock", seconds, "Ahead of the sequencer's own, or behind it. Messages have the broker's time.", q(`max by (partition) (sendhouse_sequencer_broker_clock_offset_seconds{$part})`, "{{partition}}")),
+				lines("Steps", count, "Of the broker's clock between two records, in 15 minutes.", q(`sum by (partition, direction) (increase(sendhouse_sequencer_clock_steps_total{$part}[15m]))`, "{{partition}} {{direction}}")).limits(1, 4),
+				lines("IDs ahead", seconds, "Of the broker's clock: it was ahead by this before.", q(`max by (partition) (sendhouse_sequencer_id_clock_ahead_seconds{$part})`, "{{partition}}")).limits(60, 3600),
 			}},
 			{"State and checkpoints", []panel{
 				lines("Age of the newest checkpoint", seconds, "Taken every --checkpoint-interval (60 s) while there is something new; without, it grows.", q(`max by (partition) (sendhouse_sequencer_checkpoint_age_seconds{$part})`, "{{partition}}")).limits(300, 600),
