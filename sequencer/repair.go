@@ -315,7 +315,11 @@ func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error
 		return err
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%w: record %d of the message log does not follow the one before it (%w)", ErrCannotRepair, wrong, reason)
+		err := fmt.Errorf("%w: record %d of the message log does not follow the one before it (%w)", ErrCannotRepair, wrong, reason)
+		if wrong <= r.wal.Last+1 { // the write-ahead log has all before it
+			err = fmt.Errorf("%w; use 'sendhouse repair message-log --partition %d', which removes it and what is after it", err, r.partition)
+		}
+		return err
 	}
 	intact, err := r.walIsIntact(ctx)
 	if err != nil {

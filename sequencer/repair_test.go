@@ -110,6 +110,30 @@ func TestRepairStrayRecordInTheMessageLog(t *testing.T) {
 	h.requireDerived()
 }
 
+// A record of the message log that was written once more is a batch of messages, so the write-ahead log seems to have lost one. Its
+// repair knows better, and names the right one.
+func TestRepairRepeatedRecordInTheMessageLog(t *testing.T) {
+	t.Parallel()
+	h := setup(t)
+	answers := h.answered(20)
+	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	old, err := stream.GetMsg(h.ctx, 11)
+	require.NoError(t, err)
+	_, err = h.js.Publish(h.ctx, old.Subject, old.Data)
+	require.NoError(t, err)
+	refusal := h.refuses()
+	require.ErrorIs(t, refusal, runner.ErrMissing)
+	require.ErrorContains(t, refusal, "sendhouse repair wal --partition 0")
+	_, err = h.repairWAL(true)
+	require.ErrorIs(t, err, ErrCannotRepair)
+	require.ErrorContains(t, err, "sendhouse repair message-log --partition 0")
+	_, err = h.repairMessageLog(true)
+	require.NoError(t, err)
+	h.requireSameAnswers(answers)
+	h.requireDerived()
+}
+
 func TestRepairWALThatLostItsTail(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

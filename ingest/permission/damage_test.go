@@ -308,6 +308,25 @@ func TestDeathBetweenRecordAndMark(t *testing.T) {
 	require.EqualValues(t, 2, again.cache.Load().extent().Channels)
 }
 
+// TestRestoredBucket: a cluster gives a stream that is restored from a backup another time of creation. One that has everything is right.
+func TestRestoredBucket(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	s := b.store()
+	b.change(s, group("g"), define("u"))
+	stored, err := readMark(t.Context(), b.js)
+	require.NoError(t, err)
+	created := stored.Created
+	stored.Created = created.Add(-time.Hour)
+	require.NoError(t, writeMark(t.Context(), b.js, stored.mark, stored.revision))
+	again := b.store()
+	require.Equal(t, NotSubscribed, again.ask("v", group("g")))
+	renewed, err := readMark(t.Context(), b.js)
+	require.NoError(t, err)
+	require.Equal(t, created, renewed.Created)
+	b.change(again, group("h"), define("u"))
+}
+
 // TestNoMark: the bucket of a version without marks gets one, and so does one whose mark was lost or is damaged.
 func TestNoMark(t *testing.T) {
 	t.Parallel()

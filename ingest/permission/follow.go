@@ -144,7 +144,7 @@ func (s *Store) whole(ctx context.Context, cache *cache) error {
 	default:
 		s.reportMark(stored)
 		s.notWhole.Store(nil)
-		return nil
+		return s.renew(ctx, stored, at.created)
 	}
 	s.notWhole.Store(&problem)
 	return problem

@@ -94,7 +94,7 @@ func (m mark) shortfall(created time.Time, held extent) error {
 	switch {
 	case m.isNone():
 		return nil
-	case !m.Created.Equal(created):
+	case !m.Created.Equal(created) && held != m.extent: // a cluster gives a stream that is restored a new time
 		return fmt.Errorf("it was made again, at %s, in place of one of %s that had %d channels",
 			created.UTC().Format(time.RFC3339), m.Created.UTC().Format(time.RFC3339), m.Channels)
 	case held.Last < m.Last:
@@ -103,6 +103,15 @@ func (m mark) shortfall(created time.Time, held extent) error {
 		return fmt.Errorf("%d of %d channels are missing", m.Channels-held.Channels, m.Channels)
 	}
 	return nil
+}
+
+// renew writes a mark again that is of the stream from which this one was restored.
+func (s *Store) renew(ctx context.Context, stored storedMark, created time.Time) error {
+	if stored.isNone() || stored.Created.Equal(created) {
+		return nil
+	}
+	stored.Created = created
+	return writeMark(ctx, s.js, stored.mark, stored.revision)
 }
 
 // reportMark logs a mark that is damaged. It is written again from what the bucket holds.

@@ -55,7 +55,9 @@ func (s *Store) probeOnce(ctx context.Context) {
 		if err := s.whole(ctx, cache); err != nil {
 			s.metrics.unconfirmed.Inc()
 			if !errors.Is(err, errUnsettled) && ctx.Err() == nil {
-				s.complain("cannot confirm that the bucket of permissions has lost nothing; retrying", err)
+				if skipped, due := s.probeFaults.Due("confirm"); due {
+					s.log.Warn("cannot confirm that the bucket of permissions has lost nothing; retrying", "bucket", topology.PermissionBucket, "error", broker.Explain(err), "skipped", skipped)
+				}
 			}
 			return
 		}
@@ -72,14 +74,9 @@ func (s *Store) probeOnce(ctx context.Context) {
 // raiseLater raises the mark of what others have changed, who may have died before they did. If it fails, the next probe tries again.
 func (s *Store) raiseLater(ctx context.Context) {
 	if err := s.raise(ctx); err != nil && ctx.Err() == nil {
-		s.complain("cannot raise the mark by which a loss of permissions is noticed; retrying", err)
-	}
-}
-
-// complain logs a fault of the probe, now and then while it lasts.
-func (s *Store) complain(what string, err error) {
-	if skipped, due := s.probeFaults.Due(what); due {
-		s.log.Warn(what, "bucket", topology.DeploymentBucket, "key", markKey, "error", broker.Explain(err), "skipped", skipped)
+		if skipped, due := s.probeFaults.Due("mark"); due {
+			s.log.Warn("cannot raise the mark by which a loss of permissions is noticed; retrying", "bucket", topology.DeploymentBucket, "key", markKey, "error", broker.Explain(err), "skipped", skipped)
+		}
 	}
 }
 

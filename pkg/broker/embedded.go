@@ -110,7 +110,7 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 		e.Shutdown()
 		return nil, fmt.Errorf("embedded NATS server could not start JetStream in %s; its log says why", cfg.DataDir)
 	}
-	if err := os.WriteFile(filepath.Join(cfg.DataDir, addressFile), []byte(e.URL()), 0o640); err != nil { //nolint:gosec // no secret; for the operator's group, as the lock
+	if err := os.WriteFile(filepath.Join(cfg.DataDir, addressFile), []byte(e.URL()), 0o640); err != nil {
 		e.Shutdown()
 		return nil, fmt.Errorf("write the address of the embedded NATS server: %w", err)
 	}

@@ -198,11 +198,11 @@ func createOrOpen(ctx context.Context, js jetstream.JetStream, want jetstream.St
 // nats-server knows nothing, and yet it keeps that file when the stream is made again, and would pass over the new one, too. An
 // update writes the file (nats-server 2.15, filestore.go).
 func CreateStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
-	stream, err := js.CreateStream(ctx, want)
-	if err != nil {
+	if _, err := js.CreateStream(ctx, want); err != nil {
 		return nil, err //nolint:wrapcheck // the callers say which stream, and what to do
 	}
-	if stream, err = js.UpdateStream(ctx, want); err != nil {
+	stream, err := js.UpdateStream(ctx, want)
+	if err != nil {
 		return nil, fmt.Errorf("write the description of the new stream: %w", err)
 	}
 	return stream, nil

@@ -43,8 +43,8 @@ type Invocation struct {
 	Ask func(context.Context, broker.ClientConfig, Asker, Question) error
 	// AskNATS is Ask without a deployment, whose record may be lost.
 	AskNATS func(context.Context, broker.ClientConfig, Asker, func(context.Context, jetstream.JetStream) error) error
-	// OpenNATS makes the NATS of a data folder reachable, by the returned URL, until close is called: see Repair.DataDir.
-	OpenNATS func(dataDir string) (url string, close func(), err error)
+	// OpenNATS makes the NATS of a data folder reachable, by the returned URL, until closing is called: see Repair.DataDir.
+	OpenNATS func(dataDir string) (url string, closing func(), err error)
 }
 
 // localNATS is where `sendhouse up` embeds its broker, unless told otherwise.
