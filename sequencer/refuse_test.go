@@ -132,9 +132,9 @@ func TestRefusalIsSeenInTheLease(t *testing.T) {
 	ctx, cancel := context.WithCancel(h.ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- lease.Watch(ctx, kv, lease.RoleSequencer, func(partition int, c lease.Condition, _ time.Duration) {
+		ended <- lease.Watch(ctx, kv, lease.RoleSequencer, func(partition int, o lease.Owner) {
 			if partition == 0 {
-				seen <- c
+				seen <- o.Condition
 			}
 		})
 	}()

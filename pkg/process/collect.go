@@ -15,6 +15,11 @@ const (
 	spareBytesMax = 256 << 20
 	// spareShare bounds it on small machines and in small containers: a 16th of their memory.
 	spareShare = 16
+	// heapBytesMax is how large the heap may become between two collections, as long as what is in use leaves room in it. What is in
+	// use includes what nats-server's pools keep for later.
+	heapBytesMax = 384 << 20
+	// percentMin: more than half of what is in use again is always allowed.
+	percentMin = 50
 	// percentDefault is Go's own: as much again as is in use.
 	percentDefault = 100
 	// liveMin: with less in use, Go reckons the percentage from this.
@@ -54,7 +59,8 @@ func (c *collector) follow() {
 
 // adjust sets the percentage for what is in use, unless it is nearly right: setting it stops the process for a moment.
 func (c *collector) adjust(live uint64, set func(int) int) {
-	percent := max(percentDefault, int(c.spare*100/max(live, liveMin)))
+	spare := min(c.spare, heapBytesMax-min(live, heapBytesMax))
+	percent := max(percentMin, int(spare*100/max(live, liveMin)))
 	if percent*10 > c.percent*9 && percent*10 < c.percent*11 {
 		return
 	}
