@@ -30,9 +30,6 @@ const (
 	roomName  = "ROOM"
 )
 
-// errorNotEnabled is what the server's health says after it has switched JetStream off.
-var errorNotEnabled = server.NewJSNotEnabledError().Error()
-
 // storageErrors are the errors of a file system that nats-server remembers: it refuses all later writes to the stream, also
 // when the cause is gone, until it is restarted.
 //
@@ -90,7 +87,7 @@ func (e *Embedded) storageFault() string {
 		switch {
 		case failed.Type == server.HealthzErrorStream && strings.Contains(failed.Error, "write error") && storageError(failed.Error) != "":
 			return fmt.Sprintf("cannot write to stream %s: %s", failed.Stream, storageError(failed.Error))
-		case failed.Type == server.HealthzErrorJetStream && failed.Error == errorNotEnabled:
+		case failed.Type == server.HealthzErrorJetStream && failed.Error == server.NewJSNotEnabledError().Error(): // it has switched that off
 			return "has switched JetStream off, which it does if it may not write to its files; its log says more"
 		}
 	}
