@@ -17,7 +17,7 @@ const (
 	spareShare = 16
 	// heapBytesMax is how large the heap may become between two collections, as long as what is in use leaves room in it. What is in
 	// use includes what nats-server's pools keep for later.
-	heapBytesMax = 384 << 20
+	heapBytesMax = 320 << 20
 	// percentMin: more than half of what is in use again is always allowed.
 	percentMin = 50
 	// percentDefault is Go's own: as much again as is in use.

@@ -15,8 +15,8 @@ func TestCollectorAdjusts(t *testing.T) {
 	}{
 		"little in use":            {inForce: 100, live: 64 << 20, want: 400},
 		"next to nothing":          {inForce: 100, live: 0, want: 6400},
-		"a million channels":       {inForce: 400, live: 192 << 20, want: 100},
-		"little room left":         {inForce: 400, live: 250 << 20, want: 53},
+		"a million channels":       {inForce: 400, live: 160 << 20, want: 100},
+		"little room left":         {inForce: 400, live: 200 << 20, want: 60},
 		"more in use than is room": {inForce: 400, live: 512 << 20, want: 50},
 		"much in use":              {inForce: 400, live: 8 << 30, want: 50},
 		"nearly right":             {inForce: 400, live: 66 << 20},
