@@ -106,7 +106,7 @@ func TestReadinessWithoutSends(t *testing.T) {
 	kv, err := b.js.KeyValue(t.Context(), topology.LeaseBucket)
 	require.NoError(t, err)
 	b.awaitReadyz(http.StatusServiceUnavailable, "no_answer", "partition 0: no sequencer", "partition 1: no sequencer")
-	b.lease(kv, 0, "")
+	b.lease(kv, 0, "{}")
 	b.lease(kv, 1, `{"behind":true}`)
 	b.awaitReadyz(http.StatusServiceUnavailable, "partition 1: its sequencer a has not read")
 	b.lease(kv, 1, `{"problem":"stream SENDS_1 cannot be written to: no space left on device"}`)

@@ -117,7 +117,7 @@ func setup(t testing.TB, o options) *bundle {
 		require.NoError(t, err)
 		for partition := range o.partitions {
 			if b.owned = !o.noOwners; b.owned {
-				b.lease(kv, partition, "")
+				b.lease(kv, partition, "{}")
 			}
 		}
 	}
@@ -139,13 +139,10 @@ func setup(t testing.TB, o options) *bundle {
 	return b
 }
 
-// lease writes the lease of a partition, with a status if that is not empty. It counts as renewed for the time of a test.
+// lease writes the lease of a partition with a status. It counts as renewed for the time of a test.
 func (b *bundle) lease(kv jetstream.KeyValue, partition int, status string) {
 	b.t.Helper()
-	if status != "" {
-		status = `,"status":` + status
-	}
-	_, err := kv.Put(b.t.Context(), fmt.Sprint("sequencer.partition.", partition), []byte(`{"instance":"a","ttl_ms":3600000`+status+`}`))
+	_, err := kv.Put(b.t.Context(), fmt.Sprint("sequencer.partition.", partition), []byte(`{"instance":"a","ttl_ms":3600000,"status":`+status+`}`))
 	require.NoError(b.t, err)
 }
 

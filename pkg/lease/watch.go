@@ -22,7 +22,8 @@ type Condition struct {
 	Refused bool `json:"refused,omitempty"`
 	// Problem is why the partition is not served, or was not at the last attempt.
 	Problem string `json:"problem,omitempty"`
-	// Behind: the holder has not folded what was in the log when it took the partition.
+	// Behind: the holder has not folded what was in the log when it took the partition, or has
+	// said nothing of it yet.
 	Behind bool `json:"behind,omitempty"`
 }
 
@@ -75,7 +76,10 @@ func ownerOf(entry jetstream.KeyValueEntry) Owner {
 		return Owner{Instance: unreadable, TTL: ttlUsual}
 	}
 	o := Owner{Instance: v.Instance, TTL: v.ttl(ttlUsual)}
-	if len(v.Status) > 0 && json.Unmarshal(v.Status, &o.Condition) != nil {
+	switch {
+	case len(v.Status) == 0: // it has taken the partition a moment ago, and not said anything of it yet
+		o.Behind = true
+	case json.Unmarshal(v.Status, &o.Condition) != nil:
 		o.Condition = Condition{}
 	}
 	return o
