@@ -118,9 +118,11 @@ func (e *Embedded) Watch(ctx context.Context) error {
 		}
 		seen = time.Now()
 		e.problem.Store(&fault)
-		why := tryRoom(e.cfg.DataDir)
-		if since := time.Since(last); why == nil && since < pause {
+		var why error
+		if since := time.Since(last); since < pause {
 			why = fmt.Errorf("it was restarted %s ago, and restarts are at least %s apart while the fault keeps coming back", since.Round(time.Second), pause)
+		} else {
+			why = tryRoom(e.cfg.DataDir)
 		}
 		if why != nil {
 			if skipped, due := waiting.Due(fault); due {
