@@ -100,6 +100,14 @@ steady: STEADY_FOR ?= 10m
 steady: deps ## Send 5,000 messages a second for STEADY_FOR and see how soon their rows are there.
 	STEADY_FOR=$(STEADY_FOR) STEADY_RATE=5000 STEADY_VISIBLE_MAX=2s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndSteady$$' ./pkg/testkit/e2e/
 
+# DURATION, RATE and CHANNELS choose. Shorter than 30 minutes, the slopes are printed and not judged.
+.PHONY: soak
+soak: DURATION ?= 1h
+soak: RATE ?= 1500
+soak: CHANNELS ?= 1000000
+soak: deps ## Send for DURATION with pauses, permission changes and short connections, and judge the slope of everything.
+	SOAK_FOR=$(DURATION) SOAK_RATE=$(RATE) SOAK_CHANNELS=$(CHANNELS) $(GO) test -count=1 -timeout 24h -v -run '^TestEndToEndSoak$$' ./pkg/testkit/e2e/
+
 .PHONY: faults
 faults: deps ## The long fault tests: ClickHouse stopped for a minute, poison among 3,000,000 rows, networks cut for 30 s.
 	WRITER_PAUSE=60s $(GO) test -count=1 -timeout 30m -v -run '^TestServerStoppedInMidInsert$$' ./writer

@@ -36,7 +36,13 @@ type partition struct {
 	// finds out whether it does again; what comes meanwhile is refused and not kept waiting.
 	stalled bool
 
-	refusal atomic.Pointer[refused] // nil: its owner serves it, or says nothing
+	owner atomic.Pointer[owner] // nil: no lease was seen yet
+
+	// What readiness goes by (ready.go).
+	answeredAt time.Time // when a batch was answered last
+	failedAt   time.Time // when one failed last
+	failed     outcome   // as what
+	probe      probe
 
 	ackTimer      *time.Timer
 	ackTimerArmed bool
@@ -216,6 +222,7 @@ func (p *partition) trace(b *batch) {
 func (p *partition) fail(no uint64, failed outcome) (next *batch) {
 	p.mu.Lock()
 	b, next := p.takeOut(no)
+	p.noteFailure(failed)
 	p.mu.Unlock()
 	if b != nil {
 		b.settle(nil, failed)
@@ -327,6 +334,9 @@ func (p *partition) onAnswer(no uint64, data []byte) {
 		p.stalled = false
 	}
 	b, next := p.takeOut(no)
+	if b != nil {
+		p.answeredAt = time.Now()
+	}
 	if next == nil {
 		next = p.letGo()
 	}
@@ -363,6 +373,7 @@ func (p *partition) onAckTimer() {
 	}
 	p.ackTimerArmed = false // takeNext arms it again
 	p.stalled = true
+	p.noteFailure(outcomeWALStalled)
 	_, next := p.takeOut(b.no)
 	p.mu.Unlock()
 	p.log.Warn("the write-ahead log did not acknowledge in time", "partition", p.number, "batch", b.no, "sends", b.sends, "timeout", p.ackTimeout)
@@ -375,6 +386,7 @@ func (p *partition) onAckTimer() {
 func (p *partition) onDisconnect() {
 	p.mu.Lock()
 	p.stalled = false // what comes behind a reconnect is another matter
+	p.failedAt, p.probe = time.Time{}, probe{}
 	failed := p.queue
 	p.queue, p.sends, p.bytes, p.held = nil, 0, 0, false
 	flying := p.inFlight

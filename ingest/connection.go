@@ -47,6 +47,9 @@ func (s *Service) watchConnection() (stop func()) {
 			// Changes may be lost where they come fast, so the last word is the
 			// connection's.
 			s.connected.Store(s.nc.IsConnected())
+			if end := s.endWatch.Load(); end != nil && status == nats.CONNECTED {
+				(*end)(errReconnected)
+			}
 		}
 	}()
 	return func() {

@@ -23,6 +23,8 @@
 //
 //   - NATS is away: sends in flight are answered outcome_unknown at once, queued
 //     and new ones wal_unavailable; /readyz says no; the client reconnects for ever.
+//   - A partition would not answer a send, as far as is known (ready.go): /readyz names it and
+//     says why. Sends to it are tried all the same, unless its sequencer refuses it.
 //   - The log refuses (full, no leader, no stream): the batch is answered at once,
 //     wal_full, wal_refused or wal_unavailable.
 //   - No acknowledgement within AckTimeout: outcome_unknown, and the next batch goes. Until
@@ -60,6 +62,8 @@
 //	             together, at most so many at a time, answered in their order; for
 //	             sendbatch.go and sendbulk.go, whose items splitter.go takes apart
 //	inbox.go     acknowledgements and answers of all batches, one subscription
+//	owner.go     what the partitions' sequencers say in their leases
+//	ready.go     whether a send would be answered
 //	reply.go     the answer's JSON; problem.go all that is not 200
 //
 //	openapi/     what all routes take and answer, for programs, and the page made of it

@@ -191,7 +191,7 @@ func (f *flight) end() {
 	f.release()
 	for i := f.settled; i < len(f.items); i++ {
 		if t := f.items[i].ticket; t.batch != nil {
-			t.partition.leave(t.batch)
+			t.partition.leave(t.batch, true)
 		}
 	}
 	f.s.requests.budget.giveBack(f.reserved)

@@ -118,7 +118,11 @@ func (s *Service) handleHealth(w http.ResponseWriter, _ *http.Request) { writeTe
 
 func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
 	err := s.Check()
+	var partitions *PartitionsError
 	switch {
+	case errors.As(err, &partitions):
+		problem{outcome: partitions.Partitions[0].outcome, msg: err.Error()}.write(w)
+		return
 	case errors.Is(err, ErrDisconnected):
 		problem{outcome: outcomeWALUnavailable, msg: err.Error()}.write(w)
 		return

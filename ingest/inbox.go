@@ -17,6 +17,7 @@ import (
 //
 //	<prefix>.a.<partition>.<batch>   JetStream acknowledges or refuses a group commit
 //	<prefix>.r.<partition>.<batch>   the sequencer answers it
+//	<prefix>.p.<partition>.<probe>   JetStream refuses a probe (ready.go)
 //
 // The prefix is unique to the process, so an answer to an earlier life of it finds
 // nobody.
@@ -29,6 +30,7 @@ type inbox struct {
 const (
 	kindAck   = 'a'
 	kindReply = 'r'
+	kindProbe = 'p'
 )
 
 func newInbox(nc *nats.Conn, log *slog.Logger) *inbox {
@@ -65,7 +67,7 @@ func (i *inbox) parse(subject string) (kind byte, partition int, no uint64, err 
 	p, n, _ := strings.Cut(rest[2:], ".")
 	partition, perr := strconv.Atoi(p)
 	no, nerr := strconv.ParseUint(n, 10, 64)
-	if perr != nil || nerr != nil || kind != kindAck && kind != kindReply {
+	if perr != nil || nerr != nil || kind != kindAck && kind != kindReply && kind != kindProbe {
 		return 0, 0, 0, fmt.Errorf("%q: %w", subject, errForeignSubject)
 	}
 	return kind, partition, no, nil
@@ -82,6 +84,10 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 	p := partitions[number]
 	if kind == kindReply {
 		p.onAnswer(no, msg.Data)
+		return
+	}
+	if kind == kindProbe {
+		p.onProbe(i.probeProblem(msg))
 		return
 	}
 	// Nobody listens on the log's subject: the stream is not there, or has no leader.

@@ -3,6 +3,7 @@ package ingest
 import (
 	"bufio"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -170,7 +171,7 @@ func TestLogsHoldNoSecrets(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte("send "+secret+"\n"), 0o600))
 	b.service.tokens.reload()
 	sequencers[0].b.server.Shutdown() // requests that fail behind the door
-	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrDisconnected) }, testTimeout, time.Millisecond)
 	require.Equal(t, http.StatusServiceUnavailable, post(b, secret+"-token", body).status)
 
 	secure := setup(t, options{partitions: 1, noStreams: true, log: debug, config: func(c *Config) { c.TLSCertFile, c.TLSKeyFile = files.cert, files.key }})

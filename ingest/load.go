@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -14,7 +15,7 @@ type loadCollector struct {
 	requests, requestsMax, bodyBytes, bodyBytesMax *prometheus.Desc
 	connections, connectionsMax, certificateExpiry *prometheus.Desc
 	sends, sendsMax, bytes, bytesMax               *prometheus.Desc
-	wait, waitMax                                  *prometheus.Desc
+	wait, waitMax, ready                           *prometheus.Desc
 }
 
 func newLoadCollector(s *Service) *loadCollector {
@@ -37,13 +38,14 @@ func newLoadCollector(s *Service) *loadCollector {
 		bytes:    desc("queue_bytes", "Bytes that wait for their group commit.", "partition"),
 		bytesMax: desc("queue_bytes_max", "Bytes that may wait, in each partition; more are answered 503."),
 		wait:     desc("wait_seconds", "How long the send that has waited longest for its answer has done so.", "partition"),
+		ready:    desc("partition_ready", "1 if a send to the partition would be answered now, as far as this process knows, else 0; /readyz says why.", "partition"),
 		waitMax:  desc("wait_max_seconds", "How long that may be, in each partition, while many wait; new ones are then answered 503."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *loadCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.requests, c.requestsMax, c.connections, c.connectionsMax, c.certificateExpiry, c.bodyBytes, c.bodyBytesMax, c.sends, c.sendsMax, c.bytes, c.bytesMax, c.wait, c.waitMax} {
+	for _, d := range []*prometheus.Desc{c.requests, c.requestsMax, c.connections, c.connectionsMax, c.certificateExpiry, c.bodyBytes, c.bodyBytesMax, c.sends, c.sendsMax, c.bytes, c.bytesMax, c.wait, c.waitMax, c.ready} {
 		ch <- d
 	}
 }
@@ -69,6 +71,7 @@ func (c *loadCollector) Collect(ch chan<- prometheus.Metric) {
 	if c.s.certificates != nil {
 		gauge(c.certificateExpiry, c.s.certificates.expiry().Unix())
 	}
+	now := time.Now()
 	for _, p := range c.s.partitions {
 		p.mu.Lock()
 		sends, bytes, wait := p.sends, p.bytes, p.longestWait()
@@ -77,5 +80,10 @@ func (c *loadCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.sends, int64(sends), label)
 		gauge(c.bytes, int64(bytes), label)
 		seconds(c.wait, wait.Seconds(), label)
+		ready := int64(0)
+		if _, reason := p.unready(now); reason == "" {
+			ready = 1
+		}
+		gauge(c.ready, ready, label)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
@@ -34,6 +35,9 @@ func (b *bundle) script(partition int) *scripted {
 	b.t.Helper()
 	s := &scripted{t: b.t, nc: connect(b.t, b.server.URL()), records: make(chan *record, 1000)}
 	_, err := s.nc.Subscribe(topology.WALSubject(partition), func(m *nats.Msg) {
+		if m.Header.Get(jetstream.ExpectedLastSeqHeader) == expectedNever {
+			return // a probe
+		}
 		var batch message.SendBatch
 		if err := proto.Unmarshal(m.Data, &batch); err != nil {
 			b.t.Errorf("batch: %v", err)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -467,7 +468,7 @@ func TestBulkDrain(t *testing.T) {
 	r := wal.next()
 	b.service.uploadGrace = testTimeout
 	b.stop()
-	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrNotServing) }, testTimeout, time.Millisecond)
 	_, err = io.WriteString(writer, send("g", "2")+"\n")
 	require.NoError(t, err)
 	require.NoError(t, writer.Close())

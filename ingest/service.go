@@ -70,7 +70,8 @@ type Service struct {
 	handler      http.Handler
 	*committer
 
-	failures [outcomes]lifecycle.Repeated // one for each outcome that is answered 5xx
+	failures [outcomes]lifecycle.Repeated            // one for each outcome that is answered 5xx
+	endWatch atomic.Pointer[context.CancelCauseFunc] // of the leases
 
 	state       atomic.Int32
 	inFlight    atomic.Int64 // requests
@@ -243,8 +244,8 @@ func (s *Service) Addr() net.Addr {
 	}
 }
 
-// Check is nil while sends can be taken: the service runs and NATS is connected. It
-// answers from what is known and asks nobody.
+// Check is nil while a send to any partition would be taken and answered; otherwise it says why not, and of which
+// partitions, by a PartitionsError. It answers from what is known: see ready.go.
 func (s *Service) Check() error {
 	if s.state.Load() != stateServing {
 		return ErrNotServing
@@ -252,7 +253,10 @@ func (s *Service) Check() error {
 	if !s.connected.Load() {
 		return ErrDisconnected
 	}
-	return s.permissions.Check()
+	if err := s.permissions.Check(); err != nil {
+		return err //nolint:wrapcheck // says what is wrong
+	}
+	return s.checkPartitions()
 }
 
 // Run serves until ctx ends, then drains: it stops accepting, answers every request
@@ -274,10 +278,11 @@ func (s *Service) Run(ctx context.Context) error {
 	stopPermissions := s.followPermissions(ctx)
 	defer stopPermissions()
 	var following sync.WaitGroup
-	refusals, stopRefusals := context.WithCancel(ctx)
-	following.Go(func() { s.followRefusals(refusals) })
+	leases, stopFollowing := context.WithCancel(ctx)
+	following.Go(func() { s.followOwners(leases) })
+	following.Go(func() { s.probeIdle(leases) })
 	defer func() {
-		stopRefusals()
+		stopFollowing()
 		following.Wait()
 	}()
 	if s.tokens != nil {

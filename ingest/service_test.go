@@ -3,6 +3,7 @@ package ingest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -84,7 +85,7 @@ func TestDrain(t *testing.T) {
 	b.queued(0, 20)
 
 	b.stop()
-	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrNotServing) }, testTimeout, time.Millisecond)
 	require.ErrorIs(t, b.service.Check(), ErrNotServing)
 	late := httptest.NewRecorder()
 	req := httptest.NewRequest(http.MethodPost, "http://localhost/message/send", strings.NewReader(example))
@@ -131,7 +132,7 @@ func TestDrainCutsUploads(t *testing.T) {
 	r := wal.next()
 	b.service.uploadGrace = time.Millisecond
 	b.stop()
-	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrNotServing) }, testTimeout, time.Millisecond)
 	require.EqualValues(t, 3, b.service.uploading.Load(), "none is cut off while a send waits for its answer")
 	r.answer(1)
 	require.Equal(t, http.StatusOK, receive(t, answered).status)
@@ -155,7 +156,7 @@ func TestDrainWaitsForHandler(t *testing.T) {
 	}()
 	r := wal.next()
 	b.stop()
-	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrNotServing) }, testTimeout, time.Millisecond)
 	select {
 	case err := <-b.ended:
 		require.Fail(t, "Run returned with a request in flight", err)
@@ -265,7 +266,7 @@ func TestServerRestarts(t *testing.T) {
 	}, testTimeout, time.Millisecond)
 
 	b.server.Shutdown()
-	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrDisconnected) }, testTimeout, time.Millisecond)
 	require.ErrorIs(t, b.service.Check(), ErrDisconnected)
 	g := b.post(send("g", "away"))
 	require.Equal(t, "wal_unavailable", g.code(), g.raw)
@@ -315,7 +316,7 @@ func TestClosedConnection(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())
 	b.nc.Close()
-	require.Eventually(t, func() bool { return b.service.Check() != nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrDisconnected) }, testTimeout, time.Millisecond)
 	require.Equal(t, "wal_unavailable", b.post(example).code())
 	// The clean-up checks that Run still returns without an error.
 }

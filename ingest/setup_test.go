@@ -21,7 +21,9 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
@@ -55,6 +57,7 @@ type bundle struct {
 	js       jetstream.JetStream
 	service  *Service
 	registry *prometheus.Registry
+	owned    bool               // the partitions have leases
 	stop     context.CancelFunc // begins the drain
 	ended    chan error         // Run's answer
 	client   *http.Client
@@ -66,6 +69,7 @@ type options struct {
 	topology   func(*topology.Options)
 	partitions int
 	noStreams  bool
+	noOwners   bool // no sequencer has a lease
 	routes     []api.Route
 	log        *slog.Logger // nil: quiet
 	tracer     *tracing.Tracer
@@ -109,6 +113,13 @@ func setup(t testing.TB, o options) *bundle {
 		}
 		_, err = broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: o.partitions}, settings)
 		require.NoError(t, err)
+		kv, err := lease.OpenBucket(ctx, js, topology.LeaseBucket, 1, nil)
+		require.NoError(t, err)
+		for partition := range o.partitions {
+			if b.owned = !o.noOwners; b.owned {
+				b.lease(kv, partition, "{}")
+			}
+		}
 	}
 
 	cfg := defaultConfig(t)
@@ -128,6 +139,13 @@ func setup(t testing.TB, o options) *bundle {
 	return b
 }
 
+// lease writes the lease of a partition with a status. It counts as renewed for the time of a test.
+func (b *bundle) lease(kv jetstream.KeyValue, partition int, status string) {
+	b.t.Helper()
+	_, err := kv.Put(b.t.Context(), fmt.Sprint("sequencer.partition.", partition), []byte(`{"instance":"a","ttl_ms":3600000,"status":`+status+`}`))
+	require.NoError(b.t, err)
+}
+
 func (b *bundle) run() {
 	b.t.Helper()
 	ctx, stop := context.WithCancel(context.WithoutCancel(b.t.Context()))
@@ -137,6 +155,16 @@ func (b *bundle) run() {
 	case <-b.service.Ready():
 	case err := <-b.ended:
 		require.NoError(b.t, err)
+	}
+	if b.owned {
+		testkit.WaitFor(b.t, testTimeout, "the leases to be seen", func(context.Context) error {
+			for _, p := range b.service.partitions {
+				if p.owner.Load() == nil {
+					return fmt.Errorf("that of partition %d is not", p.number)
+				}
+			}
+			return nil
+		})
 	}
 	b.url = "http://" + b.service.Addr().String()
 	b.client = &http.Client{Timeout: testTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}

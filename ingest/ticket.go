@@ -37,9 +37,9 @@ func (t ticket) wait(ctx context.Context, timeout time.Duration) (answer, outcom
 	case <-b.done:
 		return t.result()
 	case <-timer.C:
-		return answer{}, t.partition.leave(b)
+		return answer{}, t.partition.leave(b, false)
 	case <-ctx.Done():
-		t.partition.leave(b)
+		t.partition.leave(b, true)
 		return answer{}, outcomeClientGone
 	}
 }
@@ -70,16 +70,20 @@ func (t ticket) result() (answer, outcome) {
 }
 
 // leave notes that a request no longer waits. A published batch that nobody waits
-// for is forgotten, so that a sequencer that never answers costs no memory.
-func (p *partition) leave(b *batch) outcome {
+// for is forgotten, so that a sequencer that never answers costs no memory. gone: its client does not wait either.
+func (p *partition) leave(b *batch, gone bool) outcome {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b.left++
 	if b.left == b.sends && b.no != 0 && p.inFlight != b {
 		p.forget(b)
 	}
+	became := outcomeUnknown
 	if b.acknowledged {
-		return outcomeNoAnswer
+		became = outcomeNoAnswer
 	}
-	return outcomeUnknown
+	if !gone {
+		p.noteFailure(became)
+	}
+	return became
 }

@@ -1,6 +1,7 @@
 package sequencer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -109,6 +110,8 @@ func (s *Service) Check() error {
 		switch h := s.held[number]; {
 		case h.problem != nil:
 			errs = append(errs, h.problem)
+		case h.storage != nil:
+			errs = append(errs, h.storage)
 		case h.behind:
 			behind++
 		}
@@ -175,7 +178,7 @@ func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 	m := s.metrics.Partition(number)
 	m.Epoch.Set(float64(l.Epoch))
 	defer s.metrics.Forget(number)
-	h := &holding{Service: s, log: log, metrics: m, behind: true}
+	h := &holding{Service: s, lease: l, log: log, metrics: m, behind: true}
 	s.update(func() { s.held[number] = h })
 	defer s.update(func() { delete(s.held, number) })
 	for {
@@ -193,6 +196,7 @@ func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 // holding is one partition that this instance holds.
 type holding struct {
 	*Service
+	lease   *lease.Lease
 	log     *slog.Logger
 	metrics *runner.PartitionMetrics
 
@@ -201,6 +205,7 @@ type holding struct {
 	behind    bool              // it has not caught up since it last failed
 	problem   error             // with which it last failed; nil once it has caught up
 	refused   bool              // the problem needs a repair
+	storage   error             // its write-ahead log cannot be written to; nil if it can, as far as is known
 
 	attempts, refusals int    // since it last worked
 	logged             string // the last refusal
@@ -209,6 +214,7 @@ type holding struct {
 // caughtUp notes that the partition is served.
 func (h *holding) caughtUp() {
 	h.update(func() { h.behind, h.problem, h.refused = false, nil, false })
+	h.lease.Announce()
 	h.metrics.Refused.Set(0)
 	if h.refusals > 0 {
 		h.log.Info("partition is served again after a refusal")
@@ -230,12 +236,14 @@ func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) 
 		if ran > attemptsForgotten {
 			h.attempts = 0
 		}
+		h.lease.Announce()
 		h.attempts++
 		h.metrics.Restarts.Inc()
 		h.log.Warn("the partition stopped and recovers", "error", err)
 		return runner.Pause(ctx, h.attempts-1)
 	}
 	h.update(func() { h.behind, h.problem, h.refused = true, err, true })
+	h.lease.Announce()
 	h.metrics.Refused.Set(1)
 	level := slog.LevelError
 	if h.logged == err.Error() {
@@ -274,7 +282,54 @@ func (s *Service) runPartition(ctx context.Context, l *lease.Lease, h *holding) 
 	}, runner.Deps{Logs: logs, Checkpoints: store, Logger: h.log, Metrics: h.metrics, Now: time.Now, MayWrite: owns, CaughtUp: h.caughtUp, Tracer: s.deps.Tracer})
 	s.update(func() { h.partition = p })
 	defer s.update(func() { h.partition = nil })
+	if s.deps.Replicas <= 1 {
+		defer h.watchStorage(ctx)()
+	}
 	return p.Run(ctx, drainTimeout)
+}
+
+const (
+	// storageInterval is how often the owner asks whether the write-ahead log can be written to.
+	storageInterval = 2 * time.Second
+	storageTimeout  = 2 * time.Second
+)
+
+// watchStorage keeps known whether the server can write to the partition's write-ahead log, until the returned function is
+// called. A server that could not write to a stream once refuses all later writes to it until it is restarted, and nothing
+// but a write would show it. Of a stream with several replicas another server becomes the leader.
+func (h *holding) watchStorage(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for lifecycle.Pause(ctx, storageInterval) == nil {
+			asking, done := context.WithTimeout(ctx, storageTimeout)
+			fault, err := broker.StorageFault(asking, h.deps.JetStream, topology.WALStream(h.lease.Partition))
+			done()
+			if err == nil { // else what was known last stands
+				h.noteStorage(fault)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+		h.update(func() { h.storage = nil })
+	}
+}
+
+func (h *holding) noteStorage(fault error) {
+	var before error
+	h.update(func() { before, h.storage = h.storage, fault })
+	switch {
+	case fault != nil && before == nil:
+		h.log.Error("NATS cannot write to the write-ahead log; sends are answered 503 until the server has room and is restarted; the embedded one does that by itself", "error", fault)
+	case fault == nil && before != nil:
+		h.log.Info("NATS can write to the write-ahead log again")
+	default:
+		return
+	}
+	h.lease.Announce()
 }
 
 // admit refuses a partition whose logs are lost or another deployment's, or which Admit refuses. A new log would give out again what was
@@ -311,9 +366,9 @@ func (s *Service) status(number int) json.RawMessage {
 		return nil
 	}
 	p := h.partition
-	said := ownerStatus{Condition: lease.Condition{Refused: h.refused}}
-	if h.problem != nil {
-		text := h.problem.Error()
+	said := ownerStatus{Condition: lease.Condition{Refused: h.refused, Behind: h.behind}}
+	if problem := cmp.Or(h.problem, h.storage); problem != nil {
+		text := problem.Error()
 		said.Problem = strings.ToValidUTF8(text[:min(len(text), problemBytesMax)], "")
 	}
 	s.mu.Unlock()

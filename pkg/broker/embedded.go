@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -42,40 +43,76 @@ type EmbeddedConfig struct {
 	Logger        *slog.Logger
 }
 
-// Embedded is a NATS server inside this process.
+// Embedded is a NATS server inside this process. If it cannot write to its files, Watch replaces it by another one on the same
+// files and addresses, to which connections come back by themselves.
 type Embedded struct {
-	server *server.Server
-	lock   *os.File
-	stop   sync.Once
-	cfg    EmbeddedConfig
+	cfg  EmbeddedConfig // after the first start with the port and the size that it got
+	url  string
+	lock *os.File
+	log  *slog.Logger
+
+	life    sync.Mutex // held while a server starts or stops
+	ended   bool       // by Shutdown
+	server  atomic.Pointer[server.Server]
+	problem atomic.Pointer[string] // why it does not serve as it should; nil if it does
+
+	restarts atomic.Uint64
 }
 
 // StartEmbedded starts a server with JetStream that syncs every write to disk
 // before it is acknowledged, and waits until it serves. A data folder in use or
 // not writable, or a taken port, is an error that says so.
 func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
-	host, portText, err := net.SplitHostPort(cfg.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("NATS address %q: %w", cfg.Addr, err)
-	}
-	port, err := strconv.Atoi(portText)
-	if err != nil || port < 0 || port > 65535 {
-		return nil, fmt.Errorf("NATS address %q: bad port", cfg.Addr)
-	}
-	if port == 0 {
-		port = server.RANDOM_PORT
-	}
 	lock, err := lockDataDir(cfg.DataDir, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPortFree(cfg.Addr); err != nil {
+	// Left by a process that was killed, it would lead elsewhere.
+	if err := removeAddress(cfg.DataDir); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	if err := syncFiles(cfg.DataDir); err != nil {
-		return nil, errors.Join(fmt.Errorf("bring NATS's files to disk: %w", err), lock.Close())
+	e := &Embedded{cfg: cfg, lock: lock, log: cfg.Logger.With("component", "nats-server")}
+	if err := e.start(); err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
+	// A later server gets the same address and the same size: what the disk has free then may be little, and streams that do not fit
+	// the size are not recovered.
+	ns := e.server.Load()
+	e.url = ns.ClientURL()
+	if addr, ok := ns.Addr().(*net.TCPAddr); ok {
+		host, _, _ := net.SplitHostPort(cfg.Addr) // start has split it before
+		e.cfg.Addr = net.JoinHostPort(host, strconv.Itoa(addr.Port))
+	}
+	if config := ns.JetStreamConfig(); config != nil {
+		e.cfg.StoreBytesMax = config.MaxStore
+	}
+	if err := os.WriteFile(filepath.Join(cfg.DataDir, addressFile), []byte(e.url), 0o640); err != nil {
+		e.Shutdown()
+		return nil, fmt.Errorf("write the address of the embedded NATS server: %w", err)
+	}
+	return e, nil
+}
 
+// start starts a server on the files.
+func (e *Embedded) start() error {
+	cfg := e.cfg
+	host, portText, err := net.SplitHostPort(cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("NATS address %q: %w", cfg.Addr, err)
+	}
+	port, err := strconv.Atoi(portText)
+	if err != nil || port < 0 || port > 65535 {
+		return fmt.Errorf("NATS address %q: bad port", cfg.Addr)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	if err := checkPortFree(cfg.Addr); err != nil {
+		return err
+	}
+	if err := syncFiles(cfg.DataDir); err != nil {
+		return fmt.Errorf("bring NATS's files to disk: %w", err)
+	}
 	ns, err := server.NewServer(&server.Options{
 		ServerName:            "sendhouse-embedded",
 		Host:                  host,
@@ -93,28 +130,35 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 		NoLog:                 true,
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("embedded NATS server: %w", err), lock.Close())
+		return fmt.Errorf("embedded NATS server: %w", err)
 	}
-	ns.SetLoggerV2(&serverLogger{log: cfg.Logger.With("component", "nats-server")}, false, false, false)
-	e := &Embedded{server: ns, lock: lock, cfg: cfg}
-	// Left by a process that was killed, it would lead elsewhere.
-	if err := removeAddress(cfg.DataDir); err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
+	ns.SetLoggerV2(&serverLogger{log: e.log}, false, false, false)
 	ns.Start()
-	if !ns.ReadyForConnections(serverReadyTimeout) {
-		e.Shutdown()
-		return nil, fmt.Errorf("embedded NATS server on %s was not ready within %s; its log says why", cfg.Addr, serverReadyTimeout)
+	switch {
+	case !ns.ReadyForConnections(serverReadyTimeout):
+		err = fmt.Errorf("embedded NATS server on %s was not ready within %s; its log says why", cfg.Addr, serverReadyTimeout)
+	case !ns.JetStreamEnabled():
+		err = fmt.Errorf("embedded NATS server could not start JetStream in %s; its log says why", cfg.DataDir)
 	}
-	if !ns.JetStreamEnabled() {
-		e.Shutdown()
-		return nil, fmt.Errorf("embedded NATS server could not start JetStream in %s; its log says why", cfg.DataDir)
+	if err != nil {
+		ns.Shutdown()
+		ns.WaitForShutdown()
+		return err
 	}
-	if err := os.WriteFile(filepath.Join(cfg.DataDir, addressFile), []byte(e.URL()), 0o640); err != nil {
-		e.Shutdown()
-		return nil, fmt.Errorf("write the address of the embedded NATS server: %w", err)
+	e.server.Store(ns)
+	return nil
+}
+
+// stopServer stops the server, if there is one, and waits until its files are closed and on disk.
+func (e *Embedded) stopServer() error {
+	if ns := e.server.Swap(nil); ns != nil {
+		ns.Shutdown()
+		ns.WaitForShutdown()
 	}
-	return e, nil
+	if err := syncFiles(e.cfg.DataDir); err != nil {
+		return fmt.Errorf("bring NATS's files to disk: %w", err)
+	}
+	return nil
 }
 
 // addressFile in the data folder says where its server listens, while the folder is locked.
@@ -138,31 +182,45 @@ func removeAddress(dataDir string) error {
 }
 
 // URL is the address that other clients reach the server by.
-func (e *Embedded) URL() string { return e.server.ClientURL() }
+func (e *Embedded) URL() string { return e.url }
 
 // InProcess makes a connection within the process instead of over TCP.
-func (e *Embedded) InProcess() nats.Option { return nats.InProcessServer(e.server) }
+func (e *Embedded) InProcess() nats.Option { return nats.InProcessServer(e) }
+
+// InProcessConn connects to the server that there is now; it implements nats.InProcessConnProvider.
+func (e *Embedded) InProcessConn() (net.Conn, error) {
+	ns := e.server.Load()
+	if ns == nil {
+		return nil, errors.New("the embedded NATS server is not running")
+	}
+	return ns.InProcessConn() //nolint:wrapcheck // the client says what it was doing
+}
 
 // Shutdown stops the server and waits until its files are closed. Clients must
 // have drained before. It may be called more than once.
 func (e *Embedded) Shutdown() {
-	e.stop.Do(func() {
-		e.server.Shutdown()
-		e.server.WaitForShutdown()
-		if err := syncFiles(e.cfg.DataDir); err != nil {
-			e.cfg.Logger.Error("cannot bring NATS's files to disk", "error", err)
-		}
-		if err := removeAddress(e.cfg.DataDir); err != nil {
-			e.cfg.Logger.Warn("the folder of NATS's data names a server that has ended", "error", err)
-		}
-		_ = e.lock.Close() // only releases the lock; nothing was written
-	})
+	e.life.Lock()
+	defer e.life.Unlock()
+	if e.ended {
+		return
+	}
+	e.ended = true
+	if err := e.stopServer(); err != nil {
+		e.log.Error("cannot bring NATS's files to disk", "error", err)
+	}
+	if err := removeAddress(e.cfg.DataDir); err != nil {
+		e.log.Warn("the folder of NATS's data names a server that has ended", "error", err)
+	}
+	_ = e.lock.Close() // only releases the lock; nothing was written
 }
 
 // syncFiles brings to disk what an earlier process has written to a folder. The server itself syncs only blocks that it has
 // written since its start, so without this a block of before a restart could be lost while a newer one is not
 // (nats-server 2.15, filestore.go: needSync is not set for a recovered block).
-func syncFiles(dir string) (err error) {
+func syncFiles(dir string) error { return eachFile(dir, (*os.File).Sync) }
+
+// eachFile calls do for each file and folder in a folder, until one fails.
+func eachFile(dir string, do func(*os.File) error) (err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err //nolint:wrapcheck // names the folder
@@ -176,7 +234,7 @@ func syncFiles(dir string) (err error) {
 		if err != nil {
 			return err //nolint:wrapcheck // names the file
 		}
-		return errors.Join(file.Sync(), file.Close())
+		return errors.Join(do(file), file.Close())
 	})
 }
 

@@ -63,6 +63,7 @@ type embeddedCollector struct {
 	e *Embedded
 
 	connections, subscriptions, slow, reserved, storageMax *prometheus.Desc
+	fault, restarts                                        *prometheus.Desc
 }
 
 // Collector shows the server: its clients, and how much of its storage the streams have reserved.
@@ -77,19 +78,30 @@ func (e *Embedded) Collector() prometheus.Collector {
 		slow:          desc("slow_consumers_total", "Clients that were cut off because they did not take what was sent to them."),
 		reserved:      desc("storage_reserved_bytes", "Storage that the streams have reserved: the sum of their limits."),
 		storageMax:    desc("storage_bytes_max", "Storage that JetStream may use."),
+		fault:         desc("storage_fault", "1 while the embedded NATS server cannot write to its files, else 0."),
+		restarts:      desc("restarts_total", "Times that the embedded NATS server was restarted within the process because it could not write to its files."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *embeddedCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.connections, c.subscriptions, c.slow, c.reserved, c.storageMax} {
+	for _, d := range []*prometheus.Desc{c.connections, c.subscriptions, c.slow, c.reserved, c.storageMax, c.fault, c.restarts} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector. Of a server that has been shut down there is nothing to show.
 func (c *embeddedCollector) Collect(ch chan<- prometheus.Metric) {
-	s := c.e.server
+	fault := 0.0
+	if c.e.Check() != nil {
+		fault = 1
+	}
+	ch <- prometheus.MustNewConstMetric(c.fault, prometheus.GaugeValue, fault)
+	ch <- prometheus.MustNewConstMetric(c.restarts, prometheus.CounterValue, float64(c.e.restarts.Load()))
+	s := c.e.server.Load()
+	if s == nil {
+		return
+	}
 	config := s.JetStreamConfig()
 	if config == nil {
 		return

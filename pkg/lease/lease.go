@@ -67,6 +67,9 @@ func (l *Lease) Await(ctx context.Context) bool {
 	return true
 }
 
+// Announce asks for a renewal now, since what the holder says of the partition has changed. It does not wait for it.
+func (l *Lease) Announce() { l.renewNow() }
+
 // extend moves the deadline.
 func (l *Lease) extend(deadline time.Duration) {
 	l.mu.Lock()

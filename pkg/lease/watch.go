@@ -22,14 +22,22 @@ type Condition struct {
 	Refused bool `json:"refused,omitempty"`
 	// Problem is why the partition is not served, or was not at the last attempt.
 	Problem string `json:"problem,omitempty"`
+	// Behind: the holder has not folded what was in the log when it took the partition, or has
+	// said nothing of it yet.
+	Behind bool `json:"behind,omitempty"`
 }
 
-// Watch calls see with each change of the condition in which the holders of a role's
-// partitions have them, beginning with those that are known, until ctx ends or the
-// watch breaks, and returns the reason. A partition that was given back has the zero
-// Condition. A lease that ends without a word is not reported: what was seen counts for the
-// holder's time to live. A value that cannot be read counts as the zero Condition.
-func Watch(ctx context.Context, kv jetstream.KeyValue, role string, see func(partition int, c Condition, ttl time.Duration)) error {
+// Owner is what the lease of a partition says of its holder.
+type Owner struct {
+	Condition
+	Instance string        // "" if the lease was given back
+	TTL      time.Duration // that the holder has, within which it renews several times
+}
+
+// Watch calls see with what the lease of each of a role's partitions says, beginning with those that are
+// known, and again with each renewal, until ctx ends or the watch breaks, and returns the reason. A lease that ends without a word
+// is not reported: its renewals stop. A value that cannot be read counts as that of a holder with the zero Condition.
+func Watch(ctx context.Context, kv jetstream.KeyValue, role string, see func(partition int, o Owner)) error {
 	prefix := role + ".partition."
 	watcher, err := kv.Watch(ctx, prefix+"*")
 	if err != nil {
@@ -49,24 +57,30 @@ func Watch(ctx context.Context, kv jetstream.KeyValue, role string, see func(par
 			if err != nil {
 				continue // not a partition's key
 			}
-			c, ttl := conditionOf(entry)
-			see(partition, c, ttl)
+			see(partition, ownerOf(entry))
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// conditionTTL is for values of earlier versions, which do not say their time to live.
-const conditionTTL = 6 * time.Second
+// ttlUsual is for values of earlier versions, which do not say their time to live.
+const ttlUsual = 6 * time.Second
 
-func conditionOf(entry jetstream.KeyValueEntry) (c Condition, ttl time.Duration) {
+func ownerOf(entry jetstream.KeyValueEntry) Owner {
 	if entry.Operation() != jetstream.KeyValuePut {
-		return Condition{}, 0
+		return Owner{}
 	}
 	v, err := parseValue(entry)
-	if err != nil || len(v.Status) == 0 || json.Unmarshal(v.Status, &c) != nil {
-		return Condition{}, 0
+	if err != nil {
+		return Owner{Instance: unreadable, TTL: ttlUsual}
 	}
-	return c, v.ttl(conditionTTL)
+	o := Owner{Instance: v.Instance, TTL: v.ttl(ttlUsual)}
+	switch {
+	case len(v.Status) == 0: // it has taken the partition a moment ago, and not said anything of it yet
+		o.Behind = true
+	case json.Unmarshal(v.Status, &o.Condition) != nil:
+		o.Condition = Condition{}
+	}
+	return o
 }

@@ -15,6 +15,11 @@ const (
 	spareBytesMax = 256 << 20
 	// spareShare bounds it on small machines and in small containers: a 16th of their memory.
 	spareShare = 16
+	// heapBytesMax bounds how large the heap becomes between two collections while what is in use is less. What is in use includes
+	// what nats-server's pools keep for later.
+	heapBytesMax = 320 << 20
+	// percentMin: near the bound, half of what is in use may be allocated all the same.
+	percentMin = 50
 	// percentDefault is Go's own: as much again as is in use.
 	percentDefault = 100
 	// liveMin: with less in use, Go reckons the percentage from this.
@@ -54,7 +59,10 @@ func (c *collector) follow() {
 
 // adjust sets the percentage for what is in use, unless it is nearly right: setting it stops the process for a moment.
 func (c *collector) adjust(live uint64, set func(int) int) {
-	percent := max(percentDefault, int(c.spare*100/max(live, liveMin)))
+	percent := percentDefault // a bulk load at full speed has more in use, and would be 5% slower with less
+	if live < heapBytesMax {
+		percent = max(percentMin, int(min(c.spare, heapBytesMax-live)*100/max(live, liveMin)))
+	}
 	if percent*10 > c.percent*9 && percent*10 < c.percent*11 {
 		return
 	}

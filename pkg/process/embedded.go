@@ -95,6 +95,8 @@ func (p *Process) StartNATS(dataDir, addr string) error {
 	spareCollections(p.Log)
 	p.Registry.MustRegister(server.Collector())
 	p.Own("nats", func() error { server.Shutdown(); return nil })
+	p.Readiness.Register("embedded nats", server.Check)
+	p.Group.Add("nats storage watch", lifecycle.Func(server.Watch))
 	return nil
 }
 

@@ -74,11 +74,28 @@ type Error struct {
 // Error is one line.
 func (e *Error) Error() string {
 	// The server's own text can go over several lines, where it repeats the statement.
-	text := strings.Join(strings.Fields(fmt.Sprintf("clickhouse: %s %s: %v", e.Op, e.Target, e.Err)), " ")
+	text := strings.Join(strings.Fields(fmt.Sprintf("clickhouse: %s %s: %s", e.Op, e.Target, withoutRequests(e.Err.Error()))), " ")
 	if e.Hint != "" {
 		text += " (" + e.Hint + ")"
 	}
 	return text
+}
+
+// withoutRequests takes out of a text of the driver the requests that it quotes, with all their parameters, and what it says of its
+// own steps before them: the operation and the target say more.
+func withoutRequests(text string) string {
+	const begin, end = `Post "`, `": `
+	for {
+		before, rest, found := strings.Cut(text, begin)
+		_, after, closed := strings.Cut(rest, end)
+		if !found || !closed {
+			return text
+		}
+		for _, step := range []string{"sendQuery: ", "failed to query server hello info: ", "failed to query server hello: "} {
+			before = strings.TrimSuffix(before, step)
+		}
+		text = before + after
+	}
 }
 
 // Unwrap gives the driver's error.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"syscall"
 	"testing"
 	"time"
@@ -14,6 +15,17 @@ import (
 	chcolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
 	"github.com/stretchr/testify/require"
 )
+
+// What the driver quotes of its request, and its steps, say less than the operation and the target.
+func TestErrorWithoutTheRequest(t *testing.T) {
+	t.Parallel()
+	refused := &url.Error{Op: "Post", URL: "http://u:secret@h:8123?async_insert=0&default_format=Native", Err: errors.New("dial tcp h:8123: connect: connection refused")}
+	hello := fmt.Errorf("failed to query server hello: %w", fmt.Errorf("failed to query server hello info: sendQuery: %w", refused))
+	err := newError(opConnect, "h:8123", errors.Join(fmt.Errorf("h:8123: %w", hello), fmt.Errorf("i:8123: %w", hello)))
+	require.Equal(t, "clickhouse: connect to h:8123: h:8123: dial tcp h:8123: connect: connection refused i:8123: dial tcp h:8123: connect: connection refused", err.Error())
+	require.ErrorIs(t, err, refused)
+	require.Equal(t, `clickhouse: insert t: odd Post "`, newError("insert", "t", errors.New(`odd Post "`)).Error())
+}
 
 func TestClassify(t *testing.T) {
 	t.Parallel()

@@ -28,6 +28,7 @@ func jetStream() board {
 				lines("Sent", "Bps", "By the roles.", q(`sum by (connection) (rate(sendhouse_nats_sent_bytes_total{$at}[$__rate_interval]))`, "{{connection}}")).size(6, 8),
 				lines("Received", "Bps", "By the roles.", q(`sum by (connection) (rate(sendhouse_nats_received_bytes_total{$at}[$__rate_interval]))`, "{{connection}}")).size(6, 8),
 				lines("Embedded: clients", count, "Only where NATS runs inside.", q(`sendhouse_nats_server_connections{$at}`, "clients"), q(`sendhouse_nats_server_subscriptions{$at}`, "subscriptions")).size(12, 8),
+				lines("Embedded: cannot write", count, "1 while the embedded server cannot write to its files; and its restarts within the process because of that, in an hour.", q(`max(sendhouse_nats_server_storage_fault{$at})`, "cannot write"), q(`sum(increase(sendhouse_nats_server_restarts_total{$at}[1h]))`, "restarts")).limits(1, 2).size(24, 6),
 				lines("Embedded: slow consumers", count, "Clients that were cut off because they did not take what was sent, in an hour.", q(`increase(sendhouse_nats_server_slow_consumers_total{$at}[1h])`, "cut off")).limits(1, 10).size(12, 8),
 			}},
 		},

@@ -119,6 +119,18 @@ func (h *house) awaitNotReady(t *testing.T, why string) {
 	})
 }
 
+// awaitAPI waits until /readyz of the API answers with the status and a text that contains what is said.
+func (h *house) awaitAPI(t *testing.T, status int, said string) {
+	t.Helper()
+	testkit.WaitFor(t, arriveTimeout, fmt.Sprintf("/readyz of the API to say %d %s", status, said), func(ctx context.Context) error {
+		got, body, err := ask(ctx, "http://"+h.api+"/readyz")
+		if err == nil && (got != status || !strings.Contains(body, said)) {
+			err = fmt.Errorf("it says %d %s", got, body)
+		}
+		return err
+	})
+}
+
 func (h *house) awaitReady(t *testing.T) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, "/readyz to say yes", h.ready)

@@ -107,6 +107,7 @@ func TestEndToEndStorageFullInCluster(t *testing.T) {
 	ballast = append(ballast, fillStorage(t, second.StoreDir))
 	awaitTurnedOff(t, second)
 	load.awaitOutcome("503 wal_stalled")
+	a.ingest.awaitAPI(t, http.StatusServiceUnavailable, "partition 0: ")
 
 	// Room alone does not help.
 	for _, file := range ballast {

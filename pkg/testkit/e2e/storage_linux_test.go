@@ -18,18 +18,31 @@ import (
 const (
 	storageBytes      = 192 << 20
 	storagePieceBytes = 64 << 10
+	// embeddedStorageBytes has room for what a deployment reserves, of which dead letters are the most.
+	embeddedStorageBytes = 640 << 20
 )
 
-// smallStorage mounts a small disk, which only root may.
-func smallStorage(t *testing.T) string {
+func requireRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a small disk needs root; run this test as root, as CI does")
 	}
+}
+
+// smallStorage mounts a small disk, which only root may.
+func smallStorage(t *testing.T) string {
+	t.Helper()
+	requireRoot(t)
 	dir := t.TempDir()
-	require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", storageBytes)))
-	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
+	mountSmall(t, dir, storageBytes)
 	return dir
+}
+
+// mountSmall mounts a small disk on a folder.
+func mountSmall(t *testing.T, dir string, bytes int) {
+	t.Helper()
+	require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)))
+	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
 }
 
 // fillStorage takes what a disk has left, while others write to it too, and gives the file that takes it.
@@ -71,11 +84,13 @@ func TestEndToEndStorageFull(t *testing.T) {
 	ballast := fillStorage(t, disk)
 	awaitWriteError(t, a.nats)
 	load.awaitOutcome("503 wal_stalled")
+	a.ingest.awaitAPI(t, http.StatusServiceUnavailable, "partition 0: ")
 
 	// Room alone does not help.
 	require.NoError(t, os.Remove(ballast))
 	load.awaitOutcome("503 wal_stalled")
 	awaitWriteError(t, a.nats)
+	a.ingest.awaitAPI(t, http.StatusServiceUnavailable, "partition 0: ")
 	for _, role := range a.roles() {
 		role.requireRuns(t)
 	}
@@ -85,5 +100,39 @@ func TestEndToEndStorageFull(t *testing.T) {
 	for _, role := range a.roles() {
 		role.awaitReady(t)
 	}
+	a.ingest.awaitAPI(t, http.StatusOK, "ready")
 	a.verify(t, load.finish())
+}
+
+// TestEndToEndEmbeddedStorageFull fills the disk under the embedded NATS server while clients send, twice. When there is room again it is
+// restarted within the process, and sends are answered; nothing that was answered before is lost or numbered again.
+func TestEndToEndEmbeddedStorageFull(t *testing.T) {
+	t.Parallel()
+	requireRoot(t)
+	seed := newSeed(t)
+	dataDir := t.TempDir()
+	disk := filepath.Join(dataDir, "nats")
+	require.NoError(t, os.Mkdir(disk, 0o750))
+	mountSmall(t, disk, embeddedStorageBytes)
+	up := newUpOn(t, dataDir, "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s", "--checkpoint-interval=30s", "--wal-bytes-max=48MiB", "--messages-bytes-max=64MiB")
+	up.Start()
+	table := embeddedTable(t, up)
+	load := startLoad(t, up.api, loadConfig{seed: seed})
+	for range 2 {
+		load.await(500)
+		ballast := fillStorage(t, disk)
+		up.awaitNotReady(t, syscall.ENOSPC.Error())
+		load.awaitOutcome("503 wal_stalled")
+		up.awaitAPI(t, http.StatusServiceUnavailable, "partition")
+		require.NoError(t, os.Remove(ballast))
+		load.await(500)
+		up.awaitReady(t)
+		up.awaitAPI(t, http.StatusOK, "ready")
+		up.requireRuns(t)
+	}
+	records := load.finish()
+	verify(t, table, records)
+	audit(t, "nats://"+up.nats)
+	require.Contains(t, up.Output(), "embedded NATS server was restarted within the process")
+	require.Equal(t, 0, up.Stop())
 }

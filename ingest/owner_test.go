@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
@@ -84,7 +83,7 @@ func TestStrayLeasesRefuseNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
 	b.sequence()
-	kv, err := b.js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: topology.LeaseBucket})
+	kv, err := b.js.KeyValue(t.Context(), topology.LeaseBucket)
 	require.NoError(t, err)
 	const says = `{"instance":"a","status":{"refused":true}}`
 	for key, value := range map[string]string{
