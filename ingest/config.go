@@ -16,7 +16,7 @@ type Config struct {
 	APIAddr config.Addr `name:"api-addr" help:"Address of the HTTP API that producers send to." default:"127.0.0.1:5001"`
 
 	APITokensFile string `name:"api-tokens-file" help:"File of the tokens that the HTTP API takes, a line each: scopes (send, manage, read; separated by commas), a space, sha256: and the token's SHA-256 in hex. Changes are seen within seconds." placeholder:"PATH"`
-	Insecure      bool   `name:"insecure" help:"Listen for the HTTP API on an address that others can reach, without tokens."`
+	Insecure      bool   `name:"insecure" help:"Listen on addresses that others can reach though they need no credentials: for the HTTP API without tokens, and for the embedded NATS."`
 
 	TLSCertFile     string `name:"api-tls-cert-file" help:"Certificate of the HTTP API, with its chain, in PEM; with it the API speaks HTTPS only. Changes of the three files are seen within seconds." placeholder:"PATH"`
 	TLSKeyFile      string `name:"api-tls-key-file" help:"Private key of the certificate, in PEM." placeholder:"PATH"`

@@ -32,7 +32,7 @@ type record struct {
 
 func (b *bundle) script(partition int) *scripted {
 	b.t.Helper()
-	s := &scripted{t: b.t, nc: connect(b.t, b.server.URL()), records: make(chan *record, 1000)}
+	s := &scripted{t: b.t, nc: connect(b.t, b.server), records: make(chan *record, 1000)}
 	_, err := s.nc.Subscribe(topology.WALSubject(partition), func(m *nats.Msg) {
 		var batch message.SendBatch
 		if err := proto.Unmarshal(m.Data, &batch); err != nil {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,12 +9,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
@@ -29,6 +30,11 @@ const PayloadBytesMax = 8 << 20
 
 const serverReadyTimeout = 8 * time.Second
 
+const (
+	// embeddedName is what the embedded server calls itself to its clients.
+	embeddedName = "sendhouse-embedded"
+)
+
 // EmbeddedConfig sets up the NATS server inside this process.
 type EmbeddedConfig struct {
 	// DataDir is where JetStream keeps its files. One process at a time.
@@ -39,47 +45,85 @@ type EmbeddedConfig struct {
 	// StoreBytesMax bounds JetStream's files; 0 means three quarters of the free
 	// disk.
 	StoreBytesMax int64
-	Logger        *slog.Logger
+	// ConnectionsMax bounds the connections of other clients; 0 means 1,024.
+	ConnectionsMax int
+	Logger         *slog.Logger
 }
 
 // Embedded is a NATS server inside this process.
 type Embedded struct {
-	server *server.Server
-	lock   *os.File
-	stop   sync.Once
-	cfg    EmbeddedConfig
+	server   *server.Server
+	gate     *gate
+	operator nkeys.KeyPair
+	public   string // half of the operator's key
+	lock     *os.File
+	stop     sync.Once
+	cfg      EmbeddedConfig
 }
+
+// connectionsMaxDefault is how many other clients an embedded server takes, if nobody says otherwise.
+const connectionsMaxDefault = 1024
 
 // StartEmbedded starts a server with JetStream that syncs every write to disk
 // before it is acknowledged, and waits until it serves. A data folder in use or
 // not writable, or a taken port, is an error that says so.
+//
+// Clients over TCP without credentials may read: see ReaderSubjects. The operator, who may do everything, shows the NKey of OperatorFile.
 func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
-	host, portText, err := net.SplitHostPort(cfg.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("NATS address %q: %w", cfg.Addr, err)
-	}
-	port, err := strconv.Atoi(portText)
-	if err != nil || port < 0 || port > 65535 {
-		return nil, fmt.Errorf("NATS address %q: bad port", cfg.Addr)
-	}
-	if port == 0 {
-		port = server.RANDOM_PORT
-	}
 	lock, err := lockDataDir(cfg.DataDir, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPortFree(cfg.Addr); err != nil {
+	e := &Embedded{lock: lock, cfg: cfg}
+	if err := e.start(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	if err := syncFiles(cfg.DataDir); err != nil {
-		return nil, errors.Join(fmt.Errorf("bring NATS's files to disk: %w", err), lock.Close())
-	}
+	return e, nil
+}
 
+// start opens what the server needs, in the data folder that is locked.
+func (e *Embedded) start() error {
+	cfg := e.cfg
+	listener, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("listen for NATS clients: %w (choose another with --nats-addr)", err)
+	}
+	e.operator, err = openOperator(cfg.DataDir)
+	if err == nil {
+		e.public, err = e.operator.PublicKey()
+	}
+	if err == nil {
+		if err = syncFiles(cfg.DataDir); err != nil {
+			err = fmt.Errorf("bring NATS's files to disk: %w", err)
+		}
+	}
+	if err == nil {
+		err = e.startServer()
+	}
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	e.gate = newGate(listener, e.server.InProcessConn, e.public, cmp.Or(cfg.ConnectionsMax, connectionsMaxDefault), cfg.Logger.With("component", "nats-server"))
+	e.gate.start()
+	return nil
+}
+
+// startServer starts the server, which listens for nobody itself: see gate.
+func (e *Embedded) startServer() error {
+	cfg := e.cfg
+	anyone, err := nkeys.CreateUser() // whose key no client knows: the server takes clients without one for its owner
+	if err != nil {
+		return fmt.Errorf("key of the readers: %w", err)
+	}
+	reader, err := anyone.PublicKey()
+	if err != nil {
+		return fmt.Errorf("key of the readers: %w", err)
+	}
 	ns, err := server.NewServer(&server.Options{
-		ServerName:            "sendhouse-embedded",
-		Host:                  host,
-		Port:                  port,
+		ServerName:            embeddedName,
+		DontListen:            true,
+		NoAuthUser:            reader,
+		Nkeys:                 []*server.NkeyUser{{Nkey: e.public}, {Nkey: reader, Permissions: newReader().permissions()}},
 		JetStream:             true,
 		StoreDir:              cfg.DataDir,
 		JetStreamMaxStore:     cfg.StoreBytesMax,
@@ -93,32 +137,41 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 		NoLog:                 true,
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("embedded NATS server: %w", err), lock.Close())
+		return fmt.Errorf("embedded NATS server: %w", err)
 	}
 	ns.SetLoggerV2(&serverLogger{log: cfg.Logger.With("component", "nats-server")}, false, false, false)
-	e := &Embedded{server: ns, lock: lock, cfg: cfg}
+	e.server = ns
 	ns.Start()
 	if !ns.ReadyForConnections(serverReadyTimeout) {
-		e.Shutdown()
-		return nil, fmt.Errorf("embedded NATS server on %s was not ready within %s; its log says why", cfg.Addr, serverReadyTimeout)
+		err = fmt.Errorf("embedded NATS server was not ready within %s; its log says why", serverReadyTimeout)
+	} else if !ns.JetStreamEnabled() {
+		err = fmt.Errorf("embedded NATS server could not start JetStream in %s; its log says why", cfg.DataDir)
 	}
-	if !ns.JetStreamEnabled() {
-		e.Shutdown()
-		return nil, fmt.Errorf("embedded NATS server could not start JetStream in %s; its log says why", cfg.DataDir)
+	if err != nil {
+		ns.Shutdown()
+		ns.WaitForShutdown()
 	}
-	return e, nil
+	return err
 }
 
 // URL is the address that other clients reach the server by.
-func (e *Embedded) URL() string { return e.server.ClientURL() }
+func (e *Embedded) URL() string { return "nats://" + e.gate.listener.Addr().String() }
 
-// InProcess makes a connection within the process instead of over TCP.
-func (e *Embedded) InProcess() nats.Option { return nats.InProcessServer(e.server) }
+// InProcess makes a connection within the process instead of over TCP, as the operator.
+func (e *Embedded) InProcess() nats.Option {
+	return func(o *nats.Options) error {
+		return errors.Join(nats.InProcessServer(e.server)(o), e.Operator()(o))
+	}
+}
+
+// Operator makes a connection the operator's.
+func (e *Embedded) Operator() nats.Option { return nats.Nkey(e.public, e.operator.Sign) }
 
 // Shutdown stops the server and waits until its files are closed. Clients must
 // have drained before. It may be called more than once.
 func (e *Embedded) Shutdown() {
 	e.stop.Do(func() {
+		e.gate.close()
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
 		if err := syncFiles(e.cfg.DataDir); err != nil {
@@ -166,14 +219,4 @@ func lockDataDir(dir string, log *slog.Logger) (*os.File, error) {
 		return nil, fmt.Errorf("NATS data folder is not writable: %w (choose another with --data-dir)", err)
 	}
 	return lock, nil
-}
-
-// checkPortFree turns a taken port into an error at once; the server itself
-// would log it and go on without a listener.
-func checkPortFree(addr string) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return fmt.Errorf("listen for NATS clients: %w (choose another with --nats-addr)", err)
-	}
-	return l.Close()
 }

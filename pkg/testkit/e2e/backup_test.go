@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -64,9 +63,7 @@ func adoptTable(t *testing.T, h *house, rows *table) {
 	})
 	var uuid string
 	require.NoError(t, rows.conn.QueryRow(t.Context(), "SELECT toString(uuid) FROM system.tables WHERE database = 'sendhouse' AND name = 'messages'").Scan(&uuid))
-	nc, err := nats.Connect("nats://" + h.nats)
-	require.NoError(t, err)
-	defer nc.Close()
+	nc := connectNATS(t, "nats://"+h.nats)
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	kv, err := js.KeyValue(t.Context(), topology.WriterBucket)
