@@ -461,6 +461,7 @@ func addIngest(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	if err != nil {
 		return err
 	}
+	cfg.ConnectionsMax = p.APIConnections(cfg.ConnectionsMax)
 	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("ingest"), Routes: routes, Hosts: p.Hosts})
 	if err != nil {
 		return err

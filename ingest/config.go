@@ -28,7 +28,7 @@ type Config struct {
 	AddressBurst   int      `name:"api-address-burst" help:"Sends that a client address may make at one time. 0 means as many as in one second." default:"0"`
 	TrustedProxies []string `name:"api-trusted-proxies" help:"Networks (10.0.0.0/8) and addresses, separated by commas, of proxies whose X-Forwarded-For is believed. By default nobody's is." placeholder:"NETWORK"`
 	CORSOrigins    []string `name:"api-cors-origins" help:"Origins (https://chat.example.org), separated by commas, whose pages may call the HTTP API from a browser; * means all. By default none may." placeholder:"ORIGIN"`
-	ConnectionsMax int      `name:"api-connections-max" help:"Connections to the HTTP API that may be open at one time; further ones are answered 503." default:"16384"`
+	ConnectionsMax int      `name:"api-connections-max" help:"Connections to the HTTP API that may be open at one time; further ones are answered 503. The limit of open files may allow fewer." default:"16384"`
 
 	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
 	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`

@@ -35,7 +35,7 @@ func (p *Process) StartClickHouse(dir, addr string) (string, error) {
 	}
 	p.Registry.MustRegister(engine.Collector())
 	p.Own("clickhouse", engine.Close)
-	server, err := newInterface(addr, engine)
+	server, err := p.newInterface(addr, engine)
 	if err != nil {
 		return "", err
 	}
@@ -47,8 +47,8 @@ func (p *Process) StartClickHouse(dir, addr string) (string, error) {
 
 func dsnOf(addr string) string { return "http://" + addr + "/sendhouse?compress=none" }
 
-func newInterface(addr string, engine *chdb.Engine) (*chdb.Server, error) {
-	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr}, engine)
+func (p *Process) newInterface(addr string, engine *chdb.Engine) (*chdb.Server, error) {
+	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr, ConnectionsMax: p.connections("the embedded ClickHouse", shareClickHouse, clickHouseConnectionsMax)}, engine)
 	if err != nil {
 		return nil, fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
 	}
@@ -74,7 +74,7 @@ func (p *Process) reopen(cfg chdb.Config, addr string, cause error) {
 			p.Registry.MustRegister(engine.Collector())
 			var none error
 			problem.Store(&none)
-			server, err := newInterface(addr, engine)
+			server, err := p.newInterface(addr, engine)
 			if err == nil {
 				err = server.Run(ctx)
 			}
@@ -85,7 +85,7 @@ func (p *Process) reopen(cfg chdb.Config, addr string, cause error) {
 
 // StartNATS starts the embedded server, whose data is in dir. Connect then goes there.
 func (p *Process) StartNATS(dir, addr string) error {
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, Logger: p.Log})
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, ConnectionsMax: p.connections("the embedded NATS", shareNATS, natsConnectionsMax), Logger: p.Log})
 	if err != nil {
 		return err
 	}
