@@ -230,7 +230,7 @@ func TestClickHouseFiles(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, engine.Close()) })
 	files, err := filepath.Glob("clickhouse/*.xml")
 	require.NoError(t, err)
-	require.Len(t, files, 3)
+	require.Len(t, files, 4)
 	grants := 0
 	for _, name := range files {
 		text, err := os.ReadFile(name)
