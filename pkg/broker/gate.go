@@ -114,12 +114,12 @@ func (g *gate) close() {
 
 // serve carries one connection.
 func (g *gate) serve(client net.Conn) {
-	defer client.Close() //nolint:errcheck // it may have ended meanwhile
+	defer client.Close() // it may have ended meanwhile
 	backend, err := g.dial()
 	if err != nil {
 		return // the server is ending
 	}
-	defer backend.Close() //nolint:errcheck // likewise
+	defer backend.Close() // likewise
 	if !g.enter(client, backend) {
 		return
 	}

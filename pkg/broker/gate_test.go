@@ -119,7 +119,7 @@ func TestReaderReads(t *testing.T) {
 		_, err = bucket.Get(t.Context(), "deployment")
 		require.NoError(t, err)
 
-		old, err := nc.JetStream() //nolint:staticcheck // other languages' clients still make push consumers
+		old, err := nc.JetStream() // other languages' clients still make push consumers
 		require.NoError(t, err)
 		pushed, err := old.SubscribeSync("messages.0", nats.OrderedConsumer(), nats.BindStream("MESSAGES_0"))
 		require.NoError(t, err)
