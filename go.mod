@@ -31,6 +31,7 @@ require (
 	github.com/stretchr/testify v1.12.1 // assertions in tests
 	go.etcd.io/bbolt v1.5.0 // the file of the Go client's queue
 	go.yaml.in/yaml/v3 v3.0.6 // the configuration file
+	golang.org/x/net v0.61.0
 	golang.org/x/sync v0.24.0 // errgroup
 	golang.org/x/sys v0.49.0 // sync_file_range of that disk
 	golang.org/x/time v0.16.0 // rate limits of callers
@@ -112,7 +113,6 @@ require (
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	go.yaml.in/yaml/v4 v4.0.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
-	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect

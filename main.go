@@ -29,6 +29,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
@@ -142,8 +143,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 func oneLine(err error) string { return config.RedactText(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
 type upCommand struct {
-	DataDir        string      `help:"Folder of the embedded servers' data." default:"./data" placeholder:"PATH"`
-	NATSAddr       config.Addr `name:"nats-addr" help:"Where the embedded NATS listens for other clients." default:"127.0.0.1:4222"`
+	NATSAddr       config.Addr `name:"nats-addr" help:"Where the embedded NATS listens for other clients. Without credentials they may read the message log; the file nats/operator.nk of the data folder is the key to everything." default:"127.0.0.1:4222"`
 	ClickHouseAddr config.Addr `name:"clickhouse-addr" help:"Where the embedded ClickHouse listens (HTTP interface)." default:"127.0.0.1:8123"`
 	broker.ClientConfig
 	topology.Deployment
@@ -169,6 +169,9 @@ type upCommand struct {
 // ingest first, when every request is answered; the servers last.
 func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 	if c.URL == "" {
+		if err := c.checkNATSAddr(); err != nil {
+			return err
+		}
 		c.PartitionsFirst = topology.PartitionsOfMachine(runtime.GOMAXPROCS(0))
 		c.MessagesAsync = true
 	}
@@ -238,6 +241,14 @@ func (e *refusedStartError) Error() string {
 
 // Unwrap returns the error itself.
 func (e *refusedStartError) Unwrap() error { return e.error }
+
+// checkNATSAddr refuses to let others read the message log, which takes no credentials, unless that is meant.
+func (c *upCommand) checkNATSAddr() error {
+	if guard.IsLoopback(c.NATSAddr.String()) || c.Insecure {
+		return nil
+	}
+	return fmt.Errorf("nats-addr %s: others can reach this address, and would need no credentials to read all messages: listen on 127.0.0.1, say --insecure, or run a NATS of your own (--nats-url)", c.NATSAddr)
+}
 
 type ingestCommand struct {
 	broker.ClientConfig
@@ -479,6 +490,7 @@ func addIngest(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	if err != nil {
 		return err
 	}
+	cfg.ConnectionsMax = p.APIConnections(cfg.ConnectionsMax)
 	service, err := ingest.New(cfg, ingest.Deps{NATS: nc, JetStream: js, Partitions: partitions, Logger: p.Log, Registerer: p.Registry, Tracer: p.Tracing.Tracer("ingest"), Routes: routes, Hosts: p.Hosts})
 	if err != nil {
 		return err

@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -282,5 +284,29 @@ func TestCredentialsAreNotPrinted(t *testing.T) {
 				require.Contains(t, stderr.String(), "credentials on the command line", "it warns")
 			}
 		})
+	}
+}
+
+// TestSecurityNamesItsTests: a promise of SECURITY.md whose test is gone, goes.
+func TestSecurityNamesItsTests(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("SECURITY.md")
+	require.NoError(t, err)
+	var sources strings.Builder
+	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		sources.Write(source)
+		return err
+	}))
+	names := regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`).FindAllString(string(text), -1)
+	require.Greater(t, len(names), 10)
+	for _, name := range names {
+		require.Contains(t, sources.String(), "\nfunc "+name+"(")
+	}
+	for _, path := range regexp.MustCompile("`([a-z/_]+_test\\.go)`").FindAllStringSubmatch(string(text), -1) {
+		require.FileExists(t, path[1])
 	}
 }

@@ -34,6 +34,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -229,7 +230,7 @@ func TestClickHouseFiles(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, engine.Close()) })
 	files, err := filepath.Glob("clickhouse/*.xml")
 	require.NoError(t, err)
-	require.Len(t, files, 3)
+	require.Len(t, files, 4)
 	grants := 0
 	for _, name := range files {
 		text, err := os.ReadFile(name)
@@ -314,3 +315,29 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	return path, nil
 })
+
+// TestReaderIsTheEmbeddedOne: the reader of the shipped configuration may publish what a client without credentials may publish to the embedded
+// server, for each of its partitions, and nothing else.
+func TestReaderIsTheEmbeddedOne(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("nats/permissions.conf")
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(text), "{ nkey: $READER_NKEY, permissions: {\n        publish: { allow: [")
+	require.True(t, found)
+	list, _, found := strings.Cut(rest, "]")
+	require.True(t, found)
+	var shipped, embedded []string
+	for _, quoted := range regexp.MustCompile(`"[^"]+"`).FindAllString(list, -1) {
+		shipped = append(shipped, strings.Trim(quoted, `"`))
+	}
+	for _, subject := range broker.ReaderSubjects() {
+		if !strings.Contains(subject, "MESSAGES_*") {
+			embedded = append(embedded, subject)
+			continue
+		}
+		for partition := range 4 {
+			embedded = append(embedded, strings.ReplaceAll(subject, "MESSAGES_*", topology.MessagesStream(partition)))
+		}
+	}
+	require.ElementsMatch(t, embedded, shipped)
+}

@@ -63,7 +63,7 @@ func BenchmarkEncodingJSON(b *testing.B) {
 // could cost.
 func (b *bundle) toy() {
 	for p := range b.service.partitions {
-		nc := connect(b.t, b.server.URL())
+		nc := connect(b.t, b.server)
 		js, err := jetstream.New(nc)
 		require.NoError(b.t, err)
 		consumer, err := js.OrderedConsumer(b.t.Context(), topology.WALStream(p), jetstream.OrderedConsumerConfig{})

@@ -16,7 +16,7 @@ type Config struct {
 	APIAddr config.Addr `name:"api-addr" help:"Address of the HTTP API that producers send to." default:"127.0.0.1:5001"`
 
 	APITokensFile string `name:"api-tokens-file" help:"File of the tokens that the HTTP API takes, a line each: scopes (send, manage, read; separated by commas), a space, sha256: and the token's SHA-256 in hex. Changes are seen within seconds." placeholder:"PATH"`
-	Insecure      bool   `name:"insecure" help:"Listen for the HTTP API on an address that others can reach, without tokens."`
+	Insecure      bool   `name:"insecure" help:"Listen on addresses that others can reach though they need no credentials: for the HTTP API without tokens, and for the embedded NATS."`
 
 	TLSCertFile     string `name:"api-tls-cert-file" help:"Certificate of the HTTP API, with its chain, in PEM; with it the API speaks HTTPS only. Changes of the three files are seen within seconds." placeholder:"PATH"`
 	TLSKeyFile      string `name:"api-tls-key-file" help:"Private key of the certificate, in PEM." placeholder:"PATH"`
@@ -28,7 +28,7 @@ type Config struct {
 	AddressBurst   int      `name:"api-address-burst" help:"Sends that a client address may make at one time. 0 means as many as in one second." default:"0"`
 	TrustedProxies []string `name:"api-trusted-proxies" help:"Networks (10.0.0.0/8) and addresses, separated by commas, of proxies whose X-Forwarded-For is believed. By default nobody's is." placeholder:"NETWORK"`
 	CORSOrigins    []string `name:"api-cors-origins" help:"Origins (https://chat.example.org), separated by commas, whose pages may call the HTTP API from a browser; * means all. By default none may." placeholder:"ORIGIN"`
-	ConnectionsMax int      `name:"api-connections-max" help:"Connections to the HTTP API that may be open at one time; further ones are answered 503." default:"16384"`
+	ConnectionsMax int      `name:"api-connections-max" help:"Connections to the HTTP API that may be open at one time; further ones are answered 503. The limit of open files may allow fewer." default:"16384"`
 
 	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
 	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`

@@ -13,8 +13,11 @@ import (
 )
 
 const (
-	// turningAwayMax is how many connections above the limit are told so at one time; more are just closed.
-	turningAwayMax = 256
+	// turningAwayMin, turningAwayMax and, between the two, turningAwayShare as a divisor of the limit are how many connections above the limit are
+	// told so at one time; more are just closed.
+	turningAwayMin   = 8
+	turningAwayMax   = 256
+	turningAwayShare = 4
 	// turnAwayTimeout is how long such a client may take to begin its request.
 	turnAwayTimeout = time.Second
 )
@@ -35,7 +38,7 @@ func (s *Service) listen(ctx context.Context) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{Listener: inner, service: s, turning: make(chan struct{}, turningAwayMax), lingerer: fastpath.NewLingerer()}
+	l := &listener{Listener: inner, service: s, turning: make(chan struct{}, max(turningAwayMin, min(turningAwayMax, s.cfg.ConnectionsMax/turningAwayShare))), lingerer: fastpath.NewLingerer()}
 	if s.certificates != nil {
 		l.tls = s.certificates.config()
 	}

@@ -447,7 +447,7 @@ func TestTwoInstances(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
 	b.sequence()
-	second := &bundle{t: t, server: b.server, nc: connect(t, b.server.URL()), js: b.js, registry: prometheus.NewRegistry()}
+	second := &bundle{t: t, server: b.server, nc: connect(t, b.server), js: b.js, registry: prometheus.NewRegistry()}
 	var err error
 	second.service, err = New(defaultConfig(t), Deps{NATS: second.nc, JetStream: second.js, Partitions: topology.Partitions(1), Logger: logger(t), Registerer: second.registry})
 	require.NoError(t, err)

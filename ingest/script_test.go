@@ -33,7 +33,7 @@ type record struct {
 
 func (b *bundle) script(partition int) *scripted {
 	b.t.Helper()
-	s := &scripted{t: b.t, nc: connect(b.t, b.server.URL()), records: make(chan *record, 1000)}
+	s := &scripted{t: b.t, nc: connect(b.t, b.server), records: make(chan *record, 1000)}
 	_, err := s.nc.Subscribe(topology.WALSubject(partition), func(m *nats.Msg) {
 		if m.Header.Get(jetstream.ExpectedLastSeqHeader) == expectedNever {
 			return // a probe

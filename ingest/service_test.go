@@ -371,7 +371,7 @@ func TestNoGoroutineIsLeft(t *testing.T) { //nolint:paralleltest // see above
 	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 1 << 30, Logger: logger(t)})
 	require.NoError(t, err)
 	defer server.Shutdown()
-	nc, err := nats.Connect(server.URL())
+	nc, err := nats.Connect(server.URL(), server.Operator())
 	require.NoError(t, err)
 	defer nc.Close()
 	js, err := jetstream.New(nc)

@@ -91,7 +91,7 @@ func setup(t testing.TB, o options) *bundle {
 	b.addr = b.server.URL()[len("nats://"):]
 
 	// Over TCP, so that tests can stop the server under the connection.
-	b.nc = connect(t, b.server.URL())
+	b.nc = connect(t, b.server)
 	js, err := jetstream.New(b.nc)
 	require.NoError(t, err)
 	b.js = js
@@ -188,9 +188,9 @@ func (b *bundle) startServer(addr string) {
 	b.t.Cleanup(server.Shutdown)
 }
 
-func connect(t testing.TB, url string) *nats.Conn {
+func connect(t testing.TB, server *broker.Embedded) *nats.Conn {
 	t.Helper()
-	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: url, Name: t.Name(), Logger: logger(t)})
+	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: t.Name(), Options: []nats.Option{server.Operator()}, Logger: logger(t)})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	return nc

@@ -67,7 +67,7 @@ func (h *harness) saved(state *fold.State) runner.Kept {
 // over opens the checkpoints over another connection, on which no request may take longer than a timeout.
 func (h *harness) over(timeout time.Duration, dialer nats.CustomDialer) *natsCheckpoints {
 	h.t.Helper()
-	nc, err := nats.Connect(h.asked.Server.URL(), nats.SetCustomDialer(dialer))
+	nc, err := nats.Connect(h.asked.Server.URL(), h.asked.Server.Operator(), nats.SetCustomDialer(dialer))
 	require.NoError(h.t, err)
 	h.t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(timeout))

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	prometheustest "github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
@@ -211,7 +212,7 @@ func TestNATSAway(t *testing.T) {
 	again, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: b.dir, Addr: addr, StoreBytesMax: 64 << 30, Logger: b.log})
 	require.NoError(t, err)
 	t.Cleanup(again.Shutdown)
-	nc, js, err := broker.Connect(b.ctx, broker.Config{URL: again.URL(), Name: "again", Logger: b.log})
+	nc, js, err := broker.Connect(b.ctx, broker.Config{URL: again.URL(), Options: []nats.Option{again.Operator()}, Name: "again", Logger: b.log})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	b.js = js

@@ -57,7 +57,7 @@ func setupAt(t testing.TB, partitions int, addr, dir string) *bundle {
 	embedded, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: addr, StoreBytesMax: 64 << 30, Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(embedded.Shutdown)
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Name: t.Name(), Logger: log})
+	nc, js, err := broker.Connect(ctx, broker.Config{URL: embedded.URL(), Options: []nats.Option{embedded.Operator()}, Name: t.Name(), Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	asked := topology.DefaultDeployment()

@@ -30,7 +30,7 @@ const validity = 365 * 24 * time.Hour
 
 func main() {
 	dir := flag.String("dir", "", "folder to make; must not exist")
-	hosts := flag.String("hosts", "nats-1,nats-2,nats-3,localhost", "names that the servers' certificates are good for, separated by commas")
+	hosts := flag.String("hosts", "nats-1,nats-2,nats-3,clickhouse,localhost", "names that the servers' certificates are good for, separated by commas")
 	flag.Parse()
 	if err := run(*dir, strings.Split(*hosts, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "secrets:", err)
@@ -116,6 +116,7 @@ func (o *out) certificates(hosts []string, clients []string) {
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	ca := o.authority("ca.crt", "Sendhouse authority")
 	ca.issue("nats", hosts, x509.ExtKeyUsageServerAuth)
+	ca.issue("clickhouse", hosts, x509.ExtKeyUsageServerAuth)
 	for _, client := range clients {
 		ca.issue(client, nil, x509.ExtKeyUsageClientAuth)
 	}

@@ -70,7 +70,7 @@ func (b *bundle) start(addr string) {
 
 func (b *bundle) connect() (*nats.Conn, jetstream.JetStream) {
 	b.t.Helper()
-	nc, js, err := broker.Connect(b.t.Context(), broker.Config{URL: b.server.URL(), Name: b.t.Name(), Logger: quiet()})
+	nc, js, err := broker.Connect(b.t.Context(), broker.Config{URL: b.server.URL(), Options: []nats.Option{b.server.Operator()}, Name: b.t.Name(), Logger: quiet()})
 	require.NoError(b.t, err)
 	b.t.Cleanup(nc.Close)
 	return nc, js

@@ -39,7 +39,7 @@ func startEmbedded(t *testing.T, dir string) *broker.Embedded {
 
 func connect(t *testing.T, server *broker.Embedded, options ...nats.Option) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
-	nc, js, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "test", Options: options, Logger: slog.New(slog.DiscardHandler)})
+	nc, js, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "test", Options: append(options, server.Operator()), Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	return nc, js
@@ -522,7 +522,7 @@ func TestExplain(t *testing.T) {
 	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 1 << 30, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(server.Shutdown)
-	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "test", Logger: slog.New(slog.DiscardHandler)})
+	nc, _, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "test", Options: []nats.Option{server.Operator()}, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	away := nc.StatusChanged(nats.RECONNECTING)

@@ -16,6 +16,7 @@ func InboxPrefix(role string) string { return "_INBOX." + role }
 // ClientConfig says where NATS is and how a process shows who it is. At most one of
 // Credentials and NKey may be given; with neither the URL says it, or nobody asks.
 type ClientConfig struct {
+	DataDir     string `name:"data-dir" help:"Folder of the data of the servers that 'sendhouse up' embeds. Other commands on the same machine find the key to its NATS there." default:"./data" placeholder:"PATH"`
 	URL         string `name:"nats-url" help:"NATS servers, separated by commas. A URL with a password or token belongs into SENDHOUSE_NATS_URL or the configuration file: a command line can be read by others." placeholder:"nats://HOST:4222"`
 	Credentials string `name:"nats-credentials" help:"NATS credentials file (a JWT and its key)." type:"existingfile" placeholder:"PATH"`
 	NKey        string `name:"nats-nkey" help:"File with the seed of the NKey that NATS knows this process by." type:"existingfile" placeholder:"PATH"`

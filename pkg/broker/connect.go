@@ -33,7 +33,9 @@ type Config struct {
 	Name string
 	// Options are added last: credentials, TLS, an in-process server.
 	Options []nats.Option
-	Logger  *slog.Logger
+	// Check looks at the connection before anything is asked over it; nil: nothing is looked at.
+	Check  func(*nats.Conn) error
+	Logger *slog.Logger
 }
 
 // Connect reaches NATS and checks that JetStream answers. It fails within about
@@ -73,6 +75,12 @@ func Connect(ctx context.Context, cfg Config) (*nats.Conn, jetstream.JetStream, 
 	nc, err := nats.Connect(cfg.URL, options...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to NATS at %s: %w (is the server running, and --nats-url right?)", shown, err)
+	}
+	if cfg.Check != nil {
+		if err := cfg.Check(nc); err != nil {
+			nc.Close()
+			return nil, nil, err
+		}
 	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout))
 	if err != nil {

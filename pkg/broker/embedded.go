@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,13 +9,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
@@ -30,6 +31,11 @@ const PayloadBytesMax = 8 << 20
 
 const serverReadyTimeout = 8 * time.Second
 
+const (
+	// embeddedName is what the embedded server calls itself to its clients.
+	embeddedName = "sendhouse-embedded"
+)
+
 // EmbeddedConfig sets up the NATS server inside this process.
 type EmbeddedConfig struct {
 	// DataDir is where JetStream keeps its files. One process at a time.
@@ -40,16 +46,20 @@ type EmbeddedConfig struct {
 	// StoreBytesMax bounds JetStream's files; 0 means three quarters of the free
 	// disk.
 	StoreBytesMax int64
-	Logger        *slog.Logger
+	// ConnectionsMax bounds the connections of other clients; 0 means 1,024.
+	ConnectionsMax int
+	Logger         *slog.Logger
 }
 
 // Embedded is a NATS server inside this process. If it cannot write to its files, Watch replaces it by another one on the same
-// files and addresses, to which connections come back by themselves.
+// files, to which connections come back by themselves.
 type Embedded struct {
-	cfg  EmbeddedConfig // after the first start with the port and the size that it got
-	url  string
-	lock *os.File
-	log  *slog.Logger
+	cfg      EmbeddedConfig // after the first start with the size that it got
+	lock     *os.File
+	log      *slog.Logger
+	operator nkeys.KeyPair
+	public   string // half of the operator's key
+	gate     *gate
 
 	life    sync.Mutex // held while a server starts or stops
 	ended   bool       // by Shutdown
@@ -59,64 +69,78 @@ type Embedded struct {
 	restarts atomic.Uint64
 }
 
+// connectionsMaxDefault is how many other clients an embedded server takes, if nobody says otherwise.
+const connectionsMaxDefault = 1024
+
 // StartEmbedded starts a server with JetStream that syncs every write to disk
 // before it is acknowledged, and waits until it serves. A data folder in use or
 // not writable, or a taken port, is an error that says so.
+//
+// Clients over TCP without credentials may read: see ReaderSubjects. The operator, who may do everything, shows the NKey of OperatorFile.
 func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	lock, err := lockDataDir(cfg.DataDir, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	// Left by a process that was killed, it would lead elsewhere.
-	if err := removeAddress(cfg.DataDir); err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
 	e := &Embedded{cfg: cfg, lock: lock, log: cfg.Logger.With("component", "nats-server")}
-	if err := e.start(); err != nil {
+	if err := e.open(); err != nil {
 		return nil, errors.Join(err, lock.Close())
-	}
-	// A later server gets the same address and the same size: what the disk has free then may be little, and streams that do not fit
-	// the size are not recovered.
-	ns := e.server.Load()
-	e.url = ns.ClientURL()
-	if addr, ok := ns.Addr().(*net.TCPAddr); ok {
-		host, _, _ := net.SplitHostPort(cfg.Addr) // start has split it before
-		e.cfg.Addr = net.JoinHostPort(host, strconv.Itoa(addr.Port))
-	}
-	if config := ns.JetStreamConfig(); config != nil {
-		e.cfg.StoreBytesMax = config.MaxStore
-	}
-	if err := os.WriteFile(filepath.Join(cfg.DataDir, addressFile), []byte(e.url), 0o640); err != nil {
-		e.Shutdown()
-		return nil, fmt.Errorf("write the address of the embedded NATS server: %w", err)
 	}
 	return e, nil
 }
 
-// start starts a server on the files.
-func (e *Embedded) start() error {
-	cfg := e.cfg
-	host, portText, err := net.SplitHostPort(cfg.Addr)
-	if err != nil {
-		return fmt.Errorf("NATS address %q: %w", cfg.Addr, err)
-	}
-	port, err := strconv.Atoi(portText)
-	if err != nil || port < 0 || port > 65535 {
-		return fmt.Errorf("NATS address %q: bad port", cfg.Addr)
-	}
-	if port == 0 {
-		port = server.RANDOM_PORT
-	}
-	if err := checkPortFree(cfg.Addr); err != nil {
+// open starts what there is, in the data folder that is locked.
+func (e *Embedded) open() error {
+	// Left by a process that was killed, it would lead elsewhere.
+	if err := removeAddress(e.cfg.DataDir); err != nil {
 		return err
 	}
+	listener, err := net.Listen("tcp", e.cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("listen for NATS clients: %w (choose another with --nats-addr)", err)
+	}
+	e.operator, err = openOperator(e.cfg.DataDir)
+	if err == nil {
+		e.public, err = e.operator.PublicKey()
+	}
+	if err == nil {
+		err = e.startServer()
+	}
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	// A later server gets the same size: what the disk has free then may be little, and streams that do not fit the size are not recovered.
+	if config := e.server.Load().JetStreamConfig(); config != nil {
+		e.cfg.StoreBytesMax = config.MaxStore
+	}
+	e.gate = newGate(listener, e.InProcessConn, e.public, cmp.Or(e.cfg.ConnectionsMax, connectionsMaxDefault), e.log)
+	e.gate.start()
+	if err := os.WriteFile(filepath.Join(e.cfg.DataDir, addressFile), []byte(e.URL()), 0o640); err != nil {
+		e.Shutdown()
+		return fmt.Errorf("write the address of the embedded NATS server: %w", err)
+	}
+	return nil
+}
+
+// startServer starts the server, which listens for nobody itself: see gate.
+func (e *Embedded) startServer() error {
+	cfg := e.cfg
 	if err := syncFiles(cfg.DataDir); err != nil {
 		return fmt.Errorf("bring NATS's files to disk: %w", err)
 	}
+	anyone, err := nkeys.CreateUser() // whose key no client knows: the server takes clients without one for its owner
+	if err != nil {
+		return fmt.Errorf("key of the readers: %w", err)
+	}
+	reader, err := anyone.PublicKey()
+	if err != nil {
+		return fmt.Errorf("key of the readers: %w", err)
+	}
 	ns, err := server.NewServer(&server.Options{
-		ServerName:            "sendhouse-embedded",
-		Host:                  host,
-		Port:                  port,
+		ServerName:            embeddedName,
+		DontListen:            true,
+		NoAuthUser:            reader,
+		Nkeys:                 []*server.NkeyUser{{Nkey: e.public}, {Nkey: reader, Permissions: newReader().permissions()}},
 		JetStream:             true,
 		StoreDir:              cfg.DataDir,
 		JetStreamMaxStore:     cfg.StoreBytesMax,
@@ -136,7 +160,7 @@ func (e *Embedded) start() error {
 	ns.Start()
 	switch {
 	case !ns.ReadyForConnections(serverReadyTimeout):
-		err = fmt.Errorf("embedded NATS server on %s was not ready within %s; its log says why", cfg.Addr, serverReadyTimeout)
+		err = fmt.Errorf("embedded NATS server was not ready within %s; its log says why", serverReadyTimeout)
 	case !ns.JetStreamEnabled():
 		err = fmt.Errorf("embedded NATS server could not start JetStream in %s; its log says why", cfg.DataDir)
 	}
@@ -182,10 +206,14 @@ func removeAddress(dataDir string) error {
 }
 
 // URL is the address that other clients reach the server by.
-func (e *Embedded) URL() string { return e.url }
+func (e *Embedded) URL() string { return "nats://" + e.gate.listener.Addr().String() }
 
-// InProcess makes a connection within the process instead of over TCP.
-func (e *Embedded) InProcess() nats.Option { return nats.InProcessServer(e) }
+// InProcess makes a connection within the process instead of over TCP, as the operator.
+func (e *Embedded) InProcess() nats.Option {
+	return func(o *nats.Options) error {
+		return errors.Join(nats.InProcessServer(e)(o), e.Operator()(o))
+	}
+}
 
 // InProcessConn connects to the server that there is now; it implements nats.InProcessConnProvider.
 func (e *Embedded) InProcessConn() (net.Conn, error) {
@@ -196,6 +224,9 @@ func (e *Embedded) InProcessConn() (net.Conn, error) {
 	return ns.InProcessConn() //nolint:wrapcheck // the client says what it was doing
 }
 
+// Operator makes a connection the operator's.
+func (e *Embedded) Operator() nats.Option { return nats.Nkey(e.public, e.operator.Sign) }
+
 // Shutdown stops the server and waits until its files are closed. Clients must
 // have drained before. It may be called more than once.
 func (e *Embedded) Shutdown() {
@@ -205,6 +236,9 @@ func (e *Embedded) Shutdown() {
 		return
 	}
 	e.ended = true
+	if e.gate != nil {
+		e.gate.close()
+	}
 	if err := e.stopServer(); err != nil {
 		e.log.Error("cannot bring NATS's files to disk", "error", err)
 	}
@@ -255,14 +289,4 @@ func lockDataDir(dir string, log *slog.Logger) (*os.File, error) {
 		return nil, fmt.Errorf("NATS data folder is not writable: %w (choose another with --data-dir)", err)
 	}
 	return lock, nil
-}
-
-// checkPortFree turns a taken port into an error at once; the server itself
-// would log it and go on without a listener.
-func checkPortFree(addr string) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return fmt.Errorf("listen for NATS clients: %w (choose another with --nats-addr)", err)
-	}
-	return l.Close()
 }

@@ -173,7 +173,7 @@ func (e *Embedded) restart() error {
 	if err := dropCaches(e.cfg.DataDir); err != nil {
 		return fmt.Errorf("read NATS's files from disk: %w", err)
 	}
-	if err := e.start(); err != nil {
+	if err := e.startServer(); err != nil {
 		return err
 	}
 	e.restarts.Add(1)

@@ -10,9 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
@@ -43,7 +43,8 @@ type Invocation struct {
 	Ask func(context.Context, broker.ClientConfig, Asker, Question) error
 	// AskNATS is Ask without a deployment, whose record may be lost.
 	AskNATS func(context.Context, broker.ClientConfig, Asker, func(context.Context, jetstream.JetStream) error) error
-	// OpenNATS makes the NATS of a data folder reachable, by the returned URL, until closing is called: see Repair.DataDir.
+	// OpenNATS makes the NATS of a data folder reachable, by the returned URL, until closing is called; the error wraps fs.ErrNotExist
+	// if there is none.
 	OpenNATS func(dataDir string) (url string, closing func(), err error)
 }
 
@@ -79,9 +80,7 @@ func Print[T any](out io.Writer, flags Status, status T, table func(io.Writer, T
 // Repair are the flags that all repairs have.
 type Repair struct {
 	Broker
-	// DataDir is the way to the NATS of an `up` that refuses its start: it has ended, and its NATS with it.
-	DataDir string `help:"Data folder of 'sendhouse up' whose NATS is to be repaired. While that process does not run, its NATS is started for the time of the repair. Ignored with --nats-url." placeholder:"PATH"`
-	Yes     bool   `help:"Do it. Without this flag the command only says what it would do." env:"-"`
+	Yes bool `help:"Do it. Without this flag the command only says what it would do." env:"-"`
 }
 
 // Ask asks the deployment that is to be repaired.
@@ -95,20 +94,22 @@ func (r Repair) AskNATS(in *Invocation, question func(context.Context, jetstream
 }
 
 func (r Repair) connected(in *Invocation, ask func(broker.ClientConfig) error) error {
-	if r.URL == "" && r.DataDir != "" {
-		url, closing, err := in.OpenNATS(r.DataDir)
-		if err != nil {
-			return err
-		}
-		defer closing()
-		r.URL = url
+	if r.URL != "" {
 		return ask(r.ClientConfig)
 	}
-	err := ask(r.OrLocal())
-	if r.URL == "" && errors.Is(err, nats.ErrNoServers) {
-		err = fmt.Errorf("%w (the NATS of a 'sendhouse up' that does not run is started with --data-dir, its data folder)", err)
+	url, closing, err := in.OpenNATS(r.DataDir)
+	if errors.Is(err, fs.ErrNotExist) { // it may be another machine's
+		if err := ask(r.OrLocal()); err != nil {
+			return fmt.Errorf("%w (the NATS of a 'sendhouse up' that does not run is started with --data-dir, its data folder; here: %s)", err, r.DataDir)
+		}
+		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	defer closing()
+	r.URL = url
+	return ask(r.ClientConfig)
 }
 
 // ErrNotConfirmed is returned by a repair that was not told to change anything.

@@ -36,7 +36,7 @@ func setup(t *testing.T) *bundle {
 	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: filepath.Join(t.TempDir(), "nats"), Addr: "127.0.0.1:0", StoreBytesMax: 1 << 30, Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(server.Shutdown)
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: server.URL(), Name: t.Name(), Logger: log})
+	nc, js, err := broker.Connect(ctx, broker.Config{URL: server.URL(), Options: []nats.Option{server.Operator()}, Name: t.Name(), Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	_, err = deadletter.Open(ctx, js)

@@ -51,7 +51,7 @@ func newFleet(t *testing.T) *fleet {
 }
 
 func (f *fleet) connect() (*nats.Conn, jetstream.JetStream) {
-	nc, js, err := broker.Connect(f.t.Context(), broker.Config{URL: f.server.URL(), Name: "test", Logger: slog.New(slog.DiscardHandler)})
+	nc, js, err := broker.Connect(f.t.Context(), broker.Config{URL: f.server.URL(), Options: []nats.Option{f.server.Operator()}, Name: "test", Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(f.t, err)
 	f.t.Cleanup(nc.Close)
 	return nc, js

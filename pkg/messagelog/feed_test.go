@@ -164,7 +164,7 @@ func TestAFeedWithoutAConsumerEnds(t *testing.T) {
 func TestAFeedEndsWithItsConnection(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	nc, js, err := broker.Connect(b.ctx, broker.Config{URL: b.Server.URL(), Name: t.Name(), Logger: slog.New(slog.DiscardHandler)})
+	nc, js, err := broker.Connect(b.ctx, broker.Config{URL: b.Server.URL(), Options: []nats.Option{b.Server.Operator()}, Name: t.Name(), Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	f := b.follow(t, js, 1)

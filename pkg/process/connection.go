@@ -25,18 +25,7 @@ func (p *Process) Connect(ctx context.Context, flags broker.ClientConfig, role s
 // ConnectAs opens one more connection of a role, with a name of its own in logs and metrics. It hears answers where the role's other
 // connections do, so NATS need not permit it anything more.
 func (p *Process) ConnectAs(ctx context.Context, flags broker.ClientConfig, role, name string) (*nats.Conn, jetstream.JetStream, error) {
-	options, err := flags.Options(role)
-	if err != nil {
-		return nil, nil, err
-	}
-	cfg := broker.Config{URL: flags.URL, Name: "sendhouse-" + name, Options: options, Logger: p.Log}
-	switch {
-	case p.embedded != nil:
-		cfg.URL, cfg.Options = p.embedded.URL(), append(cfg.Options, p.embedded.InProcess())
-	case flags.URL == "":
-		return nil, nil, errors.New("--nats-url is missing (for example nats://localhost:4222)")
-	}
-	nc, js, err := broker.Connect(ctx, cfg)
+	nc, js, err := p.dial(ctx, flags, role, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -54,6 +43,39 @@ func (p *Process) ConnectAs(ctx context.Context, flags broker.ClientConfig, role
 		return nil
 	})
 	return nc, js, nil
+}
+
+// dial connects to the embedded server or to the one that the flags name. For one on this machine that nothing else is said of, the key
+// of an embedded server is tried that is in the data folder.
+func (p *Process) dial(ctx context.Context, flags broker.ClientConfig, role, name string) (*nats.Conn, jetstream.JetStream, error) {
+	if p.embedded == nil && flags.URL == "" {
+		return nil, nil, errors.New("--nats-url is missing (for example nats://localhost:4222)")
+	}
+	if p.embedded == nil {
+		if keyed, found := flags.WithOperator(); found {
+			nc, js, err := p.dialWith(ctx, keyed, role, name)
+			if !broker.RefusesKey(err) {
+				return nc, js, err
+			}
+		}
+	}
+	return p.dialWith(ctx, flags, role, name)
+}
+
+func (p *Process) dialWith(ctx context.Context, flags broker.ClientConfig, role, name string) (*nats.Conn, jetstream.JetStream, error) {
+	options, err := flags.Options(role)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := broker.Config{URL: flags.URL, Name: "sendhouse-" + name, Options: options, Logger: p.Log}
+	if role != string(command.Reader) {
+		cfg.Check = flags.CheckWrites
+	}
+	if p.embedded != nil {
+		cfg.Check = nil
+		cfg.URL, cfg.Options = p.embedded.URL(), append(cfg.Options, p.embedded.InProcess())
+	}
+	return broker.Connect(ctx, cfg)
 }
 
 // Ask connects for one question.

@@ -36,7 +36,7 @@ func (p *Process) StartClickHouse(dir, addr string) (string, error) {
 	}
 	p.Registry.MustRegister(engine.Collector())
 	p.Own("clickhouse", engine.Close)
-	server, err := newInterface(addr, engine)
+	server, err := p.newInterface(addr, engine)
 	if err != nil {
 		return "", err
 	}
@@ -48,8 +48,8 @@ func (p *Process) StartClickHouse(dir, addr string) (string, error) {
 
 func dsnOf(addr string) string { return "http://" + addr + "/sendhouse?compress=none" }
 
-func newInterface(addr string, engine *chdb.Engine) (*chdb.Server, error) {
-	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr}, engine)
+func (p *Process) newInterface(addr string, engine *chdb.Engine) (*chdb.Server, error) {
+	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr, ConnectionsMax: p.connections("the embedded ClickHouse", shareClickHouse, clickHouseConnectionsMax)}, engine)
 	if err != nil {
 		return nil, fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
 	}
@@ -75,7 +75,7 @@ func (p *Process) reopen(cfg chdb.Config, addr string, cause error) {
 			p.Registry.MustRegister(engine.Collector())
 			var none error
 			problem.Store(&none)
-			server, err := newInterface(addr, engine)
+			server, err := p.newInterface(addr, engine)
 			if err == nil {
 				err = server.Run(ctx)
 			}
@@ -86,7 +86,9 @@ func (p *Process) reopen(cfg chdb.Config, addr string, cause error) {
 
 // StartNATS starts the embedded server on its part of a data folder. Connect then goes there.
 func (p *Process) StartNATS(dataDir, addr string) error {
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: natsDir(dataDir), Addr: addr, Logger: p.Log})
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{
+		DataDir: natsDir(dataDir), Addr: addr, ConnectionsMax: p.connections("the embedded NATS", shareNATS, natsConnectionsMax), Logger: p.Log,
+	})
 	if err != nil {
 		return err
 	}
@@ -120,7 +122,7 @@ func (p *Process) OpenNATS(dataDir string) (url string, closing func(), err erro
 }
 
 // natsDir is where the embedded server has its data in a data folder.
-func natsDir(dataDir string) string { return filepath.Join(dataDir, "nats") }
+func natsDir(dataDir string) string { return filepath.Join(dataDir, broker.EmbeddedFolder) }
 
 // spareProcessor gives Go one processor more than there are cores. The embedded server syncs the write-ahead log hundreds
 // of times a second, and a sync keeps the processor it was called on, though not the core, until the runtime takes it away.

@@ -27,6 +27,7 @@ type Process struct {
 	Tracing   *tracing.Provider // nil: nothing is traced
 	Hosts     guard.Hosts       // for each listener
 
+	files    fileLimit // set by Serve
 	level    *slog.LevelVar
 	recent   *telemetry.Recent
 	opened   []func() error // closes what was opened so far, should the services not come to it
@@ -48,13 +49,17 @@ func New(log *slog.Logger, level *slog.LevelVar) *Process {
 // ends. Name is that of the process in traces.
 func (p *Process) Serve(ctx context.Context, adminConfig telemetry.AdminConfig, traceConfig tracing.Config, name string, build func(context.Context) error) (err error) {
 	p.Hosts = adminConfig.Hosts
+	p.files, err = readFileLimit()
+	if err != nil {
+		return err
+	}
 	p.Console, err = console.New(console.Deps{
 		Logger: p.Log, Registry: p.Registry, Readiness: p.Readiness, Recent: p.recent, Build: telemetry.ReadBuild(),
 	})
 	if err != nil {
 		return err
 	}
-	admin, err := telemetry.NewAdmin(adminConfig, telemetry.AdminDeps{Logger: p.Log, Level: p.level, Registry: p.Registry, Readiness: p.Readiness, Front: p.Console})
+	admin, err := telemetry.NewAdmin(adminConfig, telemetry.AdminDeps{Logger: p.Log, Level: p.level, Registry: p.Registry, Readiness: p.Readiness, Front: p.Console, ConnectionsMax: p.connections("the admin listener", shareAdmin, adminConnectionsMax)})
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/guard"
@@ -43,6 +44,8 @@ type AdminDeps struct {
 	Readiness *lifecycle.Readiness
 	// Front answers / and what is below /console/; nil: nothing is there.
 	Front http.Handler
+	// ConnectionsMax is how many connections may be open; more wait. 0 means that there is no limit.
+	ConnectionsMax int
 }
 
 // Admin is the admin listener: a lifecycle.Service that is ready once it accepts connections.
@@ -50,6 +53,7 @@ type Admin struct {
 	addr  string
 	log   *slog.Logger
 	root  http.Handler
+	max   int
 	ready chan struct{}
 	bound net.Addr // set before ready is closed
 }
@@ -76,6 +80,7 @@ func NewAdmin(cfg AdminConfig, deps AdminDeps) (*Admin, error) {
 		addr:  cfg.AdminAddr.String(),
 		log:   deps.Logger,
 		root:  guard.Protect(keeper.Check, routes(deps, keeper)),
+		max:   deps.ConnectionsMax,
 		ready: make(chan struct{}),
 	}, nil
 }
@@ -177,6 +182,9 @@ func (a *Admin) Run(ctx context.Context) error {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerBytesMax,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
+	}
+	if a.max > 0 {
+		listener = netutil.LimitListener(listener, a.max)
 	}
 	a.bound = listener.Addr()
 	close(a.ready)

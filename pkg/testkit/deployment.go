@@ -41,7 +41,7 @@ func StartDeployment(t testing.TB, partitions int) *Deployment {
 	d.Server, err = broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: loopback(0), StoreBytesMax: deploymentStoreBytesMax, Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(d.Server.Shutdown)
-	d.NATS, d.JetStream, err = broker.Connect(t.Context(), broker.Config{URL: d.Server.URL(), Name: t.Name(), Logger: log})
+	d.NATS, d.JetStream, err = broker.Connect(t.Context(), broker.Config{URL: d.Server.URL(), Options: []nats.Option{d.Server.Operator()}, Name: t.Name(), Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(d.NATS.Close)
 	d.Ensure(t)

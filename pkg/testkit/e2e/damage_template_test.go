@@ -166,9 +166,7 @@ func copyTree(t *testing.T, from, to string) {
 
 func jetStreamAt(t *testing.T, url string) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(url, nats.Timeout(askTimeout), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true))
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
+	nc := connectNATS(t, url, nats.Timeout(askTimeout), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true))
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	return js
@@ -193,7 +191,7 @@ func withNATS(t *testing.T, dataDir, addr string, do func(js jetstream.JetStream
 	})
 	require.NoError(t, err)
 	defer server.Shutdown()
-	nc, err := nats.Connect(server.URL())
+	nc, err := nats.Connect(server.URL(), server.Operator())
 	require.NoError(t, err)
 	defer nc.Close()
 	js, err := jetstream.New(nc)

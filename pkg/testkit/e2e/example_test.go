@@ -114,7 +114,7 @@ func TestEndToEndNoPersist(t *testing.T) {
 // command runs the binary to its end.
 func command(t *testing.T, args ...string) (status int, output string) {
 	t.Helper()
-	p := testkit.StartProcess(t, testkit.ProcessConfig{Name: "sendhouse", Path: binary(t), Args: args})
+	p := testkit.StartProcess(t, testkit.ProcessConfig{Name: "sendhouse", Path: binary(t), Args: asOperator(args)})
 	status = p.Wait(time.Minute)
 	return status, p.Output()
 }

@@ -337,8 +337,9 @@ func (e *rowsError) Error() string {
 func (o *outage) audit() error {
 	ctx, cancel := context.WithTimeout(o.t.Context(), time.Minute)
 	defer cancel()
-	text, err := exec.CommandContext(ctx, binary(o.t), "audit", "--log-level=error", "--nats-url="+o.natsURL,
-		"--clickhouse-dsn=http://"+o.up.clickHouse+"/sendhouse").CombinedOutput()
+	text, err := exec.CommandContext(ctx, binary(o.t), asOperator([]string{
+		"audit", "--log-level=error", "--nats-url=" + o.natsURL, "--clickhouse-dsn=http://" + o.up.clickHouse + "/sendhouse",
+	})...).CombinedOutput()
 	if err != nil { // its last line has the sum of the report
 		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 		return fmt.Errorf("audit: %w: %s", err, lines[len(lines)-1])

@@ -56,6 +56,7 @@ func newUpOf(t *testing.T, path, dataDir string, flags ...string) *house {
 		api:  testkit.FreeAddr(t), admin: testkit.FreeAddr(t), nats: testkit.FreeAddr(t), clickHouse: testkit.FreeAddr(t),
 		dataDir: dataDir,
 	}
+	dataDirs.Store(h.nats, dataDir)
 	h.args = append([]string{
 		"up", "--data-dir=" + dataDir, "--api-addr=" + h.api, "--admin-addr=" + h.admin,
 		"--nats-addr=" + h.nats, "--clickhouse-addr=" + h.clickHouse,
@@ -91,7 +92,7 @@ func (h *house) with(t *testing.T, flags ...string) *house {
 func (h *house) prepare(t *testing.T, name string) {
 	t.Helper()
 	h.Process = testkit.NewProcess(t, testkit.ProcessConfig{
-		Name: name, Path: h.path, Args: h.args, Ready: func(ctx context.Context) error { return h.ready(ctx) },
+		Name: name, Path: h.path, Args: asOperator(h.args), Ready: func(ctx context.Context) error { return h.ready(ctx) },
 	})
 }
 

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -34,9 +33,7 @@ func TestEndToEndReplayOfTheWriteAheadLog(t *testing.T) {
 	want, err := os.ReadFile(before)
 	require.NoError(t, err)
 
-	nc, err := nats.Connect("nats://" + up.nats)
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
+	nc := connectNATS(t, "nats://"+up.nats)
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	for partition := range 2 {
@@ -47,7 +44,7 @@ func TestEndToEndReplayOfTheWriteAheadLog(t *testing.T) {
 	args := []string{"replay", "ndjson", natsURL, "--source=wal", "--output=" + after, "--state=" + state}
 	size := int64(0)
 	for range killed {
-		p := testkit.StartProcess(t, testkit.ProcessConfig{Name: "replay", Path: binary(t), Args: append(args, "--replay-rate=1000")})
+		p := testkit.StartProcess(t, testkit.ProcessConfig{Name: "replay", Path: binary(t), Args: asOperator(append(args, "--replay-rate=1000"))})
 		testkit.WaitFor(t, arriveTimeout, "some messages", func(context.Context) error {
 			info, err := os.Stat(after)
 			if err == nil && info.Size() <= size {

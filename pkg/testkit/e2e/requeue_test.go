@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -48,9 +47,7 @@ func startRequeue(t *testing.T, up *house, seed uint64) (*requeue, []*record) {
 	records := load.finish()
 
 	natsURL := "nats://" + up.nats
-	nc, err := nats.Connect(natsURL)
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
+	nc := connectNATS(t, natsURL)
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	r := &requeue{t: t, table: tb}
@@ -66,9 +63,9 @@ func startRequeue(t *testing.T, up *house, seed uint64) (*requeue, []*record) {
 	})
 	require.Greater(t, r.all, requeueKills*2*requeueStep, "letters; choose other sizes")
 	require.NoError(t, tb.conn.Exec(t.Context(), "ALTER TABLE "+tb.name+" DROP CONSTRAINT poison"))
-	r.Process = testkit.NewProcess(t, testkit.ProcessConfig{Name: "requeue", Path: binary(t), Args: []string{
+	r.Process = testkit.NewProcess(t, testkit.ProcessConfig{Name: "requeue", Path: binary(t), Args: asOperator([]string{
 		"deadletters", "requeue", "--all", "--nats-url=" + natsURL, "--clickhouse-dsn=http://" + up.clickHouse + "/sendhouse",
-	}})
+	})})
 	return r, records
 }
 

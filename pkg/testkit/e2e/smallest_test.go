@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
@@ -58,8 +57,7 @@ func TestEndToEndStrayRecord(t *testing.T) {
 	for p := range 2 {
 		up.awaitSend(t, arriveTimeout, p, "before", http.StatusOK, "")
 	}
-	nc, err := nats.Connect("nats://" + up.nats)
-	require.NoError(t, err)
+	nc := connectNATS(t, "nats://"+up.nats)
 	require.NoError(t, nc.Publish(topology.MessagesSubject(0), []byte("hello")))
 	require.NoError(t, nc.Flush())
 	nc.Close()

@@ -74,15 +74,15 @@ func (h *House) start() string {
 		t.Fatalf("go build: %v\n%s", err, text)
 	}
 	server, err := broker.StartEmbedded(broker.EmbeddedConfig{
-		DataDir: filepath.Join(dir, "nats"), Addr: "127.0.0.1:0", StoreBytesMax: 4 << 30, Logger: slog.New(slog.DiscardHandler),
+		DataDir: filepath.Join(dir, broker.EmbeddedFolder), Addr: "127.0.0.1:0", StoreBytesMax: 4 << 30, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
 	t.Cleanup(server.Shutdown)
 	api := testkit.FreeAddr(t)
-	role(t, binary, "sequencer", "--nats-url="+server.URL(), "--partitions=2", "--wal-bytes-max=128MiB", "--messages-bytes-max=256MiB")
-	role(t, binary, "ingest", "--nats-url="+server.URL(), "--api-addr="+api)
+	role(t, binary, "sequencer", "--data-dir="+dir, "--nats-url="+server.URL(), "--partitions=2", "--wal-bytes-max=128MiB", "--messages-bytes-max=256MiB")
+	role(t, binary, "ingest", "--data-dir="+dir, "--nats-url="+server.URL(), "--api-addr="+api)
 	return "http://" + api
 }
 
