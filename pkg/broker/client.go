@@ -13,6 +13,9 @@ import (
 // cannot read the answers of others.
 func InboxPrefix(role string) string { return "_INBOX." + role }
 
+// DefaultDataDir is where `sendhouse up` keeps the data of its servers, unless told otherwise.
+const DefaultDataDir = "./data"
+
 // ClientConfig says where NATS is and how a process shows who it is. At most one of
 // Credentials and NKey may be given; with neither the URL says it, or nobody asks.
 type ClientConfig struct {

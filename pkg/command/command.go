@@ -10,9 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
@@ -43,8 +43,7 @@ type Invocation struct {
 	Ask func(context.Context, broker.ClientConfig, Asker, Question) error
 	// AskNATS is Ask without a deployment, whose record may be lost.
 	AskNATS func(context.Context, broker.ClientConfig, Asker, func(context.Context, jetstream.JetStream) error) error
-	// OpenNATS makes the NATS of a data folder reachable, by the returned URL, until closing is called; the error wraps fs.ErrNotExist
-	// if there is none.
+	// OpenNATS makes the NATS of a data folder reachable, by the returned URL, until closing is called.
 	OpenNATS func(dataDir string) (url string, closing func(), err error)
 }
 
@@ -97,15 +96,15 @@ func (r Repair) connected(in *Invocation, ask func(broker.ClientConfig) error) e
 	if r.URL != "" {
 		return ask(r.ClientConfig)
 	}
-	url, closing, err := in.OpenNATS(r.DataDir)
-	if errors.Is(err, fs.ErrNotExist) { // it may be another machine's
-		if err := ask(r.OrLocal()); err != nil {
-			return fmt.Errorf("%w (the NATS of a 'sendhouse up' that does not run is started with --data-dir, its data folder; here: %s)", err, r.DataDir)
+	// The default folder may be an old one that nothing uses: what runs comes first.
+	if r.DataDir == broker.DefaultDataDir {
+		if err := ask(r.OrLocal()); !errors.Is(err, nats.ErrNoServers) {
+			return err
 		}
-		return nil
 	}
+	url, closing, err := in.OpenNATS(r.DataDir)
 	if err != nil {
-		return err
+		return fmt.Errorf("no NATS to repair: %w (give --nats-url, or with --data-dir the data folder of a 'sendhouse up')", err)
 	}
 	defer closing()
 	r.URL = url
