@@ -28,6 +28,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/engine"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/load"
 	"github.com/sendhouse/sendhouse/pkg/process"
@@ -88,6 +89,7 @@ type cli struct {
 	} `cmd:"" help:"Mend what a refusal or an alert has named. Each repair says what it would do and does it with --yes; it may be run again."`
 	Migrate migrateCommand `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version versionCommand `cmd:"" help:"Print the version and exit."`
+	Engine  engineCommand  `cmd:"" hidden:"" help:"Run the embedded ClickHouse. 'up' starts this itself."`
 }
 
 func main() {
@@ -156,12 +158,12 @@ type upCommand struct {
 
 // Run wires everything in one process:
 //
-//	              ┌────────────── this process ───────────────┐
-//	producers ──▶ │ ingest ──▶ NATS ◀──▶ sequencer            │
-//	              │   │         │                             │
-//	              │   │         └──────▶ writer ──▶ ClickHouse│ ◀── curl, Grafana
-//	              │   └──▶ history ◀───────────────────┘      │
-//	              └─ admin ───────────────────────────────────┘
+//	              ┌────────────── this process ───┐
+//	producers ──▶ │ ingest ──▶ NATS ◀──▶ sequencer│
+//	              │   │         │                 │    its child
+//	              │   │         └──────▶ writer ──┼─▶ ClickHouse ◀── curl, Grafana
+//	              │   └──▶ history ◀──────────────┼────────┘
+//	              └─ admin ───────────────────────┘
 //
 // Services start in the order in which they are added and stop in the reverse one:
 // ingest first, when every request is answered; the servers last.
@@ -175,11 +177,11 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 			if err := c.Writer.CheckEmbedded(); err != nil {
 				return err
 			}
-			dsn, err := p.StartClickHouse(filepath.Join(c.DataDir, "clickhouse"), c.ClickHouseAddr.String())
+			dsn, dial, err := p.StartClickHouse(c.DataDir, c.ClickHouseAddr.String())
 			if err != nil {
 				return err
 			}
-			c.Writer.ClickHouseDSN = dsn
+			c.Writer.ClickHouseDSN, c.Writer.ClickHouseDial = dsn, dial
 		}
 		if c.URL == "" {
 			if err := p.StartNATS(filepath.Join(c.DataDir, "nats"), c.NATSAddr.String()); err != nil {
@@ -323,6 +325,11 @@ type migrateCommand struct {
 func (c *migrateCommand) Run(p *process.Process, in *command.Invocation) error {
 	return clickhouse.RunMigrate(in.Ctx, c.Config, c.MigrateOptions, p.Log, in.Stdout)
 }
+
+// engineCommand is the embedded ClickHouse's own process.
+type engineCommand struct{}
+
+func (engineCommand) Run() error { return engine.Serve() }
 
 type versionCommand struct{}
 

@@ -42,8 +42,12 @@ type Config struct {
 	// SpoolBytesMax bounds the data of all inserts that are on their way in, on disk. Default 4 GiB.
 	SpoolBytesMax int64
 
-	// User and Password are what a client must give, where Password is not empty. User is "default" by default.
+	// User and Password are what a client must give for all rights. User is "default" by default. Without a password every client has all
+	// rights, those of table functions that reach files and networks included; with one, no client has those.
 	User, Password string
+	// ReaderDatabase, which needs a password, is the database that clients on this machine may read without one, beside the system
+	// tables. Empty: without the password nothing may be read.
+	ReaderDatabase string
 
 	// Settings are query-level settings of ClickHouse that hold unless a client sets them otherwise.
 	Settings map[string]string
@@ -103,6 +107,9 @@ func (c Config) validate() error {
 			problems = append(problems, fmt.Errorf("%s is negative: %d", name, value))
 		}
 	}
+	if c.ReaderDatabase != "" && (c.Password == "" || !settingName.MatchString(c.ReaderDatabase) || strings.Contains(c.ReaderDatabase, ".")) {
+		problems = append(problems, fmt.Errorf("database of readers %q must be a plain name, beside a password", c.ReaderDatabase))
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Settings)) {
 		if !settingName.MatchString(name) {
 			problems = append(problems, fmt.Errorf("%q is no name of a setting", name))
@@ -132,7 +139,7 @@ func (c Config) querySettings() settings {
 
 // serverXML is the configuration of the engine. Without one of its own, the engine would take ./config.xml or one in the home folder.
 // The caches are bounds, not allocations: the defaults are for a server with the machine to itself.
-func (c Config) serverXML() string {
+func (c Config) serverXML(usersPath string) string {
 	const mebibyte = 1 << 20
 	var text strings.Builder
 	text.WriteString("<!-- Written anew at each start. -->\n<clickhouse>\n")
@@ -159,10 +166,17 @@ func (c Config) serverXML() string {
 	} {
 		fmt.Fprintf(&text, "    <%s>%v</%s>\n", entry.name, entry.value, entry.name)
 	}
+	if c.Password != "" {
+		fmt.Fprintf(&text, "    <users_config>%s</users_config>\n", xmlText(usersPath))
+	}
 	// Defaults of tables. Nobody asks for statistics of columns, and they took a tenth of what an insert costs. Parts of less than this, as all
 	// inserts make them, are a few files and not a few for each column.
 	text.WriteString("    <merge_tree>\n        <auto_statistics_types></auto_statistics_types>\n")
 	fmt.Fprintf(&text, "        <min_bytes_for_wide_part>%d</min_bytes_for_wide_part>\n    </merge_tree>\n", 64*mebibyte)
 	text.WriteString("</clickhouse>\n")
 	return text.String()
+}
+
+func xmlText(text string) string {
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/engine"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
@@ -157,11 +160,28 @@ func (h *house) query(t *testing.T, sql string) string {
 	return body
 }
 
+// password is that of the embedded ClickHouse, which has started once.
+func (h *house) password(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(h.dataDir, engine.PasswordFile))
+	require.NoError(t, err)
+	return strings.TrimSpace(string(text))
+}
+
+// owner are the flags of a command that may do everything in the embedded ClickHouse.
+func (h *house) owner(database string) []string {
+	return []string{
+		"--clickhouse-dsn=http://" + h.clickHouse + "/" + database, "--clickhouse-user=" + engine.User,
+		"--clickhouse-password-file=" + filepath.Join(h.dataDir, engine.PasswordFile),
+	}
+}
+
 // execute has the embedded ClickHouse do something.
 func (h *house) execute(t *testing.T, sql string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+h.clickHouse+"/", strings.NewReader(sql))
 	require.NoError(t, err)
+	req.SetBasicAuth(engine.User, h.password(t))
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	text, err := io.ReadAll(resp.Body)

@@ -13,6 +13,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/engine"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
@@ -57,7 +58,7 @@ func (r *row) targets() []any {
 // embeddedTable reads the table of the embedded engine.
 func embeddedTable(t *testing.T, h *house) *table {
 	t.Helper()
-	return &table{name: "sendhouse.messages", conn: open(t, "http://"+h.clickHouse+"/default")}
+	return &table{name: "sendhouse.messages", conn: open(t, "http://"+engine.User+":"+h.password(t)+"@"+h.clickHouse+"/default")}
 }
 
 // serverTable reads the table of Debian's server. It has no deduplication tokens, so an insert whose

@@ -1,0 +1,100 @@
+package engine
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// landlockFiles is the first version of Landlock that can hold the engine: it moves files between its folders (Linux 5.19).
+	landlockFiles = 2
+	// landlockConnections is the first one that can forbid connections (Linux 6.7).
+	landlockConnections = 4
+)
+
+// start starts the program in a Landlock domain. The warning says what the kernel cannot confine; nil: nothing.
+//
+// A domain is a thread's and what it starts inherits it. The library that loads libchdb makes Go believe that it uses cgo, so that a
+// running process cannot restrict all of its threads; so one thread of the parent, which ends with it, restricts itself and starts
+// the child.
+func start(cmd *exec.Cmd, dataDir, libraryPath string) (warning, err error) {
+	// The C library finds a thread's stack in /proc/self, which is another folder in each process, so /proc is open as a whole.
+	rules := []landlock.Rule{
+		landlock.RWDirs(dataDir).WithRefer(),
+		landlock.RWFiles("/dev/null").IgnoreIfMissing(),
+		readFiles("/dev/zero", "/dev/random", "/dev/urandom", "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/timezone", libraryPath),
+		readFolders("/proc", "/sys/fs/cgroup", "/sys/devices/system", "/sys/kernel/mm", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"),
+		landlock.ROFiles(cmd.Path), // With the right to run it.
+	}
+	if loader, err := interpreter(cmd.Path); err == nil && loader != "" {
+		rules = append(rules, landlock.ROFiles(loader))
+	}
+	ruleset, flags, err := landlock.V10.BestEffort().NewRulesetFD(rules...)
+	if err != nil {
+		return fmt.Errorf("files and connections are not confined: %w", err), cmd.Start()
+	}
+	if ruleset < 0 {
+		return errors.New("files and connections are not confined: the kernel has no Landlock"), cmd.Start()
+	}
+	defer func() { _ = syscall.Close(ruleset) }()
+	version, err := ll.LandlockGetABIVersion()
+	switch {
+	case err != nil || version < landlockFiles:
+		warning = fmt.Errorf("files and connections are not confined: version %d of Landlock is too old", version)
+	case version < landlockConnections:
+		warning = fmt.Errorf("connections are not confined: version %d of Landlock is too old", version)
+	}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // Never unlocked: the thread ends here.
+		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		if err == nil {
+			err = ll.LandlockRestrictSelf(ruleset, flags)
+		}
+		if err != nil {
+			started <- fmt.Errorf("confine the engine: %w", err)
+			return
+		}
+		started <- cmd.Start()
+	}()
+	return warning, <-started
+}
+
+// readFiles lets files be read, but not be run.
+func readFiles(paths ...string) landlock.Rule {
+	return landlock.PathAccess(ll.AccessFSReadFile, paths...).IgnoreIfMissing()
+}
+
+// readFolders lets folders be read with what is in them.
+func readFolders(paths ...string) landlock.Rule {
+	return landlock.PathAccess(ll.AccessFSReadFile|ll.AccessFSReadDir, paths...).IgnoreIfMissing()
+}
+
+// interpreter is the loader that the program at path names, or nothing.
+func interpreter(path string) (string, error) {
+	file, err := elf.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	defer func() { _ = file.Close() }()
+	for _, part := range file.Progs {
+		if part.Type == elf.PT_INTERP {
+			name, err := io.ReadAll(part.Open())
+			if err != nil {
+				return "", fmt.Errorf("read %s: %w", path, err)
+			}
+			return strings.TrimRight(string(name), "\x00"), nil
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,71 @@
+package engine_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// What the roles of the engine leave open to the owner, the kernel refuses: other files, programs and connections.
+func TestConfinement(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	version, err := ll.LandlockGetABIVersion()
+	if err != nil || version < 4 {
+		require.Contains(t, b.log.String(), "not wholly confined")
+		t.Skipf("the kernel has version %d of Landlock", version)
+	}
+	require.NotContains(t, b.log.String(), "not wholly confined")
+	outside := filepath.Join(t.TempDir(), "outside")
+	require.NoError(t, os.WriteFile(outside, []byte("the secret"), 0o600))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, listener.Close()) }()
+	for _, sql := range []string{
+		"SELECT file('" + outside + "')", "SELECT file('/etc/passwd')", "SELECT file('" + filepath.Join(b.config.DataDir, "clickhouse-password") + "')",
+		"CREATE TABLE default.web (a UInt8) ENGINE = MergeTree ORDER BY a SETTINGS disk = disk(type = s3, endpoint = 'http://" + listener.Addr().String() +
+			"/b/', access_key_id = 'a', secret_access_key = 'b', retry_attempts = 1, skip_access_check = 0)",
+		fmt.Sprintf("CREATE TABLE default.out (a UInt8) ENGINE = MergeTree ORDER BY a SETTINGS disk = disk(type = object_storage, object_storage_type = local, metadata_type = plain, path = '%s/')", filepath.Dir(outside)+"/new"),
+	} {
+		status, body := b.own(t, sql)
+		require.NotEqual(t, http.StatusOK, status, sql)
+		require.NotContains(t, body, "the secret")
+	}
+	require.NoDirExists(t, filepath.Join(filepath.Dir(outside), "new"))
+	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", b.child(t)))
+	require.NoError(t, err)
+	require.NotContains(t, string(environment), "HOME=")
+}
+
+// An engine without file descriptors fails its statements or ends. This process stays, and the engine is well again.
+func TestNoFilesLeft(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.own(t, "CREATE DATABASE product")
+	b.own(t, "CREATE TABLE product.t (a UInt64) ENGINE = MergeTree ORDER BY a")
+	var before unix.Rlimit
+	child := b.child(t)
+	require.NoError(t, unix.Prlimit(child, unix.RLIMIT_NOFILE, nil, &before))
+	require.NoError(t, unix.Prlimit(child, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 24, Max: before.Max}, nil))
+	for range 20 {
+		_, _, _ = ask(t.Context(), b.client, b.Addr(), "INSERT INTO product.t SELECT number FROM numbers(1000)") // It may end the engine.
+	}
+	if b.Check() == nil && b.child(t) == child {
+		require.NoError(t, unix.Prlimit(child, unix.RLIMIT_NOFILE, &before, nil))
+	}
+	b.awaitBack(t)
+	status, body := b.own(t, "SELECT count() FROM product.t")
+	if status != http.StatusOK { // It ended between the two.
+		b.awaitBack(t)
+		status, body = b.own(t, "SELECT count() FROM product.t")
+	}
+	require.Equal(t, http.StatusOK, status, strings.TrimSpace(body))
+}

@@ -1,0 +1,20 @@
+package engine
+
+import (
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// duplicate is the file of fd once more, closed when another program is run.
+func duplicate(fd uintptr) (*os.File, error) {
+	other, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(other), "listener"), nil //nolint:gosec // a file descriptor
+}
+
+// processAttributes keep the signals of a terminal from the child.
+func processAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
