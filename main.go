@@ -89,7 +89,6 @@ type cli struct {
 	} `cmd:"" help:"Mend what a refusal or an alert has named. Each repair says what it would do and does it with --yes; it may be run again."`
 	Migrate migrateCommand `cmd:"" help:"Create the ClickHouse tables, or bring them up to date, and exit."`
 	Version versionCommand `cmd:"" help:"Print the version and exit."`
-	Engine  engineCommand  `cmd:"" hidden:"" help:"Run the embedded ClickHouse. 'up' starts this itself."`
 }
 
 func main() {
@@ -98,6 +97,9 @@ func main() {
 
 // run is main with its surroundings as arguments; it gives the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 1 && args[0] == engine.Command {
+		return runEngine(stderr)
+	}
 	var c cli
 	empty := config.EmptyVariables()
 	chosen, err := config.Parse(args, &c, kong.Description(description), kong.Writers(stdout, stderr), kong.UsageOnError())
@@ -132,6 +134,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 		if errors.As(err, &coder) {
 			return coder.ExitCode()
 		}
+		return 1
+	}
+	return 0
+}
+
+// runEngine is the process of the embedded ClickHouse, which `up` starts. It has no flags, so it does without the parser's memory.
+func runEngine(stderr io.Writer) int {
+	if err := engine.Serve(); err != nil {
+		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
 		return 1
 	}
 	return 0
@@ -325,11 +336,6 @@ type migrateCommand struct {
 func (c *migrateCommand) Run(p *process.Process, in *command.Invocation) error {
 	return clickhouse.RunMigrate(in.Ctx, c.Config, c.MigrateOptions, p.Log, in.Stdout)
 }
-
-// engineCommand is the embedded ClickHouse's own process.
-type engineCommand struct{}
-
-func (engineCommand) Run() error { return engine.Serve() }
 
 type versionCommand struct{}
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -83,6 +84,7 @@ func serve(control *controlled, given settings) (err error) {
 		}
 		stop()
 	}()
+	debug.FreeOSMemory() // What only the start needed.
 	if err := control.tell(event{Ready: new(struct{})}); err != nil {
 		return err
 	}
