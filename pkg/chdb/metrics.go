@@ -2,7 +2,9 @@ package chdb
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -16,6 +18,7 @@ type Load struct {
 	Statements      int64               // That have ended.
 	SpooledBytes    int64               // Data of inserts on their way in, on disk.
 	SpooledBytesMax int64               // Data that may be on its way in; more is refused.
+	ResidentBytes   int64               // Memory of the engine's process. 0: the system does not tell it in /proc.
 }
 
 // KindLoad is a kind of statements.
@@ -27,11 +30,24 @@ type KindLoad struct {
 func (e *Engine) Load() Load {
 	load := Load{
 		Kinds: make(map[string]KindLoad), Statements: e.finished.Load(), SpooledBytes: e.spooled.Load(), SpooledBytesMax: e.config.SpoolBytesMax,
+		ResidentBytes: residentBytes(),
 	}
 	for kind, limit := range map[string]*limiter{"query": e.queries, "insert": e.inserts, "reader": e.readers} {
 		load.Kinds[kind] = KindLoad{Running: int64(len(limit.slots)), Waiting: limit.waiting.Load(), RunningMax: int64(cap(limit.slots))}
 	}
 	return load
+}
+
+func residentBytes() int64 {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0 // As on systems other than Linux.
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
+		return 0
+	}
+	return resident * int64(os.Getpagesize())
 }
 
 func (e *Engine) serveLoad(w http.ResponseWriter, r *http.Request) {
@@ -49,7 +65,7 @@ func (e *Engine) serveLoad(w http.ResponseWriter, r *http.Request) {
 type collector struct {
 	load func() (Load, error)
 
-	running, waiting, slots, statements, spooled, spooledMax *prometheus.Desc
+	running, waiting, slots, statements, spooled, spooledMax, resident *prometheus.Desc
 }
 
 // NewCollector shows what load returns. While that is an error, nothing is shown.
@@ -65,12 +81,13 @@ func NewCollector(load func() (Load, error)) prometheus.Collector {
 		statements: desc("statements_total", "Statements that have ended."),
 		spooled:    desc("spooled_bytes", "Data of inserts on their way in, on disk."),
 		spooledMax: desc("spooled_bytes_max", "Data that may be on its way in; more is refused."),
+		resident:   desc("resident_bytes", "Resident memory of the process of the embedded ClickHouse."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.running, c.waiting, c.slots, c.statements, c.spooled, c.spooledMax} {
+	for _, d := range []*prometheus.Desc{c.running, c.waiting, c.slots, c.statements, c.spooled, c.spooledMax, c.resident} {
 		ch <- d
 	}
 }
@@ -89,4 +106,5 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.statements, prometheus.CounterValue, float64(load.Statements))
 	ch <- prometheus.MustNewConstMetric(c.spooled, prometheus.GaugeValue, float64(load.SpooledBytes))
 	ch <- prometheus.MustNewConstMetric(c.spooledMax, prometheus.GaugeValue, float64(load.SpooledBytesMax))
+	ch <- prometheus.MustNewConstMetric(c.resident, prometheus.GaugeValue, float64(load.ResidentBytes))
 }

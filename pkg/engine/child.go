@@ -47,14 +47,30 @@ func Serve() error {
 	if err != nil {
 		return err
 	}
-	if err := serve(control, given); err != nil {
+	handed := newHandoff()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	gone, ended := make(chan error, 1), make(chan error, 1)
+	go func() { // Ends with the control connection, at the latest with the process.
+		if err := control.serve(handed.give); err != nil {
+			gone <- err
+		}
+		stop()
+	}()
+	go func() { ended <- serve(ctx, control, handed, given) }()
+	select {
+	case err := <-gone: // As if it all were one process that was killed: nothing is closed.
+		return err
+	case err := <-ended:
+		if err == nil {
+			return nil
+		}
 		final := errors.Is(err, chdb.ErrLibrary) || errors.Is(err, chdb.ErrLocked) || errors.Is(err, chdb.ErrUnwritable)
 		return control.tell(event{Failed: &failure{Error: err.Error(), Final: final}})
 	}
-	return nil
 }
 
-func serve(control *controlled, given settings) (err error) {
+func serve(ctx context.Context, control *controlled, handed *handoff, given settings) (err error) {
 	log := slog.New(slog.NewJSONHandler(control, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if err := limitFiles(); err != nil {
 		log.Warn("cannot limit the number of files that ClickHouse may open", "error", err)
@@ -71,19 +87,10 @@ func serve(control *controlled, given settings) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, engine.Close()) }()
-	handed := newHandoff()
 	server, err := chdb.NewServer(chdb.ServerConfig{Listener: listener, Owner: handed, ShutdownTimeout: statementsTimeout}, engine)
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	go func() {
-		if control.serve(handed.give) != nil {
-			os.Exit(1) // The parent has gone, as if it all were one process that was killed.
-		}
-		stop()
-	}()
 	debug.FreeOSMemory() // What only the start needed.
 	if err := control.tell(event{Ready: new(struct{})}); err != nil {
 		return err

@@ -84,11 +84,11 @@ type controller struct {
 }
 
 func (c *controller) sendSettings(s settings) error {
-	text, err := json.Marshal(s)
+	text, err := json.Marshal(s) //nolint:gosec // the password too, to our own child
 	if err != nil {
 		return fmt.Errorf("encode the engine's settings: %w", err)
 	}
-	return c.send(append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...), nil) //nolint:gosec // a few hundred bytes
+	return c.send(append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...), nil)
 }
 
 // connect gives the child one end of a new connection and returns the other.
@@ -97,7 +97,7 @@ func (c *controller) connect() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = c.send([]byte{controlConnection}, syscall.UnixRights(int(theirs.Fd()))) //nolint:gosec // a file descriptor is small
+	err = c.send([]byte{controlConnection}, syscall.UnixRights(int(theirs.Fd())))
 	if err := errors.Join(err, theirs.Close()); err != nil {
 		return nil, errors.Join(err, ours.Close())
 	}
@@ -170,7 +170,7 @@ func receivedConn(rights []byte) (net.Conn, error) {
 	if err != nil || len(files) != 1 {
 		return nil, errors.Join(err, errors.New("no connection came with the message"))
 	}
-	return fileConn(os.NewFile(uintptr(files[0]), "engine connection")) //nolint:gosec // a file descriptor
+	return fileConn(os.NewFile(uintptr(files[0]), "engine connection"))
 }
 
 // tell sends an event.

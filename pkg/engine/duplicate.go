@@ -13,7 +13,7 @@ func duplicate(fd uintptr) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	return os.NewFile(uintptr(other), "listener"), nil //nolint:gosec // a file descriptor
+	return os.NewFile(uintptr(other), "listener"), nil
 }
 
 // processAttributes keep the signals of a terminal from the child.

@@ -126,7 +126,7 @@ func TestKilledEngineComesBack(t *testing.T) {
 	b.own(t, "INSERT INTO product.kept VALUES (7)")
 	for kill := range 3 {
 		require.NoError(t, syscall.Kill(b.child(t), syscall.SIGKILL))
-		testkit.WaitFor(t, backTimeout, "the end to be seen", func(ctx context.Context) error {
+		testkit.WaitFor(t, backTimeout, "the end to be seen", func(context.Context) error {
 			if testutil.CollectAndCount(b.registry, "sendhouse_chdb_restarts_total") != 1 || !strings.Contains(b.log.String(), "signal: killed") ||
 				strings.Count(b.log.String(), "ClickHouse engine ended") != kill+1 {
 				return errors.New("not yet")
@@ -171,7 +171,7 @@ func TestPassword(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status, body)
 
-	require.NoError(t, os.Chmod(path, 0o640)) //nolint:gosec // what is refused
+	require.NoError(t, os.Chmod(path, 0o640))
 	second := b.config
 	second.DataDir, second.Registerer = b.config.DataDir, prometheus.NewRegistry()
 	_, err = engine.Start(second)

@@ -28,5 +28,5 @@ func relay(log *slog.Logger, record json.RawMessage) {
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
 		attributes = append(attributes, slog.Any(key, fields[key]))
 	}
-	log.LogAttrs(context.Background(), level, message, attributes...)
+	log.LogAttrs(context.Background(), level, message, attributes...) //nolint:sloglint // the child's message
 }

@@ -132,7 +132,7 @@ func Start(config Config) (*Supervisor, error) {
 }
 
 func (s *Supervisor) listen() error {
-	listener, err := net.Listen("tcp", s.config.Addr) //nolint:noctx // it takes no time
+	listener, err := net.Listen("tcp", s.config.Addr)
 	if err != nil {
 		return fmt.Errorf("%w on %s: %w", ErrAddress, s.config.Addr, err)
 	}
@@ -343,8 +343,13 @@ func (s *Supervisor) spawn() (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = theirs.Close() }()                                                              // The child has it, or nobody.
-	c := &child{cmd: exec.Command(program, Command), control: &controller{conn: ours.(*net.UnixConn)}} //nolint:gosec,noctx // ourselves; end ends it
+	defer func() { _ = theirs.Close() }() // The child has its own.
+	conn, ok := ours.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("start ClickHouse: a pair of sockets is of type %T", ours)
+	}
+	c := &child{control: &controller{conn: conn}}
+	c.cmd = exec.Command(program, Command) //nolint:noctx // end ends it
 	c.cmd.Env = childEnvironment()
 	c.cmd.Dir = s.settings.DataDir
 	nothing, err := os.Open(os.DevNull)

@@ -37,7 +37,7 @@ type Config struct {
 	ClickHouseTLSName      string        `name:"clickhouse-tls-server-name" help:"Name that the certificate of ClickHouse must have, where it is not the host's." placeholder:"NAME"`
 	ClickHouseSchema       Schema        `name:"clickhouse-schema" help:"Variant of the tables: full, or reduced for tests against the ClickHouse 18.16 that Debian ships." enum:"full,reduced" default:"full"`
 	// ClickHouseDial, if set, makes the connections to a ClickHouse that this process started, which may be away at any time.
-	ClickHouseDial    func(ctx context.Context, addr string) (net.Conn, error) `kong:"-"`
+	ClickHouseDial    func(ctx context.Context, addr string) (net.Conn, error) `kong:"-" json:"-"`
 	ClickHouseCluster string                                                   `name:"clickhouse-cluster" help:"Cluster of ClickHouse, as its servers name it in remote_servers: the tables are replicated, and sharded by channel. Without it they are those of one server." placeholder:"NAME"`
 }
 
