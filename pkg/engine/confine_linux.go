@@ -20,9 +20,12 @@ const (
 	landlockFiles = 2
 	// landlockConnections is the first one that can forbid connections (Linux 6.7).
 	landlockConnections = 4
+
+	// niceness of all of the engine's process, so that what answers sends comes first where cores are short. See docs/adr/0011.
+	niceness = 5
 )
 
-// start starts the program in a Landlock domain. The warning says what the kernel cannot confine; nil: nothing.
+// start starts the program at a lower priority and in a Landlock domain. The warning says what the kernel cannot confine; nil: nothing.
 //
 // A domain is a thread's and what it starts inherits it. The library that loads libchdb makes Go believe that it uses cgo, so that a
 // running process cannot restrict all of its threads; so one thread of the parent, which ends with it, restricts itself and starts
@@ -40,34 +43,43 @@ func start(cmd *exec.Cmd, dataDir, libraryPath string) (warning, err error) {
 		rules = append(rules, landlock.ROFiles(loader))
 	}
 	ruleset, flags, err := landlock.V10.BestEffort().NewRulesetFD(rules...)
-	if err != nil {
-		return fmt.Errorf("files and connections are not confined: %w", err), cmd.Start()
-	}
-	if ruleset < 0 {
-		return errors.New("files and connections are not confined: the kernel has no Landlock"), cmd.Start()
-	}
-	defer func() { _ = syscall.Close(ruleset) }()
-	version, err := ll.LandlockGetABIVersion()
+	version, versionErr := ll.LandlockGetABIVersion()
 	switch {
-	case err != nil || version < landlockFiles:
+	case err != nil:
+		warning = fmt.Errorf("files and connections are not confined: %w", err)
+	case ruleset < 0 || versionErr != nil:
+		warning = errors.New("files and connections are not confined: the kernel has no Landlock")
+	case version < landlockFiles:
 		warning = fmt.Errorf("files and connections are not confined: version %d of Landlock is too old", version)
 	case version < landlockConnections:
 		warning = fmt.Errorf("connections are not confined: version %d of Landlock is too old", version)
 	}
+	if ruleset >= 0 {
+		defer func() { _ = syscall.Close(ruleset) }()
+	}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // Never unlocked: the thread ends here.
+		started <- startRestricted(cmd, ruleset, flags)
+	}()
+	return warning, <-started
+}
+
+// startRestricted lowers the priority of this thread, restricts it by the ruleset, if it is not negative, and starts the program from it.
+func startRestricted(cmd *exec.Cmd, ruleset int, flags uint32) error {
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, niceness); err != nil {
+		return fmt.Errorf("lower the priority of the engine: %w", err)
+	}
+	if ruleset >= 0 {
 		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 		if err == nil {
 			err = ll.LandlockRestrictSelf(ruleset, flags)
 		}
 		if err != nil {
-			started <- fmt.Errorf("confine the engine: %w", err)
-			return
+			return fmt.Errorf("confine the engine: %w", err)
 		}
-		started <- cmd.Start()
-	}()
-	return warning, <-started
+	}
+	return cmd.Start()
 }
 
 // readFiles lets files be read, but not be run.
