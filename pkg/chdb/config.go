@@ -163,6 +163,12 @@ func (c Config) serverXML(usersPath string) string {
 		{"compiled_expression_cache_size", 16 * mebibyte},
 		{"background_pool_size", 2},
 		{"background_schedule_pool_size", 2},
+		// Threads of parts that are loaded at a start and removed after merges, 64 and 128 by default. Those stay, with files of their own.
+		{"max_active_parts_loading_thread_pool_size", 4},
+		{"max_outdated_parts_loading_thread_pool_size", 2},
+		{"max_unexpected_parts_loading_thread_pool_size", 2},
+		{"max_parts_cleaning_thread_pool_size", 2},
+		{"max_thread_pool_free_size", 16},
 	} {
 		fmt.Fprintf(&text, "    <%s>%v</%s>\n", entry.name, entry.value, entry.name)
 	}

@@ -27,6 +27,5 @@
 // # Neighbours
 //
 // When the disk is full, inserts fail with ClickHouse's exception and reads go on. When memory runs out, the query that asks for more fails
-// with code 241. When too many queries come at once, they wait a moment and then get code 202 with HTTP status 503. When cores are short,
-// inserts and merges get a third of the share of a thread that does anything else in the process (nice 5, on Linux).
+// with code 241. When too many queries come at once, they wait a moment and then get code 202 with HTTP status 503.
 package chdb

@@ -51,7 +51,6 @@ type Engine struct {
 	queries  *limiter
 	inserts  *limiter
 	readers  *limiter // Statements of clients without a password.
-	quiet    *quietThreads
 	spooled  atomic.Int64 // Bytes of inserts on disk.
 	finished atomic.Int64 // Statements that have ended, for the maintenance to see whether there was any.
 
@@ -124,10 +123,7 @@ func start(config Config, libraryPath string, held *folder) (*Engine, error) {
 		quit:      make(chan struct{}),
 	}
 	engine.ending, engine.endStatements = context.WithCancel(context.Background())
-	engine.quiet = startQuiet(config.InsertsMax, config.Logger)
-	engine.quiet.do(func() { err = engine.bringUp() })
-	if err != nil {
-		engine.quiet.stop()
+	if err := engine.bringUp(); err != nil {
 		engine.endStatements()
 		return nil, fmt.Errorf("%w on %s: %w", ErrStart, config.DataDir, err)
 	}
@@ -136,14 +132,10 @@ func start(config Config, libraryPath string, held *folder) (*Engine, error) {
 	return engine, nil
 }
 
-// bringUp starts the engine itself, on a quiet thread, and everything of it that lives on.
+// bringUp starts the engine itself and tries what it must do.
 func (e *Engine) bringUp() (err error) {
 	if e.anchor, err = e.lib.startEngine(e.arguments); err != nil {
 		return fmt.Errorf("%w; what it wrote to standard error says why", err)
-	}
-	// The threads that merge begin with the first table of their kind. Without it they begin with somebody's, at a usual priority.
-	if err := e.command("CREATE TEMPORARY TABLE first (nothing UInt8) ENGINE = MergeTree ORDER BY nothing"); err != nil {
-		e.log.Warn("ClickHouse's merges will not yield, and may hold up answers", "error", err)
 	}
 	if err = e.introduce(); err != nil {
 		e.anchor.close()
@@ -239,7 +231,6 @@ func (e *Engine) close() error {
 	if !idle {
 		return fmt.Errorf("close the ClickHouse engine on %s: %w", e.config.DataDir, ErrBusy)
 	}
-	e.quiet.stop()
 	e.anchor.close()
 	err := e.folder.release()
 	processEngine.Store(false)

@@ -26,13 +26,14 @@ const (
 
 	// filesMax is how many files the engine may have open, if this process may have as many.
 	filesMax = 16384
-	// statementsTimeout is how long statements that run may go on after the parent has said end.
+	// statementsTimeout is how long statements that run may continue after the parent has asked for the end.
 	statementsTimeout = 8 * time.Second
 )
 
 // Serve is the child: it runs the engine until the parent wants an end. What goes wrong is the parent's to report.
 func Serve() error {
-	// A terminal and a service manager send their signals to this process too, while the parent still needs it.
+	// A terminal and a service manager send their signals to this process too, while the parent still needs it. What kills the group
+	// kills both.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM)
 	conn, err := fileConn(os.NewFile(controlFile, "control"))
 	if err != nil {
@@ -87,7 +88,7 @@ func serve(ctx context.Context, control *controlled, handed *handoff, given sett
 		return err
 	}
 	defer func() { err = errors.Join(err, engine.Close()) }()
-	server, err := chdb.NewServer(chdb.ServerConfig{Listener: listener, Owner: handed, ShutdownTimeout: statementsTimeout}, engine)
+	server, err := chdb.NewServer(chdb.ServerConfig{Listener: listener, Owner: handed}, engine)
 	if err != nil {
 		return err
 	}
@@ -98,13 +99,14 @@ func serve(ctx context.Context, control *controlled, handed *handoff, given sett
 	return server.Run(ctx)
 }
 
-// limitFiles lowers the limit of this process to filesMax.
+// limitFiles lowers the limit of this process to filesMax. The hard limit as well, since the engine raises the other to it.
 func limitFiles() error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("ask for the limit of open files: %w", err)
 	}
-	limit.Cur = min(limit.Max, filesMax)
+	limit.Max = min(limit.Max, filesMax)
+	limit.Cur = limit.Max
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("set the limit of open files to %d: %w", limit.Cur, err)
 	}

@@ -21,7 +21,8 @@ const (
 	// landlockConnections is the first one that can forbid connections (Linux 6.7).
 	landlockConnections = 4
 
-	// niceness of all of the engine's process, so that what answers sends comes first where cores are short. See docs/adr/0011.
+	// niceness of all of the engine's process, so that what answers sends comes first when cores are short: a thread with 5 then gets a
+	// third of what others get (weights of 335 and 1024, sched_prio_to_weight in Linux's kernel/sched/core.c). docs/adr/0011 compares values.
 	niceness = 5
 )
 

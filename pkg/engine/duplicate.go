@@ -2,7 +2,6 @@ package engine
 
 import (
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +14,3 @@ func duplicate(fd uintptr) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(other), "listener"), nil
 }
-
-// processAttributes keep the signals of a terminal from the child.
-func processAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

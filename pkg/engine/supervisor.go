@@ -359,7 +359,6 @@ func (s *Supervisor) spawn() (*child, error) {
 	defer func() { _ = nothing.Close() }()
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = nothing, os.Stderr, os.Stderr
 	c.cmd.ExtraFiles = []*os.File{theirs, s.listener}
-	c.cmd.SysProcAttr = processAttributes()
 	warning, err := start(c.cmd, s.settings.DataDir, s.settings.LibraryPath)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start a process for ClickHouse: %w", err), ours.Close())
