@@ -50,7 +50,7 @@ type Engine struct {
 
 	queries  *limiter
 	inserts  *limiter
-	readers  *limiter // Statements of clients without a password.
+	readers  *limiter     // Statements of clients without a password.
 	spooled  atomic.Int64 // Bytes of inserts on disk.
 	finished atomic.Int64 // Statements that have ended, for the maintenance to see whether there was any.
 

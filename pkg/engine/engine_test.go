@@ -163,7 +163,7 @@ func TestPassword(t *testing.T) {
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 	password, err := os.ReadFile(path)
 	require.NoError(t, err)
-	const create = "CREATE TABLE product.made (a UInt8) ENGINE = Memory"
+	const create = "CREATE TABLE product.made (a UInt8) ENGINE = MergeTree ORDER BY a"
 	status, _, err := ask(t.Context(), http.DefaultClient, b.Addr(), create)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusForbidden, status)
@@ -171,11 +171,27 @@ func TestPassword(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status, body)
 
-	require.NoError(t, os.Chmod(path, 0o640))
-	second := b.config
-	second.DataDir, second.Registerer = b.config.DataDir, prometheus.NewRegistry()
-	_, err = engine.Start(second)
-	require.ErrorContains(t, err, "can be read by others")
+	// What an operator writes into the file counts, also if others could read it, which ends.
+	require.NoError(t, b.Close())
+	require.NoError(t, os.WriteFile(path, []byte("chosen\n"), 0o600))
+	require.NoError(t, os.Chmod(path, 0o644))
+	again := setup(t, func(c *engine.Config) { c.DataDir = b.config.DataDir })
+	require.Contains(t, again.log.String(), "password of ClickHouse could be read by others")
+	info, err = os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	status, body, err = ask(t.Context(), http.DefaultClient, engine.User+":chosen@"+again.Addr(), "DROP TABLE product.made")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, status, body)
+}
+
+// An empty password is refused: it would let everyone in.
+func TestEmptyPassword(t *testing.T) {
+	t.Parallel()
+	c := config(t.TempDir())
+	require.NoError(t, os.WriteFile(filepath.Join(c.DataDir, engine.PasswordFile), []byte("\n"), 0o600))
+	_, err := engine.Start(c)
+	require.ErrorContains(t, err, "is empty; remove it to have another made")
 }
 
 // A second engine on the folder, and a folder that cannot be made, are errors of the start.

@@ -4,14 +4,15 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 )
 
-// loadPassword reads the password of the owner from the file, or makes one and writes it there, readable for this user alone. It is made
-// whole under another name first, so that no start finds half of one.
-func loadPassword(path string) (string, error) {
+// loadPassword reads the password of the owner from the file, or makes one and writes it there, readable for this user alone. It is
+// written to another name first, so that no start finds half of one. A file that others can read, a copied one say, is taken from them.
+func loadPassword(path string, log *slog.Logger) (string, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return makePassword(path)
@@ -19,8 +20,11 @@ func loadPassword(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the password of ClickHouse: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("read the password of ClickHouse: %s can be read by others (mode %o); run chmod 600 on it, or remove it to have another made", path, info.Mode().Perm())
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		if err := os.Chmod(path, 0o600); err != nil {
+			return "", fmt.Errorf("take the password of ClickHouse from others who can read it (mode %o): %w; make the file this user's, or remove it to have another made", mode, err)
+		}
+		log.Warn("password of ClickHouse could be read by others and no longer can; remove the file before a start to have another made", "file", path, "mode", fmt.Sprintf("%o", mode))
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -47,5 +51,17 @@ func makePassword(path string) (string, error) {
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("keep the password of ClickHouse in %s: %w", path, err), os.Remove(file.Name()))
 	}
+	if err := syncFolder(filepath.Dir(path)); err != nil {
+		return "", fmt.Errorf("keep the password of ClickHouse in %s: %w", path, err)
+	}
 	return password, nil
+}
+
+// syncFolder makes the names in a folder outlast a power failure.
+func syncFolder(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err //nolint:wrapcheck // names the folder
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }

@@ -30,8 +30,8 @@ const (
 	// folderName is the engine's folder in the data folder.
 	folderName = "clickhouse"
 
-	// startPatience is how long Start waits for the engine. A longer start goes on beside what else is started.
-	startPatience = 15 * time.Second
+	// startPatience is how long Start waits for the engine. What is started after it compares its logs with the rows, so it waits long.
+	startPatience = time.Minute
 	// pauseMin and pauseMax bound the pause before the engine is started again. It doubles each time, and is pauseMin after the engine was
 	// up for steadyAfter.
 	pauseMin    = 100 * time.Millisecond
@@ -104,7 +104,7 @@ func Start(config Config) (*Supervisor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the data folder: %w", err)
 	}
-	password, err := loadPassword(filepath.Join(config.DataDir, PasswordFile))
+	password, err := loadPassword(filepath.Join(config.DataDir, PasswordFile), config.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +155,7 @@ func (s *Supervisor) awaitFirst() error {
 	case err := <-s.first:
 		return err
 	case <-timer.C:
-		s.log.Warn("ClickHouse engine is still starting; everything else is started meanwhile", "waited", startPatience)
+		s.log.Warn("ClickHouse engine is still starting; starting everything else", "waited", startPatience)
 		return nil
 	}
 }

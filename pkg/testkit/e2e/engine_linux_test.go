@@ -81,25 +81,3 @@ func TestEndToEndEngineKills(t *testing.T) {
 	require.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH, "process %d", pid)
 	t.Logf("%d sends, %d kills", len(records), kills)
 }
-
-// TestEndToEndEngineCannotStart damages what the embedded ClickHouse needs. Sends are answered all the same, and become rows when that is
-// mended, without a restart.
-func TestEndToEndEngineCannotStart(t *testing.T) {
-	t.Parallel()
-	up := newUp(t, "--flush-interval=100ms")
-	metadata := filepath.Join(up.dataDir, "clickhouse", "engine", "metadata")
-	require.NoError(t, os.MkdirAll(metadata, 0o750))
-	damaged := filepath.Join(metadata, "broken.sql")
-	require.NoError(t, os.WriteFile(damaged, []byte("this is no SQL"), 0o600))
-	up.Launch()
-	up.awaitNotReady(t, "the embedded ClickHouse is not running")
-	load := startLoad(t, up.api, loadConfig{seed: newSeed(t)})
-	load.await(500)
-	records := load.finish()
-	require.NoError(t, os.Remove(damaged))
-	up.awaitReady(t)
-	table := embeddedTable(t, up)
-	table.await(t, len(records))
-	require.Contains(t, up.Output(), "ClickHouse engine ended; starting it again")
-	require.Equal(t, 0, up.Stop())
-}

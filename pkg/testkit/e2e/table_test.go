@@ -13,7 +13,6 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendhouse/sendhouse/pkg/engine"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
@@ -55,10 +54,10 @@ func (r *row) targets() []any {
 	}
 }
 
-// embeddedTable reads the table of the embedded engine.
+// embeddedTable reads the table of the embedded engine, which has been launched once.
 func embeddedTable(t *testing.T, h *house) *table {
 	t.Helper()
-	return &table{name: "sendhouse.messages", conn: open(t, "http://"+engine.User+":"+h.password(t)+"@"+h.clickHouse+"/default")}
+	return &table{name: "sendhouse.messages", conn: open(t, h.ownerDSN(t))}
 }
 
 // serverTable reads the table of Debian's server. It has no deduplication tokens, so an insert whose
