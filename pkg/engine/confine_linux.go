@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -58,12 +59,26 @@ func start(cmd *exec.Cmd, dataDir, libraryPath string) (warning, err error) {
 	if ruleset >= 0 {
 		defer func() { _ = syscall.Close(ruleset) }()
 	}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // Never unlocked: the thread ends here.
-		started <- startRestricted(cmd, ruleset, flags)
-	}()
+	started := make(chan error, 1)
+	go onThreadThatEnds(func() { started <- startRestricted(cmd, ruleset, flags) })
 	return warning, <-started
+}
+
+// onThreadThatEnds runs f on a thread that ends with it. The main thread would not end, and tools show its priority as the process's.
+func onThreadThatEnds(f func()) {
+	runtime.LockOSThread() // Not unlocked after f: so the thread ends with the goroutine.
+	if unix.Gettid() != os.Getpid() {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		f()
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 // startRestricted lowers the priority of this thread, restricts it by the ruleset, if it is not negative, and starts the program from it.

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 // What the roles of the engine leave open to the owner, the kernel refuses: other files, programs and connections.
@@ -68,4 +71,55 @@ func TestNoFilesLeft(t *testing.T) {
 		status, body = b.own(t, "SELECT count() FROM product.t")
 	}
 	require.Equal(t, http.StatusOK, status, strings.TrimSpace(body))
+}
+
+// The engine yields to this process, as a whole, and has a limit of files that it cannot raise.
+func TestPriorityAndLimits(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	child := b.child(t)
+	own, err := unix.Getpriority(unix.PRIO_PROCESS, os.Getpid())
+	require.NoError(t, err)
+	nice, err := unix.Getpriority(unix.PRIO_PROCESS, child)
+	require.NoError(t, err)
+	require.Equal(t, 5, own-nice) // The system call returns 20 less nice.
+	var files unix.Rlimit
+	require.NoError(t, unix.Prlimit(child, unix.RLIMIT_NOFILE, nil, &files))
+	require.LessOrEqual(t, files.Cur, uint64(16384))
+	require.Equal(t, files.Cur, files.Max)
+}
+
+// Merges and the removal of what they have replaced leave no threads behind by the hundred.
+func TestFewThreads(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, sql := range []string{
+		"CREATE DATABASE product",
+		"CREATE TABLE product.t (a UInt64) ENGINE = MergeTree ORDER BY a PARTITION BY a % 4 SETTINGS old_parts_lifetime = 0, cleanup_delay_period = 1, " +
+			"max_cleanup_delay_period = 1, cleanup_delay_period_random_add = 0, merge_tree_clear_old_parts_interval_seconds = 1",
+		"SYSTEM STOP MERGES product.t",
+	} {
+		status, body := b.own(t, sql)
+		require.Equal(t, http.StatusOK, status, body)
+	}
+	for n := range 40 {
+		b.own(t, fmt.Sprintf("INSERT INTO product.t SELECT number + %d FROM numbers(4)", n))
+	}
+	before := threadsOf(t, b.child(t))
+	b.own(t, "SYSTEM START MERGES product.t")
+	b.own(t, "OPTIMIZE TABLE product.t FINAL")
+	testkit.WaitFor(t, backTimeout, "the old parts to be removed", func(context.Context) error {
+		if _, parts := b.own(t, "SELECT count() FROM system.parts WHERE table = 't'"); parts != "4\n" {
+			return fmt.Errorf("there are %s", strings.TrimSpace(parts))
+		}
+		return nil
+	})
+	require.Less(t, threadsOf(t, b.child(t)), before+20)
+}
+
+func threadsOf(t *testing.T, pid int) int {
+	t.Helper()
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	require.NoError(t, err)
+	return len(threads)
 }
