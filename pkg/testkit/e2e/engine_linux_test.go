@@ -16,8 +16,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
-// engineKillsVariable asks for more kills than the usual three: SENDHOUSE_TEST_ENGINE_KILLS=20 go test -run …
-const engineKillsVariable = "SENDHOUSE_TEST_ENGINE_KILLS"
+// engineKillsVariable asks for more kills than the usual three: TEST_ENGINE_KILLS=20 go test -run …
+const engineKillsVariable = "TEST_ENGINE_KILLS"
 
 // enginePID is the process of the embedded ClickHouse.
 func enginePID(up *house) (int, error) {
