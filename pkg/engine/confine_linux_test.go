@@ -1,13 +1,18 @@
 package engine_test
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -115,6 +120,42 @@ func TestFewThreads(t *testing.T) {
 		return nil
 	})
 	require.Less(t, threadsOf(t, b.child(t)), before+20)
+}
+
+// A program that is updated in its place while it runs starts its engine again from what it runs itself.
+func TestReplacedProgram(t *testing.T) {
+	t.Parallel()
+	dir, program := t.TempDir(), filepath.Join(t.TempDir(), "program")
+	self, err := os.Executable()
+	require.NoError(t, err)
+	content, err := os.ReadFile(self)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(program, content, 0o755))
+	parent := exec.CommandContext(t.Context(), program, parentCommand, dir)
+	output, err := parent.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, parent.Start())
+	defer func() {
+		require.NoError(t, parent.Process.Kill())
+		_ = parent.Wait() // It was killed.
+	}()
+	line, err := bufio.NewReader(output).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", line)
+	before, err := os.ReadFile(filepath.Join(dir, "clickhouse", "lock"))
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(program))
+	require.NoError(t, os.WriteFile(program, []byte("#!/bin/false\n"), 0o755))
+	pid, err := strconv.Atoi(strings.TrimSpace(string(before)))
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	testkit.WaitFor(t, backTimeout, "another engine", func(context.Context) error {
+		now, err := os.ReadFile(filepath.Join(dir, "clickhouse", "lock"))
+		if err == nil && string(now) == string(before) {
+			err = errors.New("it is the same")
+		}
+		return err
+	})
 }
 
 func threadsOf(t *testing.T, pid int) int {

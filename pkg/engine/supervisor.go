@@ -335,7 +335,7 @@ type child struct {
 
 // spawn starts the process and sends it its settings.
 func (s *Supervisor) spawn() (*child, error) {
-	program, err := os.Executable()
+	program, err := ownProgram()
 	if err != nil {
 		return nil, fmt.Errorf("find the program to start ClickHouse from: %w", err)
 	}
@@ -372,6 +372,23 @@ func (s *Supervisor) spawn() (*child, error) {
 		return nil, errors.Join(err, c.cmd.Wait(), ours.Close())
 	}
 	return c, nil
+}
+
+// ownProgram is the file that this process runs, also when another one has been put in its place, as an update does.
+func ownProgram() (string, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", err //nolint:wrapcheck // the caller's to say what for
+	}
+	const running = "/proc/self/exe"
+	ours, err := os.Stat(running)
+	if err != nil {
+		return path, nil // As on systems other than Linux.
+	}
+	if there, err := os.Stat(path); err != nil || !os.SameFile(ours, there) {
+		return running, nil
+	}
+	return path, nil
 }
 
 // childEnvironment is what of this process's environment the child needs. The rest may hold secrets, which SQL could read.
