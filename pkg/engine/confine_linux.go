@@ -30,9 +30,10 @@ const (
 // start starts the program at a lower priority and in a Landlock domain. The warning says what the kernel cannot confine; nil: nothing.
 //
 // A domain is a thread's and what it starts inherits it. The library that loads libchdb makes Go believe that it uses cgo, so that a
-// running process cannot restrict all of its threads; so one thread of the parent, which ends with it, restricts itself and starts
-// the child.
-func start(cmd *exec.Cmd, dataDir, libraryPath string) (warning, err error) {
+// running process cannot restrict all of its threads; so one thread of the parent restricts itself and starts the child. It stays until
+// ended is closed, which the caller does when the child has ended: the kernel kills the child when that thread ends, and so when the
+// parent does.
+func start(cmd *exec.Cmd, dataDir, libraryPath string, ended <-chan struct{}) (warning, err error) {
 	// The C library finds a thread's stack in /proc/self, which is another folder in each process, so /proc is open as a whole.
 	rules := []landlock.Rule{
 		landlock.RWDirs(dataDir).WithRefer(),
@@ -59,8 +60,15 @@ func start(cmd *exec.Cmd, dataDir, libraryPath string) (warning, err error) {
 	if ruleset >= 0 {
 		defer func() { _ = syscall.Close(ruleset) }()
 	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error, 1)
-	go onThreadThatEnds(func() { started <- startRestricted(cmd, ruleset, flags) })
+	go onThreadThatEnds(func() {
+		err := startRestricted(cmd, ruleset, flags)
+		started <- err
+		if err == nil {
+			<-ended
+		}
+	})
 	return warning, <-started
 }
 
@@ -71,13 +79,13 @@ func onThreadThatEnds(f func()) {
 		f()
 		return
 	}
-	done := make(chan struct{})
+	another := make(chan struct{})
 	go func() {
-		defer close(done)
 		runtime.LockOSThread()
+		close(another)
 		f()
 	}()
-	<-done
+	<-another
 	runtime.UnlockOSThread()
 }
 

@@ -6,7 +6,7 @@
 // 0.1 s to 5 s, until Close. While there is no child, connections to the address get status 503 with ClickHouse's exception 236, Dial
 // fails, and Check says why. Whatever ends the child (a crash, the kernel's killer, no more file descriptors) ends nothing else.
 //
-// If this process ends, however it does, the child ends at once.
+// If this process ends, however it does, the child ends at once: by the end of their pair of sockets, and on Linux the kernel kills it.
 //
 // # How they talk
 //

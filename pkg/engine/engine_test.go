@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -245,6 +246,11 @@ func TestKilledParentLeavesNoChild(t *testing.T) {
 	require.Equal(t, "ready\n", line)
 	holder, err := os.ReadFile(filepath.Join(dir, "clickhouse", "lock"))
 	require.NoError(t, err)
+	if runtime.GOOS == "linux" { // The kernel kills it: it need not notice anything itself.
+		pid, err := strconv.Atoi(strings.TrimSpace(string(holder)))
+		require.NoError(t, err)
+		require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	}
 	require.NoError(t, parent.Process.Kill())
 	_ = parent.Wait() // It was killed.
 	b := setup(t, func(c *engine.Config) { c.DataDir = dir })

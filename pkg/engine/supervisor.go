@@ -256,6 +256,7 @@ func (s *Supervisor) once(ctx context.Context) (up time.Duration, final bool, er
 		s.setUp(child.control)
 	})
 	err = child.cmd.Wait()
+	close(child.ended)
 	_ = child.control.conn.Close() // Nothing more is written to it.
 	if !ready.IsZero() {
 		up = time.Since(ready)
@@ -331,6 +332,7 @@ func (s *Supervisor) goAway() (err error) {
 type child struct {
 	cmd     *exec.Cmd
 	control *controller
+	ended   chan struct{} // Closed when the process has ended.
 }
 
 // spawn starts the process and sends it its settings.
@@ -348,7 +350,7 @@ func (s *Supervisor) spawn() (*child, error) {
 	if !ok {
 		return nil, fmt.Errorf("start ClickHouse: a pair of sockets is of type %T", ours)
 	}
-	c := &child{control: &controller{conn: conn}}
+	c := &child{control: &controller{conn: conn}, ended: make(chan struct{})}
 	c.cmd = exec.Command(program, Command) //nolint:noctx // end ends it
 	c.cmd.Env = childEnvironment()
 	c.cmd.Dir = s.settings.DataDir
@@ -359,7 +361,7 @@ func (s *Supervisor) spawn() (*child, error) {
 	defer func() { _ = nothing.Close() }()
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = nothing, os.Stderr, os.Stderr
 	c.cmd.ExtraFiles = []*os.File{theirs, s.listener}
-	warning, err := start(c.cmd, s.settings.DataDir, s.settings.LibraryPath)
+	warning, err := start(c.cmd, s.settings.DataDir, s.settings.LibraryPath, c.ended)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start a process for ClickHouse: %w", err), ours.Close())
 	}
@@ -369,7 +371,9 @@ func (s *Supervisor) spawn() (*child, error) {
 	}
 	if err := c.control.sendSettings(s.settings); err != nil {
 		_ = c.cmd.Process.Kill()
-		return nil, errors.Join(err, c.cmd.Wait(), ours.Close())
+		err = errors.Join(err, c.cmd.Wait(), ours.Close())
+		close(c.ended)
+		return nil, err
 	}
 	return c, nil
 }
