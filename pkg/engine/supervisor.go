@@ -384,13 +384,11 @@ func ownProgram() (string, error) {
 	if err != nil {
 		return "", err //nolint:wrapcheck // the caller's to say what for
 	}
-	const running = "/proc/self/exe"
-	ours, err := os.Stat(running)
-	if err != nil {
-		return path, nil // As on systems other than Linux.
-	}
-	if there, err := os.Stat(path); err != nil || !os.SameFile(ours, there) {
-		return running, nil
+	const running = "/proc/self/exe" // There is none on systems other than Linux.
+	ours, noProc := os.Stat(running)
+	there, gone := os.Stat(path)
+	if noProc == nil && (gone != nil || !os.SameFile(ours, there)) {
+		path = running
 	}
 	return path, nil
 }
