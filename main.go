@@ -29,6 +29,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/engine"
 	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
@@ -99,6 +100,9 @@ func main() {
 
 // run is main with its surroundings as arguments; it gives the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 1 && args[0] == engine.Command {
+		return runEngine(stderr)
+	}
 	var c cli
 	empty := config.EmptyVariables()
 	chosen, err := config.Parse(args, &c, kong.Description(description), kong.Writers(stdout, stderr), kong.UsageOnError())
@@ -138,6 +142,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
+// runEngine is the process of the embedded ClickHouse, which `up` starts. It has no flags, so it does without the parser's memory.
+func runEngine(stderr io.Writer) int {
+	if err := engine.Serve(); err != nil {
+		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
+		return 1
+	}
+	return 0
+}
+
 // oneLine keeps joined errors on one line, where an operator and a log collector
 // look for them, and credentials out of it.
 func oneLine(err error) string { return config.RedactText(strings.ReplaceAll(err.Error(), "\n", "; ")) }
@@ -158,12 +171,12 @@ type upCommand struct {
 
 // Run wires everything in one process:
 //
-//	              ┌────────────── this process ───────────────┐
-//	producers ──▶ │ ingest ──▶ NATS ◀──▶ sequencer            │
-//	              │   │         │                             │
-//	              │   │         └──────▶ writer ──▶ ClickHouse│ ◀── curl, Grafana
-//	              │   └──▶ history ◀───────────────────┘      │
-//	              └─ admin ───────────────────────────────────┘
+//	              ┌────────────── this process ───┐
+//	producers ──▶ │ ingest ──▶ NATS ◀──▶ sequencer│
+//	              │   │         │                 │    its child
+//	              │   │         └──────▶ writer ──┼─▶ ClickHouse ◀── curl, Grafana
+//	              │   └──▶ history ◀──────────────┼────────┘
+//	              └─ admin ───────────────────────┘
 //
 // Services start in the order in which they are added and stop in the reverse one:
 // ingest first, when every request is answered; the servers last.
@@ -180,11 +193,11 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 			if err := c.Writer.CheckEmbedded(); err != nil {
 				return err
 			}
-			dsn, err := p.StartClickHouse(filepath.Join(c.DataDir, "clickhouse"), c.ClickHouseAddr.String())
+			dsn, dial, err := p.StartClickHouse(c.DataDir, c.ClickHouseAddr.String())
 			if err != nil {
 				return err
 			}
-			c.Writer.ClickHouseDSN = dsn
+			c.Writer.ClickHouseDSN, c.Writer.ClickHouseDial = dsn, dial
 		}
 		if c.URL == "" {
 			if err := p.StartNATS(c.DataDir, c.NATSAddr.String()); err != nil {

@@ -28,10 +28,18 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/openapi"
 	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/engine"
 	"github.com/sendhouse/sendhouse/pkg/process"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
 	"github.com/sendhouse/sendhouse/writer/history"
 )
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == engine.Command { // As the process of the embedded ClickHouse.
+		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
 
 // metricsPage lists every metric; see TestMetricsAreDocumented.
 const metricsPage = "docs/operations.md"

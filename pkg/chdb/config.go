@@ -44,10 +44,14 @@ type Config struct {
 	// SpoolBytesMax bounds the data of all inserts that are on their way in, on disk. Default 4 GiB.
 	SpoolBytesMax int64
 
-	// User and Password are what a client must give, where Password is not empty. User is "default" by default.
+	// User and Password are what a client must give for all rights. User is "default" by default. Without a password every client has all
+	// rights, those of table functions that reach files and networks included; with one, no client has those.
 	User, Password string
-	// Hosts are the names by which requests may ask for the engine if there is no password.
+	// Hosts are the names by which requests without a password may ask for the engine.
 	Hosts guard.Hosts
+	// ReaderDatabase, which needs a password, is the database that clients on this machine may read without one, beside the system
+	// tables. Empty: without the password nothing may be read.
+	ReaderDatabase string
 
 	// Settings are query-level settings of ClickHouse that hold unless a client sets them otherwise.
 	Settings map[string]string
@@ -107,8 +111,11 @@ func (c Config) validate() error {
 			problems = append(problems, fmt.Errorf("%s is negative: %d", name, value))
 		}
 	}
-	if _, err := guard.New(c.keeper()); err != nil {
+	if _, err := guard.New(guard.Config{Hosts: c.Hosts}); err != nil {
 		problems = append(problems, err)
+	}
+	if c.ReaderDatabase != "" && (c.Password == "" || !settingName.MatchString(c.ReaderDatabase) || strings.Contains(c.ReaderDatabase, ".")) {
+		problems = append(problems, fmt.Errorf("database of readers %q must be a plain name, beside a password", c.ReaderDatabase))
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Settings)) {
 		if !settingName.MatchString(name) {
@@ -120,9 +127,6 @@ func (c Config) validate() error {
 	}
 	return nil
 }
-
-// keeper describes the HTTP interface to the guard. A page that knows the password may use it under any name.
-func (c Config) keeper() guard.Config { return guard.Config{Hosts: c.Hosts, AnyHost: c.Password != ""} }
 
 // querySettings are the settings that each connection starts with. The engine's own defaults are those of the command-line tool
 // clickhouse-local; these make it behave as a server does, and bound it.
@@ -142,7 +146,7 @@ func (c Config) querySettings() settings {
 
 // serverXML is the configuration of the engine. Without one of its own, the engine would take ./config.xml or one in the home folder.
 // The caches are bounds, not allocations: the defaults are for a server with the machine to itself.
-func (c Config) serverXML() string {
+func (c Config) serverXML(usersPath string) string {
 	const mebibyte = 1 << 20
 	var text strings.Builder
 	text.WriteString("<!-- Written anew at each start. -->\n<clickhouse>\n")
@@ -166,8 +170,17 @@ func (c Config) serverXML() string {
 		{"compiled_expression_cache_size", 16 * mebibyte},
 		{"background_pool_size", 2},
 		{"background_schedule_pool_size", 2},
+		// Threads of parts that are loaded at a start and removed after merges, 64 and 128 by default. Those stay, with files of their own.
+		{"max_active_parts_loading_thread_pool_size", 4},
+		{"max_outdated_parts_loading_thread_pool_size", 2},
+		{"max_unexpected_parts_loading_thread_pool_size", 2},
+		{"max_parts_cleaning_thread_pool_size", 2},
+		{"max_thread_pool_free_size", 16},
 	} {
 		fmt.Fprintf(&text, "    <%s>%v</%s>\n", entry.name, entry.value, entry.name)
+	}
+	if c.Password != "" {
+		fmt.Fprintf(&text, "    <users_config>%s</users_config>\n", xmlText(usersPath))
 	}
 	// Defaults of tables. Nobody asks for statistics of columns, and they took a tenth of what an insert costs. Parts of less than this, as all
 	// inserts make them, are a few files and not a few for each column.
@@ -175,4 +188,8 @@ func (c Config) serverXML() string {
 	fmt.Fprintf(&text, "        <min_bytes_for_wide_part>%d</min_bytes_for_wide_part>\n    </merge_tree>\n", 64*mebibyte)
 	text.WriteString("</clickhouse>\n")
 	return text.String()
+}
+
+func xmlText(text string) string {
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
 }

@@ -16,14 +16,16 @@
 //
 // # What differs from a server
 //
-// There is one user. There are no sessions (session_id), no external tables (multipart forms), no INTO OUTFILE and FROM INFILE, and no
+// There are two kinds of clients. With a password set, its owner may do everything but what reaches files and networks, and clients on this
+// machine may read one database (Config.ReaderDatabase) without it; see access.go. There is neither ClickHouse's native protocol nor /play,
+// which libchdb does not have. There are no sessions (session_id), no external tables (multipart forms), no INTO OUTFILE and FROM INFILE, and no
 // input() table function: each is refused with an exception that says so. GET is read-only, as on a server. async_insert is off unless a
 // client asks for it. KILL QUERY finds a query by its log_comment, which ends with its query_id; the engine's own query_id is another.
-// Anyone who may send SQL may read files with file(), so the listener is for this machine unless a password is set.
+// Without a password anyone who may send SQL may read files with file(), so the listener is for this machine alone then. With one, the function
+// file(), which no grant covers, is left to the owner; pkg/engine confines the process as well.
 //
 // # Neighbours
 //
 // When the disk is full, inserts fail with ClickHouse's exception and reads go on. When memory runs out, the query that asks for more fails
-// with code 241. When too many queries come at once, they wait a moment and then get code 202 with HTTP status 503. When cores are short,
-// inserts and merges get a third of the share of a thread that does anything else in the process (nice 5, on Linux).
+// with code 241. When too many queries come at once, they wait a moment and then get code 202 with HTTP status 503.
 package chdb

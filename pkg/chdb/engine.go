@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/sendhouse/sendhouse/pkg/chdb/internal/library"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
@@ -45,11 +44,13 @@ type Engine struct {
 	version   string
 	timezone  string
 
+	readable bool // Clients may read without a password.
+
 	anchor *connection // Keeps the engine alive between statements.
 
 	queries  *limiter
 	inserts  *limiter
-	quiet    *quietThreads
+	readers  *limiter     // Statements of clients without a password.
 	spooled  atomic.Int64 // Bytes of inserts on disk.
 	finished atomic.Int64 // Statements that have ended, for the maintenance to see whether there was any.
 
@@ -76,9 +77,9 @@ func Open(config Config) (*Engine, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	path, err := library.Locate(config.LibraryPath)
+	path, err := LibraryPath(config.LibraryPath)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrLibrary, err)
+		return nil, err
 	}
 	if !processEngine.CompareAndSwap(false, true) {
 		return nil, ErrAlreadyOpen
@@ -104,8 +105,10 @@ func open(config Config, libraryPath string) (*Engine, error) {
 }
 
 func start(config Config, libraryPath string, held *folder) (*Engine, error) {
-	if err := os.WriteFile(held.configPath, []byte(config.serverXML()), 0o640); err != nil {
-		return nil, folderError(config.DataDir, err)
+	for path, text := range map[string]string{held.configPath: config.serverXML(held.usersPath), held.usersPath: config.usersXML()} {
+		if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
+			return nil, folderError(config.DataDir, err)
+		}
 	}
 	lib, err := load(libraryPath)
 	if err != nil {
@@ -116,13 +119,11 @@ func start(config Config, libraryPath string, held *folder) (*Engine, error) {
 		arguments: []string{"--path=" + held.enginePath, "--config-file=" + held.configPath},
 		queries:   newLimiter(config.QueriesMax, config.QueueTimeout),
 		inserts:   newLimiter(config.InsertsMax, config.QueueTimeout),
+		readers:   newLimiter(max(1, config.QueriesMax/readerShare), config.QueueTimeout),
 		quit:      make(chan struct{}),
 	}
 	engine.ending, engine.endStatements = context.WithCancel(context.Background())
-	engine.quiet = startQuiet(config.InsertsMax, config.Logger)
-	engine.quiet.do(func() { err = engine.bringUp() })
-	if err != nil {
-		engine.quiet.stop()
+	if err := engine.bringUp(); err != nil {
 		engine.endStatements()
 		return nil, fmt.Errorf("%w on %s: %w", ErrStart, config.DataDir, err)
 	}
@@ -131,19 +132,23 @@ func start(config Config, libraryPath string, held *folder) (*Engine, error) {
 	return engine, nil
 }
 
-// bringUp starts the engine itself, on a quiet thread, and everything of it that lives on.
+// bringUp starts the engine itself and tries what it must do.
 func (e *Engine) bringUp() (err error) {
 	if e.anchor, err = e.lib.startEngine(e.arguments); err != nil {
 		return fmt.Errorf("%w; what it wrote to standard error says why", err)
 	}
-	// The threads that merge begin with the first table of their kind. Without it they begin with somebody's, at a usual priority.
-	if err := e.command("CREATE TEMPORARY TABLE first (nothing UInt8) ENGINE = MergeTree ORDER BY nothing"); err != nil {
-		e.log.Warn("ClickHouse's merges will not yield, and may hold up answers", "error", err)
-	}
 	if err = e.introduce(); err != nil {
 		e.anchor.close()
+		return err
 	}
-	return err
+	if e.config.ReaderDatabase != "" {
+		if err := e.proveReaders(); err != nil {
+			e.log.Error("ClickHouse does not refuse what it must, so nothing can be read without the password", "error", err)
+		} else {
+			e.readable = true
+		}
+	}
+	return nil
 }
 
 // introduce asks the engine who it is, which also shows that it answers, and tries the default settings, which an operator may have given.
@@ -226,7 +231,6 @@ func (e *Engine) close() error {
 	if !idle {
 		return fmt.Errorf("close the ClickHouse engine on %s: %w", e.config.DataDir, ErrBusy)
 	}
-	e.quiet.stop()
 	e.anchor.close()
 	err := e.folder.release()
 	processEngine.Store(false)

@@ -32,6 +32,7 @@ const (
 	codeUnknownFormat       = 73
 	codeUnknownCompression  = 89
 	codeCannotWrite         = 75
+	codeReadonly            = 164
 	codeTooManyQueries      = 202
 	codeNetworkError        = 210
 	codeQueryTooLarge       = 229
@@ -42,6 +43,7 @@ const (
 	codeOutfileNotAllowed   = 358
 	codeQueryWasCancelled   = 394
 	codeBadRequestParameter = 408
+	codeAccessDenied        = 497
 	codeAuthenticationFail  = 516
 )
 
@@ -100,6 +102,7 @@ func httpStatuses() map[int]int {
 		192:                    http.StatusForbidden, // UNKNOWN_USER
 		193:                    http.StatusForbidden, // WRONG_PASSWORD
 		512:                    http.StatusForbidden, // SET_NON_GRANTED_ROLE
+		codeAccessDenied:       http.StatusForbidden,
 		codeAuthenticationFail: http.StatusForbidden,
 	}
 	for _, code := range []int{46, 47, 50, 56, 60, 63, codeUnknownFormat, 78, 81, 115, 152, 336, 511} { // UNKNOWN_…

@@ -14,6 +14,7 @@ import (
 type folder struct {
 	enginePath string // What ClickHouse calls its path.
 	configPath string
+	usersPath  string
 	spoolPath  string // The data of inserts on their way in.
 	lock       *os.File
 }
@@ -28,10 +29,11 @@ func openFolder(path string, log *slog.Logger) (*folder, error) {
 	held := &folder{
 		enginePath: filepath.Join(path, "engine"),
 		configPath: filepath.Join(path, "engine.xml"),
+		usersPath:  filepath.Join(path, "users.xml"),
 		spoolPath:  filepath.Join(path, "spool"),
 	}
-	if err := os.MkdirAll(path, 0o750); err != nil {
-		return nil, folderError(path, err)
+	if err := MakeFolder(path); err != nil {
+		return nil, err
 	}
 	if held.lock, err = lockFolder(path, log); err != nil {
 		return nil, err

@@ -29,8 +29,8 @@ const childRole = "SENDHOUSE_CHDB_TEST_CHILD"
 const childConfig = "SENDHOUSE_CHDB_TEST_CONFIG"
 
 type childSettings struct {
-	DataDir     string
-	LibraryPath string
+	DataDir, LibraryPath     string
+	Password, ReaderDatabase string
 }
 
 // runChild plays the role and returns the exit status.
@@ -47,7 +47,7 @@ func runChild(role string) int {
 		return 2
 	}
 	config := chdb.Config{
-		DataDir: given.DataDir, LibraryPath: given.LibraryPath,
+		DataDir: given.DataDir, LibraryPath: given.LibraryPath, Password: given.Password, ReaderDatabase: given.ReaderDatabase,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	if err := play(config); err != nil {
@@ -139,7 +139,12 @@ func command(t testing.TB, role string, given childSettings) *exec.Cmd {
 // serve starts a child on the folder and waits until it serves.
 func serve(t testing.TB, dataDir string) *child {
 	t.Helper()
-	cmd := command(t, "serve", childSettings{DataDir: dataDir})
+	return serveWith(t, childSettings{DataDir: dataDir})
+}
+
+func serveWith(t testing.TB, given childSettings) *child {
+	t.Helper()
+	cmd := command(t, "serve", given)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)

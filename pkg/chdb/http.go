@@ -24,11 +24,13 @@ const (
 //	POST /               the statement in query=…, in the body, or begun in the one and continued in the other
 //	GET  /ping           "Ok.", if the engine answers
 //	GET  /replicas_status  likewise: there are no replicas that could lag
+//	GET  /load           the engine's Load, for the owner
 func (e *Engine) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", e.serveStatement)
 	mux.HandleFunc("/ping", e.servePing)
 	mux.HandleFunc("/replicas_status", e.servePing)
+	mux.HandleFunc("GET "+LoadPath, e.serveLoad)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "There is no handle "+r.URL.Path+"\n\nUse / or /ping for health checks.\nOr / with the parameter query for statements.", http.StatusNotFound)
 	})
@@ -70,7 +72,16 @@ func (e *Engine) answer(r *http.Request, call call, answer *responder) error {
 	if err != nil {
 		return err
 	}
-	parsed, data, err := readStatement(call.query, body)
+	var parsed statement
+	var data io.Reader
+	if identityOf(r) == reader {
+		if call.request, err = e.readerRequest(call.request); err != nil {
+			return err
+		}
+		parsed, err = e.readReader(r, call, body)
+	} else {
+		parsed, data, err = readStatement(call.query, body)
+	}
 	if err != nil {
 		return err
 	}
@@ -93,6 +104,15 @@ func (e *Engine) answer(r *http.Request, call call, answer *responder) error {
 		return err
 	}
 	return answer.finish(counted)
+}
+
+// readReader reads a reader's statement, query and body together, and returns it as the engine writes it.
+func (e *Engine) readReader(r *http.Request, call call, body io.Reader) (statement, error) {
+	text, err := readMore([]byte(call.query+"\n"), body, readerStatementBytesMax+1)
+	if err != nil {
+		return statement{}, err
+	}
+	return e.readerStatement(r.Context(), call.request, string(text))
 }
 
 // readStatement reads the statement that begins with query and goes on with the body. For an INSERT with data it reads the body only as
@@ -147,10 +167,11 @@ func isMistake(exception *Exception) bool {
 // logFailure logs what the client is told only where an operator could do something about it.
 func (e *Engine) logFailure(ctx context.Context, call call, err error) {
 	var exception *Exception
+	who, _ := ctx.Value(identityKey{}).(identity)
 	switch {
 	case ctx.Err() != nil:
 		e.log.Debug("ClickHouse client went away", "query_id", call.request.id, "error", err)
-	case errors.As(err, &exception) && (statusOf(exception) < http.StatusInternalServerError || isMistake(exception)):
+	case who == reader, errors.As(err, &exception) && (statusOf(exception) < http.StatusInternalServerError || isMistake(exception)): // Readers may not fill the log.
 		e.log.Debug("ClickHouse statement refused", "query_id", call.request.id, "error", err)
 	default:
 		what := "other"

@@ -54,6 +54,9 @@ func readCall(r *http.Request) (call, error) {
 			return result, err
 		}
 	}
+	if identityOf(r) == reader {
+		result.request.id = uuid.NewString() // Not another's, which would be ended with it.
+	}
 	if result.request.format == "" {
 		result.request.format = "TabSeparated"
 	}

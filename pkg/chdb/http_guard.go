@@ -3,39 +3,55 @@ package chdb
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"net"
 	"net/http"
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
-// guard lets in who may come in: someone who knows the password, if there is one, and never a page of another site in a browser on this
-// machine, which may not even make it read.
+// guard lets in who may come in: someone who knows the password, if there is one, a reader on this machine, and never a page of another
+// site in a browser on this machine, which may not even make it read. A page may give its own name this machine's address: of clients
+// that show no password, the name in Host is checked too.
 func (e *Engine) guard(next http.Handler) http.Handler {
-	keeper, err := guard.New(e.config.keeper())
+	known, err := guard.New(guard.Config{Hosts: e.config.Hosts})
 	if err != nil {
 		panic(err) // validate has refused it
+	}
+	anyHost, err := guard.New(guard.Config{AnyHost: true})
+	if err != nil {
+		panic(err) // there is nothing to refuse
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The last answer on this connection left its deadline behind.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+		if identityOf(r) == owner { // The connection says so.
+			next.ServeHTTP(w, r)
+			return
+		}
+		who := e.identify(r)
+		keeper := anyHost
+		if who == reader || e.config.Password == "" {
+			keeper = known
+		}
 		if err := keeper.CheckSameOrigin(r); err != nil {
 			newResponder(w, e, "").fail(&Exception{Code: codeAuthenticationFail, Message: err.Error() + " (AUTHENTICATION_FAILED)"})
 			return
 		}
-		if !e.knows(r) {
+		if who == nobody {
 			newResponder(w, e, "").fail(&Exception{Code: codeAuthenticationFail, Message: e.config.User +
 				": Authentication failed: password is incorrect, or there is no user with such name. (AUTHENTICATION_FAILED)"})
 			return
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, withIdentity(r, who))
 	})
 }
 
-// knows says whether the request brings the user and password, in any of the ways that ClickHouse takes them.
-func (e *Engine) knows(r *http.Request) bool {
+// identify finds out who asks, from the user and password in any of the ways that ClickHouse takes them. A client on this machine that
+// brings no password, and no name but the default one, is a reader, if there may be any.
+func (e *Engine) identify(r *http.Request) identity {
 	if e.config.Password == "" {
-		return true
+		return owner
 	}
 	user, password := r.Header.Get("X-ClickHouse-User"), r.Header.Get("X-ClickHouse-Key")
 	if user == "" && password == "" {
@@ -49,7 +65,19 @@ func (e *Engine) knows(r *http.Request) bool {
 	if user == "" {
 		user = "default"
 	}
-	return same(user, e.config.User)&same(password, e.config.Password) == 1
+	if same(user, e.config.User)&same(password, e.config.Password) == 1 {
+		return owner
+	}
+	if e.readable && user == "default" && password == "" && toLoopback(r) {
+		return reader
+	}
+	return nobody
+}
+
+// toLoopback reports whether the connection is to an address that only this machine can reach.
+func toLoopback(r *http.Request) bool {
+	address, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ok && address.IP.IsLoopback()
 }
 
 // same compares in a time that does not depend on where the two differ, or on their lengths.

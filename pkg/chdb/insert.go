@@ -26,8 +26,7 @@ func (e *Engine) insert(ctx context.Context, req request, parsed statement, data
 	}
 	defer s.end()
 	s.endWith(e.ending)
-	var res *result
-	e.quiet.do(func() { res, err = s.conn.exec(parsed.withInfile(path), "Null") })
+	res, err := s.conn.exec(parsed.withInfile(path), "Null")
 	if err != nil {
 		return stats{}, s.cause(ctx, withoutPath(err, path))
 	}

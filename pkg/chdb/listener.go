@@ -1,6 +1,7 @@
 package chdb
 
 import (
+	"context"
 	"net"
 	"sync"
 )
@@ -49,4 +50,25 @@ type boundedConn struct {
 func (c *boundedConn) Close() error {
 	defer c.release()
 	return c.Conn.Close()
+}
+
+// ownerListener marks its connections as the owner's.
+type ownerListener struct{ net.Listener }
+
+func (l ownerListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return ownerConn{conn}, nil
+}
+
+type ownerConn struct{ net.Conn }
+
+// ownerContext is an http.Server.ConnContext.
+func ownerContext(ctx context.Context, conn net.Conn) context.Context {
+	if _, ok := conn.(ownerConn); ok {
+		return context.WithValue(ctx, identityKey{}, owner)
+	}
+	return ctx
 }

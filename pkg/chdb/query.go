@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -34,16 +35,23 @@ func streamable(format string) bool {
 // size is bounded by nothing and its memory by one block. A SELECT in another format is written by the engine to a private file, which then
 // goes out. The rest has small output and is held in memory.
 func (e *Engine) query(ctx context.Context, req request, parsed statement, out deliver) (stats, error) {
-	s, err := e.begin(ctx, e.queries, req)
+	limit := e.queries
+	format := parsed.format
+	if format == "" {
+		format = req.format
+	}
+	if req.reader {
+		limit = e.readers
+		if !streamable(format) || req.wholly { // The output goes to the disk first.
+			req.settings = req.settings.with("max_result_bytes", strconv.FormatInt(e.config.SpoolBytesMax/4, 10))
+		}
+	}
+	s, err := e.begin(ctx, limit, req)
 	if err != nil {
 		return stats{}, err
 	}
 	defer s.end()
 	s.endWith(e.ending)
-	format := parsed.format
-	if format == "" {
-		format = req.format
-	}
 	var counted stats
 	if parsed.kind == kindRead {
 		s.endWith(ctx)

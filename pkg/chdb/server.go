@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 )
 
@@ -24,6 +23,11 @@ var ErrOpenToAll = errors.New("the ClickHouse interface would be open to the net
 type ServerConfig struct {
 	// Addr is host:port. Port 0 takes a free one, which Addr of the server tells.
 	Addr string
+	// Listener, if given, is listened on instead of Addr. It is the server's from then on.
+	Listener net.Listener
+	// Owner, if given, is listened on too. Its connections have the owner's rights without a password, and are not counted. It is the
+	// server's from then on.
+	Owner net.Listener
 	// ConnectionsMax bounds the connections that are open at once; more wait. Default 512.
 	ConnectionsMax int
 	// ShutdownTimeout is how long requests under way may go on after the end of Run's context. Default 1.5 seconds.
@@ -34,11 +38,10 @@ type ServerConfig struct {
 type Server struct {
 	config   ServerConfig
 	listener net.Listener
+	owner    net.Listener // nil: none
 	server   *http.Server
 	waiting  *newcomers
 	log      *slog.Logger
-	start    sync.Once
-	served   chan error // how serving ended
 }
 
 // NewServer takes the port, so that a port that is taken is an error here. Close or Run must follow. An address beyond this machine needs
@@ -50,20 +53,26 @@ func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
 		return nil, fmt.Errorf("chdb server configuration: %d connections and %s to shut down must not be negative",
 			config.ConnectionsMax, config.ShutdownTimeout)
 	}
-	listener, err := net.Listen("tcp", config.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen for ClickHouse's HTTP interface on %s: %w", config.Addr, err)
+	listener := config.Listener
+	if listener == nil {
+		var err error
+		if listener, err = net.Listen("tcp", config.Addr); err != nil {
+			return nil, fmt.Errorf("listen for ClickHouse's HTTP interface on %s: %w", config.Addr, err)
+		}
 	}
 	if address, ok := listener.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() && engine.config.Password == "" {
 		_ = listener.Close()
-		return nil, fmt.Errorf("%w at %s: set a password, or listen on 127.0.0.1", ErrOpenToAll, config.Addr)
+		return nil, fmt.Errorf("%w at %s: set a password, or listen on 127.0.0.1", ErrOpenToAll, listener.Addr())
+	}
+	if config.Owner != nil {
+		config.Owner = ownerListener{config.Owner}
 	}
 	waiting := new(newcomers)
 	return &Server{
-		served:   make(chan error, 1),
 		waiting:  waiting,
 		config:   config,
 		listener: newBoundedListener(listener, config.ConnectionsMax),
+		owner:    config.Owner,
 		log:      engine.log,
 		server: &http.Server{
 			Handler:           engine.Handler(),
@@ -71,6 +80,7 @@ func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
 			IdleTimeout:       idleTimeout,
 			MaxHeaderBytes:    headerBytesMax,
 			ConnState:         waiting.note,
+			ConnContext:       ownerContext,
 			ErrorLog:          slog.NewLogLogger(engine.log.Handler(), slog.LevelDebug),
 		},
 	}, nil
@@ -79,20 +89,25 @@ func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
 // Addr is the address that is listened on, as host:port.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Start serves already, before Run does: for what must ask the engine something before the process is built. Run or Close must follow.
-func (s *Server) Start() {
-	s.start.Do(func() {
-		go func() { s.served <- s.server.Serve(s.listener) }()
-		s.log.Info("ClickHouse's HTTP interface is up", "addr", s.Addr())
-	})
+// listeners are those that are served.
+func (s *Server) listeners() []net.Listener {
+	if s.owner == nil {
+		return []net.Listener{s.listener}
+	}
+	return []net.Listener{s.listener, s.owner}
 }
 
 // Run serves until ctx is done, then lets requests under way finish within ShutdownTimeout and breaks off the rest. It returns nil after
 // that, or what ended it otherwise.
 func (s *Server) Run(ctx context.Context) error {
-	s.Start()
+	listeners := s.listeners()
+	served := make(chan error, len(listeners))
+	for _, listener := range listeners {
+		go func() { served <- s.server.Serve(listener) }()
+	}
+	s.log.Info("ClickHouse's HTTP interface is up", "addr", s.Addr())
 	select {
-	case err := <-s.served:
+	case err := <-served:
 		if errors.Is(err, http.ErrServerClosed) {
 			return nil
 		}
@@ -106,8 +121,10 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Warn("requests to ClickHouse's HTTP interface were broken off", "error", err)
 	}
 	err := s.Close()
-	if ended := <-s.served; !errors.Is(ended, http.ErrServerClosed) {
-		err = errors.Join(err, ended)
+	for range listeners {
+		if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
+			err = errors.Join(err, ended)
+		}
 	}
 	return err
 }
@@ -115,8 +132,10 @@ func (s *Server) Run(ctx context.Context) error {
 // Close stops listening and breaks off what is under way. It may be called at any time and more than once.
 func (s *Server) Close() error {
 	err := s.server.Close()
-	if closing := s.listener.Close(); closing != nil && !errors.Is(closing, net.ErrClosed) {
-		err = errors.Join(err, closing)
+	for _, listener := range s.listeners() {
+		if closing := listener.Close(); closing != nil && !errors.Is(closing, net.ErrClosed) {
+			err = errors.Join(err, closing)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("close ClickHouse's HTTP interface: %w", err)

@@ -14,6 +14,7 @@ type request struct {
 	settings settings // Of the client, on top of the engine's defaults.
 	readOnly bool     // Refuse whatever changes anything.
 	wholly   bool     // Give no output before all of it is there.
+	reader   bool     // Of a client without a password: with the role of readers and within their limits.
 }
 
 // session is one statement's turn: a slot, and a connection that has the statement's settings and is thrown away afterwards, so that
@@ -66,10 +67,18 @@ func (s *session) prepare(req request) error {
 	if err := s.conn.run(wanted.with("log_comment", s.comment).sql()); err != nil {
 		return err
 	}
+	if req.reader {
+		if err := s.conn.run("SET ROLE " + readerRole); err != nil {
+			return err
+		}
+	}
 	if req.database != "" && req.database != "default" {
 		if err := s.conn.run("USE " + quoteIdentifier(req.database)); err != nil {
 			return err
 		}
+	}
+	if req.reader { // Also against a SETTINGS clause.
+		return s.conn.run(settings{{"readonly", "1"}}.sql())
 	}
 	level, err := readonlyLevel(req)
 	if err != nil || level == 0 {

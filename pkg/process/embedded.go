@@ -1,87 +1,35 @@
 package process
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
-	"sync/atomic"
-	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
-	"github.com/sendhouse/sendhouse/pkg/chdb"
+	"github.com/sendhouse/sendhouse/pkg/engine"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
-// enginePauseMin and enginePauseMax bound the pauses between attempts to open an engine that did not start; they double.
-const (
-	enginePauseMin = 5 * time.Second
-	enginePauseMax = time.Minute
-)
+// database is where the product's tables are in the embedded ClickHouse. Every client on this machine may read it.
+const database = "sendhouse"
 
-// StartClickHouse opens the embedded engine behind its HTTP interface, which serves at once, and returns the DSN to reach it. An engine that does
-// not start on its data, because that is damaged say, is no error: the process is not ready and says why, and tries to open
-// it again until it is mended. Ingest does not depend on it.
-func (p *Process) StartClickHouse(dir, addr string) (string, error) {
-	cfg := chdb.Config{DataDir: dir, Logger: p.Log, Hosts: p.Hosts}
-	engine, err := chdb.Open(cfg)
-	if errors.Is(err, chdb.ErrStart) {
-		p.reopen(cfg, addr, err)
-		return dsnOf(addr), nil
+// StartClickHouse starts the embedded engine in a process of its own. It returns the DSN to reach it and how to connect with the owner's
+// rights.
+func (p *Process) StartClickHouse(dataDir, addr string) (string, engine.Dial, error) {
+	supervisor, err := engine.Start(engine.Config{
+		DataDir: dataDir, Addr: addr, ReaderDatabase: database, Hosts: p.Hosts, Logger: p.Log, Registerer: p.Registry,
+	})
+	if errors.Is(err, engine.ErrAddress) {
+		return "", nil, fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
 	}
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	p.Registry.MustRegister(engine.Collector())
-	p.Own("clickhouse", engine.Close)
-	server, err := p.newInterface(addr, engine)
-	if err != nil {
-		return "", err
-	}
-	p.opens(server.Close)
-	server.Start()
-	p.Group.Add("clickhouse interface", server)
-	return dsnOf(server.Addr()), nil
-}
-
-func dsnOf(addr string) string { return "http://" + addr + "/sendhouse?compress=none" }
-
-func (p *Process) newInterface(addr string, engine *chdb.Engine) (*chdb.Server, error) {
-	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr, ConnectionsMax: p.connections("the embedded ClickHouse", shareClickHouse, clickHouseConnectionsMax)}, engine)
-	if err != nil {
-		return nil, fmt.Errorf("%w (choose another address with --clickhouse-addr)", err)
-	}
-	return server, nil
-}
-
-// reopen makes a service of the attempts to open an engine that did not start.
-func (p *Process) reopen(cfg chdb.Config, addr string, cause error) {
-	var problem atomic.Pointer[error]
-	problem.Store(&cause)
-	p.Readiness.Register("clickhouse engine", func() error { return *problem.Load() })
-	p.Log.Error("ClickHouse engine did not start; sends are taken all the same; retrying", "error", cause)
-	p.Group.Add("clickhouse", lifecycle.Func(func(ctx context.Context) error {
-		for pause := enginePauseMin; ; pause = min(2*pause, enginePauseMax) {
-			if err := lifecycle.Pause(ctx, pause); err != nil {
-				return err
-			}
-			engine, err := chdb.Open(cfg)
-			if err != nil {
-				problem.Store(&err)
-				continue
-			}
-			p.Registry.MustRegister(engine.Collector())
-			var none error
-			problem.Store(&none)
-			server, err := p.newInterface(addr, engine)
-			if err == nil {
-				err = server.Run(ctx)
-			}
-			return errors.Join(err, engine.Close())
-		}
-	}))
+	p.Own("clickhouse", supervisor.Close)
+	p.Readiness.Register("clickhouse", supervisor.Check)
+	return "http://" + supervisor.Addr() + "/" + database + "?compress=none", supervisor.Dial, nil
 }
 
 // StartNATS starts the embedded server on its part of a data folder. Connect then goes there.

@@ -9,16 +9,16 @@ import (
 // How the limit of open files (RLIMIT_NOFILE) is shared. Connections get no more than their shares of what is left when the files of the
 // disk have theirs, so that no number of idle connections keeps a group commit, a checkpoint or a merge from its files.
 const (
-	// filesReserved is for logs, tables and connections of the process's own. `up` under load, engine included, was seen to have 222 open.
+	// filesReserved is for logs, tables and connections of the process's own. `up` under load, with the engine still in it, was seen to have 222 open.
 	filesReserved = 384
 	// filesLeast is the smallest limit a process starts with.
 	filesLeast = 512
 
 	// The shares of what is left, as divisors. The API has a quarter of its share besides, for clients that are told that there is no room.
-	shareAPI, shareNATS, shareClickHouse, shareAdmin = 2, 8, 8, 16
+	shareAPI, shareNATS, shareAdmin = 2, 8, 16
 
-	// What the embedded servers and the admin listener have at most.
-	natsConnectionsMax, clickHouseConnectionsMax, adminConnectionsMax = 1024, 512, 256
+	// What the embedded NATS and the admin listener have at most. The embedded ClickHouse has a limit of its own: see pkg/engine.
+	natsConnectionsMax, adminConnectionsMax = 1024, 256
 )
 
 // fileLimit is how many files a process may have open.

@@ -17,7 +17,7 @@ func TestConnectionsLeaveFiles(t *testing.T) {
 			p := &Process{Log: slog.New(slog.NewTextHandler(&log, nil)), files: limit}
 			api := p.APIConnections(asked)
 			nats := p.connections("NATS", shareNATS, natsConnectionsMax)
-			all := api + max(8, api/4) + nats + p.connections("ClickHouse", shareClickHouse, clickHouseConnectionsMax) + p.connections("admin", shareAdmin, adminConnectionsMax)
+			all := api + max(8, api/4) + nats + p.connections("admin", shareAdmin, adminConnectionsMax)
 			require.LessOrEqual(t, all+filesReserved, int(limit))
 			require.Positive(t, nats)
 			require.LessOrEqual(t, api, asked)

@@ -1,8 +1,10 @@
 package clickhouse
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -34,7 +36,9 @@ type Config struct {
 	ClickHouseTLSKey       string        `name:"clickhouse-tls-key" help:"PEM file of the key of that certificate." placeholder:"PATH"`
 	ClickHouseTLSName      string        `name:"clickhouse-tls-server-name" help:"Name that the certificate of ClickHouse must have, where it is not the host's." placeholder:"NAME"`
 	ClickHouseSchema       Schema        `name:"clickhouse-schema" help:"Variant of the tables: full, or reduced for tests against the ClickHouse 18.16 that Debian ships." enum:"full,reduced" default:"full"`
-	ClickHouseCluster      string        `name:"clickhouse-cluster" help:"Cluster of ClickHouse, as its servers name it in remote_servers: the tables are replicated, and sharded by channel. Without it they are those of one server." placeholder:"NAME"`
+	// ClickHouseDial, if set, makes the connections to a ClickHouse that this process started, which may be away at any time.
+	ClickHouseDial    func(ctx context.Context, addr string) (net.Conn, error) `kong:"-" json:"-"`
+	ClickHouseCluster string                                                   `name:"clickhouse-cluster" help:"Cluster of ClickHouse, as its servers name it in remote_servers: the tables are replicated, and sharded by channel. Without it they are those of one server." placeholder:"NAME"`
 }
 
 // Layout is where the tables lie that the configuration speaks of. Without a DSN it is the default database's.
@@ -117,7 +121,7 @@ func (c Config) options() (options *clickhouse.Options, database string, err err
 	case c.ClickHouseSchema == SchemaReduced:
 		errs = append(errs, errors.New("--clickhouse-cluster: the reduced schema is for one server"))
 	}
-	options.Auth.Database = ""
+	options.Auth.Database, options.DialContext = "", c.ClickHouseDial
 	errs = append(errs, checkAddresses(options.Addr), c.setAuth(&options.Auth), c.setTLS(scheme, options))
 	if err := errors.Join(errs...); err != nil {
 		return nil, "", err

@@ -155,31 +155,50 @@ type usage struct {
 	switches int     // from one thread to another
 }
 
-// used is the usage of all processes of a name together.
+// used is the usage of all processes of a name together, and of those that they have started.
 func (h *house) used() (map[string]usage, error) {
 	out := make(map[string]usage, len(h.servers))
 	for _, s := range h.servers {
-		seconds, err := cpuSeconds(s.pid())
+		pids, err := family(s.pid())
 		if err != nil {
 			return nil, err
 		}
-		switches, err := contextSwitches(s.pid())
-		if err != nil {
-			return nil, err
+		for _, pid := range pids {
+			seconds, err := cpuSeconds(pid)
+			if err != nil {
+				return nil, err
+			}
+			switches, err := contextSwitches(pid)
+			if err != nil {
+				return nil, err
+			}
+			out[s.name] = usage{out[s.name].seconds + seconds, out[s.name].switches + switches}
 		}
-		out[s.name] = usage{out[s.name].seconds + seconds, out[s.name].switches + switches}
 	}
 	return out, nil
 }
 
-// memory is resident memory of all processes in MiB, now and at most so far.
+// memory is resident memory of all processes in MiB, now and at most so far. The pages of a program that has started itself again
+// count once.
 func (h *house) memory() (now, most int, err error) {
 	for _, s := range h.servers {
-		n, m, err := memoryMiB(s.pid())
+		pids, err := family(s.pid())
 		if err != nil {
 			return 0, 0, err
 		}
-		now, most = now+n, most+m
+		for _, pid := range pids {
+			n, m, err := memoryMiB(pid)
+			if err != nil {
+				return 0, 0, err
+			}
+			twice := 0
+			if pid != s.pid() {
+				if twice, err = programMiB(pid); err != nil {
+					return 0, 0, err
+				}
+			}
+			now, most = now+n-twice, most+m-twice
+		}
 	}
 	return now, most, nil
 }

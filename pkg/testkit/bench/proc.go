@@ -70,6 +70,33 @@ func threads(pid int) (map[string]thread, error) {
 	return out, nil
 }
 
+// familyThreads are the threads of a process and of those that it has started. A child's with the name of the program, which are Go's,
+// are called engine.
+func familyThreads(pid int) (map[string]thread, error) {
+	program, err := commandName(pid)
+	if err != nil {
+		return nil, err
+	}
+	pids, err := family(pid)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]thread)
+	for _, one := range pids {
+		of, err := threads(one)
+		if err != nil {
+			return nil, err
+		}
+		for id, t := range of {
+			if one != pid && t.name == program {
+				t.name = "engine"
+			}
+			all[id] = t
+		}
+	}
+	return all, nil
+}
+
 // parseMemory reads resident memory in MiB, now and at most so far, from a process's
 // status file.
 func parseMemory(text string) (now, most int) {
@@ -92,6 +119,69 @@ func memoryMiB(pid int) (now, most int, err error) {
 	}
 	now, most = parseMemory(string(text))
 	return now, most, nil
+}
+
+// family is a process and those that it has started.
+func family(pid int) ([]int, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil, err
+	}
+	pids := []int{pid}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // the thread has ended
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, field := range strings.Fields(string(text)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				return nil, fmt.Errorf("read %s: %w", file, err)
+			}
+			pids = append(pids, child)
+		}
+	}
+	return pids, nil
+}
+
+// programMiB is the resident memory of a process that is its program's file, and so the same pages in each process of the program.
+func programMiB(pid int) (int, error) {
+	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return 0, err
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	if err != nil {
+		return 0, err
+	}
+	return parseProgram(string(text), program), nil
+}
+
+// parseProgram reads it from a smaps file. What the process has changed of the file is anonymous memory.
+func parseProgram(smaps, program string) int {
+	kib, counts := 0, false
+	for line := range strings.Lines(smaps) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		if !strings.HasSuffix(fields[0], ":") {
+			counts = fields[len(fields)-1] == program
+			continue
+		}
+		n, err := strconv.Atoi(fields[1])
+		switch {
+		case !counts || err != nil: // VmFlags have no number
+		case fields[0] == "Rss:":
+			kib += n
+		case fields[0] == "Anonymous:":
+			kib -= n
+		}
+	}
+	return kib >> 10
 }
 
 // contextSwitches counts those of all threads that a process has now, for want of something to do or because they had

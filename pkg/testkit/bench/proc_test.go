@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"runtime"
 	"testing"
 
@@ -32,6 +33,43 @@ func TestParseMemory(t *testing.T) {
 	now, most := parseMemory("Name:\tsendhouse\nVmPeak:\t 9999999 kB\nVmHWM:\t  716800 kB\nVmRSS:\t  250880 kB\nThreads:\t9\n")
 	require.Equal(t, 245, now)
 	require.Equal(t, 700, most)
+}
+
+func TestParseProgram(t *testing.T) {
+	t.Parallel()
+	const smaps = `00400000-01c00000 r-xp 00000000 08:01 77  /bin/sendhouse
+Rss:               30720 kB
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+01c00000-01d00000 rw-p 01800000 08:01 77  /bin/sendhouse
+Rss:                3072 kB
+Anonymous:          2048 kB
+7f0000000000-7f0000100000 rw-p 00000000 00:00 0
+Rss:               40960 kB
+Anonymous:         40960 kB
+`
+	require.Equal(t, 31, parseProgram(smaps, "/bin/sendhouse"))
+	require.Zero(t, parseProgram(smaps, "/bin/other"))
+}
+
+// A process and its child are a family.
+func TestFamily(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no /proc")
+	}
+	child := exec.CommandContext(t.Context(), "cat")
+	input, err := child.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, child.Start())
+	pids, err := family(os.Getpid())
+	require.NoError(t, err)
+	require.Contains(t, pids, os.Getpid())
+	require.Contains(t, pids, child.Process.Pid)
+	_, err = programMiB(child.Process.Pid)
+	require.NoError(t, err)
+	require.NoError(t, input.Close())
+	require.NoError(t, child.Wait())
 }
 
 // This process can be looked at, and its threads add up to about what it has used.

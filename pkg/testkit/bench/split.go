@@ -69,7 +69,7 @@ func (r *rig) split(ctx context.Context, w workload) (out Split, err error) {
 		if err := h.awaitRows(ctx); err != nil {
 			return err
 		}
-		before, err := threads(up.pid())
+		before, err := familyThreads(up.pid())
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (r *rig) split(ctx context.Context, w workload) (out Split, err error) {
 		if profiled = <-done; profiled.err != nil {
 			return profiled.err
 		}
-		after, err := threads(up.pid())
+		after, err := familyThreads(up.pid())
 		if err != nil {
 			return err
 		}

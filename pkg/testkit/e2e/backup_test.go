@@ -41,7 +41,7 @@ func TestEndToEndBackup(t *testing.T) {
 	again.repeatSome(records, len(records)/100)
 	records = append(records, again.finish()...)
 	verify(t, rows, records)
-	status, output := command(t, "replay", "clickhouse", "--nats-url="+natsURL, "--clickhouse-dsn=http://"+restored.clickHouse+"/sendhouse")
+	status, output := command(t, append([]string{"replay", "clickhouse", "--nats-url=" + natsURL}, restored.owner("sendhouse")...)...)
 	require.Equal(t, 0, status, output)
 	verify(t, rows, records) // there was nothing left to do
 	audit(t, natsURL)

@@ -23,8 +23,8 @@ func TestEndToEndBenchSeesWhatIsPlanted(t *testing.T) {
 	} {
 		up.execute(t, "CREATE DATABASE "+name)
 		up.execute(t, "CREATE VIEW "+name+".messages AS "+view)
-		status, output := command(t, "bench", "--target=http://"+up.api, "--count=500", "--concurrency=16", "--verify", "--verify-patience=3s",
-			"--clickhouse-dsn=http://"+up.clickHouse+"/"+name)
+		status, output := command(t, append([]string{"bench", "--target=http://" + up.api, "--count=500", "--concurrency=16", "--verify", "--verify-patience=3s"},
+			up.owner(name)...)...)
 		if name == "right" {
 			require.Equal(t, 0, status, output)
 			require.Contains(t, output, "Rows: 500, each once, as sent and answered.")

@@ -21,8 +21,9 @@ import (
 // damageHouse is a deployment on one data folder: `up`, or the roles apart around a NATS server and an engine.
 type damageHouse struct {
 	dir       string
-	api, nats string // host:port
-	dsn       string
+	api, nats string             // host:port
+	dsn       string             // for flags
+	owner     []string           // the other flags of a command that may do everything in ClickHouse
 	servers   []*testkit.Process // what a damage to files needs stopped beside the roles
 	roles     []*house
 	js        jetstream.JetStream
@@ -34,13 +35,13 @@ type damageHouse struct {
 func newDamageHouse(t *testing.T, dir string, apart bool) *damageHouse {
 	t.Helper()
 	h := &damageHouse{dir: dir}
-	var clickHouse string
 	if apart {
 		server := testkit.NewNATS(t, testkit.NATSOptions{StoreDir: filepath.Join(dir, "nats"), Config: "max_payload: 8MB"})
-		clickHouse = testkit.FreeAddr(t)
+		clickHouse := testkit.FreeAddr(t)
 		h.nats = strings.TrimPrefix(server.URL, "nats://")
 		h.servers = []*testkit.Process{server.Process, newEngine(t, filepath.Join(dir, "clickhouse"), clickHouse)}
 		h.dsn = "http://" + clickHouse + "/sendhouse"
+		h.table = &table{name: "sendhouse.messages FINAL", conn: open(t, "http://"+clickHouse+"/default")}
 		url := "--nats-url=" + server.URL
 		ingest := newRole(t, "ingest", append(damageIngestFlags(), url, "--clickhouse-dsn="+h.dsn)...)
 		sequencer := newRole(t, "sequencer", append(damageFlags(), url)...)
@@ -48,11 +49,10 @@ func newDamageHouse(t *testing.T, dir string, apart bool) *damageHouse {
 		h.api, h.roles = ingest.api, []*house{sequencer, ingest, writer}
 	} else {
 		up := newUpOn(t, dir, slices.Concat(damageFlags(), damageIngestFlags(), []string{"--writer-lease-ttl=2s", "--flush-interval=100ms"})...)
-		h.api, h.nats, clickHouse = up.api, up.nats, up.clickHouse
-		h.dsn = "http://" + clickHouse + "/sendhouse"
-		h.roles = []*house{up}
+		h.api, h.nats, h.roles = up.api, up.nats, []*house{up}
+		h.dsn, h.owner = "http://"+up.clickHouse+"/sendhouse", ownerFlags(dir)
+		h.table = &table{name: "sendhouse.messages FINAL", conn: open(t, up.ownerDSN(t))}
 	}
-	h.table = &table{name: "sendhouse.messages FINAL", conn: open(t, "http://"+clickHouse+"/default")}
 	h.js = jetStreamAt(t, "nats://"+h.nats)
 	return h
 }
@@ -177,6 +177,9 @@ func (h *damageHouse) command(t *testing.T, args ...string) (status int, output 
 		}
 		if strings.Contains(help, " "+flag) && !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, flag) }) {
 			args = append(args, flag+value)
+			if flag == "--clickhouse-dsn" {
+				args = append(args, h.owner...)
+			}
 		}
 	}
 	return run(t, args...)

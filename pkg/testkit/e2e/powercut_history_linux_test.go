@@ -244,6 +244,7 @@ func (o *outage) live(all []moment, statements ...string) error {
 	if err := o.start(); err != nil {
 		return err
 	}
+	o.table = embeddedTable(o.t, o.up)
 	for _, sql := range statements {
 		if err := o.up.try(o.t.Context(), sql); err != nil {
 			return err

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -92,7 +91,6 @@ func newMachine(t *testing.T, path, filesystem string, seed uint64, flags ...str
 	o.up = newUpOf(t, path, disk.Path()+"/data", flags...)
 	o.usual, o.behind = o.up, o.up.with(t, "--flush-interval="+behindInterval.String())
 	o.natsURL = "nats://" + o.up.nats
-	o.table = embeddedTable(t, o.up)
 	o.processes = func(int) []*testkit.Process { return []*testkit.Process{o.up.Process} }
 	o.launch = func() { o.up.Launch() }
 	return o
@@ -337,9 +335,8 @@ func (e *rowsError) Error() string {
 func (o *outage) audit() error {
 	ctx, cancel := context.WithTimeout(o.t.Context(), time.Minute)
 	defer cancel()
-	text, err := exec.CommandContext(ctx, binary(o.t), asOperator([]string{
-		"audit", "--log-level=error", "--nats-url=" + o.natsURL, "--clickhouse-dsn=http://" + o.up.clickHouse + "/sendhouse",
-	})...).CombinedOutput()
+	args := append([]string{"audit", "--log-level=error", "--nats-url=" + o.natsURL}, o.up.owner("sendhouse")...)
+	text, err := exec.CommandContext(ctx, binary(o.t), asOperator(args)...).CombinedOutput()
 	if err != nil { // its last line has the sum of the report
 		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 		return fmt.Errorf("audit: %w: %s", err, lines[len(lines)-1])
@@ -369,23 +366,6 @@ func (o *outage) during(sql string) error {
 		return err
 	}
 	o.pause(sourcesGone)
-	return nil
-}
-
-// try has the embedded ClickHouse do something.
-func (h *house) try(ctx context.Context, sql string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+h.clickHouse+"/", strings.NewReader(sql))
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }() // what matters is the status
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", sql, resp.Status)
-	}
 	return nil
 }
 

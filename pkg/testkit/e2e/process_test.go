@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/engine"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
@@ -170,16 +173,61 @@ func (h *house) query(t *testing.T, sql string) string {
 	return body
 }
 
+// owner are the flags of a command that may do everything in the embedded ClickHouse.
+func (h *house) owner(database string) []string {
+	return append(ownerFlags(h.dataDir), "--clickhouse-dsn=http://"+h.clickHouse+"/"+database)
+}
+
+func ownerFlags(dataDir string) []string {
+	return []string{"--clickhouse-user=" + engine.User, "--clickhouse-password-file=" + filepath.Join(dataDir, engine.PasswordFile)}
+}
+
+// password is that of the embedded ClickHouse, which makes it when it is first started.
+func (h *house) password() (string, error) {
+	text, err := os.ReadFile(filepath.Join(h.dataDir, engine.PasswordFile))
+	return strings.TrimSpace(string(text)), err
+}
+
+// ownerDSN is that of a driver that may do everything in the embedded ClickHouse, which has been launched once.
+func (h *house) ownerDSN(t *testing.T) string {
+	t.Helper()
+	var secret string
+	testkit.WaitFor(t, arriveTimeout, "the password of ClickHouse", func(context.Context) (err error) {
+		secret, err = h.password()
+		return err
+	})
+	return "http://" + engine.User + ":" + secret + "@" + h.clickHouse + "/default"
+}
+
 // execute has the embedded ClickHouse do something.
 func (h *house) execute(t *testing.T, sql string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+h.clickHouse+"/", strings.NewReader(sql))
-	require.NoError(t, err)
+	require.NoError(t, h.try(t.Context(), sql))
+}
+
+// try is execute for a process that may end.
+func (h *house) try(ctx context.Context, sql string) error {
+	secret, err := h.password()
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+h.clickHouse+"/", strings.NewReader(sql))
+	if err != nil {
+		return err
+	}
+	req.SetBasicAuth(engine.User, secret)
 	resp, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	text, err := io.ReadAll(resp.Body)
-	require.NoError(t, errors.Join(err, resp.Body.Close()))
-	require.Equal(t, http.StatusOK, resp.StatusCode, "%s: %s", sql, text)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s: %s", sql, resp.Status, text)
+	}
+	return nil
 }
 
 // ask gets a page.

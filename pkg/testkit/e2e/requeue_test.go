@@ -63,9 +63,9 @@ func startRequeue(t *testing.T, up *house, seed uint64) (*requeue, []*record) {
 	})
 	require.Greater(t, r.all, requeueKills*2*requeueStep, "letters; choose other sizes")
 	require.NoError(t, tb.conn.Exec(t.Context(), "ALTER TABLE "+tb.name+" DROP CONSTRAINT poison"))
-	r.Process = testkit.NewProcess(t, testkit.ProcessConfig{Name: "requeue", Path: binary(t), Args: asOperator([]string{
-		"deadletters", "requeue", "--all", "--nats-url=" + natsURL, "--clickhouse-dsn=http://" + up.clickHouse + "/sendhouse",
-	})})
+	r.Process = testkit.NewProcess(t, testkit.ProcessConfig{Name: "requeue", Path: binary(t), Args: asOperator(append([]string{
+		"deadletters", "requeue", "--all", "--nats-url=" + natsURL,
+	}, up.owner("sendhouse")...))})
 	return r, records
 }
 

@@ -54,10 +54,10 @@ func (r *row) targets() []any {
 	}
 }
 
-// embeddedTable reads the table of the embedded engine.
+// embeddedTable reads the table of the embedded engine, which has been launched once.
 func embeddedTable(t *testing.T, h *house) *table {
 	t.Helper()
-	return &table{name: "sendhouse.messages", conn: open(t, "http://"+h.clickHouse+"/default")}
+	return &table{name: "sendhouse.messages", conn: open(t, h.ownerDSN(t))}
 }
 
 // serverTable reads the table of Debian's server. It has no deduplication tokens, so an insert whose

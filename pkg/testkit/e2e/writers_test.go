@@ -88,7 +88,7 @@ func TestEndToEndWritersShareEmbedded(t *testing.T) {
 	table.keepDuplicates(t)
 	load := startLoad(t, up.api, loadConfig{seed: newSeed(t)})
 	natsURL := "nats://" + up.nats
-	second := newRole(t, "writer", "--nats-url="+natsURL, "--clickhouse-dsn=http://"+up.clickHouse+"/sendhouse", "--flush-interval=50ms", "--writer-lease-ttl=2s")
+	second := newRole(t, "writer", append(up.owner("sendhouse"), "--nats-url="+natsURL, "--flush-interval=50ms", "--writer-lease-ttl=2s")...)
 	changeWriters(t, natsURL, load, second)
 
 	// The one in `up` holds all again, and takes them at once when it is back from a kill -9.
