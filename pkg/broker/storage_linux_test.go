@@ -43,7 +43,7 @@ func TestEmbeddedRestartsWhenThereIsRoom(t *testing.T) {
 	nc, js, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "inside", Options: []nats.Option{server.InProcess()}, Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	other, overTCP, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "outside", Logger: log})
+	other, overTCP, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "outside", Options: []nats.Option{server.Operator()}, Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(other.Close)
 	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxBytes: 4 << 20})

@@ -97,8 +97,8 @@ func (r Repair) connected(in *Invocation, ask func(broker.ClientConfig) error) e
 		return ask(r.ClientConfig)
 	}
 	// The default folder may be an old one that nothing uses: what runs comes first.
-	if r.DataDir == broker.DefaultDataDir {
-		if err := ask(r.OrLocal()); !errors.Is(err, nats.ErrNoServers) {
+	if r.DataDir == "" || r.DataDir == broker.DefaultDataDir {
+		if err := ask(r.OrLocal()); r.DataDir == "" || !errors.Is(err, nats.ErrNoServers) {
 			return err
 		}
 	}

@@ -23,8 +23,12 @@ func TestAdoptedStateAnswersAlike(t *testing.T) {
 		folded, adopted := newState(t, p), newState(t, p)
 		rule := rapid.IntRange(message.RuleFrozen, message.RuleSteps).Draw(t, "rule")
 		at := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
+		back := int64(-500)
+		if rule == message.RuleFrozen {
+			back = 0 // a record without messages does not tell the time at which this rule would stay
+		}
 		for seq := uint64(1); seq <= uint64(rapid.IntRange(1, 40).Draw(t, "records")); seq++ {
-			at = at.Add(time.Duration(rapid.Int64Range(-500, 6_000).Draw(t, "step")) * time.Millisecond)
+			at = at.Add(time.Duration(rapid.Int64Range(back, 6_000).Draw(t, "step")) * time.Millisecond)
 			sends := rapid.SliceOfN(rapid.Custom(drawSend), 0, 6).Draw(t, "sends")
 			for _, s := range sends {
 				s.NoPersist = false

@@ -178,7 +178,7 @@ func sweep() error {
 	}
 	var failed []error
 	for line := range strings.Lines(string(mounts)) {
-		fields := strings.Fields(line) // proc_pid_mountinfo(5)
+		fields := strings.Fields(line) // the manual page proc_pid_mountinfo describes them
 		if len(fields) < 9 || !slices.Contains(fields[6:], "fuse."+mountType) {
 			continue
 		}
@@ -195,12 +195,12 @@ func served(dir string) bool {
 	if err != nil {
 		return true
 	}
-	status, err := os.ReadFile(filepath.Join("/proc", string(pid), "status"))
+	status, err := os.ReadFile("/proc/" + string(pid) + "/status")
 	if err != nil {
 		return false
 	}
 	const killed = 1 << (unix.SIGKILL - 1)
-	for line := range strings.Lines(string(status)) { // proc_pid_status(5)
+	for line := range strings.Lines(string(status)) {
 		switch name, value, _ := strings.Cut(line, ":"); name {
 		case "State":
 			if strings.HasPrefix(strings.TrimSpace(value), "Z") {

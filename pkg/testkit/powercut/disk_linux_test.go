@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -107,7 +108,9 @@ func writeForEver(t *testing.T, d *powercut.Disk) {
 	for n := range 8 {
 		go func() {
 			for {
-				put(t, filepath.Join(d.Path(), fmt.Sprint(n)), make([]byte, 1<<20), true)
+				if err := write(filepath.Join(d.Path(), fmt.Sprint(n)), make([]byte, 1<<20), true); err != nil {
+					panic(err) // the parent sees it
+				}
 				if n == 0 {
 					fmt.Println(d.Path())
 				}
@@ -117,19 +120,29 @@ func writeForEver(t *testing.T, d *powercut.Disk) {
 	select {}
 }
 
-// put writes a file and its folder, synced or not.
+// put is write for the test itself.
 func put(t *testing.T, path string, content []byte, synced bool) {
 	t.Helper()
+	require.NoError(t, write(path, content, synced))
+}
+
+// write writes a file and its folder, synced or not.
+func write(path string, content []byte, synced bool) error {
 	f, err := os.Create(path)
-	require.NoError(t, err)
-	_, err = f.Write(content)
-	require.NoError(t, err)
-	if synced {
-		require.NoError(t, f.Sync())
-		dir, err := os.Open(filepath.Dir(path))
-		require.NoError(t, err)
-		require.NoError(t, dir.Sync())
-		require.NoError(t, dir.Close())
+	if err != nil {
+		return err
 	}
-	require.NoError(t, f.Close())
+	_, err = f.Write(content)
+	if err == nil && synced {
+		err = errors.Join(f.Sync(), syncFolder(filepath.Dir(path)))
+	}
+	return errors.Join(err, f.Close())
+}
+
+func syncFolder(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
