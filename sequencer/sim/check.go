@@ -74,7 +74,7 @@ func (c *checker) live(w *world, subject string, data []byte) {
 		w.fail("send %d of record %d was published live, and is to be stored", m.GetWalIndex(), m.GetWalSeq())
 	}
 	if want.subject != subject || !bytes.Equal(want.data, data) {
-		w.fail("live message of send %d of record %d differs from the reference's", m.GetWalIndex(), m.GetWalSeq())
+		w.fail("live message of send %d of record %d differs from the reference's: %x, wanted %x", m.GetWalIndex(), m.GetWalSeq(), data, want.data)
 	}
 }
 

@@ -179,6 +179,10 @@ func (r *reference) nextID() int64 {
 	switch ms := max(r.now-idEpoch, 0); {
 	case ms > r.idTime:
 		r.idTime, r.idCount = ms, 0
+	case r.newest == 0: // of a time before the first that an ID can hold; 0 itself is no ID
+		if r.params.Partition == 0 {
+			r.idCount = 1
+		}
 	case r.idCount == 4095:
 		r.idTime, r.idCount = r.idTime+1, 0
 	default:

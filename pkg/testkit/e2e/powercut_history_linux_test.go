@@ -352,7 +352,7 @@ const removedSoon = "ALTER TABLE sendhouse.messages MODIFY SETTING cleanup_delay
 const neverSynced = "ALTER TABLE sendhouse.messages MODIFY SETTING min_rows_to_fsync_after_merge = 0, min_compressed_bytes_to_fsync_after_merge = 0"
 
 // mistakeCuts bound the search for the harm of a mistake.
-const mistakeCuts = 40
+const mistakeCuts = 120
 
 // harm is a deliberate mistake and what a history must find of it.
 type harm struct {
