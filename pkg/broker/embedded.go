@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -43,8 +44,9 @@ type EmbeddedConfig struct {
 	// Addr is the TCP address that other clients reach it by, host:port; port 0
 	// picks a free one.
 	Addr string
-	// StoreBytesMax bounds JetStream's files; 0 means three quarters of the free
-	// disk.
+	// StoreBytesMax bounds the sum of the streams' limits. 0 means three quarters of the free disk at the first start, so that limits
+	// which the disk cannot hold are refused, and the whole file system later: what was accepted then is not refused because the
+	// disk has filled up since.
 	StoreBytesMax int64
 	// ConnectionsMax bounds the connections of other clients; 0 means 1,024.
 	ConnectionsMax int
@@ -128,6 +130,10 @@ func (e *Embedded) startServer() error {
 	if err := syncFiles(cfg.DataDir); err != nil {
 		return fmt.Errorf("bring NATS's files to disk: %w", err)
 	}
+	storeBytesMax, err := storeBytesMax(cfg)
+	if err != nil {
+		return err
+	}
 	anyone, err := nkeys.CreateUser() // whose key no client knows: the server takes clients without one for its owner
 	if err != nil {
 		return fmt.Errorf("key of the readers: %w", err)
@@ -143,7 +149,7 @@ func (e *Embedded) startServer() error {
 		Nkeys:                 []*server.NkeyUser{{Nkey: e.public}, {Nkey: reader, Permissions: newReader().permissions()}},
 		JetStream:             true,
 		StoreDir:              cfg.DataDir,
-		JetStreamMaxStore:     cfg.StoreBytesMax,
+		JetStreamMaxStore:     storeBytesMax,
 		SyncAlways:            true,
 		SyncInterval:          SyncInterval,
 		MaxPayload:            PayloadBytesMax,
@@ -171,6 +177,23 @@ func (e *Embedded) startServer() error {
 	}
 	e.server.Store(ns)
 	return nil
+}
+
+// storeBytesMax is what StoreBytesMax says; 0 leaves it to the server.
+func storeBytesMax(cfg EmbeddedConfig) (int64, error) {
+	if cfg.StoreBytesMax != 0 {
+		return cfg.StoreBytesMax, nil
+	}
+	if _, err := os.Stat(filepath.Join(cfg.DataDir, server.JetStreamStoreDir)); errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	} else if err != nil {
+		return 0, fmt.Errorf("look for NATS's files: %w", err)
+	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(cfg.DataDir, &disk); err != nil {
+		return 0, fmt.Errorf("ask for the size of the disk of %s: %w", cfg.DataDir, err)
+	}
+	return int64(disk.Blocks) * int64(disk.Bsize), nil
 }
 
 // stopServer stops the server, if there is one, and waits until its files are closed and on disk.

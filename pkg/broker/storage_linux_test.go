@@ -105,6 +105,43 @@ func TestEmbeddedRestartsWhenThereIsRoom(t *testing.T) {
 	require.NoError(t, <-watched)
 }
 
+// Limits that were accepted are accepted again on a disk that has filled up since.
+func TestEmbeddedStartsOnAFullerDisk(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small disk needs root; run this test as root, as CI does")
+	}
+	dir := t.TempDir()
+	require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=67108864"))
+	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
+	start := func() (*broker.Embedded, jetstream.JetStream) {
+		log := slog.New(slog.DiscardHandler)
+		server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: dir, Addr: "127.0.0.1:0", Logger: log})
+		require.NoError(t, err)
+		t.Cleanup(server.Shutdown)
+		nc, js, err := broker.Connect(t.Context(), broker.Config{URL: server.URL(), Name: "test", Options: []nats.Option{server.InProcess()}, Logger: log})
+		require.NoError(t, err)
+		t.Cleanup(nc.Close)
+		return server, js
+	}
+	small := func(js jetstream.JetStream) error {
+		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "SMALL", Subjects: []string{"small"}, MaxBytes: 1 << 20})
+		return err
+	}
+	server, js := start()
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large"}, MaxBytes: 60 << 20})
+	require.ErrorContains(t, err, "insufficient storage", "more than the disk has")
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large"}, MaxBytes: 32 << 20})
+	require.NoError(t, err)
+	require.NoError(t, small(js))
+	server.Shutdown()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "other"), make([]byte, 40<<20), 0o600))
+
+	_, js = start()
+	require.NoError(t, js.DeleteStream(t.Context(), "SMALL"))
+	require.NoError(t, small(js))
+}
+
 // fill takes what the disk has left.
 func fill(t *testing.T, name string) {
 	t.Helper()

@@ -27,7 +27,7 @@ const (
 	KeepNone Outcome = iota
 	KeepAll
 	KeepSome // a random subset of the 4 KiB blocks
-	KeepTorn // a random subset, of which many are new in some of their 512-byte sectors only
+	KeepTorn // a random subset, of which many are new in some of their 512-byte sectors only; on xfs KeepSome
 	outcomes
 )
 
