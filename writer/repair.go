@@ -39,7 +39,7 @@ type tableRepair func(ctx context.Context, js jetstream.JetStream, client *click
 
 func (o RepairOptions) ask(in *command.Invocation, what string, repair tableRepair) error {
 	return o.Ask(in, func(ctx context.Context, js jetstream.JetStream, d topology.Deployment) (err error) {
-		client, err := clickhouse.Open(o.Config, in.Log)
+		client, err := clickhouse.Open(o.WithOwner(o.DataDir), in.Log)
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}

@@ -37,6 +37,7 @@ type RequeueCommand struct {
 
 // Run requeues.
 func (c *RequeueCommand) Run(in *command.Invocation) error {
+	c.Config = c.WithOwner(c.DataDir)
 	return in.Ask(in.Ctx, c.ClientConfig, command.Operator, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
 		return Requeue(ctx, c.RequeueOptions, js, in.Log, in.Stdout)
 	})

@@ -193,7 +193,7 @@ func storeBytesMax(cfg EmbeddedConfig) (int64, error) {
 	if err := syscall.Statfs(cfg.DataDir, &disk); err != nil {
 		return 0, fmt.Errorf("ask for the size of the disk of %s: %w", cfg.DataDir, err)
 	}
-	return int64(disk.Blocks) * int64(disk.Bsize), nil
+	return int64(disk.Blocks) * int64(disk.Bsize), nil //nolint:unconvert // of another type on macOS
 }
 
 // stopServer stops the server, if there is one, and waits until its files are closed and on disk.

@@ -1,16 +1,22 @@
 package clickhouse
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"unicode"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+
+	embedded "github.com/sendhouse/sendhouse/pkg/engine"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
 // Limits of the files that are read.
@@ -48,6 +54,24 @@ func (c Config) setAuth(auth *clickhouse.Auth) error {
 		return fmt.Errorf("the password of ClickHouse is given more than once: by %s", strings.Join(sources, " and by "))
 	}
 	return nil
+}
+
+// WithOwner returns the configuration of a command that changes tables, with what the ClickHouse needs that `sendhouse up` embeds: its
+// address if none is given, and the owner's password from the data folder if the address is this machine's, nothing says who asks and
+// the folder has one.
+func (c Config) WithOwner(dataDir string) Config {
+	path := filepath.Join(dataDir, embedded.PasswordFile)
+	if _, err := os.Stat(path); dataDir == "" || err != nil {
+		return c // the server says what is missing
+	}
+	c.ClickHouseDSN = cmp.Or(c.ClickHouseDSN, "http://127.0.0.1:8123/"+DatabaseDefault)
+	address, err := url.Parse(c.ClickHouseDSN)
+	if err != nil || !guard.IsLoopback(address.Host) || address.User != nil || address.Query().Has("password") ||
+		c.ClickHouseUser != "" || c.ClickHousePasswordFile != "" || !c.ClickHousePassword.IsZero() {
+		return c
+	}
+	c.ClickHouseUser, c.ClickHousePasswordFile = embedded.User, path
+	return c
 }
 
 // readPassword gives what the file holds without the white space at its end, which editors leave there.

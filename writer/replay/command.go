@@ -18,6 +18,7 @@ type Command struct {
 
 // Run inserts what the table does not have.
 func (c *Command) Run(in *command.Invocation, wal replay.OpenWAL) error {
+	c.ClickHouse = c.ClickHouse.WithOwner(c.DataDir)
 	return c.Replay(in, wal, func(ctx context.Context, js jetstream.JetStream) (replay.Sink, func() error, error) {
 		client, err := clickhouse.Open(c.ClickHouse, in.Log)
 		if err != nil {

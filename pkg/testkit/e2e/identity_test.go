@@ -53,7 +53,7 @@ func TestEndToEndLostAndOlder(t *testing.T) {
 			func(nats string) error {
 				return errors.Join(removeStream(nats, "SENDS_0"), removeStream(nats, "MESSAGES_0"))
 			},
-			[]string{"no partition of deployment", "SENDS_0", "sendhouse repair wal --partition 0"},
+			[]string{"no partition of deployment", "SENDS_0", "sendhouse repair wal --data-dir"},
 		},
 		"what came after a backup of NATS": {
 			func(nats string) error {
