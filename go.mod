@@ -54,10 +54,7 @@ require (
 	sigs.k8s.io/yaml v1.6.0
 )
 
-require (
-	github.com/landlock-lsm/go-landlock v0.11.2
-	golang.org/x/sys v0.49.0
-)
+require github.com/landlock-lsm/go-landlock v0.11.2
 
 require (
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
