@@ -202,6 +202,14 @@ func TestReaderWritesNothing(t *testing.T) {
 			}
 		}
 	}
+	for _, body := range []string{`{"subjects_filter":">"}`, `{"Subjects_Filter":">"}`, `{"subjects_filter":""} {"subjects_filter":">"}`, "x"} {
+		denied("the keys of a bucket by "+body, func() error {
+			return nc.PublishRequest("$JS.API.STREAM.INFO.KV_SENDHOUSE_PERMISSIONS", nc.NewInbox(), []byte(body))
+		})
+	}
+	denied("a consumer of the server's own kind", func() error {
+		return nc.PublishRequest("$JS.API.CONSUMER.CREATE.MESSAGES_0.z", nc.NewInbox(), []byte(`{"stream_name":"MESSAGES_0","config":{"name":"z","direct":true}}`))
+	})
 	trace := &nats.Msg{Subject: "$JS.API.INFO", Header: nats.Header{"Nats-Trace-Dest": {"messages.0"}}}
 	denied("have the way of a message traced", func() error { return nc.PublishMsg(trace) })
 	large := make([]byte, gatePayloadBytesMax+1)

@@ -82,7 +82,22 @@ func (r *reader) permissions() *server.Permissions {
 func (r *reader) mayPublish(subject, reply string, payload []byte) bool {
 	tokens := strings.Split(subject, ".")
 	return slices.ContainsFunc(r.publish, func(pattern []string) bool { return matches(pattern, tokens) }) &&
-		(reply == "" || ownInbox(reply)) && (!makesConsumer(tokens) || deliversHome(payload))
+		(reply == "" || ownInbox(reply)) && (!makesConsumer(tokens) || deliversHome(payload)) && (!asksForInfo(tokens) || asksForNoSubjects(tokens, payload))
+}
+
+// asksForInfo reports whether a subject is that of a request for information about a stream.
+func asksForInfo(tokens []string) bool {
+	return len(tokens) == 5 && tokens[2] == "STREAM" && tokens[3] == "INFO"
+}
+
+// asksForNoSubjects reports whether a request for information is about a message log, or leaves out the subjects of the records: those of a
+// bucket are its keys, which name channels and users.
+func asksForNoSubjects(tokens []string, payload []byte) bool {
+	if kind, _, ok := topology.KindOf(tokens[4]); ok && kind == topology.KindMessages {
+		return true
+	}
+	var request server.JSApiStreamInfoRequest
+	return len(payload) == 0 || json.Unmarshal(payload, &request) == nil && request.SubjectsFilter == ""
 }
 
 // maySubscribe reports whether a reader may subscribe to subject: live messages, and inboxes that it can name.
@@ -109,7 +124,8 @@ func deliversHome(payload []byte) bool {
 	if err := json.Unmarshal(payload, &request); err != nil {
 		return false
 	}
-	return request.Config.DeliverSubject == "" || ownInbox(request.Config.DeliverSubject)
+	// Consumers of the server's own kinds count against no limit.
+	return (request.Config.DeliverSubject == "" || ownInbox(request.Config.DeliverSubject)) && !request.Config.Direct && !request.Config.Sourcing
 }
 
 // matches reports whether a subject fits a pattern of ReaderSubjects.

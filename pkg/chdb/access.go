@@ -191,8 +191,10 @@ func checkReaderStatement(written string) error {
 	if !scan.isSymbol(first, '(') && !slices.ContainsFunc(readerStatements(), func(word string) bool { return scan.is(first, word) }) {
 		return readerRefusal("Statements other than SELECT, SHOW, DESCRIBE, EXPLAIN and EXISTS are")
 	}
-	for {
-		switch this := scan.next(); this.kind {
+	for afterColon := false; ; {
+		this, typed := scan.next(), afterColon
+		afterColon = scan.isSymbol(this, ':')
+		switch this.kind {
 		case tokenEnd:
 			return nil
 		case tokenBroken:
@@ -206,6 +208,9 @@ func checkReaderStatement(written string) error {
 			if strings.ContainsRune(name, '\\') { // No name of a function, so the engine had no reason to write it so.
 				return readerRefusal("Names with a backslash are")
 			}
+			if typed && name == "identifier" { // its value is no part of the text, and may be the name of a function
+				return readerRefusal("Parameters of type Identifier are")
+			}
 			if name == "settings" && beginsSettings(*scan) {
 				return &Exception{Code: codeReadonly, Message: "A SETTINGS clause is not allowed without a password; some settings may be parameters of the URL. (READONLY)"}
 			}
@@ -217,10 +222,21 @@ func checkReaderStatement(written string) error {
 	}
 }
 
-// beginsSettings reports whether a name and = follow. In a subquery and for profiles the engine takes a SETTINGS clause in spite of readonly.
+// beginsSettings reports whether a name, perhaps of several parts, and = follow. In a subquery and for profiles the engine takes a SETTINGS
+// clause in spite of readonly, and passes over names that it does not know.
 func beginsSettings(scan scanner) bool {
-	name := scan.next()
-	return name.kind == tokenWord && scan.isSymbol(scan.next(), '=')
+	if name := scan.next(); name.kind != tokenWord && name.kind != tokenIdentifier {
+		return false
+	}
+	for {
+		switch next := scan.next(); {
+		case scan.isSymbol(next, '='):
+			return true
+		case !scan.isSymbol(next, '.'):
+			return false
+		}
+		scan.next() // the next part
+	}
 }
 
 // readerStatements are the words that a reader's statement begins with, as the engine writes it.
@@ -233,6 +249,7 @@ func readerStatements() []string {
 func outreaching() []string {
 	return []string{
 		"file", "catboostevaluate", "showcertificate", "aiclassify", "aiextract", "aigenerate", "aitranslate", "aiembed", "aigenerateembedding",
+		"hascolumnintable", // with six arguments it connects to a server
 		"outfile", "infile",
 	}
 }

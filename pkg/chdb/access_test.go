@@ -86,6 +86,9 @@ func attacks() []string {
 		// Limits.
 		"SELECT 1 SETTINGS readonly = 0", "SELECT 1 SETTINGS max_execution_time = 0", "SELECT 1 SETTINGS max_memory_usage = 0", "SELECT 1 SETTINGS profile = 'default'",
 		"SELECT * FROM (SELECT 1 SETTINGS max_execution_time = 0)", "SELECT * FROM (SELECT 1 settings /* */ max_execution_time = 0) AS settings", "SELECT addressToLine(1)", "SELECT sum(sipHash64(number)) FROM numbers(1000000000000) SETTINGS allow_introspection_functions = 1",
+		"SELECT * FROM (SELECT 1 SETTINGS a.b = 1, max_execution_time = 0)", "SELECT * FROM (SELECT 1 SETTINGS `x y` = 1, max_execution_time = 0)", "SELECT * FROM (SELECT 1 SETTINGS a.b.c = 1, readonly = 0)",
+		// Functions by other ways.
+		"SELECT hasColumnInTable('127.0.0.1:1', 'default', '', 'system', 'one', 'dummy')", "SELECT hasColumnInTable('other', 'hidden', 'text')", "SELECT HASCOLUMNINTABLE('other', 'hidden', 'text')",
 		// More than one.
 		"SELECT 1; SELECT 2", "SELECT 1; SET ROLE owner; SELECT * FROM other.hidden", "SELECT ‘'’; SET ROLE owner; SELECT * FROM other.hidden; SELECT ‘'’", "SELECT 1 // '\n; SELECT * FROM other.hidden -- '",
 		"SELECT 1 PARALLEL WITH SELECT 2", "", ";", "\x00", "SELECT 1 \x00; DROP TABLE product.messages", "-- nothing",
@@ -115,6 +118,20 @@ func TestReaderIsRefused(t *testing.T) {
 	require.Equal(t, "2\n", g.own(t, "SELECT count() FROM product.messages").body)
 	require.Equal(t, "1\n", g.own(t, "SELECT count() FROM other.hidden").body)
 	require.Equal(t, "messages\ntexts\n", g.own(t, "SELECT name FROM system.tables WHERE database = 'product' ORDER BY name").body)
+}
+
+// The value of a parameter is not in the statement that is checked.
+func TestReaderNamesNoFunctionByParameter(t *testing.T) {
+	t.Parallel()
+	g := setupGuarded(t)
+	for _, sql := range []string{
+		"SELECT arrayMap({f:Identifier}, ['" + g.outside + "'])", "SELECT arrayMap({ f : Identifier }, ['" + g.outside + "'])", "SELECT * APPLY({f:Identifier}) FROM (SELECT '" + g.outside + "' AS x)",
+		"SELECT * FROM {f:Identifier}('" + g.outside + "', 'LineAsString')",
+	} {
+		got := send(t, http.MethodGet, g.url+"?param_f=file&query="+url.QueryEscape(sql), "")
+		require.NotEqual(t, http.StatusOK, got.status, sql)
+		require.NotContains(t, got.body, secretText, sql)
+	}
 }
 
 // Every table function that the engine knows is refused, but for those that reach nothing.

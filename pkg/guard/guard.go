@@ -141,8 +141,8 @@ func (g *Guard) isNamed(header string) bool {
 	if !strings.ContainsAny(host, ".:") || strings.HasSuffix(host, ".localhost") {
 		return true
 	}
-	if _, err := netip.ParseAddr(host); err == nil {
-		return true
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return !addr.IsUnspecified() // browsers reach this machine by 0.0.0.0, and send less with it
 	}
 	return slices.Contains(g.names, host)
 }

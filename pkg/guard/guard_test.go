@@ -37,7 +37,7 @@ func TestHosts(t *testing.T) {
 		require.NoError(t, g.Check(request(http.MethodPost, host)), host)
 	}
 	for _, host := range []string{
-		"evil.example", "evil.example:5001", "localhost.evil.example", "127.0.0.1.evil.example", "127.0.0.1.nip.io:5001", "x.chat.example.org", "chat.example.org.evil.example", "evil.example.", "1.2.3", "a.b:c:d", "[a.b]", "evil.example@localhost.",
+		"evil.example", "evil.example:5001", "localhost.evil.example", "127.0.0.1.evil.example", "127.0.0.1.nip.io:5001", "x.chat.example.org", "chat.example.org.evil.example", "evil.example.", "1.2.3", "0.0.0.0", "0.0.0.0:5001", "[::]:5001", "a.b:c:d", "[a.b]", "evil.example@localhost.",
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodOptions} {
 			err := g.Check(request(method, host))

@@ -21,7 +21,7 @@ import (
 
 const (
 	partitions = 8
-	ttl        = time.Second
+	ttl        = 2 * time.Second // a busy machine must renew within it
 	patience   = 20 * time.Second
 )
 
