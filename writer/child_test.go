@@ -9,10 +9,12 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
@@ -29,6 +31,7 @@ const childVariable = "SENDHOUSE_WRITER_TEST_CHILD"
 type child struct {
 	Config  Config
 	NATS    string
+	Key     string // file of the operator's key of that
 	DataDir string // of the engine
 	Addr    string // of the engine
 
@@ -74,7 +77,11 @@ func (c *child) run(ctx context.Context) (err error) {
 		stop()
 		err = errors.Join(err, <-served)
 	}()
-	nc, js, err := broker.Connect(ctx, broker.Config{URL: c.NATS, Name: "child", Logger: log})
+	operator, err := nats.NkeyOptionFromSeed(c.Key)
+	if err != nil {
+		return err
+	}
+	nc, js, err := broker.Connect(ctx, broker.Config{URL: c.NATS, Options: []nats.Option{operator}, Name: "child", Logger: log})
 	if err != nil {
 		return err
 	}
@@ -116,6 +123,7 @@ func (b *bundle) newChild(dataDir, addr string, kills child) *testkit.Process {
 	kills.Config = b.config("http://"+addr+"/child", "full")
 	kills.Config.FlushRowsMax = 100
 	kills.NATS, kills.DataDir, kills.Addr = b.nats.URL(), dataDir, addr
+	kills.Key = filepath.Join(b.dir, filepath.Base(broker.OperatorFile("")))
 	text, err := json.Marshal(kills)
 	require.NoError(b.t, err)
 	self, err := os.Executable()
