@@ -120,7 +120,7 @@ func TestRefusalEndsWithTheRepair(t *testing.T) {
 	require.EqualValues(t, 2, h.ask(send("c", "2"))[0].GetMessageSeq())
 }
 
-// Whoever watches the leases sees that the write-ahead log cannot be written to, as does readiness, and its end.
+// A watcher of the leases sees that the write-ahead log cannot be written to, as does readiness, and its end.
 func TestStorageFaultIsSeenInTheLease(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
@@ -173,7 +173,7 @@ func (h *harness) watchLease() <-chan lease.Condition {
 	return seen
 }
 
-// Whoever watches the leases sees a refusal, and its end.
+// A watcher of the leases sees a refusal, and its end.
 func TestRefusalIsSeenInTheLease(t *testing.T) {
 	t.Parallel()
 	h := setup(t)

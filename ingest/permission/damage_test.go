@@ -162,7 +162,7 @@ func (b *bundle) bucketDir() string {
 }
 
 // TestABucketBehindItsMark: a bucket that was replaced by an older copy, was cut off, or has lost a record without a trace
-// admits nobody, also in a process that has known better, until it is repaired.
+// admits no sender, also in a process that has known better, until it is repaired.
 func TestABucketBehindItsMark(t *testing.T) {
 	t.Parallel()
 	deny := Edit{Raise: FlagDefined, Lists: [lists]ListEdit{Denylist: {Add: []string{"u"}}}}

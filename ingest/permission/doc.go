@@ -51,6 +51,6 @@
 //
 // A bucket that was replaced by an older copy, cut off, or purged of a record looks like a whole one.
 // So a mark in another bucket says how much it held at its last change; see the type mark. A bucket
-// that is behind its mark admits nobody until it is restored, or accepted by `sendhouse repair
+// that is behind its mark admits no sender until it is restored, or accepted by `sendhouse repair
 // permissions`.
 package permission

@@ -29,7 +29,7 @@ const (
 	gateWriteTimeout = 10 * time.Second
 	// gateAcceptPause is waited after a connection that could not be accepted.
 	gateAcceptPause = 100 * time.Millisecond
-	// refusedPrefix begins the subjects that the gate puts in place of those it refuses. The server permits nobody to use them, and tells the
+	// refusedPrefix begins the subjects that the gate puts in place of those it refuses. The server permits no client to use them, and tells the
 	// client so.
 	refusedPrefix = "_refused."
 )

@@ -150,7 +150,7 @@ func requireRefused(t *testing.T, nc *nats.Conn, refused chan error, what string
 	}
 }
 
-// forbidden are subjects on which nobody without credentials may make anything appear.
+// forbidden are subjects on which no client without credentials may make anything appear.
 func forbidden() []string {
 	return []string{
 		"sends.0", "messages.0", "messages.1", "live.2.g", "deadletters.writer.data", "other", "$KV.SENDHOUSE.deployment", "$KV.SENDHOUSE_PERMISSIONS.x", "$KV.SENDHOUSE_WRITER.0",
@@ -353,7 +353,7 @@ func TestGateProtocol(t *testing.T) {
 	require.Equal(t, before, g.state(t))
 }
 
-// TestGateIsBounded: a client above the limit is told so, and there is room again when another has gone.
+// TestGateIsBounded: a client above the limit gets an error that says so, and there is room again when another has gone.
 func TestGateIsBounded(t *testing.T) {
 	t.Parallel()
 	g := setupGated(t, func(c *EmbeddedConfig) { c.ConnectionsMax = 2 })
@@ -371,7 +371,7 @@ func TestGateIsBounded(t *testing.T) {
 	}, gateTestTimeout, time.Millisecond)
 }
 
-// FuzzGate: whatever a client without a key says, what comes through is permitted, or on a subject that the server permits nobody.
+// FuzzGate: whatever a client without a key says, what comes through is permitted, or on a subject that the server permits no client.
 func FuzzGate(f *testing.F) {
 	for _, text := range []string{
 		"CONNECT {}\r\nPUB messages.0 5\r\nhello\r\nPING\r\n", "PUB $JS.API.INFO _INBOX.a 0\r\n\r\nSUB _INBOX.a 1\r\nUNSUB 1 5\r\n", "SUB _INBOX.> 1\r\nSUB live.> q 2\r\n",

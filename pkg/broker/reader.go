@@ -16,7 +16,7 @@ const anyMessages = "MESSAGES_*"
 // ReaderSubjects are the subjects on which a user who only reads publishes: requests that look at streams, make and use consumers of the
 // message logs, and acknowledge. MESSAGES_* stands for each partition's stream. The reader of deploy/nats has the same.
 //
-// Names of consumers are not among what can be asked for, so that nobody's consumer can be used, deleted or changed but by those who
+// Names of consumers are not among what can be asked for, so that a consumer can be used, deleted or changed only by those who
 // know its name.
 func ReaderSubjects() []string {
 	return []string{
@@ -47,14 +47,14 @@ const (
 	livePrefix  = "live."
 )
 
-// privateInboxes are the roles whose answers are nobody else's: see InboxPrefix. A reader's own inboxes lie beside them.
+// privateInboxes are the roles whose answers no other client may read: see InboxPrefix. A reader's own inboxes lie beside them.
 func privateInboxes() []string {
 	return []string{"ingest", "history", "sequencer", "writer", "question"}
 }
 
 // reader decides what a client without credentials may say to the embedded server. The server itself would not ask two of these questions: it
 // answers a request on any subject that the request names, and delivers the messages of a consumer to any subject that the consumer names, so
-// that whoever may make a request could write into every stream.
+// that any client that may make a request could write into every stream.
 type reader struct{ publish [][]string }
 
 func newReader() *reader {

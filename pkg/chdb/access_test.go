@@ -15,7 +15,7 @@ import (
 type guarded struct {
 	url     string
 	dir     string
-	outside string // A file that nobody may read.
+	outside string // A file that no client may read.
 }
 
 const secretText = "the secret outside"

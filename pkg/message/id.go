@@ -39,7 +39,7 @@ func MakeID(sinceEpochMilli int64, partition, counter int) ID {
 
 // Time is what the ID clock stood at, to the millisecond: the time of the message's record in the write-ahead log, or later
 // if the broker's clock has been ahead before or more than 4,096 IDs of one millisecond were given. When the message was
-// accepted is told by [Message.AcceptedAt].
+// accepted is what [Message.AcceptedAt] returns.
 func (id ID) Time() time.Time { return time.UnixMilli(id.UnixMilli()).UTC() }
 
 // UnixMilli is Time in milliseconds of the Unix epoch.

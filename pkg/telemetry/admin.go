@@ -85,7 +85,7 @@ func NewAdmin(cfg AdminConfig, deps AdminDeps) (*Admin, error) {
 	}, nil
 }
 
-// routes lays out the paths of the admin listener. Metrics and health are for whoever reaches it. The rest is for this machine, and for no
+// routes lays out the paths of the admin listener. Metrics and health are for every client that reaches it. The rest is for this machine, and for no
 // page of another origin: it shows or changes what is the operator's.
 func routes(deps AdminDeps, keeper *guard.Guard) http.Handler {
 	r := chi.NewRouter()

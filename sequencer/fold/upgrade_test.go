@@ -23,7 +23,7 @@ type formerRecord struct {
 }
 
 // What an earlier version has answered stays: its log becomes the same, from the start and from each of its checkpoints, also if it
-// goes on by the newest rule.
+// continues by the newest rule.
 func TestFormerLogBecomesTheSame(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("testdata/frozen.json")
@@ -57,7 +57,7 @@ func TestFormerLogBecomesTheSame(t *testing.T) {
 		states = append(states, state)
 	}
 
-	// From here on by the newest rule. IDs go on behind those of the step, and time is right again.
+	// From here on by the newest rule. IDs continue after those of the step, and time is right again.
 	last, at := states[0].LastID(), time.Unix(0, records[len(records)-1].UnixNano).Add(time.Second).UTC().Truncate(time.Millisecond)
 	data := encode(t, &message.Send{ChannelId: "c1", ChannelType: 2, FromUid: "u", ClientMsgNo: "new"})
 	for _, state := range states {

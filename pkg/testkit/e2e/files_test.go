@@ -24,7 +24,7 @@ func (h *house) limited(t *testing.T, files int) {
 }
 
 // TestEndToEndIdleConnections: thousands of connections that say nothing, at every listener, keep neither a group commit nor an insert from
-// its files, and a client that is connected goes on sending.
+// its files, and a client that is connected continues to send.
 func TestEndToEndIdleConnections(t *testing.T) {
 	t.Parallel()
 	const files, idle = 1024, 1500
