@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -227,33 +225,10 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 		return addIngest(ctx, p, c.ClientConfig, c.Config, deployment, routes)
 	})
 	if err != nil && c.URL == "" {
-		return &refusedStartError{err, c.DataDir}
+		return process.RefusedStart(err, c.DataDir)
 	}
 	return err
 }
-
-// refusedStartError is an error with which an `up` ends that embeds NATS. The repairs that it names must start that.
-type refusedStartError struct {
-	error
-	dataDir string
-}
-
-var namedRepair = regexp.MustCompile(`sendhouse repair [a-z-]+`)
-
-// Error adds the data folder to the repairs that are named.
-func (e *refusedStartError) Error() string {
-	dir, err := filepath.Abs(e.dataDir)
-	if err != nil {
-		dir = e.dataDir // works in the same folder
-	}
-	if strings.ContainsFunc(dir, func(r rune) bool { return r == ' ' || r == '\'' }) {
-		dir = "'" + strings.ReplaceAll(dir, "'", `'\''`) + "'"
-	}
-	return namedRepair.ReplaceAllStringFunc(e.error.Error(), func(repair string) string { return repair + " --data-dir " + dir })
-}
-
-// Unwrap returns the error itself.
-func (e *refusedStartError) Unwrap() error { return e.error }
 
 // checkNATSAddr refuses to let others read the message log, which takes no credentials, unless that is meant.
 func (c *upCommand) checkNATSAddr() error {

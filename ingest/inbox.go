@@ -90,8 +90,7 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 		p.onProbe(i.probeProblem(msg))
 		return
 	}
-	// Nobody listens on the log's subject: the stream is not there, or has no leader.
-	if len(msg.Data) == 0 && msg.Header.Get("Status") == "503" {
+	if noStream(msg) {
 		if skipped, due := p.faults.Due(faultWAL); due {
 			i.log.Warn("no stream takes the write-ahead log's subject", "partition", number, "stream", topology.WALStream(number), "skipped", skipped)
 		}
@@ -116,3 +115,6 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 		p.onAck(no)
 	}
 }
+
+// noStream reports whether an answer is NATS's own that nothing listens on the log's subject: the stream is missing, or has no leader.
+func noStream(msg *nats.Msg) bool { return len(msg.Data) == 0 && msg.Header.Get("Status") == "503" }

@@ -201,7 +201,7 @@ func (p *partition) onProbe(problem string) {
 
 // probeProblem returns what the answer to a probe says is wrong, or "".
 func (i *inbox) probeProblem(msg *nats.Msg) string {
-	if len(msg.Data) == 0 && msg.Header.Get("Status") == "503" {
+	if noStream(msg) {
 		return "no stream takes its subject: it is missing, or has no leader"
 	}
 	a, err := parseAck(&i.json, msg.Data)

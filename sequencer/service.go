@@ -183,7 +183,7 @@ func (s *Service) hold(ctx context.Context, l *lease.Lease) error {
 	defer s.update(func() { delete(s.held, number) })
 	for {
 		started := time.Now()
-		err := s.runPartition(ctx, l, h)
+		err := s.runPartition(ctx, h)
 		if ctx.Err() != nil {
 			return nil // the lease has ended, and says why
 		}
@@ -256,7 +256,8 @@ func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) 
 	return lifecycle.Pause(ctx, pause) == nil
 }
 
-func (s *Service) runPartition(ctx context.Context, l *lease.Lease, h *holding) (err error) {
+func (s *Service) runPartition(ctx context.Context, h *holding) (err error) {
+	l := h.lease
 	owns := func() bool { return l.Await(ctx) }
 	// A log may be missing while a cut of it is not finished.
 	if err := broker.ResumeCut(ctx, s.deps.JetStream, topology.MessagesStream(l.Partition)); err != nil {

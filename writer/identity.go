@@ -13,7 +13,6 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
@@ -419,66 +418,6 @@ func commandPositions(kv bucket, partition int) *positions {
 		kv: kv, key: positionKey(partition), writer: "repair", timeout: progressTimeout,
 		wait: func(_ context.Context, _ int, err error) error { return err },
 	}
-}
-
-// AheadOfLog refuses a partition of whose messages the table has rows from behind the end of its logs: they were given out before, by
-// a log that was newer, and would be given out again. What ingest has appended to the write-ahead log since does not change that:
-// a row's timestamp is never older than the record that it was made from, unless no message has a time as the record's. It asks nothing of the parts that are older than the
-// message log's last message.
-func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, partition int) error {
-	emitted, since, err := emittedUntil(ctx, js, partition)
-	if err != nil {
-		return err
-	}
-	stream, err := js.Stream(ctx, topology.WALStream(partition))
-	if err != nil {
-		return fmt.Errorf("look at the write-ahead log: %w", err)
-	}
-	end := stream.CachedInfo().State.LastSeq
-	last, found, err := client.LastRow(ctx, partition, since)
-	if err != nil || !found || last.WALSeq <= min(emitted, end) {
-		return err //nolint:wrapcheck // a clickhouse.Error says it all
-	}
-	if last.WALSeq <= end {
-		record, err := broker.RecordAt(ctx, js, topology.WALStream(partition), last.WALSeq)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil // trimmed: it was folded
-		}
-		if err != nil {
-			return fmt.Errorf("look for record %d of the write-ahead log: %w", last.WALSeq, err)
-		}
-		if at := record.Time.UnixMilli(); at <= last.AcceptedAt.UnixMilli() || at >= message.FollowedMilliMax {
-			return nil // the message log is about to be derived
-		}
-		end = emitted // what follows was appended later
-	}
-	return refuseTable("database %s has rows of partition %d that were made from record %d of the write-ahead log, which ends at record %d: the streams are older than the table, or were lost, and would give out the same places again. Restore NATS as it was. If those rows are to be given up, delete them, and the partition is sequenced again: "+
-		"ALTER TABLE %s.messages DELETE WHERE partition = %d AND wal_seq > %d SETTINGS mutations_sync = 2",
-		client.Database(), partition, last.WALSeq, end, client.Database(), partition, min(emitted, end))
-}
-
-// emittedUntil is the last record of the message log, and a time before those of all rows that come after it; zero if none is known.
-func emittedUntil(ctx context.Context, js jetstream.JetStream, partition int) (uint64, time.Time, error) {
-	log, err := messagelog.Open(ctx, js, partition)
-	if err != nil {
-		return 0, time.Time{}, err //nolint:wrapcheck // it says what was being done
-	}
-	records, err := log.Records(ctx)
-	if err != nil || records.First > records.Last {
-		return records.Last, time.Time{}, err //nolint:wrapcheck // it says what was being done
-	}
-	record, err := broker.RecordAt(ctx, js, topology.MessagesStream(partition), records.Last)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return records.Last, time.Time{}, nil
-	}
-	if err != nil {
-		return 0, time.Time{}, fmt.Errorf("read record %d of the message log: %w", records.Last, err)
-	}
-	var batch message.BatchView
-	if err := message.ViewBatch(record.Data, &batch); err != nil || len(batch.Messages) == 0 {
-		return records.Last, time.Time{}, nil //nolint:nilerr // the sequencer names a record that is none
-	}
-	return records.Last, rowsSince(batch.Messages[len(batch.Messages)-1]), nil
 }
 
 // IsRefusal reports whether an error is one of AheadOfLog or NotFirst that refuses, rather than one of the question.

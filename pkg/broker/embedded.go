@@ -32,10 +32,8 @@ const PayloadBytesMax = 8 << 20
 
 const serverReadyTimeout = 8 * time.Second
 
-const (
-	// embeddedName is what the embedded server calls itself to its clients.
-	embeddedName = "sendhouse-embedded"
-)
+// embeddedName is what the embedded server calls itself to its clients.
+const embeddedName = "sendhouse-embedded"
 
 // EmbeddedConfig sets up the NATS server inside this process.
 type EmbeddedConfig struct {
@@ -71,7 +69,7 @@ type Embedded struct {
 	restarts atomic.Uint64
 }
 
-// connectionsMaxDefault is how many other clients an embedded server takes, if nobody says otherwise.
+// connectionsMaxDefault is how many other clients an embedded server takes by default.
 const connectionsMaxDefault = 1024
 
 // StartEmbedded starts a server with JetStream that syncs every write to disk
@@ -124,7 +122,7 @@ func (e *Embedded) open() error {
 	return nil
 }
 
-// startServer starts the server, which listens for nobody itself: see gate.
+// startServer starts the server, which does not listen itself: see gate.
 func (e *Embedded) startServer() error {
 	cfg := e.cfg
 	if err := syncFiles(cfg.DataDir); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/sendhouse/sendhouse/pkg/guard"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // EmbeddedFolder is where the embedded server's files are in the data folder of `sendhouse up`.
@@ -52,26 +53,10 @@ func makeSeed(path string) (seed []byte, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make it: %w", err)
 	}
-	unfinished := path + ".new"
-	if err := os.Remove(unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := lifecycle.ReplaceFile(path, append(seed, '\n'), 0o600); err != nil {
 		return nil, err //nolint:wrapcheck // names the file
 	}
-	file, err := os.OpenFile(unfinished, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err //nolint:wrapcheck // names the file
-	}
-	_, err = file.Write(append(seed, '\n'))
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Rename(unfinished, path); err != nil {
-		return nil, err //nolint:wrapcheck // names the file
-	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err //nolint:wrapcheck // names the folder
-	}
-	return seed, errors.Join(folder.Sync(), folder.Close())
+	return seed, nil
 }
 
 // WithOperator returns the flags with the operator's key of the embedded server on this machine, if nothing else says who asks and

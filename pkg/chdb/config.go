@@ -111,7 +111,7 @@ func (c Config) validate() error {
 			problems = append(problems, fmt.Errorf("%s is negative: %d", name, value))
 		}
 	}
-	if _, err := guard.New(guard.Config{Hosts: c.Hosts}); err != nil {
+	if _, _, err := c.guards(); err != nil {
 		problems = append(problems, err)
 	}
 	if c.ReaderDatabase != "" && (c.Password == "" || !settingName.MatchString(c.ReaderDatabase) || strings.Contains(c.ReaderDatabase, ".")) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
@@ -45,6 +46,8 @@ type Engine struct {
 	timezone  string
 
 	readable bool // Clients may read without a password.
+
+	knownHosts, anyHost *guard.Guard // See guards.
 
 	anchor *connection // Keeps the engine alive between statements.
 
@@ -110,17 +113,22 @@ func start(config Config, libraryPath string, held *folder) (*Engine, error) {
 			return nil, folderError(config.DataDir, err)
 		}
 	}
+	knownHosts, anyHost, err := config.guards()
+	if err != nil {
+		return nil, err
+	}
 	lib, err := load(libraryPath)
 	if err != nil {
 		return nil, err
 	}
 	engine := &Engine{
 		config: config, log: config.Logger, lib: lib, folder: held, defaults: config.querySettings(),
-		arguments: []string{"--path=" + held.enginePath, "--config-file=" + held.configPath},
-		queries:   newLimiter(config.QueriesMax, config.QueueTimeout),
-		inserts:   newLimiter(config.InsertsMax, config.QueueTimeout),
-		readers:   newLimiter(max(1, config.QueriesMax/readerShare), config.QueueTimeout),
-		quit:      make(chan struct{}),
+		arguments:  []string{"--path=" + held.enginePath, "--config-file=" + held.configPath},
+		queries:    newLimiter(config.QueriesMax, config.QueueTimeout),
+		inserts:    newLimiter(config.InsertsMax, config.QueueTimeout),
+		knownHosts: knownHosts, anyHost: anyHost,
+		readers: newLimiter(max(1, config.QueriesMax/readerShare), config.QueueTimeout),
+		quit:    make(chan struct{}),
 	}
 	engine.ending, engine.endStatements = context.WithCancel(context.Background())
 	if err := engine.bringUp(); err != nil {

@@ -13,6 +13,9 @@ import (
 func TestGuardAsksForPassword(t *testing.T) {
 	t.Parallel()
 	engine := &Engine{config: Config{User: "reader", Password: "s3cret"}.withDefaults()}
+	var err error
+	engine.knownHosts, engine.anyHost, err = engine.config.guards()
+	require.NoError(t, err)
 	guarded := engine.guard(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	for name, c := range map[string]struct {
 		prepare func(*http.Request)

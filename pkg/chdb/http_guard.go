@@ -14,14 +14,6 @@ import (
 // site in a browser on this machine, which may not even make it read. A page may give its own name this machine's address: of clients
 // that show no password, the name in Host is checked too.
 func (e *Engine) guard(next http.Handler) http.Handler {
-	known, err := guard.New(guard.Config{Hosts: e.config.Hosts})
-	if err != nil {
-		panic(err) // validate has refused it
-	}
-	anyHost, err := guard.New(guard.Config{AnyHost: true})
-	if err != nil {
-		panic(err) // there is nothing to refuse
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The last answer on this connection left its deadline behind.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
@@ -30,9 +22,9 @@ func (e *Engine) guard(next http.Handler) http.Handler {
 			return
 		}
 		who := e.identify(r)
-		keeper := anyHost
+		keeper := e.anyHost
 		if who == reader || e.config.Password == "" {
-			keeper = known
+			keeper = e.knownHosts
 		}
 		if err := keeper.CheckSameOrigin(r); err != nil {
 			newResponder(w, e, "").fail(&Exception{Code: codeAuthenticationFail, Message: err.Error() + " (AUTHENTICATION_FAILED)"})
@@ -45,6 +37,16 @@ func (e *Engine) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, withIdentity(r, who))
 	})
+}
+
+// guards are for clients that show no password, and for those that do.
+func (c Config) guards() (knownHosts, anyHost *guard.Guard, err error) {
+	knownHosts, err = guard.New(guard.Config{Hosts: c.Hosts})
+	if err != nil {
+		return nil, nil, err //nolint:wrapcheck // names the setting
+	}
+	anyHost, err = guard.New(guard.Config{AnyHost: true})
+	return knownHosts, anyHost, err //nolint:wrapcheck // likewise
 }
 
 // identify finds out who asks, from the user and password in any of the ways that ClickHouse takes them. A client on this machine that

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // loadPassword reads the password of the owner from the file, or makes one and writes it there, readable for this user alone. It is
@@ -39,29 +40,8 @@ func loadPassword(path string, log *slog.Logger) (string, error) {
 
 func makePassword(path string) (string, error) {
 	password := rand.Text()
-	file, err := os.CreateTemp(filepath.Dir(path), ".password-*") // Of mode 0600.
-	if err != nil {
+	if err := lifecycle.ReplaceFile(path, []byte(password+"\n"), 0o600); err != nil {
 		return "", fmt.Errorf("keep the password of ClickHouse: %w", err)
 	}
-	_, err = file.WriteString(password + "\n")
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return "", errors.Join(fmt.Errorf("keep the password of ClickHouse in %s: %w", path, err), os.Remove(file.Name()))
-	}
-	if err := syncFolder(filepath.Dir(path)); err != nil {
-		return "", fmt.Errorf("keep the password of ClickHouse in %s: %w", path, err)
-	}
 	return password, nil
-}
-
-// syncFolder makes the names in a folder outlast a power failure.
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
-	if err != nil {
-		return err //nolint:wrapcheck // names the folder
-	}
-	return errors.Join(folder.Sync(), folder.Close())
 }

@@ -41,24 +41,14 @@ func readFileLimit() (fileLimit, error) {
 func (l fileLimit) share(part, most int) int { return min(int(l-filesReserved)/part, most) }
 
 // APIConnections bounds the connections of the API that were asked for to what the limit of open files allows.
-func (p *Process) APIConnections(asked int) int {
-	allowed := p.files.share(shareAPI, asked)
+func (p *Process) APIConnections(asked int) int { return p.connections("the API", shareAPI, asked) }
+
+// connections bounds the connections that were asked for to a part of what the limit of open files leaves, and logs if that is less.
+func (p *Process) connections(of string, part, asked int) int {
+	allowed := p.files.share(part, asked)
 	if allowed < asked {
-		p.warnFiles("the API", asked, allowed)
+		p.Log.Warn("limit of open files allows fewer connections: raise it with `ulimit -n 65536`, or with LimitNOFILE=65536 in a systemd unit",
+			slog.String("of", of), slog.Int("connections_max", asked), slog.Int("allowed", allowed), slog.Int64("open_files_max", int64(p.files)))
 	}
 	return allowed
-}
-
-// connections is the same for what is no setting.
-func (p *Process) connections(of string, part, most int) int {
-	allowed := p.files.share(part, most)
-	if allowed < most {
-		p.warnFiles(of, most, allowed)
-	}
-	return allowed
-}
-
-func (p *Process) warnFiles(of string, asked, allowed int) {
-	p.Log.Warn("limit of open files allows fewer connections: raise it with `ulimit -n 65536`, or with LimitNOFILE=65536 in a systemd unit",
-		slog.String("of", of), slog.Int("connections_max", asked), slog.Int("allowed", allowed), slog.Int64("open_files_max", int64(p.files)))
 }

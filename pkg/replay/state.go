@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 const stateVersion = 2
@@ -57,7 +58,7 @@ func loadState(path, asked string) (*state, error) {
 }
 
 // save replaces the state file, whole or not at all, and on disk when it returns.
-func (s *state) save(path string) (err error) {
+func (s *state) save(path string) error {
 	if path == "" {
 		return nil
 	}
@@ -65,25 +66,8 @@ func (s *state) save(path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("--state: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("--state: %w", err)
-		}
-	}()
-	file, err := os.Create(path + ".new")
-	if err != nil {
-		return err
+	if err := lifecycle.ReplaceFile(path, text, 0o666); err != nil {
+		return fmt.Errorf("--state: %w", err)
 	}
-	_, err = file.Write(text)
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return nil
 }

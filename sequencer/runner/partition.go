@@ -159,7 +159,7 @@ func (p *Partition) fold(ctx context.Context, r Record) error {
 	return p.emit(ctx, r)
 }
 
-// noteStep reports a broker's clock that has stepped between two records. What that does is told in docs/architecture.md, Time.
+// noteStep reports a broker's clock that has stepped between two records. docs/architecture.md, Time, says what that does.
 func (p *Partition) noteStep(now time.Time, r Record) {
 	by := p.clock.record(now, r.Time)
 	if by == 0 || r.Seq <= p.walEnd && by > 0 { // of what was there at recovery no more is known than its order

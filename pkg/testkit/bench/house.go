@@ -159,7 +159,7 @@ type usage struct {
 func (h *house) used() (map[string]usage, error) {
 	out := make(map[string]usage, len(h.servers))
 	for _, s := range h.servers {
-		pids, err := family(s.pid())
+		pids, err := testkit.ProcessTree(s.pid())
 		if err != nil {
 			return nil, err
 		}
@@ -182,7 +182,7 @@ func (h *house) used() (map[string]usage, error) {
 // count once.
 func (h *house) memory() (now, most int, err error) {
 	for _, s := range h.servers {
-		pids, err := family(s.pid())
+		pids, err := testkit.ProcessTree(s.pid())
 		if err != nil {
 			return 0, 0, err
 		}

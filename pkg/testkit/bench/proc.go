@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 // clockTicks is USER_HZ on every Linux that Go runs on.
@@ -77,7 +79,7 @@ func familyThreads(pid int) (map[string]thread, error) {
 	if err != nil {
 		return nil, err
 	}
-	pids, err := family(pid)
+	pids, err := testkit.ProcessTree(pid)
 	if err != nil {
 		return nil, err
 	}
@@ -119,32 +121,6 @@ func memoryMiB(pid int) (now, most int, err error) {
 	}
 	now, most = parseMemory(string(text))
 	return now, most, nil
-}
-
-// family is a process and those that it has started.
-func family(pid int) ([]int, error) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		return nil, err
-	}
-	pids := []int{pid}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-			continue // the thread has ended
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, field := range strings.Fields(string(text)) {
-			child, err := strconv.Atoi(field)
-			if err != nil {
-				return nil, fmt.Errorf("read %s: %w", file, err)
-			}
-			pids = append(pids, child)
-		}
-	}
-	return pids, nil
 }
 
 // programMiB is the resident memory of a process that is its program's file, and so the same pages in each process of the program.

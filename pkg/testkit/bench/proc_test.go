@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 func TestParseStat(t *testing.T) {
@@ -62,7 +64,7 @@ func TestFamily(t *testing.T) {
 	input, err := child.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, child.Start())
-	pids, err := family(os.Getpid())
+	pids, err := testkit.ProcessTree(os.Getpid())
 	require.NoError(t, err)
 	require.Contains(t, pids, os.Getpid())
 	require.Contains(t, pids, child.Process.Pid)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -46,24 +45,15 @@ var buildClocked = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the sources: %w", err)
 	}
-	file := func(name string) string { return filepath.Join(buildDir, name) }
 	addition, err := filepath.Abs("testdata/clock.go.txt")
 	if err != nil {
 		return "", fmt.Errorf("find the addition: %w", err)
 	}
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{std: file("time.go"), filepath.Join(root, "zz_clock.go"): addition}})
-	if err != nil {
-		return "", fmt.Errorf("encode the overlay: %w", err)
-	}
-	if err := errors.Join(os.WriteFile(file("time.go"), []byte(clocked), 0o600), os.WriteFile(file("overlay.json"), overlay, 0o600)); err != nil {
+	changed := filepath.Join(buildDir, "time.go")
+	if err := os.WriteFile(changed, []byte(clocked), 0o600); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-overlay", file("overlay.json"), "-o", file("clocked"), "github.com/sendhouse/sendhouse") // belongs to all tests
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build -overlay: %w\n%s", err, text)
-	}
-	return file("clocked"), nil
+	return buildOver("clocked", map[string]string{std: changed, filepath.Join(root, "zz_clock.go"): addition})
 })
 
 // clocked is an `up` whose clock can be set.

@@ -62,6 +62,19 @@ func buildAs(name string, flags ...string) (string, error) {
 	return path, nil
 }
 
+// buildOver builds a binary of which some source files are replaced by others.
+func buildOver(name string, replaced map[string]string) (string, error) {
+	overlay, err := json.Marshal(map[string]any{"Replace": replaced})
+	if err != nil {
+		return "", fmt.Errorf("encode the overlay: %w", err)
+	}
+	list := filepath.Join(buildDir, name+".json")
+	if err := os.WriteFile(list, overlay, 0o600); err != nil {
+		return "", err
+	}
+	return buildAs(name, "-overlay="+list)
+}
+
 // mistake is a change to the product's source that a test makes in a binary of its own, to see that it is noticed.
 type mistake struct {
 	name  string
@@ -87,11 +100,7 @@ func (m mistake) build(t *testing.T) string {
 		replaced[file] = filepath.Join(dir, fmt.Sprintf("%d.go", i))
 		require.NoError(t, os.WriteFile(replaced[file], []byte(strings.Replace(string(source), e.right, e.wrong, 1)), 0o600))
 	}
-	overlay, err := json.Marshal(map[string]any{"Replace": replaced})
-	require.NoError(t, err)
-	list := filepath.Join(dir, "overlay.json")
-	require.NoError(t, os.WriteFile(list, overlay, 0o600))
-	path, err := buildAs("sendhouse-"+strings.ReplaceAll(m.name, " ", "-"), "-overlay="+list)
+	path, err := buildOver("sendhouse-"+strings.ReplaceAll(m.name, " ", "-"), replaced)
 	require.NoError(t, err)
 	return path
 }

@@ -209,7 +209,9 @@ var (
 func (s *soak) sample(t *testing.T, at time.Duration) {
 	t.Helper()
 	now := make(map[string]float64)
-	for _, pid := range family(t, s.up.PID()) {
+	pids, err := testkit.ProcessTree(s.up.PID())
+	require.NoError(t, err)
+	for _, pid := range pids {
 		proc := fmt.Sprintf("/proc/%d/", pid)
 		now["memory, MiB (PSS of all processes)"] += kilobytes(t, proc+"smaps_rollup", "Pss:")
 		now["memory, MiB (RSS of all processes)"] += kilobytes(t, proc+"status", "VmRSS:")
@@ -245,31 +247,6 @@ func (s *soak) sample(t *testing.T, at time.Duration) {
 	for name := range quantities() {
 		s.series[name] = append(s.series[name], now[name])
 	}
-}
-
-// family is a process and all that descend from it.
-func family(t *testing.T, pid int) []int {
-	t.Helper()
-	children := make(map[int][]int)
-	files, err := filepath.Glob("/proc/[0-9]*/status")
-	require.NoError(t, err)
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue // it has ended
-		}
-		_, rest, _ := strings.Cut(string(text), "\nPPid:")
-		parent, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
-		if number, err := strconv.Atoi(parent); err == nil {
-			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			children[number] = append(children[number], child)
-		}
-	}
-	all := []int{pid}
-	for i := 0; i < len(all); i++ {
-		all = append(all, children[all[i]]...)
-	}
-	return all
 }
 
 // kilobytes reads a line such as "VmRSS: 12 kB", in bytes. A process that has ended has nothing.
