@@ -38,7 +38,7 @@ func BenchmarkFold(b *testing.B) {
 					require.NoError(b, err)
 				}
 				seq++
-				return fold.Record{Seq: seq, Time: start.Add(time.Duration(n) * time.Microsecond), Data: data}
+				return fold.Record{Seq: seq, Time: start.Add(time.Duration(n) * time.Microsecond), Rule: message.RuleNewest, Data: data}
 			}
 			var effects []fold.Effect
 			step := func(r fold.Record) {
