@@ -95,7 +95,7 @@ func newDamageTemplate(t *testing.T, aged bool) *damageTemplate {
 }
 
 // send sends half of the messages and waits for their rows.
-func (tp *damageTemplate) send(t *testing.T, up *house, name string) {
+func (tp *damageTemplate) send(t *testing.T, up *node, name string) {
 	t.Helper()
 	load := startLoad(t, up.api, loadConfig{seed: 1, name: name, clients: 8, payloadBytesMax: 60})
 	load.await(damageSends)
@@ -123,7 +123,7 @@ func (tp *damageTemplate) setPermissions(t *testing.T, api string) {
 }
 
 // age sends now and then until the write-ahead logs have been trimmed.
-func (tp *damageTemplate) age(t *testing.T, up *house, js jetstream.JetStream) {
+func (tp *damageTemplate) age(t *testing.T, up *node, js jetstream.JetStream) {
 	t.Helper()
 	looks := 0
 	testkit.WaitFor(t, 3*time.Minute, "the write-ahead logs to be trimmed", func(ctx context.Context) error {

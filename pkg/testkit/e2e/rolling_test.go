@@ -20,7 +20,7 @@ func TestEndToEndRollingChange(t *testing.T) {
 	seed := newSeed(t)
 	nats, clickHouse := testkit.StartNATS(t, testkit.NATSOptions{}), testkit.StartClickHouse(t)
 	natsURL := "--nats-url=" + nats.URL
-	var all []*house
+	var all []*node
 	for range 2 {
 		all = append(
 			all,

@@ -1,4 +1,4 @@
-package console
+package frontpage
 
 import (
 	"net/http"
@@ -28,13 +28,13 @@ type form struct {
 	Token   bool   `json:"token"`         // one is needed
 }
 
-func (c *Console) serveState(w http.ResponseWriter, _ *http.Request) {
-	stages, err := c.stages()
+func (p *Page) serveState(w http.ResponseWriter, _ *http.Request) {
+	stages, err := p.stages()
 	if err != nil {
-		c.log.Debug("some metrics could not be gathered", "error", err) // /metrics counts it; what there is is shown
+		p.log.Debug("some metrics could not be gathered", "error", err) // /metrics counts it; what there is is shown
 	}
-	c.answer(w, state{
-		Build: c.deps.Build, Started: c.started, UptimeMillis: time.Since(c.started).Milliseconds(),
-		Readiness: c.deps.Readiness.Check(), Stages: stages, Log: c.deps.Recent.Lines(), Form: c.form(),
+	p.answer(w, state{
+		Build: p.deps.Build, Started: p.started, UptimeMillis: time.Since(p.started).Milliseconds(),
+		Readiness: p.deps.Readiness.Check(), Stages: stages, Log: p.deps.Recent.Lines(), Form: p.form(),
 	})
 }
