@@ -25,9 +25,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/config"
-	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/engine"
+	"github.com/sendhouse/sendhouse/pkg/frontpage"
 	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
@@ -394,7 +394,7 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 		return topology.Deployment{}, err
 	}
 	p.Group.Add("stream monitor", monitor)
-	p.Console.ShowSequencer(func(ctx context.Context) ([]console.Partition, error) { return sequencer.Shown(ctx, js, deployment) })
+	p.FrontPage.ShowSequencer(func(ctx context.Context) ([]frontpage.Partition, error) { return sequencer.Shown(ctx, js, deployment) })
 	showDeadLetters(p, js)
 	p.Readiness.Register("sequencer", service.Check)
 	p.Group.Add("sequencer", service)
@@ -429,7 +429,7 @@ func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	if err != nil {
 		return err
 	}
-	p.Console.ShowWriter(func(ctx context.Context) ([]console.Partition, error) { return writer.Shown(ctx, js, deployment) })
+	p.FrontPage.ShowWriter(func(ctx context.Context) ([]frontpage.Partition, error) { return writer.Shown(ctx, js, deployment) })
 	showDeadLetters(p, js)
 	p.Readiness.Register("writer", service.Check)
 	// As a Func it is not waited for: ingest starts whatever ClickHouse's state is.
@@ -483,7 +483,7 @@ func addIngest(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	if err != nil {
 		return err
 	}
-	p.Console.ShowAPI(console.API{
+	p.FrontPage.ShowAPI(frontpage.API{
 		Handler: service.Handler(), Tokens: cfg.APITokensFile != "", ClientCertificates: cfg.TLSClientCAFile != "",
 	})
 	p.Readiness.Register("ingest", service.Check)
@@ -493,5 +493,5 @@ func addIngest(ctx context.Context, p *process.Process, flags broker.ClientConfi
 
 // showDeadLetters tells the front page, of whichever role comes first: they are the deployment's.
 func showDeadLetters(p *process.Process, js jetstream.JetStream) {
-	p.Console.ShowDeadLetters(func(ctx context.Context) ([]deadletter.Pile, error) { return deadletter.Look(ctx, js) })
+	p.FrontPage.ShowDeadLetters(func(ctx context.Context) ([]deadletter.Group, error) { return deadletter.Groups(ctx, js) })
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/message"
-	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -60,17 +60,17 @@ func (r *refusals) exec(statement string) {
 
 func (r *refusals) heal() { r.exec("ALTER TABLE " + r.tb.name + " DROP CONSTRAINT poison") }
 
-func (b *bundle) box() *deadletter.Box {
+func (b *bundle) box() *deadletter.Stream {
 	b.t.Helper()
 	box, err := deadletter.Open(b.ctx, b.js)
 	require.NoError(b.t, err)
 	return box
 }
 
-func (b *bundle) letters() []deadletter.Letter {
+func (b *bundle) letters() []deadletter.Entry {
 	b.t.Helper()
-	var all []deadletter.Letter
-	_, err := b.box().Walk(b.ctx, deadletter.Filter{}, func(l deadletter.Letter) error {
+	var all []deadletter.Entry
+	_, err := b.box().Walk(b.ctx, deadletter.Filter{}, func(l deadletter.Entry) error {
 		all = append(all, l)
 		return nil
 	})

@@ -13,7 +13,6 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
-	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
 // full is the configuration for the embedded engine, with a database of the test's own.

@@ -22,7 +22,7 @@ type apart struct {
 	nats                      *testkit.NATSServer // nil where it is a cluster
 	natsURL                   string
 	clickHouse                *enginetest.Server
-	ingest, sequencer, writer *house
+	ingest, sequencer, writer *node
 }
 
 // startApart starts the servers, and then the roles on an empty deployment.
@@ -68,10 +68,10 @@ func (a *apart) startInOrder() {
 	a.writer.Start()
 }
 
-func (a *apart) roles() []*house { return []*house{a.ingest, a.sequencer, a.writer} }
+func (a *apart) roles() []*node { return []*node{a.ingest, a.sequencer, a.writer} }
 
 // newSequencer has short leases, so that what a dead one held is soon taken.
-func (a *apart) newSequencer(t *testing.T, flags ...string) *house {
+func (a *apart) newSequencer(t *testing.T, flags ...string) *node {
 	t.Helper()
 	return newRole(t, "sequencer", slices.Concat([]string{"--nats-url=" + a.natsURL, "--sequencer-lease-ttl=2s"}, small, flags)...)
 }
@@ -204,7 +204,7 @@ func TestEndToEndZombieSequencer(t *testing.T) {
 	require.NoError(t, err)
 	load := startLoad(t, a.ingest.api, loadConfig{seed: seed})
 	for range 2 {
-		for _, zombie := range []*house{a.sequencer, second} {
+		for _, zombie := range []*node{a.sequencer, second} {
 			load.await(300)
 			zombie.Pause()
 			woken := time.After(pause)

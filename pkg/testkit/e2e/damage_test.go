@@ -160,7 +160,7 @@ func (c *damageCase) prepare(template *damageTemplate) {
 		c.places[place{r.channel(), r.channelType, r.seq}], c.ids[r.id] = r.clientMsgNo, r.clientMsgNo
 	}
 	copyTree(c.t, template.dir, c.dir)
-	c.damageHouse = newDamageHouse(c.t, c.dir, c.cell.apart)
+	c.damageDeployment = newDamageDeployment(c.t, c.dir, c.cell.apart)
 }
 
 // run damages and judges.
@@ -188,7 +188,7 @@ func (c *damageCase) damage() error {
 		return nil
 	case !c.cell.live && !c.cell.apart: // only NATS can be asked then
 		var err error
-		withNATS(c.t, c.dir, c.damageHouse.nats, func(js jetstream.JetStream) { err = kind.api(c, c.ctx, js, c.stream()) })
+		withNATS(c.t, c.dir, c.damageDeployment.nats, func(js jetstream.JetStream) { err = kind.api(c, c.ctx, js, c.stream()) })
 		c.launch()
 		return err
 	}
@@ -292,7 +292,7 @@ func (c *damageCase) mayNeedBackup() bool {
 }
 
 func (c *damageCase) anyEnded() bool {
-	return slices.ContainsFunc(c.roles, func(role *house) bool { return ended(role.Process) })
+	return slices.ContainsFunc(c.roles, func(role *node) bool { return ended(role.Process) })
 }
 
 // othersServed: what is wrong with one partition must not keep another from being served.

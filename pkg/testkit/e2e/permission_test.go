@@ -177,8 +177,8 @@ func (g *guarded) requireFrontPages(t *testing.T, a *apart) {
 	require.NoError(t, err)
 	_, err = js.Publish(t.Context(), "deadletters.writer.refused", []byte("x"))
 	require.NoError(t, err)
-	for _, role := range []*house{a.sequencer, a.writer} {
-		status, body, err := ask(t.Context(), "http://"+role.admin+"/console/deployment")
+	for _, role := range []*node{a.sequencer, a.writer} {
+		status, body, err := ask(t.Context(), "http://"+role.admin+"/frontpage/deployment")
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, status)
 		require.Contains(t, body, `"partitions":[{`, "who owns them")

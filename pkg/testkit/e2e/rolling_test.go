@@ -21,7 +21,7 @@ func TestEndToEndRollingChange(t *testing.T) {
 	seed := newSeed(t)
 	nats, clickHouse := testkit.StartNATS(t, testkit.NATSOptions{}), enginetest.StartServer(t)
 	natsURL := "--nats-url=" + nats.URL
-	var all []*house
+	var all []*node
 	for range 2 {
 		all = append(
 			all,

@@ -56,7 +56,7 @@ func (r *row) targets() []any {
 }
 
 // embeddedTable reads the table of the embedded engine, which has been launched once.
-func embeddedTable(t *testing.T, h *house) *table {
+func embeddedTable(t *testing.T, h *node) *table {
 	t.Helper()
 	return &table{name: "sendhouse.messages", conn: open(t, h.ownerDSN(t))}
 }

@@ -43,7 +43,7 @@ func awaitShares(t *testing.T, natsURL string, writers int) {
 }
 
 // changeWriters has a second writer come, be killed, be paused until it is a zombie, and leave, all under load.
-func changeWriters(t *testing.T, natsURL string, load *load, second *house) {
+func changeWriters(t *testing.T, natsURL string, load *load, second *node) {
 	t.Helper()
 	load.await(300)
 	second.Start()

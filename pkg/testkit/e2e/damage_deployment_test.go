@@ -19,23 +19,23 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
-// damageHouse is a deployment on one data folder: `up`, or the roles apart around a NATS server and an engine.
-type damageHouse struct {
+// damageDeployment is a deployment on one data folder: `up`, or the roles apart around a NATS server and an engine.
+type damageDeployment struct {
 	dir       string
 	api, nats string             // host:port
 	dsn       string             // for flags
 	owner     []string           // the other flags of a command that may do everything in ClickHouse
 	servers   []*testkit.Process // what a damage to files needs stopped beside the roles
-	roles     []*house
+	roles     []*node
 	js        jetstream.JetStream
 	table     *table // reads with FINAL
 
 	exits []string // the last line of each role that has ended by itself
 }
 
-func newDamageHouse(t *testing.T, dir string, apart bool) *damageHouse {
+func newDamageDeployment(t *testing.T, dir string, apart bool) *damageDeployment {
 	t.Helper()
-	h := &damageHouse{dir: dir}
+	h := &damageDeployment{dir: dir}
 	if apart {
 		server := testkit.NewNATS(t, testkit.NATSOptions{StoreDir: filepath.Join(dir, "nats"), Config: "max_payload: 8MB"})
 		clickHouse := testkit.FreeAddr(t)
@@ -47,10 +47,10 @@ func newDamageHouse(t *testing.T, dir string, apart bool) *damageHouse {
 		ingest := newRole(t, "ingest", append(damageIngestFlags(), url, "--clickhouse-dsn="+h.dsn)...)
 		sequencer := newRole(t, "sequencer", append(damageFlags(), url)...)
 		writer := newRole(t, "writer", url, "--clickhouse-dsn="+h.dsn, "--writer-lease-ttl=2s", "--flush-interval=100ms")
-		h.api, h.roles = ingest.api, []*house{sequencer, ingest, writer}
+		h.api, h.roles = ingest.api, []*node{sequencer, ingest, writer}
 	} else {
 		up := newUpOn(t, dir, slices.Concat(damageFlags(), damageIngestFlags(), []string{"--writer-lease-ttl=2s", "--flush-interval=100ms"})...)
-		h.api, h.nats, h.roles = up.api, up.nats, []*house{up}
+		h.api, h.nats, h.roles = up.api, up.nats, []*node{up}
 		h.dsn, h.owner = "http://"+up.clickHouse+"/sendhouse", ownerFlags(dir)
 		h.table = &table{name: "sendhouse.messages FINAL", conn: open(t, up.ownerDSN(t))}
 	}
@@ -58,7 +58,7 @@ func newDamageHouse(t *testing.T, dir string, apart bool) *damageHouse {
 	return h
 }
 
-func (h *damageHouse) launchServers(t *testing.T) {
+func (h *damageDeployment) launchServers(t *testing.T) {
 	t.Helper()
 	for _, s := range h.servers {
 		s.Launch()
@@ -78,14 +78,14 @@ func (h *damageHouse) launchServers(t *testing.T) {
 	}
 }
 
-func (h *damageHouse) launch() {
+func (h *damageDeployment) launch() {
 	for _, role := range h.roles {
 		role.Launch()
 	}
 }
 
 // relaunch starts the roles again that have ended, as a supervisor would.
-func (h *damageHouse) relaunch() {
+func (h *damageDeployment) relaunch() {
 	for _, role := range h.roles {
 		if ended(role.Process) {
 			h.noteExit(role)
@@ -94,7 +94,7 @@ func (h *damageHouse) relaunch() {
 	}
 }
 
-func (h *damageHouse) noteExit(role *house) {
+func (h *damageDeployment) noteExit(role *node) {
 	lines := strings.Split(strings.TrimSpace(role.Output()), "\n")
 	h.exits = append(h.exits, lines[len(lines)-1])
 }
@@ -109,7 +109,7 @@ func ended(p *testkit.Process) bool {
 }
 
 // stopRoles ends them with SIGTERM, or as kill -9 does.
-func (h *damageHouse) stopRoles(t *testing.T, kill bool) {
+func (h *damageDeployment) stopRoles(t *testing.T, kill bool) {
 	t.Helper()
 	for _, role := range slices.Backward(h.roles) {
 		switch {
@@ -124,7 +124,7 @@ func (h *damageHouse) stopRoles(t *testing.T, kill bool) {
 }
 
 // output is what all processes have written, with the roles first.
-func (h *damageHouse) output() string {
+func (h *damageDeployment) output() string {
 	var all strings.Builder
 	for _, role := range h.roles {
 		all.WriteString(role.Output())
@@ -133,7 +133,7 @@ func (h *damageHouse) output() string {
 }
 
 // ready is nil if all roles are able to serve.
-func (h *damageHouse) ready(ctx context.Context) error {
+func (h *damageDeployment) ready(ctx context.Context) error {
 	var errs []error
 	for _, role := range h.roles {
 		if ended(role.Process) {
@@ -149,7 +149,7 @@ func (h *damageHouse) ready(ctx context.Context) error {
 var alerting = regexp.MustCompile(`(?m)^sendhouse_\w*(damaged|refused|unusable|wrong|missing|lost|restored|broken|foreign|incomplete)\w*(\{[^}]*\})? (.+)$`)
 
 // alerts are the metrics that are not 0.
-func (h *damageHouse) alerts(ctx context.Context) map[string]string {
+func (h *damageDeployment) alerts(ctx context.Context) map[string]string {
 	found := make(map[string]string)
 	for _, role := range h.roles {
 		if ended(role.Process) {
@@ -169,7 +169,7 @@ func (h *damageHouse) alerts(ctx context.Context) map[string]string {
 }
 
 // command runs one of the program's own commands against the deployment, with the flags that it needs.
-func (h *damageHouse) command(t *testing.T, args ...string) (status int, output string) {
+func (h *damageDeployment) command(t *testing.T, args ...string) (status int, output string) {
 	t.Helper()
 	_, help := run(t, append(slices.Clone(args), "--help")...)
 	for flag, value := range map[string]string{"--nats-url": "=nats://" + h.nats, "--clickhouse-dsn": "=" + h.dsn, "--yes": ""} {

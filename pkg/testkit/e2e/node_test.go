@@ -31,8 +31,8 @@ const (
 // small makes a deployment fit on a machine with little disk: JetStream reserves the size of its streams.
 var small = []string{"--wal-bytes-max=256MiB", "--messages-bytes-max=512MiB"}
 
-// house is one process of the binary under test; what it does not have is empty.
-type house struct {
+// node is one process of the binary under test; what it does not have is empty.
+type node struct {
 	*testkit.Process
 	path                         string // of the binary
 	api, admin, nats, clickHouse string // host:port
@@ -41,20 +41,20 @@ type house struct {
 }
 
 // newUp prepares `sendhouse up` on free ports and an empty data folder. Flags that come later win.
-func newUp(t *testing.T, flags ...string) *house {
+func newUp(t *testing.T, flags ...string) *node {
 	t.Helper()
 	return newUpOn(t, t.TempDir(), flags...)
 }
 
-func newUpOn(t *testing.T, dataDir string, flags ...string) *house {
+func newUpOn(t *testing.T, dataDir string, flags ...string) *node {
 	t.Helper()
 	return newUpOf(t, binary(t), dataDir, flags...)
 }
 
 // newUpOf prepares `up` of another binary.
-func newUpOf(t *testing.T, path, dataDir string, flags ...string) *house {
+func newUpOf(t *testing.T, path, dataDir string, flags ...string) *node {
 	t.Helper()
-	h := &house{
+	h := &node{
 		path: path,
 		api:  testkit.FreeAddr(t), admin: testkit.FreeAddr(t), nats: testkit.FreeAddr(t), clickHouse: testkit.FreeAddr(t),
 		dataDir: dataDir,
@@ -70,9 +70,9 @@ func newUpOf(t *testing.T, path, dataDir string, flags ...string) *house {
 }
 
 // newRole prepares a role that runs apart.
-func newRole(t *testing.T, role string, flags ...string) *house {
+func newRole(t *testing.T, role string, flags ...string) *node {
 	t.Helper()
-	h := &house{path: binary(t), admin: testkit.FreeAddr(t)}
+	h := &node{path: binary(t), admin: testkit.FreeAddr(t)}
 	h.args = []string{role, "--admin-addr=" + h.admin}
 	if role == "ingest" {
 		h.api = testkit.FreeAddr(t)
@@ -84,7 +84,7 @@ func newRole(t *testing.T, role string, flags ...string) *house {
 }
 
 // with prepares another process in the place of this one, with more flags.
-func (h *house) with(t *testing.T, flags ...string) *house {
+func (h *node) with(t *testing.T, flags ...string) *node {
 	t.Helper()
 	other := *h
 	other.args = slices.Concat(h.args, flags)
@@ -92,7 +92,7 @@ func (h *house) with(t *testing.T, flags ...string) *house {
 	return &other
 }
 
-func (h *house) prepare(t *testing.T, name string) {
+func (h *node) prepare(t *testing.T, name string) {
 	t.Helper()
 	h.Process = testkit.NewProcess(t, testkit.ProcessConfig{
 		Name: name, Path: h.path, Args: asOperator(h.args), Ready: func(ctx context.Context) error { return h.ready(ctx) },
@@ -100,7 +100,7 @@ func (h *house) prepare(t *testing.T, name string) {
 }
 
 // ready is nil if the process says that it is able to serve.
-func (h *house) ready(ctx context.Context) error {
+func (h *node) ready(ctx context.Context) error {
 	status, body, err := ask(ctx, "http://"+h.admin+"/readyz")
 	if err != nil {
 		return err
@@ -112,7 +112,7 @@ func (h *house) ready(ctx context.Context) error {
 }
 
 // awaitNotReady waits until the process says that it is not able to serve, and why.
-func (h *house) awaitNotReady(t *testing.T, why string) {
+func (h *node) awaitNotReady(t *testing.T, why string) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, "/readyz to say no", func(ctx context.Context) error {
 		status, body, err := ask(ctx, "http://"+h.admin+"/readyz")
@@ -124,7 +124,7 @@ func (h *house) awaitNotReady(t *testing.T, why string) {
 }
 
 // awaitAPI waits until /readyz of the API answers with the status and a text that contains what is said.
-func (h *house) awaitAPI(t *testing.T, status int, said string) {
+func (h *node) awaitAPI(t *testing.T, status int, said string) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, fmt.Sprintf("/readyz of the API to say %d %s", status, said), func(ctx context.Context) error {
 		got, body, err := ask(ctx, "http://"+h.api+"/readyz")
@@ -135,13 +135,13 @@ func (h *house) awaitAPI(t *testing.T, status int, said string) {
 	})
 }
 
-func (h *house) awaitReady(t *testing.T) {
+func (h *node) awaitReady(t *testing.T) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, "/readyz to say yes", h.ready)
 }
 
 // awaitCheckpoints waits until each partition of the process has stored its state.
-func (h *house) awaitCheckpoints(t *testing.T) {
+func (h *node) awaitCheckpoints(t *testing.T) {
 	t.Helper()
 	stored := regexp.MustCompile(`(?m)^sendhouse_sequencer_checkpoint_bytes\{partition="\d+"\} [1-9]`)
 	none := regexp.MustCompile(`(?m)^sendhouse_sequencer_checkpoint_bytes\{partition="\d+"\} 0$`)
@@ -155,7 +155,7 @@ func (h *house) awaitCheckpoints(t *testing.T) {
 }
 
 // requireRuns fails the test if the process has ended.
-func (h *house) requireRuns(t *testing.T) {
+func (h *node) requireRuns(t *testing.T) {
 	t.Helper()
 	select {
 	case <-h.Done():
@@ -165,7 +165,7 @@ func (h *house) requireRuns(t *testing.T) {
 }
 
 // query asks the embedded ClickHouse in plain HTTP.
-func (h *house) query(t *testing.T, sql string) string {
+func (h *node) query(t *testing.T, sql string) string {
 	t.Helper()
 	status, body, err := ask(t.Context(), "http://"+h.clickHouse+"/?query="+url.QueryEscape(sql))
 	require.NoError(t, err)
@@ -174,7 +174,7 @@ func (h *house) query(t *testing.T, sql string) string {
 }
 
 // owner are the flags of a command that may do everything in the embedded ClickHouse.
-func (h *house) owner(database string) []string {
+func (h *node) owner(database string) []string {
 	return append(ownerFlags(h.dataDir), "--clickhouse-dsn=http://"+h.clickHouse+"/"+database)
 }
 
@@ -183,13 +183,13 @@ func ownerFlags(dataDir string) []string {
 }
 
 // password is that of the embedded ClickHouse, which makes it when it is first started.
-func (h *house) password() (string, error) {
+func (h *node) password() (string, error) {
 	text, err := os.ReadFile(filepath.Join(h.dataDir, engine.PasswordFile))
 	return strings.TrimSpace(string(text)), err
 }
 
 // ownerDSN is that of a driver that may do everything in the embedded ClickHouse, which has been launched once.
-func (h *house) ownerDSN(t *testing.T) string {
+func (h *node) ownerDSN(t *testing.T) string {
 	t.Helper()
 	var secret string
 	testkit.WaitFor(t, arriveTimeout, "the password of ClickHouse", func(context.Context) (err error) {
@@ -200,13 +200,13 @@ func (h *house) ownerDSN(t *testing.T) string {
 }
 
 // execute has the embedded ClickHouse do something.
-func (h *house) execute(t *testing.T, sql string) {
+func (h *node) execute(t *testing.T, sql string) {
 	t.Helper()
 	require.NoError(t, h.try(t.Context(), sql))
 }
 
 // try is execute for a process that may end.
-func (h *house) try(ctx context.Context, sql string) error {
+func (h *node) try(ctx context.Context, sql string) error {
 	secret, err := h.password()
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package console
+package frontpage
 
 import (
 	"context"
@@ -38,8 +38,8 @@ type partitions struct {
 }
 
 type letters struct {
-	Piles []deadletter.Pile `json:"piles"`
-	Error string            `json:"error,omitempty"` // instead of them
+	Groups []deadletter.Group `json:"groups"`
+	Error  string             `json:"error,omitempty"` // instead of them
 }
 
 // memory keeps the last answer. Its lock is a channel, so that who waits for it can give up.
@@ -52,35 +52,35 @@ type memory struct {
 func newMemory() memory { return memory{lock: make(chan struct{}, 1)} }
 
 // serveDeployment answers from memory, or asks; one request asks, others wait for it.
-func (c *Console) serveDeployment(w http.ResponseWriter, r *http.Request) {
+func (p *Page) serveDeployment(w http.ResponseWriter, r *http.Request) {
 	select {
-	case c.asked.lock <- struct{}{}:
+	case p.asked.lock <- struct{}{}:
 	case <-r.Context().Done():
 		return // nobody is left to be answered
 	}
-	defer func() { <-c.asked.lock }()
-	if c.asked.at.IsZero() || time.Since(c.asked.at) > answerKept {
-		answer := c.ask(r.Context())
+	defer func() { <-p.asked.lock }()
+	if p.asked.at.IsZero() || time.Since(p.asked.at) > answerKept {
+		answer := p.ask(r.Context())
 		if r.Context().Err() != nil {
 			return // what was heard is cut short
 		}
-		c.asked.answer, c.asked.at = answer, time.Now()
+		p.asked.answer, p.asked.at = answer, time.Now()
 	}
-	c.answer(w, c.asked.answer)
+	p.answer(w, p.asked.answer)
 }
 
-func (c *Console) ask(ctx context.Context) deployment {
+func (p *Page) ask(ctx context.Context) deployment {
 	var d deployment
-	if c.sequencers != nil {
-		all, problem := bounded(ctx, c.sequencers)
+	if p.sequencers != nil {
+		all, problem := bounded(ctx, p.sequencers)
 		d.Sequencer = &partitions{all, problem}
 	}
-	if c.writers != nil {
-		all, problem := bounded(ctx, c.writers)
+	if p.writers != nil {
+		all, problem := bounded(ctx, p.writers)
 		d.Writer = &partitions{all, problem}
 	}
-	if c.letters != nil {
-		all, problem := bounded(ctx, c.letters)
+	if p.letters != nil {
+		all, problem := bounded(ctx, p.letters)
 		d.DeadLetters = &letters{all, problem}
 	}
 	return d

@@ -1,4 +1,4 @@
-package console
+package frontpage
 
 import (
 	"fmt"
@@ -45,14 +45,14 @@ const some = 0.001
 type metrics map[string]*dto.MetricFamily
 
 // stages lays out the way of a message, from left to right. What it uses of the metrics stands in docs/operations.md.
-func (c *Console) stages() ([]stage, error) {
-	families, err := c.deps.Registry.Gather() // also with an error it gives what there is
+func (p *Page) stages() ([]stage, error) {
+	families, err := p.deps.Registry.Gather() // also with an error it gives what there is
 	m := make(metrics, len(families))
 	for _, f := range families {
 		m[f.GetName()] = f
 	}
 	all := []stage{m.ingest(), m.log("WAL", "wal"), m.sequencer(), m.log("MESSAGES", "messages"), m.writer(), m.clickHouse()}
-	for i, here := range []bool{c.api != nil, c.sequencers != nil, c.sequencers != nil, c.sequencers != nil, c.writers != nil, c.writers != nil} {
+	for i, here := range []bool{p.api != nil, p.sequencers != nil, p.sequencers != nil, p.sequencers != nil, p.writers != nil, p.writers != nil} {
 		all[i].Here = here
 		if !here {
 			all[i].Figures = []figure{}

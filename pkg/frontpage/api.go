@@ -1,4 +1,4 @@
-package console
+package frontpage
 
 import (
 	"net/http"
@@ -7,15 +7,15 @@ import (
 
 // The routes of the API that the page uses, and where it finds them.
 const (
-	apiPrefix  = "/console/api"
+	apiPrefix  = "/frontpage/api"
 	pathSend   = "/message/send"
 	pathStatus = "/message/status"
 	pathSync   = "/channel/messagesync"
 )
 
 const (
-	// headerConsole must be on what the page asks of the API. A page of another origin cannot set it.
-	headerConsole = "X-Sendhouse-Console"
+	// headerPage must be on what the page asks of the API. A page of another origin cannot set it.
+	headerPage = "X-Sendhouse-Front-Page"
 	// bodyBytesMax is the largest body that is handed to the API.
 	bodyBytesMax = 256 << 10
 )
@@ -32,24 +32,24 @@ type API struct {
 
 // form reports whether the form is offered. What the API keeps to those with a certificate must not be had through the admin listener, which
 // serves the page to this machine only.
-func (c *Console) form() form {
+func (p *Page) form() form {
 	switch {
-	case c.api == nil:
+	case p.api == nil:
 		return form{Why: "This process has no API. The process with the role ingest has the form."}
-	case c.api.ClientCertificates:
+	case p.api.ClientCertificates:
 		return form{Why: "The API takes only clients with a certificate, and this listener cannot ask for one."}
 	default:
-		return form{Offered: true, Token: c.api.Tokens}
+		return form{Offered: true, Token: p.api.Tokens}
 	}
 }
 
 // forward hands a request of the page to the API, as the person who looks at it: with his token and his address.
-func (c *Console) forward(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get(headerConsole) == "" {
+func (p *Page) forward(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get(headerPage) == "" {
 		http.Error(w, "only the front page itself may ask this", http.StatusForbidden)
 		return
 	}
-	if f := c.form(); !f.Offered {
+	if f := p.form(); !f.Offered {
 		http.Error(w, f.Why, http.StatusForbidden)
 		return
 	}
@@ -64,5 +64,5 @@ func (c *Console) forward(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	asked.Body = http.MaxBytesReader(w, r.Body, bodyBytesMax)
-	c.api.Handler.ServeHTTP(w, asked)
+	p.api.Handler.ServeHTTP(w, asked)
 }

@@ -21,8 +21,8 @@ const (
 	rowsInterval = 250 * time.Millisecond
 )
 
-// house is a Sendhouse: one process, or several.
-type house struct {
+// deployment is a running Sendhouse: one process, or several.
+type deployment struct {
 	urls       []string // of the API, one for each ingest process
 	admin      string   // URL of the admin listener, of a process with ingest
 	clickHouse string   // URL
@@ -32,26 +32,26 @@ type house struct {
 }
 
 // startUp runs everything in one process.
-func startUp(ctx context.Context, binary, dir string, w workload, log *os.File) (*house, error) {
+func startUp(ctx context.Context, binary, dir string, w workload, log *os.File) (*deployment, error) {
 	addrs, err := freeAddrs(4)
 	if err != nil {
 		return nil, err
 	}
-	h := &house{urls: []string{"http://" + addrs[0]}, admin: "http://" + addrs[1], clickHouse: "http://" + addrs[3]}
+	d := &deployment{urls: []string{"http://" + addrs[0]}, admin: "http://" + addrs[1], clickHouse: "http://" + addrs[3]}
 	args := []string{"up", "--data-dir", filepath.Join(dir, "data"), "--api-addr", addrs[0], "--admin-addr", addrs[1], "--nats-addr", addrs[2], "--clickhouse-addr", addrs[3]}
 	if w.partitions > 0 {
 		args = append(args, "--partitions", strconv.Itoa(w.partitions))
 	}
-	up, err := launch(log, "up", h.admin+"/readyz", binary, args...)
+	up, err := launch(log, "up", d.admin+"/readyz", binary, args...)
 	if err != nil {
 		return nil, err
 	}
-	up.metricsURL = h.admin + "/metrics"
-	h.servers = []*server{up}
+	up.metricsURL = d.admin + "/metrics"
+	d.servers = []*server{up}
 	if err := up.awaitReady(ctx); err != nil {
-		return nil, errors.Join(err, h.stop())
+		return nil, errors.Join(err, d.stop())
 	}
-	return h, nil
+	return d, nil
 }
 
 // natsConfig is what deploy recommends for one server, as far as it matters here: the
@@ -74,31 +74,31 @@ type process struct {
 
 // startApart runs each role, a NATS server and the engine that `up` has inside in
 // processes of their own, as many of each role as the case says.
-func startApart(ctx context.Context, binary, dir string, w workload, log *os.File) (*house, error) {
-	processes, h, err := plan(binary, dir, max(w.ingests, 1), max(w.sequencers, 1), max(w.writers, 1))
+func startApart(ctx context.Context, binary, dir string, w workload, log *os.File) (*deployment, error) {
+	processes, d, err := plan(binary, dir, max(w.ingests, 1), max(w.sequencers, 1), max(w.writers, 1))
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range processes {
 		s, err := launch(log, p.name, p.ready, p.path, p.args...)
 		if err != nil {
-			return nil, errors.Join(err, h.stop())
+			return nil, errors.Join(err, d.stop())
 		}
 		s.metricsURL = p.metrics
-		h.servers = append(h.servers, s)
+		d.servers = append(d.servers, s)
 		// The next may need it: a role ends where there is no NATS server yet, or no streams.
 		if err := s.awaitReady(ctx); err != nil {
-			return nil, errors.Join(err, h.stop())
+			return nil, errors.Join(err, d.stop())
 		}
 	}
-	if err := h.awaitShares(ctx); err != nil {
-		return nil, errors.Join(err, h.stop())
+	if err := d.awaitShares(ctx); err != nil {
+		return nil, errors.Join(err, d.stop())
 	}
-	return h, nil
+	return d, nil
 }
 
 // plan says which processes to start, in their order, and where they are to be found.
-func plan(binary, dir string, ingests, sequencers, writers int) ([]process, *house, error) {
+func plan(binary, dir string, ingests, sequencers, writers int) ([]process, *deployment, error) {
 	addrs, err := freeAddrs(3 + 2*ingests + sequencers + writers)
 	if err != nil {
 		return nil, nil, err
@@ -117,10 +117,10 @@ func plan(binary, dir string, ingests, sequencers, writers int) ([]process, *hou
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, nil, err
 	}
-	h := &house{clickHouse: "http://" + engine}
+	d := &deployment{clickHouse: "http://" + engine}
 	out := []process{
 		{name: "nats-server", ready: "http://" + natsAdmin + "/healthz", path: natsServer, args: []string{"--config", config}},
-		{name: "clickhouse", ready: h.clickHouse + "/ping", path: self, args: []string{"-serve-engine", engine, "-engine-dir", filepath.Join(dir, "clickhouse")}},
+		{name: "clickhouse", ready: d.clickHouse + "/ping", path: self, args: []string{"-serve-engine", engine, "-engine-dir", filepath.Join(dir, "clickhouse")}},
 	}
 	role := func(count int, name string, args ...string) {
 		for range count {
@@ -128,22 +128,22 @@ func plan(binary, dir string, ingests, sequencers, writers int) ([]process, *hou
 			of := append([]string{name, "--nats-url=nats://" + natsAddr, "--admin-addr=" + addrs[0]}, args...)
 			addrs = addrs[1:]
 			if name == "ingest" {
-				h.urls, h.admin = append(h.urls, "http://"+addrs[0]), admin
+				d.urls, d.admin = append(d.urls, "http://"+addrs[0]), admin
 				of, addrs = append(of, "--api-addr="+addrs[0]), addrs[1:]
 			}
 			out = append(out, process{name: name, ready: admin + "/readyz", metrics: admin + "/metrics", path: binary, args: of})
 		}
 	}
 	role(sequencers, "sequencer", "--partitions="+strconv.Itoa(apartPartitions))
-	role(writers, "writer", "--clickhouse-dsn="+h.clickHouse+"/sendhouse")
+	role(writers, "writer", "--clickhouse-dsn="+d.clickHouse+"/sendhouse")
 	role(ingests, "ingest")
-	return out, h, nil
+	return out, d, nil
 }
 
 // stop ends the processes, those that were started last first.
-func (h *house) stop() error {
+func (d *deployment) stop() error {
 	var errs []error
-	for _, s := range slices.Backward(h.servers) {
+	for _, s := range slices.Backward(d.servers) {
 		errs = append(errs, s.stop())
 	}
 	return errors.Join(errs...)
@@ -156,9 +156,9 @@ type usage struct {
 }
 
 // used is the usage of all processes of a name together, and of those that they have started.
-func (h *house) used() (map[string]usage, error) {
-	out := make(map[string]usage, len(h.servers))
-	for _, s := range h.servers {
+func (d *deployment) used() (map[string]usage, error) {
+	out := make(map[string]usage, len(d.servers))
+	for _, s := range d.servers {
 		pids, err := testkit.ProcessTree(s.pid())
 		if err != nil {
 			return nil, err
@@ -180,8 +180,8 @@ func (h *house) used() (map[string]usage, error) {
 
 // memory is resident memory of all processes in MiB, now and at most so far. The pages of a program that has started itself again
 // count once.
-func (h *house) memory() (now, most int, err error) {
-	for _, s := range h.servers {
+func (d *deployment) memory() (now, most int, err error) {
+	for _, s := range d.servers {
 		pids, err := testkit.ProcessTree(s.pid())
 		if err != nil {
 			return 0, 0, err
@@ -205,11 +205,11 @@ func (h *house) memory() (now, most int, err error) {
 
 // awaitRows waits until every message that was answered is a row. wrk leaves some
 // sends on their way when it ends, so there may be a few rows more.
-func (h *house) awaitRows(ctx context.Context) error {
+func (d *deployment) awaitRows(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rowsTimeout)
 	defer cancel()
-	return poll(ctx, rowsInterval, h.servers[0].ended, func() error {
-		text, err := get(ctx, h.clickHouse+"/?query=SELECT+count()+FROM+sendhouse.messages+FORMAT+TSVRaw")
+	return poll(ctx, rowsInterval, d.servers[0].ended, func() error {
+		text, err := get(ctx, d.clickHouse+"/?query=SELECT+count()+FROM+sendhouse.messages+FORMAT+TSVRaw")
 		if err != nil {
 			return err
 		}
@@ -217,8 +217,8 @@ func (h *house) awaitRows(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("count rows: %w", err)
 		}
-		if rows < h.rows {
-			return fmt.Errorf("%d rows of %d answered sends", rows, h.rows)
+		if rows < d.rows {
+			return fmt.Errorf("%d rows of %d answered sends", rows, d.rows)
 		}
 		return nil
 	})

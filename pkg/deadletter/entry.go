@@ -23,8 +23,8 @@ const (
 	HeaderToken = "Sendhouse-Deduplication-Token" //nolint:gosec // no secret: the name of a header
 )
 
-// Letter is one dead letter.
-type Letter struct {
+// Entry is one dead letter.
+type Entry struct {
 	ID           uint64    `json:"id"` // sequence in the stream of dead letters
 	Role         string    `json:"role"`
 	Reason       string    `json:"reason"`
@@ -40,10 +40,10 @@ type Letter struct {
 
 // read makes a letter of what the stream holds. A header that is missing leaves its field empty: others than
 // this program may have put it there.
-func read(id uint64, subject string, at time.Time, header nats.Header, body []byte) Letter {
+func read(id uint64, subject string, at time.Time, header nats.Header, body []byte) Entry {
 	role, reason := topology.ParseDeadLetterSubject(subject)
 	seq, _ := strconv.ParseUint(header.Get(HeaderPartitionSeq), 10, 64) // 0 where there is none
-	return Letter{
+	return Entry{
 		ID: id, Role: role, Reason: reason, Time: at.UTC(),
 		Stream: header.Get(HeaderStream), PartitionSeq: seq, Token: header.Get(HeaderToken), Error: header.Get(HeaderError),
 		ContentType: header.Get(topology.HeaderContentType), Bytes: len(body), Body: body,
@@ -90,7 +90,7 @@ func (f Filter) subject() string {
 	return topology.DeadLetterSubject(role, reason)
 }
 
-func (f Filter) allows(l Letter, now time.Time) bool {
+func (f Filter) allows(l Entry, now time.Time) bool {
 	age := now.Sub(l.Time)
 	return (f.Role == "" || l.Role == f.Role) && (f.Reason == "" || l.Reason == f.Reason) && (f.Stream == "" || l.Stream == f.Stream) &&
 		(f.Since == 0 || age <= f.Since) && (f.OlderThan == 0 || age > f.OlderThan)

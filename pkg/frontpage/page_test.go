@@ -1,4 +1,4 @@
-package console_test
+package frontpage_test
 
 import (
 	"context"
@@ -17,15 +17,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/frontpage"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
 )
 
 // bundle is a page and what it shows.
 type bundle struct {
-	*console.Console
+	*frontpage.Page
 	registry *prometheus.Registry
 	log      *slog.Logger
 }
@@ -35,7 +35,7 @@ func setup(t *testing.T) bundle {
 	log, recent := telemetry.KeepLines(slog.New(slog.NewTextHandler(io.Discard, nil))) //nolint:sloglint // one that is enabled
 	b := bundle{registry: prometheus.NewRegistry(), log: log}
 	var err error
-	b.Console, err = console.New(console.Deps{
+	b.Page, err = frontpage.New(frontpage.Deps{
 		Logger: log, Registry: b.registry, Readiness: new(lifecycle.Readiness), Recent: recent, Build: telemetry.ReadBuild(),
 	})
 	require.NoError(t, err)
@@ -45,7 +45,7 @@ func setup(t *testing.T) bundle {
 // ask sends a request as a browser with the page would, unless headers say something else.
 func (b bundle) ask(method, path, body string, headers ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, "http://127.0.0.1:5002"+path, strings.NewReader(body))
-	r.Header.Set("X-Sendhouse-Console", "1")
+	r.Header.Set("X-Sendhouse-Front-Page", "1")
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
@@ -72,7 +72,7 @@ type state struct {
 
 func (b bundle) state(t *testing.T) (s state) {
 	t.Helper()
-	w := b.ask(http.MethodGet, "/console/state", "")
+	w := b.ask(http.MethodGet, "/frontpage/state", "")
 	require.Equal(t, http.StatusOK, w.Code)
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &s))
 	return s
@@ -93,7 +93,7 @@ func (s state) figure(t *testing.T, stage, label string) (value, count, of *floa
 
 func TestNewReportsAll(t *testing.T) {
 	t.Parallel()
-	_, err := console.New(console.Deps{})
+	_, err := frontpage.New(frontpage.Deps{})
 	for _, what := range []string{"logger", "registry", "readiness", "latest lines"} {
 		require.ErrorContains(t, err, what)
 	}
@@ -103,7 +103,7 @@ func TestFilesAndHeaders(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	total := 0
-	for path, contentType := range map[string]string{"/": "text/html", "/console/page.css": "text/css", "/console/page.js": "text/javascript"} {
+	for path, contentType := range map[string]string{"/": "text/html", "/frontpage/page.css": "text/css", "/frontpage/page.js": "text/javascript"} {
 		w := b.ask(http.MethodGet, path, "")
 		require.Equal(t, http.StatusOK, w.Code, path)
 		require.Contains(t, w.Header().Get("Content-Type"), contentType)
@@ -113,7 +113,7 @@ func TestFilesAndHeaders(t *testing.T) {
 		total += w.Body.Len()
 	}
 	require.Less(t, total, 40<<10)
-	require.Equal(t, http.StatusNotFound, b.ask(http.MethodGet, "/console/else", "").Code)
+	require.Equal(t, http.StatusNotFound, b.ask(http.MethodGet, "/frontpage/else", "").Code)
 }
 
 // TestMetricNames holds what the page uses against the list of metrics in docs/operations.md, which another test holds against the program.
@@ -137,8 +137,8 @@ func TestState(t *testing.T) {
 		require.False(t, stage.Here)
 		require.Empty(t, stage.Figures)
 	}
-	b.ShowAPI(console.API{Handler: http.NotFoundHandler()})
-	b.ShowWriter(func(context.Context) ([]console.Partition, error) { return nil, nil })
+	b.ShowAPI(frontpage.API{Handler: http.NotFoundHandler()})
+	b.ShowWriter(func(context.Context) ([]frontpage.Partition, error) { return nil, nil })
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sendhouse_ingest_requests_total", Help: "h"}, []string{"code", "reason"})
 	sends := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sendhouse_ingest_batch_sends", Help: "h"})
 	lag := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sendhouse_writer_lag_seconds", Help: "h"}, []string{"partition"})
@@ -178,23 +178,23 @@ func TestState(t *testing.T) {
 func TestDeploymentIsAskedForSeldom(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	require.JSONEq(t, `{}`, b.ask(http.MethodGet, "/console/deployment", "").Body.String())
+	require.JSONEq(t, `{}`, b.ask(http.MethodGet, "/frontpage/deployment", "").Body.String())
 	b = setup(t)
 	var asked atomic.Int64
-	b.ShowSequencer(func(ctx context.Context) ([]console.Partition, error) {
+	b.ShowSequencer(func(ctx context.Context) ([]frontpage.Partition, error) {
 		_, bounded := ctx.Deadline()
 		require.True(t, bounded)
 		asked.Add(1)
-		return []console.Partition{{Number: 0, Owner: "a", Epoch: 7, Lag: 2}}, nil
+		return []frontpage.Partition{{Number: 0, Owner: "a", Epoch: 7, Lag: 2}}, nil
 	})
-	b.ShowWriter(func(context.Context) ([]console.Partition, error) { return nil, errors.New("NATS does not answer") })
-	b.ShowDeadLetters(func(context.Context) ([]deadletter.Pile, error) {
-		return []deadletter.Pile{{Role: "writer", Reason: "refused", Count: 3}}, nil
+	b.ShowWriter(func(context.Context) ([]frontpage.Partition, error) { return nil, errors.New("NATS does not answer") })
+	b.ShowDeadLetters(func(context.Context) ([]deadletter.Group, error) {
+		return []deadletter.Group{{Role: "writer", Reason: "refused", Count: 3}}, nil
 	})
 	for range 3 {
 		require.JSONEq(t, `{"sequencer":{"partitions":[{"number":0,"owner":"a","epoch":7,"lag":2}]},
 			"writer":{"partitions":[],"error":"NATS does not answer"},
-			"dead_letters":{"piles":[{"role":"writer","reason":"refused","count":3}]}}`, b.ask(http.MethodGet, "/console/deployment", "").Body.String())
+			"dead_letters":{"groups":[{"role":"writer","reason":"refused","count":3}]}}`, b.ask(http.MethodGet, "/frontpage/deployment", "").Body.String())
 	}
 	require.EqualValues(t, 1, asked.Load())
 }
@@ -202,10 +202,10 @@ func TestDeploymentIsAskedForSeldom(t *testing.T) {
 func TestWhoMayAskTheAPI(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	require.Equal(t, http.StatusForbidden, b.ask(http.MethodPost, "/console/api/message/send", "{}").Code, "there is no API")
+	require.Equal(t, http.StatusForbidden, b.ask(http.MethodPost, "/frontpage/api/message/send", "{}").Code, "there is no API")
 	var got *http.Request
 	var body string
-	b.ShowAPI(console.API{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	b.ShowAPI(frontpage.API{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		got = r
 		text, err := io.ReadAll(r.Body)
 		body = string(text)
@@ -213,18 +213,18 @@ func TestWhoMayAskTheAPI(t *testing.T) {
 			w.WriteHeader(http.StatusRequestEntityTooLarge)
 		}
 	})})
-	w := b.ask(http.MethodPost, "/console/api/message/send", `{"a":1}`, "Authorization", "Bearer t", "Content-Type", "application/json", "X-Forwarded-For", "10.0.0.1", "Cookie", "c=1")
+	w := b.ask(http.MethodPost, "/frontpage/api/message/send", `{"a":1}`, "Authorization", "Bearer t", "Content-Type", "application/json", "X-Forwarded-For", "10.0.0.1", "Cookie", "c=1")
 	require.Equal(t, http.StatusOK, w.Code)
 	require.Equal(t, "/message/send", got.URL.Path)
 	require.JSONEq(t, `{"a":1}`, body)
 	require.Equal(t, http.Header{"Authorization": {"Bearer t"}, "Content-Type": {"application/json"}}, got.Header, "nothing else is passed on")
-	require.Equal(t, http.StatusOK, b.ask(http.MethodGet, "/console/api/message/status?client_msg_no=x", "").Code)
+	require.Equal(t, http.StatusOK, b.ask(http.MethodGet, "/frontpage/api/message/status?client_msg_no=x", "").Code)
 	require.Equal(t, "client_msg_no=x", got.URL.RawQuery)
-	require.Equal(t, http.StatusRequestEntityTooLarge, b.ask(http.MethodPost, "/console/api/message/send", strings.Repeat("x", 256<<10+1)).Code)
+	require.Equal(t, http.StatusRequestEntityTooLarge, b.ask(http.MethodPost, "/frontpage/api/message/send", strings.Repeat("x", 256<<10+1)).Code)
 
 	got = nil
-	require.Equal(t, http.StatusForbidden, b.ask(http.MethodPost, "/console/api/message/send", "{}", "X-Sendhouse-Console", "").Code)
-	for _, path := range []string{"/console/api/user/systemuids_add", "/console/api/../metrics", "/console/api//message/send"} {
+	require.Equal(t, http.StatusForbidden, b.ask(http.MethodPost, "/frontpage/api/message/send", "{}", "X-Sendhouse-Front-Page", "").Code)
+	for _, path := range []string{"/frontpage/api/user/systemuids_add", "/frontpage/api/../metrics", "/frontpage/api//message/send"} {
 		require.Equal(t, http.StatusNotFound, b.ask(http.MethodPost, path, "{}").Code, path)
 	}
 	require.Nil(t, got)
@@ -235,12 +235,12 @@ func TestFormIsNoWayAround(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name    string
-		api     console.API
+		api     frontpage.API
 		offered bool
 	}{
-		{"no tokens", console.API{}, true},
-		{"tokens", console.API{Tokens: true}, true},
-		{"certificates", console.API{ClientCertificates: true}, false},
+		{"no tokens", frontpage.API{}, true},
+		{"tokens", frontpage.API{Tokens: true}, true},
+		{"certificates", frontpage.API{ClientCertificates: true}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -255,7 +255,7 @@ func TestFormIsNoWayAround(t *testing.T) {
 			if !test.offered {
 				want = http.StatusForbidden
 			}
-			require.Equal(t, want, b.ask(http.MethodPost, "/console/api/message/send", "{}").Code)
+			require.Equal(t, want, b.ask(http.MethodPost, "/frontpage/api/message/send", "{}").Code)
 		})
 	}
 }

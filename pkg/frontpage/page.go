@@ -1,4 +1,4 @@
-package console
+package frontpage
 
 import (
 	"context"
@@ -34,9 +34,9 @@ type Deps struct {
 	Build     telemetry.Build
 }
 
-// Console is the front page. Tell it what the process does with the Show methods before it is served; it is safe for concurrent
+// Page is the front page. Tell it what the process does with the Show methods before it is served; it is safe for concurrent
 // use from then on.
-type Console struct {
+type Page struct {
 	deps    Deps
 	log     *slog.Logger
 	started time.Time
@@ -45,12 +45,12 @@ type Console struct {
 	api        *API
 	sequencers func(context.Context) ([]Partition, error)
 	writers    func(context.Context) ([]Partition, error)
-	letters    func(context.Context) ([]deadletter.Pile, error)
+	letters    func(context.Context) ([]deadletter.Group, error)
 	asked      memory
 }
 
 // New makes the page of a process without a role.
-func New(deps Deps) (*Console, error) {
+func New(deps Deps) (*Page, error) {
 	var errs []error
 	require := func(ok bool, what string) {
 		if !ok {
@@ -64,44 +64,44 @@ func New(deps Deps) (*Console, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	c := &Console{deps: deps, log: deps.Logger.With("component", "console"), started: time.Now(), asked: newMemory()}
-	c.root = c.routes()
-	return c, nil
+	p := &Page{deps: deps, log: deps.Logger.With("component", "front_page"), started: time.Now(), asked: newMemory()}
+	p.root = p.routes()
+	return p, nil
 }
 
 // ShowSequencer says that the process is a sequencer, and how to ask for the partitions of all of them. The function is
 // given a context with a deadline.
-func (c *Console) ShowSequencer(partitions func(context.Context) ([]Partition, error)) {
-	c.sequencers = partitions
+func (p *Page) ShowSequencer(partitions func(context.Context) ([]Partition, error)) {
+	p.sequencers = partitions
 }
 
 // ShowWriter does the same for a writer.
-func (c *Console) ShowWriter(partitions func(context.Context) ([]Partition, error)) {
-	c.writers = partitions
+func (p *Page) ShowWriter(partitions func(context.Context) ([]Partition, error)) {
+	p.writers = partitions
 }
 
 // ShowDeadLetters says how to ask for the dead letters.
-func (c *Console) ShowDeadLetters(piles func(context.Context) ([]deadletter.Pile, error)) {
-	c.letters = piles
+func (p *Page) ShowDeadLetters(groups func(context.Context) ([]deadletter.Group, error)) {
+	p.letters = groups
 }
 
 // ShowAPI says that the process has the API.
-func (c *Console) ShowAPI(api API) { c.api = &api }
+func (p *Page) ShowAPI(api API) { p.api = &api }
 
-// ServeHTTP answers / and everything below /console/. The admin listener has refused other machines, other hosts and other origins before.
-func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.root.ServeHTTP(w, r) }
+// ServeHTTP answers / and everything below /frontpage/. The admin listener has refused other machines, other hosts and other origins before.
+func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.root.ServeHTTP(w, r) }
 
-func (c *Console) routes() http.Handler {
+func (p *Page) routes() http.Handler {
 	r := chi.NewRouter()
 	r.Use(headers)
 	r.Get("/", file("page.html", "text/html; charset=utf-8"))
-	r.Get("/console/page.css", file("page.css", "text/css; charset=utf-8"))
-	r.Get("/console/page.js", file("page.js", "text/javascript; charset=utf-8"))
-	r.Get("/console/state", c.serveState)
-	r.Get("/console/deployment", c.serveDeployment)
-	r.Post(apiPrefix+pathSend, c.forward)
-	r.Get(apiPrefix+pathStatus, c.forward)
-	r.Post(apiPrefix+pathSync, c.forward)
+	r.Get("/frontpage/page.css", file("page.css", "text/css; charset=utf-8"))
+	r.Get("/frontpage/page.js", file("page.js", "text/javascript; charset=utf-8"))
+	r.Get("/frontpage/state", p.serveState)
+	r.Get("/frontpage/deployment", p.serveDeployment)
+	r.Post(apiPrefix+pathSend, p.forward)
+	r.Get(apiPrefix+pathStatus, p.forward)
+	r.Post(apiPrefix+pathSync, p.forward)
 	return r
 }
 
@@ -130,13 +130,44 @@ func file(name, contentType string) http.HandlerFunc {
 }
 
 // answer writes v as JSON.
-func (c *Console) answer(w http.ResponseWriter, v any) {
+func (p *Page) answer(w http.ResponseWriter, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		c.log.Error("the front page's figures cannot be written", "error", err)
+		p.log.Error("the front page's figures cannot be written", "error", err)
 		http.Error(w, "the figures cannot be written; the log says why", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(body) // a reader that has gone need not know
+}
+
+// state is what a process knows without asking anybody.
+type state struct {
+	Build telemetry.Build `json:"build"`
+	// Started tells one process from the next at the same address: counters begin anew.
+	Started time.Time `json:"started"`
+	// UptimeMillis is by a clock that nobody sets, so rates are right.
+	UptimeMillis int64            `json:"uptime_millis"`
+	Readiness    lifecycle.Report `json:"readiness"`
+	Stages       []stage          `json:"stages"`
+	Log          []telemetry.Line `json:"log"` // warnings and errors, the newest first
+	Form         form             `json:"form"`
+}
+
+// form says whether the page may send.
+type form struct {
+	Offered bool   `json:"offered"`
+	Why     string `json:"why,omitempty"` // not
+	Token   bool   `json:"token"`         // one is needed
+}
+
+func (p *Page) serveState(w http.ResponseWriter, _ *http.Request) {
+	stages, err := p.stages()
+	if err != nil {
+		p.log.Debug("some metrics could not be gathered", "error", err) // /metrics counts it; what there is is shown
+	}
+	p.answer(w, state{
+		Build: p.deps.Build, Started: p.started, UptimeMillis: time.Since(p.started).Milliseconds(),
+		Readiness: p.deps.Readiness.Check(), Stages: stages, Log: p.deps.Recent.Lines(), Form: p.form(),
+	})
 }

@@ -159,9 +159,9 @@ function showDeployment(d) {
   let shown;
   if (!letters) shown = quiet("This process does not ask for them; processes with the role sequencer or writer do.");
   else if (letters.error) shown = make("p", { className: "problem" }, letters.error);
-  else if (letters.piles.length === 0) shown = quiet("There are none.");
+  else if (letters.groups.length === 0) shown = quiet("There are none.");
   else shown = table("sendhouse deadletters shows what they hold", ["role", "reason", "how many", "latest", "its ID", "its error"],
-    letters.piles.map((p) => [p.role, p.reason, number(p.count), p.latest ? new Date(p.latest.time).toLocaleString() : "–", p.latest?.id ?? "–", p.latest?.error ?? ""]),
+    letters.groups.map((g) => [g.role, g.reason, number(g.count), g.latest ? new Date(g.latest.time).toLocaleString() : "–", g.latest?.id ?? "–", g.latest?.error ?? ""]),
     ["word", "word", "number", "", "number"]);
   $("letters").replaceChildren(shown);
 }
@@ -199,10 +199,10 @@ const fromBase64 = (s) => new TextDecoder().decode(Uint8Array.from(atob(s), (c) 
 
 // api asks the API. It gives the body, or throws what the API says is wrong.
 async function api(path, body) {
-  const headers = { "X-Sendhouse-Console": "1" };
+  const headers = { "X-Sendhouse-Front-Page": "1" };
   if ($("token").value) headers.Authorization = "Bearer " + $("token").value;
   if (body) headers["Content-Type"] = "application/json";
-  const answer = await fetch("/console/api" + path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(30_000) });
+  const answer = await fetch("/frontpage/api" + path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(30_000) });
   const said = await answer.text();
   if (answer.ok) return JSON.parse(said);
   let message = said.trim();
@@ -284,12 +284,12 @@ $("send").addEventListener("submit", async (event) => {
   }
 });
 
-follow("/console/state", stateEvery, showState, (e) => {
+follow("/frontpage/state", stateEvery, showState, (e) => {
   text($("gone"), `The process does not answer: ${e.message}`);
   $("gone").hidden = false;
   text($("ready"), "not answering");
   $("ready").className = "badge bad";
 });
-follow("/console/deployment", deploymentEvery, showDeployment, (e) => {
+follow("/frontpage/deployment", deploymentEvery, showDeployment, (e) => {
   $("partitions").replaceChildren(make("p", { className: "problem" }, `could not be asked: ${e.message}`));
 });
