@@ -22,7 +22,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
+	"github.com/sendhouse/sendhouse/sequencer/checkpoint"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/natslog"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
@@ -266,13 +268,12 @@ func (s *Service) runPartition(ctx context.Context, h *holding) (err error) {
 	if err := s.admit(ctx, l.Partition); err != nil {
 		return &runner.Error{Op: "check its logs", Partition: l.Partition, Err: err}
 	}
-	logs, err := openLogs(s.deps.NATS, s.deps.Answers, s.deps.JetStream, l.Partition, s.deps.Tracer != nil)
+	logs, err := natslog.Open(s.deps.NATS, s.deps.JetStream, l.Partition, natslog.Options{Answers: s.deps.Answers, Traced: s.deps.Tracer != nil, Owns: owns})
 	if err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
-	logs.owns = owns
-	defer func() { err = errors.Join(err, logs.close()) }()
-	store, err := openCheckpoints(ctx, s.deps.JetStream, l.Partition)
+	defer func() { err = errors.Join(err, logs.Close()) }()
+	store, err := checkpoint.Open(ctx, s.deps.JetStream, l.Partition)
 	if err != nil {
 		return &runner.Error{Op: "open the checkpoints", Partition: l.Partition, Err: err}
 	}
