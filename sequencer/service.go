@@ -35,9 +35,11 @@ const drainTimeout = 5 * time.Second
 // when it fails.
 const attemptsForgotten = 10 * time.Second
 
-// A refused partition is tried again after pauses that double between these, so that
-// a repair needs no restart and a lasting refusal costs next to nothing.
+// A partition that fails is started again after pauses that double between these. A refused one waits longer: a repair needs
+// no restart, and a lasting refusal costs next to nothing.
 const (
+	restartPauseMin = 50 * time.Millisecond
+	restartPauseMax = 5 * time.Second
 	refusedPauseMin = time.Second
 	refusedPauseMax = 30 * time.Second
 )
@@ -242,7 +244,7 @@ func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) 
 		h.attempts++
 		h.metrics.Restarts.Inc()
 		h.log.Warn("the partition stopped and recovers", "error", err)
-		return runner.Pause(ctx, h.attempts-1)
+		return lifecycle.Backoff{Min: restartPauseMin, Max: restartPauseMax}.Wait(ctx, h.attempts) == nil
 	}
 	h.update(func() { h.behind, h.problem, h.refused = true, err, true })
 	h.lease.Announce()
@@ -252,8 +254,8 @@ func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) 
 		level = slog.LevelDebug
 	}
 	h.logged = err.Error()
-	pause := min(refusedPauseMin<<min(h.refusals, 10), refusedPauseMax)
 	h.refusals++
+	pause := lifecycle.Backoff{Min: refusedPauseMin, Max: refusedPauseMax}.After(h.refusals)
 	h.log.Log(ctx, level, "partition is refused: its sends are answered 503 until it is mended; the other partitions are served", "error", err, "next_attempt_in", pause)
 	return lifecycle.Pause(ctx, pause) == nil
 }
