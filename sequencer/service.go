@@ -90,7 +90,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("sequencer: %w", err)
 	}
 	return &Service{
-		cfg: cfg, deps: deps, log: deps.Logger.With("role", "sequencer"), metrics: runner.NewMetrics(deps.Registerer),
+		cfg: cfg, deps: deps, log: deps.Logger.With("component", "sequencer"), metrics: runner.NewMetrics(deps.Registerer),
 		held: make(map[int]*holding), ready: make(chan struct{}),
 	}, nil
 }
