@@ -37,3 +37,18 @@ func (b Backoff) Wait(ctx context.Context, failures int) error {
 	longest := b.After(failures)
 	return Pause(ctx, longest/2+rand.N(longest/2+1))
 }
+
+// Wake tells one goroutine that there is something to do. Signals that come before it receives from the channel count as
+// one, so it looks at everything that there is to do after each.
+type Wake chan struct{}
+
+// NewWake makes one without a signal.
+func NewWake() Wake { return make(Wake, 1) }
+
+// Signal never blocks.
+func (w Wake) Signal() {
+	select {
+	case w <- struct{}{}:
+	default: // one is pending
+	}
+}

@@ -58,3 +58,16 @@ func TestBackoffWaitsWithJitter(t *testing.T) {
 		require.ErrorIs(t, b.Wait(ctx, 1), reason)
 	})
 }
+
+func TestWakeKeepsOneSignal(t *testing.T) {
+	t.Parallel()
+	w := lifecycle.NewWake()
+	require.Empty(t, w)
+	w.Signal()
+	w.Signal() // does not block
+	require.Len(t, w, 1)
+	<-w
+	require.Empty(t, w)
+	w.Signal()
+	require.Len(t, w, 1)
+}
