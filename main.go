@@ -40,6 +40,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer"
+	sequenceraudit "github.com/sendhouse/sendhouse/sequencer/audit"
+	sequencerrepair "github.com/sendhouse/sendhouse/sequencer/repair"
+	sequencerreplay "github.com/sendhouse/sendhouse/sequencer/replay"
 	"github.com/sendhouse/sendhouse/writer"
 	writeraudit "github.com/sendhouse/sendhouse/writer/audit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
@@ -82,8 +85,8 @@ type cli struct {
 	} `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
 	Repair struct {
 		Deployment  repair.DeploymentCommand          `cmd:"" help:"Write the record of the deployment again, from what its streams say."`
-		MessageLog  sequencer.RepairMessageLogCommand `cmd:"" help:"Derive a partition's message log again, from its first wrong record on."`
-		WAL         sequencer.RepairWALCommand        `cmd:"" name:"wal" help:"Continue a partition whose write-ahead log has lost records that were answered, from what the message log has of them."`
+		MessageLog  sequencerrepair.MessageLogCommand `cmd:"" help:"Derive a partition's message log again, from its first wrong record on."`
+		WAL         sequencerrepair.WALCommand        `cmd:"" name:"wal" help:"Continue a partition whose write-ahead log has lost records that were answered, from what the message log has of them."`
 		Permissions permission.RepairCommand          `cmd:"" help:"Make the bucket of permissions again with the records that can be read."`
 		Positions   writer.RepairPositionsCommand     `cmd:"" help:"Make the writers' positions again that are missing, from the rows of the table."`
 		Table       writer.RepairTableCommand         `cmd:"" help:"Make missing tables and views, and record that the table is the one that the deployment writes into."`
@@ -123,7 +126,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 			log.Debug("empty environment variable counts as absent", "variable", name)
 		}
 		p := process.New(log, level)
-		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS, OpenNATS: p.OpenNATS}, replay.OpenWAL(sequencer.NewReplaySource))
+		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS, OpenNATS: p.OpenNATS}, replay.OpenWAL(sequencerreplay.NewSource))
 	}
 	if err != nil {
 		if log != nil && c.LogFormat == telemetry.LogJSON {
@@ -283,7 +286,7 @@ type auditCommand struct {
 func (c *auditCommand) Run(p *process.Process, in *command.Invocation) error {
 	report := audit.NewReport()
 	err := p.Ask(in.Ctx, c.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
-		sequencer.Audit(ctx, js, deployment, int64(c.AuditMemory), p.Log, report)
+		sequenceraudit.Audit(ctx, js, deployment, int64(c.AuditMemory), p.Log, report)
 		if c.ClickHouse.ClickHouseDSN == "" {
 			rows := &audit.Part{Check: writeraudit.CheckRows, Partition: audit.AllPartitions}
 			rows.Omit("the rows: --clickhouse-dsn is not given")

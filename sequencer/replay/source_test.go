@@ -1,7 +1,8 @@
-package sequencer
+package replay
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
+	"github.com/sendhouse/sendhouse/sequencer/natslog"
+
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -19,8 +23,15 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/replay"
 	"github.com/sendhouse/sendhouse/pkg/topology"
-	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
+
+// harness adds what the tests of this package ask.
+type harness struct{ *sequencertest.Harness }
+
+func setup(t testing.TB) *harness {
+	t.Helper()
+	return &harness{sequencertest.Setup(t)}
+}
 
 // heap is a sink that keeps what it is given. At batch dieAt it dies, without having taken it.
 type heap struct {
@@ -48,57 +59,52 @@ func (s *heap) Put(_ context.Context, b []messagelog.Entry) (uint64, error) {
 
 // replay gives what a source has, and what was said meanwhile.
 func (h *harness) replay(source replay.Source, sink *heap, args ...string) (string, error) {
-	h.t.Helper()
+	h.T.Helper()
 	var cfg replay.Config
 	_, err := config.Parse(args, &cfg)
-	require.NoError(h.t, err)
+	require.NoError(h.T, err)
 	var said strings.Builder
-	_, err = replay.Run(h.ctx, cfg, source, 1, sink, &said)
+	_, err = replay.Run(h.Ctx, cfg, source, 1, sink, &said)
 	return said.String(), err
 }
 
 func (h *harness) fromWAL() replay.Source {
-	return NewReplaySource(h.js, h.deployment, slog.New(slog.DiscardHandler))
+	return NewSource(h.JS, h.Deployment, slog.New(slog.DiscardHandler))
 }
 
 func (h *harness) mustReplay(source replay.Source, args ...string) []messagelog.Entry {
-	h.t.Helper()
+	h.T.Helper()
 	var sink heap
 	_, err := h.replay(source, &sink, args...)
-	require.NoError(h.t, err, "%v", args)
+	require.NoError(h.T, err, "%v", args)
 	return sink.records
 }
 
 // mixed sends what the fold treats in every way, n times, and gives how many messages it becomes.
 func (h *harness) mixed(prefix string, n int) uint64 {
-	h.t.Helper()
+	h.T.Helper()
 	for i := range n {
 		no := fmt.Sprint(prefix, i)
-		twin, live, command := send("a", no), send("b", no+"live"), send("a"+message.CommandSuffix, no)
+		twin, live, command := sequencertest.Send("a", no), sequencertest.Send("b", no+"live"), sequencertest.Send("a"+message.CommandSuffix, no)
 		live.NoPersist, command.SyncOnce = true, true
-		h.ask(send("a", no), twin, live, command, send("b.c d", no))
+		h.Ask(sequencertest.Send("a", no), twin, live, command, sequencertest.Send("b.c d", no))
 	}
 	return uint64(3 * n)
-}
-
-func (h *harness) deleteMessageLog() {
-	h.t.Helper()
-	require.NoError(h.t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
 }
 
 func TestReplayOfTheWriteAheadLogIsThatOfTheMessageLog(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
 	require.Empty(t, h.mustReplay(h.fromWAL()), "an empty log")
-	_, stop := h.start()
+	_, stop := h.Start()
 	n := h.mixed("x", 40)
-	_, err := h.js.Publish(h.ctx, topology.WALSubject(0), []byte("garbage"))
+	_, err := h.JS.Publish(h.Ctx, topology.WALSubject(0), []byte("garbage"))
 	require.NoError(t, err)
 	n += h.mixed("y", 40)
-	h.messages(n)
+	h.Messages(n)
 	stop()
 
-	log := replay.NewMessageLog(h.js)
+	log := replay.NewMessageLog(h.JS)
 	all := h.mustReplay(log)
 	require.Len(t, all, int(n))
 	at := func(i int) string { return message.ID(view(t, all[i]).GetMessageId()).Time().Format(time.RFC3339Nano) }
@@ -128,7 +134,7 @@ func TestReplayOfTheWriteAheadLogIsThatOfTheMessageLog(t *testing.T) {
 	require.Len(t, want[10], int(n/3))
 	require.Empty(t, want[8])
 
-	h.deleteMessageLog()
+	h.DeleteMessageLog()
 	for i, args := range selections {
 		require.Equal(t, want[i], h.mustReplay(h.fromWAL(), args...), "%v, without the message log", args)
 	}
@@ -151,21 +157,21 @@ func trimmed(t *testing.T) (h *harness, all []messagelog.Entry) {
 	h = setup(t)
 	at := time.Now()
 	for round := range 3 {
-		_, stop := h.start()
+		_, stop := h.Start()
 		h.mixed(fmt.Sprint(round, "-"), 10)
 		stop()
-		k := keeperOf(h, func() time.Time { return at })
-		at = at.Add(h.config.CheckpointInterval)
+		k := h.Keeper(func() time.Time { return at })
+		at = at.Add(h.Config.CheckpointInterval)
 		require.True(t, k.Due(), "round %d", round)
-		require.NoError(t, k.Checkpoint(h.ctx))
-		require.NoError(t, k.Trim(h.ctx))
+		require.NoError(t, k.Checkpoint(h.Ctx))
+		require.NoError(t, k.Trim(h.Ctx))
 	}
-	_, stop := h.start()
+	_, stop := h.Start()
 	h.mixed("last-", 10)
 	stop()
-	all = h.mustReplay(replay.NewMessageLog(h.js))
+	all = h.mustReplay(replay.NewMessageLog(h.JS))
 	require.Len(t, all, 120)
-	h.deleteMessageLog()
+	h.DeleteMessageLog()
 	return h, all
 }
 
@@ -199,12 +205,12 @@ func TestReplayOfATrimmedWriteAheadLog(t *testing.T) {
 	}
 
 	// Where the newer checkpoint is damaged the older one serves.
-	kept, err := h.checkpoints().List(h.ctx)
+	kept, err := h.Checkpoints().List(h.Ctx)
 	require.NoError(t, err)
-	_, err = h.objects().PutBytes(h.ctx, kept.Metas[0].Object, []byte("not a checkpoint"))
+	_, err = h.Objects().PutBytes(h.Ctx, kept.Metas[0].Object, []byte("not a checkpoint"))
 	require.NoError(t, err)
 	require.Equal(t, all[99:], h.mustReplay(h.fromWAL(), "--from-partition-seq=100"))
-	_, err = h.objects().PutBytes(h.ctx, kept.Metas[1].Object, []byte("nor is this"))
+	_, err = h.Objects().PutBytes(h.Ctx, kept.Metas[1].Object, []byte("nor is this"))
 	require.NoError(t, err)
 	_, err = h.replay(h.fromWAL(), new(heap))
 	require.ErrorContains(t, err, "damaged checkpoint")
@@ -232,39 +238,24 @@ func TestReplayOfTheWriteAheadLogIsResumed(t *testing.T) {
 	state = "--state=" + filepath.Join(t.TempDir(), "state")
 	_, err := h.replay(h.fromWAL(), &heap{dieAt: 2}, state)
 	require.ErrorIs(t, err, errDied)
-	store := h.checkpoints()
-	kept, err := store.List(h.ctx)
+	store := h.Checkpoints()
+	kept, err := store.List(h.Ctx)
 	require.NoError(t, err)
-	_, err = store.move(h.ctx, kept.Version, kept.Metas[:1])
+	pointer, err := json.Marshal(map[string]any{"checkpoints": kept.Metas[:1]})
 	require.NoError(t, err)
-	logs := &natsLogs{nc: h.nc, js: h.js}
-	require.NoError(t, logs.TrimWAL(h.ctx, kept.Metas[0].WALSeq+1))
+	pointers, err := h.JS.KeyValue(h.Ctx, topology.CheckpointPointerBucket)
+	require.NoError(t, err)
+	_, err = pointers.Put(h.Ctx, "p0", pointer)
+	require.NoError(t, err)
+	logs := natslog.New(h.JS, 0)
+	require.NoError(t, logs.TrimWAL(h.Ctx, kept.Metas[0].WALSeq+1))
 	_, err = h.replay(h.fromWAL(), new(heap), state)
 	require.ErrorIs(t, err, replay.ErrGone)
 	require.ErrorContains(t, err, "makes messages from partition_seq 91 on")
 
 	// Nor is a log taken for another.
-	require.NoError(t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
-	h.ensure()
+	require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.WALStream(0)))
+	h.Ensure()
 	_, err = h.replay(h.fromWAL(), new(heap), state)
 	require.ErrorContains(t, err, "the write-ahead log ends at record 0, and a checkpoint is of record")
-}
-
-func TestFoldingNoticesThatTheLogIsTrimmed(t *testing.T) {
-	t.Parallel()
-	for name, left := range map[string]uint64{"some is left": 2, "nothing is left": 0} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := setup(t)
-			for i := range 5 {
-				h.publish(send("c", fmt.Sprint(i)))
-			}
-			state, err := fold.New(fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax})
-			require.NoError(t, err)
-			logs := &natsLogs{nc: h.nc, js: h.js}
-			require.NoError(t, logs.TrimWAL(h.ctx, 6-left))
-			err = foldTo(h.ctx, logs, state, 5, func([]fold.Effect) error { return errors.New("there was nothing to fold") })
-			require.ErrorIs(t, err, errTrimmed)
-		})
-	}
 }

@@ -1,4 +1,4 @@
-package sequencer
+package audit
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -18,39 +20,40 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
+// harness adds what the tests of this package ask.
+type harness struct{ *sequencertest.Harness }
+
+func setup(t testing.TB) *harness {
+	t.Helper()
+	return &harness{sequencertest.Setup(t)}
+}
+
 func (h *harness) chain(memoryBytesMax int64) *audit.Part {
-	h.t.Helper()
-	part, err := Chain(h.ctx, h.js, 0, memoryBytesMax, slog.New(slog.DiscardHandler))
-	require.NoError(h.t, err)
+	h.T.Helper()
+	part, err := Chain(h.Ctx, h.JS, 0, memoryBytesMax, slog.New(slog.DiscardHandler))
+	require.NoError(h.T, err)
 	return part
 }
 
 // forge puts a record with one message into the log by a foreign hand; first is the place that it says the message has.
 func (h *harness) forge(first uint64, channel string, identity message.Identity) {
-	h.t.Helper()
-	encoded, err := send(channel, "forged").MarshalVT()
-	require.NoError(h.t, err)
-	h.put(testkit.MessageBatch(first, message.AppendMessage(nil, encoded, identity)))
-}
-
-// put writes a record into the message log.
-func (h *harness) put(record []byte) {
-	h.t.Helper()
-	_, err := h.js.Publish(h.ctx, topology.MessagesSubject(0), record)
-	require.NoError(h.t, err)
+	h.T.Helper()
+	encoded, err := sequencertest.Send(channel, "forged").MarshalVT()
+	require.NoError(h.T, err)
+	h.Put(testkit.MessageBatch(first, message.AppendMessage(nil, encoded, identity)))
 }
 
 func TestChainIsWholeHoweverOftenItIsRead(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
 	require.Zero(t, h.chain(1<<20).Compared, "an empty log")
-	h.start()
+	h.Start()
 	for i := range 60 {
 		no := strconv.Itoa(i)
-		h.ask(send("a"+strconv.Itoa(i%20), no), send("b", no), send("b", no)) // the last is a duplicate
-		h.ask(send("b", no))                                                  // a record without a message
+		h.Ask(sequencertest.Send("a"+strconv.Itoa(i%20), no), sequencertest.Send("b", no), sequencertest.Send("b", no)) // the last is a duplicate
+		h.Ask(sequencertest.Send("b", no))                                                                              // a record without a message
 	}
-	h.messages(120)
+	h.Messages(120)
 	for memory, passes := range map[int64]int{1 << 20: 1, 21 * chainChannelBytes: 1, 20 * chainChannelBytes: 3} {
 		part := h.chain(memory)
 		require.Zero(t, part.Differences, part.First)
@@ -59,14 +62,14 @@ func TestChainIsWholeHoweverOftenItIsRead(t *testing.T) {
 		require.EqualValues(t, 21, part.Details.(*Chained).Channels)
 	}
 	// Retention takes the beginning: the channels may begin anywhere then.
-	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	stream, err := h.JS.Stream(h.Ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
-	require.NoError(t, stream.Purge(h.ctx, jetstream.WithPurgeSequence(51)))
+	require.NoError(t, stream.Purge(h.Ctx, jetstream.WithPurgeSequence(51)))
 	part := h.chain(1 << 20)
 	require.Zero(t, part.Differences, part.First)
 	require.EqualValues(t, 70, part.Compared)
 	// And everything: how many messages there were is not known then.
-	require.NoError(t, stream.Purge(h.ctx))
+	require.NoError(t, stream.Purge(h.Ctx))
 	part = h.chain(1 << 20)
 	require.Zero(t, part.Differences, part.First)
 	require.Zero(t, part.Compared)
@@ -78,7 +81,7 @@ func TestChainChecksEveryChannelInSomePass(t *testing.T) {
 	h := setup(t)
 	const channels = 200
 	encode := func(n int, id message.ID, seq, record uint64) []byte {
-		encoded, err := send("c"+strconv.Itoa(n), "x").MarshalVT()
+		encoded, err := sequencertest.Send("c"+strconv.Itoa(n), "x").MarshalVT()
 		require.NoError(t, err)
 		return message.AppendMessage(nil, encoded, message.Identity{ID: id, Seq: seq, WALSeq: record, WALIndex: uint32(n)})
 	}
@@ -87,7 +90,7 @@ func TestChainChecksEveryChannelInSomePass(t *testing.T) {
 		for n := range channels {
 			batch = append(batch, encode(n, message.MakeID(int64(record+1), 0, n), seq, uint64(record+1)))
 		}
-		h.put(testkit.MessageBatch(uint64(record*channels+1), batch...))
+		h.Put(testkit.MessageBatch(uint64(record*channels+1), batch...))
 	}
 	for _, memory := range []int64{1 << 20, 30 * chainChannelBytes, chainChannelBytes} {
 		part := h.chain(memory)
@@ -106,7 +109,7 @@ func TestChainChecksWhatLiesBeforeAForeignRecord(t *testing.T) {
 	for n := range channels {
 		h.forge(uint64(n+2), "c"+strconv.Itoa(n), message.Identity{ID: message.MakeID(int64(n+1), 0, 0), Seq: 2, WALSeq: uint64(n + 1)})
 	}
-	h.put([]byte("no batch"))
+	h.Put([]byte("no batch"))
 	h.forge(channels+2, "behind", message.Identity{ID: message.MakeID(1<<40, 0, 0), Seq: 2, WALSeq: channels + 2})
 	for _, memory := range []int64{1 << 20, 4 * chainChannelBytes} {
 		part := h.chain(memory)
@@ -122,7 +125,7 @@ func TestChainChecksWhatLiesBeforeAForeignRecord(t *testing.T) {
 func TestChainFindsWhatIsPlanted(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	h.folded(10)
+	h.Folded(10)
 	const last = 10
 	id := message.MakeID(1<<40, 0, 0)
 	for i, plant := range []struct {
@@ -136,15 +139,15 @@ func TestChainFindsWhatIsPlanted(t *testing.T) {
 		{func() {
 			h.forge(last+5, "f", message.Identity{ID: message.MakeID(1<<40, 7, 9), Seq: 1, WALSeq: 103})
 		}, "has a message_id of partition 7"},
-		{func() { h.put(testkit.MessageBatch(last+6, []byte("no message"))) }, "not an encoded Message"},
+		{func() { h.Put(testkit.MessageBatch(last+6, []byte("no message"))) }, "not an encoded Message"},
 		{func() { h.forge(last+8, "g", message.Identity{ID: id + 1<<30, Seq: 1, WALSeq: 104}) }, "record 17 begins with message 18, wanted 17"},
 		{func() { h.forge(last+8, "h", message.Identity{ID: id + 1<<31, Seq: 1, WALSeq: 105}) }, "record 18 begins with message 18, wanted 19"},
 		{func() {
-			stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+			stream, err := h.JS.Stream(h.Ctx, topology.MessagesStream(0))
 			require.NoError(t, err)
-			require.NoError(t, stream.DeleteMsg(h.ctx, 5))
+			require.NoError(t, stream.DeleteMsg(h.Ctx, 5))
 		}, "records 5 to 5 are missing"},
-		{func() { h.put([]byte("no batch")) }, "behind record 18: record 19 of MESSAGES_0: not an encoded MessageBatch"},
+		{func() { h.Put([]byte("no batch")) }, "behind record 18: record 19 of MESSAGES_0: not an encoded MessageBatch"},
 	} {
 		plant.do()
 		part := h.chain(1 << 20)
@@ -184,28 +187,28 @@ func TestChainOfALogThatLosesItsTail(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := setup(t)
-			_, stop := h.start()
+			_, stop := h.Start()
 			for i := range 4 {
-				h.ask(send("c", strconv.Itoa(i)))
+				h.Ask(sequencertest.Send("c", strconv.Itoa(i)))
 			}
-			h.messages(4)
+			h.Messages(4)
 			stop()
 			var records [][]byte
 			for seq := range uint64(4) {
-				raw, err := storedRecord(h.ctx, h.js, 0, seq+1)
+				raw, err := storedRecord(h.Ctx, h.JS, 0, seq+1)
 				require.NoError(t, err)
 				records = append(records, raw.Data)
 			}
-			part, err := Chain(h.ctx, &watched{h.js, func(look int) {
+			part, err := Chain(h.Ctx, &watched{h.JS, func(look int) {
 				switch {
 				case look == 1: // where the chain ends is known
-					h.deleteMessageLog()
-					h.ensure()
-					h.put(records[0])
-					h.put(records[1])
+					h.DeleteMessageLog()
+					h.Ensure()
+					h.Put(records[0])
+					h.Put(records[1])
 				case look == 2 && back: // the reader knows that there is nothing more
-					h.put(records[2])
-					h.put(records[3])
+					h.Put(records[2])
+					h.Put(records[3])
 				}
 			}}, 0, 1<<20, slog.New(slog.DiscardHandler))
 			if !back {
@@ -224,10 +227,10 @@ func TestChainOfALogThatLosesItsTail(t *testing.T) {
 func TestChainNamesAnEndThatIsDeleted(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	h.folded(4)
-	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	h.Folded(4)
+	stream, err := h.JS.Stream(h.Ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
-	require.NoError(t, stream.DeleteMsg(h.ctx, 4))
+	require.NoError(t, stream.DeleteMsg(h.Ctx, 4))
 	part := h.chain(1 << 20)
 	require.EqualValues(t, 1, part.Differences)
 	require.Contains(t, part.First[0], "records 4 to 4 are missing")

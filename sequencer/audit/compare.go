@@ -1,4 +1,4 @@
-package sequencer
+package audit
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/natslog"
+	"github.com/sendhouse/sendhouse/sequencer/refold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
@@ -52,8 +54,8 @@ func Refold(ctx context.Context, js jetstream.JetStream, deployment topology.Dep
 }
 
 func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int, log *slog.Logger) (*audit.Part, error) {
-	logs := &natsLogs{nc: js.Conn(), js: js, partition: number}
-	r := &refold{part: &audit.Part{Check: "refold", Partition: number}, report: new(Refolded), logs: logs, progress: audit.NewProgress(log, "refold", number)}
+	logs := natslog.New(js, number)
+	r := &comparison{part: &audit.Part{Check: "refold", Partition: number}, report: new(Refolded), js: js, logs: logs, progress: audit.NewProgress(log, "refold", number)}
 	r.part.Details = r.report
 	// The messages first: each of them comes from a record that the log has by now.
 	messages, err := messagelog.Open(ctx, js, number)
@@ -68,11 +70,11 @@ func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology
 	if err != nil {
 		return r.part, err
 	}
-	starts, err := findStartStates(ctx, js, deployment, number, wal)
+	starts, err := refold.FindStarts(ctx, js, deployment, number, wal)
 	if err != nil {
 		return r.part, err
 	}
-	if r.state, err = starts.oldest(ctx); err != nil {
+	if r.state, err = starts.Oldest(ctx); err != nil {
 		return r.part, err
 	}
 	r.report.FromWALSeq, r.report.LastWALSeq = r.state.WALSeq()+1, wal.Last
@@ -95,11 +97,12 @@ func refoldOnce(ctx context.Context, js jetstream.JetStream, deployment topology
 	return r.part, err
 }
 
-type refold struct {
+type comparison struct {
 	part     *audit.Part
 	report   *Refolded
 	progress *audit.Progress
-	logs     *natsLogs
+	js       jetstream.JetStream
+	logs     *natslog.Logs
 	patience time.Duration
 	state    *fold.State
 	log      *messagelog.Log
@@ -110,8 +113,8 @@ type refold struct {
 	data     []byte
 }
 
-func (r *refold) run(ctx context.Context, wal runner.Bounds) error {
-	if err := foldTo(ctx, r.logs, r.state, wal.Last, func(effects []fold.Effect) error { return r.compare(ctx, effects) }); err != nil {
+func (r *comparison) run(ctx context.Context, wal runner.Bounds) error {
+	if err := refold.To(ctx, r.logs, r.state, wal.Last, func(effects []fold.Effect) error { return r.compare(ctx, effects) }); err != nil {
 		return err
 	}
 	if r.last > r.state.WALSeq() {
@@ -123,7 +126,7 @@ func (r *refold) run(ctx context.Context, wal runner.Bounds) error {
 }
 
 // compare holds the message log's next record against what the last one folded became.
-func (r *refold) compare(ctx context.Context, effects []fold.Effect) error {
+func (r *comparison) compare(ctx context.Context, effects []fold.Effect) error {
 	r.report.Sends += uint64(len(effects))
 	want := r.state.WALSeq()
 	var messages int
@@ -152,7 +155,7 @@ func (r *refold) compare(ctx context.Context, effects []fold.Effect) error {
 
 // absent finds out why the message log has no record of a sequence. It looks at the log's end first: what was not
 // derived yet, or lost and is derived again, may come meanwhile, and is no difference.
-func (r *refold) absent(ctx context.Context, seq uint64, messages int) error {
+func (r *comparison) absent(ctx context.Context, seq uint64, messages int) error {
 	bounds, err := r.log.Records(ctx)
 	if err != nil {
 		return err
@@ -178,7 +181,7 @@ func (r *refold) absent(ctx context.Context, seq uint64, messages int) error {
 }
 
 // differ names what is wrong in a record: messages, as far as each has one of its own to be held against.
-func (r *refold) differ(have *messagelog.Record, effects []fold.Effect) {
+func (r *comparison) differ(have *messagelog.Record, effects []fold.Effect) {
 	var batch message.BatchView
 	if err := message.ViewBatch(have.Data, &batch); err != nil {
 		r.part.Differ("record %d of the message log: %v", have.Seq, err)
@@ -203,7 +206,7 @@ func (r *refold) differ(have *messagelog.Record, effects []fold.Effect) {
 }
 
 // name names the message that a send became.
-func (r *refold) name(e *fold.Effect) string {
+func (r *comparison) name(e *fold.Effect) string {
 	m := message.Message{
 		MessageId: uint64(e.Identity.ID), MessageSeq: e.Identity.Seq, ChannelId: string(e.View.ChannelID), ChannelType: uint32(e.View.ChannelType),
 	}
@@ -212,7 +215,7 @@ func (r *refold) name(e *fold.Effect) string {
 
 // read waits for the message log's record at a sequence or behind it; ahead stays nil where there is none. That nothing has come
 // proves nothing: the stream's leader is asked in the end.
-func (r *refold) read(ctx context.Context, seq uint64) error {
+func (r *comparison) read(ctx context.Context, seq uint64) error {
 	wait, cancel := context.WithTimeout(ctx, r.patience)
 	defer cancel()
 	for {
@@ -234,7 +237,7 @@ func (r *refold) read(ctx context.Context, seq uint64) error {
 }
 
 // late is an error where the message log has a record at a sequence or behind it, which the reader was not given.
-func (r *refold) late(ctx context.Context, seq uint64) error {
+func (r *comparison) late(ctx context.Context, seq uint64) error {
 	raw, err := r.stored(ctx, seq)
 	if err != nil || raw == nil {
 		return err
@@ -243,7 +246,7 @@ func (r *refold) late(ctx context.Context, seq uint64) error {
 }
 
 // readForeign takes the record that the reader cannot get past, which is one to be compared like any other, and reads on behind it.
-func (r *refold) readForeign(ctx context.Context, seq uint64) error {
+func (r *comparison) readForeign(ctx context.Context, seq uint64) error {
 	raw, err := r.stored(ctx, seq)
 	if err != nil || raw == nil {
 		return err
@@ -259,8 +262,8 @@ func (r *refold) readForeign(ctx context.Context, seq uint64) error {
 }
 
 // stored asks the stream's leader for the message log's first record at a sequence or behind it; nil where there is none.
-func (r *refold) stored(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, error) {
-	return storedRecord(ctx, r.logs.js, r.part.Partition, seq)
+func (r *comparison) stored(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, error) {
+	return storedRecord(ctx, r.js, r.part.Partition, seq)
 }
 
 func storedRecord(ctx context.Context, js jetstream.JetStream, partition int, seq uint64) (*jetstream.RawStreamMsg, error) {

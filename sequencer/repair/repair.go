@@ -1,4 +1,4 @@
-package sequencer
+package repair
 
 import (
 	"bytes"
@@ -15,12 +15,15 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/checkpoint"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/natslog"
+	"github.com/sendhouse/sendhouse/sequencer/refold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
-// RepairOptions are the flags of the repairs of one partition.
-type RepairOptions struct {
+// Options are the flags of the repairs of one partition.
+type Options struct {
 	command.Repair
 	Partition int `help:"The partition to repair." required:"" env:"-"`
 }
@@ -28,23 +31,23 @@ type RepairOptions struct {
 // ErrCannotRepair wraps why a repair is not possible, or would lose what another one keeps.
 var ErrCannotRepair = errors.New("cannot be repaired this way")
 
-// RepairMessageLogCommand is `sendhouse repair message-log`.
-type RepairMessageLogCommand struct{ RepairOptions }
+// MessageLogCommand is `sendhouse repair message-log`.
+type MessageLogCommand struct{ Options }
 
-// RepairWALCommand is `sendhouse repair wal`.
-type RepairWALCommand struct{ RepairOptions }
+// WALCommand is `sendhouse repair wal`.
+type WALCommand struct{ Options }
 
 // Run cuts the message log before its first record that is not what the write-ahead log makes, and has the owner of the
 // partition derive the rest again.
-func (c *RepairMessageLogCommand) Run(in *command.Invocation) error {
+func (c *MessageLogCommand) Run(in *command.Invocation) error {
 	return c.ask(in, repairMessageLog)
 }
 
 // Run continues the partition after the message log's last record, when the write-ahead log has lost records that were
 // answered.
-func (c *RepairWALCommand) Run(in *command.Invocation) error { return c.ask(in, repairWAL) }
+func (c *WALCommand) Run(in *command.Invocation) error { return c.ask(in, repairWAL) }
 
-func (o RepairOptions) ask(in *command.Invocation, repair func(context.Context, *repairing, io.Writer, bool) error) error {
+func (o Options) ask(in *command.Invocation, repair func(context.Context, *repairing, io.Writer, bool) error) error {
 	return o.Ask(in, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		if o.Partition < 0 || o.Partition >= deployment.Partitions {
 			return fmt.Errorf("partition %d: the deployment has partitions 0 to %d", o.Partition, deployment.Partitions-1)
@@ -65,8 +68,8 @@ type repairing struct {
 	js          jetstream.JetStream
 	partition   int
 	params      fold.Params
-	logs        *natsLogs
-	checkpoints *natsCheckpoints
+	logs        *natslog.Logs
+	checkpoints *checkpoint.Store
 	wal         runner.Bounds
 	log         messagelog.Records
 	noLog       bool // there is no message log
@@ -75,7 +78,7 @@ type repairing struct {
 
 func newRepairing(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int) (*repairing, error) {
 	r := &repairing{
-		js: js, deployment: deployment, partition: number, logs: &natsLogs{nc: js.Conn(), js: js, partition: number},
+		js: js, deployment: deployment, partition: number, logs: natslog.New(js, number),
 		params: fold.Params{Partition: number, DedupWindow: deployment.DedupWindow, DedupEntriesMax: deployment.DedupEntriesMax},
 	}
 	messages, err := messagelog.Open(ctx, js, number)
@@ -95,7 +98,7 @@ func newRepairing(ctx context.Context, js jetstream.JetStream, deployment topolo
 	if err != nil {
 		return nil, err
 	}
-	r.checkpoints, err = openCheckpoints(ctx, js, number)
+	r.checkpoints, err = checkpoint.Open(ctx, js, number)
 	return r, err
 }
 
@@ -109,9 +112,9 @@ type finding struct {
 }
 
 // examine compares the message log with what the write-ahead log makes, as far back as there is a state to begin with.
-func (r *repairing) examine(ctx context.Context, starts *startStates) (finding, error) {
+func (r *repairing) examine(ctx context.Context, starts *refold.Starts) (finding, error) {
 	var f finding
-	state, err := starts.oldest(ctx)
+	state, err := starts.Oldest(ctx)
 	if err != nil {
 		return f, err
 	}
@@ -119,7 +122,7 @@ func (r *repairing) examine(ctx context.Context, starts *startStates) (finding, 
 	if err != nil {
 		return f, err
 	}
-	if state, err = starts.oldest(ctx); err != nil {
+	if state, err = starts.Oldest(ctx); err != nil {
 		return f, err
 	}
 	f.differs, err = r.compare(ctx, state, r.log.Last)
@@ -138,7 +141,7 @@ func (r *repairing) compare(ctx context.Context, state *fold.State, last uint64)
 	}
 	defer records.stop()
 	var derived []byte
-	err = foldTo(ctx, r.logs, state, min(r.wal.Last, last), func(effects []fold.Effect) error {
+	err = refold.To(ctx, r.logs, state, min(r.wal.Last, last), func(effects []fold.Effect) error {
 		if differs > 0 || state.WALSeq() < r.log.First {
 			return nil
 		}
@@ -229,7 +232,7 @@ func (r *rawRecords) at(ctx context.Context, seq uint64) ([]byte, error) {
 }
 
 func repairMessageLog(ctx context.Context, r *repairing, out io.Writer, yes bool) error {
-	starts, err := findStartStates(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
+	starts, err := refold.FindStarts(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
 	if err != nil {
 		return err
 	}
@@ -258,8 +261,8 @@ func repairMessageLog(ctx context.Context, r *repairing, out io.Writer, yes bool
 }
 
 // makeLogAgain makes a message log that is gone again, to begin with the oldest record that can be derived.
-func (r *repairing) makeLogAgain(ctx context.Context, starts *startStates, out io.Writer, yes bool) error {
-	state, err := starts.oldest(ctx)
+func (r *repairing) makeLogAgain(ctx context.Context, starts *refold.Starts, out io.Writer, yes bool) error {
+	state, err := starts.Oldest(ctx)
 	if err != nil {
 		return err
 	}
@@ -406,7 +409,7 @@ func (r *repairing) walIsIntact(ctx context.Context) (bool, error) {
 	if missing, err := r.logs.WALMissing(ctx, r.log.Last+1); err != nil || missing > 0 {
 		return false, err
 	}
-	starts, err := findStartStates(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
+	starts, err := refold.FindStarts(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
 	if errors.Is(err, runner.ErrMissing) || errors.Is(err, runner.ErrDamaged) {
 		return false, nil
 	}

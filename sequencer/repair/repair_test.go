@@ -1,9 +1,11 @@
-package sequencer
+package repair
 
 import (
 	"bytes"
 	"strconv"
 	"testing"
+
+	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,91 +17,86 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
+// harness adds what the tests of this package ask.
+type harness struct{ *sequencertest.Harness }
+
+func setup(t testing.TB) *harness {
+	t.Helper()
+	return &harness{sequencertest.Setup(t)}
+}
+
 // repair runs a repair of the harness's partition and returns what it printed.
 func (h *harness) repair(do func(*repairing, *bytes.Buffer) error) (string, error) {
-	h.t.Helper()
-	r, err := newRepairing(h.ctx, h.js, h.deployment, 0)
-	require.NoError(h.t, err)
+	h.T.Helper()
+	r, err := newRepairing(h.Ctx, h.JS, h.Deployment, 0)
+	require.NoError(h.T, err)
 	var out bytes.Buffer
 	err = do(r, &out)
 	return out.String(), err
 }
 
 func (h *harness) repairMessageLog(yes bool) (string, error) {
-	h.t.Helper()
-	return h.repair(func(r *repairing, out *bytes.Buffer) error { return repairMessageLog(h.ctx, r, out, yes) })
+	h.T.Helper()
+	return h.repair(func(r *repairing, out *bytes.Buffer) error { return repairMessageLog(h.Ctx, r, out, yes) })
 }
 
 func (h *harness) repairWAL(yes bool) (string, error) {
-	h.t.Helper()
-	return h.repair(func(r *repairing, out *bytes.Buffer) error { return repairWAL(h.ctx, r, out, yes) })
+	h.T.Helper()
+	return h.repair(func(r *repairing, out *bytes.Buffer) error { return repairWAL(h.Ctx, r, out, yes) })
 }
 
 // keepWAL makes the write-ahead log again with only its first n records.
 func (h *harness) keepWAL(n uint64) {
-	h.t.Helper()
-	stream, err := h.js.Stream(h.ctx, topology.WALStream(0))
-	require.NoError(h.t, err)
+	h.T.Helper()
+	stream, err := h.JS.Stream(h.Ctx, topology.WALStream(0))
+	require.NoError(h.T, err)
 	var kept []*jetstream.RawStreamMsg
 	for seq := uint64(1); seq <= n; seq++ {
-		m, err := stream.GetMsg(h.ctx, seq)
-		require.NoError(h.t, err)
+		m, err := stream.GetMsg(h.Ctx, seq)
+		require.NoError(h.T, err)
 		kept = append(kept, m)
 	}
-	require.NoError(h.t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
-	h.ensure()
+	require.NoError(h.T, h.JS.DeleteStream(h.Ctx, topology.WALStream(0)))
+	h.Ensure()
 	for _, m := range kept {
-		_, err := h.js.PublishMsg(h.ctx, &nats.Msg{Subject: m.Subject, Data: m.Data, Header: m.Header})
-		require.NoError(h.t, err)
+		_, err := h.JS.PublishMsg(h.Ctx, &nats.Msg{Subject: m.Subject, Data: m.Data, Header: m.Header})
+		require.NoError(h.T, err)
 	}
-}
-
-// answered sends n messages and returns their answers.
-func (h *harness) answered(n int) []*message.Answer {
-	h.t.Helper()
-	_, stop := h.start()
-	var answers []*message.Answer
-	for i := range n {
-		answers = append(answers, h.ask(send("c", strconv.Itoa(i)))...)
-	}
-	h.messages(uint64(n))
-	stop()
-	return answers
 }
 
 // requireSameAnswers asserts that retries are answered as the sends were, and that the next send gets the next number.
 func (h *harness) requireSameAnswers(answers []*message.Answer) {
-	h.t.Helper()
-	_, stop := h.start()
+	h.T.Helper()
+	_, stop := h.Start()
 	defer stop()
 	for i, want := range answers {
-		got := h.ask(send("c", strconv.Itoa(i)))[0]
-		require.Equal(h.t, message.Outcome_OUTCOME_DUPLICATE, got.GetOutcome(), "send %d", i)
-		require.Equal(h.t, want.GetMessageId(), got.GetMessageId(), "send %d", i)
-		require.Equal(h.t, want.GetMessageSeq(), got.GetMessageSeq(), "send %d", i)
+		got := h.Ask(sequencertest.Send("c", strconv.Itoa(i)))[0]
+		require.Equal(h.T, message.Outcome_OUTCOME_DUPLICATE, got.GetOutcome(), "send %d", i)
+		require.Equal(h.T, want.GetMessageId(), got.GetMessageId(), "send %d", i)
+		require.Equal(h.T, want.GetMessageSeq(), got.GetMessageSeq(), "send %d", i)
 	}
-	next := h.ask(send("c", "next"))[0]
-	require.EqualValues(h.t, len(answers)+1, next.GetMessageSeq())
-	require.Greater(h.t, next.GetMessageId(), answers[len(answers)-1].GetMessageId())
-	require.Len(h.t, h.messages(uint64(len(answers)+1)), len(answers)+1)
+	next := h.Ask(sequencertest.Send("c", "next"))[0]
+	require.EqualValues(h.T, len(answers)+1, next.GetMessageSeq())
+	require.Greater(h.T, next.GetMessageId(), answers[len(answers)-1].GetMessageId())
+	require.Len(h.T, h.Messages(uint64(len(answers)+1)), len(answers)+1)
 }
 
 func TestRepairStrayRecordInTheMessageLog(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	answers := h.answered(20)
+	answers := h.Answered(20)
 	out, err := h.repairMessageLog(true)
 	require.NoError(t, err)
 	require.Contains(t, out, "nothing to repair")
 
 	for _, stray := range []string{"not ours", "neither is this"} {
-		_, err = h.js.Publish(h.ctx, topology.MessagesSubject(0), []byte(stray))
+		_, err = h.JS.Publish(h.Ctx, topology.MessagesSubject(0), []byte(stray))
 		require.NoError(t, err)
 	}
 	out, err = h.repairMessageLog(false)
 	require.ErrorIs(t, err, command.ErrNotConfirmed)
 	require.Contains(t, out, "record 21 of the message log is wrong")
-	_, err = h.js.Stream(h.ctx, "MESSAGES_0_CUT")
+	_, err = h.JS.Stream(h.Ctx, "MESSAGES_0_CUT")
 	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
 
 	_, err = h.repairMessageLog(true)
@@ -107,7 +104,7 @@ func TestRepairStrayRecordInTheMessageLog(t *testing.T) {
 	_, err = h.repairMessageLog(true)
 	require.NoError(t, err, "it may be run again")
 	h.requireSameAnswers(answers)
-	h.requireDerived()
+	h.RequireDerived()
 }
 
 // A record of the message log that was written once more is a batch of messages, so the write-ahead log seems to have lost one. Its
@@ -115,14 +112,14 @@ func TestRepairStrayRecordInTheMessageLog(t *testing.T) {
 func TestRepairRepeatedRecordInTheMessageLog(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	answers := h.answered(20)
-	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
+	answers := h.Answered(20)
+	stream, err := h.JS.Stream(h.Ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
-	old, err := stream.GetMsg(h.ctx, 11)
+	old, err := stream.GetMsg(h.Ctx, 11)
 	require.NoError(t, err)
-	_, err = h.js.Publish(h.ctx, old.Subject, old.Data)
+	_, err = h.JS.Publish(h.Ctx, old.Subject, old.Data)
 	require.NoError(t, err)
-	refusal := h.refuses()
+	refusal := h.Refuses()
 	require.ErrorIs(t, refusal, runner.ErrMissing)
 	require.ErrorContains(t, refusal, "sendhouse repair wal --partition 0")
 	_, err = h.repairWAL(true)
@@ -131,7 +128,7 @@ func TestRepairRepeatedRecordInTheMessageLog(t *testing.T) {
 	_, err = h.repairMessageLog(true)
 	require.NoError(t, err)
 	h.requireSameAnswers(answers)
-	h.requireDerived()
+	h.RequireDerived()
 }
 
 func TestRepairWALThatLostItsTail(t *testing.T) {
@@ -145,17 +142,17 @@ func TestRepairWALThatLostItsTail(t *testing.T) {
 		"was continued by sends that got no answer": {func(h *harness) {
 			h.keepWAL(12)
 			for i := range 15 {
-				h.publish(send("other", strconv.Itoa(i)))
+				h.Publish(sequencertest.Send("other", strconv.Itoa(i)))
 			}
 		}, "use 'sendhouse repair wal --partition 0'"},
 		"is gone": {func(h *harness) {
-			require.NoError(h.t, h.js.DeleteStream(h.ctx, topology.WALStream(0)))
+			require.NoError(h.T, h.JS.DeleteStream(h.Ctx, topology.WALStream(0)))
 		}, "use 'sendhouse repair wal --partition 0'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := setup(t)
-			answers := h.answered(20)
+			answers := h.Answered(20)
 			out, err := h.repairWAL(true)
 			require.NoError(t, err)
 			require.Contains(t, out, "nothing to repair")
@@ -169,7 +166,7 @@ func TestRepairWALThatLostItsTail(t *testing.T) {
 			out, err = h.repairWAL(true)
 			require.NoError(t, err)
 			require.Contains(t, out, "A checkpoint is made at record 20")
-			h.ensure()
+			h.Ensure()
 			_, err = h.repairWAL(true)
 			require.NoError(t, err, "it may be run again")
 			h.requireSameAnswers(answers)
@@ -197,24 +194,24 @@ func TestRepairWALThatLacksARecord(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := setup(t)
-			answers := h.answered(20)
+			answers := h.Answered(20)
 			lose := func() {
-				wal, err := h.js.Stream(h.ctx, topology.WALStream(0))
+				wal, err := h.JS.Stream(h.Ctx, topology.WALStream(0))
 				require.NoError(t, err)
 				for _, seq := range c.missing {
-					require.NoError(t, wal.DeleteMsg(h.ctx, seq))
+					require.NoError(t, wal.DeleteMsg(h.Ctx, seq))
 				}
 			}
 			if !c.unread {
 				lose()
 			}
 			for i := range c.follow {
-				h.publish(send("other", strconv.Itoa(i)))
+				h.Publish(sequencertest.Send("other", strconv.Itoa(i)))
 			}
 			if c.unread {
 				lose()
 			}
-			refusal := h.refuses()
+			refusal := h.Refuses()
 			require.ErrorIs(t, refusal, runner.ErrMissing)
 			require.ErrorContains(t, refusal, "record "+strconv.FormatUint(c.missing[0], 10)+" of the write-ahead log is missing")
 			require.ErrorContains(t, refusal, "sendhouse repair wal --partition 0")
@@ -227,19 +224,19 @@ func TestRepairWALThatLacksARecord(t *testing.T) {
 			out, err = h.repairWAL(true)
 			require.NoError(t, err, "it may be run again")
 			require.Contains(t, out, "nothing to repair")
-			wal, err := h.js.Stream(h.ctx, topology.WALStream(0))
+			wal, err := h.JS.Stream(h.Ctx, topology.WALStream(0))
 			require.NoError(t, err)
 			require.Equal(t, c.keeps, wal.CachedInfo().State.Msgs)
-			_, stop := h.start()
+			_, stop := h.Start()
 			for i := range c.follow {
-				got := h.ask(send("other", strconv.Itoa(i)))[0]
+				got := h.Ask(sequencertest.Send("other", strconv.Itoa(i)))[0]
 				require.EqualValues(t, i+1, got.GetMessageSeq())
 				if c.keeps > 0 {
 					require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, got.GetOutcome())
 				}
 			}
 			for i, want := range answers {
-				got := h.ask(send("c", strconv.Itoa(i)))[0]
+				got := h.Ask(sequencertest.Send("c", strconv.Itoa(i)))[0]
 				require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, got.GetOutcome(), "send %d", i)
 				require.Equal(t, want.GetMessageId(), got.GetMessageId(), "send %d", i)
 			}
@@ -248,36 +245,18 @@ func TestRepairWALThatLacksARecord(t *testing.T) {
 	}
 }
 
-// TestRunningPartitionMissesARecord: a record that is deleted before it is folded stops the partition, whether or not others follow.
-func TestRunningPartitionMissesARecord(t *testing.T) {
-	t.Parallel()
-	h := setup(t)
-	h.answered(5)
-	h.publish(send("c", "lost"))
-	wal, err := h.js.Stream(h.ctx, topology.WALStream(0))
-	require.NoError(t, err)
-	require.NoError(t, wal.DeleteMsg(h.ctx, 6))
-	logs, err := openLogs(h.js.Conn(), h.js.Conn(), h.js, 0, false)
-	require.NoError(t, err)
-	missing, err := logs.WALMissing(h.ctx, 6)
-	require.NoError(t, err)
-	require.EqualValues(t, 6, missing)
-	h.publish(send("c", "next"))
-	require.ErrorIs(t, h.refuses(), runner.ErrMissing)
-}
-
 // A write-ahead log that was trimmed, and all of whose checkpoints are lost, is continued: what it holds beyond the message log stays.
 func TestRepairWALWithoutACheckpoint(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	answers := h.answered(20)
-	wal, err := h.js.Stream(h.ctx, topology.WALStream(0))
+	answers := h.Answered(20)
+	wal, err := h.JS.Stream(h.Ctx, topology.WALStream(0))
 	require.NoError(t, err)
-	require.NoError(t, wal.Purge(h.ctx, jetstream.WithPurgeSequence(13)))
-	objects, err := h.js.Stream(h.ctx, objectStream)
+	require.NoError(t, wal.Purge(h.Ctx, jetstream.WithPurgeSequence(13)))
+	objects, err := h.JS.Stream(h.Ctx, "OBJ_"+topology.CheckpointBucket)
 	require.NoError(t, err)
-	require.NoError(t, objects.Purge(h.ctx))
-	require.ErrorIs(t, h.refuses(), runner.ErrMissing)
+	require.NoError(t, objects.Purge(h.Ctx))
+	require.ErrorIs(t, h.Refuses(), runner.ErrMissing)
 
 	out, err := h.repairWAL(true)
 	require.NoError(t, err)
@@ -285,7 +264,7 @@ func TestRepairWALWithoutACheckpoint(t *testing.T) {
 	out, err = h.repairWAL(true)
 	require.NoError(t, err, "it may be run again")
 	require.Contains(t, out, "nothing to repair")
-	info, err := wal.Info(h.ctx)
+	info, err := wal.Info(h.Ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 13, info.State.FirstSeq)
 	require.EqualValues(t, 20, info.State.LastSeq)

@@ -1,4 +1,4 @@
-package sequencer
+package audit
 
 import (
 	"context"
@@ -92,7 +92,7 @@ type chain struct {
 	progress *audit.Progress
 	log      *messagelog.Log
 
-	message  message.Message // at hand
+	message  message.Message // at hand; its strings lie in the record
 	last     uint64          // the record up to which the log is checked
 	record   uint64          // the last one read
 	next     uint64          // the place that the next message must have; 0 where it may be any
@@ -161,7 +161,7 @@ func (c *chain) check(r *messagelog.Record, pass int) {
 	for i := range r.Batch.Messages {
 		e := r.Entry(i)
 		c.message.Reset()
-		if err := c.message.UnmarshalVT(e.Data); err != nil {
+		if err := c.message.UnmarshalVTUnsafe(e.Data); err != nil {
 			if pass == everything {
 				c.part.Differ("message %d is not an encoded Message: %v", e.Seq, err)
 			}

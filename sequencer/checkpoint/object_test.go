@@ -1,4 +1,4 @@
-package sequencer
+package checkpoint
 
 import (
 	"context"
@@ -21,6 +21,32 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
+const patience = 20 * time.Second
+
+// harness is a broker with the streams and buckets of a deployment of one partition.
+type harness struct {
+	t          testing.TB
+	ctx        context.Context
+	nc         *nats.Conn
+	js         jetstream.JetStream
+	deployment *testkit.Deployment
+}
+
+func setup(t testing.TB) *harness {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	d := testkit.StartDeployment(t, 1)
+	return &harness{t: t, ctx: ctx, nc: d.NATS, js: d.JetStream, deployment: d}
+}
+
+func (h *harness) checkpoints() *Store {
+	h.t.Helper()
+	store, err := Open(h.ctx, h.js, 0)
+	require.NoError(h.t, err)
+	return store
+}
+
 // largeBytes is about what the state of largeState takes as a checkpoint: many chunks.
 const largeBytes = 5 << 20
 
@@ -32,7 +58,7 @@ func (h *harness) objects() jetstream.ObjectStore {
 }
 
 func (h *harness) params() fold.Params {
-	return fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax}
+	return fold.Params{DedupWindow: h.deployment.Deployment.DedupWindow, DedupEntriesMax: h.deployment.Deployment.DedupEntriesMax}
 }
 
 func (h *harness) largeState() *fold.State {
@@ -44,7 +70,7 @@ func (h *harness) largeState() *fold.State {
 		var data []byte
 		for i := range perRecord {
 			no := strconv.Itoa(int(seq)*perRecord + i)
-			data, err = message.AppendSend(data, send(no+strings.Repeat("c", nameBytes-len(no)), no))
+			data, err = message.AppendSend(data, &message.Send{ChannelId: no + strings.Repeat("c", nameBytes-len(no)), ChannelType: 2, FromUid: "u", ClientMsgNo: no})
 			require.NoError(h.t, err)
 		}
 		_, err = state.Fold(fold.Record{Seq: seq, Time: time.Now(), Data: data}, nil)
@@ -65,14 +91,14 @@ func (h *harness) saved(state *fold.State) runner.Kept {
 }
 
 // over opens the checkpoints over another connection, on which no request may take longer than a timeout.
-func (h *harness) over(timeout time.Duration, dialer nats.CustomDialer) *natsCheckpoints {
+func (h *harness) over(timeout time.Duration, dialer nats.CustomDialer) *Store {
 	h.t.Helper()
-	nc, err := nats.Connect(h.asked.Server.URL(), h.asked.Server.Operator(), nats.SetCustomDialer(dialer))
+	nc, err := nats.Connect(h.deployment.Server.URL(), h.deployment.Server.Operator(), nats.SetCustomDialer(dialer))
 	require.NoError(h.t, err)
 	h.t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(timeout))
 	require.NoError(h.t, err)
-	store, err := openCheckpoints(h.ctx, js, 0)
+	store, err := Open(h.ctx, js, 0)
 	require.NoError(h.t, err)
 	return store
 }
@@ -307,5 +333,30 @@ func TestWhatIsLeftOfACheckpointIsSwept(t *testing.T) {
 			require.NoError(t, err)
 		}
 		require.LessOrEqual(t, len(h.chunks()), len(others)+3)
+	}
+}
+
+// A pointer with any one bit flipped is refused, or names the same checkpoints.
+func TestFlippedBitOfAPointerIsNoticed(t *testing.T) {
+	t.Parallel()
+	taken := time.Date(2026, 2, 3, 4, 5, 6, 789, time.UTC)
+	good, err := encodePointer([]runner.CheckpointMeta{
+		{Object: "p0.7.a", WALSeq: 20, Output: 19, Bytes: 1234, CRC32C: 0xdeadbeef, TakenAt: taken},
+		{Object: "p0.5.b", WALSeq: 10, Output: 9, Bytes: 1230, CRC32C: 0xbeefdead, TakenAt: taken.Add(-time.Minute)},
+	})
+	require.NoError(t, err)
+	want, err := parsePointer(good)
+	require.NoError(t, err)
+	for i := range good {
+		for bit := range 8 {
+			flipped := append([]byte(nil), good...)
+			flipped[i] ^= 1 << bit
+			p, err := parsePointer(flipped)
+			if err == nil { // encoding/json reads names without regard to case, and time takes a comma for a point
+				require.Equal(t, want, p, "bit %d of byte %d is not noticed: %s", bit, i, flipped)
+				continue
+			}
+			require.ErrorIs(t, err, ErrPointer)
+		}
 	}
 }

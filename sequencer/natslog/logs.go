@@ -1,4 +1,4 @@
-package sequencer
+package natslog
 
 import (
 	"context"
@@ -21,10 +21,10 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
-// natsLogs are the streams of one partition on NATS.
-type natsLogs struct {
+// Logs are the streams of one partition on NATS. They implement [runner.Logs].
+type Logs struct {
 	nc        *nats.Conn
-	answers   *nats.Conn // see Deps
+	answers   *nats.Conn // see Options
 	js        jetstream.JetStream
 	partition int
 
@@ -34,12 +34,28 @@ type natsLogs struct {
 	msg    nats.Msg // reused: publishing encodes it before it returns
 	last   []string // its Nats-Expected-Last-Sequence
 	traced bool     // what headers say about traces is read
-	// owns waits, after a pause, until the lease is confirmed, and is false if it has ended. Nil outside of a run.
-	owns func() bool
+	owns   func() bool
 }
 
-func openLogs(nc, answers *nats.Conn, js jetstream.JetStream, partition int, traced bool) (*natsLogs, error) {
-	l := &natsLogs{nc: nc, answers: answers, js: js, partition: partition, traced: traced, prefix: nc.NewInbox() + ".", last: []string{""}}
+// Options are what the owner of a partition adds.
+type Options struct {
+	// Answers is the connection that answers to ingest go out on.
+	Answers *nats.Conn
+	// Traced is set if sends are traced: the headers that name them are read.
+	Traced bool
+	// Owns waits, after a pause of the process, until the lease is confirmed. It is false if the lease has ended. Nil if
+	// there is no lease.
+	Owns func() bool
+}
+
+// New reads and trims the streams of a partition. It cannot write records; see Open.
+func New(js jetstream.JetStream, partition int) *Logs {
+	return &Logs{nc: js.Conn(), js: js, partition: partition}
+}
+
+// Open also appends to the message log and answers. nc carries the records and their acknowledgements. Close it in the end.
+func Open(nc *nats.Conn, js jetstream.JetStream, partition int, o Options) (*Logs, error) {
+	l := &Logs{nc: nc, answers: o.Answers, js: js, partition: partition, traced: o.Traced, owns: o.Owns, prefix: nc.NewInbox() + ".", last: []string{""}}
 	l.msg.Subject = topology.MessagesSubject(partition)
 	l.msg.Header = nats.Header{
 		jetstream.ExpectedLastSeqHeader: l.last,
@@ -52,17 +68,20 @@ func openLogs(nc, answers *nats.Conn, js jetstream.JetStream, partition int, tra
 	return l, nil
 }
 
-// close ends the subscription; a connection that is closed already is fine.
-func (l *natsLogs) close() error {
+// Partition is the number of the partition.
+func (l *Logs) Partition() int { return l.partition }
+
+// Close ends the subscription; a connection that is closed already is fine.
+func (l *Logs) Close() error {
 	if err := l.acks.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
 		return fmt.Errorf("unsubscribe from acknowledgements: %w", err)
 	}
 	return nil
 }
 
-func (l *natsLogs) OnAck(f func(seq uint64, err error)) { l.onAck = f }
+func (l *Logs) OnAck(f func(seq uint64, err error)) { l.onAck = f }
 
-func (l *natsLogs) Append(r *runner.Output, ack bool) error {
+func (l *Logs) Append(r *runner.Output, ack bool) error {
 	l.msg.Data, l.msg.Reply = r.Data, ""
 	if ack {
 		l.msg.Reply = l.prefix + strconv.FormatUint(r.Seq, 10)
@@ -79,7 +98,7 @@ func (l *natsLogs) Append(r *runner.Output, ack bool) error {
 }
 
 // acknowledged reads JetStream's answer to the last record of a chunk.
-func (l *natsLogs) acknowledged(m *nats.Msg) {
+func (l *Logs) acknowledged(m *nats.Msg) {
 	want, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, l.prefix), 10, 64)
 	if err != nil {
 		return // not a subject that was given out
@@ -108,18 +127,18 @@ func readAck(m *nats.Msg, want uint64) error {
 }
 
 // Answer refuses once the lease has ended: the next owner answers when it folds the record.
-func (l *natsLogs) Answer(subject string, answers []byte) error {
+func (l *Logs) Answer(subject string, answers []byte) error {
 	if l.owns != nil && !l.owns() {
 		return runner.ErrNotOwner
 	}
 	return l.answers.Publish(subject, answers)
 }
 
-func (l *natsLogs) Live(subject string, data []byte) error {
+func (l *Logs) Live(subject string, data []byte) error {
 	return l.nc.Publish(subject, data)
 }
 
-func (l *natsLogs) WALBounds(ctx context.Context) (runner.Bounds, error) {
+func (l *Logs) WALBounds(ctx context.Context) (runner.Bounds, error) {
 	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
 	if err != nil {
 		return runner.Bounds{}, fmt.Errorf("look at the write-ahead log: %w", err)
@@ -133,7 +152,7 @@ func (l *natsLogs) WALBounds(ctx context.Context) (runner.Bounds, error) {
 	return b, nil
 }
 
-func (l *natsLogs) WALMissing(ctx context.Context, since uint64) (uint64, error) {
+func (l *Logs) WALMissing(ctx context.Context, since uint64) (uint64, error) {
 	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
 	if err != nil {
 		return 0, fmt.Errorf("look at the write-ahead log: %w", err)
@@ -142,7 +161,7 @@ func (l *natsLogs) WALMissing(ctx context.Context, since uint64) (uint64, error)
 	return missing, err //nolint:wrapcheck // says what was being done
 }
 
-func (l *natsLogs) TrimWAL(ctx context.Context, first uint64) error {
+func (l *Logs) TrimWAL(ctx context.Context, first uint64) error {
 	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
 	if err == nil {
 		err = stream.Purge(ctx, jetstream.WithPurgeSequence(first))
@@ -155,7 +174,7 @@ func (l *natsLogs) TrimWAL(ctx context.Context, first uint64) error {
 
 // OutputTail asks the leader: stream information and the fetch by sequence both
 // go through it.
-func (l *natsLogs) OutputTail(ctx context.Context, since uint64) (runner.Tail, error) {
+func (l *Logs) OutputTail(ctx context.Context, since uint64) (runner.Tail, error) {
 	stream, err := l.js.Stream(ctx, topology.MessagesStream(l.partition))
 	if err != nil {
 		return runner.Tail{}, fmt.Errorf("look at the message log: %w", err)
@@ -184,7 +203,7 @@ func (l *natsLogs) OutputTail(ctx context.Context, since uint64) (runner.Tail, e
 }
 
 // OutputFrontLost also is true of what an operator has purged by hand of these records, which are derived again.
-func (l *natsLogs) OutputFrontLost(ctx context.Context, since uint64) (bool, error) {
+func (l *Logs) OutputFrontLost(ctx context.Context, since uint64) (bool, error) {
 	log, err := messagelog.Open(ctx, l.js, l.partition)
 	if err != nil {
 		return false, err //nolint:wrapcheck // says what was being done
@@ -197,7 +216,7 @@ func (l *natsLogs) OutputFrontLost(ctx context.Context, since uint64) (bool, err
 }
 
 // CutOutput refuses if the record after last is there: another owner has derived it again.
-func (l *natsLogs) CutOutput(ctx context.Context, last uint64) error {
+func (l *Logs) CutOutput(ctx context.Context, last uint64) error {
 	name := topology.MessagesStream(l.partition)
 	_, err := broker.RecordAt(ctx, l.js, name, last+1)
 	switch {
@@ -209,7 +228,7 @@ func (l *natsLogs) CutOutput(ctx context.Context, last uint64) error {
 	return broker.CutStream(ctx, l.js, name, last) //nolint:wrapcheck // says what was being done
 }
 
-func (l *natsLogs) OutputTime(ctx context.Context, seq uint64) (at time.Time, ok bool, err error) {
+func (l *Logs) OutputTime(ctx context.Context, seq uint64) (at time.Time, ok bool, err error) {
 	name := topology.MessagesStream(l.partition)
 	record, err := broker.RecordAt(ctx, l.js, name, seq)
 	switch {
@@ -226,22 +245,22 @@ func (l *natsLogs) OutputTime(ctx context.Context, seq uint64) (at time.Time, ok
 	return time.Time{}, seq <= state.LastSeq && (state.Msgs == 0 || seq < state.FirstSeq), nil
 }
 
-func (l *natsLogs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {
+func (l *Logs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {
 	messages, err := broker.ReadOrdered(ctx, l.js, topology.WALStream(l.partition), from)
 	if err != nil {
 		return nil, fmt.Errorf("read the write-ahead log from %d: %w", from, err)
 	}
-	return &natsReader{messages: messages, traced: l.traced}, nil
+	return &reader{messages: messages, traced: l.traced}, nil
 }
 
-type natsReader struct {
+type reader struct {
 	messages *broker.OrderedReader
 	traced   bool
 }
 
-func (r *natsReader) Stop() { r.messages.Stop() }
+func (r *reader) Stop() { r.messages.Stop() }
 
-func (r *natsReader) Next(ctx context.Context) (runner.Record, error) {
+func (r *reader) Next(ctx context.Context) (runner.Record, error) {
 	m, err := r.messages.Next(jetstream.NextContext(ctx))
 	if err != nil {
 		return runner.Record{}, fmt.Errorf("read the write-ahead log: %w", err)

@@ -1,4 +1,4 @@
-package sequencer
+package checkpoint
 
 import (
 	"context"
@@ -158,7 +158,7 @@ type objectReader struct {
 }
 
 // open opens an object for reading; the error wraps [jetstream.ErrObjectNotFound] where there is none.
-func (c *natsCheckpoints) open(ctx context.Context, name string) (*objectReader, error) {
+func (c *Store) open(ctx context.Context, name string) (*objectReader, error) {
 	info, stored, err := describedObject(ctx, c.js, metaSubject(name))
 	if err != nil {
 		return nil, err
@@ -246,7 +246,7 @@ func objectSubjects(ctx context.Context, stream jetstream.Stream) (map[string]st
 
 // purgeObject deletes what is on one of these subjects; with a description goes what it describes, which other clients
 // put on a subject that does not tell whose it is.
-func (c *natsCheckpoints) purgeObject(ctx context.Context, subject string) error {
+func (c *Store) purgeObject(ctx context.Context, subject string) error {
 	if strings.HasPrefix(subject, metaPrefix) {
 		info, _, err := describedObject(ctx, c.js, subject)
 		switch {
@@ -262,7 +262,7 @@ func (c *natsCheckpoints) purgeObject(ctx context.Context, subject string) error
 	return c.purge(ctx, subject)
 }
 
-func (c *natsCheckpoints) purge(ctx context.Context, subject string) error {
+func (c *Store) purge(ctx context.Context, subject string) error {
 	if err := c.stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
 		return fmt.Errorf("purge %s from stream %s: %w", subject, objectStream, err)
 	}

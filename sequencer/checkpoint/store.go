@@ -1,4 +1,4 @@
-package sequencer
+package checkpoint
 
 import (
 	"bytes"
@@ -23,11 +23,11 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
-// natsCheckpoints keeps two checkpoints of a partition as objects, and a pointer
+// Store keeps two checkpoints of a partition as objects, and a pointer
 // that says which they are. The pointer moves, by compare-and-swap, only
 // when the object is whole; so a checkpoint that was cut short by a crash is
 // never taken for one: what the pointer says of the object then does not match.
-type natsCheckpoints struct {
+type Store struct {
 	js        jetstream.JetStream
 	stream    jetstream.Stream // of the object store
 	pointers  jetstream.KeyValue
@@ -44,9 +44,9 @@ type pointer struct {
 	CRC32C *uint32 `json:"crc32c,omitempty"`
 }
 
-// errPointer marks a pointer that cannot be believed: damaged, or gone while there are
+// ErrPointer marks a pointer that cannot be believed: damaged, or gone while there are
 // checkpoints.
-var errPointer = errors.New("damaged checkpoint pointer")
+var ErrPointer = errors.New("damaged checkpoint pointer")
 
 func encodePointer(metas []runner.CheckpointMeta) ([]byte, error) {
 	sum, err := sumOf(metas)
@@ -66,10 +66,10 @@ func parsePointer(value []byte) (pointer, error) {
 	d := json.NewDecoder(bytes.NewReader(value))
 	d.DisallowUnknownFields() // a name with a flipped bit
 	if err := d.Decode(&p); err != nil {
-		return pointer{}, fmt.Errorf("%w: %w", errPointer, err)
+		return pointer{}, fmt.Errorf("%w: %w", ErrPointer, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return pointer{}, fmt.Errorf("%w: bytes after its end", errPointer)
+		return pointer{}, fmt.Errorf("%w: bytes after its end", ErrPointer)
 	}
 	if p.CRC32C == nil {
 		return p, nil
@@ -79,7 +79,7 @@ func parsePointer(value []byte) (pointer, error) {
 		return pointer{}, err
 	}
 	if sum != *p.CRC32C {
-		return pointer{}, fmt.Errorf("%w: its content has checksum %08x, wanted %08x", errPointer, sum, *p.CRC32C)
+		return pointer{}, fmt.Errorf("%w: its content has checksum %08x, wanted %08x", ErrPointer, sum, *p.CRC32C)
 	}
 	return p, nil
 }
@@ -92,7 +92,7 @@ func sumOf(metas []runner.CheckpointMeta) (uint32, error) {
 	return crc32.Checksum(content, crc32.MakeTable(crc32.Castagnoli)), nil
 }
 
-func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int) (*natsCheckpoints, error) {
+func Open(ctx context.Context, js jetstream.JetStream, partition int) (*Store, error) {
 	stream, err := js.Stream(ctx, objectStream)
 	if err != nil {
 		return nil, fmt.Errorf("object store %s: %w", topology.CheckpointBucket, err)
@@ -101,24 +101,24 @@ func openCheckpoints(ctx context.Context, js jetstream.JetStream, partition int)
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", topology.CheckpointPointerBucket, err)
 	}
-	return &natsCheckpoints{js: js, stream: stream, pointers: pointers, partition: partition}, nil
+	return &Store{js: js, stream: stream, pointers: pointers, partition: partition}, nil
 }
 
-func (c *natsCheckpoints) key() string { return "p" + strconv.Itoa(c.partition) }
+func (c *Store) key() string { return "p" + strconv.Itoa(c.partition) }
 
 // List says what the pointer says. Where the pointer cannot be believed, it looks at
 // the checkpoints themselves.
-func (c *natsCheckpoints) List(ctx context.Context) (runner.Kept, error) {
+func (c *Store) List(ctx context.Context) (runner.Kept, error) {
 	p, revision, err := c.pointer(ctx)
 	kept := runner.Kept{Metas: p.Checkpoints, Version: revision}
-	if errors.Is(err, errPointer) {
+	if errors.Is(err, ErrPointer) {
 		kept.Damaged = err
 		kept.Metas, err = c.findStored(ctx)
 	}
 	return kept, err
 }
 
-func (c *natsCheckpoints) Claim(ctx context.Context) (runner.Kept, error) {
+func (c *Store) Claim(ctx context.Context) (runner.Kept, error) {
 	kept, err := c.List(ctx)
 	if err == nil && kept.Damaged != nil {
 		err = c.clearUnreadable(ctx)
@@ -134,7 +134,7 @@ func (c *natsCheckpoints) Claim(ctx context.Context) (runner.Kept, error) {
 }
 
 // move moves the pointer, if it is still where it was seen.
-func (c *natsCheckpoints) move(ctx context.Context, from uint64, to []runner.CheckpointMeta) (uint64, error) {
+func (c *Store) move(ctx context.Context, from uint64, to []runner.CheckpointMeta) (uint64, error) {
 	value, err := encodePointer(to)
 	if err != nil {
 		return 0, err
@@ -151,9 +151,15 @@ func (c *natsCheckpoints) move(ctx context.Context, from uint64, to []runner.Che
 	return revision, nil
 }
 
-// pointer reads it. One that cannot be believed is an error that wraps errPointer, with
+// Pointed returns the checkpoints that the pointer names. The error wraps ErrPointer if the pointer is damaged or lost.
+func (c *Store) Pointed(ctx context.Context) ([]runner.CheckpointMeta, error) {
+	p, _, err := c.pointer(ctx)
+	return p.Checkpoints, err
+}
+
+// pointer reads it. One that cannot be believed is an error that wraps ErrPointer, with
 // the revision that it has all the same.
-func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) {
+func (c *Store) pointer(ctx context.Context) (pointer, uint64, error) {
 	entry, err := c.pointers.Get(ctx, c.key())
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return pointer{}, 0, c.neverWas(ctx)
@@ -170,7 +176,7 @@ func (c *natsCheckpoints) pointer(ctx context.Context) (pointer, uint64, error) 
 
 // neverWas asserts of a pointer that is not there that the partition has no checkpoint
 // either. The first claim makes the pointer, and only then is a checkpoint stored.
-func (c *natsCheckpoints) neverWas(ctx context.Context) error {
+func (c *Store) neverWas(ctx context.Context) error {
 	unreadable, err := c.unreadable(ctx)
 	if err != nil {
 		return err
@@ -180,16 +186,16 @@ func (c *natsCheckpoints) neverWas(ctx context.Context) error {
 	case err != nil:
 		return err
 	case unreadable:
-		return fmt.Errorf("%s of bucket %s: %w: NATS counts it and cannot read it", c.key(), topology.CheckpointPointerBucket, errPointer)
+		return fmt.Errorf("%s of bucket %s: %w: NATS counts it and cannot read it", c.key(), topology.CheckpointPointerBucket, ErrPointer)
 	case len(objects) > 0:
-		return fmt.Errorf("%s of bucket %s: %w: it is gone, and there are checkpoints", c.key(), topology.CheckpointPointerBucket, errPointer)
+		return fmt.Errorf("%s of bucket %s: %w: it is gone, and there are checkpoints", c.key(), topology.CheckpointPointerBucket, ErrPointer)
 	}
 	return nil
 }
 
 // unreadable reports whether the pointer's record is damaged on NATS's own disk: the
 // server has it in its index, and does not find it.
-func (c *natsCheckpoints) unreadable(ctx context.Context) (bool, error) {
+func (c *Store) unreadable(ctx context.Context) (bool, error) {
 	subject := "$KV." + topology.CheckpointPointerBucket + "." + c.key()
 	_, err := broker.LastRecord(ctx, c.js, pointerStream, subject)
 	if err == nil {
@@ -214,7 +220,7 @@ func (c *natsCheckpoints) unreadable(ctx context.Context) (bool, error) {
 // from taking anything more for the bucket, and emptying the bucket is the one operation
 // that does not read it. The pointers of the others are written again. Revisions go on
 // counting, so an owner that has seen an older one is still refused, and claims again.
-func (c *natsCheckpoints) clearUnreadable(ctx context.Context) error {
+func (c *Store) clearUnreadable(ctx context.Context) error {
 	unreadable, err := c.unreadable(ctx)
 	if err != nil || !unreadable {
 		return err
@@ -225,7 +231,7 @@ func (c *natsCheckpoints) clearUnreadable(ctx context.Context) error {
 	return nil
 }
 
-func (c *natsCheckpoints) rewritePointers(ctx context.Context) error {
+func (c *Store) rewritePointers(ctx context.Context) error {
 	stream, err := c.js.Stream(ctx, pointerStream)
 	if err != nil {
 		return err
@@ -256,7 +262,7 @@ func (c *natsCheckpoints) rewritePointers(ctx context.Context) error {
 	return nil
 }
 
-func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen runner.Kept, beside *runner.CheckpointMeta) (runner.Kept, error) {
+func (c *Store) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen runner.Kept, beside *runner.CheckpointMeta) (runner.Kept, error) {
 	err := c.sweep(ctx, seen) // first, for what is left over may be why there is no space
 	if err != nil {
 		return runner.Kept{}, err
@@ -277,7 +283,7 @@ func (c *natsCheckpoints) Save(ctx context.Context, snapshot *fold.Snapshot, tak
 
 // freeObject is the name of an object that the pointer does not name. The claim is
 // part of it, so an owner that was paused writes over nothing of its successor's.
-func (c *natsCheckpoints) freeObject(seen runner.Kept) string {
+func (c *Store) freeObject(seen runner.Kept) string {
 	for _, turn := range []string{"a", "b"} {
 		if name := fmt.Sprintf("%s.%d.%s", c.key(), seen.Claim, turn); !names(seen.Metas, name) {
 			return name
@@ -294,7 +300,7 @@ func names(metas []runner.CheckpointMeta, object string) bool {
 // the partition's objects, with the chunks that were left where storing one was cut
 // short. It never will name them again: a later owner begins with what the pointer
 // named then and adds objects of its own claim, which are left alone.
-func (c *natsCheckpoints) sweep(ctx context.Context, seen runner.Kept) error {
+func (c *Store) sweep(ctx context.Context, seen runner.Kept) error {
 	stored, err := objectSubjects(ctx, c.stream)
 	if err != nil {
 		return fmt.Errorf("list the checkpoints: %w", err)
@@ -311,7 +317,7 @@ func (c *natsCheckpoints) sweep(ctx context.Context, seen runner.Kept) error {
 }
 
 // claimOf reads the claim from the name of an object of this partition.
-func (c *natsCheckpoints) claimOf(object string) (claim uint64, ours bool) {
+func (c *Store) claimOf(object string) (claim uint64, ours bool) {
 	rest, ours := strings.CutPrefix(object, c.key()+".")
 	number, _, _ := strings.Cut(rest, ".")
 	claim, err := strconv.ParseUint(number, 10, 64)
@@ -319,7 +325,7 @@ func (c *natsCheckpoints) claimOf(object string) (claim uint64, ours bool) {
 }
 
 // put streams the snapshot into the object store.
-func (c *natsCheckpoints) put(ctx context.Context, name string, snapshot *fold.Snapshot) (int64, uint32, error) {
+func (c *Store) put(ctx context.Context, name string, snapshot *fold.Snapshot) (int64, uint32, error) {
 	object, err := newObjectWriter(ctx, c.js.Conn(), name)
 	if err != nil {
 		return 0, 0, err
@@ -333,7 +339,7 @@ func (c *natsCheckpoints) put(ctx context.Context, name string, snapshot *fold.S
 	return bytes, sum.Sum32(), err
 }
 
-func (c *natsCheckpoints) Load(ctx context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
+func (c *Store) Load(ctx context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
 	object, err := c.open(ctx, meta.Object)
 	switch {
 	case errors.Is(err, jetstream.ErrObjectNotFound):
@@ -360,7 +366,7 @@ func (c *natsCheckpoints) Load(ctx context.Context, meta runner.CheckpointMeta, 
 
 // described names the partition's objects that have a description: those whose storing
 // was not cut short.
-func (c *natsCheckpoints) described(ctx context.Context) ([]string, error) {
+func (c *Store) described(ctx context.Context) ([]string, error) {
 	stored, err := objectSubjects(ctx, c.stream)
 	if err != nil {
 		return nil, fmt.Errorf("list the checkpoints: %w", err)
@@ -378,7 +384,7 @@ func (c *natsCheckpoints) described(ctx context.Context) ([]string, error) {
 // what is stored and not from the pointer. Each is the state after a record of the
 // write-ahead log, whoever stored it and whether the pointer ever named it; recovery
 // holds its place against the logs as it does with one that the pointer names.
-func (c *natsCheckpoints) findStored(ctx context.Context) ([]runner.CheckpointMeta, error) {
+func (c *Store) findStored(ctx context.Context) ([]runner.CheckpointMeta, error) {
 	objects, err := c.described(ctx)
 	if err != nil {
 		return nil, err
@@ -402,7 +408,7 @@ func (c *natsCheckpoints) findStored(ctx context.Context) ([]runner.CheckpointMe
 
 // inspect reads a whole object, holds it against the digest in its description, and
 // describes it as the pointer would.
-func (c *natsCheckpoints) inspect(ctx context.Context, name string) (runner.CheckpointMeta, error) {
+func (c *Store) inspect(ctx context.Context, name string) (runner.CheckpointMeta, error) {
 	object, err := c.open(ctx, name)
 	switch {
 	case errors.Is(err, jetstream.ErrObjectNotFound), errors.Is(err, jetstream.ErrBadObjectMeta):

@@ -1,4 +1,4 @@
-package sequencer
+package replay
 
 import (
 	"context"
@@ -15,6 +15,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/replay"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/natslog"
+	"github.com/sendhouse/sendhouse/sequencer/refold"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
@@ -25,35 +27,35 @@ const (
 	replayAttempts = 3
 )
 
-// replaySource makes the messages again that the message log had, has, or will have.
-type replaySource struct {
+// source makes the messages again that the message log had, has, or will have.
+type source struct {
 	js         jetstream.JetStream
 	deployment topology.Deployment
 	log        *slog.Logger
 }
 
-// NewReplaySource gives the write-ahead log as a source of a replay: its records are folded again, from a
+// NewSource gives the write-ahead log as a source of a replay: its records are folded again, from a
 // checkpoint where the log has been trimmed. The message log is not asked for anything, and need not exist. A
 // record has no time at which it was stored. It may be used beside a working sequencer, which goes on trimming.
-func NewReplaySource(js jetstream.JetStream, deployment topology.Deployment, log *slog.Logger) replay.Source {
-	return &replaySource{js: js, deployment: deployment, log: log}
+func NewSource(js jetstream.JetStream, deployment topology.Deployment, log *slog.Logger) replay.Source {
+	return &source{js: js, deployment: deployment, log: log}
 }
 
-func (*replaySource) Name() string { return walName }
+func (*source) Name() string { return walName }
 
-func (s *replaySource) Open(_ context.Context, partition int) (replay.Log, error) {
-	return &madeAgain{replaySource: s, partition: partition, logs: &natsLogs{nc: s.js.Conn(), js: s.js, partition: partition}}, nil
+func (s *source) Open(_ context.Context, partition int) (replay.Log, error) {
+	return &partitionLog{source: s, partition: partition, logs: natslog.New(s.js, partition)}, nil
 }
 
-// madeAgain are the messages of a partition.
-type madeAgain struct {
-	*replaySource
+// partitionLog are the messages of a partition.
+type partitionLog struct {
+	*source
 	partition int
-	logs      *natsLogs
+	logs      *natslog.Logs
 }
 
 // look says how much of the write-ahead log there is, and what it can be folded from.
-func (m *madeAgain) look(ctx context.Context) (wal runner.Bounds, created time.Time, starts *startStates, err error) {
+func (m *partitionLog) look(ctx context.Context) (wal runner.Bounds, created time.Time, starts *refold.Starts, err error) {
 	stream, err := m.js.Stream(ctx, topology.WALStream(m.partition))
 	if err != nil {
 		return wal, created, nil, fmt.Errorf("look at the write-ahead log: %w", err)
@@ -61,12 +63,12 @@ func (m *madeAgain) look(ctx context.Context) (wal runner.Bounds, created time.T
 	if wal, err = m.logs.WALBounds(ctx); err != nil {
 		return wal, created, nil, err
 	}
-	starts, err = findStartStates(ctx, m.js, m.deployment, m.partition, wal)
-	if err == nil && starts.beyond > wal.Last { // or it is of a record that has come meanwhile
+	starts, err = refold.FindStarts(ctx, m.js, m.deployment, m.partition, wal)
+	if err == nil && starts.Beyond > wal.Last { // or it is of a record that has come meanwhile
 		wal, err = m.logs.WALBounds(ctx)
 	}
-	if err == nil && starts.beyond > wal.Last {
-		err = fmt.Errorf("%w: the write-ahead log ends at record %d, and a checkpoint is of record %d; restore it from a backup", runner.ErrMissing, wal.Last, starts.beyond)
+	if err == nil && starts.Beyond > wal.Last {
+		err = fmt.Errorf("%w: the write-ahead log ends at record %d, and a checkpoint is of record %d; restore it from a backup", runner.ErrMissing, wal.Last, starts.Beyond)
 	}
 	if err != nil {
 		return wal, created, nil, fmt.Errorf("partition %d: %w", m.partition, err)
@@ -75,7 +77,7 @@ func (m *madeAgain) look(ctx context.Context) (wal runner.Bounds, created time.T
 }
 
 // Plan folds to the end of the log, once: only that says how many messages there are and of what times.
-func (m *madeAgain) Plan(ctx context.Context, asked replay.Period) (span replay.Span, err error) {
+func (m *partitionLog) Plan(ctx context.Context, asked replay.Period) (span replay.Span, err error) {
 	for attempt := 1; ; attempt++ {
 		span, err = m.plan(ctx, asked)
 		if attempt == replayAttempts || !errors.Is(err, fold.ErrNotNext) {
@@ -85,29 +87,29 @@ func (m *madeAgain) Plan(ctx context.Context, asked replay.Period) (span replay.
 	}
 }
 
-func (m *madeAgain) plan(ctx context.Context, asked replay.Period) (replay.Span, error) {
+func (m *partitionLog) plan(ctx context.Context, asked replay.Period) (replay.Span, error) {
 	wal, created, starts, err := m.look(ctx)
 	if err != nil {
 		return replay.Span{}, err
 	}
-	span := replay.Span{Created: created, First: starts.firstOutput()}
+	span := replay.Span{Created: created, First: starts.FirstOutput()}
 	if asked.FromSeq > 0 && asked.FromSeq < span.First {
 		return span, m.gone(ctx, starts)
 	}
 	span.First = max(span.First, asked.FromSeq)
 	from, until := newPlace(asked.From), newPlace(asked.Until)
-	state, err := starts.newest(ctx, func(s *fold.State) bool { return from.liesBehind(s) && until.liesBehind(s) })
+	state, err := starts.Newest(ctx, func(s *fold.State) bool { return from.liesBehind(s) && until.liesBehind(s) })
 	switch {
 	case err != nil:
 		return span, err
 	case state == nil && !asked.From.IsZero():
 		return span, m.gone(ctx, starts)
 	case state == nil: // the end that is asked for may lie before all that there is
-		if state, err = starts.oldest(ctx); err != nil {
+		if state, err = starts.Oldest(ctx); err != nil {
 			return span, err
 		}
 	}
-	if err := foldTo(ctx, m.logs, state, wal.Last, func(effects []fold.Effect) error {
+	if err := refold.To(ctx, m.logs, state, wal.Last, func(effects []fold.Effect) error {
 		for i := range effects {
 			from.pass(&effects[i])
 			until.pass(&effects[i])
@@ -154,8 +156,8 @@ func (p *place) or(other uint64) uint64 {
 }
 
 // gone says from where on messages can be had.
-func (m *madeAgain) gone(ctx context.Context, starts *startStates) error {
-	oldest, err := starts.oldest(ctx)
+func (m *partitionLog) gone(ctx context.Context, starts *refold.Starts) error {
+	oldest, err := starts.Oldest(ctx)
 	if err != nil {
 		return err
 	}
@@ -165,7 +167,7 @@ func (m *madeAgain) gone(ctx context.Context, starts *startStates) error {
 }
 
 // Resume refuses where what comes next is gone: to pass over it could not be told from having replayed it.
-func (m *madeAgain) Resume(ctx context.Context, created time.Time, next uint64) (uint64, error) {
+func (m *partitionLog) Resume(ctx context.Context, created time.Time, next uint64) (uint64, error) {
 	_, now, starts, err := m.look(ctx)
 	if err != nil {
 		return 0, err
@@ -173,7 +175,7 @@ func (m *madeAgain) Resume(ctx context.Context, created time.Time, next uint64) 
 	if err := replay.SameLog(walName, m.partition, now, created); err != nil {
 		return 0, err
 	}
-	if next < starts.firstOutput() {
+	if next < starts.FirstOutput() {
 		return 0, m.gone(ctx, starts)
 	}
 	return next, nil
@@ -183,7 +185,7 @@ func (m *madeAgain) Resume(ctx context.Context, created time.Time, next uint64) 
 var errThrough = errors.New("the last message was given")
 
 // Range makes the messages from first to last, beginning with the newest state that lies before them.
-func (m *madeAgain) Range(ctx context.Context, first, last uint64, channels []messagelog.Channel, handle func(messagelog.Entry) error) error {
+func (m *partitionLog) Range(ctx context.Context, first, last uint64, channels []messagelog.Channel, handle func(messagelog.Entry) error) error {
 	next := first
 	give := func(e *fold.Effect) error {
 		if len(channels) > 0 && !slices.Contains(channels, messagelog.Channel{ID: string(e.View.ChannelID), Type: e.View.ChannelType}) {
@@ -226,17 +228,17 @@ func (m *madeAgain) Range(ctx context.Context, first, last uint64, channels []me
 }
 
 // from folds to the end of the log from the newest state before a message.
-func (m *madeAgain) from(ctx context.Context, next uint64, handle func([]fold.Effect) error) error {
+func (m *partitionLog) from(ctx context.Context, next uint64, handle func([]fold.Effect) error) error {
 	wal, _, starts, err := m.look(ctx)
 	if err != nil {
 		return err
 	}
-	state, err := starts.newest(ctx, func(s *fold.State) bool { return s.Output() < next })
+	state, err := starts.Newest(ctx, func(s *fold.State) bool { return s.Output() < next })
 	switch {
 	case err != nil:
 		return err
 	case state == nil:
 		return m.gone(ctx, starts)
 	}
-	return foldTo(ctx, m.logs, state, wal.Last, handle)
+	return refold.To(ctx, m.logs, state, wal.Last, handle)
 }

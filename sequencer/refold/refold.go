@@ -1,4 +1,4 @@
-package sequencer
+package refold
 
 import (
 	"context"
@@ -10,7 +10,9 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/checkpoint"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/natslog"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
@@ -24,26 +26,26 @@ const (
 	foldFailurePause = 500 * time.Millisecond
 )
 
-// errTrimmed says that records were trimmed from the write-ahead log before they were read.
-var errTrimmed = fmt.Errorf("the write-ahead log was trimmed meanwhile: %w", fold.ErrNotNext)
+// ErrTrimmed says that records were trimmed from the write-ahead log before they were read.
+var ErrTrimmed = fmt.Errorf("the write-ahead log was trimmed meanwhile: %w", fold.ErrNotNext)
 
-// startStates are the states that the write-ahead log of a partition can be folded from.
-type startStates struct {
-	checkpoints *natsCheckpoints
+// Starts are the states that the write-ahead log of a partition can be folded from.
+type Starts struct {
+	checkpoints *checkpoint.Store
 	params      fold.Params
 	metas       []runner.CheckpointMeta // newest first
 	empty       bool                    // the log is whole
-	beyond      uint64                  // record of a checkpoint that the log does not reach; 0: there is none
+	Beyond      uint64                  // record of a checkpoint that the log does not reach; 0: there is none
 }
 
-// findStartStates looks for them. There is at least one, or an error.
-func findStartStates(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int, wal runner.Bounds) (*startStates, error) {
-	s := &startStates{
+// FindStarts looks for them. There is at least one, or an error.
+func FindStarts(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment, number int, wal runner.Bounds) (*Starts, error) {
+	s := &Starts{
 		params: fold.Params{Partition: number, DedupWindow: deployment.DedupWindow, DedupEntriesMax: deployment.DedupEntriesMax},
 		empty:  wal.First <= 1,
 	}
 	var err error
-	if s.checkpoints, err = openCheckpoints(ctx, js, number); err != nil {
+	if s.checkpoints, err = checkpoint.Open(ctx, js, number); err != nil {
 		return nil, err
 	}
 	kept, err := s.checkpoints.List(ctx)
@@ -53,7 +55,7 @@ func findStartStates(ctx context.Context, js jetstream.JetStream, deployment top
 	for _, meta := range kept.Metas {
 		switch {
 		case meta.WALSeq > wal.Last:
-			s.beyond = max(s.beyond, meta.WALSeq)
+			s.Beyond = max(s.Beyond, meta.WALSeq)
 		case meta.WALSeq+1 >= wal.First:
 			s.metas = append(s.metas, meta)
 		}
@@ -65,7 +67,7 @@ func findStartStates(ctx context.Context, js jetstream.JetStream, deployment top
 }
 
 // firstOutput is the first message that comes out of the oldest state.
-func (s *startStates) firstOutput() uint64 {
+func (s *Starts) FirstOutput() uint64 {
 	if s.empty {
 		return 1
 	}
@@ -73,7 +75,7 @@ func (s *startStates) firstOutput() uint64 {
 }
 
 // oldest loads the oldest state.
-func (s *startStates) oldest(ctx context.Context) (*fold.State, error) {
+func (s *Starts) Oldest(ctx context.Context) (*fold.State, error) {
 	if s.empty {
 		return fold.New(s.params)
 	}
@@ -82,7 +84,7 @@ func (s *startStates) oldest(ctx context.Context) (*fold.State, error) {
 
 // newest loads the newest state that suits; nil where none does. One that is damaged is passed over
 // where there is an older one.
-func (s *startStates) newest(ctx context.Context, suits func(*fold.State) bool) (*fold.State, error) {
+func (s *Starts) Newest(ctx context.Context, suits func(*fold.State) bool) (*fold.State, error) {
 	var damage error
 	for _, meta := range s.metas {
 		state, err := s.checkpoints.Load(ctx, meta, s.params)
@@ -106,9 +108,9 @@ func (s *startStates) newest(ctx context.Context, suits func(*fold.State) bool) 
 	return nil, damage
 }
 
-// foldTo folds the records behind a state up to last, and hands over what they became. It is errTrimmed
+// To folds the records behind a state up to last, and hands over what they became. It is ErrTrimmed
 // where a record is gone before it was read, and ErrMissing if the log lacks one; what was handed over until then stands.
-func foldTo(ctx context.Context, logs *natsLogs, state *fold.State, last uint64, handle func([]fold.Effect) error) error {
+func To(ctx context.Context, logs *natslog.Logs, state *fold.State, last uint64, handle func([]fold.Effect) error) error {
 	f := &folding{logs: logs, state: state, last: last, handle: handle, patience: foldStallMin}
 	for state.WALSeq() < last {
 		err := f.read(ctx)
@@ -126,7 +128,7 @@ func foldTo(ctx context.Context, logs *natsLogs, state *fold.State, last uint64,
 }
 
 type folding struct {
-	logs     *natsLogs
+	logs     *natslog.Logs
 	state    *fold.State
 	last     uint64
 	handle   func([]fold.Effect) error
@@ -179,21 +181,21 @@ func (f *folding) stalled(ctx context.Context, cause error) error {
 	return f.trimmed(ctx, cause)
 }
 
-// trimmed is errTrimmed if the next record was trimmed, ErrMissing if it is missing from the log's middle or end, else the cause.
+// trimmed is ErrTrimmed if the next record was trimmed, ErrMissing if it is missing from the log's middle or end, else the cause.
 func (f *folding) trimmed(ctx context.Context, cause error) error {
 	wal, err := f.logs.WALBounds(ctx)
 	if err != nil {
 		return errors.Join(cause, err)
 	}
 	if wal.First > f.state.WALSeq()+1 {
-		return fmt.Errorf("%w: it starts at record %d, wanted %d", errTrimmed, wal.First, f.state.WALSeq()+1)
+		return fmt.Errorf("%w: it starts at record %d, wanted %d", ErrTrimmed, wal.First, f.state.WALSeq()+1)
 	}
 	missing, err := f.logs.WALMissing(ctx, f.state.WALSeq()+1)
 	if err != nil {
 		return errors.Join(cause, err)
 	}
 	if missing == f.state.WALSeq()+1 {
-		return fmt.Errorf("%w: record %d of the write-ahead log is missing (`sendhouse repair wal --partition %d` continues behind it)", runner.ErrMissing, missing, f.logs.partition)
+		return fmt.Errorf("%w: record %d of the write-ahead log is missing (`sendhouse repair wal --partition %d` continues behind it)", runner.ErrMissing, missing, f.logs.Partition())
 	}
 	return cause
 }
