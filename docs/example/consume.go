@@ -1,4 +1,4 @@
-// Package example is the Go example of docs/replay.md; its test runs it, and compares the page with it.
+// Package example is the Go example of docs/howto/read-the-log.md; its test runs it, and compares the page with it.
 package example
 
 import (

@@ -64,7 +64,7 @@ func TestConsume(t *testing.T) {
 // The page shows the code that the test above runs.
 func TestPageShowsTheExample(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../replay.md")
+	page, err := os.ReadFile("../howto/read-the-log.md")
 	require.NoError(t, err)
 	code, err := os.ReadFile("consume.go")
 	require.NoError(t, err)
