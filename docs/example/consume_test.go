@@ -68,7 +68,7 @@ func TestPageShowsTheExample(t *testing.T) {
 	require.NoError(t, err)
 	code, err := os.ReadFile("consume.go")
 	require.NoError(t, err)
-	_, code2, found := strings.Cut(string(code), "// Consume hands")
+	_, code2, found := strings.Cut(string(code), "// Consume calls")
 	require.True(t, found)
-	require.Contains(t, string(page), fmt.Sprintf("```go\n// Consume hands%s```", code2))
+	require.Contains(t, string(page), fmt.Sprintf("```go\n// Consume calls%s```", code2))
 }
