@@ -66,9 +66,10 @@ run: deps build ## Fetch, build, and run everything in one process; ARGS is pass
 	bin/sendhouse up $(ARGS)
 
 .PHONY: generate
-generate: $(BUF) plugins ## Write what is generated anew: pkg/message/*.pb.go, the dashboards.
+generate: $(BUF) plugins ## Write what is generated: pkg/message/*.pb.go, the dashboards, docs/reference/settings.md.
 	cd pkg/message && PATH="$(PLUGINS):$$PATH" $(BUF) generate
 	$(GO) run ./deploy/grafana/generate deploy/grafana/dashboards
+	SETTINGS_PAGE=write $(GO) test -count=1 -run '^TestSettingsAreDocumented$$' .
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the code and sort its imports.

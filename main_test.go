@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 }
 
 // metricsPage lists every metric; see TestMetricsAreDocumented.
-const metricsPage = "docs/operations.md"
+const metricsPage = "docs/reference/metrics.md"
 
 // metric is what the page and the program must agree on.
 type metric struct {
@@ -51,7 +51,7 @@ type metric struct {
 }
 
 // TestMetricsAreDocumented runs everything in one process, sends a message, and compares the metrics that are
-// registered, whether they have a value or not, with the tables of the page.
+// registered, whether they have a value or not, with the entries of the page.
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	p := startUp(t)
@@ -60,7 +60,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		page, ok := want[name]
 		if !ok {
-			t.Errorf("%s is not listed: add a row for it to a table of %s (name, type %s, labels %q, meaning, what to do)", name, metricsPage, have[name].kind, have[name].labels)
+			t.Errorf("%s is not listed: add an entry for it to %s, type %s, labels %q, meaning and a hint, in the form of its neighbours", name, metricsPage, have[name].kind, have[name].labels)
 			continue
 		}
 		if page.labels != have[name].labels {
@@ -172,24 +172,20 @@ func registered(t *testing.T, reg *prometheus.Registry) map[string]metric {
 	return all
 }
 
-// documented reads the rows of the page's tables that begin with a metric of ours.
+// metricEntry is an entry of the page: - `name` (type; `label`, `label`): meaning. **Hint**: where to look
+var metricEntry = regexp.MustCompile("(?m)^- `(sendhouse_\\w+)` \\((\\w+)(?:;([^)]*))?\\): *\\S")
+
+// documented reads the entries of the page.
 func documented(t *testing.T) map[string]metric {
 	t.Helper()
 	text, err := os.ReadFile(metricsPage)
 	require.NoError(t, err)
 	all := map[string]metric{}
-	for line := range strings.Lines(string(text)) {
-		if !strings.HasPrefix(line, "| `sendhouse_") {
-			continue
-		}
-		cells := strings.Split(strings.Trim(line, "|\n"), "|")
-		require.Len(t, cells, 5, "a row of metrics is | `name` | type | labels | meaning | what to do |: %s", line)
-		name := strings.Trim(cells[0], " `")
-		labels := strings.FieldsFunc(cells[2], func(r rune) bool { return strings.ContainsRune(" ,`", r) })
+	for _, entry := range metricEntry.FindAllStringSubmatch(string(text), -1) {
+		labels := strings.FieldsFunc(entry[3], func(r rune) bool { return strings.ContainsRune(" ,`\n", r) })
 		slices.Sort(labels)
-		require.NotContains(t, all, name, "it is listed twice")
-		require.NotEmpty(t, strings.TrimSpace(cells[3]), "%s has no meaning", name)
-		all[name] = metric{kind: strings.TrimSpace(cells[1]), labels: strings.Join(labels, ",")}
+		require.NotContains(t, all, entry[1], "it is listed twice")
+		all[entry[1]] = metric{kind: entry[2], labels: strings.Join(labels, ",")}
 	}
 	return all
 }
@@ -215,7 +211,7 @@ func TestHostedRoutesAreDescribed(t *testing.T) {
 		}
 	}
 	for route := range served {
-		t.Errorf("%s is hosted, and ingest/openapi/openapi.yaml does not describe it: add it under paths, with x-hosted, its request and all its answers, and to docs/api.md", route)
+		t.Errorf("%s is hosted, and ingest/openapi/openapi.yaml does not describe it: add it under paths, with x-hosted, its request and all its answers, and to docs/reference/api.md", route)
 	}
 }
 

@@ -282,7 +282,7 @@ func TestContract(t *testing.T) {
 // its status, stands there.
 func TestContractPage(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../docs/api.md")
+	page, err := os.ReadFile("../docs/reference/api.md")
 	require.NoError(t, err)
 	var rows []string
 	for line := range strings.Lines(string(page)) {

@@ -68,7 +68,7 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 		}
 	}
 	for route := range served {
-		t.Errorf("%s is served, and ingest/openapi/openapi.yaml does not describe it: add it under paths, with its request and all its answers, and to docs/api.md", route)
+		t.Errorf("%s is served, and ingest/openapi/openapi.yaml does not describe it: add it under paths, with its request and all its answers, and to docs/reference/api.md", route)
 	}
 }
 

@@ -78,12 +78,12 @@ func glob(t *testing.T, pattern string) []string {
 // TestAlertsHaveARunbook wants an entry of the operators' page behind the link of each alert, and an alert behind each entry.
 func TestAlertsHaveARunbook(t *testing.T) {
 	t.Parallel()
-	const page = "https://github.com/sendhouse/sendhouse/blob/main/docs/operations.md#"
-	text, err := os.ReadFile("../../docs/operations.md")
+	const page = "https://github.com/sendhouse/sendhouse/blob/main/docs/runbook.md#"
+	text, err := os.ReadFile("../../docs/runbook.md")
 	require.NoError(t, err)
 	entries := map[string]string{} // by anchor
 	for _, heading := range regexp.MustCompile(`(?m)^### (Sendhouse\w+)$`).FindAllStringSubmatch(string(text), -1) {
-		require.NotContains(t, entries, strings.ToLower(heading[1]), "two entries of docs/operations.md have one name")
+		require.NotContains(t, entries, strings.ToLower(heading[1]), "two entries of docs/runbook.md have one name")
 		entries[strings.ToLower(heading[1])] = heading[1]
 	}
 	names := map[string]bool{}
@@ -92,13 +92,13 @@ func TestAlertsHaveARunbook(t *testing.T) {
 		names[a.Name] = true
 		anchor, ok := strings.CutPrefix(a.Annotations["runbook_url"], page)
 		require.True(t, ok, "%s: runbook_url must begin with %s", a.Name, page)
-		require.Equal(t, a.Name, entries[anchor], "docs/operations.md needs the entry '### %s' under Alerts: what it means, what to do", a.Name)
+		require.Equal(t, a.Name, entries[anchor], "docs/runbook.md needs the entry '### %s' under Alerts: what it means, what to do", a.Name)
 		require.NotEmpty(t, a.Annotations["summary"], a.Name)
 		require.NotEmpty(t, a.Annotations["description"], a.Name)
 		require.Contains(t, []string{"page", "ticket", "critical", "warning"}, a.Labels["severity"], a.Name)
 		delete(entries, anchor)
 	}
-	require.Empty(t, entries, "entries of docs/operations.md without an alert")
+	require.Empty(t, entries, "entries of docs/runbook.md without an alert")
 }
 
 // TestAlertsAreTested wants, of each alert, a unit test in which it fires, and one that has what it looks at and in which it does not.

@@ -1,4 +1,4 @@
-// Package example is the Go example of docs/replay.md; its test runs it, and compares the page with it.
+// Package example is the Go example of docs/howto/read-the-log.md; its test runs it, and compares the page with it.
 package example
 
 import (
@@ -10,10 +10,13 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message" // or generated from message.proto
 )
 
-// Consume hands the records of a partition to handle, in order, from behind a stream sequence on: 0 for
-// all that the log still has. handle must record the sequence together with what it does with the messages,
-// of which there may be none; that is the place to begin after a crash.
-func Consume(ctx context.Context, js jetstream.JetStream, partition int, after uint64, handle func(seq uint64, batch *message.MessageBatch) error) error {
+// Consume calls handle with the records of a partition, in order, starting after a stream sequence; 0 starts
+// with the first record that the log still has. handle must record the sequence together with what it does
+// with the messages, of which there may be none; after a crash, continue after that sequence.
+func Consume(
+	ctx context.Context, js jetstream.JetStream, partition int, after uint64,
+	handle func(seq uint64, batch *message.MessageBatch) error,
+) error {
 	consumer, err := js.OrderedConsumer(ctx, fmt.Sprintf("MESSAGES_%d", partition), jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:   after + 1,
@@ -37,10 +40,10 @@ func Consume(ctx context.Context, js jetstream.JetStream, partition int, after u
 		}
 		seq := meta.Sequence.Stream
 		if seq <= after {
-			continue // the log was made anew, and is being derived again: it is the same record
+			continue // the log was lost and is being derived again: it is the same record
 		}
 		if after > 0 && seq != after+1 {
-			return fmt.Errorf("partition %d: records %d to %d are gone: retention has passed us", partition, after+1, seq-1)
+			return fmt.Errorf("partition %d: records %d to %d are gone: retention removed them", partition, after+1, seq-1)
 		}
 		var batch message.MessageBatch
 		if err := batch.UnmarshalVT(record.Data()); err != nil { // proto.Unmarshal, with generated code of your own

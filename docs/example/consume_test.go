@@ -64,11 +64,11 @@ func TestConsume(t *testing.T) {
 // The page shows the code that the test above runs.
 func TestPageShowsTheExample(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../replay.md")
+	page, err := os.ReadFile("../howto/read-the-log.md")
 	require.NoError(t, err)
 	code, err := os.ReadFile("consume.go")
 	require.NoError(t, err)
-	_, code2, found := strings.Cut(string(code), "// Consume hands")
+	_, code2, found := strings.Cut(string(code), "// Consume calls")
 	require.True(t, found)
-	require.Contains(t, string(page), fmt.Sprintf("```go\n// Consume hands%s```", code2))
+	require.Contains(t, string(page), fmt.Sprintf("```go\n// Consume calls%s```", code2))
 }

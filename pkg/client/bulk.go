@@ -19,7 +19,7 @@ type Outcome struct {
 	Err error
 }
 
-// itemRetryAfter is how long an item of a bulk waits that is told to come later: an element of the answer has no headers, and docs/api.md says
+// itemRetryAfter is how long an item of a bulk waits that is told to come later: an element of the answer has no headers, and docs/reference/api.md says
 // this.
 const itemRetryAfter = time.Second
 

@@ -13,7 +13,7 @@ import (
 type Error struct {
 	// Status is the HTTP status.
 	Status int
-	// Code is the server's name for the case (docs/api.md lists them). It is "" where something between here and the server answered.
+	// Code is the server's name for the case (docs/reference/api.md lists them). It is "" where something between here and the server answered.
 	Code string
 	// Msg says what is wrong, for people.
 	Msg string
@@ -60,7 +60,7 @@ func (e *Error) Refused() bool {
 	}
 }
 
-// MaybeStored says whether the send may be stored in spite of the error. The codes are those of docs/api.md after which nothing is written.
+// MaybeStored says whether the send may be stored in spite of the error. The codes are those of docs/reference/api.md after which nothing is written.
 func (e *Error) MaybeStored() bool {
 	switch e.Code {
 	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused", "partition_refused", "permissions_unavailable":

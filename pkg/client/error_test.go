@@ -12,10 +12,10 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/client"
 )
 
-// What docs/api.md says of each answer to a send, written or not, is what MaybeStored says of it.
+// What docs/reference/api.md says of each answer to a send, written or not, is what MaybeStored says of it.
 func TestMaybeStoredIsAsDocumented(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../docs/api.md")
+	text, err := os.ReadFile("../../docs/reference/api.md")
 	require.NoError(t, err)
 	_, table, found := strings.Cut(string(text), "| status | code | when | written? |\n|---|---|---|---|\n")
 	require.True(t, found, "the table of answers to a send")

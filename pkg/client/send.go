@@ -29,7 +29,7 @@ const (
 	ChannelAgentGroup      ChannelType = 12
 )
 
-// Send is a message to be. The server checks it; its rules are in docs/api.md.
+// Send is a message to be. The server checks it; its rules are in docs/reference/api.md.
 type Send struct {
 	// ClientMsgNo is the sender's own key for the message, at most 128 bytes. Where it is empty one is made.
 	ClientMsgNo string

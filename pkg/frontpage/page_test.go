@@ -116,17 +116,17 @@ func TestFilesAndHeaders(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, b.ask(http.MethodGet, "/frontpage/else", "").Code)
 }
 
-// TestMetricNames holds what the page uses against the list of metrics in docs/operations.md, which another test holds against the program.
+// TestMetricNames holds what the page uses against the list of metrics in docs/reference/metrics.md, which another test holds against the program.
 func TestMetricNames(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("stage.go")
 	require.NoError(t, err)
-	docs, err := os.ReadFile("../../docs/operations.md")
+	docs, err := os.ReadFile("../../docs/reference/metrics.md")
 	require.NoError(t, err)
 	names := regexp.MustCompile(`"(sendhouse_\w+)"`).FindAllStringSubmatch(string(source), -1)
 	require.Greater(t, len(names), 20)
 	for _, name := range names {
-		require.Contains(t, string(docs), "| `"+name[1]+"` |")
+		require.Contains(t, string(docs), "- `"+name[1]+"` (")
 	}
 }
 

@@ -44,7 +44,7 @@ const some = 0.001
 // metrics are those of the process, by name.
 type metrics map[string]*dto.MetricFamily
 
-// stages lays out the way of a message, from left to right. What it uses of the metrics stands in docs/operations.md.
+// stages lays out the way of a message, from left to right. What it uses of the metrics is listed in docs/reference/metrics.md.
 func (p *Page) stages() ([]stage, error) {
 	families, err := p.deps.Registry.Gather() // also with an error it gives what there is
 	m := make(metrics, len(families))

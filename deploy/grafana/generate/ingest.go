@@ -7,7 +7,7 @@ func ingest() board {
 		description: "HTTP in, write-ahead log out: rates, reasons, stages, and how near the limits are.",
 		rows: []row{
 			{"Requests", []panel{
-				lines("By outcome", "reqps", "Requests answered, by the code of the answer (docs/api.md).", q(`sum by (code, reason) (rate(sendhouse_ingest_requests_total{$at}[$__rate_interval])) > 0`, "{{code}} {{reason}}")).stacked(),
+				lines("By outcome", "reqps", "Requests answered, by the code of the answer (docs/reference/api.md).", q(`sum by (code, reason) (rate(sendhouse_ingest_requests_total{$at}[$__rate_interval])) > 0`, "{{code}} {{reason}}")).stacked(),
 				lines("By route", "reqps", "One send, a batch to many persons, or a bulk.", q(`sum by (route) (rate(sendhouse_ingest_request_duration_seconds_count{$at}[$__rate_interval]))`, "{{route}}")).stacked(),
 				lines("By instance", "reqps", "How evenly clients are spread.", q(`sum by (instance) (rate(sendhouse_ingest_requests_total{$at}[$__rate_interval]))`, "{{instance}}")).stacked(),
 				lines("Sends of batches and bulks", perSecond, "Their items, by what became of them.", q(`sum by (code, reason) (rate(sendhouse_ingest_items_total{$at}[$__rate_interval]))`, "{{code}} {{reason}}")).stacked(),

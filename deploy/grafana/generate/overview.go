@@ -7,7 +7,7 @@ func overview() board {
 		description: "Is it healthy? Requests at the top, then the way of a message from ingest to ClickHouse. The other boards say more.",
 		rows: []row{
 			{"Is it healthy?", []panel{
-				number("Alerts", count, "Alerts that fire now. Each has an entry in docs/operations.md.", q(`count(ALERTS{alertname=~"Sendhouse.*",alertstate="firing"}) or vector(0)`, "firing")).limits(1, 3),
+				number("Alerts", count, "Alerts that fire now. Each has an entry in docs/runbook.md.", q(`count(ALERTS{alertname=~"Sendhouse.*",alertstate="firing"}) or vector(0)`, "firing")).limits(1, 3),
 				number("Failing requests", share, "Share of requests that are answered 5xx. The objective is 0.1% over 30 days.",
 					q(`sum(rate(sendhouse_ingest_requests_total{$at,code=~"5.."}[$__rate_interval])) / sum(rate(sendhouse_ingest_requests_total{$at}[$__rate_interval]))`, "5xx")).limits(0.001, 0.01).details("sendhouse-ingest"),
 				number("Slow sends", share, "Share of sends that take longer than 250 ms. The objective is 1% over 30 days.",

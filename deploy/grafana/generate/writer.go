@@ -26,7 +26,7 @@ func writer() board {
 				lines("Bytes", bytesIEC, "Of an inserted batch, uncompressed.", quantiles("sendhouse_writer_batch_bytes", "$at")...).size(6, 8),
 				lines("Time of an insert", seconds, "Until it is on disk.", quantiles("sendhouse_writer_insert_duration_seconds", "$at")...).size(6, 8),
 				lines("Memory of batches", bytesIEC, "At --writer-bytes-max (256 MiB) the readers wait.", q(`sum by (instance) (sendhouse_writer_batch_memory_bytes{$at})`, "{{instance}}")).size(6, 8),
-				lines("Inserts that failed", perSecond, "By class, see docs/operations.md.", q(`sum by (class) (rate(sendhouse_writer_retries_total{$at}[$__rate_interval]))`, "{{class}}")).stacked().size(12, 8),
+				lines("Inserts that failed", perSecond, "By class, see docs/runbook.md.", q(`sum by (class) (rate(sendhouse_writer_retries_total{$at}[$__rate_interval]))`, "{{class}}")).stacked().size(12, 8),
 				lines("Batches cut in two", perSecond, "ClickHouse refused them whole, for a row or for their size.", q(`sum(rate(sendhouse_writer_batch_splits_total{$at}[$__rate_interval]))`, "cut")).size(12, 8),
 			}},
 			{"ClickHouse", []panel{
