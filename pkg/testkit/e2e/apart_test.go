@@ -13,14 +13,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// apart are the roles as processes of their own, around a NATS server and a ClickHouse server.
+// apart are the roles as processes of their own, around a NATS server and a ClickHouse.
 type apart struct {
 	nats                      *testkit.NATSServer // nil where it is a cluster
 	natsURL                   string
-	clickHouse                *testkit.ClickHouseServer
+	clickHouse                *enginetest.Server
 	ingest, sequencer, writer *house
 }
 
@@ -42,8 +43,8 @@ func startApartOn(t *testing.T, options testkit.NATSOptions, sequencerFlags ...s
 // newApart prepares the roles, which find NATS at one address or more, and starts ClickHouse.
 func newApart(t *testing.T, natsURL string, sequencerFlags ...string) *apart {
 	t.Helper()
-	a := &apart{natsURL: natsURL, clickHouse: testkit.StartClickHouse(t)}
-	a.writer = newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+natsURL, "--writer-lease-ttl=2s")...)
+	a := &apart{natsURL: natsURL, clickHouse: enginetest.StartServer(t)}
+	a.writer = newRole(t, "writer", into(a.clickHouse), "--nats-url="+natsURL, "--writer-lease-ttl=2s")
 	a.ingest = newRole(t, "ingest", "--nats-url="+natsURL, "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
 	a.sequencer = a.newSequencer(t, sequencerFlags...)
 	return a

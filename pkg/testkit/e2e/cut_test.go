@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 // cutVariable is how long the network is cut at the least, each time. With it there are more cuts, too.
@@ -33,7 +34,7 @@ type cutApart struct {
 func startCutApart(t *testing.T) *cutApart {
 	t.Helper()
 	server := testkit.StartNATS(t, testkit.NATSOptions{})
-	c := &cutApart{apart: &apart{nats: server, natsURL: server.URL, clickHouse: testkit.StartClickHouse(t)}, links: make(map[*house]*testkit.Link)}
+	c := &cutApart{apart: &apart{nats: server, natsURL: server.URL, clickHouse: enginetest.StartServer(t)}, links: make(map[*house]*testkit.Link)}
 	c.table = testkit.StartLink(t, c.clickHouse.Addr)
 	behind := func(role string, flags ...string) *house {
 		link := testkit.StartLink(t, fmt.Sprint("127.0.0.1:", c.nats.Port))
@@ -44,7 +45,7 @@ func startCutApart(t *testing.T) *cutApart {
 	c.ingest = behind("ingest", "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
 	c.sequencer = behind("sequencer", "--sequencer-lease-ttl=2s", "--wal-bytes-max=2GiB", "--messages-bytes-max=4GiB")
 	// An insert that is under way when the network goes is given up and made again while the first may still arrive.
-	c.writer = behind("writer", "--clickhouse-dsn=clickhouse://"+c.table.Addr+"/sendhouse?read_timeout=5s", "--clickhouse-schema=reduced", "--writer-lease-ttl=2s")
+	c.writer = behind("writer", "--clickhouse-dsn=http://"+c.table.Addr+"/sendhouse?read_timeout=5s", "--writer-lease-ttl=2s")
 	c.start()
 	return c
 }

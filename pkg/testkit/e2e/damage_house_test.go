@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 // damageHouse is a deployment on one data folder: `up`, or the roles apart around a NATS server and an engine.
@@ -39,7 +40,7 @@ func newDamageHouse(t *testing.T, dir string, apart bool) *damageHouse {
 		server := testkit.NewNATS(t, testkit.NATSOptions{StoreDir: filepath.Join(dir, "nats"), Config: "max_payload: 8MB"})
 		clickHouse := testkit.FreeAddr(t)
 		h.nats = strings.TrimPrefix(server.URL, "nats://")
-		h.servers = []*testkit.Process{server.Process, newEngine(t, filepath.Join(dir, "clickhouse"), clickHouse)}
+		h.servers = []*testkit.Process{server.Process, enginetest.NewServer(t, filepath.Join(dir, "clickhouse"), clickHouse).Process}
 		h.dsn = "http://" + clickHouse + "/sendhouse"
 		h.table = &table{name: "sendhouse.messages FINAL", conn: open(t, "http://"+clickHouse+"/default")}
 		url := "--nats-url=" + server.URL

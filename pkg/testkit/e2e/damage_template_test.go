@@ -3,14 +3,11 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
-	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -197,34 +193,4 @@ func withNATS(t *testing.T, dataDir, addr string, do func(js jetstream.JetStream
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	do(js)
-}
-
-// A deployment with its roles apart has the engine in a process of its own: this test binary again, with these variables.
-const (
-	engineDirVariable  = "SENDHOUSE_TEST_ENGINE_DIR"
-	engineAddrVariable = "SENDHOUSE_TEST_ENGINE_ADDR"
-)
-
-func runEngineProcess(dir, addr string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	engine, err := chdb.Open(chdb.Config{DataDir: dir, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
-	if err != nil {
-		return err
-	}
-	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr}, engine)
-	if err == nil {
-		err = server.Run(ctx)
-	}
-	return errors.Join(err, engine.Close())
-}
-
-// newEngine prepares the engine's process. It is not awaited: a damaged engine may not start.
-func newEngine(t *testing.T, dir, addr string) *testkit.Process {
-	t.Helper()
-	path, err := os.Executable()
-	require.NoError(t, err)
-	return testkit.NewProcess(t, testkit.ProcessConfig{
-		Name: "engine", Path: path, Env: []string{engineDirVariable + "=" + dir, engineAddrVariable + "=" + addr},
-	})
 }

@@ -257,7 +257,7 @@ func TestEndToEndHistoryApart(t *testing.T) {
 		require.Equal(t, "history_not_served", answer.Code)
 	}
 
-	reader := newRole(t, "ingest", append(reduced(a.clickHouse), "--nats-url="+a.natsURL, "--history-timeout=2s")...)
+	reader := newRole(t, "ingest", into(a.clickHouse), "--nats-url="+a.natsURL, "--history-timeout=2s")
 	reader.Start()
 	becomes := func(r *record, state string) {
 		testkit.WaitFor(t, arriveTimeout, r.clientMsgNo+" to be "+state, func(ctx context.Context) error {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 // shippedNATS is the configuration that we ship for NATS servers.
@@ -133,8 +134,8 @@ func TestEndToEndLeastPermissions(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
 	g := startGuarded(t)
-	a := &apart{clickHouse: testkit.StartClickHouse(t)}
-	table := reduced(a.clickHouse)
+	a := &apart{clickHouse: enginetest.StartServer(t)}
+	table := []string{into(a.clickHouse)}
 	a.ingest = newRole(t, "ingest", slices.Concat(table, g.flags("ingest"))...)
 	a.sequencer = newRole(t, "sequencer", slices.Concat(small, g.flags("sequencer"), []string{"--replicas=3", "--sequencer-lease-ttl=2s"})...)
 	a.writer = newRole(t, "writer", slices.Concat(table, g.flags("writer"))...)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 const (
@@ -39,10 +40,10 @@ func TestEndToEndTraced(t *testing.T) {
 	t.Run("apart", func(t *testing.T) {
 		t.Parallel()
 		collector := testkit.StartCollector(t)
-		a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: testkit.StartClickHouse(t)}
+		a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: enginetest.StartServer(t)}
 		a.natsURL = a.nats.URL
 		flags := []string{"--nats-url=" + a.natsURL, "--otlp-endpoint=" + collector.URL, "--trace-ratio=0"}
-		a.writer = newRole(t, "writer", append(reduced(a.clickHouse), flags...)...)
+		a.writer = newRole(t, "writer", append(flags, into(a.clickHouse))...)
 		a.ingest = newRole(t, "ingest", flags...)
 		a.sequencer = newRole(t, "sequencer", slices.Concat(small, flags)...)
 		a.start()

@@ -68,12 +68,12 @@ func changeWriters(t *testing.T, natsURL string, load *load, second *house) {
 	load.await(300)
 }
 
-// TestEndToEndWritersShareServer has writers share the partitions before a clickhouse-server.
+// TestEndToEndWritersShareServer has writers share the partitions before a ClickHouse of its own.
 func TestEndToEndWritersShareServer(t *testing.T) {
 	t.Parallel()
 	a := startApart(t)
 	load := startLoad(t, a.ingest.api, loadConfig{seed: newSeed(t)})
-	second := newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+a.natsURL, "--flush-interval=50ms", "--writer-lease-ttl=2s")...)
+	second := newRole(t, "writer", into(a.clickHouse), "--nats-url="+a.natsURL, "--flush-interval=50ms", "--writer-lease-ttl=2s")
 	changeWriters(t, a.natsURL, load, second)
 	a.verify(t, load.finish())
 }

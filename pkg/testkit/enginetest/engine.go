@@ -1,4 +1,5 @@
-// Package enginetest runs the tests of a package with one embedded ClickHouse.
+// Package enginetest runs tests with the embedded ClickHouse: one in the process of a package's tests ([Main]), and others in processes of
+// their own ([Server]).
 package enginetest
 
 import (
@@ -61,6 +62,9 @@ func Main(m *testing.M, use func(*Engine), config ...string) int {
 }
 
 func run(m *testing.M, use func(*Engine), config []string) (code int, err error) {
+	if isServer, err := RunServer(); isServer || err != nil {
+		return 0, err
+	}
 	dir, err := os.MkdirTemp("", "writer-test-*")
 	if err != nil {
 		return 1, err
