@@ -235,7 +235,7 @@ func (c *damageCase) judge() (damageVerdict, string) {
 		if len(c.wrong) > 0 {
 			return nil
 		}
-		if time.Since(begun) > namedMax && last.err() != nil && len(c.waysOut(c.said(ctx))) > 0 {
+		if time.Since(begun) > namedMax && last.err() != nil && len(c.unserved(last)) == 0 && len(c.waysOut(c.said(ctx))) > 0 {
 			return nil
 		}
 		return last.err()
@@ -297,14 +297,17 @@ func (c *damageCase) anyEnded() bool {
 
 // othersServed: what is wrong with one partition must not keep another from being served.
 func (c *damageCase) othersServed(h *health) {
+	for _, partition := range c.unserved(h) {
+		c.never("partition %d is damaged, and partition %d is not served", c.partition, partition)
+	}
+}
+
+// unserved returns the partitions that are not damaged and did not answer.
+func (c *damageCase) unserved(h *health) []int {
 	if !strings.Contains(c.cell.object, "{p}") || c.mayEnd() {
-		return
+		return nil
 	}
-	for _, partition := range h.refused {
-		if partition != c.partition {
-			c.never("partition %d is damaged, and partition %d is not served", c.partition, partition)
-		}
-	}
+	return slices.DeleteFunc(slices.Clone(h.refused), func(partition int) bool { return partition == c.partition })
 }
 
 // judgeWell judges a deployment that answers and has everything: what differs all the same must be named.

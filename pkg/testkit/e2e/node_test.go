@@ -60,6 +60,7 @@ func newUpOf(t *testing.T, path, dataDir string, flags ...string) *node {
 		dataDir: dataDir,
 	}
 	dataDirs.Store(h.nats, dataDir)
+	t.Cleanup(func() { dataDirs.CompareAndDelete(h.nats, dataDir) }) // another test may get the port, for a server that has no folder
 	h.args = append([]string{
 		"up", "--data-dir=" + dataDir, "--api-addr=" + h.api, "--admin-addr=" + h.admin,
 		"--nats-addr=" + h.nats, "--clickhouse-addr=" + h.clickHouse,
