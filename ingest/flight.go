@@ -13,9 +13,9 @@ import (
 
 // Limits of requests that hold many sends.
 const (
-	flightItemsMax = 2_000 // items of one request that may wait for their answers
-	flightHeldMax  = 256   // items held back before they are released
-	itemBytes      = 512   // what an item counts in the budget, beside its text
+	flightItemsMax    = 2_000 // items of one request that may wait for their answers
+	flightDeferredMax = 256   // items held back before they are released
+	itemBytes         = 512   // what an item counts in the budget, beside its text
 
 	flightItemsKept = 1_024    // flights with more, or with more text, go to the garbage collector
 	flightTextKept  = 64 << 10 // bytes
@@ -33,7 +33,7 @@ type flight struct {
 	text    []byte // client_msg_no of all
 	settled int    // items[:settled] are answered
 
-	held     int
+	deferred int
 	touched  []bool    // partitions that hold something back
 	deadline time.Time // for the answers to what is held back: of the first of it
 
@@ -70,8 +70,8 @@ func (f *flight) reserve(bytes int) bool {
 	return true
 }
 
-// add is place for an item whose memory is not reserved. Where there is no room for it, it does nothing and says so.
-func (f *flight) add(ctx context.Context, req *request.Request, p outcome.Problem) bool {
+// tryPush is push for an item whose memory is not reserved. Where there is no room for it, it does nothing and says so.
+func (f *flight) tryPush(ctx context.Context, req *request.Request, p outcome.Problem) bool {
 	cost := itemBytes + len(p.Msg) + len(p.Field)
 	if p.OK() {
 		cost += len(req.Send.ClientMsgNo)
@@ -79,14 +79,14 @@ func (f *flight) add(ctx context.Context, req *request.Request, p outcome.Proble
 	if !f.reserve(cost) {
 		return false
 	}
-	f.place(ctx, req, p)
+	f.push(ctx, req, p)
 	return true
 }
 
-// place takes the next item: a send that has been checked, or the problem with it. It
+// push takes the next item: a send that has been checked, or the problem with it. It
 // waits for the oldest one's answer where too many are under way. The request may be
 // used again when it returns; it may be nil where there is a problem.
-func (f *flight) place(ctx context.Context, req *request.Request, p outcome.Problem) {
+func (f *flight) push(ctx context.Context, req *request.Request, p outcome.Problem) {
 	if len(f.items)-f.settled >= flightItemsMax {
 		f.settle(ctx)
 	}
@@ -99,14 +99,14 @@ func (f *flight) place(ctx context.Context, req *request.Request, p outcome.Prob
 		f.text = append(f.text, req.Send.ClientMsgNo...)
 		next.to, next.generated = len(f.text), req.Generated
 		next.ticket, next.problem = f.enqueue(ctx, req)
-		if f.held <= 1 { // it is the first, or nothing is held
+		if f.deferred <= 1 { // it is the first, or nothing is held
 			f.deadline = time.Now().Add(f.s.cfg.AnswerTimeout)
 		}
 		next.deadline = f.deadline
 	}
 	f.items = append(f.items, next)
-	if f.held >= flightHeldMax {
-		f.release()
+	if f.deferred >= flightDeferredMax {
+		f.flush()
 	}
 }
 
@@ -115,16 +115,16 @@ func (f *flight) place(ctx context.Context, req *request.Request, p outcome.Prob
 func (f *flight) enqueue(ctx context.Context, req *request.Request) (groupcommit.Ticket, outcome.Problem) {
 	partition, size, span := f.s.partitionOf(req), req.Send.SizeVT(), f.s.tracer.Of(ctx)
 	for {
-		t, p := f.s.commits.EnqueueHeld(partition, &req.Send, size, span)
+		t, p := f.s.commits.EnqueueDeferred(partition, &req.Send, size, span)
 		if p.OK() {
 			f.touched[partition] = true
-			f.held++
+			f.deferred++
 		}
 		switch {
 		case p.Outcome != outcome.Overloaded:
 			return t, p
-		case f.held > 0:
-			f.release()
+		case f.deferred > 0:
+			f.flush()
 		case f.failing || f.settled == len(f.items):
 			return t, p
 		default:
@@ -133,17 +133,17 @@ func (f *flight) enqueue(ctx context.Context, req *request.Request) (groupcommit
 	}
 }
 
-// release lets the items leave that are held back. It must be called before anything
+// flush lets the deferred items leave. It must be called before anything
 // that may take time.
-func (f *flight) release() {
-	if f.held == 0 {
+func (f *flight) flush() {
+	if f.deferred == 0 {
 		return
 	}
-	f.held = 0
+	f.deferred = 0
 	for n, touched := range f.touched {
 		if touched {
 			f.touched[n] = false
-			f.s.commits.Release(n)
+			f.s.commits.Flush(n)
 		}
 	}
 }
@@ -153,7 +153,7 @@ func (f *flight) settle(ctx context.Context) {
 	it := &f.items[f.settled]
 	f.settled++
 	if it.ticket.Taken() {
-		f.release()
+		f.flush()
 		var became outcome.Outcome
 		if it.ticket.Settled() { // as all are of a batch but the first, which spares looking at the clock
 			it.answer, became = it.ticket.Result()
@@ -192,7 +192,7 @@ func (f *flight) append(dst []byte, it *item) []byte {
 // end gives back what the flight has taken, and the flight itself: it must not be touched any more. Items that are not
 // settled go their way; nobody waits for them any more.
 func (f *flight) end() {
-	f.release()
+	f.flush()
 	for i := f.settled; i < len(f.items); i++ {
 		if t := f.items[i].ticket; t.Taken() {
 			t.Leave()

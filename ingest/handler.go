@@ -39,7 +39,7 @@ func (s *Service) routes(page []byte) http.Handler {
 			return
 		}
 		w.Header().Set("Allow", strings.Join(methods, ", "))
-		s.refuse(w, outcome.Problem{Outcome: outcome.Method})
+		s.refuse(w, outcome.Problem{Outcome: outcome.MethodNotAllowed})
 	})
 	r.Post(pathSend, s.counted("send", api.ScopeSend, s.send))
 	r.Post("/message/sendbatch", s.counted("sendbatch", api.ScopeSend, s.sendBatch))
@@ -129,7 +129,7 @@ func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
 		outcome.Problem{Outcome: outcome.WALUnavailable, Msg: err.Error()}.Write(w)
 		return
 	case errors.Is(err, permission.ErrNotReady):
-		outcome.Problem{Outcome: outcome.PermissionsAway, Msg: err.Error()}.Write(w)
+		outcome.Problem{Outcome: outcome.PermissionsUnavailable, Msg: err.Error()}.Write(w)
 		return
 	case err != nil:
 		outcome.Problem{Outcome: outcome.Draining, Msg: err.Error()}.Write(w)
@@ -259,7 +259,7 @@ func problemOf(a groupcommit.Answer, became outcome.Outcome, clientMsgNo []byte,
 	switch {
 	case became == outcome.Conflict:
 		p.Field = request.FieldClientMsgNo.String()
-		p.Msg = fmt.Sprintf("client_msg_no %q was used for another message, %d", string(clientMsgNo), a.ID)
+		p.Msg = fmt.Sprintf("client_msg_no %q was used for another message, %d", string(clientMsgNo), a.MessageID)
 	case generated && became.Spec().RetryAfter > 0:
 		p.Msg = fmt.Sprintf("%s (use client_msg_no %q, which was made for this request)", became.Spec().Msg, string(clientMsgNo))
 	}
@@ -331,11 +331,11 @@ func appendReplyElement(dst []byte, a groupcommit.Answer, replayed bool, clientM
 
 func appendReplyFields(dst []byte, a groupcommit.Answer, clientMsgNo []byte) []byte {
 	dst = append(dst, `"message_id":`...)
-	dst = strconv.AppendUint(dst, a.ID, 10)
+	dst = strconv.AppendUint(dst, a.MessageID, 10)
 	dst = append(dst, `,"message_idstr":"`...)
-	dst = strconv.AppendUint(dst, a.ID, 10)
+	dst = strconv.AppendUint(dst, a.MessageID, 10)
 	dst = append(dst, `","message_seq":`...)
-	dst = strconv.AppendUint(dst, a.Seq, 10)
+	dst = strconv.AppendUint(dst, a.MessageSeq, 10)
 	dst = append(dst, `,"client_msg_no":`...)
 	return api.AppendString(dst, clientMsgNo)
 }

@@ -50,7 +50,7 @@ func (s *Service) sendBatch(w http.ResponseWriter, r *http.Request, _ time.Time,
 		if p.OK() {
 			p = s.permit(req)
 		}
-		f.place(ctx, req, p)
+		f.push(ctx, req, p)
 	}
 	out, reasons := append([]byte(nil), `{"fail_uids":[`...), []byte(nil)
 	for i, uid := range uids {

@@ -41,7 +41,7 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 		}
 	}
 	in.Before = func() {
-		f.release()
+		f.flush()
 		extend()
 	}
 	if p.OK() {
@@ -65,7 +65,7 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 		if !more {
 			if !p.OK() {
 				w.Header().Set("Connection", "close")
-				f.place(ctx, nil, p) // not reserved: it is one, and it is what says that there is no memory
+				f.push(ctx, nil, p) // not reserved: it is one, and it is what says that there is no memory
 			}
 			break
 		}
@@ -78,14 +78,14 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 // addItem sends one item on its way. It says whether there was memory to keep what becomes of it; otherwise it was not sent.
 func (s *Service) addItem(r *http.Request, f *flight, text []byte) bool {
 	if len(text) > int(s.cfg.BodyBytesMax) {
-		return f.add(r.Context(), nil, outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("the item is larger than %s", s.cfg.BodyBytesMax)})
+		return f.tryPush(r.Context(), nil, outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("the item is larger than %s", s.cfg.BodyBytesMax)})
 	}
 	req, ok := s.requests.GetWith(text)
 	if !ok {
-		return f.add(r.Context(), nil, outcome.Problem{Outcome: outcome.Overloaded})
+		return f.tryPush(r.Context(), nil, outcome.Problem{Outcome: outcome.Overloaded})
 	}
 	defer s.requests.Put(req)
-	return f.add(r.Context(), req, s.checkSend(req))
+	return f.tryPush(r.Context(), req, s.checkSend(req))
 }
 
 // answerBulk writes the answers in their order, and waits for those that are not there.

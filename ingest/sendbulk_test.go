@@ -322,7 +322,7 @@ func TestFlightCountsWhatItKeeps(t *testing.T) {
 		if kept > 0 {
 			reused++
 		}
-		require.True(t, f.add(t.Context(), nil, outcome.Problem{Outcome: outcome.InvalidJSON}))
+		require.True(t, f.tryPush(t.Context(), nil, outcome.Problem{Outcome: outcome.InvalidJSON}))
 		f.end()
 		require.Equal(t, all, budget.Left())
 	}
@@ -331,7 +331,7 @@ func TestFlightCountsWhatItKeeps(t *testing.T) {
 	require.True(t, budget.Take(all))
 	f := b.service.newFlight()
 	require.Zero(t, cap(f.items), "where there is no room for it, it is let go")
-	require.False(t, f.add(t.Context(), nil, outcome.Problem{Outcome: outcome.InvalidJSON}))
+	require.False(t, f.tryPush(t.Context(), nil, outcome.Problem{Outcome: outcome.InvalidJSON}))
 	require.Empty(t, f.items)
 	f.end()
 }

@@ -1,3 +1,10 @@
+// Package access decides who may call the HTTP API: browser pages by Host and Origin, clients by token and certificate, and how often by
+// token and by address.
+//
+// A request is refused before its body is read. Tokens are kept as hashes only and compared in constant time. The files of tokens and
+// certificates are followed: a change is in force within seconds, and a file that cannot be used is logged once while the contents read
+// before stay in force. Rates charge the address before the token, so guessing tokens is limited too; a request with many sends is charged
+// for the rest once it has been read.
 package access
 
 import (
@@ -142,9 +149,9 @@ func (g *Gate) CheckPage(r *http.Request) outcome.Problem {
 	case err == nil:
 		return outcome.Problem{}
 	case errors.Is(err, guard.ErrHost):
-		return outcome.Problem{Outcome: outcome.Host, Msg: err.Error()}
+		return outcome.Problem{Outcome: outcome.UnknownHost, Msg: err.Error()}
 	default:
-		return outcome.Problem{Outcome: outcome.Origin, Msg: err.Error() + " (unless --api-cors-origins names it)"}
+		return outcome.Problem{Outcome: outcome.CrossOrigin, Msg: err.Error() + " (unless --api-cors-origins names it)"}
 	}
 }
 

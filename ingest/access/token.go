@@ -160,7 +160,7 @@ func (g *Gate) authorize(w http.ResponseWriter, r *http.Request, needs api.Scope
 		return nil, outcome.Problem{Outcome: outcome.Unauthorized, Msg: "the token is not known"}
 	case one.scopes&needs == 0:
 		w.Header().Set("WWW-Authenticate", challenge+`, error="insufficient_scope"`)
-		return nil, outcome.Problem{Outcome: outcome.Scope}
+		return nil, outcome.Problem{Outcome: outcome.InsufficientScope}
 	default:
 		return one.limit, outcome.Problem{}
 	}

@@ -15,9 +15,9 @@ import (
 
 // answer is the sequencer's word on one send.
 type Answer struct {
-	ID      uint64
-	Seq     uint64
-	Outcome message.Outcome
+	MessageID  uint64
+	MessageSeq uint64
+	Outcome    message.Outcome
 }
 
 var errNotAnAnswer = errors.New("not an encoded AnswerBatch")
@@ -74,9 +74,9 @@ func parseAnswer(data []byte) (Answer, error) {
 		data = data[n:]
 		switch {
 		case num == fieldID && typ == protowire.Fixed64Type:
-			a.ID, n = protowire.ConsumeFixed64(data)
+			a.MessageID, n = protowire.ConsumeFixed64(data)
 		case num == fieldSeq && typ == protowire.VarintType:
-			a.Seq, n = protowire.ConsumeVarint(data)
+			a.MessageSeq, n = protowire.ConsumeVarint(data)
 		case num == fieldOutcome && typ == protowire.VarintType:
 			var v uint64
 			v, n = protowire.ConsumeVarint(data)
@@ -94,8 +94,8 @@ func parseAnswer(data []byte) (Answer, error) {
 
 // check refuses an answer that no sequencer gives.
 func (a Answer) check() error {
-	if a.ID == 0 || a.ID > 1<<63-1 {
-		return fmt.Errorf("%w: message_id %d", errNotAnAnswer, a.ID)
+	if a.MessageID == 0 || a.MessageID > 1<<63-1 {
+		return fmt.Errorf("%w: message_id %d", errNotAnAnswer, a.MessageID)
 	}
 	if a.Outcome < message.Outcome_OUTCOME_ACCEPTED || a.Outcome > message.Outcome_OUTCOME_CONFLICT {
 		return fmt.Errorf("%w: outcome %d", errNotAnAnswer, a.Outcome)
@@ -114,7 +114,7 @@ const (
 // ack is JetStream's word on a publish: PubAck, or the error in its place.
 type ack struct {
 	stream      []byte
-	seq         uint64
+	streamSeq   uint64
 	errCode     int
 	code        int
 	description []byte
@@ -129,7 +129,7 @@ func parseAck(d *jx.Decoder, data []byte) (ack, error) {
 		case "stream":
 			a.stream, err = d.StrBytes()
 		case "seq":
-			a.seq, err = d.UInt64()
+			a.streamSeq, err = d.UInt64()
 		case "error":
 			err = a.parseError(d)
 		default:

@@ -27,7 +27,7 @@ func TestParseAnswersReadsWhatProtobufWrites(t *testing.T) {
 		answers, err := parseAnswers(data, len(batch.GetAnswers()))
 		require.NoError(t, err)
 		for i, a := range batch.GetAnswers() {
-			require.Equal(t, Answer{ID: a.GetMessageId(), Seq: a.GetMessageSeq(), Outcome: a.GetOutcome()}, answers[i])
+			require.Equal(t, Answer{MessageID: a.GetMessageId(), MessageSeq: a.GetMessageSeq(), Outcome: a.GetOutcome()}, answers[i])
 		}
 		_, err = parseAnswers(data, len(batch.GetAnswers())+1)
 		require.ErrorIs(t, err, errNotAnAnswer)
@@ -50,8 +50,8 @@ func FuzzParseAnswers(f *testing.F) {
 			return
 		}
 		for i, a := range batch.GetAnswers() {
-			require.Equal(t, a.GetMessageId(), answers[i].ID)
-			require.Equal(t, a.GetMessageSeq(), answers[i].Seq)
+			require.Equal(t, a.GetMessageId(), answers[i].MessageID)
+			require.Equal(t, a.GetMessageSeq(), answers[i].MessageSeq)
 		}
 	})
 }
@@ -64,8 +64,8 @@ func TestParseAck(t *testing.T) {
 		want ack
 		err  bool
 	}{
-		{"taken", `{"stream":"SENDS_0","seq":17}`, ack{stream: []byte("SENDS_0"), seq: 17}, false},
-		{"taken, with what newer servers say", `{"stream":"SENDS_0","domain":"hub","seq":17,"duplicate":true,"x":[{}]}`, ack{stream: []byte("SENDS_0"), seq: 17}, false},
+		{"taken", `{"stream":"SENDS_0","seq":17}`, ack{stream: []byte("SENDS_0"), streamSeq: 17}, false},
+		{"taken, with what newer servers say", `{"stream":"SENDS_0","domain":"hub","seq":17,"duplicate":true,"x":[{}]}`, ack{stream: []byte("SENDS_0"), streamSeq: 17}, false},
 		{
 			"refused", `{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"SENDS_0","seq":0}`,
 			ack{stream: []byte("SENDS_0"), code: 503, errCode: 10077, description: []byte("maximum bytes exceeded")}, false,

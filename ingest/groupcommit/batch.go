@@ -36,23 +36,23 @@ type batch struct {
 	// Written before done is closed, read after.
 	done    chan struct{}
 	answers []Answer
-	failure outcome.Outcome // outcomeAccepted: none
+	became  outcome.Outcome // outcomeAccepted: none
 }
 
 // settle ends the wait of all. It is called once, by whoever took the batch out of
 // the partition.
-func (b *batch) settle(answers []Answer, failure outcome.Outcome) {
-	b.answers, b.failure = answers, failure
+func (b *batch) settle(answers []Answer, became outcome.Outcome) {
+	b.answers, b.became = answers, became
 	close(b.done)
 	if b.span != nil {
-		b.endSpan(failure)
+		b.endSpan(became)
 	}
 }
 
 // endSpan ends the span of a commit that is over, unless it ended when the log had it.
-func (b *batch) endSpan(failure outcome.Outcome) {
-	if failure != outcome.Accepted {
-		b.span.Fail(failure.Spec().Code)
+func (b *batch) endSpan(became outcome.Outcome) {
+	if became != outcome.Accepted {
+		b.span.Fail(became.Spec().Code)
 	}
 	b.span.End()
 }
@@ -117,8 +117,8 @@ func (t Ticket) Settled() bool {
 }
 
 func (t Ticket) Result() (Answer, outcome.Outcome) {
-	if t.batch.failure != outcome.Accepted {
-		return Answer{}, t.batch.failure
+	if t.batch.became != outcome.Accepted {
+		return Answer{}, t.batch.became
 	}
 	a := t.batch.answers[t.index]
 	switch a.Outcome {

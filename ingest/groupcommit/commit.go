@@ -1,3 +1,17 @@
+// Package groupcommit commits sends to the partitions' write-ahead logs, many in one record, and matches the sequencers' answers to them.
+//
+// # Contract
+//
+//   - Order: sends of one partition are in the log in the order in which Enqueue took them.
+//   - At most once: a batch is never published twice. A send that was published but neither acknowledged nor answered in time ends with
+//     outcome.Unknown; repeating it with the same client_msg_no is safe.
+//   - Durability: outcome.Accepted means that the log has acknowledged the record, or that the sequencer, which reads only what
+//     the log holds, has answered it.
+//   - Bounds: SendsMax and BytesMax limit what waits in a partition. If more than crowdMin sends wait and the oldest has waited longer than
+//     WaitMax, new ones are refused at once (admission control).
+//   - A request that gives up, or whose client disconnects, changes nothing for the others of its batch.
+//
+// The protocol is described above the type partition.
 package groupcommit
 
 import (
@@ -11,12 +25,46 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// partition commits the sends of one partition, one publish in flight at a time.
+// partition is the group commit of one partition: sends gather in a batch while the batch before is being written, so that one publish, and
+// one sync of the log's disk, serves many sends.
 //
-// There is no goroutine of its own and no timer at low load. A request that finds
-// nothing in flight publishes at once; whoever sees the batch in flight end
-// publishes the next, or holds it back a little (hold.go). So a lone send leaves
-// immediately, and the busier the log, the larger the batches.
+//	requests              partition                    JetStream           sequencer
+//	Enqueue ────────────▶ gathering batch
+//	                      publish ───────────────────▶ SENDS_<p>
+//	                      onAck ◀──── <inbox>.a.p.no ──────┘ ────────────▶ fold
+//	Ticket.Wait ◀──────── onAnswer ◀─ <inbox>.r.p.no ───────────────────────┘
+//
+// # States of a batch
+//
+//	gathering     in queue. Only the last of the queue takes sends, up to batchSendsMax and batchBytes.
+//	in flight     inFlight, and in waiting: published, not known to be durable. At most one.
+//	acknowledged  in waiting: durable; the sequencer has not answered.
+//	over          in neither. Settled: done is closed, with answers or an outcome for all; or no request waits for it any more.
+//
+// # Transitions
+//
+//	gathering → in flight      takeNext, when no batch is in flight: by Enqueue or Flush; by the event that ends the batch in flight;
+//	                           by an answer or delayTimer, if the commit was delayed
+//	in flight → acknowledged   onAck
+//	in flight → over           onAnswer, since an answer proves that the record is durable; onRefusal (the log's reason);
+//	                           onAckTimer (Unknown; the partition is stalled); a failed PublishMsg; onDisconnect (Unknown)
+//	acknowledged → over        onAnswer; leave, when the last of its requests stops waiting
+//	gathering → over           onDisconnect (WALUnavailable)
+//
+// Two conditions of the partition change these:
+//
+//   - delayed: no batch is in flight, and the next is held back (see delay). It ends when the batch has grown, when an answer arrives, or
+//     after delayMax.
+//   - stalled: a publish was not acknowledged in time, and the log has sent nothing since. One batch at a time tries the log; Enqueue refuses
+//     other sends while it is in flight. Any response of the log to a publish ends it, and so does a lost connection.
+//
+// # Rules
+//
+//   - mu guards every state above. Publishing and settling happen after mu is released: PublishMsg may block, and waking requests takes time.
+//   - The one who removes a batch from inFlight or waiting settles it, so it is settled once. Answers and acknowledgements carry its number;
+//     those for a batch that is over are ignored. A batch is never reused.
+//   - There is no goroutine per partition and no timer at low load: a request that finds nothing in flight publishes at once, and the
+//     event that ends a batch publishes the next. A lone send leaves immediately, and the busier the log, the larger the batches.
 type partition struct {
 	number int
 	*Committer
@@ -32,13 +80,11 @@ type partition struct {
 	bytes    int // in queue
 	unended  int // sends in waiting
 
-	// stalled: a publish was not acknowledged in time, and the log has said nothing since. One batch at a time
-	// finds out whether it does again; what comes meanwhile is refused and not kept waiting.
 	stalled bool
 
 	owner atomic.Pointer[owner] // nil: no lease was seen yet
 
-	// What readiness goes by (ready.go).
+	// What readiness is derived from (readiness.go).
 	answeredAt time.Time       // when a batch was answered last
 	failedAt   time.Time       // when one failed last
 	failed     outcome.Outcome // as what
@@ -47,8 +93,8 @@ type partition struct {
 	ackTimer      *time.Timer
 	ackTimerArmed bool
 
-	held      bool // the way is free, and what gathers is held back (hold.go)
-	holdTimer *time.Timer
+	delayed    bool
+	delayTimer *time.Timer
 }
 
 // crowdMin is how many sends must wait in a partition, for whatever, before one is refused for how
@@ -59,13 +105,13 @@ func newPartition(number int, c *Committer) *partition {
 	p := &partition{number: number, Committer: c, waiting: make(map[uint64]*batch)}
 	p.ackTimer = time.AfterFunc(time.Hour, p.onAckTimer)
 	p.ackTimer.Stop()
-	p.holdTimer = time.AfterFunc(time.Hour, p.onHoldTimer)
-	p.holdTimer.Stop()
+	p.delayTimer = time.AfterFunc(time.Hour, p.onDelayTimer)
+	p.delayTimer.Stop()
 	return p
 }
 
 // add is enqueue and enqueueHeld.
-func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool) (Ticket, outcome.Outcome) {
+func (p *partition) add(s *message.Send, size int, span *tracing.Span, deferred bool) (Ticket, outcome.Outcome) {
 	size += message.MessageFrameOverheadMax
 	if !p.connected.Load() {
 		return Ticket{}, outcome.WALUnavailable
@@ -76,15 +122,15 @@ func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool
 	if size > p.batchBytes && int64(size) > p.publisher.MaxPayload()-headerRoomBytes {
 		return Ticket{}, outcome.TooLarge
 	}
-	t, next, failed := p.gather(s, size, span, hold)
+	t, next, failed := p.gather(s, size, span, deferred)
 	if next != nil {
 		p.publish(next)
 	}
 	return t, failed
 }
 
-// release publishes what was added to be held, if the way is free.
-func (p *partition) release() {
+// flush publishes what was added to be held, if the way is free.
+func (p *partition) flush() {
 	p.mu.Lock()
 	var next *batch
 	if p.mayLeave() {
@@ -96,7 +142,7 @@ func (p *partition) release() {
 
 // gather is enqueue under the lock; it also takes the batch to be published, if the
 // way is free.
-func (p *partition) gather(s *message.Send, size int, span *tracing.Span, hold bool) (t Ticket, next *batch, failed outcome.Outcome) {
+func (p *partition) gather(s *message.Send, size int, span *tracing.Span, deferred bool) (t Ticket, next *batch, became outcome.Outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stalled && p.inFlight != nil {
@@ -119,7 +165,7 @@ func (p *partition) gather(s *message.Send, size int, span *tracing.Span, hold b
 	b.sends++
 	p.sends++
 	p.bytes += len(encoded) - before
-	if !hold && p.mayLeave() {
+	if !deferred && p.mayLeave() {
 		next = p.takeNext()
 	}
 	return t, next, outcome.Accepted
@@ -143,7 +189,7 @@ func (p *partition) gathering(size int) *batch {
 // takeNext takes the oldest batch off the queue and makes it the one in flight.
 // Under the lock; the caller publishes it after unlocking.
 func (p *partition) takeNext() *batch {
-	p.held = false
+	p.delayed = false
 	if len(p.queue) == 0 {
 		return nil
 	}
@@ -187,13 +233,13 @@ func (p *partition) trace(b *batch) {
 
 // fail answers a batch with a failure and returns the batch to be published next, if
 // the way is free now. A batch that is no longer waited for is left alone.
-func (p *partition) fail(no uint64, failed outcome.Outcome) (next *batch) {
+func (p *partition) fail(no uint64, became outcome.Outcome) (next *batch) {
 	p.mu.Lock()
 	b, next := p.takeOut(no)
-	p.noteFailure(failed)
+	p.noteFailure(became)
 	p.mu.Unlock()
 	if b != nil {
-		b.settle(nil, failed)
+		b.settle(nil, became)
 	}
 	return next
 }
@@ -278,7 +324,7 @@ func (p *partition) onAck(no uint64) {
 		p.forget(b)
 	}
 	var next *batch
-	if !p.hold() {
+	if !p.delay() {
 		next = p.takeNext()
 	}
 	p.mu.Unlock()
@@ -288,11 +334,11 @@ func (p *partition) onAck(no uint64) {
 }
 
 // onRefusal is told that the log has not taken the batch.
-func (p *partition) onRefusal(no uint64, failed outcome.Outcome) {
+func (p *partition) onRefusal(no uint64, became outcome.Outcome) {
 	p.mu.Lock()
 	p.stalled = false // whatever is wrong, it says so
 	p.mu.Unlock()
-	p.publish(p.fail(no, failed))
+	p.publish(p.fail(no, became))
 }
 
 // onAnswer is told what became of the batch. An answer also says that the log has it.
@@ -306,7 +352,7 @@ func (p *partition) onAnswer(no uint64, data []byte) {
 		p.answeredAt = time.Now()
 	}
 	if next == nil {
-		next = p.letGo()
+		next = p.endDelay()
 	}
 	p.mu.Unlock()
 	p.publish(next) // first, so that the log works while the requests are woken
@@ -356,7 +402,7 @@ func (p *partition) onDisconnect() {
 	p.stalled = false // what comes behind a reconnect is another matter
 	p.failedAt, p.probe = time.Time{}, probe{}
 	failed := p.queue
-	p.queue, p.sends, p.bytes, p.held = nil, 0, 0, false
+	p.queue, p.sends, p.bytes, p.delayed = nil, 0, 0, false
 	flying := p.inFlight
 	if flying != nil {
 		p.inFlight = nil
@@ -375,20 +421,20 @@ func (p *partition) onDisconnect() {
 // more yet. So where the way is free and little has gathered, the next commit is held back: until it holds as many sends as
 // are under way, or a commit is answered, or the time is up, since there may be nobody to answer.
 const (
-	// holdUnansweredMin: with fewer sends under way there is little to gather, and nobody is kept waiting for it.
-	holdUnansweredMin = 8
-	// holdMax bounds the wait. An answer follows its acknowledgement within a millisecond or two.
-	holdMax = 2 * time.Millisecond
+	// delayUnansweredMin: with fewer sends under way there is little to gather, and nobody is kept waiting for it.
+	delayUnansweredMin = 8
+	// delayMax bounds the wait. An answer follows its acknowledgement within a millisecond or two.
+	delayMax = 2 * time.Millisecond
 )
 
-// hold says whether the next commit is held back, now that the way is free, and sees to it that it goes in time. Under the
+// delay reports whether the next commit is held back, now that the way is free, and sees to it that it goes in time. Under the
 // lock.
-func (p *partition) hold() bool {
-	if p.unended < holdUnansweredMin || p.enough() {
+func (p *partition) delay() bool {
+	if p.unended < delayUnansweredMin || p.enough() {
 		return false
 	}
-	p.held = true
-	p.holdTimer.Reset(p.holdMax)
+	p.delayed = true
+	p.delayTimer.Reset(p.delayMax)
 	return true
 }
 
@@ -398,19 +444,19 @@ func (p *partition) enough() bool {
 }
 
 // mayLeave says whether the way is free and what has gathered need not wait. Under the lock.
-func (p *partition) mayLeave() bool { return p.inFlight == nil && (!p.held || p.enough()) }
+func (p *partition) mayLeave() bool { return p.inFlight == nil && (!p.delayed || p.enough()) }
 
-// onHoldTimer lets go what has been held back for as long as may be.
-func (p *partition) onHoldTimer() {
+// onDelayTimer lets go what has been held back for as long as may be.
+func (p *partition) onDelayTimer() {
 	p.mu.Lock()
-	next := p.letGo()
+	next := p.endDelay()
 	p.mu.Unlock()
 	p.publish(next)
 }
 
-// letGo takes the next commit if it was held back. Under the lock.
-func (p *partition) letGo() (next *batch) {
-	if !p.held {
+// endDelay takes the next commit if it was held back. Under the lock.
+func (p *partition) endDelay() (next *batch) {
+	if !p.delayed {
 		return nil
 	}
 	return p.takeNext()

@@ -110,7 +110,7 @@ func TestStalledLog(t *testing.T) {
 		r.Answer(uint64(100 + round))
 		answer, became := b.await(second)
 		require.Equal(t, outcome.Accepted, became)
-		require.EqualValues(t, 100+round, answer.Seq)
+		require.EqualValues(t, 100+round, answer.MessageSeq)
 		if round < 2 {
 			probe.Answer(1)
 		}

@@ -67,7 +67,7 @@ type Committer struct {
 	log        *slog.Logger
 	metrics    *metrics
 	tracer     *tracing.Tracer // nil: nothing is traced
-	holdMax    time.Duration   // how long a commit is held back at most
+	delayMax   time.Duration   // how long a commit is held back at most
 	batchBytes int             // in one batch
 	buffers    *memory.Buffers
 	timers     *timerPool
@@ -80,7 +80,7 @@ func New(cfg Config, deps Deps) (*Committer, error) {
 	c := &Committer{
 		Config: cfg,
 		nc:     deps.NATS, js: deps.JetStream, publisher: deps.NATS, inbox: newInbox(deps.NATS, deps.Logger), log: deps.Logger, tracer: deps.Tracer,
-		holdMax:    holdMax,
+		delayMax:   delayMax,
 		batchBytes: batchBytes(deps.NATS.MaxPayload()),
 		buffers:    memory.NewBuffers(batchBytesFirst), timers: &timerPool{},
 	}
@@ -110,7 +110,7 @@ func (c *Committer) Start(ctx context.Context) (stop func() error, err error) {
 		stopWatching()
 		err := closeInbox()
 		for _, p := range c.partitions {
-			p.ackTimer.Stop() // holdTimer ends by itself: what it lets go is on its way, though nobody waits for it
+			p.ackTimer.Stop() // delayTimer ends by itself: what it lets go is on its way, though nobody waits for it
 		}
 		return err
 	}, nil
@@ -125,9 +125,9 @@ func (c *Committer) Enqueue(partition int, s *message.Send, size int, span *trac
 }
 
 // enqueueHeld is enqueue for one of many: it does not publish, so that a bulk does not
-// begin with a group commit of one. Release must follow, and soon: until then the send
+// begin with a group commit of one. Flush must follow, and soon: until then the send
 // leaves only if another one takes it along.
-func (c *Committer) EnqueueHeld(partition int, s *message.Send, size int, span *tracing.Span) (Ticket, outcome.Problem) {
+func (c *Committer) EnqueueDeferred(partition int, s *message.Send, size int, span *tracing.Span) (Ticket, outcome.Problem) {
 	p := c.partitions[partition]
 	t, became := p.add(s, size, span, true)
 	return t, p.problem(became)
@@ -135,7 +135,7 @@ func (c *Committer) EnqueueHeld(partition int, s *message.Send, size int, span *
 
 // release publishes what enqueueHeld has held back, if the way is free; if it is not,
 // it leaves when it is.
-func (c *Committer) Release(partition int) { c.partitions[partition].release() }
+func (c *Committer) Flush(partition int) { c.partitions[partition].flush() }
 
 // checkConnection is ErrDisconnected while NATS cannot be reached.
 func (c *Committer) CheckConnection() error {

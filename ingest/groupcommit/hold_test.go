@@ -13,11 +13,11 @@ import (
 // underWay is how many sends the tests have acknowledged and not answered when the next commit is held back.
 const underWay = 10
 
-// held acknowledges a commit of underWay sends, which leaves the way free, and does not answer it.
-func held(t *testing.T, holdMax time.Duration) (b *bundle, wal *ingesttest.Script, unanswered *ingesttest.Record) {
+// delayed acknowledges a commit of underWay sends, which leaves the way free, and does not answer it.
+func delayed(t *testing.T, delayMax time.Duration) (b *bundle, wal *ingesttest.Script, unanswered *ingesttest.Record) {
 	t.Helper()
 	b, wal = setup(t)
-	b.holdMax = holdMax
+	b.delayMax = delayMax
 	b.enqueue(send("first"))
 	first := wal.Next()
 	for i := range underWay {
@@ -37,13 +37,13 @@ func (b *bundle) freed() {
 	require.Eventually(b.t, func() bool {
 		b.p.mu.Lock()
 		defer b.p.mu.Unlock()
-		return b.p.inFlight == nil && b.p.held
+		return b.p.inFlight == nil && b.p.delayed
 	}, ingesttest.Timeout, time.Millisecond)
 }
 
 func TestASmallCommitWaitsForAnAnswer(t *testing.T) {
 	t.Parallel()
-	b, wal, unanswered := held(t, time.Hour)
+	b, wal, unanswered := delayed(t, time.Hour)
 	b.freed()
 	b.enqueue(send("held back"))
 	b.queued(1)
@@ -53,7 +53,7 @@ func TestASmallCommitWaitsForAnAnswer(t *testing.T) {
 
 func TestACommitGoesWhenItIsLarge(t *testing.T) {
 	t.Parallel()
-	b, wal, _ := held(t, time.Hour)
+	b, wal, _ := delayed(t, time.Hour)
 	b.freed()
 	for i := range underWay {
 		b.queued(i)
@@ -62,9 +62,9 @@ func TestACommitGoesWhenItIsLarge(t *testing.T) {
 	require.Len(t, wal.Next().Sends, underWay)
 }
 
-func TestAFullCommitIsNotHeldBack(t *testing.T) {
+func TestAFullCommitIsNotDelayed(t *testing.T) {
 	t.Parallel()
-	b, wal, _ := held(t, time.Hour)
+	b, wal, _ := delayed(t, time.Hour)
 	b.freed()
 	// Two of them fill a commit, and are fewer than those under way.
 	large := send("large")
@@ -75,26 +75,26 @@ func TestAFullCommitIsNotHeldBack(t *testing.T) {
 	require.Len(t, wal.Next().Sends, 1)
 }
 
-func TestACommitIsNotHeldBackForLong(t *testing.T) {
+func TestACommitIsNotDelayedForLong(t *testing.T) {
 	t.Parallel()
-	b, wal, _ := held(t, time.Millisecond)
+	b, wal, _ := delayed(t, time.Millisecond)
 	b.enqueue(send("nobody answers the others"))
 	require.Len(t, wal.Next().Sends, 1)
 }
 
-func TestFewSendsAreNotHeldBack(t *testing.T) {
+func TestFewSendsAreNotDelayed(t *testing.T) {
 	t.Parallel()
 	b, wal := setup(t)
-	b.holdMax = time.Hour
+	b.delayMax = time.Hour
 	b.enqueue(send("first"))
 	wal.Next().Ack()
 	b.enqueue(send("second"))
 	require.Len(t, wal.Next().Sends, 1, "though the first is not answered")
 }
 
-func TestALostConnectionEndsTheHold(t *testing.T) {
+func TestALostConnectionEndsTheDelay(t *testing.T) {
 	t.Parallel()
-	b, wal, _ := held(t, time.Hour)
+	b, wal, _ := delayed(t, time.Hour)
 	b.freed()
 	b.p.onDisconnect()
 	// What is acknowledged goes on waiting, and is no reason to hold back what comes behind.

@@ -111,8 +111,8 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 				"code", a.code, "err_code", a.errCode, "description", string(a.description), "skipped", skipped)
 		}
 		p.onRefusal(no, a.outcome())
-	case a.seq == 0 || string(a.stream) != topology.WALStream(number):
-		i.log.Error("acknowledged by another stream than the write-ahead log", "partition", number, "stream", string(a.stream), "seq", a.seq)
+	case a.streamSeq == 0 || string(a.stream) != topology.WALStream(number):
+		i.log.Error("acknowledged by another stream than the write-ahead log", "partition", number, "stream", string(a.stream), "stream_seq", a.streamSeq)
 		p.onRefusal(no, outcome.Internal)
 	default:
 		p.onAck(no)

@@ -212,7 +212,7 @@ func (i *inbox) probeProblem(msg *nats.Msg) string {
 	case err != nil:
 		return "the answer to a probe cannot be read: " + err.Error()
 	case !a.refused():
-		return fmt.Sprintf("it took a probe as record %d, which it must refuse", a.seq)
+		return fmt.Sprintf("it took a probe as record %d, which it must refuse", a.streamSeq)
 	case a.errCode == int(jetstream.JSErrCodeStreamWrongLastSequence), a.errCode == int(jetstream.JSErrCodeStreamWrongLastSequenceConstant):
 		return ""
 	}

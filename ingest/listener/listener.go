@@ -1,3 +1,9 @@
+// Package listener accepts the connections of the HTTP API, a limited number at a time, over TLS if configured.
+//
+// Every response on a connection has the API's error shape, including those that net/http writes by itself before a request reaches a
+// handler. A connection above the limit receives 503 and is closed. A TLS handshake has its own time limit. A client that is still sending
+// when its response is complete can finish reading that response: its remaining bytes are read and discarded, up to the limits of
+// fastpath.Lingerer.
 package listener
 
 import (
@@ -139,7 +145,7 @@ type conn struct {
 
 // Write passes on what net/http writes, but for its own plain-text answers.
 func (c *conn) Write(b []byte) (int, error) {
-	p, own := serversOwn(b)
+	p, own := parseServerReply(b)
 	if !own {
 		return c.Conn.Write(b)
 	}
@@ -225,18 +231,18 @@ func answerPlain(c net.Conn) {
 // line, these two headers, and a line of text, in one write. An answer of a handler always
 // has a Date among its headers, so it is never taken for one.
 const (
-	serversOwnHeaders = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
-	// serversOwnBytesMax is more than any of them has. Looking at longer writes would be for nothing.
-	serversOwnBytesMax = 512
+	serverReplyHeaders = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+	// serverReplyBytesMax is more than any of them has. Looking at longer writes would be for nothing.
+	serverReplyBytesMax = 512
 )
 
-// serversOwn says whether a write is an answer of net/http's own, and what it says in the
+// parseServerReply says whether a write is an answer of net/http's own, and what it says in the
 // terms of the contract. All of them are the caller's fault, so that they are 4xx there, also
 // where net/http says 501 (a Transfer-Encoding it does not know) or 505.
-func serversOwn(b []byte) (p outcome.Problem, own bool) {
+func parseServerReply(b []byte) (p outcome.Problem, own bool) {
 	// The first digit of the status ends it for nearly all.
 	const at, end = len("HTTP/1.1 "), len("HTTP/1.1 400")
-	if len(b) < end || b[at] < '4' || len(b) > serversOwnBytesMax || !bytes.HasPrefix(b, []byte("HTTP/1.")) {
+	if len(b) < end || b[at] < '4' || len(b) > serverReplyBytesMax || !bytes.HasPrefix(b, []byte("HTTP/1.")) {
 		return outcome.Problem{}, false
 	}
 	status, err := strconv.Atoi(string(b[at:end]))
@@ -247,7 +253,7 @@ func serversOwn(b []byte) (p outcome.Problem, own bool) {
 	if status == http.StatusExpectationFailed { // has no text, and no handler says it
 		return outcome.Problem{Outcome: outcome.Expectation}, true
 	}
-	text, own := bytes.CutPrefix(b[line:], []byte(serversOwnHeaders))
+	text, own := bytes.CutPrefix(b[line:], []byte(serverReplyHeaders))
 	switch {
 	case !own:
 		return outcome.Problem{}, false

@@ -1,3 +1,8 @@
+// Package manage has WuKongIM's routes that show and change permissions: channels, their lists, and system accounts.
+//
+// A change is answered 200 when it is stored and in force in this process; see package permission for when others apply it. A body is
+// decoded and checked by package request, so one error names every bad field. Large lists count in the budget of memory that all
+// requests share.
 package manage
 
 import (
@@ -135,14 +140,14 @@ func (m *Manager) problemOfChange(err error, takes request.Accepts) outcome.Prob
 		return outcome.Problem{Outcome: outcome.InvalidRequest, Field: takes.Uids.String(), Msg: takes.Uids.String() + " cannot be taken: " + err.Error()}
 	case errors.Is(err, permission.ErrUnknown):
 		m.Log.Warn("a change of permissions did not come to its end", "error", err)
-		return outcome.Problem{Outcome: outcome.PermissionsUnknown}
+		return outcome.Problem{Outcome: outcome.ChangeUnknown}
 	case errors.Is(err, permission.ErrDamaged):
 		m.Log.Error("permissions could not be changed", "error", err)
-		return outcome.Problem{Outcome: outcome.PermissionsAway, Msg: "what is stored of the channel's permissions is damaged; nothing was changed. " +
+		return outcome.Problem{Outcome: outcome.PermissionsUnavailable, Msg: "what is stored of the channel's permissions is damaged; nothing was changed. " +
 			"Replacing the whole list (reset, or the _set route) mends it"}
 	default:
 		m.Log.Warn("permissions could not be changed", "error", err)
-		return outcome.Problem{Outcome: outcome.PermissionsAway, Msg: "the permissions cannot be changed now; nothing was changed"}
+		return outcome.Problem{Outcome: outcome.PermissionsUnavailable, Msg: "the permissions cannot be changed now; nothing was changed"}
 	}
 }
 
@@ -154,7 +159,7 @@ func (m *Manager) checkStored(req *request.Request, given request.Managed, takes
 	}
 	policy, err := m.Permissions.Policy(ch)
 	if err != nil {
-		return outcome.Problem{Outcome: outcome.PermissionsAway}
+		return outcome.Problem{Outcome: outcome.PermissionsUnavailable}
 	}
 	return req.CheckStored(given, takes, policy)
 }
@@ -186,7 +191,7 @@ func (m *Manager) systemUIDs(w http.ResponseWriter, _ *http.Request) outcome.Pro
 func (m *Manager) list(w http.ResponseWriter, ch permission.Channel, l permission.List, element func(dst []byte, uid string) []byte) outcome.Problem {
 	policy, err := m.Permissions.Policy(ch)
 	if err != nil {
-		p := outcome.Problem{Outcome: outcome.PermissionsAway}
+		p := outcome.Problem{Outcome: outcome.PermissionsUnavailable}
 		p.Write(w)
 		return p
 	}

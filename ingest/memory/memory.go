@@ -1,3 +1,4 @@
+// Package memory bounds the memory that requests share, and recycles their buffers.
 package memory
 
 import (

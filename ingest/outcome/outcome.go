@@ -1,3 +1,7 @@
+// Package outcome is the vocabulary of results: what can become of a request, and how each result is reported to the caller.
+//
+// An Outcome has one HTTP status, one stable code (also the label of the metrics), WuKongIM's reason and a default text; Spec is the only
+// place that decides them. A Problem is an outcome other than 200 with the details of one request.
 package outcome
 
 import (
@@ -21,13 +25,13 @@ const (
 	InvalidPayload
 	TooLarge
 	MediaType
-	Method
+	MethodNotAllowed
 	NotFound
-	BodyUnread
+	BodyUnreadable
 	Unauthorized
-	Scope
-	Host
-	Origin
+	InsufficientScope
+	UnknownHost
+	CrossOrigin
 	RateLimited
 	Malformed
 	HeaderTooLarge
@@ -38,9 +42,9 @@ const (
 	Denylisted
 	NotSubscribed
 	NotAllowlisted
-	Undefined
-	PermissionsAway
-	PermissionsUnknown
+	NoSuchChannel
+	PermissionsUnavailable
+	ChangeUnknown
 	Overloaded
 	Draining
 	WALUnavailable
@@ -99,13 +103,13 @@ func (o Outcome) Spec() Spec {
 			Msg: "the send is larger than the write-ahead log takes in one record"}
 	case MediaType:
 		return Spec{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type"}
-	case Method:
+	case MethodNotAllowed:
 		return Spec{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Msg: "this route does not take this method; see Allow"}
 	case NotFound:
 		return Spec{Status: http.StatusNotFound, Code: "not_found", Msg: "no such route"}
-	case BodyUnread:
+	case BodyUnreadable:
 		return Spec{Status: http.StatusBadRequest, Code: "body_unreadable"}
-	case Unauthorized, Scope, Host, Origin:
+	case Unauthorized, InsufficientScope, UnknownHost, CrossOrigin:
 		return o.accessSpec()
 	case RateLimited:
 		return Spec{Status: http.StatusTooManyRequests, Code: "rate_limited", Reason: ReasonRateLimit, RetryAfter: 1}
@@ -115,8 +119,8 @@ func (o Outcome) Spec() Spec {
 		return Spec{Status: http.StatusRequestHeaderFieldsTooLarge, Code: "header_too_large", Msg: "the header of the request is larger than is taken"}
 	case Expectation:
 		return Spec{Status: http.StatusExpectationFailed, Code: "expectation_failed", Msg: "Expect may only be 100-continue"}
-	case SenderBanned, ChannelBanned, Disbanded, Denylisted, NotSubscribed, NotAllowlisted, Undefined,
-		PermissionsAway, PermissionsUnknown:
+	case SenderBanned, ChannelBanned, Disbanded, Denylisted, NotSubscribed, NotAllowlisted, NoSuchChannel,
+		PermissionsUnavailable, ChangeUnknown:
 		return o.permissionSpec()
 	case Overloaded:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "overloaded", Reason: ReasonRateLimit, RetryAfter: 1,
@@ -159,9 +163,9 @@ func (o Outcome) accessSpec() Spec {
 	switch o {
 	case Unauthorized:
 		return Spec{Status: http.StatusUnauthorized, Code: "unauthorized", Reason: ReasonAuthFail}
-	case Scope:
+	case InsufficientScope:
 		return Spec{Status: http.StatusForbidden, Code: "insufficient_scope", Reason: ReasonAuthFail, Msg: "the token does not allow this"}
-	case Host:
+	case UnknownHost:
 		return Spec{Status: http.StatusForbidden, Code: "unknown_host", Reason: ReasonAuthFail}
 	default: // outcomeOrigin
 		return Spec{Status: http.StatusForbidden, Code: "cross_origin", Reason: ReasonAuthFail}
@@ -241,9 +245,9 @@ func Of(v permission.Verdict) Outcome {
 	case permission.NotAllowlisted:
 		return NotAllowlisted
 	case permission.Undefined:
-		return Undefined
+		return NoSuchChannel
 	default:
-		return PermissionsAway
+		return PermissionsUnavailable
 	}
 }
 
@@ -265,9 +269,9 @@ func (o Outcome) permissionSpec() Spec {
 		return refusal(permission.NotSubscribed, "not_subscribed", "the sender is no subscriber of the channel")
 	case NotAllowlisted:
 		return refusal(permission.NotAllowlisted, "not_allowlisted", "the sender is not on the channel's allowlist")
-	case Undefined:
+	case NoSuchChannel:
 		return refusal(permission.Undefined, "no_such_channel", "nobody has defined the channel")
-	case PermissionsUnknown:
+	case ChangeUnknown:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "change_unknown", Reason: ReasonSystemError, RetryAfter: 1,
 			Msg: "the change may be in force or not; making it again is safe"}
 	default:

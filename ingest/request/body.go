@@ -98,5 +98,5 @@ func unreadable(err error) outcome.Problem {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		msg = "the body did not come in time"
 	}
-	return outcome.Problem{Outcome: outcome.BodyUnread, Msg: msg}
+	return outcome.Problem{Outcome: outcome.BodyUnreadable, Msg: msg}
 }

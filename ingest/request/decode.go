@@ -29,7 +29,7 @@ const subscribersMax = 10_000
 // A key that stands there twice counts once: the last value wins, null included,
 // which means absent; but a wrong type is wrong wherever it stands.
 func (r *Request) Decode() outcome.Problem {
-	if p := r.checkText(); !p.OK() || r.quick() {
+	if p := r.checkText(); !p.OK() || r.scan() {
 		return p
 	}
 	return r.decodeText(r.object)

@@ -31,7 +31,7 @@ func decoded(pool *Pool, body []byte) (*Request, outcome.Problem) {
 // compare holds the decoder and the validation against the reference. See decode for
 // where they may differ.
 func compare(t require.TestingT, pool *Pool, body []byte) {
-	compareQuick(t, pool, body)
+	compareScan(t, pool, body)
 	r, p := decoded(pool, body)
 	defer pool.Put(r)
 	require.NotEqual(t, outcome.Internal, p.Outcome)
@@ -60,26 +60,26 @@ func compare(t require.TestingT, pool *Pool, body []byte) {
 	require.ElementsMatch(t, bad, strings.Split(p.Field, ","), p.Msg)
 }
 
-// compareQuick holds the quick reading against the decoder, and says whether it takes the body.
-func compareQuick(t require.TestingT, pool *Pool, body []byte) bool {
-	quick, slow := pool.Get(), pool.Get()
-	defer pool.Put(quick)
+// compareScan holds the quick reading against the decoder, and says whether it takes the body.
+func compareScan(t require.TestingT, pool *Pool, body []byte) bool {
+	fast, slow := pool.Get(), pool.Get()
+	defer pool.Put(fast)
 	defer pool.Put(slow)
-	quick.body, slow.body = append(quick.body, body...), append(slow.body, body...)
-	before := quick.fields
-	if p := quick.checkText(); !p.OK() || !quick.quick() {
-		require.Equal(t, before, quick.fields)
+	fast.body, slow.body = append(fast.body, body...), append(slow.body, body...)
+	before := fast.fields
+	if p := fast.checkText(); !p.OK() || !fast.scan() {
+		require.Equal(t, before, fast.fields)
 		return false
 	}
 	require.True(t, slow.decodeWith(slow.object).OK())
 	require.Empty(t, slow.issues)
 	require.Empty(t, slow.fields.subscribers)
-	require.Empty(t, quick.fields.subscribers)
-	require.Equal(t, string(slow.fields.payload), string(quick.fields.payload))
-	for _, f := range []*fields{&slow.fields, &quick.fields} {
+	require.Empty(t, fast.fields.subscribers)
+	require.Equal(t, string(slow.fields.payload), string(fast.fields.payload))
+	for _, f := range []*fields{&slow.fields, &fast.fields} {
 		f.subscribers, f.payload = nil, nil // where empty, in the pool's memory or in none
 	}
-	require.Equal(t, slow.fields, quick.fields)
+	require.Equal(t, slow.fields, fast.fields)
 	return true
 }
 

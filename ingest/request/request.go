@@ -1,3 +1,9 @@
+// Package request turns the body of a request into a checked message.Send.
+//
+// A body is read into a pooled buffer whose memory is taken from a budget shared by all requests; a request for which there is no memory is
+// refused, not queued. Decoding accepts what encoding/json accepts, except as the comment of Decode lists; a form that most clients send is
+// scanned faster, with the same result. Validation reports every bad field in one error. Strings of a Request and its Send alias its
+// buffers: nothing of them may be kept after Put.
 package request
 
 import (

@@ -5,18 +5,18 @@ import (
 	"math/bits"
 )
 
-// quick reads r.body into r.fields where it is what nearly all senders send: an object of the known fields, with strings that
+// scan reads r.body into r.fields where it is what nearly all senders send: an object of the known fields, with strings that
 // escape nothing and integers of at most 18 digits. Of such a body it makes what the decoder makes, and sooner. The
 // body is UTF-8. Where it says no, nothing is said about the body, and the fields are empty.
-func (r *Request) quick() bool {
-	if s := quickScan(r.body); s.byte('{') && r.quickObject(&s) && s.end() {
+func (r *Request) scan() bool {
+	if s := scanner(r.body); s.byte('{') && r.scanObject(&s) && s.end() {
 		return true
 	}
 	r.fields = fields{subscribers: r.fields.subscribers[:0]}
 	return false
 }
 
-func (r *Request) quickObject(s *quickScan) bool {
+func (r *Request) scanObject(s *scanner) bool {
 	f := &r.fields
 	for n := 0; !s.byte('}'); n++ {
 		if n > 0 && !s.byte(',') {
@@ -25,23 +25,23 @@ func (r *Request) quickObject(s *quickScan) bool {
 		ok := false
 		switch string(s.key()) {
 		case "from_uid":
-			ok = r.quickString(s, fieldFromUID, &f.fromUID)
+			ok = r.scanString(s, fieldFromUID, &f.fromUID)
 		case "channel_id":
-			ok = r.quickString(s, fieldChannelID, &f.channelID)
+			ok = r.scanString(s, fieldChannelID, &f.channelID)
 		case "channel_type":
-			ok = r.quickInteger(s, fieldChannelType, &f.channelType)
+			ok = r.scanInteger(s, fieldChannelType, &f.channelType)
 		case "payload":
-			ok = r.quickPayload(s)
+			ok = r.scanPayload(s)
 		case "client_msg_no":
-			ok = r.quickString(s, FieldClientMsgNo, &f.clientMsgNo)
+			ok = r.scanString(s, FieldClientMsgNo, &f.clientMsgNo)
 		case "stream_no":
-			ok = r.quickString(s, fieldStreamNo, &f.streamNo)
+			ok = r.scanString(s, fieldStreamNo, &f.streamNo)
 		case "tag_key":
-			ok = r.quickString(s, fieldTagKey, &f.tagKey)
+			ok = r.scanString(s, fieldTagKey, &f.tagKey)
 		case "expire":
-			ok = r.quickInteger(s, fieldExpire, &f.expire)
+			ok = r.scanInteger(s, fieldExpire, &f.expire)
 		case "header":
-			ok = s.byte('{') && r.quickHeader(s)
+			ok = s.byte('{') && r.scanHeader(s)
 		}
 		if !ok {
 			return false
@@ -50,7 +50,7 @@ func (r *Request) quickObject(s *quickScan) bool {
 	return true
 }
 
-func (r *Request) quickHeader(s *quickScan) bool {
+func (r *Request) scanHeader(s *scanner) bool {
 	flags := &r.fields.headerFlags
 	for n := 0; !s.byte('}'); n++ {
 		if n > 0 && !s.byte(',') {
@@ -59,11 +59,11 @@ func (r *Request) quickHeader(s *quickScan) bool {
 		ok := false
 		switch string(s.key()) {
 		case "no_persist":
-			ok = r.quickInteger(s, fieldHeaderNoPersist, &flags[flagNoPersist])
+			ok = r.scanInteger(s, fieldHeaderNoPersist, &flags[flagNoPersist])
 		case "red_dot":
-			ok = r.quickInteger(s, fieldHeaderRedDot, &flags[flagRedDot])
+			ok = r.scanInteger(s, fieldHeaderRedDot, &flags[flagRedDot])
 		case "sync_once":
-			ok = r.quickInteger(s, fieldHeaderSyncOnce, &flags[flagSyncOnce])
+			ok = r.scanInteger(s, fieldHeaderSyncOnce, &flags[flagSyncOnce])
 		}
 		if !ok {
 			return false
@@ -72,29 +72,29 @@ func (r *Request) quickHeader(s *quickScan) bool {
 	return true
 }
 
-func (r *Request) quickString(s *quickScan, f Field, dst *string) bool {
+func (r *Request) scanString(s *scanner, f Field, dst *string) bool {
 	text, ok := s.text()
 	*dst = alias(text)
 	r.fields.given.add(f)
 	return ok
 }
 
-func (r *Request) quickInteger(s *quickScan, f Field, dst *int64) (ok bool) {
+func (r *Request) scanInteger(s *scanner, f Field, dst *int64) (ok bool) {
 	*dst, ok = s.integer()
 	r.fields.given.add(f)
 	return ok
 }
 
-func (r *Request) quickPayload(s *quickScan) bool {
+func (r *Request) scanPayload(s *scanner) bool {
 	text, ok := s.text()
 	return ok && r.decodePayload(text)
 }
 
-// quickScan is what is left of a body.
-type quickScan []byte
+// scanner is what is left of a body.
+type scanner []byte
 
 // byte takes a byte and the white space before it, if it is this one.
-func (s *quickScan) byte(c byte) bool {
+func (s *scanner) byte(c byte) bool {
 	text := trimLeft(*s)
 	if len(text) == 0 || text[0] != c {
 		return false
@@ -104,10 +104,10 @@ func (s *quickScan) byte(c byte) bool {
 }
 
 // end says whether only white space is left.
-func (s *quickScan) end() bool { return len(trimSpace(*s)) == 0 }
+func (s *scanner) end() bool { return len(trimSpace(*s)) == 0 }
 
 // key takes a name and the colon behind it; it is empty where they are not there.
-func (s *quickScan) key() []byte {
+func (s *scanner) key() []byte {
 	if key, ok := s.text(); ok && s.byte(':') {
 		return key
 	}
@@ -115,7 +115,7 @@ func (s *quickScan) key() []byte {
 }
 
 // text takes a string in which nothing is escaped.
-func (s *quickScan) text() (text []byte, ok bool) {
+func (s *scanner) text() (text []byte, ok bool) {
 	if !s.byte('"') {
 		return nil, false
 	}
@@ -151,7 +151,7 @@ func plainBytes(text []byte) int {
 }
 
 // integer takes an integer of at most 18 digits, which is what always fits.
-func (s *quickScan) integer() (n int64, ok bool) {
+func (s *scanner) integer() (n int64, ok bool) {
 	text := trimLeft(*s)
 	i := 0
 	for ; i < len(text) && i < 19 && text[i]-'0' <= 9; i++ {

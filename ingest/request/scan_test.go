@@ -10,7 +10,7 @@ import (
 )
 
 // What clients send goes the quick way, and what it cannot read is left to the decoder.
-func TestQuickTakesTheUsual(t *testing.T) {
+func TestScanTakesTheUsual(t *testing.T) {
 	t.Parallel()
 	pool := NewPool(4<<20, 1<<30)
 	for _, body := range []string{
@@ -20,7 +20,7 @@ func TestQuickTakesTheUsual(t *testing.T) {
 		`{"expire":999999999999999999}`, `{"expire":0,"expire":10}`, `{"payload":"eA==","payload":"eXk="}`,
 		`{"header":{"red_dot":1},"header":{"sync_once":1}}`,
 	} {
-		require.True(t, compareQuick(t, pool, []byte(body)), body)
+		require.True(t, compareScan(t, pool, []byte(body)), body)
 	}
 	for _, body := range []string{
 		``, ` `, `{`, `}`, `{}x`, `{} {}`, `[]`, `{"from_uid":"u"`, `{"from_uid":"u"}}`, `{"from_uid":"u",}`, `{,"from_uid":"u"}`, `{"from_uid" "u"}`, `{"from_uid":"u" "expire":1}`,
@@ -29,7 +29,7 @@ func TestQuickTakesTheUsual(t *testing.T) {
 		`{"payload":"eA"}`, `{"payload":"*"}`, "{\"payload\":\"eA\n==\"}", `{"subscribers":[]}`, `{"x":1}`, `{"no_persist":1}`,
 		`{"header":null}`, `{"header":{"x":1}}`, `{"header":{"red_dot":1,}}`, `{"header":{"red_dot":1}`, `{"header":{"red_dot":1`,
 	} {
-		require.False(t, compareQuick(t, pool, []byte(body)), body)
+		require.False(t, compareScan(t, pool, []byte(body)), body)
 	}
 }
 

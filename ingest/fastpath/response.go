@@ -9,61 +9,61 @@ import (
 	"time"
 )
 
-// answer is the http.ResponseWriter of a connection. It keeps all until it is appended.
-type answer struct {
+// response is the http.ResponseWriter of a connection. It keeps all until it is appended.
+type response struct {
 	header http.Header
 	status int
 	body   []byte
 }
 
-func (a *answer) reset() {
-	if len(a.header) > 0 {
-		clear(a.header)
+func (r *response) reset() {
+	if len(r.header) > 0 {
+		clear(r.header)
 	}
-	a.status = 0
-	if a.body = a.body[:0]; cap(a.body) > answerBytesKept {
-		a.body = nil
+	r.status = 0
+	if r.body = r.body[:0]; cap(r.body) > responseBytesKept {
+		r.body = nil
 	}
 }
 
-func (a *answer) Header() http.Header { return a.header }
+func (r *response) Header() http.Header { return r.header }
 
 // WriteHeader sets the status; the first counts. Informational ones are not sent.
-func (a *answer) WriteHeader(status int) {
-	if a.status == 0 && status >= http.StatusOK {
-		a.status = status
+func (r *response) WriteHeader(status int) {
+	if r.status == 0 && status >= http.StatusOK {
+		r.status = status
 	}
 }
 
-func (a *answer) Write(b []byte) (int, error) {
-	a.WriteHeader(http.StatusOK)
-	a.body = append(a.body, b...)
+func (r *response) Write(b []byte) (int, error) {
+	r.WriteHeader(http.StatusOK)
+	r.body = append(r.body, b...)
 	return len(b), nil
 }
 
 // last says whether the handler wants the connection closed.
-func (a *answer) last() bool {
-	given := a.header["Connection"]
+func (r *response) last() bool {
+	given := r.header["Connection"]
 	return len(given) > 0 && strings.EqualFold(given[0], "close")
 }
 
 // append appends the answer as it is sent.
-func (a *answer) append(dst []byte, dates *dates, now time.Time, last bool) []byte {
-	a.WriteHeader(http.StatusOK)
+func (r *response) append(dst []byte, dates *dates, now time.Time, last bool) []byte {
+	r.WriteHeader(http.StatusOK)
 	dst = append(dst, "HTTP/1.1 "...)
-	dst = strconv.AppendInt(dst, int64(a.status), 10)
+	dst = strconv.AppendInt(dst, int64(r.status), 10)
 	dst = append(dst, ' ')
-	dst = append(dst, http.StatusText(a.status)...)
+	dst = append(dst, http.StatusText(r.status)...)
 	dst = append(dst, "\r\n"...)
-	delete(a.header, "Connection") // these are said below
-	delete(a.header, "Content-Length")
-	delete(a.header, "Transfer-Encoding")
-	bodiless := a.status == http.StatusNoContent || a.status == http.StatusNotModified
-	if !bodiless && len(a.body) > 0 && a.header["Content-Type"] == nil {
-		a.header.Set("Content-Type", http.DetectContentType(a.body))
+	delete(r.header, "Connection") // these are said below
+	delete(r.header, "Content-Length")
+	delete(r.header, "Transfer-Encoding")
+	bodiless := r.status == http.StatusNoContent || r.status == http.StatusNotModified
+	if !bodiless && len(r.body) > 0 && r.header["Content-Type"] == nil {
+		r.header.Set("Content-Type", http.DetectContentType(r.body))
 	}
-	dst = appendHeader(dst, a.header)
-	if a.header["Date"] == nil {
+	dst = appendHeader(dst, r.header)
+	if r.header["Date"] == nil {
 		dst = append(append(append(dst, "Date: "...), dates.at(now)...), "\r\n"...)
 	}
 	if last {
@@ -73,9 +73,9 @@ func (a *answer) append(dst []byte, dates *dates, now time.Time, last bool) []by
 		return append(dst, "\r\n"...)
 	}
 	dst = append(dst, "Content-Length: "...)
-	dst = strconv.AppendInt(dst, int64(len(a.body)), 10)
+	dst = strconv.AppendInt(dst, int64(len(r.body)), 10)
 	dst = append(dst, "\r\n\r\n"...)
-	return append(dst, a.body...)
+	return append(dst, r.body...)
 }
 
 // appendHeader appends the fields. Most answers have but one, which needs no order.
