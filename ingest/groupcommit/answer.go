@@ -22,18 +22,14 @@ type Answer struct {
 
 var errNotAnAnswer = errors.New("not an encoded AnswerBatch")
 
-// Field numbers of AnswerBatch and Answer; a test holds them against the generated code.
-const (
-	fieldAnswers protowire.Number = 1
-	fieldID      protowire.Number = 1
-	fieldSeq     protowire.Number = 2
-	fieldOutcome protowire.Number = 3
-)
+// fieldAnswers is AnswerBatch.answers.
+const fieldAnswers protowire.Number = 1
 
-// parseAnswers reads an AnswerBatch into one slice; the generated code would make an
-// object of each answer.
+// parseAnswers decodes an AnswerBatch into one slice. The generated decoder of AnswerBatch would allocate each answer, so only
+// that of one Answer is used, into the same one.
 func parseAnswers(data []byte, sends int) ([]Answer, error) {
 	answers := make([]Answer, 0, sends)
+	var one message.Answer
 	for len(data) > 0 {
 		num, typ, n := protowire.ConsumeTag(data)
 		if n < 0 {
@@ -47,13 +43,17 @@ func parseAnswers(data []byte, sends int) ([]Answer, error) {
 			data = data[n:]
 			continue
 		}
-		one, n := protowire.ConsumeBytes(data)
+		encoded, n := protowire.ConsumeBytes(data)
 		if n < 0 {
 			return nil, fmt.Errorf("%w: answer %d: %w", errNotAnAnswer, len(answers), protowire.ParseError(n))
 		}
 		data = data[n:]
-		a, err := parseAnswer(one)
-		if err != nil {
+		one.MessageId, one.MessageSeq, one.Outcome = 0, 0, 0
+		if err := one.UnmarshalVTUnsafe(encoded); err != nil {
+			return nil, fmt.Errorf("%w: answer %d: %w", errNotAnAnswer, len(answers), err)
+		}
+		a := Answer{MessageID: one.MessageId, MessageSeq: one.MessageSeq, Outcome: one.Outcome}
+		if err := a.check(); err != nil {
 			return nil, fmt.Errorf("answer %d: %w", len(answers), err)
 		}
 		answers = append(answers, a)
@@ -62,34 +62,6 @@ func parseAnswers(data []byte, sends int) ([]Answer, error) {
 		return nil, fmt.Errorf("%w: %d answers for %d sends", errNotAnAnswer, len(answers), sends)
 	}
 	return answers, nil
-}
-
-func parseAnswer(data []byte) (Answer, error) {
-	var a Answer
-	for len(data) > 0 {
-		num, typ, n := protowire.ConsumeTag(data)
-		if n < 0 {
-			return a, fmt.Errorf("%w: tag: %w", errNotAnAnswer, protowire.ParseError(n))
-		}
-		data = data[n:]
-		switch {
-		case num == fieldID && typ == protowire.Fixed64Type:
-			a.MessageID, n = protowire.ConsumeFixed64(data)
-		case num == fieldSeq && typ == protowire.VarintType:
-			a.MessageSeq, n = protowire.ConsumeVarint(data)
-		case num == fieldOutcome && typ == protowire.VarintType:
-			var v uint64
-			v, n = protowire.ConsumeVarint(data)
-			a.Outcome = message.Outcome(v) // check refuses what is none
-		default:
-			n = protowire.ConsumeFieldValue(num, typ, data)
-		}
-		if n < 0 {
-			return a, fmt.Errorf("%w: field %d: %w", errNotAnAnswer, num, protowire.ParseError(n))
-		}
-		data = data[n:]
-	}
-	return a, a.check()
 }
 
 // check refuses an answer that no sequencer gives.

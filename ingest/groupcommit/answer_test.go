@@ -1,6 +1,7 @@
 package groupcommit
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/go-faster/jx"
@@ -84,6 +85,26 @@ func TestParseAck(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, row.want, got)
 			require.Equal(t, row.want.code != 0, got.refused())
+		})
+	}
+}
+
+// BenchmarkParseAnswers is what decoding the answer to a group commit costs.
+func BenchmarkParseAnswers(b *testing.B) {
+	for _, sends := range []int{1, 64, batchSendsMax} {
+		batch := &message.AnswerBatch{}
+		for i := range sends {
+			batch.Answers = append(batch.Answers, &message.Answer{MessageId: 1<<55 + uint64(i), MessageSeq: 1000 + uint64(i)})
+		}
+		data, err := batch.MarshalVT()
+		require.NoError(b, err)
+		b.Run(fmt.Sprint(sends), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := parseAnswers(data, sends); err != nil {
+					b.Fatal(err)
+				}
+			}
 		})
 	}
 }
