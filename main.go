@@ -235,7 +235,7 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 
 // checkNATSAddr refuses to let others read the message log, which takes no credentials, unless that is meant.
 func (c *upCommand) checkNATSAddr() error {
-	if guard.IsLoopback(c.NATSAddr.String()) || c.Insecure {
+	if guard.IsLoopback(c.NATSAddr.String()) || c.Access.Insecure {
 		return nil
 	}
 	return fmt.Errorf("nats-addr %s: others can reach this address, and would need no credentials to read all messages: listen on 127.0.0.1, say --insecure, or run a NATS of your own (--nats-url)", c.NATSAddr)
@@ -487,7 +487,7 @@ func addIngest(ctx context.Context, p *process.Process, flags broker.ClientConfi
 		return err
 	}
 	p.FrontPage.ShowAPI(frontpage.API{
-		Handler: service.Handler(), Tokens: cfg.APITokensFile != "", ClientCertificates: cfg.TLSClientCAFile != "",
+		Handler: service.Handler(), Tokens: cfg.Access.APITokensFile != "", ClientCertificates: cfg.Access.TLSClientCAFile != "",
 	})
 	p.Readiness.Register("ingest", service.Check)
 	p.Group.Add("ingest", service)

@@ -1,10 +1,12 @@
 package ingest
 
 import (
-	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,54 +17,19 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/ingest/groupcommit"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
-
-// BenchmarkDecode is decoding and validating the example body, as it stands on the page.
-func BenchmarkDecode(b *testing.B) {
-	bodies := map[string]string{
-		"example":   example,
-		"person":    `{"header":{"no_persist":0,"red_dot":1,"sync_once":0},"client_msg_no":"1712-1-77","from_uid":"u13","channel_id":"c4711","channel_type":1,"expire":0,"payload":"eyJ0eXBlIjoxLCJjb250ZW50IjoiSGVsbG8gV29ybGQsIHRoaXMgaXMgYSB0ZXN0IG1lc3NhZ2UgZm9yIGJlbmNoIn0="}`,
-		"generated": `{"from_uid":"u13","channel_id":"c4711","channel_type":2,"payload":"aGk="}`,
-		"64KiB":     `{"from_uid":"u13","channel_id":"c4711","channel_type":2,"client_msg_no":"1","payload":"` + strings.Repeat("aaaa", 64<<10/3) + `"}`,
-	}
-	for name, body := range bodies {
-		b.Run(name, func(b *testing.B) {
-			pool := newRequestPool(1 << 30)
-			b.SetBytes(int64(len(body)))
-			b.ReportAllocs()
-			for b.Loop() {
-				r := pool.get()
-				r.body = append(r.body, body...)
-				if p := r.decode(); !p.ok() {
-					b.Fatal(p)
-				}
-				if p := r.validate(64 << 10); !p.ok() {
-					b.Fatal(p)
-				}
-				pool.put(r)
-			}
-		})
-	}
-}
-
-// BenchmarkEncodingJSON is what the standard library takes for the same, without validating.
-func BenchmarkEncodingJSON(b *testing.B) {
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := referenceDecode([]byte(example)); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
 
 // toy answers every batch as soon as the log delivers it: the least a sequencer
 // could cost.
 func (b *bundle) toy() {
-	for p := range b.service.partitions {
+	for p := range int(b.service.topology) {
 		nc := connect(b.t, b.server)
 		js, err := jetstream.New(nc)
 		require.NoError(b.t, err)
@@ -164,10 +131,6 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-func benchBody(i int) string {
-	return fmt.Sprintf(`{"header":{"no_persist":0,"red_dot":1,"sync_once":0},"client_msg_no":"b-%d","from_uid":"u%d","channel_id":"c%d","channel_type":1,"expire":0,"payload":"eyJ0eXBlIjoxLCJjb250ZW50IjoiSGVsbG8gV29ybGQsIHRoaXMgaXMgYSB0ZXN0IG1lc3NhZ2UgZm9yIGJlbmNoIn0="}`, i, i%97, i%10000)
-}
-
 // BenchmarkHandler is the whole way: HTTP over loopback, group commit into an
 // embedded server with fsync, a toy answerer.
 func BenchmarkHandler(b *testing.B) {
@@ -241,4 +204,69 @@ func BenchmarkNothing(b *testing.B) {
 			load(b, l.Addr().String(), n, b.N, benchBody)
 		})
 	}
+}
+
+// quantile is the q-quantile of d in milliseconds.
+func quantile(d []time.Duration, q float64) float64 {
+	if len(d) == 0 {
+		return 0
+	}
+	slices.Sort(d)
+	return float64(d[int(q*float64(len(d)-1))]) / float64(time.Millisecond)
+}
+
+// BenchmarkTracing is BenchmarkHandler at 64 connections with tracing off, as it is by default, and with a share of the requests
+// traced, whose spans go to a collector that reads them and does nothing.
+func BenchmarkTracing(b *testing.B) {
+	for _, row := range []struct {
+		name string
+		cfg  tracing.Config
+	}{
+		{"off", tracing.Config{}},
+		{"share=0", tracing.Config{TraceRatio: 0, OTLPEndpoint: "collector"}},
+		{"share=0.01", tracing.Config{TraceRatio: 0.01, OTLPEndpoint: "collector"}},
+		{"share=1", tracing.Config{TraceRatio: 1, OTLPEndpoint: "collector"}},
+	} {
+		b.Run(row.name, func(b *testing.B) {
+			if row.cfg.OTLPEndpoint != "" {
+				collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+				b.Cleanup(collector.Close)
+				row.cfg.OTLPEndpoint = collector.URL
+			}
+			provider, err := tracing.New(b.Context(), row.cfg, tracing.Deps{Service: "bench", Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+			require.NoError(b, err)
+			b.Cleanup(func() { require.NoError(b, provider.Close()) })
+			s := setup(b, options{partitions: 4, tracer: provider.Tracer("ingest")})
+			s.toy()
+			load(b, s.service.Addr().String(), 64, b.N, benchBody)
+		})
+	}
+}
+
+// BenchmarkTracingOff is all that tracing adds to a request where it is off: the calls that a send makes which is alone in its
+// group commit.
+func BenchmarkTracingOff(b *testing.B) {
+	provider, err := tracing.New(b.Context(), tracing.Config{}, tracing.Deps{Service: "bench", Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	require.NoError(b, err)
+	s := &Service{tracer: provider.Tracer("ingest")}
+	r := httptest.NewRequest(http.MethodPost, "http://localhost/message/send", strings.NewReader(example))
+	var samples tracing.Samples
+	start := time.Now()
+	b.ReportAllocs()
+	for b.Loop() {
+		request, span := s.traced(r, start)
+		samples.Add(0, s.tracer.Of(request.Context()))
+		commit := s.tracer.Batch("group commit", start, samples)
+		commit.End()
+		if span != nil || commit != nil {
+			b.Fatal("something is traced")
+		}
+	}
+}
+
+func TestReplyAllocatesNothing(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of other goroutines too
+	dst, no := make([]byte, 0, 512), []byte("client_msg_123 \"é\"")
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		_ = appendReply(dst, groupcommit.Answer{MessageID: 1 << 62, MessageSeq: 1}, no)
+	}))
 }

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -9,10 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sendhouse/sendhouse/ingest/groupcommit"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -20,6 +22,9 @@ import (
 // shortTimeout is for tests in which one request must run into a timeout and another
 // must not, on a machine that does much else.
 const shortTimeout = 2 * time.Second
+
+// What a group commit may hold.
+const batchSendsMax, batchBytesMax = 1024, 512 << 10
 
 func one() options { return options{partitions: 1, noStreams: true} }
 
@@ -29,20 +34,20 @@ func TestAnswerBeforeAck(t *testing.T) {
 	wal := b.script(0)
 
 	first := b.async(send("g", "1"))
-	r1 := wal.next()
+	r1 := wal.Next()
 	second := b.async(send("g", "2"))
 	b.queued(0, 1)
-	r1.answer(7) // proves that it is durable: the next one may go
+	r1.Answer(7) // proves that it is durable: the next one may go
 	require.Contains(t, receive(t, first).raw, `"message_seq":7`)
-	r2 := wal.next()
-	r1.ack() // late, and of no interest
+	r2 := wal.Next()
+	r1.Ack() // late, and of no interest
 	third := b.async(send("g", "3"))
 	b.queued(0, 1)
-	r2.answer(8)
+	r2.Answer(8)
 	require.Contains(t, receive(t, second).raw, `"message_seq":8`)
-	r3 := wal.next()
-	r3.ack()
-	r3.answer(9)
+	r3 := wal.Next()
+	r3.Ack()
+	r3.Answer(9)
 	require.Contains(t, receive(t, third).raw, `"message_seq":9`)
 }
 
@@ -53,28 +58,28 @@ func TestGroupCommitGathersWhileOneIsInFlight(t *testing.T) {
 
 	var answers []<-chan got
 	answers = append(answers, b.async(send("g", "0")))
-	r := wal.next()
-	require.Len(t, r.sends, 1, "a lone send leaves at once")
+	r := wal.Next()
+	require.Len(t, r.Sends, 1, "a lone send leaves at once")
 	const more = batchSendsMax + 10
 	for i := range more {
 		answers = append(answers, b.async(send("g", fmt.Sprint(i+1))))
 	}
 	b.queued(0, more)
-	require.Empty(t, wal.records, "one publish in flight")
-	r.ack()
-	full := wal.next()
-	require.Len(t, full.sends, batchSendsMax)
-	full.ack()
-	rest := wal.next()
-	require.Len(t, rest.sends, 10)
-	rest.ack()
+	require.Empty(t, wal.Records, "one publish in flight")
+	r.Ack()
+	full := wal.Next()
+	require.Len(t, full.Sends, batchSendsMax)
+	full.Ack()
+	rest := wal.Next()
+	require.Len(t, rest.Sends, 10)
+	rest.Ack()
 	// Each request gets its own answer, whichever batch is answered first.
-	rest.answer(2000)
-	r.answer(1)
-	full.answer(1000)
+	rest.Answer(2000)
+	r.Answer(1)
+	full.Answer(1000)
 	want := make(map[string]uint64)
 	for first, r := range map[uint64]*record{1: r, 1000: full, 2000: rest} {
-		for i, s := range r.sends {
+		for i, s := range r.Sends {
 			want[s.GetClientMsgNo()] = first + uint64(i)
 		}
 	}
@@ -82,47 +87,6 @@ func TestGroupCommitGathersWhileOneIsInFlight(t *testing.T) {
 		g := receive(t, c)
 		require.Equal(t, fmt.Sprint(want[g.body["client_msg_no"].(string)]), fmt.Sprint(g.body["message_seq"]))
 	}
-}
-
-func TestGroupCommitLimits(t *testing.T) {
-	t.Parallel()
-	b := setup(t, one())
-	wal := b.script(0)
-	p := b.service.partitions[0]
-	// Sends of known order, from one goroutine, of sizes around the limits.
-	first := &message.Send{ChannelId: "g", ChannelType: 2, FromUid: "u", ClientMsgNo: "first", Payload: []byte("x")}
-	_, failed := p.enqueue(first, first.SizeVT(), nil)
-	require.Equal(t, outcomeAccepted, failed)
-	flying := wal.next()
-	var order []string
-	for i := range 2000 {
-		size := []int{1, 100, 5_000, 60_000, 300_000, 600_000}[i*i%6]
-		if i > 900 {
-			size = 10 // many small ones
-		}
-		s := &message.Send{ChannelId: "g", ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(i), Payload: make([]byte, size)}
-		if p.bytes+size+1000 > p.bytesMax {
-			continue
-		}
-		_, failed := p.enqueue(s, s.SizeVT(), nil)
-		require.Equal(t, outcomeAccepted, failed)
-		order = append(order, s.GetClientMsgNo())
-	}
-	require.Greater(t, len(order), 1000)
-	for len(order) > 0 {
-		flying.ack()
-		flying = wal.next()
-		require.LessOrEqual(t, len(flying.sends), batchSendsMax)
-		if len(flying.sends) > 1 {
-			require.LessOrEqual(t, len(flying.msg.Data), batchBytesMax)
-		}
-		for _, s := range flying.sends {
-			require.Equal(t, order[0], s.GetClientMsgNo())
-			order = order[1:]
-		}
-	}
-	require.Zero(t, p.sends)
-	require.Zero(t, p.bytes)
 }
 
 // TestManyAtOnce is the whole on the real log: each request gets its own answer, and
@@ -179,13 +143,12 @@ func TestManyAtOnce(t *testing.T) {
 	require.Equal(t, clients*each, total)
 }
 
-// requireForgotten checks that nothing is kept of requests that have been answered.
 func TestOverloaded(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.QueueSendsMax = 3 }})
 	wal := b.script(0)
 	answers := []<-chan got{b.async(send("g", "0"))}
-	r := wal.next()
+	r := wal.Next()
 	for i := range 3 {
 		answers = append(answers, b.async(send("g", fmt.Sprint(i+1))))
 	}
@@ -194,8 +157,8 @@ func TestOverloaded(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, g.status)
 	require.Equal(t, "overloaded", g.code())
 	requireShape(t, g)
-	r.answer(1)
-	wal.next().answer(2)
+	r.Answer(1)
+	wal.Next().Answer(2)
 	for _, c := range answers {
 		require.Equal(t, http.StatusOK, receive(t, c).status)
 	}
@@ -206,10 +169,10 @@ func TestTooManyRequests(t *testing.T) {
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.RequestsMax = 1 }})
 	wal := b.script(0)
 	first := b.async(send("g", "0"))
-	r := wal.next()
+	r := wal.Next()
 	g := b.post(send("g", "1"))
 	require.Equal(t, "overloaded", g.code())
-	r.answer(1)
+	r.Answer(1)
 	require.Equal(t, http.StatusOK, receive(t, first).status)
 }
 
@@ -220,38 +183,21 @@ func TestLargeSendGoesAlone(t *testing.T) {
 	}})
 	wal := b.script(0)
 	first := b.async(send("g", "0"))
-	r := wal.next()
+	r := wal.Next()
 	large := strings.Repeat("aaaa", 1<<20/3)
 	second := b.async(with(`"client_msg_no":"large","payload":"` + large + `"`))
 	b.queued(0, 1)
 	third := b.async(send("g", "small"))
 	b.queued(0, 2)
-	r.answer(1)
-	alone := wal.next()
-	require.Len(t, alone.sends, 1)
-	require.Greater(t, len(alone.msg.Data), batchBytesMax)
-	alone.answer(2)
-	wal.next().answer(3)
+	r.Answer(1)
+	alone := wal.Next()
+	require.Len(t, alone.Sends, 1)
+	require.Greater(t, len(alone.Msg.Data), batchBytesMax)
+	alone.Answer(2)
+	wal.Next().Answer(3)
 	for _, c := range []<-chan got{first, second, third} {
 		require.Equal(t, http.StatusOK, receive(t, c).status)
 	}
-}
-
-// smallPublisher is a connection to a server that takes little.
-type smallPublisher struct{ *nats.Conn }
-
-func (smallPublisher) MaxPayload() int64 { return 1 << 20 }
-
-func TestSendLargerThanTheServerTakes(t *testing.T) {
-	t.Parallel()
-	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
-		c.PayloadBytesMax, c.BodyBytesMax = 4<<20, 16<<20
-	}})
-	b.service.publisher = smallPublisher{b.nc}
-	g := b.post(with(`"payload":"` + strings.Repeat("aaaa", 1<<20/3) + `"`))
-	require.Equal(t, http.StatusRequestEntityTooLarge, g.status)
-	require.Equal(t, "too_large", g.code())
-	requireShape(t, g)
 }
 
 // TestEnqueueRace lets all that can end a batch run against one another; the race
@@ -270,39 +216,39 @@ func TestEnqueueRace(t *testing.T) {
 		for i := 0; ; i++ {
 			var r *record
 			select {
-			case r = <-wal.records:
+			case r = <-wal.Records:
 			case <-stop:
 				return
 			}
-			if r.sends[0].GetClientMsgNo() == "end" {
-				r.answer(1)
+			if r.Sends[0].GetClientMsgNo() == "end" {
+				r.Answer(1)
 				continue
 			}
 			id := func(r *record) { // the answer says which send it is for
 				answers := &message.AnswerBatch{}
-				for _, s := range r.sends {
+				for _, s := range r.Sends {
 					var n uint64
 					_, _ = fmt.Sscan(s.GetClientMsgNo(), &n)
 					answers.Answers = append(answers.Answers, &message.Answer{MessageId: n + 1, MessageSeq: n + 1})
 				}
 				data, _ := proto.Marshal(answers)
-				r.say(data)
+				r.Say(data)
 			}
 			switch i % 5 {
 			case 0:
-				r.ack()
+				r.Ack()
 				id(r)
 			case 1:
 				id(r)
-				r.ack()
+				r.Ack()
 			case 2:
 				late = append(late, r)
 			case 3:
-				r.refuse(503, 10077, "maximum bytes exceeded")
+				r.Refuse(503, 10077, "maximum bytes exceeded")
 			case 4:
 				id(r)
 				for _, l := range late {
-					l.ack()
+					l.Ack()
 					id(l)
 				}
 				late = nil
@@ -339,5 +285,234 @@ func TestEnqueueRace(t *testing.T) {
 	}
 	close(stop)
 	receive(t, done)
+	requireForgotten(t, b)
+}
+
+// crowdMin is how many sends must wait for a crowd.
+const crowdMin = 256
+
+// TestCrowd: where a crowd has waited too long newcomers are refused at once; who is few may wait, and when
+// the crowd has been answered all is as before.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.WaitMax = time.Nanosecond }})
+	wal := b.script(0)
+
+	answers := []<-chan got{b.async(send("g", "0"))}
+	first := wal.Next()
+	for i := range crowdMin - 1 { // each of them would wait too long, but they are no crowd
+		answers = append(answers, b.async(send("g", fmt.Sprint(i+1))))
+	}
+	b.queued(0, crowdMin-1)
+	for range 3 {
+		g := b.post(send("g", "one too many"))
+		require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
+		requireShape(t, g)
+		require.Equal(t, "overloaded", g.code())
+	}
+	require.Equal(t, []string{"overloaded"}, b.bulk(t, ndjson, strings.NewReader(send("g", "also"))).codes(), "nor does it help to be in a bulk")
+
+	first.Answer(1)
+	second := wal.Next()
+	require.Len(t, second.Sends, crowdMin-1)
+	answers = append(answers, b.async(send("g", "late")))
+	b.queued(0, 1)
+	require.Equal(t, "overloaded", b.post(send("g", "one too many")).code(), "the rest are as many, and have waited")
+	second.Answer(2)
+	wal.Next().Answer(uint64(crowdMin) + 1)
+	for _, c := range answers {
+		require.Equal(t, http.StatusOK, receive(t, c).status)
+	}
+	again := b.async(send("g", "one too many"))
+	wal.Next().Answer(1000)
+	require.Equal(t, http.StatusOK, receive(t, again).status)
+	requireForgotten(t, b)
+}
+
+// TestOneIsNoCrowd: the many sends of one request wait for each other, however long that takes, and none of them
+// is refused for it.
+func TestOneIsNoCrowd(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 2, config: func(c *Config) { c.WaitMax, c.QueueSendsMax = time.Nanosecond, 2*crowdMin }})
+	b.sequence()
+	const items = 10 * crowdMin
+	var lines, uids strings.Builder
+	for i := range items {
+		lines.WriteString(send(fmt.Sprint("g", i%100), fmt.Sprint(i)) + "\n")
+		fmt.Fprintf(&uids, `"u%d",`, i)
+	}
+	m := b.bulk(t, ndjson, strings.NewReader(lines.String()))
+	require.Equal(t, make([]string, items), m.codes())
+
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url+"/message/sendbatch", strings.NewReader(`{"from_uid":"a","payload":"aGk=","subscribers":[`+strings.TrimSuffix(uids.String(), ",")+`]}`))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/json")
+	g, err := b.do(req)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, g.status, g.raw)
+	require.Empty(t, g.body["fail_uids"])
+	requireForgotten(t, b)
+}
+
+func TestNoAckInTime(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.AckTimeout = shortTimeout }})
+	wal := b.script(0)
+
+	first := b.async(send("g", "1"))
+	silent := wal.Next()
+	second := b.async(send("g", "2"))
+	g := receive(t, first)
+	require.Equal(t, http.StatusServiceUnavailable, g.status)
+	require.Equal(t, "outcome_unknown", g.code())
+	requireShape(t, g)
+	// The slot is free again, and the batch that was given up stays that.
+	r := wal.Next()
+	silent.Ack()
+	silent.Answer(1)
+	r.Ack()
+	r.Answer(2)
+	g = receive(t, second)
+	require.Equal(t, http.StatusOK, g.status, g.raw)
+	require.Contains(t, g.raw, `"message_seq":2`)
+}
+
+func TestNoSequencer(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, config: func(c *Config) { c.AckTimeout, c.AnswerTimeout = 200*time.Millisecond, 200*time.Millisecond }})
+	g := b.post(send("g", "1"))
+	require.Equal(t, http.StatusServiceUnavailable, g.status)
+	requireShape(t, g)
+	require.Contains(t, []string{"no_answer", "outcome_unknown"}, g.code())
+	require.Contains(t, g.body["msg"], "same client_msg_no is safe")
+	require.NotContains(t, g.body["msg"], "made for this request")
+
+	g = b.post(with(``))
+	require.Contains(t, g.body["msg"], "made for this request", "the caller cannot repeat a number that it does not know")
+	requireForgotten(t, b)
+}
+
+// requireForgotten checks that nothing is kept of requests that have been answered.
+func requireForgotten(t *testing.T, b *bundle) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		for p := range int(b.service.topology) {
+			if b.service.commits.Load(p) != (groupcommit.Load{}) {
+				return false
+			}
+		}
+		return true
+	}, testTimeout, time.Millisecond)
+}
+
+func TestLateAnswerFindsNobody(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
+		c.AckTimeout, c.AnswerTimeout = shortTimeout, shortTimeout
+	}})
+	wal := b.script(0)
+	for round := range 2 {
+		first := b.async(send("g", fmt.Sprint("late", round)))
+		late := wal.Next()
+		late.Ack()
+		require.Equal(t, "no_answer", receive(t, first).code())
+
+		second := b.async(send("g", fmt.Sprint("good", round)))
+		r := wal.Next()
+		late.Answer(1) // while another request waits, on recycled memory
+		late.Answer(1)
+		r.Answer(uint64(100 + round))
+		require.Contains(t, receive(t, second).raw, fmt.Sprintf(`"message_seq":%d`, 100+round))
+	}
+	requireForgotten(t, b)
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	b := setup(t, one())
+	wal := b.script(0)
+	rows := []struct {
+		code, errCode int
+		description   string
+		want          string
+	}{
+		{503, 10077, "maximum bytes exceeded", "wal_full"},
+		{503, 10077, "maximum messages exceeded", "wal_full"},
+		{503, 10077, "write sends: no space left on device", "outcome_unknown"},
+		{500, 10001, "something went wrong", "outcome_unknown"},
+		{503, 10023, "insufficient resources", "wal_full"},
+		{500, 10047, "insufficient storage resources available", "wal_full"},
+		{503, 10008, "JetStream system temporarily unavailable", "wal_unavailable"},
+		{400, 10054, "message size exceeds maximum allowed", "wal_refused"},
+	}
+	for _, row := range rows { //nolint:paralleltest // they share one log
+		t.Run(row.description, func(t *testing.T) {
+			c := b.async(send("g", row.description))
+			wal.Next().Refuse(row.code, row.errCode, row.description)
+			g := receive(t, c)
+			require.Equal(t, http.StatusServiceUnavailable, g.status)
+			require.Equal(t, row.want, g.code())
+			requireShape(t, g)
+		})
+	}
+}
+
+func TestNoStream(t *testing.T) {
+	t.Parallel()
+	b := setup(t, one())
+	g := b.post(send("g", "1"))
+	require.Equal(t, http.StatusServiceUnavailable, g.status)
+	require.Equal(t, "wal_unavailable", g.code())
+}
+
+func TestStreamFull(t *testing.T) {
+	t.Parallel()
+	b := setup(t, one())
+	_, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: topology.WALStream(0), Subjects: []string{topology.WALSubject(0)}, MaxBytes: 2000, Discard: jetstream.DiscardNew,
+	})
+	require.NoError(t, err)
+	b.sequence()
+	full := false
+	for i := 0; i < 100 && !full; i++ {
+		g := b.post(send("g", fmt.Sprint(i)))
+		if g.status != http.StatusOK {
+			require.Equal(t, "wal_full", g.code(), g.raw)
+			requireShape(t, g)
+			full = true
+		}
+	}
+	require.True(t, full)
+}
+
+func TestClientThatGoesAway(t *testing.T) {
+	t.Parallel()
+	b := setup(t, one())
+	wal := b.script(0)
+	first := b.async(send("g", "0"))
+	r := wal.Next()
+
+	ctx, goAway := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url+"/message/send", strings.NewReader(send("g", "gone")))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/json")
+	gone := make(chan error, 1)
+	go func() {
+		_, err := b.do(req)
+		gone <- err
+	}()
+	b.queued(0, 1)
+	other := b.async(send("g", "stays"))
+	b.queued(0, 2)
+	goAway()
+	require.Error(t, receive(t, gone))
+	r.Answer(1)
+	require.Equal(t, http.StatusOK, receive(t, first).status)
+	both := wal.Next()
+	require.Len(t, both.Sends, 2, "what was accepted is committed")
+	both.Answer(2)
+	g := receive(t, other)
+	require.Contains(t, g.raw, `"client_msg_no":"stays"`)
+	require.Contains(t, g.raw, `"message_seq":3`)
 	requireForgotten(t, b)
 }

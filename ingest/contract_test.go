@@ -15,25 +15,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/ingest/outcome"
+	"github.com/sendhouse/sendhouse/ingest/request"
 )
-
-// with is a valid body with more fields behind it; where a key stands there twice,
-// the last one counts.
-func with(more string) string {
-	const valid = `{"from_uid":"alice","channel_id":"g1","channel_type":2,"payload":"aGk="`
-	if more == "" {
-		return valid + "}"
-	}
-	return valid + "," + more + "}"
-}
-
-func quoted(s string) string {
-	b, err := json.Marshal(s)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
-}
 
 // TestContract reads as the contract's table of fields: a body, and the answer to it.
 func TestContract(t *testing.T) {
@@ -295,19 +280,19 @@ func TestContractPage(t *testing.T) {
 			return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(row, word) })
 		})
 	}
-	for f := range fieldsCount {
+	for f := range request.FieldsCount {
 		name := f.String()
-		if f != fieldSenderUID && f != fieldHeader && (f < fieldNoPersist || f > fieldSyncOnce) { // they stand in the rows of others
+		if !slices.Contains([]string{"sender_uid", "header", "no_persist", "red_dot", "sync_once"}, name) { // they stand in the rows of others
 			require.True(t, has("`"+name), name)
 		}
 		require.Contains(t, string(page), strings.TrimPrefix(name, "header."))
 	}
-	for o := range outcomes {
-		s := o.spec()
-		if o == outcomeAccepted || o == outcomeDuplicate || o == outcomeClientGone { // not told, or 200
+	for o := range outcome.Count {
+		s := o.Spec()
+		if o == outcome.Accepted || o == outcome.Duplicate || o == outcome.ClientGone { // not told, or 200
 			continue
 		}
-		require.True(t, has(strconv.Itoa(s.status), "`"+s.code+"`"), "%d %s", s.status, s.code)
+		require.True(t, has(strconv.Itoa(s.Status), "`"+s.Code+"`"), "%d %s", s.Status, s.Code)
 	}
 }
 
@@ -440,4 +425,63 @@ func TestClientMsgNo(t *testing.T) {
 			require.Equal(t, no, g.body["client_msg_no"])
 		})
 	}
+}
+
+// TestPayloadRulesWarn: the default takes everything, and counts what the rules would refuse.
+func TestPayloadRulesWarn(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1})
+	b.sequence()
+	require.Equal(t, http.StatusOK, b.post(example).status, "the page's example holds no JSON")
+	require.Equal(t, http.StatusOK, b.post(with(`"payload":"`+base64.StdEncoding.EncodeToString([]byte(`{"type":99,"cmd":"c","param":{}}`))+`"`)).status)
+	require.Equal(t, http.StatusOK, b.post(with(`"payload":"`+base64.StdEncoding.EncodeToString([]byte(`{"type":1,"content":"x"}`))+`"`)).status)
+	require.InDelta(t, 1, b.metric("sendhouse_ingest_payload_violations_total", `rule="not_json"`), 0)
+	require.InDelta(t, 1, b.metric("sendhouse_ingest_payload_violations_total", `rule="command_flags"`), 0)
+	require.InDelta(t, 0, b.metric("sendhouse_ingest_payload_violations_total", `rule="text"`), 0)
+}
+
+func TestPayloadRulesOff(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1, config: func(c *Config) { c.PayloadRules = request.PayloadRulesOff }})
+	b.sequence()
+	require.Equal(t, http.StatusOK, b.post(example).status)
+	require.InDelta(t, 0, b.metric("sendhouse_ingest_payload_violations_total", `rule="not_json"`), 0)
+}
+
+func TestPayloadRulesEnforce(t *testing.T) {
+	t.Parallel()
+	b := setup(t, enforcing())
+	b.sequence()
+	g := b.post(with(`"payload":"` + base64.StdEncoding.EncodeToString([]byte(`{"type":1}`)) + `"`))
+	require.Equal(t, http.StatusBadRequest, g.status, g.raw)
+	requireShape(t, g)
+	require.Equal(t, "invalid_payload", g.code())
+	require.Equal(t, "payload", g.body["field"])
+	require.Equal(t, json.Number("9"), g.body["reason"])
+	require.Contains(t, g.body["msg"], `rule "text": content is required`)
+}
+
+func TestSendExample(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	b.sequence()
+
+	first := b.post(example)
+	require.Equal(t, http.StatusOK, first.status, first.raw)
+	require.Equal(t, "application/json", first.header.Get("Content-Type"))
+	require.Equal(t, json.Number("1"), first.body["message_seq"])
+	require.Equal(t, "client_msg_123", first.body["client_msg_no"])
+	require.Equal(t, first.body["message_id"], json.Number(first.body["message_idstr"].(string)))
+	require.Empty(t, first.header.Get("Idempotent-Replayed"))
+
+	again := b.post(example)
+	require.Equal(t, first.raw, again.raw)
+	require.Equal(t, http.StatusOK, again.status)
+	require.Equal(t, "true", again.header.Get("Idempotent-Replayed"))
+
+	other := b.post(`{"client_msg_no":"client_msg_123","from_uid":"user123","channel_id":"group123","channel_type":2,"payload":"aGk="}`)
+	require.Equal(t, http.StatusConflict, other.status)
+	require.Equal(t, "client_msg_no_conflict", other.code())
+	require.Equal(t, "client_msg_no", other.body["field"])
+	require.Equal(t, json.Number("28"), other.body["reason"])
 }

@@ -5,13 +5,17 @@ import (
 	"net/http"
 	"time"
 	"unsafe"
+
+	"github.com/sendhouse/sendhouse/ingest/groupcommit"
+	"github.com/sendhouse/sendhouse/ingest/outcome"
+	"github.com/sendhouse/sendhouse/ingest/request"
 )
 
 // Limits of requests that hold many sends.
 const (
-	flightItemsMax = 2_000 // items of one request that may wait for their answers
-	flightHeldMax  = 256   // items held back before they are released
-	itemBytes      = 512   // what an item counts in the budget, beside its text
+	flightItemsMax    = 2_000 // items of one request that may wait for their answers
+	flightDeferredMax = 256   // items held back before they are released
+	itemBytes         = 512   // what an item counts in the budget, beside its text
 
 	flightItemsKept = 1_024    // flights with more, or with more text, go to the garbage collector
 	flightTextKept  = 64 << 10 // bytes
@@ -29,7 +33,7 @@ type flight struct {
 	text    []byte // client_msg_no of all
 	settled int    // items[:settled] are answered
 
-	held     int
+	deferred int
 	touched  []bool    // partitions that hold something back
 	deadline time.Time // for the answers to what is held back: of the first of it
 
@@ -40,10 +44,10 @@ type flight struct {
 
 // item is one send and, once it is settled, what became of it.
 type item struct {
-	ticket    ticket // no batch: it never got as far
+	ticket    groupcommit.Ticket // not taken: it never got as far
 	deadline  time.Time
-	answer    answer
-	problem   problem
+	answer    groupcommit.Answer
+	problem   outcome.Problem
 	from, to  int // of its client_msg_no in text
 	generated bool
 }
@@ -54,92 +58,92 @@ func (s *Service) newFlight() *flight {
 	if f, ok := s.flights.Get().(*flight); ok && f.reserve(cap(f.items)*int(unsafe.Sizeof(item{}))+cap(f.text)) {
 		return f
 	}
-	return &flight{s: s, touched: make([]bool, len(s.partitions))}
+	return &flight{s: s, touched: make([]bool, int(s.topology))}
 }
 
 // reserve takes room for so many bytes out of the budget.
 func (f *flight) reserve(bytes int) bool {
-	if !f.s.requests.budget.take(int64(bytes)) {
+	if !f.s.requests.Budget.Take(int64(bytes)) {
 		return false
 	}
 	f.reserved += int64(bytes)
 	return true
 }
 
-// add is place for an item whose memory is not reserved. Where there is no room for it, it does nothing and says so.
-func (f *flight) add(ctx context.Context, req *request, p problem) bool {
-	cost := itemBytes + len(p.msg) + len(p.field)
-	if p.ok() {
-		cost += len(req.send.ClientMsgNo)
+// tryPush is push for an item whose memory is not reserved. Where there is no room for it, it does nothing and says so.
+func (f *flight) tryPush(ctx context.Context, req *request.Request, p outcome.Problem) bool {
+	cost := itemBytes + len(p.Msg) + len(p.Field)
+	if p.OK() {
+		cost += len(req.Send.ClientMsgNo)
 	}
 	if !f.reserve(cost) {
 		return false
 	}
-	f.place(ctx, req, p)
+	f.push(ctx, req, p)
 	return true
 }
 
-// place takes the next item: a send that has been checked, or the problem with it. It
+// push takes the next item: a send that has been checked, or the problem with it. It
 // waits for the oldest one's answer where too many are under way. The request may be
 // used again when it returns; it may be nil where there is a problem.
-func (f *flight) place(ctx context.Context, req *request, p problem) {
+func (f *flight) push(ctx context.Context, req *request.Request, p outcome.Problem) {
 	if len(f.items)-f.settled >= flightItemsMax {
 		f.settle(ctx)
 	}
-	if p.ok() && f.s.state.Load() != stateServing {
-		p = problem{outcome: outcomeDraining}
+	if p.OK() && f.s.state.Load() != stateServing {
+		p = outcome.Problem{Outcome: outcome.Draining}
 	}
 	next := item{problem: p}
-	if p.ok() {
+	if p.OK() {
 		next.from = len(f.text)
-		f.text = append(f.text, req.send.ClientMsgNo...)
-		next.to, next.generated = len(f.text), req.generated
+		f.text = append(f.text, req.Send.ClientMsgNo...)
+		next.to, next.generated = len(f.text), req.Generated
 		next.ticket, next.problem = f.enqueue(ctx, req)
-		if f.held <= 1 { // it is the first, or nothing is held
+		if f.deferred <= 1 { // it is the first, or nothing is held
 			f.deadline = time.Now().Add(f.s.cfg.AnswerTimeout)
 		}
 		next.deadline = f.deadline
 	}
 	f.items = append(f.items, next)
-	if f.held >= flightHeldMax {
-		f.release()
+	if f.deferred >= flightDeferredMax {
+		f.flush()
 	}
 }
 
 // enqueue sends the request on its way. Where there is no room, perhaps the sends of this flight are
 // what fills it: they may wait for each other, and only where it has none under way is it others who do.
-func (f *flight) enqueue(ctx context.Context, req *request) (ticket, problem) {
-	partition, size, span := f.s.partitionOf(req), req.send.SizeVT(), f.s.tracer.Of(ctx)
+func (f *flight) enqueue(ctx context.Context, req *request.Request) (groupcommit.Ticket, outcome.Problem) {
+	partition, size, span := f.s.partitionOf(req), req.Send.SizeVT(), f.s.tracer.Of(ctx)
 	for {
-		t, failed := partition.enqueueHeld(&req.send, size, span)
-		if failed == outcomeAccepted {
-			f.touched[partition.number] = true
-			f.held++
+		t, p := f.s.commits.EnqueueDeferred(partition, &req.Send, size, span)
+		if p.OK() {
+			f.touched[partition] = true
+			f.deferred++
 		}
 		switch {
-		case failed != outcomeOverloaded:
-			return t, partition.problem(failed)
-		case f.held > 0:
-			f.release()
+		case p.Outcome != outcome.Overloaded:
+			return t, p
+		case f.deferred > 0:
+			f.flush()
 		case f.failing || f.settled == len(f.items):
-			return t, partition.problem(failed)
+			return t, p
 		default:
 			f.settle(ctx)
 		}
 	}
 }
 
-// release lets the items leave that are held back. It must be called before anything
+// flush lets the deferred items leave. It must be called before anything
 // that may take time.
-func (f *flight) release() {
-	if f.held == 0 {
+func (f *flight) flush() {
+	if f.deferred == 0 {
 		return
 	}
-	f.held = 0
+	f.deferred = 0
 	for n, touched := range f.touched {
 		if touched {
 			f.touched[n] = false
-			f.s.partitions[n].release()
+			f.s.commits.Flush(n)
 		}
 	}
 }
@@ -148,21 +152,21 @@ func (f *flight) release() {
 func (f *flight) settle(ctx context.Context) {
 	it := &f.items[f.settled]
 	f.settled++
-	if it.ticket.batch != nil {
-		f.release()
-		var became outcome
-		if it.ticket.settled() { // as all are of a batch but the first, which spares looking at the clock
-			it.answer, became = it.ticket.result()
+	if it.ticket.Taken() {
+		f.flush()
+		var became outcome.Outcome
+		if it.ticket.Settled() { // as all are of a batch but the first, which spares looking at the clock
+			it.answer, became = it.ticket.Result()
 		} else {
 			start := time.Now()
-			it.answer, became = it.ticket.wait(ctx, it.deadline.Sub(start))
+			it.answer, became = it.ticket.Wait(ctx, it.deadline.Sub(start))
 			f.waited += time.Since(start)
 		}
-		it.ticket = ticket{} // lets go of the batch
+		it.ticket = groupcommit.Ticket{} // lets go of the batch
 		it.problem = problemOf(it.answer, became, f.clientMsgNo(it), it.generated)
-		f.failing = became.spec().status >= http.StatusInternalServerError
+		f.failing = became.Spec().Status >= http.StatusInternalServerError
 	}
-	f.s.metrics.items[it.problem.outcome].Inc()
+	f.s.metrics.items[it.problem.Outcome].Inc()
 }
 
 // at is the item in a place, settled.
@@ -177,24 +181,24 @@ func (f *flight) clientMsgNo(it *item) []byte { return f.text[it.from:it.to] }
 
 // append appends the answer to an item that is settled.
 func (f *flight) append(dst []byte, it *item) []byte {
-	switch it.problem.outcome {
-	case outcomeAccepted, outcomeDuplicate:
-		return appendReplyElement(dst, it.answer, it.problem.outcome == outcomeDuplicate, f.clientMsgNo(it))
+	switch it.problem.Outcome {
+	case outcome.Accepted, outcome.Duplicate:
+		return appendReplyElement(dst, it.answer, it.problem.Outcome == outcome.Duplicate, f.clientMsgNo(it))
 	default:
-		return it.problem.append(dst)
+		return it.problem.Append(dst)
 	}
 }
 
 // end gives back what the flight has taken, and the flight itself: it must not be touched any more. Items that are not
 // settled go their way; nobody waits for them any more.
 func (f *flight) end() {
-	f.release()
+	f.flush()
 	for i := f.settled; i < len(f.items); i++ {
-		if t := f.items[i].ticket; t.batch != nil {
-			t.partition.leave(t.batch, true)
+		if t := f.items[i].ticket; t.Taken() {
+			t.Leave()
 		}
 	}
-	f.s.requests.budget.giveBack(f.reserved)
+	f.s.requests.Budget.GiveBack(f.reserved)
 	if cap(f.items) > flightItemsKept || cap(f.text) > flightTextKept {
 		return
 	}

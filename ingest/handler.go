@@ -5,15 +5,20 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/sendhouse/sendhouse/ingest/access"
+	"github.com/sendhouse/sendhouse/ingest/groupcommit"
+	"github.com/sendhouse/sendhouse/ingest/manage"
 	"github.com/sendhouse/sendhouse/ingest/openapi"
+	"github.com/sendhouse/sendhouse/ingest/outcome"
 	"github.com/sendhouse/sendhouse/ingest/permission"
+	"github.com/sendhouse/sendhouse/ingest/request"
 	"github.com/sendhouse/sendhouse/pkg/api"
-	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
@@ -25,21 +30,26 @@ const pathSend = "/message/send"
 func (s *Service) routes(page []byte) http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
-		s.refuse(w, problem{outcome: outcomeNotFound})
+		s.refuse(w, outcome.Problem{Outcome: outcome.NotFound})
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
 		methods := allowed(r, req.URL.Path)
 		if len(methods) == 0 { // chi knows no such method, and has not looked further
-			s.refuse(w, problem{outcome: outcomeNotFound})
+			s.refuse(w, outcome.Problem{Outcome: outcome.NotFound})
 			return
 		}
 		w.Header().Set("Allow", strings.Join(methods, ", "))
-		s.refuse(w, problem{outcome: outcomeMethod})
+		s.refuse(w, outcome.Problem{Outcome: outcome.MethodNotAllowed})
 	})
 	r.Post(pathSend, s.counted("send", api.ScopeSend, s.send))
 	r.Post("/message/sendbatch", s.counted("sendbatch", api.ScopeSend, s.sendBatch))
 	r.Post("/message/sendbulk", s.counted("sendbulk", api.ScopeSend, s.sendBulk))
-	s.manageRoutes(r)
+	manager := &manage.Manager{Permissions: s.permissions, Requests: s.requests, Replies: s.replies, Extend: s.extend, Log: s.log}
+	for _, route := range manager.Routes() {
+		r.MethodFunc(route.Method, route.Path, s.counted("manage", route.Needs, func(w http.ResponseWriter, r *http.Request, _ time.Time, _ uint64) outcome.Problem {
+			return route.Serve(w, r)
+		}))
+	}
 	s.router = r
 	for _, route := range s.hosted {
 		r.MethodFunc(route.Method, route.Path, s.host(route))
@@ -50,25 +60,17 @@ func (s *Service) routes(page []byte) http.Handler {
 		r.MethodFunc(method, "/openapi.yaml", describe("application/yaml", openapi.Document()))
 		r.MethodFunc(method, "/docs", describe("text/html; charset=utf-8", page))
 	}
-	var all http.Handler = r
-	if len(s.cfg.CORSOrigins) > 0 {
-		all = cors(s.cfg.CORSOrigins, r, all)
-	}
-	return s.recovered(lastChunked(s.guarded(all)))
+	return s.recovered(lastChunked(s.guarded(s.access.CORS(func(path string) []string { return allowed(r, path) }, r))))
 }
 
 // guarded refuses what a page in a browser may not ask.
 func (s *Service) guarded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := s.guard.Check(r)
-		switch {
-		case err == nil:
-			next.ServeHTTP(w, r)
-		case errors.Is(err, guard.ErrHost):
-			s.refuse(w, problem{outcome: outcomeHost, msg: err.Error()})
-		default:
-			s.refuse(w, problem{outcome: outcomeOrigin, msg: err.Error() + " (unless --api-cors-origins names it)"})
+		if p := s.access.CheckPage(r); !p.OK() {
+			s.refuse(w, p)
+			return
 		}
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -107,7 +109,7 @@ func (s *Service) recovered(next http.Handler) http.Handler {
 				panic(cause)
 			}
 			s.log.Error("a request panicked", "request_id", api.RequestID(w), "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
-			s.refuse(w, problem{outcome: outcomeInternal})
+			s.refuse(w, outcome.Problem{Outcome: outcome.Internal})
 		}()
 		api.TakeRequestID(w, r)
 		next.ServeHTTP(w, r)
@@ -118,19 +120,19 @@ func (s *Service) handleHealth(w http.ResponseWriter, _ *http.Request) { writeTe
 
 func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
 	err := s.Check()
-	var partitions *PartitionsError
+	var partitions *groupcommit.PartitionsError
 	switch {
 	case errors.As(err, &partitions):
-		problem{outcome: partitions.Partitions[0].outcome, msg: err.Error()}.write(w)
+		outcome.Problem{Outcome: partitions.Partitions[0].Outcome, Msg: err.Error()}.Write(w)
 		return
-	case errors.Is(err, ErrDisconnected):
-		problem{outcome: outcomeWALUnavailable, msg: err.Error()}.write(w)
+	case errors.Is(err, groupcommit.ErrDisconnected):
+		outcome.Problem{Outcome: outcome.WALUnavailable, Msg: err.Error()}.Write(w)
 		return
 	case errors.Is(err, permission.ErrNotReady):
-		problem{outcome: outcomePermissionsAway, msg: err.Error()}.write(w)
+		outcome.Problem{Outcome: outcome.PermissionsUnavailable, Msg: err.Error()}.Write(w)
 		return
 	case err != nil:
-		problem{outcome: outcomeDraining, msg: err.Error()}.write(w)
+		outcome.Problem{Outcome: outcome.Draining, Msg: err.Error()}.Write(w)
 		return
 	}
 	writeText(w, "ready\n")
@@ -155,10 +157,13 @@ func writeText(w http.ResponseWriter, text string) {
 }
 
 // refuse answers with a problem and counts it.
-func (s *Service) refuse(w http.ResponseWriter, p problem) {
-	s.metrics.requests[p.outcome].Inc()
-	p.write(w)
+func (s *Service) refuse(w http.ResponseWriter, p outcome.Problem) {
+	s.metrics.requests[p.Outcome].Inc()
+	p.Write(w)
 }
+
+// endpoint answers a request that has been admitted, and returns what became of it.
+type endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) outcome.Problem
 
 // counted admits requests that may use an endpoint, and keeps the books. The endpoint answers,
 // and returns what became of the request.
@@ -169,23 +174,23 @@ func (s *Service) counted(route string, needs api.Scope, endpoint endpoint) http
 		r, span := s.traced(r, start)
 		nth, p := s.admit()
 		defer s.leave()
-		var by spender
-		if p.ok() {
-			by, p = s.allow(w, r, needs)
+		var by access.Spender
+		if p.OK() {
+			by, p = s.access.Allow(w, r, needs)
 		}
-		if p.ok() {
+		if p.OK() {
 			p = endpoint(w, r, start, nth)
-			by.owe(p.sends - 1)
+			by.Owe(p.Sends - 1)
 		} else {
-			p.write(w)
+			p.Write(w)
 		}
-		s.metrics.requests[p.outcome].Inc()
+		s.metrics.requests[p.Outcome].Inc()
 		if span == nil {
 			duration.Observe(time.Since(start).Seconds())
 		} else {
 			endTrace(w, span, p, duration, start)
 		}
-		if !p.ok() {
+		if !p.OK() {
 			s.logFailure(w, route, p)
 		}
 	}
@@ -197,10 +202,10 @@ func (s *Service) host(route api.Route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		_, p := s.admit()
 		defer s.leave()
-		if p.ok() {
-			_, p = s.allow(w, r, route.Needs)
+		if p.OK() {
+			_, p = s.access.Allow(w, r, route.Needs)
 		}
-		if !p.ok() {
+		if !p.OK() {
 			s.refuse(w, p)
 			return
 		}
@@ -213,102 +218,124 @@ func (s *Service) host(route api.Route) http.HandlerFunc {
 }
 
 // send is POST /message/send: it takes a request through its steps and answers it.
-func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) problem {
-	req := s.requests.get()
+func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) outcome.Problem {
+	req := s.requests.Get()
 	p := s.check(w, r, req)
 	if nth%decodeSampled == 0 {
 		s.metrics.decodeDuration.Observe(time.Since(start).Seconds())
 	}
-	var t ticket
-	if p.ok() {
-		partition := s.partitionOf(req)
-		var became outcome
-		t, became = partition.enqueue(&req.send, req.send.SizeVT(), s.tracer.Of(r.Context()))
-		p = partition.problem(became)
+	var t groupcommit.Ticket
+	if p.OK() {
+		t, p = s.commits.Enqueue(s.partitionOf(req), &req.Send, req.Send.SizeVT(), s.tracer.Of(r.Context()))
 	}
 	// The answer echoes client_msg_no; everything else of the request can be reused
 	// while it waits.
 	var echo [message.ClientMsgNoBytesMax]byte
-	clientMsgNo := echo[:copy(echo[:], req.send.ClientMsgNo)]
-	generated := req.generated
-	s.requests.put(req)
-	if !p.ok() {
-		p.write(w)
+	clientMsgNo := echo[:copy(echo[:], req.Send.ClientMsgNo)]
+	generated := req.Generated
+	s.requests.Put(req)
+	if !p.OK() {
+		p.Write(w)
 		return p
 	}
 
-	a, became := t.wait(r.Context(), s.cfg.AnswerTimeout)
+	a, became := t.Wait(r.Context(), s.cfg.AnswerTimeout)
 	p = problemOf(a, became, clientMsgNo, generated)
-	if became == outcomeAccepted || became == outcomeDuplicate {
+	if became == outcome.Accepted || became == outcome.Duplicate {
 		s.reply(w, a, became, clientMsgNo)
 	} else {
-		p.write(w)
+		p.Write(w)
 	}
 	return p
 }
 
-func (s *Service) partitionOf(req *request) *partition {
-	return s.partitions[s.topology.Of(req.send.ChannelId, message.ChannelType(req.send.ChannelType))]
+func (s *Service) partitionOf(req *request.Request) int {
+	return s.topology.Of(req.Send.ChannelId, message.ChannelType(req.Send.ChannelType))
 }
 
 // problemOf makes the answer's problem of what became of a send.
-func problemOf(a answer, became outcome, clientMsgNo []byte, generated bool) problem {
-	p := problem{outcome: became}
+func problemOf(a groupcommit.Answer, became outcome.Outcome, clientMsgNo []byte, generated bool) outcome.Problem {
+	p := outcome.Problem{Outcome: became}
 	switch {
-	case became == outcomeConflict:
-		p.field = fieldClientMsgNo.String()
-		p.msg = fmt.Sprintf("client_msg_no %q was used for another message, %d", string(clientMsgNo), a.id)
-	case generated && became.spec().retryAfter > 0:
-		p.msg = fmt.Sprintf("%s (use client_msg_no %q, which was made for this request)", became.spec().msg, string(clientMsgNo))
+	case became == outcome.Conflict:
+		p.Field = request.FieldClientMsgNo.String()
+		p.Msg = fmt.Sprintf("client_msg_no %q was used for another message, %d", string(clientMsgNo), a.MessageID)
+	case generated && became.Spec().RetryAfter > 0:
+		p.Msg = fmt.Sprintf("%s (use client_msg_no %q, which was made for this request)", became.Spec().Msg, string(clientMsgNo))
 	}
 	return p
 }
 
 // check reads, decodes and validates, and holds the payload against the rules.
-func (s *Service) check(w http.ResponseWriter, r *http.Request, req *request) problem {
-	if p := s.receive(w, r, req); !p.ok() {
+func (s *Service) check(w http.ResponseWriter, r *http.Request, req *request.Request) outcome.Problem {
+	if p := s.requests.Receive(w, r, req); !p.OK() {
 		return p
 	}
 	return s.checkSend(req)
 }
 
-// receive reads a body into req.
-func (s *Service) receive(w http.ResponseWriter, r *http.Request, req *request) problem {
-	if p := checkMediaType(r.Header); !p.ok() {
-		return p
-	}
-	s.uploading.Add(1)
-	p := req.read(r, int(s.cfg.BodyBytesMax))
-	s.uploading.Add(-1)
-	if !p.ok() {
-		// What is left of the body would have to be read to use the connection again.
-		w.Header().Set("Connection", "close")
-	}
-	return p
-}
-
 // checkSend makes a whole send of a body that has been read, and asks whether it may be sent.
-func (s *Service) checkSend(req *request) problem {
-	if p := req.decode(); !p.ok() {
+func (s *Service) checkSend(req *request.Request) outcome.Problem {
+	if p := req.Decode(); !p.OK() {
 		return p
 	}
-	if p := req.validate(int(s.cfg.PayloadBytesMax)); !p.ok() {
+	if p := req.Validate(int(s.cfg.PayloadBytesMax)); !p.OK() {
 		return p
 	}
-	if p := s.checkPayloadRules(req); !p.ok() {
+	if p := s.rules.Apply(req); !p.OK() {
 		return p
 	}
 	return s.permit(req)
 }
 
-func (s *Service) reply(w http.ResponseWriter, a answer, became outcome, clientMsgNo []byte) {
+func (s *Service) reply(w http.ResponseWriter, a groupcommit.Answer, became outcome.Outcome, clientMsgNo []byte) {
 	h := w.Header()
 	h["Content-Type"] = s.contentType // shared, and so not allocated; net/http only reads it
-	if became == outcomeDuplicate {
+	if became == outcome.Duplicate {
 		h.Set("Idempotent-Replayed", "true")
 	}
-	body := s.replies.get()
+	body := s.replies.Get()
 	*body = appendReply(*body, a, clientMsgNo)
 	_, _ = w.Write(*body) // a caller that has gone asks again
-	s.replies.put(body)
+	s.replies.Put(body)
+}
+
+// permit asks the permissions about a send that is whole otherwise. Nothing has been
+// written yet.
+func (s *Service) permit(req *request.Request) outcome.Problem {
+	return outcome.Problem{Outcome: outcome.Of(s.permissions.Decide(req.ForPermission()))}
+}
+
+// answerWriteBytes is what is written at one time of an answer that may be long.
+const answerWriteBytes = 32 << 10
+
+// appendReply appends the body of a 200:
+// {"message_id":1,"message_idstr":"1","message_seq":1,"client_msg_no":"…"}.
+// The ID stands there twice because it passes 2^53, and JavaScript would round it.
+func appendReply(dst []byte, a groupcommit.Answer, clientMsgNo []byte) []byte {
+	dst = append(dst, '{')
+	dst = appendReplyFields(dst, a, clientMsgNo)
+	return append(dst, "}\n"...)
+}
+
+// appendReplyElement appends a 200 as an element of the answer to many. What else is said
+// by the HTTP status and by a header stands in fields of its own there.
+func appendReplyElement(dst []byte, a groupcommit.Answer, replayed bool, clientMsgNo []byte) []byte {
+	dst = append(dst, `{"status":200,`...)
+	dst = appendReplyFields(dst, a, clientMsgNo)
+	if replayed {
+		dst = append(dst, `,"idempotent_replayed":true`...)
+	}
+	return append(dst, "}\n"...)
+}
+
+func appendReplyFields(dst []byte, a groupcommit.Answer, clientMsgNo []byte) []byte {
+	dst = append(dst, `"message_id":`...)
+	dst = strconv.AppendUint(dst, a.MessageID, 10)
+	dst = append(dst, `,"message_idstr":"`...)
+	dst = strconv.AppendUint(dst, a.MessageID, 10)
+	dst = append(dst, `","message_seq":`...)
+	dst = strconv.AppendUint(dst, a.MessageSeq, 10)
+	dst = append(dst, `,"client_msg_no":`...)
+	return api.AppendString(dst, clientMsgNo)
 }

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bufio"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -15,6 +16,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/ingest/groupcommit"
+	"github.com/sendhouse/sendhouse/ingest/internal/ingesttest"
+	"github.com/sendhouse/sendhouse/ingest/request"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 // dial opens a connection to the API that a test may use for as long as it likes.
@@ -36,7 +42,7 @@ func TestTooManyConnections(t *testing.T) {
 	for range 10 {
 		open = append(open, b.dial(t))
 	}
-	require.Eventually(t, func() bool { return b.service.connections.Load() == 10 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return b.service.listener.Open() == 10 }, testTimeout, time.Millisecond)
 	for range 3 {
 		g := b.post(example)
 		require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
@@ -54,7 +60,7 @@ func TestTooManyConnections(t *testing.T) {
 	for _, c := range open {
 		require.NoError(t, c.Close())
 	}
-	require.Eventually(t, func() bool { return b.service.connections.Load() == 0 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return b.service.listener.Open() == 0 }, testTimeout, time.Millisecond)
 	require.Equal(t, http.StatusOK, b.post(example).status)
 }
 
@@ -127,7 +133,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	require.NotErrorIs(t, receive(t, asked), os.ErrDeadlineExceeded, "it was not cut off")
 	require.Equal(t, http.StatusOK, b.post(example).status, "meanwhile")
 	b.client.CloseIdleConnections()
-	require.Eventually(t, func() bool { return b.service.connections.Load() == 0 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return b.service.listener.Open() == 0 }, testTimeout, time.Millisecond)
 }
 
 // TestLogsHoldNoSecrets: whatever goes wrong, and however much is logged, payloads and tokens are not.
@@ -136,10 +142,10 @@ func TestLogsHoldNoSecrets(t *testing.T) {
 	const secret = "Tr0ub4dor"
 	encoded := base64.StdEncoding.EncodeToString([]byte(secret + secret + secret))
 	var log syncBuffer
-	ca := newAuthority(t, "ca")
-	files := newTLSFiles(t)
-	cert, key := ca.sign("sendhouse")
-	files.write(t, cert, key)
+	ca := ingesttest.NewAuthority(t, "ca")
+	files := ingesttest.NewTLSFiles(t)
+	cert, key := ca.Sign("sendhouse")
+	files.Write(t, cert, key)
 	path := tokenFile(t, tokenLine("send", secret+"-token"))
 	debug := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	body := fmt.Sprintf(`{"from_uid":"u","channel_id":"g","channel_type":2,"client_msg_no":"%s-no","payload":"%s"}`, secret, encoded)
@@ -153,7 +159,7 @@ func TestLogsHoldNoSecrets(t *testing.T) {
 		return g
 	}
 
-	b := setup(t, options{partitions: 1, log: debug, config: func(c *Config) { c.APITokensFile, c.PayloadRules = path, payloadRulesWarn }})
+	b := setup(t, options{partitions: 1, log: debug, config: func(c *Config) { c.Access.APITokensFile, c.PayloadRules = path, request.PayloadRulesWarn }})
 	sequencers := b.sequence()
 	require.Equal(t, http.StatusOK, post(b, secret+"-token", body).status)
 	require.Equal(t, http.StatusConflict, post(b, secret+"-token", strings.Replace(body, `"u"`, `"u","tag_key":"`+secret+`"`, 1)).status)
@@ -169,12 +175,17 @@ func TestLogsHoldNoSecrets(t *testing.T) {
 		require.NotContains(t, string(answer), secret, "nor is it given back")
 	}
 	require.NoError(t, os.WriteFile(path, []byte("send "+secret+"\n"), 0o600))
-	b.service.tokens.reload()
+	testkit.WaitFor(t, testTimeout, "the broken file to be reported", func(context.Context) error {
+		if !strings.Contains(log.String(), "could not be read again") {
+			return errors.New("it is not")
+		}
+		return nil
+	})
 	sequencers[0].b.server.Shutdown() // requests that fail behind the door
-	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrDisconnected) }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), groupcommit.ErrDisconnected) }, testTimeout, time.Millisecond)
 	require.Equal(t, http.StatusServiceUnavailable, post(b, secret+"-token", body).status)
 
-	secure := setup(t, options{partitions: 1, noStreams: true, log: debug, config: func(c *Config) { c.TLSCertFile, c.TLSKeyFile = files.cert, files.key }})
+	secure := setup(t, options{partitions: 1, noStreams: true, log: debug, config: func(c *Config) { c.Access.TLSCertFile, c.Access.TLSKeyFile = files.Cert, files.Key }})
 	require.Equal(t, http.StatusBadRequest, post(secure, secret, body).status)
 
 	require.Contains(t, log.String(), "level=DEBUG")

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/ingest/memory"
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -150,7 +151,7 @@ func TestRefusedIsNotWritten(t *testing.T) {
 
 func TestUndefinedChannelsRefused(t *testing.T) {
 	t.Parallel()
-	b := setup(t, options{config: func(c *Config) { c.UndefinedChannels = "refuse" }})
+	b := setup(t, options{config: func(c *Config) { c.Permission.UndefinedChannels = "refuse" }})
 	b.sequence()
 	require.Equal(t, "no_such_channel 5", b.sends("u", "g", 2, ""))
 	require.Equal(t, "no_such_channel 5", b.sends("u", "g", 2, `,"sync_once":1`))
@@ -165,7 +166,7 @@ func TestUndefinedChannelsRefused(t *testing.T) {
 
 func TestPersonAllowlists(t *testing.T) {
 	t.Parallel()
-	b := setup(t, options{config: func(c *Config) { c.PersonAllowlists = true }})
+	b := setup(t, options{config: func(c *Config) { c.Permission.PersonAllowlists = true }})
 	b.sequence()
 	require.Equal(t, "not_allowlisted 13", b.sends("u", "v", 1, ""))
 	b.manage("/channel/whitelist_add", `{"channel_id":"v","channel_type":1,"uids":["u"]}`)
@@ -290,7 +291,7 @@ func TestNamesThatBreakTheRule(t *testing.T) {
 // slowWriter is a client that looks at what the service holds while it is written to.
 type slowWriter struct {
 	*httptest.ResponseRecorder
-	budget              *budget
+	budget              *memory.Budget
 	writes, longest     int
 	leftMost, leftLeast int64
 }
@@ -298,7 +299,7 @@ type slowWriter struct {
 func (w *slowWriter) Write(text []byte) (int, error) {
 	w.writes++
 	w.longest = max(w.longest, len(text))
-	left := w.budget.left.Load()
+	left := w.budget.Left()
 	w.leftMost, w.leftLeast = max(w.leftMost, left), min(w.leftLeast, left)
 	return w.ResponseRecorder.Write(text)
 }
@@ -318,8 +319,8 @@ func TestLargeListIsBounded(t *testing.T) {
 	body, err = json.Marshal(map[string]any{"uids": uids})
 	require.NoError(t, err)
 	b.manage("/user/systemuids_add", string(body))
-	budget := &b.service.requests.budget
-	all := budget.left.Load()
+	budget := b.service.requests.Budget
+	all := budget.Left()
 	const cost = 16*count + 2*answerWriteBytes
 	for path, uidOf := range map[string]func(element any) any{
 		"/channel/whitelist?channel_id=g&channel_type=2": func(element any) any { return element.(map[string]any)["uid"] },
@@ -339,17 +340,17 @@ func TestLargeListIsBounded(t *testing.T) {
 		require.Less(t, w.longest, answerWriteBytes+1<<10)
 		require.Equal(t, all-cost, w.leftMost, "at every write")
 		require.Equal(t, all-cost, w.leftLeast)
-		require.Equal(t, all, budget.left.Load())
+		require.Equal(t, all, budget.Left())
 
-		require.True(t, budget.take(all-cost+1))
+		require.True(t, budget.Take(all-cost+1))
 		g := b.call(path, "")
 		require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
 		require.Equal(t, "overloaded", g.code())
 		require.Equal(t, "1", g.header.Get("Retry-After"))
 		requireShape(t, g)
-		budget.giveBack(1)
+		budget.GiveBack(1)
 		require.Equal(t, http.StatusOK, b.call(path, "").status)
-		budget.giveBack(all - cost)
+		budget.GiveBack(all - cost)
 	}
 }
 
@@ -417,7 +418,7 @@ func TestManageBadInput(t *testing.T) {
 func TestManageScopes(t *testing.T) {
 	t.Parallel()
 	file := tokenFile(t, tokenLine("send", "s")+tokenLine("manage", "m")+tokenLine("read", "r"))
-	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.APITokensFile = file }})
+	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.Access.APITokensFile = file }})
 	for _, row := range []struct {
 		method, path, token string
 		status              int
@@ -460,7 +461,7 @@ func TestTwoInstances(t *testing.T) {
 // TestStalePermissions: when NATS has been away for too long, sends and changes are 503.
 func TestStalePermissions(t *testing.T) {
 	t.Parallel()
-	b := setup(t, options{partitions: 1, config: func(c *Config) { c.StaleMax = 1e9 }})
+	b := setup(t, options{partitions: 1, config: func(c *Config) { c.Permission.StaleMax = 1e9 }})
 	b.sequence()
 	b.manage("/channel", `{"channel_id":"g","channel_type":2,"subscribers":["v"]}`)
 	b.server.Shutdown()
@@ -478,53 +479,4 @@ func TestStalePermissions(t *testing.T) {
 	require.Eventually(t, func() bool { return b.service.Check() == nil }, testTimeout, 1e6)
 	require.Equal(t, "not_subscribed 3", b.sends("u", "g", 2, ""))
 	b.manage("/channel", `{"channel_id":"g","channel_type":2,"reset":1,"subscribers":["u"]}`)
-}
-
-// Every verdict has an outcome of its own, with the verdict's reason.
-func TestVerdictsHaveOutcomes(t *testing.T) {
-	t.Parallel()
-	seen := make(map[outcome]permission.Verdict)
-	for v := range permission.Verdicts {
-		o := outcomeOf(v)
-		require.NotContains(t, seen, o)
-		seen[o] = v
-		if v != permission.Allowed && v != permission.Unavailable {
-			require.Equal(t, http.StatusForbidden, o.spec().status)
-			require.Equal(t, v.Reason(), o.spec().reason)
-			require.NotZero(t, v.Reason())
-		}
-	}
-}
-
-// FuzzManage: whatever comes, a body is refused or names a channel and uids that can be stored.
-func FuzzManage(f *testing.F) {
-	for _, body := range []string{
-		`{"channel_id":"g","channel_type":2,"subscribers":["a"],"reset":1,"ban":1}`, `{"uids":["a","b"]}`, `{"channel_id":"p","channel_type":1,"uids":[]}`,
-		`{"channel_id":"g","channel_type":2,"subscribers":null,"temp_subscriber":0}`, `[]`, ``, `{"reset":1e9}`, `{"uids":["\ud800"]}`,
-	} {
-		f.Add(body)
-	}
-	takes := []accepts{
-		{uids: fieldSubscribers, uidsMayLack: true, flags: true, reset: true}, {uids: fieldsCount, noPerson: true},
-		{uids: fieldSubscribers, reset: true, groupUnsaid: true, noPerson: true}, {uids: fieldUIDs}, {noChannel: true, uids: fieldUIDs},
-	}
-	pool := newRequestPool(1 << 30)
-	f.Fuzz(func(t *testing.T, body string) {
-		for _, takes := range takes {
-			req, ok := pool.of([]byte(body))
-			require.True(t, ok)
-			m, p := req.decodeManaged(takes)
-			pool.put(req)
-			if !p.ok() {
-				require.NotEmpty(t, p.msg)
-				require.Equal(t, http.StatusBadRequest, p.outcome.spec().status)
-				continue
-			}
-			require.True(t, takes.noChannel || m.channel.Type.Valid() && m.channel.Name != "")
-			require.True(t, takes.uidsMayLack || takes.uids == fieldsCount || len(m.uids) > 0)
-			for _, uid := range m.uids {
-				require.Empty(t, message.UIDRule(uid, 0))
-			}
-		}
-	})
 }

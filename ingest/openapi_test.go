@@ -243,7 +243,7 @@ func (b *bundle) exchange(t *testing.T, method, path, contentType, body string) 
 func TestDescriptionNeedsNoToken(t *testing.T) {
 	t.Parallel()
 	path := tokenFile(t, tokenLine("send", "sender"))
-	b := setup(t, options{noStreams: true, config: func(c *Config) { c.APITokensFile = path }})
+	b := setup(t, options{noStreams: true, config: func(c *Config) { c.Access.APITokensFile = path }})
 	require.Equal(t, http.StatusUnauthorized, b.exchange(t, http.MethodPost, "/message/send", "application/json", example).status)
 	res := b.exchange(t, http.MethodGet, "/openapi.yaml", "", "")
 	require.Equal(t, http.StatusOK, res.status)

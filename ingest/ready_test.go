@@ -9,74 +9,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/ingest/groupcommit"
+	"github.com/sendhouse/sendhouse/ingest/outcome"
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
-
-// What is known of a partition, and what follows from it.
-func TestUnready(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	ago := func(d time.Duration) time.Time { return now.Add(-d) }
-	owned := func(c lease.Condition, age time.Duration) *owner {
-		return &owner{Owner: lease.Owner{Condition: c, Instance: "a", TTL: 6 * time.Second}, at: ago(age)}
-	}
-	for name, c := range map[string]struct {
-		owner       *owner
-		answered    time.Duration // ago; 0: never
-		failed      time.Duration
-		became      outcome
-		gathering   time.Duration
-		probe       probe
-		want        string // "": ready
-		wantOutcome outcome
-	}{
-		"owned":                         {owner: owned(lease.Condition{}, time.Second)},
-		"no lease was seen":             {want: "no sequencer has a lease", wantOutcome: outcomeNoAnswer},
-		"between two owners":            {owner: &owner{at: ago(time.Second)}},
-		"given back":                    {owner: &owner{at: ago(3 * time.Second)}, want: "no sequencer has owned it for 3s", wantOutcome: outcomeNoAnswer},
-		"not renewed":                   {owner: owned(lease.Condition{}, 4600*time.Millisecond), want: "a has not renewed its lease for 4.6s", wantOutcome: outcomeNoAnswer},
-		"not renewed, but it answers":   {owner: owned(lease.Condition{}, 5*time.Second), answered: time.Second},
-		"refused":                       {owner: owned(lease.Condition{Refused: true, Problem: "record 2 is damaged"}, 0), answered: time.Second, want: "record 2 is damaged", wantOutcome: outcomePartitionRefused},
-		"a problem":                     {owner: owned(lease.Condition{Problem: "no space left"}, 0), want: "a: no space left", wantOutcome: outcomeNoAnswer},
-		"a problem, but it answers":     {owner: owned(lease.Condition{Problem: "passing"}, 0), answered: time.Second},
-		"behind":                        {owner: owned(lease.Condition{Behind: true}, 0), want: "to the end", wantOutcome: outcomeNoAnswer},
-		"the last send failed":          {owner: owned(lease.Condition{}, 0), answered: 2 * time.Second, failed: time.Second, became: outcomeWALFull, want: "wal_full", wantOutcome: outcomeWALFull},
-		"answered since":                {owner: owned(lease.Condition{}, 0), answered: time.Second, failed: 2 * time.Second, became: outcomeWALFull},
-		"failed long ago":               {owner: owned(lease.Condition{}, 0), failed: 5 * time.Second, became: outcomeWALFull},
-		"a send waits":                  {owner: owned(lease.Condition{}, 0), gathering: 4500 * time.Millisecond, want: "a send has waited", wantOutcome: outcomeNoAnswer},
-		"the log refuses a probe":       {owner: owned(lease.Condition{}, 0), probe: probe{problem: "JetStream not enabled"}, want: "JetStream not enabled", wantOutcome: outcomeWALUnavailable},
-		"the log does not answer":       {owner: owned(lease.Condition{}, 0), probe: probe{asked: ago(4 * time.Second)}, want: "has not answered for 4s", wantOutcome: outcomeWALUnavailable},
-		"a probe is under way":          {owner: owned(lease.Condition{}, 0), probe: probe{asked: ago(time.Second)}},
-		"no probe counts if it answers": {owner: owned(lease.Condition{}, 0), answered: time.Second, probe: probe{problem: "old"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			p := newPartition(0, &committer{ackTimeout: 3 * time.Second})
-			p.owner.Store(c.owner)
-			p.probe, p.failed = c.probe, c.became
-			if c.answered > 0 {
-				p.answeredAt = ago(c.answered)
-			}
-			if c.failed > 0 {
-				p.failedAt = ago(c.failed)
-			}
-			if c.gathering > 0 {
-				p.queue = []*batch{{gathered: ago(c.gathering)}}
-			}
-			became, reason := p.unready(now)
-			if c.want == "" {
-				require.Empty(t, reason)
-				return
-			}
-			require.Contains(t, reason, c.want)
-			require.Equal(t, c.wantOutcome, became)
-		})
-	}
-}
 
 // awaitReadyz waits until /readyz answers with the status and a text that contains what is said.
 func (b *bundle) awaitReadyz(status int, said ...string) {
@@ -118,15 +61,14 @@ func TestReadinessWithoutSends(t *testing.T) {
 
 	// Probes have left nothing in the logs.
 	for partition := range 2 {
-		p := b.service.partitions[partition]
-		testkit.WaitFor(t, testTimeout, "answers to probes", func(context.Context) error {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			if p.probe.no < 2 || p.probe.problem != "" {
-				return fmt.Errorf("%+v", p.probe)
-			}
-			return nil
-		})
+		probes := make(chan *nats.Msg, 64)
+		seen, err := b.nc.ChanSubscribe(topology.WALSubject(partition), probes)
+		require.NoError(t, err)
+		for range 2 { // when the second is sent the first has been answered, or it would be no second one
+			require.NotEmpty(t, receive(t, probes).Header.Get(jetstream.ExpectedLastSeqHeader))
+		}
+		require.NoError(t, seen.Unsubscribe())
+		require.NoError(t, b.service.Check())
 		stream, err := b.js.Stream(t.Context(), topology.WALStream(partition))
 		require.NoError(t, err)
 		require.Zero(t, stream.CachedInfo().State.LastSeq)
@@ -147,9 +89,9 @@ func TestReadinessAfterSends(t *testing.T) {
 	b := setup(t, options{partitions: 1, config: func(c *Config) { c.AckTimeout, c.AnswerTimeout = time.Second, time.Second }})
 	b.awaitReadyz(http.StatusOK, "ready")
 	require.Equal(t, http.StatusServiceUnavailable, b.post(send("g", "1")).status)
-	var unready *PartitionsError
+	var unready *groupcommit.PartitionsError
 	require.ErrorAs(t, b.service.Check(), &unready)
-	require.Contains(t, []outcome{outcomeNoAnswer, outcomeUnknown, outcomeWALStalled}, unready.Partitions[0].outcome)
+	require.Contains(t, []outcome.Outcome{outcome.NoAnswer, outcome.Unknown, outcome.WALStalled}, unready.Partitions[0].Outcome)
 	b.sequence()
 	testkit.WaitFor(t, testTimeout, "an answer", func(context.Context) error {
 		if g := b.post(send("g", "2")); g.status != http.StatusOK {
@@ -158,4 +100,84 @@ func TestReadinessAfterSends(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, b.service.Check())
+}
+
+// channelOf is the name of a group channel of a partition.
+func (b *bundle) channelOf(partition int) string {
+	for i := 0; ; i++ {
+		if name := fmt.Sprint("g", i); b.service.topology.Of(name, message.ChannelGroup) == partition {
+			return name
+		}
+	}
+}
+
+// A send to a partition that its sequencer refuses is answered at once, names the
+// partition, and is not written; the other partition is served, and this one again when
+// it is mended or its owner is gone.
+func TestRefusedPartition(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 2})
+	b.sequence()
+	kv, err := lease.OpenBucket(t.Context(), b.js, topology.LeaseBucket, 1, nil)
+	require.NoError(t, err)
+	refused, other := b.channelOf(1), b.channelOf(0)
+	require.Equal(t, http.StatusOK, b.post(send(refused, "1")).status)
+	written := func() uint64 {
+		stream, err := b.js.Stream(t.Context(), topology.WALStream(1))
+		require.NoError(t, err)
+		return stream.CachedInfo().State.LastSeq
+	}
+
+	for _, end := range map[string]func(){
+		"mended": func() {
+			_, err := kv.Put(t.Context(), "sequencer.partition.1", []byte(`{"instance":"a","status":{"wal_seq":1}}`))
+			require.NoError(t, err)
+		},
+		"given back": func() { require.NoError(t, kv.Delete(t.Context(), "sequencer.partition.1")) },
+		"expired":    func() {},
+	} {
+		_, err = kv.Put(t.Context(), "sequencer.partition.1", []byte(`{"instance":"a","ttl_ms":2000,"status":{"wal_seq":1,"refused":true,"problem":"record 2 is damaged"}}`))
+		require.NoError(t, err)
+		testkit.WaitFor(t, testTimeout, "the refusal is known", func(context.Context) error {
+			if err := b.service.Check(); err == nil || !strings.Contains(err.Error(), "partition 1: its sequencer refuses it") {
+				return fmt.Errorf("it is not: %w", err)
+			}
+			return nil
+		})
+		before := written()
+		g := b.post(send(refused, "2"))
+		require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
+		requireShape(t, g)
+		require.Equal(t, "partition_refused", g.code())
+		require.Contains(t, g.raw, "partition 1 ")
+		require.Equal(t, []string{"partition_refused", ""}, b.bulk(t, ndjson, strings.NewReader(send(refused, "2")+"\n"+send(other, "2"))).codes())
+		require.Equal(t, before, written(), "nothing was written")
+		require.Equal(t, http.StatusOK, b.post(send(other, "3")).status)
+
+		end()
+		testkit.WaitFor(t, testTimeout, "the partition takes sends", func(context.Context) error {
+			if g := b.post(send(refused, "2")); g.status != http.StatusOK {
+				return fmt.Errorf("%s", g.raw)
+			}
+			return nil
+		})
+	}
+}
+
+// What is no lease of a partition that there is, or says nothing, refuses nothing.
+func TestStrayLeasesRefuseNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{partitions: 1})
+	b.sequence()
+	kv, err := b.js.KeyValue(t.Context(), topology.LeaseBucket)
+	require.NoError(t, err)
+	const says = `{"instance":"a","status":{"refused":true}}`
+	for key, value := range map[string]string{
+		"sequencer.partition.1": says, "sequencer.partition.-1": says, "sequencer.partition.x": says, "sequencer.member.a": says, "writer.partition.0": says,
+		"sequencer.partition.0": "no JSON",
+	} {
+		_, err := kv.Put(t.Context(), key, []byte(value))
+		require.NoError(t, err)
+	}
+	require.Equal(t, http.StatusOK, b.post(send("g", "1")).status)
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/ingest/request"
 )
 
 func (b *bundle) postBatch(t *testing.T, body string) got {
@@ -59,6 +61,10 @@ func normal(channels []string) []string {
 }
 
 // TestSendBatchFails: a receiver to whom it cannot be sent is named, and the others get it.
+func enforcing() options {
+	return options{partitions: 1, config: func(c *Config) { c.PayloadRules = request.PayloadRulesEnforce }}
+}
+
 func TestSendBatchFails(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
@@ -123,7 +129,7 @@ func TestSendBatchOfMany(t *testing.T) {
 	require.JSONEq(t, `{"fail_uids":[],"reason":[]}`, g.raw)
 	require.InDelta(t, len(uids), b.metric("sendhouse_ingest_items_total", `reason="accepted"`), 0)
 	requireForgotten(t, b)
-	require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.budget.left.Load())
+	require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.Budget.Left())
 }
 
 // TestSendBatchWithoutMemory: where the budget has no room for all receivers none is sent to.
@@ -131,17 +137,17 @@ func TestSendBatchWithoutMemory(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
 	sequencers := b.sequence()
-	budget := &b.service.requests.budget
-	all := budget.left.Load()
+	budget := b.service.requests.Budget
+	all := budget.Left()
 	const body = `{"from_uid":"alice","subscribers":["bob","carol"],"payload":"aGk="}`
-	require.True(t, budget.take(all-2*receiverBytes+1))
+	require.True(t, budget.Take(all-2*receiverBytes+1))
 	g := b.postBatch(t, body)
 	require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
 	require.Equal(t, "overloaded", g.code())
 	require.Equal(t, "1", g.header.Get("Retry-After"))
 	requireShape(t, g)
 
-	budget.giveBack(1 + 100) // the request kept its buffer for the payload
+	budget.GiveBack(1 + 100) // the request kept its buffer for the payload
 	g = b.postBatch(t, body)
 	require.JSONEq(t, `{"fail_uids":[],"reason":[]}`, g.raw)
 	sequencers[0].mu.Lock()
@@ -150,5 +156,5 @@ func TestSendBatchWithoutMemory(t *testing.T) {
 	for channel, seq := range sequencers[0].seqs {
 		require.Equal(t, uint64(1), seq, channel)
 	}
-	require.Equal(t, int64(2*receiverBytes+100), budget.left.Load())
+	require.Equal(t, int64(2*receiverBytes+100), budget.Left())
 }

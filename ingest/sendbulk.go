@@ -2,19 +2,15 @@ package ingest
 
 import (
 	"fmt"
-	"mime"
 	"net/http"
-	"strings"
 	"time"
 
-	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/ingest/outcome"
+	"github.com/sendhouse/sendhouse/ingest/request"
 )
 
-// Limits of POST /message/sendbulk.
-const (
-	bulkItemsMax = 10_000
-	bulkBytesMax = 16 << 20
-)
+// bulkItemsMax bounds the items of POST /message/sendbulk.
+const bulkItemsMax = 10_000
 
 // sendBulk is POST /message/sendbulk: up to bulkItemsMax sends, as lines (NDJSON) or as
 // elements of an array, each answered in its place.
@@ -26,16 +22,16 @@ const (
 //
 // What ends the reading early is one more element behind those of the items before it,
 // since they have been sent.
-func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Time, _ uint64) problem {
-	lines, p := checkBulkMediaType(r.Header)
-	if p.ok() && r.ContentLength > bulkBytesMax {
-		p = tooLarge(bulkBytesMax)
+func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Time, _ uint64) outcome.Problem {
+	lines, p := request.CheckBulkMediaType(r.Header)
+	if p.OK() && r.ContentLength > request.BulkBytesMax {
+		p = request.TooLarge(request.BulkBytesMax)
 		w.Header().Set("Connection", "close")
 	}
 	f := s.newFlight()
 	defer f.end()
-	in := newSplitter(upload{r.Body, s}, lines, s.splits, &s.requests.budget)
-	defer in.close()
+	in := s.requests.Split(r.Body, lines)
+	defer in.Close()
 	control := http.NewResponseController(w)
 	var extended time.Duration
 	extend := func() { // the client's time to send does not run while it waits for us
@@ -44,52 +40,52 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 			_ = control.SetReadDeadline(start.Add(s.cfg.BodyReadTimeout + extended)) // only a test's writer has none
 		}
 	}
-	in.before = func() {
-		f.release()
+	in.Before = func() {
+		f.flush()
 		extend()
 	}
-	if p.ok() {
-		p = in.begin()
+	if p.OK() {
+		p = in.Begin()
 	}
-	if !p.ok() {
-		p.write(w)
+	if !p.OK() {
+		p.Write(w)
 		return p
 	}
 
 	ctx := r.Context()
 	for {
-		text, more, p := in.next()
+		text, more, p := in.Next()
 		switch {
 		case !more:
 		case len(f.items) == bulkItemsMax:
-			more, p = false, problem{outcome: outcomeTooLarge, msg: fmt.Sprintf("more than %d items; those behind were not read", bulkItemsMax)}
+			more, p = false, outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("more than %d items; those behind were not read", bulkItemsMax)}
 		case !s.addItem(r, f, text):
-			more, p = false, problem{outcome: outcomeOverloaded, msg: "no memory for more items at this time; from here on none was sent"}
+			more, p = false, outcome.Problem{Outcome: outcome.Overloaded, Msg: "no memory for more items at this time; from here on none was sent"}
 		}
 		if !more {
-			if !p.ok() {
+			if !p.OK() {
 				w.Header().Set("Connection", "close")
-				f.place(ctx, nil, p) // not reserved: it is one, and it is what says that there is no memory
+				f.push(ctx, nil, p) // not reserved: it is one, and it is what says that there is no memory
 			}
 			break
 		}
 		extend()
 	}
-	s.answerBulk(w, r, f, in.array)
-	return problem{sends: len(f.items)}
+	s.answerBulk(w, r, f, in.Array)
+	return outcome.Problem{Sends: len(f.items)}
 }
 
 // addItem sends one item on its way. It says whether there was memory to keep what becomes of it; otherwise it was not sent.
 func (s *Service) addItem(r *http.Request, f *flight, text []byte) bool {
 	if len(text) > int(s.cfg.BodyBytesMax) {
-		return f.add(r.Context(), nil, problem{outcome: outcomeTooLarge, msg: fmt.Sprintf("the item is larger than %s", s.cfg.BodyBytesMax)})
+		return f.tryPush(r.Context(), nil, outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("the item is larger than %s", s.cfg.BodyBytesMax)})
 	}
-	req, ok := s.requests.of(text)
+	req, ok := s.requests.GetWith(text)
 	if !ok {
-		return f.add(r.Context(), nil, problem{outcome: outcomeOverloaded})
+		return f.tryPush(r.Context(), nil, outcome.Problem{Outcome: outcome.Overloaded})
 	}
-	defer s.requests.put(req)
-	return f.add(r.Context(), req, s.checkSend(req))
+	defer s.requests.Put(req)
+	return f.tryPush(r.Context(), req, s.checkSend(req))
 }
 
 // answerBulk writes the answers in their order, and waits for those that are not there.
@@ -102,8 +98,8 @@ func (s *Service) answerBulk(w http.ResponseWriter, r *http.Request, f *flight, 
 		h.Set("Content-Type", "application/x-ndjson")
 	}
 	s.extend(w)
-	body := s.replies.get()
-	defer s.replies.put(body)
+	body := s.replies.Get()
+	defer s.replies.Put(body)
 	out := *body
 	if array {
 		out = append(out, '[')
@@ -134,30 +130,4 @@ func (s *Service) extend(w http.ResponseWriter) {
 	control, deadline := http.NewResponseController(w), time.Now().Add(s.cfg.WriteTimeout)
 	_ = control.SetReadDeadline(deadline) // only a test's writer has none
 	_ = control.SetWriteDeadline(deadline)
-}
-
-// checkBulkMediaType takes what checkMediaType takes, and NDJSON by its usual names.
-func checkBulkMediaType(h http.Header) (lines bool, p problem) {
-	if mediaType, _, err := mime.ParseMediaType(first(h, "Content-Type")); err == nil {
-		switch mediaType {
-		case "application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines":
-			lines = true
-		}
-	}
-	encoding := first(h, "Content-Encoding")
-	switch {
-	case !lines:
-		p = checkMediaType(h)
-		if !p.ok() {
-			p.msg = "Content-Type must be application/json or application/x-ndjson, in UTF-8 and not compressed"
-		}
-	case encoding != "" && !strings.EqualFold(encoding, "identity"):
-		p = problem{outcome: outcomeMediaType, msg: "Content-Encoding is not taken: send the body as it is"}
-	}
-	return lines, p
-}
-
-// bulkTooLarge says that a body goes on behind its limit.
-func bulkTooLarge() problem {
-	return problem{outcome: outcomeTooLarge, msg: fmt.Sprintf("the body is larger than %s; what is behind was not read", config.ByteSize(bulkBytesMax))}
 }

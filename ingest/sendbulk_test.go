@@ -16,6 +16,9 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/ingest/outcome"
+	"github.com/sendhouse/sendhouse/ingest/request"
 )
 
 const ndjson = "application/x-ndjson"
@@ -228,7 +231,7 @@ func TestBulkOfTooMany(t *testing.T) {
 	require.Equal(t, "too_large", m.items[bulkItemsMax].code())
 	require.Contains(t, m.items[bulkItemsMax].body["msg"], "10000 items")
 
-	before := b.service.requests.budget.left.Load()
+	before := b.service.requests.Budget.Left()
 	require.Equal(t, int64(defaultConfig(t).BodiesBytesMax), before, "all of it was given back")
 }
 
@@ -237,7 +240,7 @@ func TestBulkTooLarge(t *testing.T) {
 	b := setup(t, options{partitions: 1})
 	b.sequence()
 	line := send("large", "1") + "\n"
-	padded := line + strings.Repeat(" ", bulkBytesMax-len(line))
+	padded := line + strings.Repeat(" ", request.BulkBytesMax-len(line))
 
 	m := b.bulk(t, ndjson, strings.NewReader(padded))
 	require.Equal(t, []string{""}, m.codes(), "16 MiB are taken")
@@ -249,22 +252,25 @@ func TestBulkTooLarge(t *testing.T) {
 	large := `{"x":"` + strings.Repeat("x", 5<<20) + `"}` + "\n"
 	m = b.bulk(t, ndjson, strings.NewReader(line+large+line))
 	require.Equal(t, []string{"", "too_large", ""}, m.codes(), "an item that is too large is one item")
-	require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.budget.left.Load(), "all of it was given back")
+	require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.Budget.Left(), "all of it was given back")
 }
+
+// splitterBytesFirst is what a bulk takes of the budget to begin with.
+const splitterBytesFirst = 32 << 10
 
 // TestBulkSharesTheBudget: where there is no memory for it, a bulk is refused, and items are.
 func TestBulkSharesTheBudget(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, config: func(c *Config) { c.BodiesBytesMax = 8 << 20 }})
 	b.sequence()
-	budget := &b.service.requests.budget
+	budget := b.service.requests.Budget
 	line := send("g", "1") + "\n"
-	require.True(t, budget.take(8<<20))
+	require.True(t, budget.Take(8<<20))
 	require.Equal(t, "overloaded", b.bulk(t, ndjson, strings.NewReader(line)).code())
-	budget.giveBack(splitterBytesFirst + 600) // the buffer, and one item
+	budget.GiveBack(splitterBytesFirst + 600) // the buffer, and one item
 	require.Equal(t, []string{"", "overloaded"}, b.bulk(t, ndjson, strings.NewReader(line+line)).codes())
-	budget.giveBack(8<<20 - splitterBytesFirst - 600)
-	require.Equal(t, int64(8<<20), budget.left.Load())
+	budget.GiveBack(8<<20 - splitterBytesFirst - 600)
+	require.Equal(t, int64(8<<20), budget.Left())
 }
 
 // TestBulkEndsWithoutMemory: where the budget has no room for an item the bulk ends there, whatever else is coming, and what
@@ -273,16 +279,16 @@ func TestBulkEndsWithoutMemory(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
 	b.sequence()
-	budget := &b.service.requests.budget
-	all := budget.left.Load()
+	budget := b.service.requests.Budget
+	all := budget.Left()
 	line := send("g", "1") + "\n"
 	const rest = 100
 	conn := b.dial(t)
 	_, err := fmt.Fprintf(conn, "POST /message/sendbulk HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", ndjson, len(line)+2*rest+1, line)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return budget.left.Load() < all-splitterBytesFirst }, testTimeout, time.Millisecond)
-	left := budget.left.Load()
-	require.True(t, budget.take(left))
+	require.Eventually(t, func() bool { return budget.Left() < all-splitterBytesFirst }, testTimeout, time.Millisecond)
+	left := budget.Left()
+	require.True(t, budget.Take(left))
 	// A byte of the body is missing: it is not its end that ends the bulk.
 	_, err = io.WriteString(conn, strings.Repeat("x\n", rest))
 	require.NoError(t, err)
@@ -297,8 +303,8 @@ func TestBulkEndsWithoutMemory(t *testing.T) {
 	require.Equal(t, "1", m.items[0].body["client_msg_no"])
 	require.True(t, res.Close, "the rest of the body is not read")
 
-	budget.giveBack(left)
-	require.Eventually(t, func() bool { return budget.left.Load() == all }, testTimeout, time.Millisecond)
+	budget.GiveBack(left)
+	require.Eventually(t, func() bool { return budget.Left() == all }, testTimeout, time.Millisecond)
 	requireForgotten(t, b)
 }
 
@@ -306,26 +312,26 @@ func TestBulkEndsWithoutMemory(t *testing.T) {
 func TestFlightCountsWhatItKeeps(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
-	budget := &b.service.requests.budget
-	all := budget.left.Load()
+	budget := b.service.requests.Budget
+	all := budget.Left()
 	reused := 0
 	for range 100 { // the pool may lose some
 		f := b.service.newFlight()
 		kept := int64(cap(f.items))*int64(unsafe.Sizeof(item{})) + int64(cap(f.text))
-		require.Equal(t, all-kept, budget.left.Load())
+		require.Equal(t, all-kept, budget.Left())
 		if kept > 0 {
 			reused++
 		}
-		require.True(t, f.add(t.Context(), nil, problem{outcome: outcomeInvalidJSON}))
+		require.True(t, f.tryPush(t.Context(), nil, outcome.Problem{Outcome: outcome.InvalidJSON}))
 		f.end()
-		require.Equal(t, all, budget.left.Load())
+		require.Equal(t, all, budget.Left())
 	}
 	require.NotZero(t, reused)
 
-	require.True(t, budget.take(all))
+	require.True(t, budget.Take(all))
 	f := b.service.newFlight()
 	require.Zero(t, cap(f.items), "where there is no room for it, it is let go")
-	require.False(t, f.add(t.Context(), nil, problem{outcome: outcomeInvalidJSON}))
+	require.False(t, f.tryPush(t.Context(), nil, outcome.Problem{Outcome: outcome.InvalidJSON}))
 	require.Empty(t, f.items)
 	f.end()
 }
@@ -336,9 +342,9 @@ func TestBulkLeavesTogether(t *testing.T) {
 	b := setup(t, one())
 	wal := b.script(0)
 	answer := b.asyncBulk(t, strings.NewReader(strings.Repeat(with(``)+"\n", 40)))
-	r := wal.next()
-	require.Len(t, r.sends, 40, "they come in one packet")
-	r.answer(1)
+	r := wal.Next()
+	require.Len(t, r.Sends, 40, "they come in one packet")
+	r.Answer(1)
 	for i, item := range answer().items {
 		require.Equal(t, json.Number(fmt.Sprint(i+1)), item.body["message_seq"])
 	}
@@ -352,37 +358,37 @@ func TestBulkOverload(t *testing.T) {
 		t.Cleanup(func() { requireForgotten(t, b) })
 		wal = b.script(0)
 		first := b.async(send("g", "first"))
-		r := wal.next()
+		r := wal.Next()
 		answer = b.asyncBulk(t, strings.NewReader(strings.Repeat(with(``)+"\n", items)))
 		b.queued(0, 10)
-		r.answer(1)
+		r.Answer(1)
 		require.Equal(t, http.StatusOK, receive(t, first).status)
-		second = wal.next()
-		require.Len(t, second.sends, 10)
+		second = wal.Next()
+		require.Len(t, second.Sends, 10)
 		return b, wal, second, answer
 	}
 	t.Run("answered", func(t *testing.T) {
 		t.Parallel()
 		_, wal, r, answer := fill(t, 15)
-		r.answer(2)
-		r = wal.next()
-		require.Len(t, r.sends, 5)
-		r.answer(12)
+		r.Answer(2)
+		r = wal.Next()
+		require.Len(t, r.Sends, 5)
+		r.Answer(12)
 		require.Equal(t, make([]string, 15), answer().codes())
 	})
 	t.Run("failing", func(t *testing.T) {
 		t.Parallel()
 		b, wal, r, answer := fill(t, 35)
-		r.refuse(503, 10008, "JetStream system temporarily unavailable")
-		r = wal.next()
-		require.Len(t, r.sends, 10)
+		r.Refuse(503, 10008, "JetStream system temporarily unavailable")
+		r = wal.Next()
+		require.Len(t, r.Sends, 10)
 		require.Eventually(t, func() bool { // then the answer has begun, and all items are where they belong
 			return b.metric("sendhouse_ingest_items_total", `reason="wal_unavailable"`) == 10
 		}, testTimeout, time.Millisecond)
-		r.answer(2)
-		r = wal.next()
-		require.Len(t, r.sends, 10)
-		r.answer(12)
+		r.Answer(2)
+		r = wal.Next()
+		require.Len(t, r.Sends, 10)
+		r.Answer(12)
 		codes := answer().codes()
 		require.Equal(t, slices.Repeat([]string{"wal_unavailable"}, 10), codes[:10])
 		require.Equal(t, make([]string, 20), codes[10:30])
@@ -399,12 +405,12 @@ func TestBulkWindow(t *testing.T) {
 	answer := b.asyncBulk(t, strings.NewReader(strings.Repeat(with(``)+"\n", total)))
 	seen := 0
 	for seen < total {
-		r := wal.next()
+		r := wal.Next()
 		if seen == 0 {
-			b.queued(0, flightItemsMax-len(r.sends)) // and no more
+			b.queued(0, flightItemsMax-len(r.Sends)) // and no more
 		}
-		r.answer(uint64(seen + 1))
-		seen += len(r.sends)
+		r.Answer(uint64(seen + 1))
+		seen += len(r.Sends)
 	}
 	m := answer()
 	require.Len(t, m.items, total)
@@ -445,13 +451,13 @@ func TestBulkClientGoesAway(t *testing.T) {
 			}
 			_, err = fmt.Fprintf(conn, "POST /message/sendbulk HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s%s", ndjson, length, line, line)
 			require.NoError(t, err)
-			r := wal.next()
+			r := wal.Next()
 			require.NoError(t, conn.Close())
 			require.Eventually(t, func() bool { return b.service.inFlight.Load() == 0 }, testTimeout, time.Millisecond)
-			r.answer(1)
-			require.NotEmpty(t, r.sends)
+			r.Answer(1)
+			require.NotEmpty(t, r.Sends)
 			requireForgotten(t, b)
-			require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.budget.left.Load())
+			require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.Budget.Left())
 		})
 	}
 }
@@ -465,13 +471,13 @@ func TestBulkDrain(t *testing.T) {
 	answer := b.asyncBulk(t, reader)
 	_, err := io.WriteString(writer, send("g", "1")+"\n")
 	require.NoError(t, err)
-	r := wal.next()
+	r := wal.Next()
 	b.service.uploadGrace = testTimeout
 	b.stop()
 	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrNotServing) }, testTimeout, time.Millisecond)
 	_, err = io.WriteString(writer, send("g", "2")+"\n")
 	require.NoError(t, err)
 	require.NoError(t, writer.Close())
-	r.answer(1)
+	r.Answer(1)
 	require.Equal(t, []string{"", "draining"}, answer().codes())
 }

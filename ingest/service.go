@@ -15,11 +15,16 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 
+	"github.com/sendhouse/sendhouse/ingest/access"
 	"github.com/sendhouse/sendhouse/ingest/fastpath"
+	"github.com/sendhouse/sendhouse/ingest/groupcommit"
+	"github.com/sendhouse/sendhouse/ingest/listener"
+	"github.com/sendhouse/sendhouse/ingest/memory"
 	"github.com/sendhouse/sendhouse/ingest/openapi"
+	"github.com/sendhouse/sendhouse/ingest/outcome"
 	"github.com/sendhouse/sendhouse/ingest/permission"
+	"github.com/sendhouse/sendhouse/ingest/request"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
@@ -48,36 +53,29 @@ type Deps struct {
 
 // Service is the role. It is a lifecycle.Service and a lifecycle.Readier.
 type Service struct {
-	cfg          Config
-	nc           *nats.Conn
-	js           jetstream.JetStream
-	topology     topology.Partitions
-	log          *slog.Logger
-	metrics      *metrics
-	rules        *payloadRules // nil: they are off
-	tokens       *tokens       // nil: none are needed
-	addresses    *addresses    // nil: their rate is not limited
-	guard        *guard.Guard
-	certificates *certificates // nil: the API is in plain HTTP
-	permissions  *permission.Store
-	requests     *requestPool
-	replies      *bytesPool
-	flights      sync.Pool
-	splits       *bytesPool // what splitters read into
-	contentType  []string
-	hosted       []api.Route
-	router       chi.Routes
-	handler      http.Handler
-	*committer
+	cfg         Config
+	topology    topology.Partitions
+	log         *slog.Logger
+	metrics     *metrics
+	rules       *request.PayloadRules
+	access      *access.Gate
+	listener    *listener.Listener
+	permissions *permission.Store
+	requests    *request.Pool
+	replies     *memory.Buffers
+	flights     sync.Pool
+	contentType []string
+	hosted      []api.Route
+	router      chi.Routes
+	handler     http.Handler
+	commits     *groupcommit.Committer
+	tracer      *tracing.Tracer // nil: nothing is traced
 
-	failures [outcomes]lifecycle.Repeated            // one for each outcome that is answered 5xx
-	endWatch atomic.Pointer[context.CancelCauseFunc] // of the leases
+	failures [outcome.Count]lifecycle.Repeated // one for each outcome that is answered 5xx
 
 	state       atomic.Int32
 	inFlight    atomic.Int64 // requests
-	uploading   atomic.Int64 // of those, whose client has not sent the next part of its body yet
 	uploadGrace time.Duration
-	connections atomic.Int64
 	admitted    atomic.Uint64 // requests, ever
 	idle        chan struct{} // told when, in a drain, the last request has gone
 	bound       chan struct{} // closed once addr is set
@@ -101,16 +99,14 @@ const (
 	// uploadGrace is how long a client that is in the middle of a request may go on sending it once the process stops.
 	uploadGrace = time.Second
 	uploadsLook = 20 * time.Millisecond // between two looks whether only such requests are left
-	// closeTimeout is how long the inbox may take to close.
-	closeTimeout = 5 * time.Second
+	// cutTimeout is how long connections may take to close that were cut off.
+	cutTimeout = 5 * time.Second
 )
 
 // Reasons for which a service is not ready or does not run.
 var (
 	// ErrNotServing says that the service has not been started, or is stopping.
 	ErrNotServing = errors.New("ingest: not serving")
-	// ErrDisconnected says that NATS cannot be reached.
-	ErrDisconnected = errors.New("ingest: not connected to NATS")
 	// ErrRunTwice is returned by the second Run of a service.
 	ErrRunTwice = errors.New("ingest: a service can be run only once")
 )
@@ -118,7 +114,7 @@ var (
 // New checks cfg and deps and reports everything that is wrong with them. It opens
 // nothing; of files it reads that of the tokens.
 func New(cfg Config, deps Deps) (*Service, error) {
-	errs := []error{cfg.validate()}
+	errs := []error{cfg.check()}
 	require := func(ok bool, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s is missing", what))
@@ -131,51 +127,46 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if _, err := topology.NewPartitions(int(deps.Partitions)); err != nil {
 		errs = append(errs, err)
 	}
-	known, certs, err := openFiles(cfg, deps.Logger)
-	errs = append(errs, err)
-	keeper, err := newGuard(cfg, deps.Hosts)
+	log := slog.New(slog.DiscardHandler) // that there is none is an error of its own
+	if deps.Logger != nil {
+		log = deps.Logger.With("component", "ingest")
+	}
+	access, err := access.New(cfg.Access, deps.Hosts, log)
 	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
-
-	log := deps.Logger.With("component", "ingest")
 	s := &Service{
-		cfg: cfg, nc: deps.NATS, js: deps.JetStream, topology: deps.Partitions, log: log, tokens: known, certificates: certs, guard: keeper,
-		requests:    newRequestPool(int64(cfg.BodiesBytesMax)),
-		replies:     newBytesPool(512),
-		splits:      newBytesPool(splitterBytesFirst),
+		cfg: cfg, topology: deps.Partitions, log: log, access: access,
+		requests:    request.NewPool(int(cfg.BodyBytesMax), int64(cfg.BodiesBytesMax)),
+		replies:     memory.NewBuffers(512),
 		contentType: []string{"application/json"},
 		hosted:      deps.Routes,
+		tracer:      deps.Tracer,
 		idle:        make(chan struct{}, 1),
 		bound:       make(chan struct{}),
 		uploadGrace: uploadGrace,
 	}
-	if cfg.PayloadRules != payloadRulesOff {
-		s.rules = newPayloadRules()
+	s.rules, err = request.NewPayloadRules(cfg.PayloadRules, deps.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("ingest: metrics: %w", err)
 	}
-	if cfg.AddressRate > 0 {
-		trusted, err := parseProxies(cfg.TrustedProxies)
-		if err != nil {
-			return nil, fmt.Errorf("ingest: %w", err) // validate has said so already
-		}
-		s.addresses = newAddresses(cfg.AddressRate, cfg.AddressBurst, trusted)
+	s.commits, err = groupcommit.New(
+		groupcommit.Config{AckTimeout: cfg.AckTimeout, SendsMax: cfg.QueueSendsMax, BytesMax: int(cfg.QueueBytesMax), WaitMax: cfg.WaitMax},
+		groupcommit.Deps{NATS: deps.NATS, JetStream: deps.JetStream, Partitions: deps.Partitions, Logger: log, Registerer: deps.Registerer, Tracer: deps.Tracer})
+	if err != nil {
+		return nil, fmt.Errorf("ingest: metrics: %w", err)
 	}
-	s.committer = &committer{
-		publisher: deps.NATS, inbox: newInbox(deps.NATS, log), log: log, tracer: deps.Tracer,
-		ackTimeout: cfg.AckTimeout, sendsMax: cfg.QueueSendsMax, bytesMax: int(cfg.QueueBytesMax), waitMax: cfg.WaitMax, holdMax: holdMax,
-		batchBytes: batchBytes(deps.NATS.MaxPayload()),
-		buffers:    newBytesPool(batchBytesFirst), timers: &timerPool{},
-	}
-	for n := range int(deps.Partitions) {
-		s.partitions = append(s.partitions, newPartition(n, s.committer))
+	s.listener, err = listener.New(listener.Config{ConnectionsMax: cfg.ConnectionsMax, HandshakeTimeout: cfg.HeaderReadTimeout, TLS: access.TLS()},
+		func(o outcome.Outcome) { s.metrics.requests[o].Inc() }, log, deps.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("ingest: metrics: %w", err)
 	}
 	s.metrics, err = newMetrics(deps.Registerer, newLoadCollector(s))
 	if err != nil {
 		return nil, fmt.Errorf("ingest: metrics: %w", err)
 	}
-	s.committer.metrics = s.metrics
-	s.permissions, err = permission.New(cfg.Config, permission.Deps{JetStream: deps.JetStream, Logger: log, Registerer: deps.Registerer})
+	s.permissions, err = permission.New(cfg.Permission, permission.Deps{JetStream: deps.JetStream, Logger: log, Registerer: deps.Registerer})
 	if err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
@@ -185,45 +176,6 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	s.handler = s.routes(page)
 	return s, nil
-}
-
-// openFiles reads the files that are followed while the service runs.
-func openFiles(cfg Config, log *slog.Logger) (known *tokens, certs *certificates, err error) {
-	if log == nil {
-		return nil, nil, nil // which is an error of its own
-	}
-	log = log.With("component", "ingest")
-	var errs [2]error
-	if cfg.APITokensFile != "" {
-		var limiter func() *rate.Limiter
-		if cfg.TokenRate > 0 {
-			limiter = func() *rate.Limiter { return newLimiter(cfg.TokenRate, cfg.TokenBurst) }
-		}
-		known, errs[0] = openTokens(cfg.APITokensFile, limiter, log)
-	}
-	if cfg.TLSCertFile != "" && cfg.TLSKeyFile != "" {
-		certs, errs[1] = openCertificates(cfg.TLSCertFile, cfg.TLSKeyFile, cfg.TLSClientCAFile, log)
-	}
-	return known, certs, errors.Join(errs[:]...)
-}
-
-// newGuard makes the guard of the API. Without a token a page that has this machine's address under a name of its own would be let in; with TLS
-// it has no certificate for that name, and with tokens it has none.
-func newGuard(cfg Config, hosts guard.Hosts) (*guard.Guard, error) {
-	g, err := guard.New(guard.Config{Hosts: hosts, AnyHost: cfg.APITokensFile != "" || cfg.TLSCertFile != "", Origins: cfg.CORSOrigins})
-	if err != nil {
-		return nil, fmt.Errorf("who may call from a browser: %w", err)
-	}
-	return g, nil
-}
-
-// batchBytes is how large a group commit may be where the server takes maxPayload
-// bytes; 0 means that it has not said.
-func batchBytes(maxPayload int64) int {
-	if maxPayload <= headerRoomBytes {
-		return batchBytesMax
-	}
-	return int(min(batchBytesMax, maxPayload-headerRoomBytes))
 }
 
 // Handler is the API. It takes sends while Run runs, and refuses them before and
@@ -250,13 +202,13 @@ func (s *Service) Check() error {
 	if s.state.Load() != stateServing {
 		return ErrNotServing
 	}
-	if !s.connected.Load() {
-		return ErrDisconnected
+	if err := s.commits.CheckConnection(); err != nil {
+		return err
 	}
 	if err := s.permissions.Check(); err != nil {
 		return err //nolint:wrapcheck // says what is wrong
 	}
-	return s.checkPartitions()
+	return s.commits.CheckPartitions()
 }
 
 // Run serves until ctx ends, then drains: it stops accepting, answers every request
@@ -266,31 +218,16 @@ func (s *Service) Run(ctx context.Context) error {
 		return ErrRunTwice
 	}
 	defer s.state.Store(stateStopped)
-	listener, err := s.listen(ctx)
-	if err != nil {
+	listener := s.listener
+	if err := listener.Listen(ctx, s.cfg.APIAddr.String()); err != nil {
 		return fmt.Errorf("ingest: listen: %w (choose another address with --api-addr)", err)
 	}
-	closeInbox, err := s.openInbox()
+	stopCommits, err := s.commits.Start(ctx)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	stopWatching := s.watchConnection()
-	stopPermissions := s.followPermissions(ctx)
-	defer stopPermissions()
-	var following sync.WaitGroup
-	leases, stopFollowing := context.WithCancel(ctx)
-	following.Go(func() { s.followOwners(leases) })
-	following.Go(func() { s.probeIdle(leases) })
-	defer func() {
-		stopFollowing()
-		following.Wait()
-	}()
-	if s.tokens != nil {
-		defer s.tokens.watch()()
-	}
-	if s.certificates != nil {
-		defer s.certificates.watch()()
-	}
+	defer s.followPermissions(ctx)()
+	defer s.access.Watch()()
 	server := fastpath.New(pathSend, s.server(), s.log)
 	served := make(chan error, 1)
 	go func() { // ends with Shutdown or Close below
@@ -299,7 +236,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}()
 	s.addr = listener.Addr()
 	close(s.bound)
-	s.log.Info("ingest is up", "addr", s.addr.String(), "tls", s.certificates != nil, "partitions", int(s.topology))
+	s.log.Info("ingest is up", "addr", s.addr.String(), "tls", s.access.TLS() != nil, "partitions", int(s.topology))
 
 	select {
 	case err = <-served: // the listener broke
@@ -307,18 +244,13 @@ func (s *Service) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.state.Store(stateDraining)
-	listener.lingerer.Hurry()
+	listener.Hurry()
 	err = errors.Join(err, s.drain(ctx, server))
 	for range served {
 		// ErrServerClosed, and then the end of it.
 	}
-	listener.wait()
-	stopWatching()
-	err = errors.Join(err, closeInbox())
-	for _, p := range s.partitions {
-		p.ackTimer.Stop() // holdTimer ends by itself: what it lets go is on its way, though nobody waits for it
-	}
-	return err
+	listener.Wait()
+	return errors.Join(err, stopCommits())
 }
 
 // followPermissions keeps the permissions fresh until the returned function is called. It
@@ -370,7 +302,7 @@ func (s *Service) drain(ctx context.Context, server *fastpath.Server) error {
 	if err := server.Shutdown(answered); err != nil {
 		s.log.Warn("clients that did not finish their request are cut off", "error", context.Cause(answered))
 		_ = server.Close() // nothing is lost that was not lost before
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), cutTimeout)
 		defer cancel()
 	}
 	// Requests that came through Handler and not through the server.
@@ -391,23 +323,23 @@ var errUploads = fmt.Errorf("they are still sending it %s after the stop began",
 func (s *Service) cutUploads(ctx context.Context, cut context.CancelCauseFunc) {
 	for wait := s.uploadGrace; lifecycle.Pause(ctx, wait) == nil; wait = uploadsLook {
 		// None begins any more, so the two differ while there is one that is being answered.
-		before := s.uploading.Load()
-		if s.inFlight.Load() == before && s.uploading.Load() == before {
+		before := s.requests.Uploading.Load()
+		if s.inFlight.Load() == before && s.requests.Uploading.Load() == before {
 			cut(errUploads)
 		}
 	}
 }
 
 // admit lets a request in, or says why not. Either way leave must be called.
-func (s *Service) admit() (nth uint64, p problem) {
+func (s *Service) admit() (nth uint64, p outcome.Problem) {
 	n := s.inFlight.Add(1)
 	switch {
 	case s.state.Load() != stateServing:
-		return 0, problem{outcome: outcomeDraining}
+		return 0, outcome.Problem{Outcome: outcome.Draining}
 	case n > int64(s.cfg.RequestsMax):
-		return 0, problem{outcome: outcomeOverloaded}
+		return 0, outcome.Problem{Outcome: outcome.Overloaded}
 	default:
-		return s.admitted.Add(1), problem{}
+		return s.admitted.Add(1), outcome.Problem{}
 	}
 }
 

@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/ingest/groupcommit"
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -34,7 +33,7 @@ var (
 func TestNewReportsEverything(t *testing.T) {
 	t.Parallel()
 	cfg := defaultConfig(t)
-	require.NoError(t, cfg.validate(), "the defaults are good")
+	require.NoError(t, cfg.Check(), "the defaults are good")
 
 	_, err := New(Config{}, Deps{})
 	require.Error(t, err)
@@ -78,7 +77,7 @@ func TestDrain(t *testing.T) {
 	wal := b.script(0)
 	var answers []<-chan got
 	answers = append(answers, b.async(send("g", "0")))
-	r := wal.next()
+	r := wal.Next()
 	for i := range 20 {
 		answers = append(answers, b.async(send("g", fmt.Sprint(i+1))))
 	}
@@ -95,8 +94,8 @@ func TestDrain(t *testing.T) {
 	require.Contains(t, late.Body.String(), `"code":"draining"`)
 	require.NotEmpty(t, late.Header().Get("Retry-After"))
 
-	r.answer(1)
-	wal.next().answer(2)
+	r.Answer(1)
+	wal.Next().Answer(2)
 	for _, c := range answers {
 		require.Equal(t, http.StatusOK, receive(t, c).status)
 	}
@@ -119,22 +118,22 @@ func TestDrainCutsUploads(t *testing.T) {
 		conn, err := net.Dial("tcp", b.service.Addr().String())
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = conn.Close() })
-		before := b.service.uploading.Load()
+		before := b.service.requests.Uploading.Load()
 		_, err = fmt.Fprintf(conn, "POST %s", path)
 		require.NoError(t, err)
 		if uploads {
 			_, err = fmt.Fprint(conn, " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n[")
 			require.NoError(t, err)
-			require.Eventually(t, func() bool { return b.service.uploading.Load() > before }, testTimeout, time.Millisecond, path)
+			require.Eventually(t, func() bool { return b.service.requests.Uploading.Load() > before }, testTimeout, time.Millisecond, path)
 		}
 	}
 	answered := b.async(send("g", "0"))
-	r := wal.next()
+	r := wal.Next()
 	b.service.uploadGrace = time.Millisecond
 	b.stop()
 	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrNotServing) }, testTimeout, time.Millisecond)
-	require.EqualValues(t, 3, b.service.uploading.Load(), "none is cut off while a send waits for its answer")
-	r.answer(1)
+	require.EqualValues(t, 3, b.service.requests.Uploading.Load(), "none is cut off while a send waits for its answer")
+	r.Answer(1)
 	require.Equal(t, http.StatusOK, receive(t, answered).status)
 	err := receive(t, b.ended)
 	b.ended <- err // for the clean-up
@@ -154,7 +153,7 @@ func TestDrainWaitsForHandler(t *testing.T) {
 		defer close(served)
 		b.service.Handler().ServeHTTP(res, req)
 	}()
-	r := wal.next()
+	r := wal.Next()
 	b.stop()
 	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrNotServing) }, testTimeout, time.Millisecond)
 	select {
@@ -162,7 +161,7 @@ func TestDrainWaitsForHandler(t *testing.T) {
 		require.Fail(t, "Run returned with a request in flight", err)
 	default:
 	}
-	r.answer(1)
+	r.Answer(1)
 	receive(t, served)
 	require.Equal(t, http.StatusOK, res.Code, res.Body.String())
 }
@@ -208,29 +207,16 @@ func TestBodiesShareABudget(t *testing.T) {
 	b := setup(t, options{partitions: 1, config: func(c *Config) { c.BodiesBytesMax = 8 << 20 }})
 	b.sequence()
 	large := with(`"x":"` + strings.Repeat("x", 3<<20) + `"`)
-	budget := &b.service.requests.budget
-	require.True(t, budget.take(6<<20))
+	budget := b.service.requests.Budget
+	require.True(t, budget.Take(6<<20))
 	g, err := b.try(large)
 	require.NoError(t, err)
 	require.Equal(t, "overloaded", g.code())
 	requireShape(t, g)
 	require.Equal(t, http.StatusOK, b.post(example).status, "small bodies need none of it")
-	budget.giveBack(6 << 20)
+	budget.GiveBack(6 << 20)
 	require.Equal(t, http.StatusOK, b.post(large).status)
-	require.Equal(t, int64(8<<20), budget.left.Load(), "all of it was given back")
-
-	// Buffers that were large before are counted as soon as they are handed out.
-	pool := newRequestPool(100 << 10)
-	r := pool.get()
-	require.Equal(t, bodyBytesFirst, cap(r.body))
-	for cap(r.body) < 64<<10 {
-		r.body = r.body[:cap(r.body)]
-		require.True(t, r.grow(1<<20))
-	}
-	pool.put(r)
-	require.Equal(t, int64(100<<10), pool.budget.left.Load())
-	require.True(t, pool.budget.take(90<<10))
-	require.Equal(t, bodyBytesFirst, cap(pool.get().body))
+	require.Equal(t, int64(8<<20), budget.Left(), "all of it was given back")
 }
 
 func TestPanicIsA500(t *testing.T) {
@@ -259,15 +245,12 @@ func TestServerRestarts(t *testing.T) {
 	// The log's stream is there, but nobody answers: a request that waits.
 	waits := b.async(send("g", "waits"))
 	require.Eventually(t, func() bool {
-		p := b.service.partitions[0]
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return len(p.waiting) == 1 && p.inFlight == nil
+		return b.service.commits.Load(0).Unanswered == 1 && b.metric("sendhouse_ingest_ack_duration_seconds", "") == 1
 	}, testTimeout, time.Millisecond)
 
 	b.server.Shutdown()
-	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrDisconnected) }, testTimeout, time.Millisecond)
-	require.ErrorIs(t, b.service.Check(), ErrDisconnected)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), groupcommit.ErrDisconnected) }, testTimeout, time.Millisecond)
+	require.ErrorIs(t, b.service.Check(), groupcommit.ErrDisconnected)
 	g := b.post(send("g", "away"))
 	require.Equal(t, "wal_unavailable", g.code(), g.raw)
 	requireShape(t, g)
@@ -301,7 +284,7 @@ func TestDisconnectAnswersAtOnce(t *testing.T) {
 	}})
 	wal := b.script(0)
 	flies := b.async(send("g", "flies"))
-	wal.next()
+	wal.Next()
 	waits := b.async(send("g", "waits"))
 	b.queued(0, 1)
 	b.server.Shutdown()
@@ -316,7 +299,7 @@ func TestClosedConnection(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())
 	b.nc.Close()
-	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), ErrDisconnected) }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), groupcommit.ErrDisconnected) }, testTimeout, time.Millisecond)
 	require.Equal(t, "wal_unavailable", b.post(example).code())
 	// The clean-up checks that Run still returns without an error.
 }
@@ -404,22 +387,4 @@ func TestNoGoroutineIsLeft(t *testing.T) { //nolint:paralleltest // see above
 func stacks() string {
 	buf := make([]byte, 1<<20)
 	return string(buf[:runtime.Stack(buf, true)])
-}
-
-// syncBuffer is a log that can be written to from anywhere.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sendhouse/sendhouse/ingest/internal/ingesttest"
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lease"
@@ -28,24 +30,22 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// example is the body of the seed page's first example.
-const example = `{
-    "header": {
-      "no_persist": 0,
-      "red_dot": 1,
-      "sync_once": 0
-    },
-    "client_msg_no": "client_msg_123",
-    "from_uid": "user123",
-    "channel_id": "group123",
-    "channel_type": 2,
-    "expire": 0,
-    "payload": "SGVsbG8gV29ybGQ=",
-    "tag_key": "important"
-  }`
+// What the tests of ingest's packages share.
+const (
+	example     = ingesttest.Example
+	testTimeout = ingesttest.Timeout
+)
 
-// testTimeout bounds every wait of a test; no test takes this long unless it fails.
-const testTimeout = 30 * time.Second
+type syncBuffer = ingesttest.Log
+
+func with(more string) string              { return ingesttest.With(more) }
+func quoted(s string) string               { return ingesttest.Quoted(s) }
+func benchBody(i int) string               { return ingesttest.BenchBody(i) }
+func tokenLine(scopes, text string) string { return ingesttest.TokenLine(scopes, text) }
+func tokenFile(t *testing.T, content string) string {
+	t.Helper()
+	return ingesttest.TokenFile(t, content)
+}
 
 // bundle is a service on a real server.
 type bundle struct {
@@ -158,12 +158,7 @@ func (b *bundle) run() {
 	}
 	if b.owned {
 		testkit.WaitFor(b.t, testTimeout, "the leases to be seen", func(context.Context) error {
-			for _, p := range b.service.partitions {
-				if p.owner.Load() == nil {
-					return fmt.Errorf("that of partition %d is not", p.number)
-				}
-			}
-			return nil
+			return b.service.commits.CheckPartitions()
 		})
 	}
 	b.url = "http://" + b.service.Addr().String()
@@ -281,7 +276,7 @@ type walBatch struct {
 func (b *bundle) sequence() []*sequencer {
 	b.t.Helper()
 	var all []*sequencer
-	for p := range b.service.partitions {
+	for p := range int(b.service.topology) {
 		clock, err := message.NewIDClock(p, 0)
 		require.NoError(b.t, err)
 		s := &sequencer{b: b, partition: p, seqs: make(map[string]uint64), seen: make(map[string]seen), clock: clock}
@@ -344,4 +339,47 @@ func (s *sequencer) answer(one *message.Send, at time.Time) *message.Answer {
 	}
 	s.seen[key] = seen{content: string(content), answer: a}
 	return a
+}
+
+type (
+	scripted = ingesttest.Script
+	record   = ingesttest.Record
+)
+
+func (b *bundle) script(partition int) *scripted {
+	b.t.Helper()
+	return ingesttest.NewScript(b.t, connect(b.t, b.server), partition)
+}
+
+func receive[T any](t testing.TB, c <-chan T) T {
+	t.Helper()
+	return ingesttest.Receive(t, c)
+}
+
+// async posts in the background.
+func (b *bundle) async(body string) <-chan got {
+	c := make(chan got, 1)
+	go func() {
+		g, err := b.try(body)
+		if err != nil {
+			b.t.Errorf("post: %v", err)
+		}
+		c <- g
+	}()
+	return c
+}
+
+// queued waits until n sends wait in partition p. It looks again and again, since a
+// queue that fills has nobody to tell.
+func (b *bundle) queued(p, n int) {
+	b.t.Helper()
+	deadline := time.Now().Add(testTimeout)
+	for {
+		have := b.service.commits.Load(p).Sends
+		if have == n {
+			return
+		}
+		require.True(b.t, time.Now().Before(deadline), "%d of %d sends are queued", have, n)
+		runtime.Gosched()
+	}
 }

@@ -1,34 +1,25 @@
 package ingest
 
 import (
+	"bytes"
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
-
-// tokenLine is what `printf %s TOKEN | sha256sum` makes of a token.
-func tokenLine(scopes, text string) string {
-	return fmt.Sprintf("%s sha256:%x\n", scopes, sha256.Sum256([]byte(text)))
-}
-
-func tokenFile(t *testing.T, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "tokens")
-	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
-	return path
-}
 
 // authorized posts the example with an Authorization header, if it is not empty.
 func (b *bundle) authorized(t *testing.T, path, authorization string) got {
@@ -51,7 +42,7 @@ func TestTokens(t *testing.T) {
 	var log syncBuffer
 	path := tokenFile(t, "# who may\n\n"+tokenLine("send", "sender")+tokenLine("read,manage", "looker")+"  "+strings.TrimSpace(tokenLine("manage,send", "both"))+"\t# the back office\r\n")
 	b := setup(t, options{
-		partitions: 1, config: func(c *Config) { c.APITokensFile = path },
+		partitions: 1, config: func(c *Config) { c.Access.APITokensFile = path },
 		log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	b.sequence()
@@ -105,86 +96,6 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-func TestTwoTokensAreNone(t *testing.T) {
-	t.Parallel()
-	_, ok := bearer(http.Header{"Authorization": {"Bearer a", "Bearer b"}})
-	require.False(t, ok)
-}
-
-func TestTokenFile(t *testing.T) {
-	t.Parallel()
-	good := tokenLine("send", "secret")
-	for _, row := range []struct{ name, content, says string }{
-		{"empty", "", "holds no token"},
-		{"only comments", "# send sha256:\n", "holds no token"},
-		{"a token in place of its hash", good + "send opensesame\n", "line 2: must be"},
-		{"a scope that there is not", tokenLine("send,opensesame", "x"), "line 1: must be"},
-		{"no scope", "sha256:" + strings.Repeat("a", 64), "line 1: must be"},
-		{"an empty scope", tokenLine("send,", "x"), "line 1: must be"},
-		{"a short hash", "send sha256:" + strings.Repeat("a", 62), "line 1: must be"},
-		{"no hex", "send sha256:" + strings.Repeat("x", 64), "line 1: must be"},
-		{"three words", strings.TrimSpace(good) + " opensesame", "line 1: must be"},
-		{"twice the same", good + tokenLine("read", "secret"), "line 2: the same token as in line 1"},
-		{"too large", strings.Repeat("#", tokensBytesMax+1), "larger than 1MiB"},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			t.Parallel()
-			_, err := openTokens(tokenFile(t, row.content), nil, logger(t))
-			require.ErrorContains(t, err, row.says)
-			require.NotContains(t, err.Error(), "opensesame", "it may be a token")
-		})
-	}
-	var many strings.Builder
-	for i := range tokensMax + 1 {
-		many.WriteString(tokenLine("send", fmt.Sprint(i)))
-	}
-	_, err := openTokens(tokenFile(t, many.String()), nil, logger(t))
-	require.ErrorContains(t, err, "at most 1000")
-	_, err = openTokens(filepath.Join(t.TempDir(), "none"), nil, logger(t))
-	require.ErrorIs(t, err, os.ErrNotExist)
-}
-
-// TestTokensReload: a change is in force with the next look at the file; a broken file
-// changes nothing, and is reported once.
-func TestTokensReload(t *testing.T) {
-	t.Parallel()
-	path := tokenFile(t, tokenLine("send", "old"))
-	synctest.Test(t, func(t *testing.T) {
-		var log syncBuffer
-		tokens, err := openTokens(path, nil, slog.New(slog.NewTextHandler(&log, nil)))
-		require.NoError(t, err)
-		stop := tokens.watch()
-		defer stop()
-		known := func(text string) bool {
-			time.Sleep(2*tokens.poll + time.Millisecond) //nolint:forbidigo // of the bubble's clock
-			synctest.Wait()
-			_, known := tokens.find(text)
-			return known
-		}
-		require.True(t, known("old"))
-		require.Empty(t, log.String(), "nothing has changed")
-
-		require.NoError(t, os.WriteFile(path, []byte(tokenLine("send", "new")), 0o600))
-		require.True(t, known("new"))
-		require.False(t, known("old"))
-		require.Equal(t, 1, strings.Count(log.String(), "read again"))
-
-		require.NoError(t, os.WriteFile(path, []byte("send broken\n"), 0o600))
-		require.True(t, known("new"), "the tokens of before stay")
-		require.True(t, known("new"))
-		require.Equal(t, 1, strings.Count(log.String(), "level=ERROR"), "said once")
-		require.NotContains(t, log.String(), "broken")
-
-		require.NoError(t, os.Remove(path))
-		require.True(t, known("new"))
-		require.Equal(t, 2, strings.Count(log.String(), "level=ERROR"), "another error")
-
-		require.NoError(t, os.WriteFile(path, []byte(tokenLine("send", "new")), 0o600))
-		require.True(t, known("new"))
-		require.Equal(t, 2, strings.Count(log.String(), "level=INFO"), "it is whole again")
-	})
-}
-
 // TestNobodyElseWithoutTokens: an address that others reach needs tokens, or a word.
 func TestNobodyElseWithoutTokens(t *testing.T) {
 	t.Parallel()
@@ -195,22 +106,173 @@ func TestNobodyElseWithoutTokens(t *testing.T) {
 		cfg := defaultConfig(t)
 		cfg.APIAddr = config.Addr(addr)
 		if loopback {
-			require.NoError(t, cfg.validate(), addr)
+			require.NoError(t, cfg.Check(), addr)
 			continue
 		}
-		require.ErrorContains(t, cfg.validate(), "--insecure", addr)
-		cfg.Insecure = true
-		require.NoError(t, cfg.validate(), addr)
-		cfg.Insecure, cfg.APITokensFile = false, "tokens"
-		require.NoError(t, cfg.validate(), addr)
+		require.ErrorContains(t, cfg.Check(), "--insecure", addr)
+		cfg.Access.Insecure = true
+		require.NoError(t, cfg.Check(), addr)
+		cfg.Access.Insecure, cfg.Access.APITokensFile = false, "tokens"
+		require.NoError(t, cfg.Check(), addr)
 	}
 }
 
 func TestNewReportsTheTokenFile(t *testing.T) {
 	t.Parallel()
 	cfg := defaultConfig(t)
-	cfg.APITokensFile, cfg.RequestsMax = filepath.Join(t.TempDir(), "none"), 0
+	cfg.Access.APITokensFile, cfg.RequestsMax = filepath.Join(t.TempDir(), "none"), 0
 	_, err := New(cfg, Deps{Logger: logger(t), Registerer: prometheus.NewRegistry()})
 	require.ErrorContains(t, err, "api-tokens-file")
 	require.ErrorContains(t, err, "requests-max")
+}
+
+// TestTokenRate: each token has a rate of its own; what is over it is 429, with the time to wait.
+func TestTokenRate(t *testing.T) {
+	t.Parallel()
+	path := tokenFile(t, tokenLine("send", "one")+tokenLine("send", "two"))
+	b := setup(t, options{partitions: 1, config: func(c *Config) {
+		c.Access.APITokensFile, c.Access.TokenRate, c.Access.TokenBurst = path, 0.1, 3
+	}})
+	b.sequence()
+	for range 3 {
+		require.Equal(t, http.StatusOK, b.authorized(t, "/message/send", "Bearer one").status)
+	}
+	g := b.authorized(t, "/message/send", "Bearer one")
+	require.Equal(t, http.StatusTooManyRequests, g.status, g.raw)
+	requireShape(t, g)
+	require.Equal(t, "rate_limited", g.code())
+	require.Contains(t, g.body["msg"], "token")
+	after, err := strconv.Atoi(g.header.Get("Retry-After"))
+	require.NoError(t, err)
+	require.True(t, after >= 5 && after <= 10, "one send in 10 s: %d", after)
+	require.Equal(t, http.StatusOK, b.authorized(t, "/message/send", "Bearer two").status)
+	require.Equal(t, "unauthorized", b.authorized(t, "/message/send", "Bearer three").code())
+
+	// A change of the file gives nobody a new rate.
+	require.NoError(t, os.WriteFile(path, []byte(tokenLine("send,read", "one")+tokenLine("send", "three")), 0o600))
+	testkit.WaitFor(t, testTimeout, "the third token", func(context.Context) error {
+		if g := b.authorized(t, "/message/send", "Bearer three"); g.status != http.StatusOK {
+			return errors.New(g.raw)
+		}
+		return nil
+	})
+	require.Equal(t, "rate_limited", b.authorized(t, "/message/send", "Bearer one").code())
+}
+
+// TestAddressRate: guessing tokens costs too, and everything in a bulk counts.
+func TestAddressRate(t *testing.T) {
+	t.Parallel()
+	path := tokenFile(t, tokenLine("send", "one"))
+	b := setup(t, options{partitions: 1, config: func(c *Config) {
+		c.Access.APITokensFile, c.Access.AddressRate, c.Access.AddressBurst = path, 0.1, 5
+		c.Access.TrustedProxies = []string{"127.0.0.0/8"}
+	}})
+	b.sequence()
+	from := func(address, path, contentType, body, token string) got {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url+path, strings.NewReader(body))
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", contentType)
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("X-Forwarded-For", address)
+		g, err := b.do(req)
+		require.NoError(t, err)
+		return g
+	}
+	for range 5 {
+		require.Equal(t, "unauthorized", from("10.0.0.1", "/message/send", "application/json", example, "guess").code())
+	}
+	g := from("10.0.0.1", "/message/send", "application/json", example, "one")
+	require.Equal(t, "rate_limited", g.code(), g.raw)
+	requireShape(t, g)
+	require.Contains(t, g.body["msg"], "address")
+
+	bulk := from("10.0.0.2", "/message/sendbatch", "application/json", `{"from_uid":"a","subscribers":["1","2","3","4","5","6","7","8"],"payload":"aGk="}`, "one")
+	require.Equal(t, http.StatusOK, bulk.status, bulk.raw)
+	g = from("10.0.0.2", "/message/send", "application/json", example, "one")
+	require.Equal(t, "rate_limited", g.code())
+	after, err := strconv.Atoi(g.header.Get("Retry-After"))
+	require.NoError(t, err)
+	require.Greater(t, after, 30, "it owes for three")
+	require.Equal(t, http.StatusOK, from("10.0.0.3", "/message/send", "application/json", example, "one").status)
+}
+
+func TestDoorSettings(t *testing.T) {
+	t.Parallel()
+	for says, change := range map[string]func(*Config){
+		"api-token-rate -1":        func(c *Config) { c.Access.TokenRate = -1 },
+		"needs api-tokens-file":    func(c *Config) { c.Access.TokenRate = 1 },
+		"api-address-rate 0.001":   func(c *Config) { c.Access.AddressRate = 0.001 },
+		"api-address-burst -1":     func(c *Config) { c.Access.AddressBurst = -1 },
+		"api-trusted-proxies":      func(c *Config) { c.Access.TrustedProxies = []string{"localhost"} },
+		"api-cors-origins":         func(c *Config) { c.Access.CORSOrigins = []string{"example.org"} },
+		"api-connections-max 0":    func(c *Config) { c.ConnectionsMax = 0 },
+		"https://example.org/x":    func(c *Config) { c.Access.CORSOrigins = []string{"https://example.org/x"} },
+		"want * or a scheme":       func(c *Config) { c.Access.CORSOrigins = []string{"*", "null"} },
+		`"https://Example.org" is`: func(c *Config) { c.Access.CORSOrigins = []string{"https://Example.org"} },
+	} {
+		cfg := defaultConfig(t)
+		change(&cfg)
+		require.ErrorContains(t, cfg.Check(), says)
+	}
+}
+
+func TestCORS(t *testing.T) {
+	t.Parallel()
+	const page = "https://chat.example.org"
+	ask := func(b *bundle, method, path string, header ...string) (status int, answer http.Header) {
+		req, err := http.NewRequestWithContext(t.Context(), method, b.url+path, bytes.NewReader([]byte(example)))
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		res, err := b.client.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		return res.StatusCode, res.Header
+	}
+	preflight := []string{"Origin", page, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization,content-type"}
+
+	off := setup(t, options{partitions: 1})
+	off.sequence()
+	status, _ := ask(off, http.MethodOptions, "/message/send", preflight...)
+	require.Equal(t, http.StatusMethodNotAllowed, status)
+	status, header := ask(off, http.MethodPost, "/message/send", "Origin", page)
+	require.Equal(t, http.StatusForbidden, status)
+	for name := range header {
+		require.False(t, strings.HasPrefix(name, "Access-Control"), name)
+	}
+
+	tokens := tokenFile(t, tokenLine("send", "one"))
+	on := setup(t, options{partitions: 1, config: func(c *Config) {
+		c.Access.CORSOrigins, c.Access.APITokensFile = []string{"http://localhost:3000", page}, tokens
+	}})
+	on.sequence()
+	status, header = ask(on, http.MethodOptions, "/message/send", preflight...)
+	require.Equal(t, http.StatusNoContent, status, "without a token: browsers send none")
+	require.Equal(t, page, header.Get("Access-Control-Allow-Origin"))
+	require.Equal(t, "POST", header.Get("Access-Control-Allow-Methods"))
+	require.Equal(t, "Authorization, Content-Type, X-Request-Id", header.Get("Access-Control-Allow-Headers"))
+	require.Equal(t, "Origin", header.Get("Vary"))
+	require.Empty(t, header.Get("Access-Control-Allow-Credentials"))
+	status, _ = ask(on, http.MethodOptions, "/nowhere", preflight...)
+	require.Equal(t, http.StatusNotFound, status)
+	status, header = ask(on, http.MethodPost, "/message/send", "Origin", page, "Authorization", "Bearer one")
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, page, header.Get("Access-Control-Allow-Origin"))
+	require.Contains(t, header.Get("Access-Control-Expose-Headers"), "Retry-After")
+	status, header = ask(on, http.MethodPost, "/message/send", "Origin", page)
+	require.Equal(t, http.StatusUnauthorized, status)
+	require.Equal(t, page, header.Get("Access-Control-Allow-Origin"), "the page may read why")
+	status, header = ask(on, http.MethodPost, "/message/send", "Origin", "https://evil.example.org", "Authorization", "Bearer one")
+	require.Equal(t, http.StatusForbidden, status)
+	require.Empty(t, header.Get("Access-Control-Allow-Origin"))
+
+	all := setup(t, options{partitions: 1, config: func(c *Config) { c.Access.CORSOrigins = []string{"*"} }})
+	_, header = ask(all, http.MethodOptions, "/message/send", preflight...)
+	require.Equal(t, "*", header.Get("Access-Control-Allow-Origin"))
+	require.Empty(t, header.Get("Vary"))
+	all.sequence()
+	status, _ = ask(all, http.MethodPost, "/message/send", "Origin", page, "Sec-Fetch-Site", "cross-site")
+	require.Equal(t, http.StatusOK, status)
 }

@@ -21,8 +21,8 @@ const (
 	unreadBytesMax = 256 << 10
 	// lineEndsMax is how many bytes of empty lines may precede a request that is not the first.
 	lineEndsMax = 4
-	// answerBytesKept is how large an answer's buffer may be to be used for the next.
-	answerBytesKept = 64 << 10
+	// responseBytesKept is how large an answer's buffer may be to be used for the next.
+	responseBytesKept = 64 << 10
 )
 
 // The states of a conn.
@@ -42,17 +42,17 @@ type conn struct {
 	in   []byte // of buf: read, and not used yet
 	head head
 
-	fresh   http.Request // what all requests have in common
-	request *http.Request
-	url     url.URL
-	route   *chi.Context
-	ctx     requestContext
-	body    body
-	answer  answer
-	out     []byte
-	served  bool // a request, at least
-	empty   int  // bytes of empty lines since
-	given   bool // to net/http
+	fresh    http.Request // what all requests have in common
+	request  *http.Request
+	url      url.URL
+	route    *chi.Context
+	ctx      requestContext
+	body     body
+	response response
+	out      []byte
+	served   bool // a request, at least
+	empty    int  // bytes of empty lines since
+	given    bool // to net/http
 
 	arrived    time.Time // the request
 	answered   time.Time // the one before
@@ -63,7 +63,7 @@ type conn struct {
 func newConn(s *Server, accepted net.Conn) *conn {
 	c := &conn{
 		Conn: accepted, s: s, buf: make([]byte, headBytesMax), route: chi.NewRouteContext(),
-		head: head{header: make(http.Header)}, answer: answer{header: make(http.Header)},
+		head: head{header: make(http.Header)}, response: response{header: make(http.Header)},
 	}
 	c.ctx.c, c.body.c = c, c
 	c.request = (&http.Request{
@@ -173,20 +173,20 @@ func (c *conn) serve() bool {
 	*r = c.fresh
 	r.URL, r.Header, r.Host = &c.url, c.head.header, c.head.host
 	r.Body, r.ContentLength = &c.body, c.head.length
-	c.answer.reset()
+	c.response.reset()
 
-	c.s.rest.Handler.ServeHTTP(&c.answer, r)
+	c.s.rest.Handler.ServeHTTP(&c.response, r)
 
 	c.answered = time.Now()
 	whole := c.body.skip()
 	c.ctx.end() // behind the last of the body
-	last := !whole || c.answer.last() || c.s.closing.Load()
-	c.out = c.answer.append(c.out[:0], &c.s.dates, c.answered, last)
+	last := !whole || c.response.last() || c.s.closing.Load()
+	c.out = c.response.append(c.out[:0], &c.s.dates, c.answered, last)
 	c.head.forget()
 	if _, err := c.Conn.Write(c.out); err != nil {
 		return false
 	}
-	if cap(c.out) > answerBytesKept {
+	if cap(c.out) > responseBytesKept {
 		c.out = nil
 	}
 	if last && (len(c.in) > 0 || c.body.left > 0) {

@@ -35,7 +35,7 @@ func setup(t *testing.T, handler http.HandlerFunc, change func(*http.Server)) *f
 	t.Helper()
 	f := &front{served: make(chan error, 1)}
 	rest := reference(func(w http.ResponseWriter, r *http.Request) {
-		if _, here := w.(*answer); here {
+		if _, here := w.(*response); here {
 			f.here.Add(1)
 		}
 		handler(w, r)
@@ -118,7 +118,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	case "abort":
 		panic(http.ErrAbortHandler)
 	case "large":
-		_, _ = w.Write(make([]byte, 3*answerBytesKept))
+		_, _ = w.Write(make([]byte, 3*responseBytesKept))
 		return
 	}
 	raw, err := json.Marshal(seen)

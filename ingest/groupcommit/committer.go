@@ -1,0 +1,216 @@
+package groupcommit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sendhouse/sendhouse/ingest/memory"
+	"github.com/sendhouse/sendhouse/ingest/outcome"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
+)
+
+const (
+	// A group commit at most (docs/adr/0009-larger-group-commits.md). Readers of the log do not rely on it.
+	batchSendsMax = 1024
+	batchBytesMax = 512 << 10
+
+	// headerRoomBytes is kept free of the server's max_payload for the headers of a
+	// record: our reply subject, and what JetStream may add; and for the head of a message batch.
+	headerRoomBytes = 4 << 10
+)
+
+// batchBytes is how large a group commit may be where the server takes maxPayload
+// bytes; 0 means that it has not said.
+func batchBytes(maxPayload int64) int {
+	if maxPayload <= headerRoomBytes {
+		return batchBytesMax
+	}
+	return int(min(batchBytesMax, maxPayload-headerRoomBytes))
+}
+
+// committerConfig is what a committer is limited by. The settings of ingest stand behind it.
+type Config struct {
+	AckTimeout time.Duration
+	SendsMax   int           // that may wait, per partition
+	BytesMax   int           // that may wait, per partition
+	WaitMax    time.Duration // how long sends may wait for their answer while a crowd of them does
+}
+
+// committerDeps is what a committer works with. All but Tracer must be set.
+type Deps struct {
+	NATS       *nats.Conn
+	JetStream  jetstream.JetStream
+	Partitions topology.Partitions
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+	Tracer     *tracing.Tracer // nil: nothing is traced
+}
+
+// committer commits sends to the write-ahead logs of all partitions.
+type Committer struct {
+	Config
+	nc         *nats.Conn
+	js         jetstream.JetStream
+	publisher  publisher
+	inbox      *inbox
+	log        *slog.Logger
+	metrics    *metrics
+	tracer     *tracing.Tracer // nil: nothing is traced
+	delayMax   time.Duration   // how long a commit is held back at most
+	batchBytes int             // in one batch
+	buffers    *memory.Buffers
+	timers     *timerPool
+	connected  atomic.Bool
+	endWatch   atomic.Pointer[context.CancelCauseFunc] // of the leases
+	partitions []*partition
+}
+
+func New(cfg Config, deps Deps) (*Committer, error) {
+	c := &Committer{
+		Config: cfg,
+		nc:     deps.NATS, js: deps.JetStream, publisher: deps.NATS, inbox: newInbox(deps.NATS, deps.Logger), log: deps.Logger, tracer: deps.Tracer,
+		delayMax:   delayMax,
+		batchBytes: batchBytes(deps.NATS.MaxPayload()),
+		buffers:    memory.NewBuffers(batchBytesFirst), timers: &timerPool{},
+	}
+	for n := range int(deps.Partitions) {
+		c.partitions = append(c.partitions, newPartition(n, c))
+	}
+	var err error
+	c.metrics, err = newMetrics(deps.Registerer, c)
+	return c, err
+}
+
+// start begins to commit what is enqueued, and to follow the partitions' owners. Until the returned function is called, acknowledgements
+// and answers are taken; the owners are followed until ctx ends.
+func (c *Committer) Start(ctx context.Context) (stop func() error, err error) {
+	closeInbox, err := c.openInbox()
+	if err != nil {
+		return nil, err
+	}
+	stopWatching := c.watchConnection()
+	var following sync.WaitGroup
+	ctx, stopFollowing := context.WithCancel(ctx)
+	following.Go(func() { c.followOwners(ctx) })
+	following.Go(func() { c.probeIdle(ctx) })
+	return func() error {
+		stopFollowing()
+		following.Wait()
+		stopWatching()
+		err := closeInbox()
+		for _, p := range c.partitions {
+			p.ackTimer.Stop() // delayTimer ends by itself: what it lets go is on its way, though nobody waits for it
+		}
+		return err
+	}, nil
+}
+
+// enqueue encodes a send of size bytes into the gathering batch of a partition. The send may be
+// reused when it returns. Span is that of its request, nil where that is not traced.
+func (c *Committer) Enqueue(partition int, s *message.Send, size int, span *tracing.Span) (Ticket, outcome.Problem) {
+	p := c.partitions[partition]
+	t, became := p.add(s, size, span, false)
+	return t, p.problem(became)
+}
+
+// enqueueHeld is enqueue for one of many: it does not publish, so that a bulk does not
+// begin with a group commit of one. Flush must follow, and soon: until then the send
+// leaves only if another one takes it along.
+func (c *Committer) EnqueueDeferred(partition int, s *message.Send, size int, span *tracing.Span) (Ticket, outcome.Problem) {
+	p := c.partitions[partition]
+	t, became := p.add(s, size, span, true)
+	return t, p.problem(became)
+}
+
+// release publishes what enqueueHeld has held back, if the way is free; if it is not,
+// it leaves when it is.
+func (c *Committer) Flush(partition int) { c.partitions[partition].flush() }
+
+// checkConnection is ErrDisconnected while NATS cannot be reached.
+func (c *Committer) CheckConnection() error {
+	if !c.connected.Load() {
+		return ErrDisconnected
+	}
+	return nil
+}
+
+// Load is what a partition has on its way.
+type Load struct {
+	Sends, Bytes int           // that wait for their group commit
+	Unanswered   int           // sends of commits that are published and not yet answered
+	Wait         time.Duration // how long the send that has waited longest for its answer has done so
+}
+
+func (c *Committer) Load(partition int) Load {
+	p := c.partitions[partition]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Load{Sends: p.sends, Bytes: p.bytes, Unanswered: p.unended, Wait: p.longestWait()}
+}
+
+// ErrDisconnected says that NATS cannot be reached.
+var ErrDisconnected = errors.New("ingest: not connected to NATS")
+
+// closeTimeout is how long the inbox may take to close.
+const closeTimeout = 5 * time.Second
+
+// openInbox subscribes to what is said to this process.
+func (c *Committer) openInbox() (closeInbox func() error, err error) {
+	sub, err := c.nc.Subscribe(c.inbox.prefix+".>", func(m *nats.Msg) { c.inbox.receive(c.partitions, m) })
+	if err != nil {
+		return nil, fmt.Errorf("ingest: subscribe to the inbox: %w", err)
+	}
+	closed := make(chan struct{})
+	sub.SetClosedHandler(func(string) { close(closed) })
+	return func() error {
+		if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
+			return fmt.Errorf("ingest: close the inbox: %w", err)
+		}
+		select {
+		case <-closed:
+		case <-time.After(closeTimeout):
+			return errors.New("ingest: the inbox did not close")
+		}
+		return nil
+	}, nil
+}
+
+// watchConnection follows the state of the connection until the returned function
+// is called, which waits for its goroutine.
+func (c *Committer) watchConnection() (stop func()) {
+	changes := c.nc.StatusChanged()
+	c.connected.Store(c.nc.IsConnected())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for status := range changes {
+			if status != nats.CONNECTED {
+				c.connected.Store(false)
+				for _, p := range c.partitions {
+					p.onDisconnect()
+				}
+			}
+			// Changes may be lost where they come fast, so the last word is the
+			// connection's.
+			c.connected.Store(c.nc.IsConnected())
+			if end := c.endWatch.Load(); end != nil && status == nats.CONNECTED {
+				(*end)(errReconnected)
+			}
+		}
+	}()
+	return func() {
+		c.nc.RemoveStatusListener(changes)
+		<-done
+	}
+}

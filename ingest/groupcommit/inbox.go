@@ -1,0 +1,176 @@
+package groupcommit
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/go-faster/jx"
+	"github.com/nats-io/nats.go"
+
+	"github.com/sendhouse/sendhouse/ingest/outcome"
+	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+)
+
+// inbox is the one subscription that everything said to this process comes to:
+//
+//	<prefix>.a.<partition>.<batch>   JetStream acknowledges or refuses a group commit
+//	<prefix>.r.<partition>.<batch>   the sequencer answers it
+//	<prefix>.p.<partition>.<probe>   JetStream refuses a probe (ready.go)
+//
+// The prefix is unique to the process, so an answer to an earlier life of it finds
+// nobody.
+type inbox struct {
+	prefix string
+	log    *slog.Logger
+	json   jx.Decoder // only the subscription's goroutine uses it
+}
+
+const (
+	kindAck   = 'a'
+	kindReply = 'r'
+	kindProbe = 'p'
+)
+
+func newInbox(nc *nats.Conn, log *slog.Logger) *inbox {
+	return &inbox{prefix: nc.NewInbox(), log: log}
+}
+
+func (i *inbox) ackSubject(partition int, no uint64) string {
+	return i.subject(kindAck, partition, no)
+}
+
+func (i *inbox) replySubject(partition int, no uint64) string {
+	return i.subject(kindReply, partition, no)
+}
+
+func (i *inbox) subject(kind byte, partition int, no uint64) string {
+	b := make([]byte, 0, 96)
+	b = append(b, i.prefix...)
+	b = append(b, '.', kind, '.')
+	b = strconv.AppendInt(b, int64(partition), 10)
+	b = append(b, '.')
+	b = strconv.AppendUint(b, no, 10)
+	return string(b)
+}
+
+var errForeignSubject = errors.New("not a subject of this inbox")
+
+// parse reads a subject of the inbox.
+func (i *inbox) parse(subject string) (kind byte, partition int, no uint64, err error) {
+	rest, ok := strings.CutPrefix(subject, i.prefix+".")
+	if !ok || len(rest) < len("a.0.1") || rest[1] != '.' {
+		return 0, 0, 0, fmt.Errorf("%q: %w", subject, errForeignSubject)
+	}
+	kind = rest[0]
+	p, n, _ := strings.Cut(rest[2:], ".")
+	partition, perr := strconv.Atoi(p)
+	no, nerr := strconv.ParseUint(n, 10, 64)
+	if perr != nil || nerr != nil || kind != kindAck && kind != kindReply && kind != kindProbe {
+		return 0, 0, 0, fmt.Errorf("%q: %w", subject, errForeignSubject)
+	}
+	return kind, partition, no, nil
+}
+
+// receive handles one message of the inbox. The subscription calls it for one at a
+// time; it must not block, for every request waits behind it.
+func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
+	kind, number, no, err := i.parse(msg.Subject)
+	if err != nil || number < 0 || number >= len(partitions) {
+		i.log.Warn("a message that nobody waits for", "subject", msg.Subject)
+		return
+	}
+	p := partitions[number]
+	if kind == kindReply {
+		p.onAnswer(no, msg.Data)
+		return
+	}
+	if kind == kindProbe {
+		p.onProbe(i.probeProblem(msg))
+		return
+	}
+	if noStream(msg) {
+		if skipped, due := p.faults.Due(faultWAL); due {
+			i.log.Warn("no stream takes the write-ahead log's subject", "partition", number, "stream", topology.WALStream(number), "skipped", skipped)
+		}
+		p.onRefusal(no, outcome.WALUnavailable)
+		return
+	}
+	a, err := parseAck(&i.json, msg.Data)
+	switch {
+	case err != nil:
+		// It may have been taken or not; the acknowledgement timer says so in time.
+		i.log.Error("an acknowledgement that makes no sense", "partition", number, "error", err)
+	case a.refused():
+		if skipped, due := p.faults.Due(faultWAL); due {
+			i.log.Warn("the write-ahead log refused a group commit", "partition", number,
+				"code", a.code, "err_code", a.errCode, "description", string(a.description), "skipped", skipped)
+		}
+		p.onRefusal(no, a.outcome())
+	case a.streamSeq == 0 || string(a.stream) != topology.WALStream(number):
+		i.log.Error("acknowledged by another stream than the write-ahead log", "partition", number, "stream", string(a.stream), "stream_seq", a.streamSeq)
+		p.onRefusal(no, outcome.Internal)
+	default:
+		p.onAck(no)
+	}
+}
+
+// noStream reports whether an answer is NATS's own that nothing listens on the log's subject: the stream is missing, or has no leader.
+func noStream(msg *nats.Msg) bool { return len(msg.Data) == 0 && msg.Header.Get("Status") == "503" }
+
+// faultWAL is what a partition's log lines about its write-ahead log have in common: together they are limited.
+const faultWAL = "write-ahead log"
+
+// publisher is the part of nats.Conn that a commit needs.
+type publisher interface {
+	PublishMsg(msg *nats.Msg) error
+	MaxPayload() int64
+}
+
+// publish sends a batch, and goes on to the next where that fails at once. Nothing
+// is ever published twice.
+func (p *partition) publish(b *batch) {
+	for b != nil {
+		p.metrics.gathered(b)
+		header := nats.Header{topology.HeaderReply: {p.inbox.replySubject(p.number, b.no)}, topology.HeaderRule: {strconv.Itoa(message.RuleNewest)}}
+		if b.samples != nil {
+			header[topology.HeaderTrace] = []string{b.samples.String()}
+		}
+		err := p.publisher.PublishMsg(&nats.Msg{
+			Subject: topology.WALSubject(p.number),
+			Reply:   p.inbox.ackSubject(p.number, b.no),
+			Header:  header,
+			Data:    b.bytes,
+		})
+		*b.buffer = b.bytes
+		p.buffers.Put(b.buffer) // PublishMsg has copied it
+		b.buffer, b.bytes = nil, nil
+		if err == nil {
+			return
+		}
+		if skipped, due := p.faults.Due(faultWAL); due {
+			p.log.Warn("a group commit could not be published", "partition", p.number, "sends", b.sends, "error", broker.Explain(err), "skipped", skipped)
+		}
+		b = p.fail(b.no, publishFailure(err, b.sends))
+	}
+}
+
+// publishFailure says what an error of PublishMsg means for the sends of a batch.
+// Most say that nothing left; an error of writing does not, since the server may have
+// got enough before it.
+func publishFailure(err error, sends int) outcome.Outcome {
+	switch {
+	case errors.Is(err, nats.ErrMaxPayload) && sends == 1:
+		return outcome.TooLarge
+	case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrHeadersNotSupported):
+		return outcome.WALRefused
+	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining), errors.Is(err, nats.ErrReconnectBufExceeded):
+		return outcome.WALUnavailable
+	default:
+		return outcome.Unknown
+	}
+}

@@ -1,0 +1,281 @@
+// Package outcome is the vocabulary of results: what can become of a request, and how each result is reported to the caller.
+//
+// An Outcome has one HTTP status, one stable code (also the label of the metrics), WuKongIM's reason and a default text; Spec is the only
+// place that decides them. A Problem is an outcome other than 200 with the details of one request.
+package outcome
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/sendhouse/sendhouse/ingest/permission"
+	"github.com/sendhouse/sendhouse/pkg/api"
+)
+
+// outcome is what became of a request. It decides everything else about the
+// answer: see spec.
+type Outcome uint8
+
+const (
+	Accepted Outcome = iota
+	Duplicate
+	Conflict
+	InvalidJSON
+	InvalidRequest
+	InvalidPayload
+	TooLarge
+	MediaType
+	MethodNotAllowed
+	NotFound
+	BodyUnreadable
+	Unauthorized
+	InsufficientScope
+	UnknownHost
+	CrossOrigin
+	RateLimited
+	Malformed
+	HeaderTooLarge
+	Expectation
+	SenderBanned
+	ChannelBanned
+	Disbanded
+	Denylisted
+	NotSubscribed
+	NotAllowlisted
+	NoSuchChannel
+	PermissionsUnavailable
+	ChangeUnknown
+	Overloaded
+	Draining
+	WALUnavailable
+	WALFull
+	WALStalled
+	WALRefused
+	PartitionRefused
+	Unknown
+	NoAnswer
+	ClientGone
+	Internal
+	Count // the number of them
+)
+
+// WuKongIM's reason codes, as far as they say something about a send
+// (WuKongIM pkg/protocol/frame).
+const (
+	ReasonNone          = 0
+	ReasonSuccess       = 1
+	ReasonAuthFail      = 2
+	ReasonPayloadDecode = 9
+	ReasonSystemError   = 15
+	ReasonChannelID     = 16
+	ReasonRateLimit     = 22
+	ReasonChannelType   = 23
+	ReasonConflict      = 28
+)
+
+// spec is how an outcome is told to the caller.
+type Spec struct {
+	Status     int
+	Code       string // stable; also the metrics' label
+	Reason     int    // WuKongIM's
+	RetryAfter int    // seconds; 0 means that trying again does not help
+	Msg        string // where the case has nothing better to say
+}
+
+// spec is the one place where the status of an answer is decided.
+func (o Outcome) Spec() Spec {
+	const safe = "; sending it again with the same client_msg_no is safe"
+	switch o {
+	case Accepted:
+		return Spec{Status: http.StatusOK, Code: "accepted", Reason: ReasonSuccess}
+	case Duplicate:
+		return Spec{Status: http.StatusOK, Code: "duplicate", Reason: ReasonSuccess}
+	case Conflict:
+		return Spec{Status: http.StatusConflict, Code: "client_msg_no_conflict", Reason: ReasonConflict}
+	case InvalidJSON:
+		return Spec{Status: http.StatusBadRequest, Code: "invalid_json"}
+	case InvalidRequest:
+		return Spec{Status: http.StatusBadRequest, Code: "invalid_request"}
+	case InvalidPayload:
+		return Spec{Status: http.StatusBadRequest, Code: "invalid_payload", Reason: ReasonPayloadDecode}
+	case TooLarge:
+		return Spec{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
+			Msg: "the send is larger than the write-ahead log takes in one record"}
+	case MediaType:
+		return Spec{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type"}
+	case MethodNotAllowed:
+		return Spec{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Msg: "this route does not take this method; see Allow"}
+	case NotFound:
+		return Spec{Status: http.StatusNotFound, Code: "not_found", Msg: "no such route"}
+	case BodyUnreadable:
+		return Spec{Status: http.StatusBadRequest, Code: "body_unreadable"}
+	case Unauthorized, InsufficientScope, UnknownHost, CrossOrigin:
+		return o.accessSpec()
+	case RateLimited:
+		return Spec{Status: http.StatusTooManyRequests, Code: "rate_limited", Reason: ReasonRateLimit, RetryAfter: 1}
+	case Malformed:
+		return Spec{Status: http.StatusBadRequest, Code: "malformed_request", Msg: "the request is not valid HTTP/1.1"}
+	case HeaderTooLarge:
+		return Spec{Status: http.StatusRequestHeaderFieldsTooLarge, Code: "header_too_large", Msg: "the header of the request is larger than is taken"}
+	case Expectation:
+		return Spec{Status: http.StatusExpectationFailed, Code: "expectation_failed", Msg: "Expect may only be 100-continue"}
+	case SenderBanned, ChannelBanned, Disbanded, Denylisted, NotSubscribed, NotAllowlisted, NoSuchChannel,
+		PermissionsUnavailable, ChangeUnknown:
+		return o.permissionSpec()
+	case Overloaded:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "overloaded", Reason: ReasonRateLimit, RetryAfter: 1,
+			Msg: "more is being sent than can be taken; nothing was written"}
+	case Draining:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "draining", Reason: ReasonSystemError, RetryAfter: 1,
+			Msg: "this process is not serving: it is starting or stopping; nothing was written"}
+	case WALUnavailable:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "wal_unavailable", Reason: ReasonSystemError, RetryAfter: 1,
+			Msg: "the write-ahead log cannot be reached; nothing was written"}
+	case WALFull:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "wal_full", Reason: ReasonSystemError, RetryAfter: 5,
+			Msg: "the write-ahead log is full; nothing was written"}
+	case WALStalled:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "wal_stalled", Reason: ReasonSystemError, RetryAfter: 3,
+			Msg: "the write-ahead log does not acknowledge what is written to it: its disk may be full, or too slow; nothing was written"}
+	case WALRefused:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "wal_refused", Reason: ReasonSystemError, RetryAfter: 1,
+			Msg: "the write-ahead log refused the send; nothing was written"}
+	case PartitionRefused:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "partition_refused", Reason: ReasonSystemError, RetryAfter: 5,
+			Msg: "the channel's partition is not served; nothing was written"}
+	case Unknown:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "outcome_unknown", Reason: ReasonSystemError, RetryAfter: 1,
+			Msg: "the write-ahead log did not acknowledge the send, so it may have been written or not" + safe}
+	case NoAnswer:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "no_answer", Reason: ReasonSystemError, RetryAfter: 1,
+			Msg: "the send is stored, but no sequencer answered in time" + safe}
+	case ClientGone:
+		// Nobody reads this; the status, nginx's, is for the metrics.
+		return Spec{Status: 499, Code: "client_gone"}
+	default:
+		return Spec{Status: http.StatusInternalServerError, Code: "internal", Reason: ReasonSystemError,
+			Msg: "a fault in this service; its log says more"}
+	}
+}
+
+// accessSpec is the spec of what refuses a caller whatever he asks for.
+func (o Outcome) accessSpec() Spec {
+	switch o {
+	case Unauthorized:
+		return Spec{Status: http.StatusUnauthorized, Code: "unauthorized", Reason: ReasonAuthFail}
+	case InsufficientScope:
+		return Spec{Status: http.StatusForbidden, Code: "insufficient_scope", Reason: ReasonAuthFail, Msg: "the token does not allow this"}
+	case UnknownHost:
+		return Spec{Status: http.StatusForbidden, Code: "unknown_host", Reason: ReasonAuthFail}
+	default: // outcomeOrigin
+		return Spec{Status: http.StatusForbidden, Code: "cross_origin", Reason: ReasonAuthFail}
+	}
+}
+
+// problem is an answer other than 200. The zero value means that there is none.
+type Problem struct {
+	Outcome Outcome
+	Msg     string // "" means the outcome's own
+	Field   string // names of the bad fields, separated by commas
+	Reason  int    // 0 means the outcome's own
+	// retryAfter is in seconds; 0 means the outcome's own.
+	RetryAfter int
+	// sends is how many sends the request held, where that may be more than one. They count
+	// against the caller's rate.
+	Sends int
+}
+
+func (p Problem) OK() bool { return p.Outcome == Accepted }
+
+// message is what the problem says.
+func (p Problem) Message() string {
+	if p.Msg != "" {
+		return p.Msg
+	}
+	return p.Outcome.Spec().Msg
+}
+
+// shape is the problem as the contract wants it.
+func (p Problem) shape() api.Problem {
+	s := p.Outcome.Spec()
+	if p.Reason != ReasonNone {
+		s.Reason = p.Reason
+	}
+	return api.Problem{Status: s.Status, Code: s.Code, Msg: p.Message(), Field: p.Field, Reason: s.Reason, RetryAfter: max(s.RetryAfter, p.RetryAfter)}
+}
+
+// append appends the problem's JSON.
+func (p Problem) Append(body []byte) []byte { return p.shape().Append(body) }
+
+// write answers with the problem.
+func (p Problem) Write(w http.ResponseWriter) { p.shape().Write(w) }
+
+// response is a problem as a whole HTTP answer, for where there is no ResponseWriter. The connection
+// is closed behind it.
+func (p Problem) Response() []byte {
+	s := p.Outcome.Spec()
+	body := p.Append(make([]byte, 0, 256))
+	out := append(make([]byte, 0, 512), "HTTP/1.1 "...)
+	out = strconv.AppendInt(out, int64(s.Status), 10)
+	out = append(append(out, ' '), http.StatusText(s.Status)...)
+	out = append(out, "\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n"...)
+	if s.RetryAfter > 0 {
+		out = append(out, "Retry-After: "...)
+		out = append(strconv.AppendInt(out, int64(s.RetryAfter), 10), "\r\n"...)
+	}
+	out = append(out, "Content-Length: "...)
+	out = strconv.AppendInt(out, int64(len(body)), 10)
+	return append(append(out, "\r\n\r\n"...), body...)
+}
+
+func Of(v permission.Verdict) Outcome {
+	switch v {
+	case permission.Allowed:
+		return Accepted
+	case permission.SenderBanned:
+		return SenderBanned
+	case permission.ChannelBanned:
+		return ChannelBanned
+	case permission.Disbanded:
+		return Disbanded
+	case permission.Denylisted:
+		return Denylisted
+	case permission.NotSubscribed:
+		return NotSubscribed
+	case permission.NotAllowlisted:
+		return NotAllowlisted
+	case permission.Undefined:
+		return NoSuchChannel
+	default:
+		return PermissionsUnavailable
+	}
+}
+
+// permissionSpec is spec for what the permissions decide.
+func (o Outcome) permissionSpec() Spec {
+	refusal := func(v permission.Verdict, code, msg string) Spec {
+		return Spec{Status: http.StatusForbidden, Code: code, Reason: v.Reason(), Msg: msg}
+	}
+	switch o {
+	case SenderBanned:
+		return refusal(permission.SenderBanned, "sender_banned", "the sender is banned from sending")
+	case ChannelBanned:
+		return refusal(permission.ChannelBanned, "channel_banned", "the channel is banned")
+	case Disbanded:
+		return refusal(permission.Disbanded, "channel_disbanded", "the channel is disbanded")
+	case Denylisted:
+		return refusal(permission.Denylisted, "denylisted", "the sender is on the channel's denylist")
+	case NotSubscribed:
+		return refusal(permission.NotSubscribed, "not_subscribed", "the sender is no subscriber of the channel")
+	case NotAllowlisted:
+		return refusal(permission.NotAllowlisted, "not_allowlisted", "the sender is not on the channel's allowlist")
+	case NoSuchChannel:
+		return refusal(permission.Undefined, "no_such_channel", "nobody has defined the channel")
+	case ChangeUnknown:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "change_unknown", Reason: ReasonSystemError, RetryAfter: 1,
+			Msg: "the change may be in force or not; making it again is safe"}
+	default:
+		return Spec{Status: http.StatusServiceUnavailable, Code: "permissions_unavailable", Reason: ReasonSystemError, RetryAfter: 1,
+			Msg: "the permissions cannot be read now; nothing was written"}
+	}
+}

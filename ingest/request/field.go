@@ -1,0 +1,124 @@
+package request
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/sendhouse/sendhouse/ingest/outcome"
+)
+
+// field is a part of the body that can be wrong. Errors name fields in this order.
+type Field uint8
+
+const (
+	fieldPayload Field = iota
+	fieldFromUID
+	fieldSenderUID
+	fieldChannelID
+	fieldChannelType
+	fieldHeader
+	fieldHeaderNoPersist
+	fieldHeaderRedDot
+	fieldHeaderSyncOnce
+	fieldNoPersist
+	fieldRedDot
+	fieldSyncOnce
+	FieldClientMsgNo
+	fieldStreamNo
+	fieldTagKey
+	fieldExpire
+	FieldSubscribers
+	FieldUIDs
+	fieldTempSubscriber
+	fieldReset
+	fieldLarge
+	fieldBan
+	fieldDisband
+	fieldSendBan
+	fieldAllowStranger
+	FieldsCount
+)
+
+// The flags, in the order of fields.headerFlags and fields.topFlags.
+const (
+	flagNoPersist = iota
+	flagRedDot
+	flagSyncOnce
+)
+
+func (f Field) String() string {
+	return [FieldsCount]string{
+		"payload", "from_uid", "sender_uid", "channel_id", "channel_type",
+		"header", "header.no_persist", "header.red_dot", "header.sync_once", "no_persist", "red_dot", "sync_once",
+		"client_msg_no", "stream_no", "tag_key", "expire", "subscribers",
+		"uids", "temp_subscriber", "reset", "large", "ban", "disband", "send_ban", "allow_stranger",
+	}[f]
+}
+
+// reason is WuKongIM's code for a bad field, if it has one.
+func (f Field) reason() int {
+	switch f {
+	case fieldPayload:
+		return outcome.ReasonPayloadDecode
+	case fieldChannelID:
+		return outcome.ReasonChannelID
+	case fieldChannelType:
+		return outcome.ReasonChannelType
+	default:
+		return outcome.ReasonNone
+	}
+}
+
+// fieldSet is a set of fields, a bit each.
+type fieldSet uint32
+
+func (s fieldSet) has(f Field) bool { return s&(1<<f) != 0 }
+func (s *fieldSet) add(f Field)     { *s |= 1 << f }
+func (s *fieldSet) remove(f Field)  { *s &^= 1 << f }
+
+// issue is one thing that is wrong with a field: "must be an integer", to be read
+// behind the field's name.
+type issue struct {
+	field Field
+	what  string
+	// large marks an issue that is 413 where it is the only one.
+	large bool
+}
+
+// bad notes what is wrong with a field. The first note on a field stands.
+func (r *Request) bad(f Field, what string) {
+	r.note(issue{field: f, what: what})
+}
+
+func (r *Request) note(i issue) {
+	if !r.isBad(i.field) {
+		r.issues = append(r.issues, i)
+	}
+}
+
+func (r *Request) isBad(f Field) bool {
+	return slices.ContainsFunc(r.issues, func(i issue) bool { return i.field == f })
+}
+
+// problem makes one error of all issues; it names every bad field.
+func (r *Request) problem() outcome.Problem {
+	if len(r.issues) == 0 {
+		return outcome.Problem{}
+	}
+	slices.SortStableFunc(r.issues, func(a, b issue) int { return int(a.field) - int(b.field) })
+	var names, msg strings.Builder
+	for i, issue := range r.issues {
+		if i > 0 {
+			names.WriteByte(',')
+			msg.WriteString("; ")
+		}
+		names.WriteString(issue.field.String())
+		msg.WriteString(issue.field.String() + " " + issue.what)
+	}
+	first := r.issues[0]
+	p := outcome.Problem{Outcome: outcome.InvalidRequest, Msg: msg.String(), Field: names.String(), Reason: first.field.reason()}
+	if len(r.issues) == 1 && first.large {
+		p.Outcome = outcome.TooLarge
+	}
+	return p
+}

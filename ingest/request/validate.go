@@ -1,0 +1,243 @@
+package request
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/sendhouse/sendhouse/ingest/outcome"
+	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/message"
+)
+
+// tagBytesMax bounds stream_no and tag_key. The limits of names are those of pkg/message.
+const tagBytesMax = 128
+
+// What is said of a field in more than one place.
+const (
+	isRequired = "is required"
+	isFlag     = "must be 0 or 1"
+)
+
+// validate makes r.send of r.fields, or notes everything that is wrong with them.
+// The send's strings alias the request.
+//
+// Of a field that has two places, from_uid goes before sender_uid, and a flag in
+// header before the same at top level.
+func (r *Request) Validate(payloadBytesMax int) outcome.Problem {
+	f, s := &r.fields, &r.Send
+	r.checkPayload(payloadBytesMax)
+	s.NoPersist = r.flag(flagNoPersist)
+	s.RedDot = r.flag(flagRedDot)
+	s.SyncOnce = r.flag(flagSyncOnce)
+	r.checkLength(FieldClientMsgNo, f.clientMsgNo, message.ClientMsgNoBytesMax)
+	r.checkLength(fieldStreamNo, f.streamNo, tagBytesMax)
+	r.checkLength(fieldTagKey, f.tagKey, tagBytesMax)
+	if f.expire < 0 || f.expire > math.MaxUint32 {
+		r.bad(fieldExpire, "must be 0 to 4294967295 seconds")
+	}
+	r.checkSubscribers(s.SyncOnce)
+	from := r.checkSender()
+	channelID, channelType := r.checkChannel(from)
+	if len(r.issues) > 0 {
+		return r.problem()
+	}
+
+	canonical, err := message.CanonicalChannel(from, channelID, channelType, s.SyncOnce)
+	if err != nil { // checkChannel has seen to it that the sender is a side of it
+		return outcome.Problem{Outcome: outcome.Internal}
+	}
+	if f.clientMsgNo == "" {
+		id, err := uuid.NewV7()
+		if err != nil { // the system has no randomness
+			return outcome.Problem{Outcome: outcome.Internal}
+		}
+		f.clientMsgNo, r.Generated = id.String(), true
+	}
+	s.ChannelId, s.ChannelType = canonical, uint32(channelType)
+	s.FromUid, s.ClientMsgNo = from, f.clientMsgNo
+	s.StreamNo, s.TagKey = f.streamNo, f.tagKey
+	s.Expire = uint32(f.expire)
+	s.Payload = f.payload
+	if len(f.subscribers) > 0 {
+		s.Subscribers = f.subscribers
+	}
+	return outcome.Problem{}
+}
+
+func (r *Request) checkPayload(bytesMax int) {
+	switch n := len(r.fields.payload); {
+	case !r.fields.given.has(fieldPayload):
+		r.bad(fieldPayload, isRequired)
+	case n == 0:
+		r.bad(fieldPayload, "must not be empty")
+	case n > bytesMax:
+		r.note(issue{field: fieldPayload, large: true,
+			what: fmt.Sprintf("is %d bytes; at most %s are taken", n, config.ByteSize(bytesMax))})
+	}
+}
+
+// flag is a flag's value.
+func (r *Request) flag(flag int) bool {
+	f := &r.fields
+	inHeader, atTop := fieldHeaderNoPersist+Field(flag), fieldNoPersist+Field(flag)
+	if v := f.headerFlags[flag]; v != 0 && v != 1 {
+		r.bad(inHeader, isFlag)
+	}
+	if v := f.topFlags[flag]; v != 0 && v != 1 {
+		r.bad(atTop, isFlag)
+	}
+	if f.given.has(inHeader) {
+		return f.headerFlags[flag] == 1
+	}
+	return f.topFlags[flag] == 1
+}
+
+func (r *Request) checkLength(f Field, s string, bytesMax int) {
+	r.badIf(f, message.LengthRule(s, bytesMax))
+}
+
+// badIf notes a rule that a field breaks, if it breaks one.
+func (r *Request) badIf(f Field, rule string) {
+	if rule != "" {
+		r.bad(f, rule)
+	}
+}
+
+// checkUID notes which rule a uid of a list breaks, if it breaks one.
+func (r *Request) checkUID(list Field, uid string) {
+	if rule := message.UIDRule(uid, 0); rule != "" {
+		r.bad(list, "must be uids: one "+rule)
+	}
+}
+
+// checkSender picks and checks the sender's uid.
+func (r *Request) checkSender() string {
+	where, uid := fieldFromUID, r.fields.fromUID
+	if uid == "" && r.fields.given.has(fieldSenderUID) && !r.isBad(fieldFromUID) {
+		where, uid = fieldSenderUID, r.fields.senderUID
+	}
+	switch {
+	case uid != "":
+		r.badIf(where, message.UIDRule(uid, r.channelType()))
+	case !r.isBad(fieldSenderUID): // one of the two is enough to say
+		r.bad(fieldFromUID, isRequired)
+	}
+	return uid
+}
+
+// channelType is that of the fields, or 0 where that is none.
+func (r *Request) channelType() message.ChannelType {
+	if t := message.ChannelType(r.fields.channelType); r.fields.channelType <= math.MaxUint8 && t.Valid() {
+		return t
+	}
+	return 0
+}
+
+// checkChannel checks the channel, or names the temporary one where the request has
+// receivers in its place.
+func (r *Request) checkChannel(from string) (string, message.ChannelType) {
+	f := &r.fields
+	channelType := r.channelType()
+	temporary := f.channelID == "" && len(f.subscribers) > 0 && !r.isBad(fieldChannelID)
+	switch {
+	case channelType.Valid():
+	case f.given.has(fieldChannelType):
+		r.bad(fieldChannelType, "must be an integer from 1 to 12")
+	case !temporary:
+		r.bad(fieldChannelType, isRequired)
+	}
+	if temporary {
+		if len(r.issues) > 0 {
+			return "", 0 // no need for a name
+		}
+		return temporaryChannel(f.subscribers), message.ChannelTemporary
+	}
+	rule := message.ChannelIDRule(f.channelID, channelType)
+	if left, right, composed := strings.Cut(f.channelID, "@"); rule == "" && composed && from != "" && from != left && from != right {
+		rule = "names a person channel that the sender is no side of" // only a person's may be composed
+	}
+	r.badIf(fieldChannelID, rule)
+	return f.channelID, channelType
+}
+
+// checkSubscribers brings the receivers to their canonical form: empty ones left out, sorted
+// by bytes, each once. So the same set in another order is the same send.
+func (r *Request) checkSubscribers(syncOnce bool) {
+	f := &r.fields
+	if len(f.subscribers) == 0 {
+		return
+	}
+	uids := f.subscribers[:0]
+	for _, uid := range f.subscribers {
+		if uid == "" {
+			continue
+		}
+		r.checkUID(FieldSubscribers, uid)
+		uids = append(uids, uid)
+	}
+	slices.Sort(uids)
+	f.subscribers = slices.Compact(uids)
+	if len(f.subscribers) > 0 && !syncOnce && !r.isBad(fieldHeaderSyncOnce) && !r.isBad(fieldSyncOnce) {
+		r.bad(FieldSubscribers, "is only for commands: header.sync_once=1")
+	}
+}
+
+// temporaryChannel names the channel of a set of receivers, given sorted: the first
+// 128 bits of the SHA-256 of the uids joined by line feeds, which no uid holds, in
+// hex. It is the same in every process and for every order of the same uids.
+func temporaryChannel(sorted []string) string {
+	h := sha256.New()
+	for i, uid := range sorted {
+		if i > 0 {
+			_, _ = h.Write([]byte{'\n'}) // a hash never fails
+		}
+		_, _ = h.Write([]byte(uid))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// takeReceivers takes the receivers out of the request: empty ones left out, sorted, each
+// once.
+func (r *Request) TakeReceivers() []string {
+	f := &r.fields
+	uids := make([]string, 0, len(f.subscribers))
+	for _, uid := range f.subscribers {
+		if uid != "" {
+			uids = append(uids, uid)
+		}
+	}
+	f.subscribers = f.subscribers[:0]
+	slices.Sort(uids)
+	uids = slices.Compact(uids)
+	if len(uids) == 0 {
+		r.bad(FieldSubscribers, isRequired)
+	}
+	return uids
+}
+
+// validateBatch checks what is the same for all receivers: everything but the channel.
+func (r *Request) ValidateBatch(payloadBytesMax int) outcome.Problem {
+	f := &r.fields
+	f.channelType = int64(message.ChannelPerson)
+	// A wrong channel is none of ours, so what decode noted of it does not count.
+	r.issues = slices.DeleteFunc(r.issues, func(i issue) bool { return i.field == fieldChannelID || i.field == fieldChannelType })
+	f.channelID = "somebody"
+	return r.Validate(payloadBytesMax)
+}
+
+// address makes the send to one receiver. What else is in the request has been checked.
+func (r *Request) Address(uid string, payloadBytesMax int) outcome.Problem {
+	r.issues = r.issues[:0]
+	if strings.Contains(uid, "@") {
+		r.bad(FieldSubscribers, "must be uids, which hold no '@'")
+		return r.problem()
+	}
+	r.fields.channelID = uid
+	return r.Validate(payloadBytesMax)
+}
