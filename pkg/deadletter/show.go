@@ -1,10 +1,13 @@
 package deadletter
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,25 +32,65 @@ type Shown struct {
 	Raw     []byte          `json:"body,omitempty"`    // any other, in base64
 }
 
-// Message is a message of the message log with the names that it has in ClickHouse and in the API.
-type Message struct {
-	MessageID   int64     `json:"message_id"`
-	MessageSeq  uint64    `json:"message_seq"`
-	Timestamp   time.Time `json:"timestamp"`
-	ChannelID   string    `json:"channel_id"`
-	ChannelType uint32    `json:"channel_type"`
-	FromUID     string    `json:"from_uid"`
-	ClientMsgNo string    `json:"client_msg_no"`
-	NoPersist   bool      `json:"no_persist"`
-	RedDot      bool      `json:"red_dot"`
-	SyncOnce    bool      `json:"sync_once"`
-	StreamNo    string    `json:"stream_no"`
-	TagKey      string    `json:"tag_key"`
-	Expire      uint32    `json:"expire"`
-	Subscribers []string  `json:"subscribers"`
-	WALSeq      uint64    `json:"wal_seq"`
-	WALIndex    uint32    `json:"wal_index"`
-	Payload     []byte    `json:"payload"`
+// Message is a message of the message log.
+type Message struct{ stored message.Stored }
+
+// shownFields are the fields of a message in the order in which they are shown: what it is known by first, and the payload, which may be long, last.
+// Where it stands in the message log is shown with the letter.
+func shownFields() []message.Field {
+	rank := func(f message.Field) int {
+		switch f.Name {
+		case "message_id":
+			return 1
+		case "message_seq":
+			return 2
+		case "timestamp":
+			return 3
+		case "payload":
+			return 5
+		default:
+			return 4
+		}
+	}
+	fields := slices.DeleteFunc(message.Fields(), func(f message.Field) bool { return f.Origin == message.FromPlace })
+	slices.SortStableFunc(fields, func(a, b message.Field) int { return cmp.Compare(rank(a), rank(b)) })
+	return fields
+}
+
+// value is the value of a field as JSON and the shell know it.
+func (m *Message) value(f message.Field) any {
+	switch f.Kind {
+	case message.Flag:
+		return f.Number(&m.stored) != 0
+	case message.Time:
+		return time.UnixMilli(int64(f.Number(&m.stored))).UTC()
+	case message.Text:
+		return f.Text(&m.stored)
+	case message.Bytes:
+		return []byte(f.Text(&m.stored))
+	case message.Texts:
+		return append([]string{}, f.Texts(&m.stored)...)
+	default:
+		if f.Column == "Int64" {
+			return int64(f.Number(&m.stored))
+		}
+		return f.Number(&m.stored)
+	}
+}
+
+// MarshalJSON writes the message with the names that its fields have in ClickHouse and in the API.
+func (m *Message) MarshalJSON() ([]byte, error) {
+	var text bytes.Buffer
+	for i, f := range shownFields() {
+		value, err := json.Marshal(m.value(f))
+		if err != nil {
+			return nil, fmt.Errorf("encode %s: %w", f.Name, err)
+		}
+		text.WriteByte("{,"[min(i, 1)])
+		fmt.Fprintf(&text, "%q:%s", f.Name, value)
+	}
+	text.WriteByte('}')
+	return text.Bytes(), nil
 }
 
 // Show prints one letter with what it holds.
@@ -63,10 +106,10 @@ func Show(ctx context.Context, s *Stream, o ShowOptions, out io.Writer) error {
 		return nil
 	}
 	shown := Shown{Entry: letter}
-	var m message.Message
+	var m Message
 	switch {
-	case letter.ContentType == message.ContentType && m.UnmarshalVT(letter.Body) == nil:
-		shown.Message = messageOf(&m)
+	case letter.ContentType == message.ContentType && m.stored.Decode(letter.Body) == nil:
+		shown.Message = &m
 	case json.Valid(letter.Body):
 		shown.Object = letter.Body
 	default:
@@ -76,16 +119,6 @@ func Show(ctx context.Context, s *Stream, o ShowOptions, out io.Writer) error {
 		return writeJSON(out, shown)
 	}
 	return writeShown(out, shown)
-}
-
-func messageOf(m *message.Message) *Message {
-	return &Message{
-		MessageID: int64(m.GetMessageId()), MessageSeq: m.GetMessageSeq(), Timestamp: m.AcceptedAt(),
-		ChannelID: m.GetChannelId(), ChannelType: m.GetChannelType(), FromUID: m.GetFromUid(), ClientMsgNo: m.GetClientMsgNo(),
-		NoPersist: m.GetNoPersist(), RedDot: m.GetRedDot(), SyncOnce: m.GetSyncOnce(), StreamNo: m.GetStreamNo(), TagKey: m.GetTagKey(),
-		Expire: m.GetExpire(), Subscribers: append([]string{}, m.GetSubscribers()...),
-		WALSeq: m.GetWalSeq(), WALIndex: m.GetWalIndex(), Payload: m.GetPayload(),
-	}
 }
 
 // writeShown prints a line for each field.
@@ -107,20 +140,7 @@ func writeShown(out io.Writer, s Shown) error {
 	switch m := s.Message; {
 	case m != nil:
 		text.WriteString("\n")
-		line("message_id", m.MessageID)
-		line("message_seq", m.MessageSeq)
-		line("timestamp", m.Timestamp.Format(time.RFC3339Nano))
-		line("channel_id", printable(m.ChannelID))
-		line("channel_type", m.ChannelType)
-		line("from_uid", printable(m.FromUID))
-		line("client_msg_no", printable(m.ClientMsgNo))
-		line("flags", fmt.Sprintf("no_persist=%t red_dot=%t sync_once=%t", m.NoPersist, m.RedDot, m.SyncOnce))
-		line("stream_no", printable(m.StreamNo))
-		line("tag_key", printable(m.TagKey))
-		line("expire", m.Expire)
-		line("subscribers", len(m.Subscribers))
-		line("wal", fmt.Sprintf("%d/%d", m.WALSeq, m.WALIndex))
-		line("payload", printable(string(m.Payload)))
+		m.writeLines(line)
 	case s.Object != nil:
 		line("body", string(s.Object))
 	default:
@@ -130,6 +150,41 @@ func writeShown(out io.Writer, s Shown) error {
 		return fmt.Errorf("print: %w", err)
 	}
 	return nil
+}
+
+// writeLines calls line for each field, but once for all flags, and once for the place in the write-ahead log.
+func (m *Message) writeLines(line func(name string, value any)) {
+	var flags []string
+	for _, f := range shownFields() {
+		if f.Kind == message.Flag {
+			flags = append(flags, fmt.Sprintf("%s=%t", f.Name, m.value(f)))
+		}
+	}
+	for _, f := range shownFields() {
+		switch value := m.value(f).(type) {
+		case bool:
+			if len(flags) > 0 {
+				line("flags", strings.Join(flags, " "))
+				flags = nil
+			}
+		case time.Time:
+			line(f.Name, value.Format(time.RFC3339Nano))
+		case string:
+			line(f.Name, printable(value))
+		case []byte:
+			line(f.Name, printable(string(value)))
+		case []string:
+			line(f.Name, len(value))
+		default:
+			switch f.Name {
+			case "wal_seq":
+				line("wal", fmt.Sprintf("%d/%d", value, m.stored.Message.GetWalIndex()))
+			case "wal_index":
+			default:
+				line(f.Name, value)
+			}
+		}
+	}
 }
 
 // printable is text as it is, or quoted where a terminal could take part of it for a command.

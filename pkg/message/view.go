@@ -108,10 +108,14 @@ func (m *Message) AcceptedAt() time.Time { return timeOf(ID(m.GetMessageId()), m
 func (id Identity) AcceptedAt() time.Time { return timeOf(id.ID, id.TimestampMilli) }
 
 func timeOf(id ID, timestampMilli uint64) time.Time {
+	return time.UnixMilli(milliOf(id, timestampMilli)).UTC()
+}
+
+func milliOf(id ID, timestampMilli uint64) int64 {
 	if timestampMilli == 0 || timestampMilli > TimestampMilliMax {
-		return id.Time()
+		return id.UnixMilli()
 	}
-	return time.UnixMilli(int64(timestampMilli)).UTC()
+	return int64(timestampMilli)
 }
 
 // ErrNotAMessage is returned for bytes that are not an encoded Message.

@@ -1,8 +1,10 @@
 package messagelog
 
 import (
-	"encoding/base64"
 	"fmt"
+	"slices"
+	"strconv"
+	"time"
 
 	"github.com/go-faster/jx"
 
@@ -13,60 +15,50 @@ import (
 // same order; payload is base64, and message_idstr stands beside message_id since JavaScript rounds
 // what passes 2^53. It is not safe for concurrent use.
 type Encoder struct {
-	message message.Message
+	fields  []message.Field // those that have a column
+	message message.Stored
 	json    jx.Encoder
 }
 
 // Append appends a message's line to dst.
 func (e *Encoder) Append(dst []byte, r Entry) ([]byte, error) {
-	m := &e.message
-	m.Reset()
-	if err := m.UnmarshalVTUnsafe(r.Data); err != nil {
+	if e.fields == nil {
+		e.fields = slices.DeleteFunc(message.Fields(), func(f message.Field) bool { return f.Column == "" })
+	}
+	if err := e.message.Decode(r.Data); err != nil {
 		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)
 	}
-	j := &e.json
-	j.Reset()
-	j.ObjStart()
-	number := func(name string, n uint64) {
-		j.FieldStart(name)
-		j.UInt64(n)
+	e.message.Partition, e.message.PartitionSeq = r.Partition, r.Seq
+	e.json.Reset()
+	e.json.ObjStart()
+	for i := range e.fields {
+		e.field(&e.fields[i])
 	}
-	text := func(name, s string) {
-		j.FieldStart(name)
-		j.Str(s)
-	}
-	id := message.ID(m.GetMessageId())
-	number("message_id", uint64(id))
-	text("message_idstr", fmt.Sprint(int64(id)))
-	number("message_seq", m.GetMessageSeq())
-	text("channel_id", m.GetChannelId())
-	number("channel_type", uint64(m.GetChannelType()))
-	text("from_uid", m.GetFromUid())
-	text("client_msg_no", m.GetClientMsgNo())
-	number("red_dot", flag(m.GetRedDot()))
-	number("sync_once", flag(m.GetSyncOnce()))
-	text("stream_no", m.GetStreamNo())
-	text("tag_key", m.GetTagKey())
-	number("expire", uint64(m.GetExpire()))
-	j.FieldStart("subscribers")
-	j.ArrStart()
-	for _, s := range m.GetSubscribers() {
-		j.Str(s)
-	}
-	j.ArrEnd()
-	text("payload", base64.StdEncoding.EncodeToString(m.GetPayload()))
-	text("timestamp", m.AcceptedAt().Format("2006-01-02T15:04:05.000Z07:00"))
-	number("partition", uint64(r.Partition))
-	number("partition_seq", r.Seq)
-	number("wal_seq", m.GetWalSeq())
-	number("wal_index", uint64(m.GetWalIndex()))
-	j.ObjEnd()
-	return append(append(dst, j.Bytes()...), '\n'), nil
+	e.json.ObjEnd()
+	return append(append(dst, e.json.Bytes()...), '\n'), nil
 }
 
-func flag(b bool) uint64 {
-	if b {
-		return 1
+func (e *Encoder) field(f *message.Field) {
+	j := &e.json
+	j.FieldStart(f.Name)
+	switch f.Kind {
+	case message.Text:
+		j.Str(f.Text(&e.message))
+	case message.Bytes:
+		j.Base64([]byte(f.Text(&e.message)))
+	case message.Texts:
+		j.ArrStart()
+		for _, s := range f.Texts(&e.message) {
+			j.Str(s)
+		}
+		j.ArrEnd()
+	case message.Time:
+		j.Str(time.UnixMilli(int64(f.Number(&e.message))).UTC().Format("2006-01-02T15:04:05.000Z07:00"))
+	default:
+		j.UInt64(f.Number(&e.message))
 	}
-	return 0
+	if f.Name == "message_id" {
+		j.FieldStart("message_idstr")
+		j.Str(strconv.FormatInt(int64(f.Number(&e.message)), 10))
+	}
 }

@@ -126,7 +126,7 @@ func (c *Client) warnOfIndexes(ctx context.Context, table string) error {
 		return err
 	}
 	for _, m := range all {
-		if verb, _, name := m.object(); verb != "CREATE" || name != table {
+		if verb, _, name := objectOf(m.Statements()[0]); verb != "CREATE" || name != table {
 			continue
 		}
 		for _, declared := range index.FindAllStringSubmatch(m.SQL, -1) {

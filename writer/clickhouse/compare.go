@@ -65,7 +65,7 @@ func (c *Client) ask(ctx context.Context, op, statement string, scan func(driver
 func (c *Client) SumRanges(ctx context.Context, p Place, size uint64) (map[uint64]RangeSum, error) {
 	sums := make(map[uint64]RangeSum)
 	err := c.ask(ctx, "sum up rows", fmt.Sprintf("SELECT intDiv(toUInt64(partition_seq - %d), toUInt64(%d)) AS range, count(), sum(%s) %s GROUP BY range",
-		p.First, size, digestExpression(fields()), c.where(p)), func(rows driver.Rows) error {
+		p.First, size, digestExpression(), c.where(p)), func(rows driver.Rows) error {
 		var at uint64
 		var sum RangeSum
 		if err := rows.Scan(&at, &sum.Rows, &sum.Sum); err != nil {
@@ -86,7 +86,7 @@ type RowDigest struct {
 // RowDigests gives the digests of all rows of a place by their partition_seq.
 func (c *Client) RowDigests(ctx context.Context, p Place) ([]RowDigest, error) {
 	var out []RowDigest
-	err := c.ask(ctx, "read digests of rows", fmt.Sprintf("SELECT partition_seq, %s %s ORDER BY partition_seq", digestExpression(fields()), c.where(p)), func(rows driver.Rows) error {
+	err := c.ask(ctx, "read digests of rows", fmt.Sprintf("SELECT partition_seq, %s %s ORDER BY partition_seq", digestExpression(), c.where(p)), func(rows driver.Rows) error {
 		var one RowDigest
 		if err := rows.Scan(&one.PartitionSeq, &one.Hash); err != nil {
 			return err
@@ -100,18 +100,14 @@ func (c *Client) RowDigests(ctx context.Context, p Place) ([]RowDigest, error) {
 // rowsOfMax bounds how many rows of one partition_seq are looked at.
 const rowsOfMax = 10
 
-// RowTexts gives the fields of the rows that have a partition_seq.
+// RowTexts returns the columns of the rows that have a partition_seq.
 func (c *Client) RowTexts(ctx context.Context, partition int, partitionSeq uint64) ([][]string, error) {
-	all := fields()
-	columns := make([]string, len(all))
-	for i, f := range all {
-		columns[i] = f.sql
-	}
+	columns := textExpressions()
 	var out [][]string
 	err := c.ask(ctx, "read rows", fmt.Sprintf("SELECT %s %s LIMIT %d", strings.Join(columns, ", "),
 		c.where(Place{Partition: partition, First: partitionSeq, Last: partitionSeq}), rowsOfMax), func(rows driver.Rows) error {
-		texts := make([]string, len(all))
-		targets := make([]any, len(all))
+		texts := make([]string, len(columns))
+		targets := make([]any, len(columns))
 		for i := range texts {
 			targets[i] = &texts[i]
 		}

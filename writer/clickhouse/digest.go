@@ -6,85 +6,72 @@ import (
 	"strings"
 
 	"github.com/go-faster/city"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// field is one column as text, as ClickHouse makes it of a row and as we make it of a message. Text of
-// any bytes is written with its length in front, so that two different rows never give the same.
-type field struct {
-	name   string
-	sql    string
-	append func(dst []byte, r *row, d *Digester) []byte
-}
+// The digest of a row is the CityHash64 of the text of its columns, with commas between them. ClickHouse makes it of a row
+// (digestExpression), and a Digester of a message. Text of any bytes has its length in front, so that two different rows never have the same text.
 
-// fields lists all columns, in the order of the digest's text.
-func fields() []field {
-	text := func(name string, value func(*row) string) field {
-		return field{name, fmt.Sprintf("concat(toString(length(%s)), ':', %s)", name, name), func(dst []byte, r *row, _ *Digester) []byte {
-			s := value(r)
-			return append(append(strconv.AppendInt(dst, int64(len(s)), 10), ':'), s...)
-		}}
-	}
-	number := func(name string, value func(r *row, d *Digester) uint64) field {
-		return field{name, "toString(" + name + ")", func(dst []byte, r *row, d *Digester) []byte {
-			return strconv.AppendUint(dst, value(r, d), 10)
-		}}
-	}
-	timestamp := number("timestamp", func(r *row, _ *Digester) uint64 { return uint64(r.unixMilli()) })
-	timestamp.sql = "toString(toUnixTimestamp64Milli(timestamp))"
-	subscribers := field{
-		"subscribers",
-		"concat(toString(length(subscribers)), ':', arrayStringConcat(arrayMap(s -> concat(toString(length(s)), ':', s), subscribers), ''))",
-		func(dst []byte, _ *row, d *Digester) []byte {
-			dst = append(strconv.AppendInt(dst, int64(len(d.subscribers)), 10), ':')
-			for _, s := range d.subscribers {
-				dst = append(append(strconv.AppendInt(dst, int64(len(s)), 10), ':'), s...)
-			}
-			return dst
-		},
-	}
-	return []field{
-		number("message_id", func(r *row, _ *Digester) uint64 { return uint64(r.id) }),
-		number("message_seq", func(r *row, _ *Digester) uint64 { return r.seq }),
-		text("channel_id", func(r *row) string { return r.channelID }),
-		number("channel_type", func(r *row, _ *Digester) uint64 { return uint64(r.channelType) }),
-		text("from_uid", func(r *row) string { return r.fromUID }),
-		text("client_msg_no", func(r *row) string { return r.clientMsgNo }),
-		number("red_dot", func(r *row, _ *Digester) uint64 { return uint64(r.redDot) }),
-		number("sync_once", func(r *row, _ *Digester) uint64 { return uint64(r.syncOnce) }),
-		text("stream_no", func(r *row) string { return r.streamNo }),
-		text("tag_key", func(r *row) string { return r.tagKey }),
-		number("expire", func(r *row, _ *Digester) uint64 { return uint64(r.expire) }),
-		subscribers,
-		text("payload", func(r *row) string { return r.payload }),
-		timestamp,
-		number("partition", func(r *row, _ *Digester) uint64 { return uint64(r.id.Partition()) }),
-		number("partition_seq", func(_ *row, d *Digester) uint64 { return d.partitionSeq }),
-		number("wal_seq", func(r *row, _ *Digester) uint64 { return r.walSeq }),
-		number("wal_index", func(r *row, _ *Digester) uint64 { return uint64(r.walIndex) }),
+// textExpression is the text of a column in ClickHouse.
+func textExpression(f message.Field) string {
+	switch f.Kind {
+	case message.Text, message.Bytes:
+		return fmt.Sprintf("concat(toString(length(%[1]s)), ':', %[1]s)", f.Name)
+	case message.Texts:
+		return fmt.Sprintf("concat(toString(length(%[1]s)), ':', arrayStringConcat(arrayMap(s -> concat(toString(length(s)), ':', s), %[1]s), ''))", f.Name)
+	case message.Time:
+		return fmt.Sprintf("toString(toUnixTimestamp64Milli(%s))", f.Name)
+	default:
+		return fmt.Sprintf("toString(%s)", f.Name)
 	}
 }
 
-// digestExpression is the digest of a row in ClickHouse: the CityHash64 of its fields' text, with commas
-// between them.
-func digestExpression(fields []field) string {
-	parts := make([]string, len(fields))
-	for i, f := range fields {
-		parts[i] = f.sql
+// appendText appends the same text of a message's field.
+func appendText(dst []byte, f *message.Field, s *message.Stored) []byte {
+	switch f.Kind {
+	case message.Text, message.Bytes:
+		return appendSized(dst, f.Text(s))
+	case message.Texts:
+		list := f.Texts(s)
+		dst = append(strconv.AppendInt(dst, int64(len(list)), 10), ':')
+		for _, one := range list {
+			dst = appendSized(dst, one)
+		}
+		return dst
+	default:
+		return strconv.AppendUint(dst, f.Number(s), 10)
 	}
-	return "cityHash64(concat(" + strings.Join(parts, ", ',', ") + "))"
+}
+
+func appendSized(dst []byte, text string) []byte {
+	return append(append(strconv.AppendInt(dst, int64(len(text)), 10), ':'), text...)
+}
+
+// textExpressions are the texts of all columns.
+func textExpressions() []string {
+	var texts []string
+	for _, f := range storedFields() {
+		texts = append(texts, textExpression(f))
+	}
+	return texts
+}
+
+// digestExpression is the digest of a row in ClickHouse.
+func digestExpression() string {
+	return "cityHash64(concat(" + strings.Join(textExpressions(), ", ',', ") + "))"
 }
 
 // Digester makes the digests of messages, to be held against those that ClickHouse makes of its rows. It
 // is not safe for concurrent use.
 type Digester struct {
-	fields       []field
-	partitionSeq uint64
-	subscribers  []string
-	text         []byte
+	fields  []message.Field
+	message message.Stored
+	text    []byte
 }
 
 // Digester makes one.
-func (c *Client) Digester() *Digester { return &Digester{fields: fields()} }
+func (c *Client) Digester() *Digester { return &Digester{fields: storedFields()} }
 
 // Digested is what there is to compare of a message.
 type Digested struct {
@@ -95,51 +82,40 @@ type Digested struct {
 // Digest reads a message of the message log. One that cannot be stored is an error that wraps
 // [ErrUndecodable]; it has no row.
 func (d *Digester) Digest(partitionSeq uint64, encoded []byte) (Digested, error) {
-	r, err := d.decode(partitionSeq, encoded)
-	if err != nil {
+	if err := decode(&d.message, partitionSeq, encoded); err != nil {
 		return Digested{}, err
 	}
 	d.text = d.text[:0]
-	for i, f := range d.fields {
+	for i := range d.fields {
 		if i > 0 {
 			d.text = append(d.text, ',')
 		}
-		d.text = f.append(d.text, &r, d)
+		d.text = appendText(d.text, &d.fields[i], &d.message)
 	}
 	out := Digested{Hash: city.CH64(d.text)}
-	if r.expire > 0 {
-		out.Expires = uint64(r.unixMilli()/1000) + uint64(r.expire)
+	if m := &d.message.Message; m.GetExpire() > 0 {
+		out.Expires = uint64(m.AcceptedAt().Unix()) + uint64(m.GetExpire())
 	}
 	return out, nil
 }
 
-// Texts gives the fields of a message as text, as [Client.RowTexts] gives those of rows.
+// Texts returns the columns of a message as text, as [Client.RowTexts] returns those of rows.
 func (d *Digester) Texts(partitionSeq uint64, encoded []byte) ([]string, error) {
-	r, err := d.decode(partitionSeq, encoded)
-	if err != nil {
+	if err := decode(&d.message, partitionSeq, encoded); err != nil {
 		return nil, err
 	}
 	texts := make([]string, len(d.fields))
-	for i, f := range d.fields {
-		texts[i] = string(f.append(nil, &r, d))
+	for i := range d.fields {
+		texts[i] = string(appendText(nil, &d.fields[i], &d.message))
 	}
 	return texts, nil
 }
 
-// Names are the columns that Texts gives.
+// Names are the columns that Texts returns.
 func (d *Digester) Names() []string {
 	names := make([]string, len(d.fields))
 	for i, f := range d.fields {
-		names[i] = f.name
+		names[i] = f.Name
 	}
 	return names
-}
-
-func (d *Digester) decode(partitionSeq uint64, encoded []byte) (row, error) {
-	var r row
-	d.partitionSeq, d.subscribers = partitionSeq, d.subscribers[:0]
-	if err := r.decode(encoded, &d.subscribers); err != nil {
-		return r, fmt.Errorf("partition_seq %d: %w", partitionSeq, err)
-	}
-	return r, nil
 }

@@ -15,15 +15,15 @@ type Key struct {
 
 // Key is the place of a row's message.
 func (b *Block) Key(row int) Key {
-	return Key{ChannelID: b.channelID[row], ChannelType: b.channelType[row], MessageSeq: b.messageSeq[row]}
+	return Key{ChannelID: b.channelID.rows[row], ChannelType: b.channelType.rows[row], MessageSeq: b.messageSeq.rows[row]}
 }
 
 // Expires is when a row's message is to be gone; the zero time if never.
 func (b *Block) Expires(row int) time.Time {
-	if b.expire[row] == 0 {
+	if b.expire.rows[row] == 0 {
 		return time.Time{}
 	}
-	return b.AcceptedAt(row).Add(time.Duration(b.expire[row]) * time.Second)
+	return b.AcceptedAt(row).Add(time.Duration(b.expire.rows[row]) * time.Second)
 }
 
 // Find gives the message_id of each row that the table has at a place: one, none, or the same one twice where a

@@ -61,7 +61,7 @@ func (c *Client) insert(ctx context.Context, b *Block, rows []int32) (err error)
 	for i, col := range c.columns {
 		runtime.Gosched() // see yieldRows
 		to := batch.Column(i)
-		if err := col.append(b, rows, to); err != nil {
+		if err := b.columns[i].hand(rows, to, &b.picked); err != nil {
 			// The connection is in the middle of an INSERT: Abort closes it, and nothing is inserted.
 			_ = batch.Abort()
 			return fmt.Errorf("column %s: %w: %w", col.name, errColumnMismatch, err)
@@ -72,22 +72,6 @@ func (c *Client) insert(ctx context.Context, b *Block, rows []int32) (err error)
 		return fmt.Errorf("send: %w", err)
 	}
 	c.kept.keep(batch.Columns())
-	return nil
-}
-
-// appendSubscribers goes row by row, since the driver's columnar way for arrays allocates for each row.
-// Nearly all rows have none, and for those the same boxed value does.
-func appendSubscribers(b *Block, rows []int32, to appender) error {
-	var none any = []string{}
-	for _, row := range rows {
-		value := none
-		if s := b.subscribersOf(int(row)); len(s) > 0 {
-			value = s
-		}
-		if err := to.AppendRow(value); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 

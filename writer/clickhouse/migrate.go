@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"path"
 	"regexp"
 	"slices"
@@ -15,8 +16,8 @@ import (
 //go:embed migrations
 var migrationFiles embed.FS
 
-// Migration is one statement that brings the tables a step further. It is idempotent: to run it twice, or
-// from two processes at once, is as good as once.
+// Migration brings the tables a step further. It is idempotent: to run it twice, or from two processes at once, or again after it was cut off
+// between two statements, is as good as once.
 type Migration struct {
 	Version  int
 	Name     string // of the file, without the version and the ending
@@ -40,18 +41,29 @@ func (l Layout) files() string {
 	return path.Join("migrations", "single")
 }
 
+// Statements are what a migration runs, one after another. In its file a line that ends with a semicolon ends a statement.
+func (m Migration) Statements() []string { return strings.Split(m.SQL, ";\n\n") }
+
 // Migrations are the steps to a layout, in their order.
 func Migrations(layout Layout) ([]Migration, error) {
-	dir := layout.files()
-	entries, err := migrationFiles.ReadDir(dir)
+	files, err := fs.Sub(migrationFiles, layout.files())
+	if err != nil {
+		return nil, fmt.Errorf("clickhouse: %w", err)
+	}
+	return readMigrations(files, layout, tableColumns())
+}
+
+func readMigrations(files fs.FS, layout Layout, columns []column) ([]Migration, error) {
+	entries, err := fs.ReadDir(files, ".")
 	if err != nil {
 		return nil, fmt.Errorf("clickhouse: %w", err)
 	}
 	// What else stands in braces is left alone: macros of the server ({shard}) and parameters of views.
 	names := strings.NewReplacer("{database}", layout.Database, "{cluster}", layout.Cluster)
 	var all []Migration
+	var texts []string
 	for i, entry := range entries { // sorted by name
-		text, err := migrationFiles.ReadFile(path.Join(dir, entry.Name()))
+		text, err := fs.ReadFile(files, entry.Name())
 		if err != nil {
 			return nil, fmt.Errorf("clickhouse: %w", err)
 		}
@@ -60,14 +72,67 @@ func Migrations(layout Layout) ([]Migration, error) {
 		if err != nil || version != i+1 {
 			return nil, fmt.Errorf("clickhouse: migration %s: the number must be %04d", entry.Name(), i+1)
 		}
-		all = append(all, Migration{
-			Version:  version,
-			Name:     name,
-			Checksum: crc32.ChecksumIEEE(text),
-			SQL:      strings.TrimSpace(names.Replace(string(text))),
-		})
+		all = append(all, Migration{Version: version, Name: name, Checksum: crc32.ChecksumIEEE(text)})
+		texts = append(texts, strings.TrimSpace(string(text)))
+	}
+	for i, text := range texts {
+		if strings.Contains(text, viewsMark) {
+			texts[i] = strings.ReplaceAll(text, viewsMark, replaceViews(texts[:i], columnsBefore(columns, texts[i+1:])))
+		}
+		all[i].SQL = names.Replace(texts[i])
 	}
 	return all, nil
+}
+
+// viewsMark, in a migration that adds a column, stands for the statements that replace each view of whole messages by itself with all columns that
+// there are then. ClickHouse fixes what * means when a view is made, so the views name the columns.
+const viewsMark = "{views}"
+
+var (
+	addedColumn = regexp.MustCompile(`ADD COLUMN IF NOT EXISTS (\w+)`)
+	// wholeView matches a view of whole messages: its name and the rest of the line, its columns, and the rest.
+	wholeView = regexp.MustCompile(`(?s)^CREATE (?:VIEW IF NOT EXISTS|OR REPLACE VIEW) ([^\n]* AS\nSELECT\n)    message_id, message_seq,.*?(\nFROM .*)$`)
+)
+
+// columnsBefore are the columns without those that later migrations add.
+func columnsBefore(columns []column, later []string) []string {
+	added := make(map[string]bool)
+	for _, text := range later {
+		for _, found := range addedColumn.FindAllStringSubmatch(text, -1) {
+			added[found[1]] = true
+		}
+	}
+	var names []string
+	for _, c := range columns {
+		if !added[c.name] {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
+// replaceViews are the statements that viewsMark stands for: the latest form of each view, with other columns.
+func replaceViews(earlier, columns []string) string {
+	var names []string
+	latest := make(map[string]string)
+	for _, text := range earlier {
+		for statement := range strings.SplitSeq(text, ";\n\n") {
+			found := wholeView.FindStringSubmatch(statement)
+			if found == nil {
+				continue
+			}
+			name, _, _ := strings.Cut(found[1], " ")
+			if latest[name] == "" {
+				names = append(names, name)
+			}
+			latest[name] = "CREATE OR REPLACE VIEW " + found[1] + "    " + strings.Join(columns, ", ") + found[2]
+		}
+	}
+	statements := make([]string, len(names))
+	for i, name := range names {
+		statements[i] = latest[name]
+	}
+	return strings.Join(statements, ";\n\n")
 }
 
 // The first migrations create the database and the ledger. They cannot be looked up there before they have
@@ -102,12 +167,12 @@ func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
 	}), nil
 }
 
-// object matches the table or view that a migration makes or changes.
+// object matches the table or view that a statement makes or changes.
 var object = regexp.MustCompile("^(CREATE|ALTER)(?: OR REPLACE)? (TABLE|VIEW|MATERIALIZED VIEW) (?:IF NOT EXISTS )?`[^`]+`\\.`?(\\w+)")
 
-// object is what the migration does to which kind of thing; all are empty if that is neither a table nor a view.
-func (m Migration) object() (verb, kind, name string) {
-	if found := object.FindStringSubmatch(m.SQL); len(found) == 4 {
+// objectOf is what a statement does to which kind of thing; all are empty if that is neither a table nor a view.
+func objectOf(statement string) (verb, kind, name string) {
+	if found := object.FindStringSubmatch(statement); len(found) == 4 {
 		return found[1], found[2], found[3]
 	}
 	return "", "", ""
@@ -125,14 +190,16 @@ func (c *Client) undone(ctx context.Context, all []Migration, applied map[int]ui
 	}
 	undone, missing := make(map[int]bool), make(map[string]bool)
 	for _, m := range all {
-		verb, _, name := m.object()
-		if _, done := applied[m.Version]; !done || name == "" {
+		if _, done := applied[m.Version]; !done {
 			continue
 		}
-		if verb == "CREATE" && !there[name] {
-			missing[name] = true
+		for _, statement := range m.Statements() {
+			verb, _, name := objectOf(statement)
+			if verb == "CREATE" && !there[name] {
+				missing[name] = true
+			}
+			undone[m.Version] = undone[m.Version] || missing[name]
 		}
-		undone[m.Version] = missing[name]
 	}
 	return undone, nil
 }
@@ -160,7 +227,7 @@ func (c *Client) tables(ctx context.Context) (map[string]bool, error) {
 
 // sayLost logs that a migration which the ledger has was applied again.
 func (c *Client) sayLost(m Migration) {
-	switch verb, kind, name := m.object(); {
+	switch verb, kind, name := objectOf(m.Statements()[0]); {
 	case verb != "CREATE":
 	case kind == "TABLE":
 		c.log.Error("table was missing though the ledger has it; created it again, empty: the rows that it had are missing until they are brought back with `sendhouse replay clickhouse`",
@@ -208,18 +275,23 @@ func (c *Client) Migrate(ctx context.Context) error {
 
 // made refuses a table or view that is not there though it was just made: ClickHouse has it and does not show it.
 func (c *Client) made(ctx context.Context, m Migration) error {
-	verb, _, name := m.object()
-	if verb != "CREATE" {
-		return nil
-	}
-	there, err := c.tables(ctx)
-	switch {
-	case err != nil:
-		return newError("look for the tables", c.target(name), err)
-	case !there[name]:
-		return &Error{
-			Op: fmt.Sprintf("migration %04d_%s", m.Version, m.Name), Target: c.target(name), Class: Configuration,
-			Err: fmt.Errorf("it was made and is not there, as if it had been detached permanently (run: ATTACH TABLE %s.%s)", quoteName(c.database), name),
+	var there map[string]bool
+	for _, statement := range m.Statements() {
+		verb, _, name := objectOf(statement)
+		if verb != "CREATE" {
+			continue
+		}
+		if there == nil {
+			var err error
+			if there, err = c.tables(ctx); err != nil {
+				return newError("look for the tables", c.target(name), err)
+			}
+		}
+		if !there[name] {
+			return &Error{
+				Op: fmt.Sprintf("migration %04d_%s", m.Version, m.Name), Target: c.target(name), Class: Configuration,
+				Err: fmt.Errorf("it was made and is not there, as if it had been detached permanently (run: ATTACH TABLE %s.%s)", quoteName(c.database), name),
+			}
 		}
 	}
 	return nil
@@ -236,7 +308,12 @@ func (c *Client) apply(ctx context.Context, m Migration) error {
 			return nil
 		}
 	}
-	return c.conn.Exec(ctx, m.SQL) //nolint:wrapcheck // the caller says what was being done
+	for _, statement := range m.Statements() {
+		if err := c.conn.Exec(ctx, statement); err != nil {
+			return err //nolint:wrapcheck // the caller says what was being done
+		}
+	}
+	return nil
 }
 
 // ledger reads what has been applied: checksums by version. It is empty where there is no ledger.

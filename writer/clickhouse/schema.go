@@ -2,9 +2,12 @@ package clickhouse
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // DatabaseDefault is the database of a DSN that names none.
@@ -16,71 +19,22 @@ const (
 	tableLedger   = "schema_migrations"
 )
 
-// column is one column of the table of messages: its name, its type, and how rows of a block are
-// handed to the driver.
-type column struct {
-	name     string
-	typeName string
-	append   func(b *Block, rows []int32, to appender) error
+// column is one column of the table of messages.
+type column struct{ name, typeName string }
+
+// storedFields are the fields of a message that have a column, in the order of the table and of the INSERT. Columns that a table has besides these
+// take their defaults.
+func storedFields() []message.Field {
+	return slices.DeleteFunc(message.Fields(), func(f message.Field) bool { return f.Column == "" })
 }
 
-// tableColumns lists what the writer fills, in the order of the INSERT. Columns that a table has besides
-// these take their defaults.
+// tableColumns are the columns of the stored fields.
 func tableColumns() []column {
-	return []column{
-		{"message_id", "Int64", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.int64s, b.messageID, rows))
-		}},
-		{"message_seq", "UInt64", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.uint64s, b.messageSeq, rows))
-		}},
-		{"channel_id", "String", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.strings, b.channelID, rows))
-		}},
-		{"channel_type", "UInt8", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.uint8s, b.channelType, rows))
-		}},
-		{"from_uid", "String", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.strings, b.fromUID, rows))
-		}},
-		{"client_msg_no", "String", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.strings, b.clientMsgNo, rows))
-		}},
-		{"red_dot", "UInt8", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.uint8s, b.redDot, rows))
-		}},
-		{"sync_once", "UInt8", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.uint8s, b.syncOnce, rows))
-		}},
-		{"stream_no", "String", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.strings, b.streamNo, rows))
-		}},
-		{"tag_key", "String", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.strings, b.tagKey, rows))
-		}},
-		{"expire", "UInt32", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.uint32s, b.expire, rows))
-		}},
-		{"subscribers", "Array(String)", appendSubscribers},
-		{"payload", "String", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.strings, b.payload, rows))
-		}},
-		{"timestamp", "DateTime64(3, 'UTC')", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.int64s, b.unixMilli, rows)) // the driver takes int64s in the unit of the column
-		}},
-		{"partition", "UInt16", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.uint16s, b.partition, rows))
-		}},
-		{"partition_seq", "UInt64", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.uint64s, b.partitionSeq, rows))
-		}},
-		{"wal_seq", "UInt64", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.uint64s, b.walSeq, rows))
-		}},
-		{"wal_index", "UInt32", func(b *Block, rows []int32, to appender) error {
-			return to.Append(pick(&b.picked.uint32s, b.walIndex, rows))
-		}},
+	var columns []column
+	for _, f := range storedFields() {
+		columns = append(columns, column{f.Name, f.Column})
 	}
+	return columns
 }
 
 // insertStatement is the INSERT for these columns, as the driver wants it: without VALUES.

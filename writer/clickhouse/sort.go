@@ -46,7 +46,7 @@ func (b *Block) inOrder(first, end int) []int32 {
 		if i%yieldRows == 0 {
 			runtime.Gosched()
 		}
-		key := channelKey{b.channelID[i], b.channelType[i]}
+		key := channelKey{b.channelID.rows[i], b.channelType.rows[i]}
 		group, known := s.groups[key]
 		if !known {
 			group = int32(len(s.channels))

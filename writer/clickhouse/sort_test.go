@@ -42,7 +42,7 @@ func TestRowsAreInTheOrderOfTheKey(t *testing.T) {
 		end := first + 1 + random.IntN(rows-first)
 		order := slices.Clone(block.inOrder(first, end))
 		require.True(t, slices.IsSortedFunc(order, func(x, y int32) int {
-			return cmp.Or(cmp.Compare(block.channelID[x], block.channelID[y]), cmp.Compare(block.channelType[x], block.channelType[y]), cmp.Compare(block.messageSeq[x], block.messageSeq[y]))
+			return cmp.Or(cmp.Compare(block.channelID.rows[x], block.channelID.rows[y]), cmp.Compare(block.channelType.rows[x], block.channelType.rows[y]), cmp.Compare(block.messageSeq.rows[x], block.messageSeq.rows[y]))
 		}))
 		slices.Sort(order)
 		require.Len(t, order, end-first)
