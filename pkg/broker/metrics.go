@@ -26,7 +26,7 @@ func ConnectionCollector(name string, c *Connection) prometheus.Collector {
 	return &connectionCollector{
 		c:            c,
 		connected:    desc("connected", "1 while the connection to NATS stands, else 0."),
-		reconnects:   desc("reconnects_total", "Times that the connection was made anew."),
+		reconnects:   desc("reconnects_total", "Times that the connection was made again."),
 		sentMessages: desc("sent_messages_total", "Messages that were sent over the connection."),
 		sentBytes:    desc("sent_bytes_total", "Bytes of messages that were sent over the connection."),
 		gotMessages:  desc("received_messages_total", "Messages that came over the connection."),

@@ -73,7 +73,7 @@ type sought struct {
 	place  uint64 // of its first message
 }
 
-// seek bisects for the first record of which reached is true; of all behind it, it is.
+// seek bisects for the first record of which reached is true; it is true of all later ones.
 func (l *Log) seek(ctx context.Context, reached func(*message.BatchView) bool) (sought, error) {
 	bounds, err := l.Records(ctx)
 	if err != nil {
@@ -144,7 +144,7 @@ func (l *Log) SeekMessageSeq(ctx context.Context, channel Channel, seq uint64) (
 // channelEntry is where a channel's message is.
 type channelEntry struct{ place, messageSeq uint64 }
 
-// back gives the messages of a channel that each block of records has, from the log's end to its beginning, while more are wanted.
+// back visits the messages of a channel that each block of records has, from the log's end to its beginning, while more are wanted.
 func (l *Log) back(ctx context.Context, channel Channel, visit func([]channelEntry) (more bool)) error {
 	bounds, err := l.Records(ctx)
 	if err != nil {

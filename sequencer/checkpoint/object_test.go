@@ -73,7 +73,7 @@ func (h *harness) largeState() *fold.State {
 			data, err = message.AppendSend(data, &message.Send{ChannelId: no + strings.Repeat("c", nameBytes-len(no)), ChannelType: 2, FromUid: "u", ClientMsgNo: no})
 			require.NoError(h.t, err)
 		}
-		_, err = state.Fold(fold.Record{Seq: seq, Time: time.Now(), Data: data}, nil)
+		_, err = state.Fold(fold.Record{StreamSeq: seq, Time: time.Now(), Data: data}, nil)
 		require.NoError(h.t, err)
 	}
 	return state
@@ -341,8 +341,8 @@ func TestFlippedBitOfAPointerIsNoticed(t *testing.T) {
 	t.Parallel()
 	taken := time.Date(2026, 2, 3, 4, 5, 6, 789, time.UTC)
 	good, err := encodePointer([]runner.CheckpointMeta{
-		{Object: "p0.7.a", WALSeq: 20, Output: 19, Bytes: 1234, CRC32C: 0xdeadbeef, TakenAt: taken},
-		{Object: "p0.5.b", WALSeq: 10, Output: 9, Bytes: 1230, CRC32C: 0xbeefdead, TakenAt: taken.Add(-time.Minute)},
+		{Object: "p0.7.a", WALSeq: 20, PartitionSeq: 19, Bytes: 1234, CRC32C: 0xdeadbeef, TakenAt: taken},
+		{Object: "p0.5.b", WALSeq: 10, PartitionSeq: 9, Bytes: 1230, CRC32C: 0xbeefdead, TakenAt: taken.Add(-time.Minute)},
 	})
 	require.NoError(t, err)
 	want, err := parsePointer(good)

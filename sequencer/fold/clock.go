@@ -10,7 +10,7 @@ import (
 // ErrRule is returned for a record that a newer version's rule is to fold. Nothing was folded.
 var ErrRule = fmt.Errorf("record names a rule for time that this version does not know (it knows %d); run the version that wrote it", message.RuleNewest)
 
-// A forward step of the broker's clock cannot be told from a pause of the senders. So no record moves the window's clock by
+// A forward step of the broker's clock cannot be distinguished from a pause of the senders. So no record moves the window's clock by
 // more than a hundredth of the window, and an entry is kept for a tenth longer than the window: ten steps in its time forget
 // nothing early, however large they are. After a pause, entries stay until so many more records have come, or the window is full.
 const (

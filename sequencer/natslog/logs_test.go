@@ -94,7 +94,7 @@ func TestReadingAheadIsBounded(t *testing.T) {
 		for seq < last {
 			record, err := reader.Next(h.Ctx)
 			require.NoError(t, err)
-			require.Equal(t, seq+1, record.Seq)
+			require.Equal(t, seq+1, record.StreamSeq)
 			seq++
 		}
 	}

@@ -6,7 +6,7 @@
 //
 // The world is stricter than NATS where that costs nothing: an object may be
 // found half written, any port call may end the process or pause it while the
-// others go on, and every owner has a wall clock of its own.
+// others continue, and every owner has a wall clock of its own.
 //
 // What is checked, at every step and again at the end, when all is healed and
 // one owner has come to rest:

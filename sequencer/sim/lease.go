@@ -70,7 +70,7 @@ func (o *owner) acquire() {
 	w.event("owner %d takes the lease, epoch %d", o.id, o.lease.epoch)
 }
 
-// move gives the key a new revision.
+// move assigns the key a new revision.
 func (k *leaseKey) move(w *world, o *owner) {
 	k.revision++
 	k.holder, k.current, k.written = o.process, k.revision, w.brokerTime()
@@ -102,7 +102,7 @@ func (o *owner) renew() bool {
 	return true
 }
 
-// release gives the lease back.
+// release releases the lease.
 func (o *owner) release() {
 	w := o.w
 	if w.brokerUp() && w.lease.current == o.lease.revision {
@@ -112,7 +112,7 @@ func (o *owner) release() {
 	}
 }
 
-// mayWrite is Lease.Good. An owner whose clock does not go on while it should is
+// mayWrite is Lease.Good. An owner whose clock stands still while it should not is
 // wrong about it.
 func (o *owner) mayWrite() bool {
 	return o.lease != nil && (o.clock() < o.lease.deadline || o.w.now < o.blindUntil)
