@@ -17,8 +17,8 @@ type connectionCollector struct {
 	sentMessages, sentBytes, gotMessages, gotBytes *prometheus.Desc
 }
 
-// ConnectionCollector shows a connection under the given name: whether it stands, how often it was made
-// anew, and what went over it.
+// ConnectionCollector shows a connection under the given name: whether it is up, how often it was made
+// again, and what went over it.
 func ConnectionCollector(name string, c *Connection) prometheus.Collector {
 	desc := func(metric, help string) *prometheus.Desc {
 		return prometheus.NewDesc("sendhouse_nats_"+metric, help, nil, prometheus.Labels{"connection": name})
@@ -46,7 +46,7 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	connected := 0.0
-	if c.c.Stands() {
+	if c.c.Connected() {
 		connected, c.last = 1, c.c.nc.Stats()
 	}
 	s := c.last

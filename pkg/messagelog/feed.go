@@ -52,7 +52,7 @@ type FeedConfig struct {
 	bytes   int           // that a request may bring; the largest message and more but in tests
 }
 
-// Feed reads a stream from a place on, in its order, as fast as the records are handled.
+// Feed reads a stream from a stream sequence on, in its order, as fast as the records are handled.
 //
 // It is a plain pull consumer. Unlike the client's ordered consumer it never replaces itself: after a new consumer there can
 // be a stream that has lost its tail, or was created again, and the reader must look at that first. So it ends at whatever

@@ -117,7 +117,7 @@ func of(channels []Channel, e Entry) bool {
 	})
 }
 
-// Follow reads the messages from a place on that are there, and then those that come, until ctx ends or handle fails.
+// Follow reads the messages from a partition_seq on that are there, and then those that come, until ctx ends or handle fails.
 // Where channels are given, only theirs. Once it has begun, it waits for a broker that is away.
 func (l *Log) Follow(ctx context.Context, first uint64, channels []Channel, handle func(Entry) error) error {
 	reader, err := l.Read(ctx, first)
@@ -146,9 +146,9 @@ func (l *Log) Follow(ctx context.Context, first uint64, channels []Channel, hand
 
 // away reports whether an error is of a broker that does not answer now, and may again.
 func away(err error) bool {
-	var answer *jetstream.APIError
-	if errors.As(err, &answer) {
-		return answer.Code == http.StatusServiceUnavailable
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.Code == http.StatusServiceUnavailable
 	}
 	return !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, message.ErrNotAMessageBatch)
 }

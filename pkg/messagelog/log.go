@@ -16,7 +16,7 @@ import (
 // Entry is one message of the log.
 type Entry struct {
 	Partition int
-	Seq       uint64    // its partition_seq: the place among all messages of the partition
+	Seq       uint64    // its partition_seq: its number among all messages of the partition
 	Record    uint64    // the stream sequence of the record that it is in
 	Stored    time.Time // its record, by the broker; when the message was accepted it says itself
 	Data      []byte    // an encoded Message
@@ -28,7 +28,7 @@ type Channel struct {
 	Type message.ChannelType
 }
 
-// Bounds are the places of the first and last message of a partition. Of an empty log First is Last+1.
+// Bounds are the partition_seqs of the first and last message of a partition. Of an empty log First is Last+1.
 type Bounds struct {
 	First, Last uint64
 	// Gone says that there have been records and all of them are deleted: the next partition_seq is then only known when
@@ -124,7 +124,7 @@ func (l *Log) Bounds(ctx context.Context) (Bounds, error) {
 		_, first, err := l.recordFrom(ctx, r.First)
 		if err == nil {
 			b.First = first.First
-			b.Last, err = l.lastPlace(ctx, r)
+			b.Last, err = l.lastPartitionSeq(ctx, r)
 		}
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			continue // retention took it meanwhile
@@ -133,8 +133,8 @@ func (l *Log) Bounds(ctx context.Context) (Bounds, error) {
 	}
 }
 
-// lastPlace is that of the last message.
-func (l *Log) lastPlace(ctx context.Context, r Records) (uint64, error) {
+// lastPartitionSeq is that of the last message.
+func (l *Log) lastPartitionSeq(ctx context.Context, r Records) (uint64, error) {
 	_, view, err := l.recordFrom(ctx, r.Last)
 	if errors.Is(err, jetstream.ErrMsgNotFound) { // deleted by hand
 		last, failed := l.existing(ctx, r.First, r.Last)

@@ -31,7 +31,7 @@ type Reader struct {
 	broken   bool // the consumer is; the next call makes another
 	patience time.Duration
 
-	from   uint64 // messages before this place are passed over
+	from   uint64 // messages before this partition_seq are skipped
 	record Record // read last, and given up to at
 	at     int
 }
@@ -50,7 +50,7 @@ func (r *Record) Entry(i int) Entry {
 	return Entry{Partition: r.Partition, Seq: r.Batch.First + uint64(i), Record: r.Seq, Stored: r.Stored, Data: r.Batch.Messages[i]}
 }
 
-// Read reads from a place on. Stop it in the end.
+// Read reads from a partition_seq on. Stop it in the end.
 func (l *Log) Read(ctx context.Context, first uint64) (*Reader, error) {
 	record, err := l.Locate(ctx, first, 0)
 	if err != nil {
@@ -148,7 +148,7 @@ func (r *Reader) NextRecord(ctx context.Context) (*Record, error) {
 
 // through reports whether a reader that finds nothing more, of a log that had a record and a message, has read everything: what came after has
 // been deleted. If the log ends before them now, that is an error. It looks at the end first, since that may come back meanwhile.
-func (r *Reader) through(ctx context.Context, had, place uint64) (bool, error) {
+func (r *Reader) through(ctx context.Context, had, partitionSeq uint64) (bool, error) {
 	records, err := r.log.Records(ctx)
 	if err != nil {
 		return false, err
@@ -160,11 +160,11 @@ func (r *Reader) through(ctx context.Context, had, place uint64) (bool, error) {
 	if err != nil || last >= r.next {
 		return false, err
 	}
-	return true, r.reached(ctx, records.Last, place)
+	return true, r.reached(ctx, records.Last, partitionSeq)
 }
 
 // reached is an error if the last record is there and the messages end before a partition_seq. If the record was deleted, that cannot be known.
-func (r *Reader) reached(ctx context.Context, last, place uint64) error {
+func (r *Reader) reached(ctx context.Context, last, partitionSeq uint64) error {
 	newest := r.record.Batch
 	if r.record.Seq != last {
 		var err error
@@ -174,8 +174,8 @@ func (r *Reader) reached(ctx context.Context, last, place uint64) error {
 			return err
 		}
 	}
-	if next := max(newest.Next(), 1); next <= place {
-		return fmt.Errorf("%s ends with message %d and had %d: %w", r.log.name(), next-1, place, ErrTailLost)
+	if next := max(newest.Next(), 1); next <= partitionSeq {
+		return fmt.Errorf("%s ends with message %d and had %d: %w", r.log.name(), next-1, partitionSeq, ErrTailLost)
 	}
 	return nil
 }

@@ -103,7 +103,7 @@ func (h *harness) over(timeout time.Duration, dialer nats.CustomDialer) *Store {
 	return store
 }
 
-// slowLink carries at most so much in a tick, and nothing more behind the limit.
+// slowLink carries at most so much in a tick, and nothing more after the limit.
 type slowLink struct {
 	net.Conn
 	tick    time.Duration
@@ -257,7 +257,7 @@ func TestChunkThatIsNotStoredFailsTheObject(t *testing.T) {
 	defer object.close()
 	_, err = object.Write([]byte("checkpoint"))
 	require.NoError(t, err)
-	require.ErrorContains(t, object.finish(), "store chunk 1", "nobody takes it")
+	require.ErrorContains(t, object.finish(), "store chunk 1", "no stream takes it")
 
 	slow, err := nc.SubscribeSync(chunkPrefix + ">")
 	require.NoError(t, err)
@@ -321,7 +321,7 @@ func TestWhatIsLeftOfACheckpointIsSwept(t *testing.T) {
 	require.NoError(t, err, "any client can read it")
 	require.Len(t, data, int(kept.Metas[0].Bytes))
 
-	// The kept ones stay, whoever stored them.
+	// The kept ones stay, whichever owner stored them.
 	seen, err = store.Claim(h.ctx)
 	require.NoError(t, err)
 	for range 4 {

@@ -78,7 +78,7 @@ func drawTime(t *rapid.T, before time.Time) time.Time {
 	}
 }
 
-// The fold gives what the reference gives, by each rule and over its change, however the clock jumps, over a full window,
+// The fold yields what the reference yields, by each rule and over its change, however the clock jumps, over a full window,
 // and still does when it is stored and read back at any record.
 func TestFoldEqualsReference(t *testing.T) {
 	t.Parallel()
@@ -259,7 +259,7 @@ func TestReadRefusesDamage(t *testing.T) {
 func TestReadTellsAFailingReaderFromDamage(t *testing.T) {
 	t.Parallel()
 	whole := snapshotOfOne(t)
-	broken := errors.New("nobody answers")
+	broken := errors.New("no answer")
 	for n := range len(whole) + 1 {
 		_, err := fold.Read(io.MultiReader(bytes.NewReader(whole[:n]), iotest.ErrReader(broken)), params())
 		require.ErrorIs(t, err, broken, "after %d", n)

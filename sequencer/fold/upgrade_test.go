@@ -51,7 +51,7 @@ func TestFormerLogBecomesTheSame(t *testing.T) {
 		var b bytes.Buffer
 		_, err := states[0].Snapshot().WriteTo(&b)
 		require.NoError(t, err)
-		require.Equal(t, r.Checkpoint, b.Bytes(), "an earlier version could go on")
+		require.Equal(t, r.Checkpoint, b.Bytes(), "an earlier version could continue")
 		state, err := fold.Read(bytes.NewReader(r.Checkpoint), params())
 		require.NoError(t, err)
 		states = append(states, state)

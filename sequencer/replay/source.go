@@ -99,8 +99,8 @@ func (m *partitionLog) plan(ctx context.Context, asked replay.Period) (replay.Sp
 		return span, m.gone(ctx, starts)
 	}
 	span.First = max(span.First, asked.FromSeq)
-	from, until := newPlace(asked.From), newPlace(asked.Until)
-	state, err := starts.Newest(ctx, func(s *fold.State) bool { return from.liesBehind(s) && until.liesBehind(s) })
+	from, until := newTimeBound(asked.From), newTimeBound(asked.Until)
+	state, err := starts.Newest(ctx, func(s *fold.State) bool { return from.isAfter(s) && until.isAfter(s) })
 	switch {
 	case err != nil:
 		return span, err
@@ -130,34 +130,36 @@ func (m *partitionLog) plan(ctx context.Context, asked replay.Period) (replay.Sp
 	return span, nil
 }
 
-// place is that of the first message that was accepted at a time or after it.
-type place struct {
+// timeBound finds the partition_seq of the first message that was accepted at a time or after it.
+type timeBound struct {
 	unixMilli int64
 	asked     bool
 	found     uint64
 }
 
-func newPlace(at time.Time) *place { return &place{unixMilli: at.UnixMilli(), asked: !at.IsZero()} }
-
-// liesBehind reports whether it surely comes after what a state has folded.
-func (p *place) liesBehind(s *fold.State) bool {
-	return !p.asked || s.LastID() == 0 || s.LastID().UnixMilli() < p.unixMilli
+func newTimeBound(at time.Time) *timeBound {
+	return &timeBound{unixMilli: at.UnixMilli(), asked: !at.IsZero()}
 }
 
-func (p *place) pass(e *fold.Effect) {
-	if p.found == 0 && e.PartitionSeq > 0 && e.Identity.ID.UnixMilli() >= p.unixMilli {
-		p.found = e.PartitionSeq
+// isAfter reports whether the message surely comes after what a state has folded.
+func (b *timeBound) isAfter(s *fold.State) bool {
+	return !b.asked || s.LastID() == 0 || s.LastID().UnixMilli() < b.unixMilli
+}
+
+func (b *timeBound) pass(e *fold.Effect) {
+	if b.found == 0 && e.PartitionSeq > 0 && e.Identity.ID.UnixMilli() >= b.unixMilli {
+		b.found = e.PartitionSeq
 	}
 }
 
-func (p *place) or(other uint64) uint64 {
-	if p.found == 0 {
+func (b *timeBound) or(other uint64) uint64 {
+	if b.found == 0 {
 		return other
 	}
-	return p.found
+	return b.found
 }
 
-// gone says from where on messages can be had.
+// gone is the error that names the first message that can be derived.
 func (m *partitionLog) gone(ctx context.Context, starts *refold.Starts) error {
 	oldest, err := starts.Oldest(ctx)
 	if err != nil {

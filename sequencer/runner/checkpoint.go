@@ -12,7 +12,7 @@ import (
 // keptCheckpoint is a stored checkpoint and since when this keeper has seen the
 // message log to reach it, by one and the same record; zero if it does not yet.
 // What another owner saw is not asked: a power loss may have taken the messages since,
-// and they may have been written again a moment ago, or its clock may be off. Whoever
+// and they may have been written again a moment ago, or its clock may be off. An owner that
 // has lost its lease may write them again while this keeper looks, too, so that the
 // log is never seen to be shorter: by the time of the record it is noticed.
 type keptCheckpoint struct {

@@ -30,7 +30,7 @@ func TestOutboxIsBoundByMessagesAndRecords(t *testing.T) {
 
 		require.NoError(t, <-put(3*messagesMax))
 		waiting := put(0)
-		require.Empty(t, waiting, "a record without messages waits behind it")
+		require.Empty(t, waiting, "a record without messages waits after it")
 		chunk, err = o.take(nil)
 		require.NoError(t, err)
 		require.Len(t, chunk, 1)

@@ -148,7 +148,7 @@ func (r *secondly) Next(ctx context.Context) (Record, error) {
 	}
 }
 
-// claimedCheckpoints has what a test gives it and stores nothing.
+// claimedCheckpoints has what a test sets and stores nothing.
 type claimedCheckpoints struct {
 	kept  Kept
 	claim func() // what happens just before

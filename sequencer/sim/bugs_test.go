@@ -129,8 +129,8 @@ func deliberateBugs() map[string]bug {
 		"the horizon is a tenth of what it should be": {now: func(o *owner) func() time.Time {
 			return func() time.Time { return start().Add(10 * o.w.now) }
 		}},
-		"the write-ahead log is trimmed behind the newest checkpoint":      {logs: wrap(func(l *faultyLogs) { l.trimNewest = true })},
-		"after a refusal sending goes on from what was sent":               {logs: wrap(func(l *faultyLogs) { l.blindTail = true })},
+		"the write-ahead log is trimmed up to the newest checkpoint":       {logs: wrap(func(l *faultyLogs) { l.trimNewest = true })},
+		"after a refusal sending resumes from what was sent":               {logs: wrap(func(l *faultyLogs) { l.blindTail = true })},
 		"the message log's last sequence is trusted":                       {logs: wrap(func(l *faultyLogs) { l.trustLast = true })},
 		"an acknowledgement is taken for the newest chunk's":               {logs: wrap(func(l *faultyLogs) { l.anyAck = true })},
 		"one message too many is suppressed after recovery":                {logs: wrap(func(l *faultyLogs) { l.tailOff = 1 })},

@@ -80,7 +80,7 @@ func (k *leaseKey) move(w *world, o *owner) {
 func (c *checker) heldOnce(w *world, taker *owner) {
 	for _, o := range w.owners {
 		if o != taker && o.lease != nil && o.clock() < o.lease.deadline {
-			w.fail("owner %d takes the lease while owner %d may use it until %s of its clock, where it is %s", taker.id, o.id, o.lease.deadline, o.clock())
+			w.fail("owner %d takes the lease while owner %d may use it until %s of its clock, which shows %s", taker.id, o.id, o.lease.deadline, o.clock())
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 // crash is thrown through a call by an owner that ends there.
 type crash struct{ o *owner }
 
-// point is a place in a call of an owner's where it may be killed, or paused for
+// point is a moment in a call of an owner at which it may be killed, or paused for
 // a while in which the others continue.
 func (w *world) point(o *owner, op string) { w.pointOf(o, op, 1) }
 
