@@ -2,7 +2,6 @@ package fold
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
@@ -102,12 +101,4 @@ func (c *clock) remembered(id message.ID) int64 {
 		return id.UnixMilli()
 	}
 	return c.ageMilli
-}
-
-// ahead is how far the newest ID is ahead of the broker's time.
-func (c *clock) ahead() time.Duration {
-	if c.ids.Last() == 0 || c.brokerMilli == 0 {
-		return 0
-	}
-	return time.Duration(max(c.ids.Last().UnixMilli()-c.brokerMilli, 0)) * time.Millisecond
 }

@@ -91,9 +91,6 @@ func (s *State) PartitionSeq() uint64 { return s.partitionSeq }
 // LastID is the last ID given, 0 if none. All later ones are greater.
 func (s *State) LastID() message.ID { return s.clock.ids.Last() }
 
-// IDsAhead is how far the time in the last ID is ahead of the broker's at the last record; 0 if it is not or is not known.
-func (s *State) IDsAhead() time.Duration { return s.clock.ahead() }
-
 // Channels is the number of channels that have a sequence.
 func (s *State) Channels() int { return s.channels.len() }
 
