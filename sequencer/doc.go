@@ -7,7 +7,7 @@
 // time a record is folded, so after a crash some go out again, the same. What
 // a record becomes has its fixed place in the message log, the same stream sequence
 // as the record, and a write carries the sequence it expects before it,
-// so a message can be neither repeated nor skipped nor overtaken, whoever writes.
+// so a message can be neither repeated nor skipped nor overtaken, whichever process writes.
 // A no_persist message is published on its live subject once; after a crash it
 // may come a second time, with the same ID.
 //
@@ -16,13 +16,13 @@
 //     ingest, and a retry gets the answer that the first try would have got.
 //   - The message log refuses or loses writes: its tail is read again, and what
 //     is missing is written from memory or, if that no longer reaches back, from
-//     a checkpoint and the write-ahead log. Answers go on until the outbox is full.
+//     a checkpoint and the write-ahead log. Answers continue until the outbox is full.
 //   - A checkpoint is damaged: the older one is taken, and a longer tail read. The
 //     pointer to the checkpoints is damaged or gone: it is written again from those
 //     that are stored and whole.
 //   - The write-ahead log lacks what the message log or every checkpoint was made
 //     from, or the message log holds a record that the fold does not make: that
-//     partition is refused, since to go on would give sequence numbers out twice or
+//     partition is refused, since to continue would assign sequence numbers twice or
 //     leave a message out. Its owner keeps it, says why in its lease, and tries again
 //     with growing pauses. The other partitions are served.
 package sequencer

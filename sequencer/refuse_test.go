@@ -31,7 +31,7 @@ import (
 func TestStrayRecordStopsItsPartitionOnly(t *testing.T) {
 	t.Parallel()
 	for name, stray := range map[string]func(h *harness){
-		"the write-ahead log goes on": func(h *harness) {
+		"the write-ahead log grows": func(h *harness) {
 			h.Publish(sequencertest.Send("c", "2"))
 		},
 		"nothing is sent": func(*harness) {},
@@ -167,7 +167,7 @@ func TestRefusalIsSeenInTheLease(t *testing.T) {
 	}
 }
 
-// checkpointed makes a log of records with checkpoints at 10 and 20, trimmed behind the
+// checkpointed makes a log of records with checkpoints at 10 and 20, trimmed up to the
 // older one, and returns the pointer to them.
 func (h *harness) checkpointed() (jetstream.KeyValue, []byte) {
 	h.T.Helper()

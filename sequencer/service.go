@@ -47,7 +47,7 @@ const (
 // Deps are what the role is given.
 type Deps struct {
 	NATS *nats.Conn
-	// Answers is a connection of its own for what is sent back to ingest: on the other it would wait behind the messages
+	// Answers is a connection of its own for what is sent back to ingest: on the other it would wait for the messages
 	// that are on their way to the message log.
 	Answers    *nats.Conn
 	JetStream  jetstream.JetStream
@@ -127,7 +127,7 @@ func (s *Service) Check() error {
 }
 
 // Run takes its share of the partitions and sequences them until ctx ends, then
-// hands over what is derived and gives them back. A partition that fails recovers by
+// hands over what is derived and releases them. A partition that fails recovers by
 // itself. One whose logs or checkpoints are damaged is refused: it is kept, shown, and
 // tried again with growing pauses, while the others are served. No partition's error
 // ends Run.
@@ -204,7 +204,7 @@ type holding struct {
 	log     *slog.Logger
 	metrics *runner.PartitionMetrics
 
-	// Guarded by the service.
+	// Guarded by Service.mu.
 	partition *runner.Partition // nil while none runs
 	behind    bool              // it has not caught up since it last failed
 	problem   error             // with which it last failed; nil once it has caught up

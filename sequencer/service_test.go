@@ -82,7 +82,7 @@ func TestRestartGoesOnWhereItWas(t *testing.T) {
 	_, stop := h.Start()
 	before := h.Ask(sequencertest.Send("c", "1"), sequencertest.Send("c", "2"))
 	stop()
-	waiting := h.Publish(sequencertest.Send("c", "3"), sequencertest.Send("c", "2")) // written while nobody folds
+	waiting := h.Publish(sequencertest.Send("c", "3"), sequencertest.Send("c", "2")) // written while no sequencer folds
 	s, _ := h.Start()
 	after := h.Answer(waiting)
 	require.EqualValues(t, 3, after[0].GetMessageSeq())
@@ -152,7 +152,7 @@ func TestLostMessageLogIsDerivedAgain(t *testing.T) {
 	}
 }
 
-// A message log that was cut behind an acknowledged message, as a power loss
+// A message log that was cut after an acknowledged message, as a power loss
 // cuts it, is filled up from a checkpoint and the write-ahead log.
 func TestMessageLogTailCut(t *testing.T) {
 	t.Parallel()
@@ -275,7 +275,7 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 		require.False(t, k.Due())
 		wal, err := k.Logs.WALBounds(h.Ctx)
 		require.NoError(t, err)
-		require.EqualValues(t, max(1, (round-1)*10+11), wal.First, "trimmed behind the older checkpoint of round %d", round)
+		require.EqualValues(t, max(1, (round-1)*10+11), wal.First, "trimmed up to the older checkpoint of round %d", round)
 	}
 
 	// From the newest, and, when that is damaged, from the older.
@@ -296,7 +296,7 @@ func TestCheckpointsTrimAndRecover(t *testing.T) {
 	require.EqualValues(t, 31, h.Ask(sequencertest.Send("c", "new"))[0].GetMessageSeq())
 	stop()
 
-	// With neither, and the log trimmed, going on would repeat sequence numbers.
+	// With neither, and the log trimmed, to continue would repeat sequence numbers.
 	require.NoError(t, h.Objects().Delete(h.Ctx, metas[1].Object))
 	require.ErrorIs(t, h.Refuses(), runner.ErrMissing)
 }
@@ -325,7 +325,7 @@ func TestWriteAheadLogLost(t *testing.T) {
 	require.ErrorIs(t, h.Refuses(), runner.ErrMissing)
 }
 
-// Both logs are gone and the checkpoint is left: to begin anew would give its numbers out again.
+// Both logs are gone and the checkpoint is left: a new beginning would assign its numbers again.
 func TestBothLogsLostAndACheckpointLeft(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
@@ -363,7 +363,7 @@ func TestNewReportsEverything(t *testing.T) {
 }
 
 // TestBothLogsCountAlike: a record that makes no message has one of its own in the message log, so that each has the sequence of
-// what it was made from, and what comes behind goes on with the next message.
+// what it was made from, and what follows continues with the next message.
 func TestBothLogsCountAlike(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
@@ -396,7 +396,7 @@ func TestBothLogsCountAlike(t *testing.T) {
 	}
 	requireRecords(1, 3, 3, 3, 3)
 	stop()
-	_, stop = h.Start() // it recovers behind the last of them
+	_, stop = h.Start() // it recovers after the last of them
 	h.Ask(sequencertest.Send("c", "1"))
 	h.Ask(sequencertest.Send("c", "4"))
 	h.Messages(4)

@@ -25,13 +25,13 @@ import (
 // part of it is as old as the last renewal of its lease.
 type PartitionStatus struct {
 	Partition     int           `json:"partition"`
-	Owner         string        `json:"owner"` // empty where nobody owns it
+	Owner         string        `json:"owner"` // empty if it has no owner
 	Epoch         uint64        `json:"epoch"`
 	WALLast       uint64        `json:"wal_last"`       // last record written
 	WALLag        uint64        `json:"wal_lag"`        // records not folded
 	OutputLast    uint64        `json:"output_last"`    // last record of the message log
 	OutputBehind  uint64        `json:"output_behind"`  // records folded that it lacks
-	CheckpointAge time.Duration `json:"checkpoint_age"` // 0 where there is none
+	CheckpointAge time.Duration `json:"checkpoint_age"` // 0 if there is none
 	CheckpointWAL uint64        `json:"checkpoint_wal_seq"`
 	// State is that of its owner, empty if there is none.
 	State string `json:"state,omitempty"`
@@ -112,9 +112,9 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 	case err != nil:
 		return s, err
 	}
-	s.WALLast, s.OutputLast = wal.Last, end.Seq
+	s.WALLast, s.OutputLast = wal.Last, end.StreamSeq
 	s.WALLag = wal.Last - min(said.WALSeq, wal.Last)
-	s.OutputBehind = said.WALSeq - min(end.Seq, said.WALSeq)
+	s.OutputBehind = said.WALSeq - min(end.StreamSeq, said.WALSeq)
 	if len(kept) > 0 {
 		s.CheckpointAge, s.CheckpointWAL = time.Since(kept[0].TakenAt), kept[0].WALSeq
 	}

@@ -372,7 +372,7 @@ func (b lateBucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntr
 	return b.KeyValue.Get(ctx, key)
 }
 
-// A role that starts beside the sequencer may be told by a server that is behind that the parameters are not there.
+// A role that starts beside the sequencer may hear from a server that lags that the parameters are not there.
 func TestParametersThatAServerDoesNotHaveYet(t *testing.T) {
 	t.Parallel()
 	_, js := connect(t, startEmbedded(t, t.TempDir()))
@@ -407,7 +407,7 @@ func TestAwaitingTellsSilenceFromNoDeployment(t *testing.T) {
 	require.ErrorContains(t, err, "deployment parameters")
 }
 
-// TestAServerThatIsNotThereYet: where all is started at once, the cluster may not have heard from one of its servers yet when the
+// TestAServerThatIsNotThereYet: when all is started at once, the cluster may not have heard from one of its servers yet when the
 // streams are to be made.
 func TestAServerThatIsNotThereYet(t *testing.T) {
 	t.Parallel()
@@ -456,7 +456,7 @@ func TestAConnectionIsToldOfWhileItIsMadeAnew(t *testing.T) {
 	goOn := sync.OnceFunc(func() { close(dialer.goOn) })
 	t.Cleanup(goOn) // or the connection could not be closed
 	connection := broker.Watch(nc)
-	require.True(t, connection.Stands())
+	require.True(t, connection.Connected())
 	collector := only{broker.ConnectionCollector("test", connection), "sendhouse_nats_connected"}
 	require.InDelta(t, 1, testutil.ToFloat64(collector), 0)
 
@@ -465,7 +465,7 @@ func TestAConnectionIsToldOfWhileItIsMadeAnew(t *testing.T) {
 	<-dialer.dialing
 	answered := make(chan bool)
 	go func() {
-		standing := connection.Stands()
+		standing := connection.Connected()
 		answered <- standing || testutil.ToFloat64(collector) != 0
 	}()
 	select {
@@ -477,7 +477,7 @@ func TestAConnectionIsToldOfWhileItIsMadeAnew(t *testing.T) {
 	dialer.held.Store(false)
 	goOn()
 	testkit.WaitFor(t, time.Minute, "the connection to be there again", func(context.Context) error {
-		if !connection.Stands() || testutil.ToFloat64(collector) != 1 {
+		if !connection.Connected() || testutil.ToFloat64(collector) != 1 {
 			return errors.New("it does not stand")
 		}
 		return nil

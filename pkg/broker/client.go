@@ -8,7 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// InboxPrefix begins the subjects on which a role hears answers; behind it comes a
+// InboxPrefix begins the subjects on which a role receives answers; after it comes a
 // dot and what NATS makes up. A role that may subscribe only below its own prefix
 // cannot read the answers of others.
 func InboxPrefix(role string) string { return "_INBOX." + role }
@@ -17,7 +17,7 @@ func InboxPrefix(role string) string { return "_INBOX." + role }
 const DefaultDataDir = "./data"
 
 // ClientConfig says where NATS is and how a process shows who it is. At most one of
-// Credentials and NKey may be given; with neither the URL says it, or nobody asks.
+// Credentials and NKey may be given; with neither the URL carries it, or the server does not ask.
 type ClientConfig struct {
 	DataDir     string `name:"data-dir" help:"Folder of the data of the servers that 'sendhouse up' embeds. Other commands on the same machine find the key to its NATS there." default:"./data" placeholder:"PATH"`
 	URL         string `name:"nats-url" help:"NATS servers, separated by commas. A URL with a password or token belongs into SENDHOUSE_NATS_URL or the configuration file: a command line can be read by others." placeholder:"nats://HOST:4222"`
@@ -26,8 +26,8 @@ type ClientConfig struct {
 	CA          string `name:"nats-ca" help:"Certificates (PEM) that NATS servers are checked against, instead of the system's." type:"existingfile" placeholder:"PATH"`
 	Cert        string `name:"nats-cert" help:"Certificate (PEM) to show to NATS, with --nats-cert-key." type:"existingfile" placeholder:"PATH"`
 	CertKey     string `name:"nats-cert-key" help:"Key of --nats-cert (PEM)." type:"existingfile" placeholder:"PATH"`
-	// PingInterval is how long a lost connection that nobody closed may go unnoticed, times three.
-	PingInterval time.Duration `name:"nats-ping-interval" help:"How often NATS is asked whether it is still there. A connection on which two questions went unanswered is made anew at the third." default:"5s"`
+	// PingInterval is a third of how long a connection that was lost and not closed may go unnoticed.
+	PingInterval time.Duration `name:"nats-ping-interval" help:"How often NATS is asked whether it is still there. A connection on which two pings went unanswered is replaced at the third." default:"5s"`
 }
 
 // Options are those of a connection of a role. The files are read here and again at

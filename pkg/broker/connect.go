@@ -18,7 +18,7 @@ import (
 const (
 	connectTimeout = 5 * time.Second
 	reconnectWait  = 250 * time.Millisecond
-	// pingInterval, if nobody says otherwise: three of them are how long a network that loses everything and
+	// pingInterval is the default: three of them are how long a network that loses everything and
 	// closes nothing goes unnoticed. The client's own default would have it go unnoticed for six minutes.
 	pingInterval = 5 * time.Second
 	// A command line has at most this long to get an answer from JetStream.
@@ -39,7 +39,7 @@ type Config struct {
 }
 
 // Connect reaches NATS and checks that JetStream answers. It fails within about
-// ten seconds where it cannot, and says what to look at.
+// ten seconds if it cannot, and says what to look at.
 func Connect(ctx context.Context, cfg Config) (*nats.Conn, jetstream.JetStream, error) {
 	log := cfg.Logger.With("component", "nats", "connection", cfg.Name)
 	options := append([]nats.Option{

@@ -11,18 +11,18 @@ import (
 // Connection tells how a connection is, at once: the client itself does not answer while it tries to reach a server, seconds at a
 // time where a network swallows everything, and that is when health and metrics are asked for.
 type Connection struct {
-	nc     *nats.Conn
-	stands atomic.Bool
+	nc        *nats.Conn
+	connected atomic.Bool
 }
 
 // Watch follows a connection until it is closed.
 func Watch(nc *nats.Conn) *Connection {
 	c := &Connection{nc: nc}
 	changes := nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
-	c.stands.Store(nc.IsConnected())
+	c.connected.Store(nc.IsConnected())
 	go func() {
 		for status := range changes {
-			c.stands.Store(status == nats.CONNECTED)
+			c.connected.Store(status == nats.CONNECTED)
 			if status == nats.CLOSED {
 				nc.RemoveStatusListener(changes)
 			}
@@ -31,8 +31,8 @@ func Watch(nc *nats.Conn) *Connection {
 	return c
 }
 
-// Stands says whether the connection stands.
-func (c *Connection) Stands() bool { return c.stands.Load() }
+// Connected reports whether the connection is up.
+func (c *Connection) Connected() bool { return c.connected.Load() }
 
 // Explain makes the client's error of a publish that had no connection say so: the client speaks of the buffer in which it could have
 // kept it, of which it has none. Other errors are returned as they are.

@@ -26,7 +26,7 @@ import (
 // finishes; see ResumeCut. Both copies are synced record by record, since each replaces what was there before. A stream's
 // persist mode cannot be changed, so S stays that way, also if it was persisted asynchronously before.
 //
-// Durable consumers of S are made again, each behind the last record that it has acknowledged.
+// Durable consumers of S are created again, each after the last record that it has acknowledged.
 //
 // The caller must be the only process that cuts this stream: the owner of its partition's lease. Writers may be connected: what they add meanwhile is refused
 // or is cut off.

@@ -34,7 +34,7 @@ func (r recordedDeployment) complete() bool { return r.Complete || r.ID == "" }
 var (
 	// ErrLogForm says that a deployment's logs are of a form that this program does not know.
 	ErrLogForm = errors.New("the logs of this deployment are of another form")
-	// ErrNoDeployment is returned where no sequencer has set the deployment up yet.
+	// ErrNoDeployment is returned if no sequencer has set the deployment up yet.
 	ErrNoDeployment = errors.New("this NATS holds no deployment yet: start a sequencer first, it sets the streams up")
 	// ErrRecordDamaged says that the deployment's record cannot be read, or is not what the streams say of it.
 	ErrRecordDamaged = errors.New("the deployment's record in bucket " + topology.DeploymentBucket + " is damaged")
@@ -182,7 +182,7 @@ func recordedFor(ctx context.Context, js jetstream.JetStream, asked topology.Dep
 	return recorded.Deployment, err
 }
 
-// isMissing says whether nobody has recorded the parameters yet.
+// isMissing reports whether the parameters are not recorded yet.
 func isMissing(err error) bool {
 	return errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrKeyNotFound)
 }
@@ -190,8 +190,8 @@ func isMissing(err error) bool {
 // lookTimeout bounds a look at what is there after ctx has ended.
 const lookTimeout = time.Second
 
-// missingRecord tells a deployment that was never set up from one whose record is lost, by its first log. Whoever may not
-// look at that gets the first answer.
+// missingRecord distinguishes a deployment that was never set up from one whose record is lost, by its first log. A process
+// that may not look at that gets the first answer.
 func missingRecord(ctx context.Context, js jetstream.JetStream) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer cancel()

@@ -1,5 +1,5 @@
 // Package broker is the way to NATS: it connects, starts the embedded server
-// where none is given, and brings the streams and buckets of a deployment to
+// if none is given, and brings the streams and buckets of a deployment to
 // what is wanted.
 //
 // A connection that was made once is kept: the client reconnects for ever, with

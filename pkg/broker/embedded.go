@@ -61,8 +61,9 @@ type Embedded struct {
 	public   string // half of the operator's key
 	gate     *gate
 
-	life    sync.Mutex // held while a server starts or stops
-	ended   bool       // by Shutdown
+	mu    sync.Mutex // held while a server starts or stops
+	ended bool       // by Shutdown
+
 	server  atomic.Pointer[server.Server]
 	problem atomic.Pointer[string] // why it does not serve as it should; nil if it does
 
@@ -104,7 +105,7 @@ func (e *Embedded) open() error {
 		e.public, err = e.operator.PublicKey()
 	}
 	if err == nil {
-		err = e.startServer()
+		err = e.startServerLocked() // no other goroutine has e yet
 	}
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -122,8 +123,8 @@ func (e *Embedded) open() error {
 	return nil
 }
 
-// startServer starts the server, which does not listen itself: see gate.
-func (e *Embedded) startServer() error {
+// startServerLocked starts the server, which does not listen itself: see gate.
+func (e *Embedded) startServerLocked() error {
 	cfg := e.cfg
 	if err := syncFiles(cfg.DataDir); err != nil {
 		return fmt.Errorf("bring NATS's files to disk: %w", err)
@@ -194,8 +195,8 @@ func storeBytesMax(cfg EmbeddedConfig) (int64, error) {
 	return int64(disk.Blocks) * int64(disk.Bsize), nil //nolint:unconvert // of another type on macOS
 }
 
-// stopServer stops the server, if there is one, and waits until its files are closed and on disk.
-func (e *Embedded) stopServer() error {
+// stopServerLocked stops the server, if there is one, and waits until its files are closed and on disk.
+func (e *Embedded) stopServerLocked() error {
 	if ns := e.server.Swap(nil); ns != nil {
 		ns.Shutdown()
 		ns.WaitForShutdown()
@@ -251,8 +252,8 @@ func (e *Embedded) Operator() nats.Option { return nats.Nkey(e.public, e.operato
 // Shutdown stops the server and waits until its files are closed. Clients must
 // have drained before. It may be called more than once.
 func (e *Embedded) Shutdown() {
-	e.life.Lock()
-	defer e.life.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.ended {
 		return
 	}
@@ -260,7 +261,7 @@ func (e *Embedded) Shutdown() {
 	if e.gate != nil {
 		e.gate.close()
 	}
-	if err := e.stopServer(); err != nil {
+	if err := e.stopServerLocked(); err != nil {
 		e.log.Error("cannot bring NATS's files to disk", "error", err)
 	}
 	if err := removeAddress(e.cfg.DataDir); err != nil {

@@ -32,7 +32,7 @@ const errCodeNoPeers jetstream.ErrorCode = 10005
 // each other, and what was just made in it has leaders.
 const settleTimeout = 20 * time.Second
 
-// isPassing says whether JetStream cannot answer for the moment, or says nothing, as
+// isPassing reports whether JetStream cannot answer for the moment, or says nothing, as
 // while a cluster elects a leader or one of its servers starts; or answers by a server
 // that does not have yet what was just recorded.
 func isPassing(err error) bool {
@@ -61,7 +61,7 @@ func EnsureDeployment(ctx context.Context, js jetstream.JetStream, asked topolog
 	return Setup{JetStream: js, Asked: asked, Options: options}.Ensure(ctx)
 }
 
-// Ensure makes a deployment where there is nothing of one, and otherwise brings the one that is there to what the
+// Ensure makes a deployment if there is nothing of one, and otherwise brings the one that is there to what the
 // options say. It is safe to call from every process at once.
 //
 // Absent is not "never was": of a deployment that was made once, nothing is made again whose loss would give out numbers
@@ -221,7 +221,7 @@ func (s Setup) record(ctx context.Context, there map[string]*jetstream.StreamInf
 	if _, err := writeDeployment(ctx, s.JetStream, recordedDeployment{Deployment: first, LogForm: topology.LogForm}); err != nil {
 		return recordedDeployment{}, err
 	}
-	record, err := readDeployment(ctx, s.JetStream) // that of whoever was first
+	record, err := readDeployment(ctx, s.JetStream) // that of the process that was first
 	if errors.Is(err, errNoRecordYet) {
 		return record, fmt.Errorf("read the deployment's record: %w", jetstream.ErrKeyNotFound) // for a server that does not have it yet
 	}
@@ -252,7 +252,7 @@ func isLeases(stream string) bool {
 	return stream == "KV_"+topology.LeaseBucket || stream == "KV_"+topology.WriterLeaseBucket
 }
 
-// identify gives an ID to a deployment that a version without one has set up: by compare-and-set, so that of several processes
+// identify assigns an ID to a deployment that a version without one has set up: by compare-and-set, so that of several processes
 // that start at once one decides. Streams that carry one already say which: the record is an older one then.
 func (s Setup) identify(ctx context.Context, record recordedDeployment, there map[string]*jetstream.StreamInfo) (recordedDeployment, error) {
 	if record.ID != "" {
@@ -275,7 +275,7 @@ func (s Setup) identify(ctx context.Context, record recordedDeployment, there ma
 	if _, err := writeDeployment(ctx, s.JetStream, record); err != nil {
 		return record, err
 	}
-	return readDeployment(ctx, s.JetStream) // that of whoever was first
+	return readDeployment(ctx, s.JetStream) // that of the process that was first
 }
 
 // carryOut makes and changes streams as planned.

@@ -55,9 +55,10 @@ type gate struct {
 	open    atomic.Int64
 	faults  lifecycle.Repeated
 	closing atomic.Bool
-	mu      sync.Mutex
-	conns   map[net.Conn]struct{}
 	running sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
 }
 
 // newGate makes a gate that serves once run is called, for at most connectionsMax clients at one time.

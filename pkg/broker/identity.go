@@ -109,7 +109,7 @@ func lost(stream string) error {
 	kind, partition, _ := topology.KindOf(stream)
 	switch kind {
 	case topology.KindWAL:
-		return fmt.Errorf("stream %s: %w, and with it which numbers were given out; a new one would give them out twice (`nats stream restore` from a backup, or `sendhouse repair wal --partition %d`, which continues behind the message log)", stream, ErrLost, partition)
+		return fmt.Errorf("stream %s: %w, and with it which numbers were given out; a new one would give them out twice (`nats stream restore` from a backup, or `sendhouse repair wal --partition %d`, which continues after the message log)", stream, ErrLost, partition)
 	case topology.KindMessages:
 		return fmt.Errorf("stream %s: %w, and the write-ahead log, which was trimmed or is lost, does not make all of it again (`nats stream restore` from a backup, or `sendhouse repair message-log --partition %d`)", stream, ErrLost, partition)
 	case topology.KindKeyValue:

@@ -206,7 +206,7 @@ func TestWhatIsLostIsNotMadeAgain(t *testing.T) {
 		lost    []string
 		trimmed bool   // the write-ahead logs
 		err     error  // of the start
-		said    string // by the log of a start that goes on
+		said    string // by the log of a start that continues
 		made    bool
 		refused []int // partitions
 	}{
@@ -396,7 +396,7 @@ func TestTheRecordOfBeforeIsLost(t *testing.T) {
 	require.Equal(t, found.Deployment, d)
 }
 
-// TestAFirstStartThatWasCutShort goes on where it was.
+// TestAFirstStartThatWasCutShort continues where it was.
 func TestAFirstStartThatWasCutShort(t *testing.T) {
 	t.Parallel()
 	server := startEmbedded(t, t.TempDir())

@@ -17,8 +17,8 @@ type connectionCollector struct {
 	sentMessages, sentBytes, gotMessages, gotBytes *prometheus.Desc
 }
 
-// ConnectionCollector shows a connection under the given name: whether it stands, how often it was made
-// anew, and what went over it.
+// ConnectionCollector shows a connection under the given name: whether it is up, how often it was made
+// again, and what went over it.
 func ConnectionCollector(name string, c *Connection) prometheus.Collector {
 	desc := func(metric, help string) *prometheus.Desc {
 		return prometheus.NewDesc("sendhouse_nats_"+metric, help, nil, prometheus.Labels{"connection": name})
@@ -26,7 +26,7 @@ func ConnectionCollector(name string, c *Connection) prometheus.Collector {
 	return &connectionCollector{
 		c:            c,
 		connected:    desc("connected", "1 while the connection to NATS stands, else 0."),
-		reconnects:   desc("reconnects_total", "Times that the connection was made anew."),
+		reconnects:   desc("reconnects_total", "Times that the connection was made again."),
 		sentMessages: desc("sent_messages_total", "Messages that were sent over the connection."),
 		sentBytes:    desc("sent_bytes_total", "Bytes of messages that were sent over the connection."),
 		gotMessages:  desc("received_messages_total", "Messages that came over the connection."),
@@ -46,7 +46,7 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	connected := 0.0
-	if c.c.Stands() {
+	if c.c.Connected() {
 		connected, c.last = 1, c.c.nc.Stats()
 	}
 	s := c.last

@@ -48,7 +48,7 @@ type look struct {
 	at      time.Time
 	streams []*jetstream.StreamInfo
 	storage uint64
-	max     int64 // of the account's storage; less than 0 where there is no limit
+	max     int64 // of the account's storage; less than 0 if there is no limit
 }
 
 // NewMonitor registers the metrics. Run fills them. Wanted are the streams that must be there (topology.Options.StreamConfigs), and those of
@@ -253,9 +253,9 @@ func newMonitorMetrics() *monitorMetrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}, NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
 		}),
 		storage:         whole("storage_bytes", "File storage that the account uses."),
-		storageMax:      whole("storage_bytes_max", "File storage that the account may use; absent where it has no limit of its own."),
+		storageMax:      whole("storage_bytes_max", "File storage that the account may use; absent if it has no limit of its own."),
 		bytes:           stream("bytes", "Size of a stream."),
-		bytesMax:        stream("bytes_max", "Limit of a stream's size; absent where there is none."),
+		bytesMax:        stream("bytes_max", "Limit of a stream's size; absent if there is none."),
 		messages:        stream("messages", "Records in a stream."),
 		first:           stream("first_seq", "Sequence of a stream's first record; of an empty one, of the next."),
 		last:            stream("last_seq", "Sequence of a stream's last record."),
@@ -263,7 +263,7 @@ func newMonitorMetrics() *monitorMetrics {
 		ageMax:          stream("age_max_seconds", "Age at which a stream drops its records; absent where it keeps them."),
 		consumers:       stream("consumers", "Consumers of a stream."),
 		replicas:        stream("replicas", "Copies that a stream is to have."),
-		replicasCurrent: stream("replicas_current", "Copies that are there and up to date; less than replicas means that a server is away or behind, 0 that nobody leads."),
+		replicasCurrent: stream("replicas_current", "Copies that are there and up to date; less than replicas means that a server is away or behind, 0 that it has no leader."),
 		wrong:           stream("wrong", "1 if a stream is missing, belongs to another deployment, or has a setting that it must not have, else 0; the log says which."),
 	}
 }

@@ -47,7 +47,7 @@ func (r *OrderedReader) Stop() {
 	r.drop()
 }
 
-// drop tells the server to forget the consumer. It does not wait for the answer, so that nobody waits for a server that is away; and if
+// drop tells the server to forget the consumer. It does not wait for the answer of a server that may be away; and if
 // this does not reach the server, those five minutes are what is left.
 func (r *OrderedReader) drop() {
 	if info := r.consumer.CachedInfo(); info != nil {

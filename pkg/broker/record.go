@@ -16,16 +16,16 @@ import (
 //
 // It and its neighbours are what is right where a wrong "there is none" does harm: jetstream.Stream's own GetMsg, and
 // KeyValue's Get, ask whichever server of the stream hears it first (direct get), and one that is behind does not know the
-// newest records. The price is that nobody answers while a leader is being elected. What is left is a leader that has been
+// newest records. The price is that there is no answer while a leader is being elected. What is left is a leader that has been
 // replaced and has not noticed yet: what hangs on the answer must be fenced all the same.
 //
-// The error wraps [jetstream.ErrMsgNotFound] where there is no such record. A leader that says nothing within the timeout of
+// The error wraps [jetstream.ErrMsgNotFound] if there is no such record. A leader that says nothing within the timeout of
 // js, or until ctx ends, is [context.DeadlineExceeded].
 func RecordAt(ctx context.Context, js jetstream.JetStream, stream string, seq uint64) (*jetstream.RawStreamMsg, error) {
 	return askLeader(ctx, js, stream, recordRequest{Seq: seq})
 }
 
-// NextRecord is RecordAt for the first record at a sequence or behind it that is on a subject, which may have wildcards.
+// NextRecord is RecordAt for the first record from a sequence on that is on a subject, which may have wildcards.
 func NextRecord(ctx context.Context, js jetstream.JetStream, stream string, seq uint64, subject string) (*jetstream.RawStreamMsg, error) {
 	return askLeader(ctx, js, stream, recordRequest{Seq: seq, NextFor: subject})
 }

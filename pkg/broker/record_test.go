@@ -93,7 +93,7 @@ func TestRecordsOfTheLeader(t *testing.T) {
 	}
 }
 
-// Where nobody answers, it ends with the client's timeout or with the caller's, and says so.
+// If no server answers, it ends with the client's timeout or with the caller's, and says so.
 func TestARecordIsNotWaitedForForEver(t *testing.T) {
 	t.Parallel()
 	nc, _ := connect(t, startEmbedded(t, t.TempDir()))

@@ -208,7 +208,7 @@ func CreateStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 	return stream, nil
 }
 
-// refusedStream says which stream the server did not make or change, and what to do where it does not fit.
+// refusedStream says which stream the server did not make or change, and what to do if it does not fit.
 func refusedStream(want jetstream.StreamConfig, err error) error {
 	if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == errCodeStorageResources {
 		return fmt.Errorf("stream %s wants %d MiB, more than the server has left for JetStream: %w (free disk space, or lower --wal-bytes-max or --messages-bytes-max)",
@@ -241,7 +241,7 @@ func fewerCopies(info *jetstream.StreamInfo, want jetstream.StreamConfig) error 
 }
 
 // tooSmall refuses to make a stream smaller than what it holds: the broker would drop what is over at once, or take nothing
-// more, and whoever has not read it yet is not asked.
+// more, whether or not its readers have read it.
 func tooSmall(info *jetstream.StreamInfo, want jetstream.StreamConfig) error {
 	if want.MaxBytes <= 0 || want.MaxBytes >= int64(info.State.Bytes) || info.Config.MaxBytes > 0 && want.MaxBytes >= info.Config.MaxBytes {
 		return nil

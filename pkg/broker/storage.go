@@ -161,19 +161,19 @@ func tryRoom(dir string) error {
 
 // restart replaces the server by one on the same files. It does nothing after Shutdown.
 func (e *Embedded) restart() error {
-	e.life.Lock()
-	defer e.life.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.ended {
 		return nil
 	}
-	if err := e.stopServer(); err != nil {
+	if err := e.stopServerLocked(); err != nil {
 		return err
 	}
 	// A write that failed may have left pages that look as if they were on disk. What is read now must come from there.
 	if err := dropCaches(e.cfg.DataDir); err != nil {
 		return fmt.Errorf("read NATS's files from disk: %w", err)
 	}
-	if err := e.startServer(); err != nil {
+	if err := e.startServerLocked(); err != nil {
 		return err
 	}
 	e.restarts.Add(1)

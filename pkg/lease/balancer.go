@@ -73,8 +73,9 @@ type Balancer struct {
 	seenMu sync.Mutex
 	seen   map[string]sighting // by key
 
-	mu     sync.Mutex
-	held   map[int]*Lease
+	mu   sync.Mutex
+	held map[int]*Lease
+
 	failed chan error // the first error of a Hold
 	wg     sync.WaitGroup
 }

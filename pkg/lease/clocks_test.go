@@ -362,7 +362,7 @@ func TestDeadOwnerByTheObserversClock(t *testing.T) {
 }
 
 // An instance that was paused past its deadline uses its lease no more before the broker has confirmed it. If
-// nobody has taken it meanwhile it has it again at once.
+// no other has taken it meanwhile it has it again at once.
 func TestAwaitAfterASuspend(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

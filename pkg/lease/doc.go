@@ -13,7 +13,7 @@
 //   - A holder may use its lease until 7/8 of the time to live (TTL) after the moment
 //     just before it sent its last successful renewal. Then Good is false and the
 //     context of Hold ends, whether or not the broker can be reached.
-//   - Every renewal is a compare-and-set that gives the key a new revision. An observer
+//   - Every renewal is a compare-and-set, which assigns the key a new revision. An observer
 //     notes when it first saw a revision, which is after its renewal was sent. It takes
 //     the key a whole TTL after that at the earliest, by compare-and-set on that very
 //     revision: if the holder has renewed since, the observer is refused.

@@ -17,7 +17,7 @@ var (
 	ErrExpired = errors.New("the lease could not be renewed in time")
 	// ErrLost: another instance holds the partition.
 	ErrLost = errors.New("the lease is another's")
-	// ErrReleased: the instance gives the partition to another, or leaves.
+	// ErrReleased: the instance releases the partition to another, or leaves.
 	ErrReleased = errors.New("the lease is released")
 )
 
@@ -36,7 +36,7 @@ type Lease struct {
 
 	revision uint64        // of the key now; only the balancer's goroutine writes it while Hold runs
 	unknown  time.Duration // before the first renewal whose outcome is not known was sent; 0 if there is none
-	ended    bool          // Hold has returned; guarded by the balancer
+	ended    bool          // Hold has returned; guarded by Balancer.mu
 
 	mu      sync.Mutex
 	renewed chan struct{} // closed and replaced when the deadline moves
@@ -44,7 +44,7 @@ type Lease struct {
 
 // Good reports whether the lease surely stands at this moment. A context ends a
 // little after its deadline, and a process that was paused may run on before the
-// timer does; whoever is about to do what only the holder may asks here.
+// timer does; ask here before doing what only the holder may do.
 func (l *Lease) Good() bool { return int64(l.clock()) < l.deadline.Load() }
 
 // Await reports whether the lease stands, like Good. After a pause that has outlasted
@@ -154,7 +154,7 @@ func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, be
 			return
 		}
 		if err == nil {
-			err = errors.New("ended without being told to")
+			err = errors.New("ended before its lease did")
 		}
 		select {
 		case b.failed <- fmt.Errorf("partition %d: %w", partition, err):
@@ -168,7 +168,7 @@ func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, be
 const giveBackTries = 3
 
 // giveBack deletes the key if it is still ours. Of a lease that has expired the next
-// round finds out whose it is: this instance takes it again or gives it back then.
+// round finds out whose it is, and then takes it again or releases it.
 func (b *Balancer) giveBack(l *Lease, gone bool) {
 	b.mu.Lock()
 	l.ended = true

@@ -340,7 +340,7 @@ func TestAnOldKeyExtendsNoLease(t *testing.T) {
 	case cause := <-causes:
 		require.ErrorIs(t, cause, lease.ErrExpired)
 	case <-time.After(patience):
-		require.FailNow(t, "the lease goes on")
+		require.FailNow(t, "the lease continues")
 	}
 	cancel()
 	require.NoError(t, <-done)

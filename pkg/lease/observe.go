@@ -30,7 +30,7 @@ func (b *Balancer) observe(entry jetstream.KeyValueEntry) {
 
 func (b *Balancer) sight(entry jetstream.KeyValueEntry) sighting {
 	s, ok := b.seen[entry.Key()]
-	// A broker that lost its newest writes gives their revisions out a second time; so the times are compared, too.
+	// A broker that lost its newest writes assigns their revisions a second time; so the times are compared, too.
 	if !ok || s.revision != entry.Revision() || !s.created.Equal(entry.Created()) {
 		s = sighting{revision: entry.Revision(), created: entry.Created(), at: b.clock()}
 		b.seen[entry.Key()] = s
@@ -128,7 +128,7 @@ func brokerTime(ctx context.Context, kv jetstream.KeyValue) (time.Time, error) {
 }
 
 // read reads a role's keys. It reads them twice: one that is renewed just then may be left out, since its old record has gone and its new
-// one comes behind what the server counts as all. What has ended in between is still named; an
+// one comes after what the server counts as all. What has ended in between is still named; an
 // instance that takes part sees it in its next round.
 func read(ctx context.Context, kv jetstream.KeyValue, role string) (entries, error) {
 	found := make(entries)

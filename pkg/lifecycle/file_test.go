@@ -44,7 +44,7 @@ func TestReplaceFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
-	// What a process has left that died while it wrote is neither used nor in the way, whoever may read it.
+	// What a process has left that died while it wrote is neither used nor in the way, whatever its permissions.
 	require.NoError(t, os.WriteFile(path+".new", []byte("a half"), 0o644))
 	for _, content := range []string{"first", "second, and longer"} {
 		require.NoError(t, lifecycle.ReplaceFile(path, []byte(content), 0o600))

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// DrainTimeoutDefault is how long a service may take to end after it was told to, unless
+// DrainTimeoutDefault is how long a service may take to end after its context has ended, unless
 // GroupConfig says otherwise.
 const DrainTimeoutDefault = 30 * time.Second
 
 var (
-	// ErrEnded is what a service failed with that returned nil before it was told to stop.
-	ErrEnded = errors.New("ended without being told to")
-	// ErrDrainTimeout is what a service failed with that did not end in time after it was told to.
+	// ErrEnded is the error of a service that returned nil before its context ended.
+	ErrEnded = errors.New("ended before it was to stop")
+	// ErrDrainTimeout is the error of a service that did not end in time after its context had ended.
 	ErrDrainTimeout = errors.New("did not stop in time")
 	// ErrRunTwice is returned by the second Run of a group.
 	ErrRunTwice = errors.New("a group can be run only once")
@@ -32,7 +32,7 @@ type Service interface {
 	Run(ctx context.Context) error
 }
 
-// Readier is a Service that others can only use after some time. Ready gives the same channel
+// Readier is a Service that others can only use after some time. Ready returns the same channel
 // each time; the service closes it once it can be used.
 type Readier interface {
 	Ready() <-chan struct{}
@@ -44,12 +44,12 @@ type Func func(ctx context.Context) error
 // Run calls f.
 func (f Func) Run(ctx context.Context) error { return f(ctx) }
 
-// GroupConfig is what a Group can be told; the zero value will do.
+// GroupConfig are the settings of a Group; the zero value is valid.
 type GroupConfig struct {
-	// DrainTimeout is how long each service may take to end after it was told to. Services end one
+	// DrainTimeout is how long each service may take to end after its context has ended. Services end one
 	// after another, so all of them together may take as many times as long. 0 means DrainTimeoutDefault.
 	DrainTimeout time.Duration
-	// Logger is told of each start and stop; nil means silence.
+	// Logger receives each start and stop; nil disables logging.
 	Logger *slog.Logger
 }
 
@@ -61,7 +61,7 @@ type Group struct {
 	members []*member
 	started []*member // only Run's goroutine uses it
 
-	failed   chan struct{} // closed when a member has ended before it was told to
+	failed   chan struct{} // closed when a member has ended before it was to stop
 	failOnce sync.Once
 	stop     chan struct{} // closed by Stop
 	stopOnce sync.Once
@@ -99,7 +99,7 @@ func NewGroup(cfg GroupConfig) *Group {
 	}
 }
 
-// Add puts a service behind those already there: it is started after them and stopped before them.
+// Add appends a service: it is started after those already there and stopped before them.
 // The name stands in errors and logs. Add after Run has no meaning and panics.
 func (g *Group) Add(name string, service Service) {
 	g.mu.Lock()
@@ -192,7 +192,7 @@ func (g *Group) startAll(ctx context.Context) bool {
 	return true
 }
 
-// over says whether the group is to stop already.
+// over reports whether the group is stopping.
 func (g *Group) over(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():

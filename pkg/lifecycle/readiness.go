@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// Readiness is the set of checks that say whether the process can serve. The zero value has no
+// Readiness is the set of checks that report whether the process can serve. The zero value has no
 // checks and is ready. It is safe for concurrent use.
 type Readiness struct {
 	mu     sync.Mutex

@@ -71,7 +71,7 @@ func (o *trio) askFollower() {
 			_, err := o.asks.Conn().RequestWithContext(once, "$JS.API.STREAM.LEADER.STEPDOWN."+topology.MessagesStream(0), nil)
 			return fmt.Errorf("%s leads it: %w", leader, err)
 		case "":
-			return errors.New("nobody leads it")
+			return errors.New("it has no leader")
 		}
 		return nil
 	})
@@ -128,7 +128,7 @@ func TestAServerThatIsBehind(t *testing.T) {
 	}
 }
 
-// TestALogThatNobodyLeads: a server that is left alone goes on telling of the stream what it has itself, which may be old. It
+// TestALogThatNobodyLeads: a server that is left alone keeps reporting of the stream what it has itself, which may be old. It
 // is not passed off for what the log holds.
 func TestALogThatNobodyLeads(t *testing.T) {
 	t.Parallel()
@@ -141,7 +141,7 @@ func TestALogThatNobodyLeads(t *testing.T) {
 	for _, s := range o.servers[:2] {
 		s.Kill9()
 	}
-	testkit.WaitFor(t, time.Minute, "the last server to notice that nobody leads", func(ctx context.Context) error {
+	testkit.WaitFor(t, time.Minute, "the last server to notice that there is no leader", func(ctx context.Context) error {
 		once, cancel := context.WithTimeout(ctx, time.Second) // before it does, it says nothing
 		defer cancel()
 		bounds, err := o.log.Bounds(once)

@@ -45,17 +45,17 @@ type FeedConfig struct {
 	Handle func(seq uint64, m *nats.Msg)
 	// Failed is called when no more records will come, with the reason; a few may still be handled after it.
 	Failed func(error)
-	// Warn is told of what is wrong but harms nothing.
+	// Warn receives what is wrong but harms nothing.
 	Warn func(error)
 
 	expires time.Duration // feedExpires but in tests
 	bytes   int           // that a request may bring; the largest message and more but in tests
 }
 
-// Feed reads a stream from a place on, in its order, as fast as the records are handled.
+// Feed reads a stream from a stream sequence on, in its order, as fast as the records are handled.
 //
-// It is a plain pull consumer. Unlike the client's ordered consumer it never makes itself anew: behind a new consumer can
-// stand a stream that has lost its tail, or was made anew, and whoever reads must look at that first. So it ends at whatever
+// It is a plain pull consumer. Unlike the client's ordered consumer it never replaces itself: after a new consumer there can
+// be a stream that has lost its tail, or was created again, and the reader must look at that first. So it ends at whatever
 // is wrong. Two things are for the reader to notice: a record that was lost on the way, by the sequences, and a consumer
 // that delivers nothing, by the stream's last sequence.
 type Feed struct {
@@ -165,7 +165,7 @@ func (f *Feed) receive(m *nats.Msg) {
 	f.took(m.Size()) // as the server counts
 }
 
-// ended is told by the server that a request is over, and what it has not brought: its time is up, it has brought its records, or the next one
+// ended handles a status message of the server that ends a request, with what the request has not brought: its time is up, it has brought its records, or the next one
 // is too large for the rest of it. Or else the server has no such consumer any more, or allows less than what was asked for.
 func (f *Feed) ended(m *nats.Msg) {
 	number, err := strconv.Atoi(strings.TrimPrefix(m.Subject, f.inbox))

@@ -25,7 +25,7 @@ type feed struct {
 	failed chan error
 }
 
-// follow begins to read. The feed waits where nobody takes what it gives.
+// follow begins to read. The feed waits while its records are not taken.
 func (b *bundle) follow(t *testing.T, js jetstream.JetStream, first uint64) *feed {
 	t.Helper()
 	f := &feed{seqs: make(chan uint64), failed: make(chan error, 10)}
@@ -79,7 +79,7 @@ func (b *bundle) failure(t *testing.T, f *feed) error {
 	}
 }
 
-// small writes many small records, so that requests end by their number. It gives the last sequence.
+// small writes many small records, so that requests end by their number. It returns the last sequence.
 func (b *bundle) small(t *testing.T, n int) uint64 {
 	t.Helper()
 	var last jetstream.PubAckFuture

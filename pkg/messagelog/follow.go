@@ -16,10 +16,10 @@ import (
 
 // ErrTailLost says that a log ends before a record that it had: a server that was killed may lose what it had not written to disk yet, and
 // the sequencer derives that again from the write-ahead log, soon.
-var ErrTailLost = errors.New("the message log has lost its tail, which is derived anew: try again in a moment")
+var ErrTailLost = errors.New("the message log has lost its tail, which is being derived again: retry in a moment")
 
 // Range reads the messages from first to last that are there, and returns when it is through. Where channels are given, only theirs.
-// The log must have had the last one: where it ends before that, and it was not deleted, the error wraps [ErrTailLost].
+// The log must have had the last one: if it ends before that, and it was not deleted, the error wraps [ErrTailLost].
 func (l *Log) Range(ctx context.Context, first, last uint64, channels []Channel, handle func(Entry) error) error {
 	if last < first {
 		return nil
@@ -105,8 +105,8 @@ func Only(channels []Channel, handle func(Entry) error) func(Entry) error {
 	}
 }
 
-// of says whether a message is of one of the channels, or of any where none is given. One that cannot be read is of all of them:
-// whoever reads it says so.
+// of reports whether a message is of one of the channels; without channels, of any. One that cannot be decoded is of all of them:
+// its reader reports it.
 func of(channels []Channel, e Entry) bool {
 	if len(channels) == 0 {
 		return true
@@ -117,7 +117,7 @@ func of(channels []Channel, e Entry) bool {
 	})
 }
 
-// Follow reads the messages from a place on that are there, and then those that come, until ctx ends or handle fails.
+// Follow reads the messages from a partition_seq on that are there, and then those that come, until ctx ends or handle fails.
 // Where channels are given, only theirs. Once it has begun, it waits for a broker that is away.
 func (l *Log) Follow(ctx context.Context, first uint64, channels []Channel, handle func(Entry) error) error {
 	reader, err := l.Read(ctx, first)
@@ -144,11 +144,11 @@ func (l *Log) Follow(ctx context.Context, first uint64, channels []Channel, hand
 	}
 }
 
-// away says whether an error is of a broker that does not answer now, and may again.
+// away reports whether an error is of a broker that does not answer now, and may again.
 func away(err error) bool {
-	var answer *jetstream.APIError
-	if errors.As(err, &answer) {
-		return answer.Code == http.StatusServiceUnavailable
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.Code == http.StatusServiceUnavailable
 	}
 	return !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, message.ErrNotAMessageBatch)
 }

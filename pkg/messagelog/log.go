@@ -16,7 +16,7 @@ import (
 // Entry is one message of the log.
 type Entry struct {
 	Partition int
-	Seq       uint64    // its partition_seq: the place among all messages of the partition
+	Seq       uint64    // its partition_seq: its number among all messages of the partition
 	Record    uint64    // the stream sequence of the record that it is in
 	Stored    time.Time // its record, by the broker; when the message was accepted it says itself
 	Data      []byte    // an encoded Message
@@ -28,10 +28,10 @@ type Channel struct {
 	Type message.ChannelType
 }
 
-// Bounds are the places of the first and last message of a partition. Of an empty log First is Last+1.
+// Bounds are the partition_seqs of the first and last message of a partition. Of an empty log First is Last+1.
 type Bounds struct {
 	First, Last uint64
-	// Gone says that there have been records and all of them are deleted: at which place the log goes on is then only known when
+	// Gone says that there have been records and all of them are deleted: the next partition_seq is then only known when
 	// it does, and First is 1.
 	Gone    bool
 	Created time.Time
@@ -93,7 +93,7 @@ type Records struct {
 	Created     time.Time // the stream
 }
 
-// Records asks where the log begins and ends now. The stream's leader answers; where it has none, any of its servers does, and
+// Records asks where the log begins and ends now. The stream's leader answers; if it has none, any of its servers does, and
 // that is an error here.
 func (l *Log) Records(ctx context.Context) (Records, error) {
 	info, err := l.stream.Info(ctx)
@@ -124,7 +124,7 @@ func (l *Log) Bounds(ctx context.Context) (Bounds, error) {
 		_, first, err := l.recordFrom(ctx, r.First)
 		if err == nil {
 			b.First = first.First
-			b.Last, err = l.lastPlace(ctx, r)
+			b.Last, err = l.lastPartitionSeq(ctx, r)
 		}
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			continue // retention took it meanwhile
@@ -133,8 +133,8 @@ func (l *Log) Bounds(ctx context.Context) (Bounds, error) {
 	}
 }
 
-// lastPlace is that of the last message.
-func (l *Log) lastPlace(ctx context.Context, r Records) (uint64, error) {
+// lastPartitionSeq is that of the last message.
+func (l *Log) lastPartitionSeq(ctx context.Context, r Records) (uint64, error) {
 	_, view, err := l.recordFrom(ctx, r.Last)
 	if errors.Is(err, jetstream.ErrMsgNotFound) { // deleted by hand
 		last, failed := l.existing(ctx, r.First, r.Last)
@@ -146,7 +146,7 @@ func (l *Log) lastPlace(ctx context.Context, r Records) (uint64, error) {
 	return view.Next() - 1, err
 }
 
-// recordFrom asks the leader for the first record at a stream sequence or behind it; [jetstream.ErrMsgNotFound] where there is none.
+// recordFrom asks the leader for the first record from a stream sequence on; [jetstream.ErrMsgNotFound] if there is none.
 func (l *Log) recordFrom(ctx context.Context, seq uint64) (uint64, message.BatchView, error) {
 	var view message.BatchView
 	raw, err := broker.NextRecord(ctx, l.js, l.name(), seq, topology.MessagesSubject(l.partition))

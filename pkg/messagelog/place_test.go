@@ -229,7 +229,7 @@ func TestMessageSeqsAreFoundFarBack(t *testing.T) {
 	require.NoError(t, c.stream.Purge(c.ctx, jetstream.WithPurgeSequence(100)))
 	place, err = wait(1, "a")
 	require.NoError(t, err)
-	require.EqualValues(t, 152, c.in[place], "a higher one where it is not kept any more")
+	require.EqualValues(t, 152, c.in[place], "a higher one if it is not kept any more")
 }
 
 // A reader gives whole records, or message by message from a place within one.
@@ -254,7 +254,7 @@ func TestReadsFromWithinARecord(t *testing.T) {
 	require.EqualValues(t, 6, record.Batch.First)
 }
 
-// A record that somebody else wrote ends what reads: going on behind it would pass over what nobody knows.
+// A record of another program ends what reads: to continue after it would skip unknown content.
 func TestARecordThatIsNone(t *testing.T) {
 	t.Parallel()
 	c := newCommits(t)
@@ -322,7 +322,7 @@ func TestRecordsWithoutMessagesAreALogOfNone(t *testing.T) {
 	c.requireNothing(1)
 }
 
-// The last message is deleted by hand, and an empty record behind it still counts it.
+// The last message is deleted by hand, and an empty record after it still counts it.
 func TestTheLastMessageIsDeletedBeforeAnEmptyRecord(t *testing.T) {
 	t.Parallel()
 	c := newCommits(t)
@@ -346,7 +346,7 @@ func TestTheLastMessageIsDeletedBeforeAnEmptyRecord(t *testing.T) {
 }
 
 // A no_persist message has an ID and no place: where the last IDs of a commit are of such ones, a time that only they have reached is that of
-// the message behind the record.
+// the message after the record.
 func TestTimesThatOnlyUnstoredMessagesReached(t *testing.T) {
 	t.Parallel()
 	c := newCommits(t)
@@ -418,7 +418,7 @@ func TestRecordsThatComeMeanwhile(t *testing.T) {
 	}
 }
 
-// A server that was killed may come back without the end of the log, which is then derived anew. Who reads up to there is told.
+// A server that was killed may come back without the end of the log, which is then derived again. A reader up to there gets an error.
 func TestARangeWhoseTailIsLost(t *testing.T) {
 	t.Parallel()
 	const all, kept = 300, 200 // more than is read ahead

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// A consumer that gives nothing for this long, though the log has more, is replaced: consumers can stall. The
+	// A consumer that delivers nothing for this long, though the log has more, is replaced: consumers can stall. The
 	// reader waits longer each time, for a broker that is only slow, and not to ask often about a log that is only
 	// quiet.
 	stallWaitMin = 2 * time.Second
@@ -26,12 +26,12 @@ var ErrQuiet = errors.New("the message log has nothing more at the moment")
 // Reader reads a log in its order, with a new consumer where one stalls or breaks. It is not safe for concurrent use.
 type Reader struct {
 	log      *Log
-	next     uint64 // the stream sequence to go on with
+	next     uint64 // the stream sequence that comes next
 	messages *broker.OrderedReader
 	broken   bool // the consumer is; the next call makes another
 	patience time.Duration
 
-	from   uint64 // messages before this place are passed over
+	from   uint64 // messages before this partition_seq are skipped
 	record Record // read last, and given up to at
 	at     int
 }
@@ -50,7 +50,7 @@ func (r *Record) Entry(i int) Entry {
 	return Entry{Partition: r.Partition, Seq: r.Batch.First + uint64(i), Record: r.Seq, Stored: r.Stored, Data: r.Batch.Messages[i]}
 }
 
-// Read reads from a place on. Stop it in the end.
+// Read reads from a partition_seq on. Stop it in the end.
 func (l *Log) Read(ctx context.Context, first uint64) (*Reader, error) {
 	record, err := l.Locate(ctx, first, 0)
 	if err != nil {
@@ -93,7 +93,7 @@ func (r *Reader) Stop() { r.messages.Stop() }
 // other error, where the broker may be back.
 func (r *Reader) Next(ctx context.Context) (Entry, error) {
 	for {
-		if ctx.Err() != nil { // before a message is taken that nobody would get
+		if ctx.Err() != nil { // before a message is taken and lost
 			return Entry{}, context.Cause(ctx)
 		}
 		for r.at < len(r.record.Batch.Messages) {
@@ -119,7 +119,7 @@ func (r *Reader) NextRecord(ctx context.Context) (*Record, error) {
 		seq, quiet, err := r.within(ctx, r.patience)
 		switch {
 		case err == nil && !quiet && seq < r.next:
-			continue // the client has made its consumer anew, a little before where it was
+			continue // the client has replaced its consumer by one that starts a little earlier
 		case err == nil && !quiet:
 			r.next, r.patience = seq+1, stallWaitMin
 			return &r.record, nil
@@ -146,9 +146,9 @@ func (r *Reader) NextRecord(ctx context.Context) (*Record, error) {
 	}
 }
 
-// through says whether a reader that finds nothing more, of a log that had a record and the message at a place, is through: what came behind has
+// through reports whether a reader that finds nothing more, of a log that had a record and a message, has read everything: what came after has
 // been deleted. If the log ends before them now, that is an error. It looks at the end first, since that may come back meanwhile.
-func (r *Reader) through(ctx context.Context, had, place uint64) (bool, error) {
+func (r *Reader) through(ctx context.Context, had, partitionSeq uint64) (bool, error) {
 	records, err := r.log.Records(ctx)
 	if err != nil {
 		return false, err
@@ -160,11 +160,11 @@ func (r *Reader) through(ctx context.Context, had, place uint64) (bool, error) {
 	if err != nil || last >= r.next {
 		return false, err
 	}
-	return true, r.reached(ctx, records.Last, place)
+	return true, r.reached(ctx, records.Last, partitionSeq)
 }
 
-// reached is an error where the last record is there and the messages end before a place. Of one that has been deleted nobody knows.
-func (r *Reader) reached(ctx context.Context, last, place uint64) error {
+// reached is an error if the last record is there and the messages end before a partition_seq. If the record was deleted, that cannot be known.
+func (r *Reader) reached(ctx context.Context, last, partitionSeq uint64) error {
 	newest := r.record.Batch
 	if r.record.Seq != last {
 		var err error
@@ -174,13 +174,13 @@ func (r *Reader) reached(ctx context.Context, last, place uint64) error {
 			return err
 		}
 	}
-	if next := max(newest.Next(), 1); next <= place {
-		return fmt.Errorf("%s ends with message %d and had %d: %w", r.log.name(), next-1, place, ErrTailLost)
+	if next := max(newest.Next(), 1); next <= partitionSeq {
+		return fmt.Errorf("%s ends with message %d and had %d: %w", r.log.name(), next-1, partitionSeq, ErrTailLost)
 	}
 	return nil
 }
 
-// replace goes on with a new consumer.
+// replace continues with a new consumer.
 func (r *Reader) replace(ctx context.Context) error {
 	fresh, err := r.consume(ctx)
 	if err != nil {

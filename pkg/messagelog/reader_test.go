@@ -31,7 +31,7 @@ func setup(t *testing.T) *bundle {
 	return setupOf(t, 1)
 }
 
-// setupOf is setup with so many messages in a record and, where they are several, an empty record behind each.
+// setupOf is setup with so many messages in a record and, if they are several, an empty record after each.
 func setupOf(t *testing.T, each int) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -70,7 +70,7 @@ func setupOf(t *testing.T, each int) *bundle {
 	return b
 }
 
-// stall makes the consumers that there are deliver nothing more, while the broker goes on saying that it is there.
+// stall makes the consumers that there are deliver nothing more, while the broker keeps reporting them.
 func (b *bundle) stall(t *testing.T) {
 	t.Helper()
 	stream, err := b.JetStream.Stream(b.ctx, topology.MessagesStream(0))

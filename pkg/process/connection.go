@@ -37,7 +37,7 @@ func (p *Process) ConnectAs(ctx context.Context, flags broker.ClientConfig, role
 	connection := broker.Watch(nc)
 	p.Registry.MustRegister(broker.ConnectionCollector(name, connection))
 	p.Readiness.Register(name+" nats", func() error {
-		if !connection.Stands() {
+		if !connection.Connected() {
 			return errors.New("not connected to NATS, reconnecting")
 		}
 		return nil

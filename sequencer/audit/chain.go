@@ -28,9 +28,9 @@ type Chained struct {
 
 // Chain reads a partition's message log and checks what follows from one message to
 // the next: records and partition_seqs without holes; IDs that grow, and so are unique, and
-// that name the partition; places in the write-ahead log that grow; and in each channel a message_seq that counts without
+// that name the partition; a wal_seq and wal_index that grow; and in each channel a message_seq that counts without
 // gaps, from 1 where the log still has its beginning. It needs some 50 bytes for a
-// channel; where that is more than memoryBytesMax, it reads the log several times.
+// channel; if that is more than memoryBytesMax, it reads the log several times.
 // The part is never nil; its details are a [*Chained].
 func Chain(ctx context.Context, js jetstream.JetStream, number int, memoryBytesMax int64, log *slog.Logger) (*audit.Part, error) {
 	c := &chain{
@@ -52,7 +52,7 @@ func Chain(ctx context.Context, js jetstream.JetStream, number int, memoryBytesM
 	}
 	err = c.read(ctx, everything)
 	if errors.Is(err, message.ErrNotAMessageBatch) {
-		c.part.Differ("behind record %d: %v; what follows cannot be checked", c.record, err)
+		c.part.Differ("after record %d: %v; what follows cannot be checked", c.record, err)
 		c.last, err = c.record, nil
 	}
 	if err != nil {
@@ -81,7 +81,7 @@ func (c *chain) mend() {
 	}
 }
 
-// everything is the first pass. It checks all, but the channels only for as long as they are few enough. Where they are not, it finds out
+// everything is the first pass. It checks all, but the channels only for as long as they are few enough. If they are not, it finds out
 // how many passes they take, and what it has found of them is forgotten.
 const everything = -1
 
@@ -95,7 +95,7 @@ type chain struct {
 	message  message.Message // at hand; its strings lie in the record
 	last     uint64          // the record up to which the log is checked
 	record   uint64          // the last one read
-	next     uint64          // the place that the next message must have; 0 where it may be any
+	next     uint64          // the partition_seq that the next message must have; 0 if it may be any
 	previous struct {
 		id       message.ID
 		walSeq   uint64
@@ -175,7 +175,7 @@ func (c *chain) check(r *messagelog.Record, pass int) {
 	}
 }
 
-// endDeleted says whether a log that gives nothing more has lost its last records for good. One that ends before them is
+// endDeleted reports whether a log that delivers nothing more has lost its last records for good. One that ends before them is
 // behind, which is an error; it looks at the end first, since that may come back meanwhile.
 func (c *chain) endDeleted(ctx context.Context) (bool, error) {
 	records, err := c.log.Records(ctx)
@@ -206,7 +206,7 @@ func (c *chain) gap(ctx context.Context, next uint64, pass int) error {
 	return nil
 }
 
-// order checks a message against the one before it, and against its place.
+// order checks a message against the one before it, and against the record that holds it.
 func (c *chain) order(e messagelog.Entry) {
 	m, p := &c.message, &c.previous
 	id := message.ID(m.GetMessageId())

@@ -118,7 +118,7 @@ func TestChainChecksWhatLiesBeforeAForeignRecord(t *testing.T) {
 		require.EqualValues(t, channels, part.Details.(*Chained).Channels)
 		all := strings.Join(part.First, "\n")
 		require.Contains(t, all, "record 1 begins with message 2, wanted 1")
-		require.Contains(t, all, "behind record 20: record 21 of MESSAGES_0: not an encoded MessageBatch")
+		require.Contains(t, all, "after record 20: record 21 of MESSAGES_0: not an encoded MessageBatch")
 	}
 }
 
@@ -147,7 +147,7 @@ func TestChainFindsWhatIsPlanted(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, stream.DeleteMsg(h.Ctx, 5))
 		}, "records 5 to 5 are missing"},
-		{func() { h.Put([]byte("no batch")) }, "behind record 18: record 19 of MESSAGES_0: not an encoded MessageBatch"},
+		{func() { h.Put([]byte("no batch")) }, "after record 18: record 19 of MESSAGES_0: not an encoded MessageBatch"},
 	} {
 		plant.do()
 		part := h.chain(1 << 20)

@@ -1,3 +1,5 @@
+// Package audit compares the message log of a partition with what the write-ahead log
+// makes, and checks that its messages follow one another.
 package audit
 
 import (
@@ -118,7 +120,7 @@ func (r *comparison) run(ctx context.Context, wal runner.Bounds) error {
 		return err
 	}
 	if r.last > r.state.WALSeq() {
-		// Written while the comparison ran, or by a foreign hand: what was there at its
+		// Written while the comparison ran, or by another program: what was there at its
 		// start must have come from the records that were.
 		r.part.Differ("the message log had %d records, the write-ahead log makes %d", r.last, r.state.WALSeq())
 	}
@@ -155,32 +157,32 @@ func (r *comparison) compare(ctx context.Context, effects []fold.Effect) error {
 
 // absent finds out why the message log has no record of a sequence. It looks at the log's end first: what was not
 // derived yet, or lost and is derived again, may come meanwhile, and is no difference.
-func (r *comparison) absent(ctx context.Context, seq uint64, messages int) error {
+func (r *comparison) absent(ctx context.Context, streamSeq uint64, messages int) error {
 	bounds, err := r.log.Records(ctx)
 	if err != nil {
 		return err
 	}
-	if seq < bounds.First {
+	if streamSeq < bounds.First {
 		r.report.Dropped += uint64(messages) // by retention, since the comparison began
 		return nil
 	}
 	if r.ahead == nil {
-		if bounds.Last < seq {
+		if bounds.Last < streamSeq {
 			return fmt.Errorf("partition %d: the message log ends at record %d, and the write-ahead log makes %d: it is derived later, by a sequencer that works; try again then",
-				r.part.Partition, bounds.Last, seq)
+				r.part.Partition, bounds.Last, streamSeq)
 		}
-		if err := r.late(ctx, seq); err != nil {
+		if err := r.late(ctx, streamSeq); err != nil {
 			return err
 		}
 	}
-	r.part.Differ("record %d of the message log is missing: %d messages, up to message %d", seq, messages, r.state.Output())
+	r.part.Differ("record %d of the message log is missing: %d messages, up to message %d", streamSeq, messages, r.state.PartitionSeq())
 	if r.ahead == nil {
-		return fmt.Errorf("partition %d: the message log ends before record %d", r.part.Partition, seq)
+		return fmt.Errorf("partition %d: the message log ends before record %d", r.part.Partition, streamSeq)
 	}
 	return nil
 }
 
-// differ names what is wrong in a record: messages, as far as each has one of its own to be held against.
+// differ names what is wrong in a record: messages, as far as each has a counterpart.
 func (r *comparison) differ(have *messagelog.Record, effects []fold.Effect) {
 	var batch message.BatchView
 	if err := message.ViewBatch(have.Data, &batch); err != nil {
@@ -190,7 +192,7 @@ func (r *comparison) differ(have *messagelog.Record, effects []fold.Effect) {
 	found, messages := false, 0
 	for i := range effects {
 		e := &effects[i]
-		if e.Output == 0 {
+		if e.PartitionSeq == 0 {
 			continue
 		}
 		if messages < len(batch.Messages) && !bytes.Equal(batch.Messages[messages], message.AppendMessage(nil, e.Send, e.Identity)) {
@@ -201,7 +203,7 @@ func (r *comparison) differ(have *messagelog.Record, effects []fold.Effect) {
 	}
 	if !found {
 		r.part.Differ("record %d of the message log holds %d messages from %d on, up to message_id %d, wanted %d up to message %d and message_id %d",
-			have.Seq, len(batch.Messages), batch.First, batch.NewestID, messages, r.state.Output(), r.state.LastID())
+			have.Seq, len(batch.Messages), batch.First, batch.NewestID, messages, r.state.PartitionSeq(), r.state.LastID())
 	}
 }
 
@@ -210,12 +212,12 @@ func (r *comparison) name(e *fold.Effect) string {
 	m := message.Message{
 		MessageId: uint64(e.Identity.ID), MessageSeq: e.Identity.Seq, ChannelId: string(e.View.ChannelID), ChannelType: uint32(e.View.ChannelType),
 	}
-	return audit.MessageName(&m, e.Output)
+	return audit.MessageName(&m, e.PartitionSeq)
 }
 
-// read waits for the message log's record at a sequence or behind it; ahead stays nil where there is none. That nothing has come
+// read waits for the message log's next record, from a stream sequence on; ahead stays nil if there is none. That nothing has come
 // proves nothing: the stream's leader is asked in the end.
-func (r *comparison) read(ctx context.Context, seq uint64) error {
+func (r *comparison) read(ctx context.Context, streamSeq uint64) error {
 	wait, cancel := context.WithTimeout(ctx, r.patience)
 	defer cancel()
 	for {
@@ -224,7 +226,7 @@ func (r *comparison) read(ctx context.Context, seq uint64) error {
 			return nil
 		}
 		if errors.Is(err, message.ErrNotAMessageBatch) {
-			return r.readForeign(ctx, seq)
+			return r.readForeign(ctx, streamSeq)
 		}
 		if wait.Err() != nil && ctx.Err() == nil {
 			break
@@ -233,21 +235,21 @@ func (r *comparison) read(ctx context.Context, seq uint64) error {
 			return err
 		}
 	}
-	return r.late(ctx, seq)
+	return r.late(ctx, streamSeq)
 }
 
-// late is an error where the message log has a record at a sequence or behind it, which the reader was not given.
-func (r *comparison) late(ctx context.Context, seq uint64) error {
-	raw, err := r.stored(ctx, seq)
+// late is an error if the message log has a record from a stream sequence on that the reader did not receive.
+func (r *comparison) late(ctx context.Context, streamSeq uint64) error {
+	raw, err := r.stored(ctx, streamSeq)
 	if err != nil || raw == nil {
 		return err
 	}
 	return fmt.Errorf("partition %d: record %d is in the message log, and did not come within %s", r.part.Partition, raw.Sequence, r.patience)
 }
 
-// readForeign takes the record that the reader cannot get past, which is one to be compared like any other, and reads on behind it.
-func (r *comparison) readForeign(ctx context.Context, seq uint64) error {
-	raw, err := r.stored(ctx, seq)
+// readForeign takes the record that the reader cannot get past, which is one to be compared like any other, and continues after it.
+func (r *comparison) readForeign(ctx context.Context, streamSeq uint64) error {
+	raw, err := r.stored(ctx, streamSeq)
 	if err != nil || raw == nil {
 		return err
 	}
@@ -261,18 +263,18 @@ func (r *comparison) readForeign(ctx context.Context, seq uint64) error {
 	return nil
 }
 
-// stored asks the stream's leader for the message log's first record at a sequence or behind it; nil where there is none.
-func (r *comparison) stored(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, error) {
-	return storedRecord(ctx, r.js, r.part.Partition, seq)
+// stored asks the stream's leader for the message log's first record from a stream sequence on; nil if there is none.
+func (r *comparison) stored(ctx context.Context, streamSeq uint64) (*jetstream.RawStreamMsg, error) {
+	return storedRecord(ctx, r.js, r.part.Partition, streamSeq)
 }
 
-func storedRecord(ctx context.Context, js jetstream.JetStream, partition int, seq uint64) (*jetstream.RawStreamMsg, error) {
-	raw, err := broker.NextRecord(ctx, js, topology.MessagesStream(partition), seq, topology.MessagesSubject(partition))
+func storedRecord(ctx context.Context, js jetstream.JetStream, partition int, streamSeq uint64) (*jetstream.RawStreamMsg, error) {
+	raw, err := broker.NextRecord(ctx, js, topology.MessagesStream(partition), streamSeq, topology.MessagesSubject(partition))
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("look for record %d of the message log of partition %d: %w", seq, partition, err)
+		return nil, fmt.Errorf("look for record %d of the message log of partition %d: %w", streamSeq, partition, err)
 	}
 	return raw, nil
 }

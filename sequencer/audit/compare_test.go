@@ -60,7 +60,7 @@ func TestRefoldOfARecordThatComesMeanwhile(t *testing.T) {
 	requireCannotTell(t, r.part, r.absent(h.Ctx, 1, 1), "record 1 is in the message log, and did not come")
 }
 
-// TestRefoldOutlastsAStalledConsumer: a consumer that delivers nothing, though the message log goes on, is no message that is missing.
+// TestRefoldOutlastsAStalledConsumer: a consumer that delivers nothing, though the message log has more, is no message that is missing.
 func TestRefoldOutlastsAStalledConsumer(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
@@ -152,9 +152,9 @@ func TestRefoldNamesWhatIsOtherInARecord(t *testing.T) {
 	require.Contains(t, report.First[2], "record 3 of the message log holds 1 messages from 5 on")
 }
 
-// TestRefoldGoesOnBehindAForeignRecord: a record that is no MessageBatch is a difference like another, also where the one before it is
+// TestRefoldContinuesAfterAForeignRecord: a record that is no MessageBatch is a difference like another, also where the one before it is
 // missing, and so is each record that has a message too many or names another newest ID.
-func TestRefoldGoesOnBehindAForeignRecord(t *testing.T) {
+func TestRefoldContinuesAfterAForeignRecord(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
 	_, stop := h.Start()

@@ -65,7 +65,7 @@ func newObjectWriter(ctx context.Context, nc *nats.Conn, name string) (*objectWr
 
 func (w *objectWriter) close() { w.js.CleanupPublisher() }
 
-// Write waits where enough is in flight.
+// Write waits while enough is in flight.
 func (w *objectWriter) Write(p []byte) (int, error) {
 	written := 0
 	for written < len(p) {
@@ -81,7 +81,7 @@ func (w *objectWriter) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// send sends the chunk. One that nobody takes is not sent again: it would come behind those that follow it.
+// send sends the chunk. One that the stream does not take is not sent again: it would come after those that follow it.
 func (w *objectWriter) send() error {
 	if len(w.sent) == chunksInFlightMax {
 		if err := w.awaitStored(1); err != nil {
@@ -146,18 +146,18 @@ func (w *objectWriter) finish() error {
 
 // objectReader reads an object. What has a limit in time is each of its chunks, not the whole.
 type objectReader struct {
-	ctx     context.Context //nolint:containedctx // of reading one object
-	js      jetstream.JetStream
-	stream  jetstream.Stream
-	subject string // of the chunks
-	seq     uint64 // of the last that was read
-	chunk   []byte // what is left of it
-	left    uint64 // bytes behind it
-	info    jetstream.ObjectInfo
-	stored  time.Time // when its description was stored
+	ctx       context.Context //nolint:containedctx // of reading one object
+	js        jetstream.JetStream
+	stream    jetstream.Stream
+	subject   string // of the chunks
+	streamSeq uint64 // of the last that was read
+	chunk     []byte // what is left of it
+	left      uint64 // bytes after it
+	info      jetstream.ObjectInfo
+	stored    time.Time // when its description was stored
 }
 
-// open opens an object for reading; the error wraps [jetstream.ErrObjectNotFound] where there is none.
+// open opens an object for reading; the error wraps [jetstream.ErrObjectNotFound] if there is none.
 func (c *Store) open(ctx context.Context, name string) (*objectReader, error) {
 	info, stored, err := describedObject(ctx, c.js, metaSubject(name))
 	if err != nil {
@@ -169,7 +169,7 @@ func (c *Store) open(ctx context.Context, name string) (*objectReader, error) {
 	return &objectReader{ctx: ctx, js: c.js, stream: c.stream, subject: chunkPrefix + info.NUID, left: info.Size, info: info, stored: stored}, nil
 }
 
-// Read gives io.ErrUnexpectedEOF where a chunk is lost.
+// Read returns io.ErrUnexpectedEOF if a chunk is lost.
 func (r *objectReader) Read(p []byte) (int, error) {
 	for len(r.chunk) == 0 {
 		if r.left == 0 {
@@ -182,7 +182,7 @@ func (r *objectReader) Read(p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		r.seq, r.chunk = stored.Sequence, stored.Data
+		r.streamSeq, r.chunk = stored.Sequence, stored.Data
 		r.left -= min(r.left, uint64(len(r.chunk)))
 	}
 	n := copy(p, r.chunk)
@@ -192,12 +192,12 @@ func (r *objectReader) Read(p []byte) (int, error) {
 
 // next is the next chunk. Any replica may give it; that there is none only the leader knows.
 func (r *objectReader) next() (*jetstream.RawStreamMsg, error) {
-	stored, err := r.stream.GetMsg(r.ctx, r.seq+1, jetstream.WithGetMsgSubject(r.subject))
+	stored, err := r.stream.GetMsg(r.ctx, r.streamSeq+1, jetstream.WithGetMsgSubject(r.subject))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		stored, err = broker.NextRecord(r.ctx, r.js, objectStream, r.seq+1, r.subject)
+		stored, err = broker.NextRecord(r.ctx, r.js, objectStream, r.streamSeq+1, r.subject)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the chunk behind record %d of stream %s: %w", r.seq, objectStream, err)
+		return nil, fmt.Errorf("read the chunk after record %d of stream %s: %w", r.streamSeq, objectStream, err)
 	}
 	return stored, nil
 }
@@ -234,7 +234,7 @@ func objectSubjects(ctx context.Context, stream jetstream.Stream) (map[string]st
 	stored := make(map[string]string)
 	for subject := range info.State.Subjects {
 		if encoded, ok := strings.CutPrefix(subject, metaPrefix); ok {
-			if name, err := base64.URLEncoding.DecodeString(encoded); err == nil { // or it is nobody's object
+			if name, err := base64.URLEncoding.DecodeString(encoded); err == nil { // or it is no object
 				stored[subject] = string(name)
 			}
 		} else if key := strings.TrimPrefix(subject, chunkPrefix); strings.Contains(key, ".") {

@@ -73,7 +73,7 @@ func (h *harness) largeState() *fold.State {
 			data, err = message.AppendSend(data, &message.Send{ChannelId: no + strings.Repeat("c", nameBytes-len(no)), ChannelType: 2, FromUid: "u", ClientMsgNo: no})
 			require.NoError(h.t, err)
 		}
-		_, err = state.Fold(fold.Record{Seq: seq, Time: time.Now(), Data: data}, nil)
+		_, err = state.Fold(fold.Record{StreamSeq: seq, Time: time.Now(), Data: data}, nil)
 		require.NoError(h.t, err)
 	}
 	return state
@@ -103,7 +103,7 @@ func (h *harness) over(timeout time.Duration, dialer nats.CustomDialer) *Store {
 	return store
 }
 
-// slowLink carries at most so much in a tick, and nothing more behind the limit.
+// slowLink carries at most so much in a tick, and nothing more after the limit.
 type slowLink struct {
 	net.Conn
 	tick    time.Duration
@@ -257,7 +257,7 @@ func TestChunkThatIsNotStoredFailsTheObject(t *testing.T) {
 	defer object.close()
 	_, err = object.Write([]byte("checkpoint"))
 	require.NoError(t, err)
-	require.ErrorContains(t, object.finish(), "store chunk 1", "nobody takes it")
+	require.ErrorContains(t, object.finish(), "store chunk 1", "no stream takes it")
 
 	slow, err := nc.SubscribeSync(chunkPrefix + ">")
 	require.NoError(t, err)
@@ -321,7 +321,7 @@ func TestWhatIsLeftOfACheckpointIsSwept(t *testing.T) {
 	require.NoError(t, err, "any client can read it")
 	require.Len(t, data, int(kept.Metas[0].Bytes))
 
-	// The kept ones stay, whoever stored them.
+	// The kept ones stay, whichever owner stored them.
 	seen, err = store.Claim(h.ctx)
 	require.NoError(t, err)
 	for range 4 {
@@ -341,8 +341,8 @@ func TestFlippedBitOfAPointerIsNoticed(t *testing.T) {
 	t.Parallel()
 	taken := time.Date(2026, 2, 3, 4, 5, 6, 789, time.UTC)
 	good, err := encodePointer([]runner.CheckpointMeta{
-		{Object: "p0.7.a", WALSeq: 20, Output: 19, Bytes: 1234, CRC32C: 0xdeadbeef, TakenAt: taken},
-		{Object: "p0.5.b", WALSeq: 10, Output: 9, Bytes: 1230, CRC32C: 0xbeefdead, TakenAt: taken.Add(-time.Minute)},
+		{Object: "p0.7.a", WALSeq: 20, PartitionSeq: 19, Bytes: 1234, CRC32C: 0xdeadbeef, TakenAt: taken},
+		{Object: "p0.5.b", WALSeq: 10, PartitionSeq: 9, Bytes: 1230, CRC32C: 0xbeefdead, TakenAt: taken.Add(-time.Minute)},
 	})
 	require.NoError(t, err)
 	want, err := parsePointer(good)

@@ -1,3 +1,5 @@
+// Package checkpoint stores the checkpoints of a partition in an object store, and which
+// of them count in a key-value bucket.
 package checkpoint
 
 import (
@@ -106,7 +108,7 @@ func Open(ctx context.Context, js jetstream.JetStream, partition int) (*Store, e
 
 func (c *Store) key() string { return "p" + strconv.Itoa(c.partition) }
 
-// List says what the pointer says. Where the pointer cannot be believed, it looks at
+// List returns what the pointer names. If the pointer cannot be trusted, it looks at
 // the checkpoints themselves.
 func (c *Store) List(ctx context.Context) (runner.Kept, error) {
 	p, revision, err := c.pointer(ctx)
@@ -218,7 +220,7 @@ func (c *Store) unreadable(ctx context.Context) (bool, error) {
 // clearUnreadable takes the record of this partition's pointer out if it cannot be read:
 // to write on the subject of a record that is damaged on its disk would stop the server
 // from taking anything more for the bucket, and emptying the bucket is the one operation
-// that does not read it. The pointers of the others are written again. Revisions go on
+// that does not read it. The pointers of the others are written again. Revisions keep
 // counting, so an owner that has seen an older one is still refused, and claims again.
 func (c *Store) clearUnreadable(ctx context.Context) error {
 	unreadable, err := c.unreadable(ctx)
@@ -267,7 +269,7 @@ func (c *Store) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.
 	if err != nil {
 		return runner.Kept{}, err
 	}
-	meta := runner.CheckpointMeta{Object: c.freeObject(seen), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	meta := runner.CheckpointMeta{Object: c.freeObject(seen), WALSeq: snapshot.WALSeq(), PartitionSeq: snapshot.PartitionSeq(), TakenAt: takenAt}
 	if meta.Bytes, meta.CRC32C, err = c.put(ctx, meta.Object, snapshot); err != nil {
 		return runner.Kept{}, fmt.Errorf("store checkpoint %s: %w", meta.Object, err)
 	}
@@ -358,7 +360,7 @@ func (c *Store) Load(ctx context.Context, meta runner.CheckpointMeta, params fol
 		return nil, fmt.Errorf("read checkpoint %s: %w", meta.Object, err)
 	case sum.Sum32() != meta.CRC32C:
 		return nil, fmt.Errorf("%w: object %s has checksum %08x, wanted %08x", runner.ErrDamaged, meta.Object, sum.Sum32(), meta.CRC32C)
-	case state.WALSeq() != meta.WALSeq || state.Output() != meta.Output:
+	case state.WALSeq() != meta.WALSeq || state.PartitionSeq() != meta.PartitionSeq:
 		return nil, fmt.Errorf("%w: object %s is of record %d, the pointer says %d", runner.ErrDamaged, meta.Object, state.WALSeq(), meta.WALSeq)
 	}
 	return state, nil
@@ -382,7 +384,7 @@ func (c *Store) described(ctx context.Context) ([]string, error) {
 
 // findStored describes the newest two checkpoints of the partition that are whole, from
 // what is stored and not from the pointer. Each is the state after a record of the
-// write-ahead log, whoever stored it and whether the pointer ever named it; recovery
+// write-ahead log, whichever owner stored it and whether or not the pointer ever named it; recovery
 // holds its place against the logs as it does with one that the pointer names.
 func (c *Store) findStored(ctx context.Context) ([]runner.CheckpointMeta, error) {
 	objects, err := c.described(ctx)
@@ -427,6 +429,6 @@ func (c *Store) inspect(ctx context.Context, name string) (runner.CheckpointMeta
 		return runner.CheckpointMeta{}, fmt.Errorf("%w: object %s is not what its description says", runner.ErrDamaged, name)
 	}
 	return runner.CheckpointMeta{
-		Object: name, WALSeq: head.WALSeq, Output: head.Output, Bytes: int64(object.info.Size), CRC32C: sum.Sum32(), TakenAt: object.stored,
+		Object: name, WALSeq: head.WALSeq, PartitionSeq: head.PartitionSeq, Bytes: int64(object.info.Size), CRC32C: sum.Sum32(), TakenAt: object.stored,
 	}, nil
 }

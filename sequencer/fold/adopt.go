@@ -17,36 +17,36 @@ var ErrNotFollowing = errors.New("record of the message log does not follow the 
 // as new. The WAL time is taken from the newest ID.
 //
 // On an error the state is not to be used.
-func (s *State) Adopt(seq uint64, batch *message.BatchView) error {
-	if seq != s.walSeq+1 || batch.First != s.output+1 || batch.NewestID < s.LastID() {
+func (s *State) Adopt(streamSeq uint64, batch *message.BatchView) error {
+	if streamSeq != s.walSeq+1 || batch.First != s.partitionSeq+1 || batch.NewestID < s.LastID() {
 		return fmt.Errorf("%w: record %d begins with message %d and ends with message_id %d, and the state is at record %d, message %d and message_id %d",
-			ErrNotFollowing, seq, batch.First, batch.NewestID, s.walSeq, s.output, s.LastID())
+			ErrNotFollowing, streamSeq, batch.First, batch.NewestID, s.walSeq, s.partitionSeq, s.LastID())
 	}
 	ids, err := message.NewIDClock(s.params.Partition, batch.NewestID)
 	if err != nil {
-		return fmt.Errorf("%w: record %d: %w", ErrNotFollowing, seq, err)
+		return fmt.Errorf("%w: record %d: %w", ErrNotFollowing, streamSeq, err)
 	}
-	s.walSeq, s.clock.ids = seq, ids
+	s.walSeq, s.clock.ids = streamSeq, ids
 	if err := s.adoptTime(batch); err != nil {
-		return fmt.Errorf("record %d of the message log: %w", seq, err)
+		return fmt.Errorf("record %d of the message log: %w", streamSeq, err)
 	}
 	s.forgetExpired()
 	for _, encoded := range batch.Messages {
 		send, id, err := message.SplitMessage(encoded)
 		if err != nil {
-			return fmt.Errorf("record %d of the message log: %w", seq, err)
+			return fmt.Errorf("record %d of the message log: %w", streamSeq, err)
 		}
 		view, err := message.ViewSend(send)
 		if err != nil {
-			return fmt.Errorf("record %d of the message log: %w", seq, err)
+			return fmt.Errorf("record %d of the message log: %w", streamSeq, err)
 		}
 		if len(view.ChannelID) == 0 || len(view.ChannelID) > nameBytesMax {
-			return fmt.Errorf("%w: record %d has a channel of %d bytes", ErrNotFollowing, seq, len(view.ChannelID))
+			return fmt.Errorf("%w: record %d has a channel of %d bytes", ErrNotFollowing, streamSeq, len(view.ChannelID))
 		}
-		if want := s.channels.next(s.channels.hash(view.ChannelType, view.ChannelID), view.ChannelType, view.ChannelID); id.Seq != want || id.WALSeq != seq {
-			return fmt.Errorf("%w: message_id %d is message_seq %d of its channel and of record %d, wanted %d and %d", ErrNotFollowing, id.ID, id.Seq, id.WALSeq, want, seq)
+		if want := s.channels.next(s.channels.hash(view.ChannelType, view.ChannelID), view.ChannelType, view.ChannelID); id.Seq != want || id.WALSeq != streamSeq {
+			return fmt.Errorf("%w: message_id %d is message_seq %d of its channel and of record %d, wanted %d and %d", ErrNotFollowing, id.ID, id.Seq, id.WALSeq, want, streamSeq)
 		}
-		s.output++
+		s.partitionSeq++
 		s.remember(send, &view, id)
 	}
 	return nil
@@ -89,5 +89,5 @@ func (s *State) remember(send []byte, view *message.SendView, id message.Identit
 	if s.window.len() == s.params.DedupEntriesMax {
 		s.window.evict()
 	}
-	s.window.add(windowEntry{key: key, content: contentOf(send), id: id.ID, seq: id.Seq, ageMilli: s.clock.remembered(id.ID)})
+	s.window.add(windowEntry{key: key, content: contentOf(send), id: id.ID, messageSeq: id.Seq, ageMilli: s.clock.remembered(id.ID)})
 }

@@ -33,7 +33,7 @@ func TestAdoptedStateAnswersAlike(t *testing.T) {
 			for _, s := range sends {
 				s.NoPersist = false
 			}
-			record := fold.Record{Seq: seq, Time: at, Rule: rule, Data: encode(t, sends...)}
+			record := fold.Record{StreamSeq: seq, Time: at, Rule: rule, Data: encode(t, sends...)}
 			want, err := folded.Fold(record, nil)
 			require.NoError(t, err)
 			if rapid.Bool().Draw(t, "adopt") {
@@ -46,7 +46,7 @@ func TestAdoptedStateAnswersAlike(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, verdicts(want), verdicts(got))
 			}
-			require.Equal(t, folded.Output(), adopted.Output())
+			require.Equal(t, folded.PartitionSeq(), adopted.PartitionSeq())
 			require.Equal(t, folded.LastID(), adopted.LastID())
 			require.Equal(t, folded.Channels(), adopted.Channels())
 		}
@@ -56,7 +56,7 @@ func TestAdoptedStateAnswersAlike(t *testing.T) {
 func TestAdoptRefusesWhatDoesNotFollow(t *testing.T) {
 	t.Parallel()
 	state := newState(t, params())
-	effects, err := state.Fold(fold.Record{Seq: 1, Time: message.Epoch().Add(time.Hour), Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "1"})}, nil)
+	effects, err := state.Fold(fold.Record{StreamSeq: 1, Time: message.Epoch().Add(time.Hour), Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "1"})}, nil)
 	require.NoError(t, err)
 	data, _ := runner.Derive(nil, state, effects)
 	var batch message.BatchView

@@ -38,7 +38,7 @@ func BenchmarkFold(b *testing.B) {
 					require.NoError(b, err)
 				}
 				seq++
-				return fold.Record{Seq: seq, Time: start.Add(time.Duration(n) * time.Microsecond), Rule: message.RuleNewest, Data: data}
+				return fold.Record{StreamSeq: seq, Time: start.Add(time.Duration(n) * time.Microsecond), Rule: message.RuleNewest, Data: data}
 			}
 			var effects []fold.Effect
 			step := func(r fold.Record) {
@@ -90,7 +90,7 @@ func BenchmarkMemory(b *testing.B) {
 				var err error
 				data, err = message.AppendSend(data[:0], s)
 				require.NoError(b, err)
-				effects, err = state.Fold(fold.Record{Seq: uint64(i + 1), Time: start, Data: data}, effects[:0])
+				effects, err = state.Fold(fold.Record{StreamSeq: uint64(i + 1), Time: start, Data: data}, effects[:0])
 				require.NoError(b, err)
 			}
 			b.ReportMetric((heap()-before-float64(names))/n, "B/"+part)
@@ -108,7 +108,7 @@ func BenchmarkSnapshot(b *testing.B) {
 		var err error
 		data, err = message.AppendSend(data[:0], &message.Send{ChannelId: fmt.Sprintf("channel-%d", i), ChannelType: 2, FromUid: "u", ClientMsgNo: fmt.Sprint(i)})
 		require.NoError(b, err)
-		_, err = state.Fold(fold.Record{Seq: uint64(i + 1), Time: start, Data: data}, nil)
+		_, err = state.Fold(fold.Record{StreamSeq: uint64(i + 1), Time: start, Data: data}, nil)
 		require.NoError(b, err)
 	}
 	b.Run("take", func(b *testing.B) {

@@ -12,7 +12,7 @@ import (
 // Names lie one after another in an arena of blocks that are never written
 // again; an entry points into it. The index is an open-addressing hash table of
 // entry positions, each beside 32 bits of its hash, so that a probe touches an
-// entry only where it very likely matches. The hash is seeded anew in each
+// entry only where it very likely matches. The hash has a new seed in each
 // process against flooding; it decides where an entry is found, never what the
 // fold answers.
 type channelTable struct {
@@ -23,8 +23,8 @@ type channelTable struct {
 }
 
 type channelEntry struct {
-	name nameRef
-	seq  uint64
+	name       nameRef
+	messageSeq uint64
 }
 
 type indexSlot struct {
@@ -43,14 +43,14 @@ func newChannelTable() channelTable {
 
 func (t *channelTable) len() int { return t.entries.len() }
 
-// next gives the next sequence number of a channel, whose hash is given.
+// next returns the next message_seq of a channel, whose hash is given.
 func (t *channelTable) next(hash uint64, channelType message.ChannelType, name []byte) uint64 {
 	e := t.find(hash, channelType, name)
-	e.seq++
-	return e.seq
+	e.messageSeq++
+	return e.messageSeq
 }
 
-// find returns the channel's entry, made with sequence 0 where there is none.
+// find returns the channel's entry, created with message_seq 0 if there is none.
 func (t *channelTable) find(hash uint64, channelType message.ChannelType, name []byte) *channelEntry {
 	mask := uint64(len(t.index) - 1)
 	tag := uint32(hash >> 32)
@@ -73,7 +73,7 @@ func (t *channelTable) find(hash uint64, channelType message.ChannelType, name [
 	return t.entries.at(pos)
 }
 
-// likely is the entry (position + 1) in the slot where a hash's search begins; 0 where there is none, or only that of another.
+// likely is the entry (position + 1) in the slot where a hash's search begins; 0 if there is none, or only that of another.
 func (t *channelTable) likely(hash uint64) uint32 {
 	slot, tag := t.index[hash&uint64(len(t.index)-1)], uint32(hash>>32)
 	if slot.tag != tag {

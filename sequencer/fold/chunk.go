@@ -15,7 +15,7 @@ type chunkList[T any] struct {
 
 func (l *chunkList[T]) len() int { return int(l.next - l.first) }
 
-// at gives the element at a position in [first, next).
+// at returns the element at a position in [first, next).
 func (l *chunkList[T]) at(pos uint64) *T {
 	return &l.chunks[pos/chunkLen-l.first/chunkLen][pos%chunkLen]
 }

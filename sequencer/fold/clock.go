@@ -2,7 +2,6 @@ package fold
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
@@ -10,7 +9,7 @@ import (
 // ErrRule is returned for a record that a newer version's rule is to fold. Nothing was folded.
 var ErrRule = fmt.Errorf("record names a rule for time that this version does not know (it knows %d); run the version that wrote it", message.RuleNewest)
 
-// A forward step of the broker's clock cannot be told from a pause of the senders. So no record moves the window's clock by
+// A forward step of the broker's clock cannot be distinguished from a pause of the senders. So no record moves the window's clock by
 // more than a hundredth of the window, and an entry is kept for a tenth longer than the window: ten steps in its time forget
 // nothing early, however large they are. After a pause, entries stay until so many more records have come, or the window is full.
 const (
@@ -102,12 +101,4 @@ func (c *clock) remembered(id message.ID) int64 {
 		return id.UnixMilli()
 	}
 	return c.ageMilli
-}
-
-// ahead is how far the newest ID is ahead of the broker's time.
-func (c *clock) ahead() time.Duration {
-	if c.ids.Last() == 0 || c.brokerMilli == 0 {
-		return 0
-	}
-	return time.Duration(max(c.ids.Last().UnixMilli()-c.brokerMilli, 0)) * time.Millisecond
 }

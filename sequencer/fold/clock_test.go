@@ -31,7 +31,7 @@ func newStepping(t require.TestingT, window time.Duration) *stepping {
 func (s *stepping) send(at time.Time, clientMsgNo string) fold.Effect {
 	s.seq++
 	data := encode(s.t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: clientMsgNo})
-	effects, err := s.state.Fold(fold.Record{Seq: s.seq, Time: at, Rule: s.rule, Data: data}, nil)
+	effects, err := s.state.Fold(fold.Record{StreamSeq: s.seq, Time: at, Rule: s.rule, Data: data}, nil)
 	require.NoError(s.t, err)
 	if e := effects[0]; e.Outcome == message.Outcome_OUTCOME_ACCEPTED {
 		require.Greater(s.t, e.Identity.ID, s.last)
@@ -102,7 +102,7 @@ func TestIDsOfTheOldRuleRunOut(t *testing.T) {
 			s.send(start, fmt.Sprint(n))
 		}
 		data := encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "last"})
-		_, err := s.state.Fold(fold.Record{Seq: s.seq + 1, Time: start, Rule: rule, Data: data}, nil)
+		_, err := s.state.Fold(fold.Record{StreamSeq: s.seq + 1, Time: start, Rule: rule, Data: data}, nil)
 		require.ErrorIs(t, err, fold.ErrIDsUsedUp)
 	}
 }
@@ -146,9 +146,9 @@ func TestRulesAgreeOnAnEvenClock(t *testing.T) {
 		for seq := uint64(1); seq <= uint64(rapid.IntRange(1, 40).Draw(t, "records")); seq++ {
 			at = at.Add(time.Duration(rapid.Int64Range(0, 36_000).Draw(t, "step")) * time.Millisecond)
 			data := encode(t, rapid.SliceOfN(rapid.Custom(drawSend), 0, 6).Draw(t, "sends")...)
-			want, err := old.Fold(fold.Record{Seq: seq, Time: at, Data: data}, nil)
+			want, err := old.Fold(fold.Record{StreamSeq: seq, Time: at, Data: data}, nil)
 			require.NoError(t, err)
-			got, err := changed.Fold(fold.Record{Seq: seq, Time: at, Rule: message.RuleSteps, Data: data}, nil)
+			got, err := changed.Fold(fold.Record{StreamSeq: seq, Time: at, Rule: message.RuleSteps, Data: data}, nil)
 			require.NoError(t, err)
 			require.Equal(t, want, got)
 		}
@@ -164,7 +164,7 @@ func TestRuleStays(t *testing.T) {
 	s.state = reread(t, s.state, fold.Params{Partition: 3, DedupWindow: time.Minute, DedupEntriesMax: 1_000_000})
 	require.Equal(t, start.Add(-time.Hour), s.send(start.Add(-time.Hour), "2").Identity.AcceptedAt())
 
-	_, err := s.state.Fold(fold.Record{Seq: s.seq + 1, Time: start, Rule: message.RuleNewest + 1}, nil)
+	_, err := s.state.Fold(fold.Record{StreamSeq: s.seq + 1, Time: start, Rule: message.RuleNewest + 1}, nil)
 	require.ErrorIs(t, err, fold.ErrRule)
 	require.Equal(t, s.seq, s.state.WALSeq())
 }

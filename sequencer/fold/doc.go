@@ -2,7 +2,7 @@
 // message_seq, or "duplicate of an earlier one". The decision is a pure function
 // of the partition's write-ahead log up to that send. There is no clock, no
 // randomness, no iteration over a map and no I/O here; time enters only as the
-// log's own timestamps. So whoever folds the same log gives the same answers:
+// log's own timestamps. So every fold of the same log yields the same answers:
 // after a crash, in a takeover, in an audit.
 //
 // The state is laid out for millions of channels: flat chunks with no pointers

@@ -41,7 +41,7 @@ func newState(t require.TestingT, p fold.Params) *fold.State {
 func verdicts(effects []fold.Effect) []verdict {
 	var vs []verdict
 	for _, e := range effects {
-		v := verdict{Outcome: e.Outcome, ID: e.Identity.ID, Seq: e.Identity.Seq, Output: e.Output}
+		v := verdict{Outcome: e.Outcome, ID: e.Identity.ID, MessageSeq: e.Identity.Seq, PartitionSeq: e.PartitionSeq}
 		if e.Outcome == message.Outcome_OUTCOME_ACCEPTED {
 			v.Accepted = e.Identity.AcceptedAt()
 		}
@@ -78,7 +78,7 @@ func drawTime(t *rapid.T, before time.Time) time.Time {
 	}
 }
 
-// The fold gives what the reference gives, by each rule and over its change, however the clock jumps, over a full window,
+// The fold yields what the reference yields, by each rule and over its change, however the clock jumps, over a full window,
 // and still does when it is stored and read back at any record.
 func TestFoldEqualsReference(t *testing.T) {
 	t.Parallel()
@@ -99,17 +99,17 @@ func TestFoldEqualsReference(t *testing.T) {
 			}
 			sends := rapid.SliceOfN(rapid.Custom(drawSend), 0, 6).Draw(t, "sends")
 			var err error
-			effects, err = state.Fold(fold.Record{Seq: seq, Time: at, Rule: rule, Data: encode(t, sends...)}, effects[:0])
+			effects, err = state.Fold(fold.Record{StreamSeq: seq, Time: at, Rule: rule, Data: encode(t, sends...)}, effects[:0])
 			require.NoError(t, err)
 			require.Equal(t, ref.fold(rule, at, sends), verdicts(effects))
 			for i, e := range effects {
-				require.Equal(t, e.Output != 0, e.Outcome == message.Outcome_OUTCOME_ACCEPTED && !sends[i].GetNoPersist())
+				require.Equal(t, e.PartitionSeq != 0, e.Outcome == message.Outcome_OUTCOME_ACCEPTED && !sends[i].GetNoPersist())
 				require.Equal(t, e.Live(), e.Outcome == message.Outcome_OUTCOME_ACCEPTED && sends[i].GetNoPersist())
 			}
 			if rapid.IntRange(0, 4).Draw(t, "restart") == 0 {
 				state = reread(t, state, p)
 			}
-			require.Equal(t, ref.output, state.Output())
+			require.Equal(t, ref.output, state.PartitionSeq())
 			require.Equal(t, seq, state.WALSeq())
 		}
 	})
@@ -136,7 +136,7 @@ func TestFoldLarge(t *testing.T) {
 	seq := uint64(0)
 	fold1 := func(sends ...*message.Send) []fold.Effect {
 		seq++
-		effects, err := state.Fold(fold.Record{Seq: seq, Time: start, Data: encode(t, sends...)}, nil)
+		effects, err := state.Fold(fold.Record{StreamSeq: seq, Time: start, Data: encode(t, sends...)}, nil)
 		require.NoError(t, err)
 		return effects
 	}
@@ -161,7 +161,7 @@ func TestFoldLarge(t *testing.T) {
 	for c := channels - 1; c >= channels-p.DedupEntriesMax; c-- {
 		require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, fold1(send(c, rounds))[0].Outcome)
 	}
-	require.EqualValues(t, channels*(rounds+1), state.Output())
+	require.EqualValues(t, channels*(rounds+1), state.PartitionSeq())
 }
 
 func TestSnapshotIsOfItsMoment(t *testing.T) {
@@ -169,7 +169,7 @@ func TestSnapshotIsOfItsMoment(t *testing.T) {
 	p := params()
 	state := newState(t, p)
 	record := func(seq uint64, no string) fold.Record {
-		return fold.Record{Seq: seq, Time: start, Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: no, Payload: []byte("p")})}
+		return fold.Record{StreamSeq: seq, Time: start, Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: no, Payload: []byte("p")})}
 	}
 	for seq := uint64(1); seq <= 10; seq++ {
 		_, err := state.Fold(record(seq, fmt.Sprint(seq)), nil)
@@ -186,7 +186,7 @@ func TestSnapshotIsOfItsMoment(t *testing.T) {
 	back, err := fold.Read(&b, p)
 	require.NoError(t, err)
 	require.EqualValues(t, 10, back.WALSeq())
-	require.EqualValues(t, 10, back.Output())
+	require.EqualValues(t, 10, back.PartitionSeq())
 	effects, err := back.Fold(record(11, "10"), nil)
 	require.NoError(t, err)
 	require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, effects[0].Outcome)
@@ -199,7 +199,7 @@ func TestFoldRefusesARecordOutOfTurn(t *testing.T) {
 	t.Parallel()
 	state := newState(t, params())
 	for _, seq := range []uint64{0, 2, 3} {
-		_, err := state.Fold(fold.Record{Seq: seq, Time: start}, nil)
+		_, err := state.Fold(fold.Record{StreamSeq: seq, Time: start}, nil)
 		require.ErrorIs(t, err, fold.ErrNotNext)
 		require.Zero(t, state.WALSeq())
 	}
@@ -215,13 +215,13 @@ func TestMalformedRecordHasNoEffect(t *testing.T) {
 		"unknown channel type": encode(t, good, &message.Send{ChannelId: "c", ChannelType: 13}),
 	} {
 		state := newState(t, params())
-		effects, err := state.Fold(fold.Record{Seq: 1, Time: start, Data: data}, nil)
+		effects, err := state.Fold(fold.Record{StreamSeq: 1, Time: start, Data: data}, nil)
 		require.ErrorIs(t, err, fold.ErrMalformed, name)
 		require.Empty(t, effects, name)
 		require.EqualValues(t, 1, state.WALSeq(), "the record counts as folded")
-		require.Zero(t, state.Output(), name)
+		require.Zero(t, state.PartitionSeq(), name)
 
-		effects, err = state.Fold(fold.Record{Seq: 2, Time: start, Data: encode(t, good)}, nil)
+		effects, err = state.Fold(fold.Record{StreamSeq: 2, Time: start, Data: encode(t, good)}, nil)
 		require.NoError(t, err)
 		require.EqualValues(t, 1, effects[0].Identity.Seq)
 		require.Equal(t, message.Outcome_OUTCOME_ACCEPTED, effects[0].Outcome)
@@ -232,7 +232,7 @@ func TestMalformedRecordHasNoEffect(t *testing.T) {
 func snapshotOfOne(t *testing.T) []byte {
 	t.Helper()
 	state := newState(t, params())
-	_, err := state.Fold(fold.Record{Seq: 1, Time: start, Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "1"})}, nil)
+	_, err := state.Fold(fold.Record{StreamSeq: 1, Time: start, Data: encode(t, &message.Send{ChannelId: "c", ChannelType: 2, FromUid: "u", ClientMsgNo: "1"})}, nil)
 	require.NoError(t, err)
 	var b bytes.Buffer
 	_, err = state.Snapshot().WriteTo(&b)
@@ -259,7 +259,7 @@ func TestReadRefusesDamage(t *testing.T) {
 func TestReadTellsAFailingReaderFromDamage(t *testing.T) {
 	t.Parallel()
 	whole := snapshotOfOne(t)
-	broken := errors.New("nobody answers")
+	broken := errors.New("no answer")
 	for n := range len(whole) + 1 {
 		_, err := fold.Read(io.MultiReader(bytes.NewReader(whole[:n]), iotest.ErrReader(broken)), params())
 		require.ErrorIs(t, err, broken, "after %d", n)
@@ -275,7 +275,7 @@ func FuzzFold(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a, b := newState(t, params()), newState(t, params())
 		for seq := uint64(1); seq <= 2; seq++ {
-			r := fold.Record{Seq: seq, Time: start, Data: data}
+			r := fold.Record{StreamSeq: seq, Time: start, Data: data}
 			ea, errA := a.Fold(r, nil)
 			eb, errB := b.Fold(r, nil)
 			require.Equal(t, verdicts(ea), verdicts(eb))

@@ -34,11 +34,11 @@ type remembered struct {
 }
 
 type verdict struct {
-	Outcome  message.Outcome
-	ID       message.ID
-	Seq      uint64
-	Output   uint64
-	Accepted time.Time // of what was accepted
+	Outcome      message.Outcome
+	ID           message.ID
+	MessageSeq   uint64
+	PartitionSeq uint64
+	Accepted     time.Time // of what was accepted
 }
 
 func newReference(params fold.Params) *reference {
@@ -97,7 +97,7 @@ func (r *reference) forgotten(m remembered) bool {
 func (r *reference) apply(s *message.Send) verdict {
 	for _, m := range r.window {
 		if s.GetClientMsgNo() != "" && m.channel == s.GetChannelId() && m.channelType == s.GetChannelType() && m.from == s.GetFromUid() && m.clientMsgNo == s.GetClientMsgNo() {
-			v := verdict{Outcome: message.Outcome_OUTCOME_DUPLICATE, ID: m.id, Seq: m.seq}
+			v := verdict{Outcome: message.Outcome_OUTCOME_DUPLICATE, ID: m.id, MessageSeq: m.seq}
 			if !proto.Equal(m.send, s) {
 				v.Outcome = message.Outcome_OUTCOME_CONFLICT
 			}
@@ -113,13 +113,13 @@ func (r *reference) apply(s *message.Send) verdict {
 		key := string(rune(s.GetChannelType())) + s.GetChannelId()
 		r.seqs[key]++
 		r.output++
-		v.Seq, v.Output = r.seqs[key], r.output
+		v.MessageSeq, v.PartitionSeq = r.seqs[key], r.output
 	}
 	if s.GetClientMsgNo() != "" {
 		if len(r.window) == r.params.DedupEntriesMax {
 			r.window = r.window[1:]
 		}
-		r.window = append(r.window, remembered{s.GetChannelId(), s.GetFromUid(), s.GetClientMsgNo(), s.GetChannelType(), s, v.ID, v.Seq, r.age})
+		r.window = append(r.window, remembered{s.GetChannelId(), s.GetFromUid(), s.GetClientMsgNo(), s.GetChannelType(), s, v.ID, v.MessageSeq, r.age})
 	}
 	return v
 }

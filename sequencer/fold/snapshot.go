@@ -11,37 +11,37 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Snapshot is a state as it was at one record. Folding goes on while it is
+// Snapshot is a state as it was at one record. Folding continues while it is
 // written.
 type Snapshot struct {
-	params   Params
-	clock    clock
-	walSeq   uint64
-	output   uint64
-	channels chunkList[channelEntry]
-	arena    nameArena
-	window   chunkList[windowEntry]
+	params       Params
+	clock        clock
+	walSeq       uint64
+	partitionSeq uint64
+	channels     chunkList[channelEntry]
+	arena        nameArena
+	window       chunkList[windowEntry]
 }
 
 // Snapshot takes the state as it is now. It copies 16 bytes a channel and shares
 // the rest, about 2 ms for a million channels.
 func (s *State) Snapshot() *Snapshot {
 	return &Snapshot{
-		params:   s.params,
-		clock:    s.clock,
-		walSeq:   s.walSeq,
-		output:   s.output,
-		channels: s.channels.entries.copied(),
-		arena:    s.channels.arena.share(),
-		window:   s.window.entries.share(),
+		params:       s.params,
+		clock:        s.clock,
+		walSeq:       s.walSeq,
+		partitionSeq: s.partitionSeq,
+		channels:     s.channels.entries.copied(),
+		arena:        s.channels.arena.share(),
+		window:       s.window.entries.share(),
 	}
 }
 
 // WALSeq is the stream sequence of the last record folded into the snapshot.
 func (s *Snapshot) WALSeq() uint64 { return s.walSeq }
 
-// Output is State.Output at the snapshot.
-func (s *Snapshot) Output() uint64 { return s.output }
+// PartitionSeq is State.PartitionSeq at the snapshot.
+func (s *Snapshot) PartitionSeq() uint64 { return s.partitionSeq }
 
 // The first field of an encoded snapshot is its version, which is the rule for time that holds: version 1 has none of what
 // message.RuleFrozen does without, the broker's time and the entries' ages. So a version of the program that does not know a rule reads no
@@ -73,7 +73,7 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	e.uvarint(uint64(s.clock.ids.Last()))
 	e.uvarint(uint64(s.clock.ageMilli))
 	e.uvarint(s.walSeq)
-	e.uvarint(s.output)
+	e.uvarint(s.partitionSeq)
 	if s.clock.rule != message.RuleFrozen {
 		e.uvarint(uint64(s.clock.brokerMilli))
 	}
@@ -85,14 +85,14 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		e.uvarint(uint64(channelType))
 		e.uvarint(uint64(len(name)))
 		e.bytes(name)
-		e.uvarint(entry.seq)
+		e.uvarint(entry.messageSeq)
 	}
 
 	e.uvarint(uint64(s.window.len()))
 	for pos := s.window.first; pos < s.window.next; pos++ {
 		entry := s.window.at(pos)
 		var b [8 * windowEntryWordsMax]byte
-		for i, word := range [...]uint64{entry.key[0], entry.key[1], entry.content, uint64(entry.id), entry.seq, uint64(entry.ageMilli)} {
+		for i, word := range [...]uint64{entry.key[0], entry.key[1], entry.content, uint64(entry.id), entry.messageSeq, uint64(entry.ageMilli)} {
 			binary.LittleEndian.PutUint64(b[8*i:], word)
 		}
 		e.bytes(b[:8*windowEntryWords(s.clock.rule)])
@@ -123,10 +123,10 @@ type Head struct {
 	Params Params
 	LastID message.ID // the last one given out
 	// AgeMilli is the window's clock, in milliseconds: by message.RuleFrozen since 1970.
-	AgeMilli int64
-	WALSeq   uint64 // the last record folded
-	Output   uint64 // the partition_seq of the last message
-	Rule     int    // for time
+	AgeMilli     int64
+	WALSeq       uint64 // the last record folded
+	PartitionSeq uint64 // the partition_seq of the last message
+	Rule         int    // for time
 	// BrokerMilli is the broker's time at the last record, in milliseconds since 1970; 0 if none is known, and by message.RuleFrozen.
 	BrokerMilli int64
 }
@@ -152,7 +152,7 @@ func (d *decoder) head() (Head, error) {
 		return Head{}, fmt.Errorf("%w: version %d, this program reads %d to %d", ErrSnapshot, version, message.RuleFrozen, snapshotVersionNewest)
 	}
 	h := Head{
-		Params: d.params(), LastID: message.ID(d.uvarint()), AgeMilli: int64(d.uvarint()), WALSeq: d.uvarint(), Output: d.uvarint(),
+		Params: d.params(), LastID: message.ID(d.uvarint()), AgeMilli: int64(d.uvarint()), WALSeq: d.uvarint(), PartitionSeq: d.uvarint(),
 		Rule: int(version),
 	}
 	if h.Rule != message.RuleFrozen {
@@ -180,7 +180,7 @@ func decode(r io.Reader, params Params) (*State, error) {
 	if h.Params != params {
 		return nil, fmt.Errorf("%w: taken with %+v, read with %+v", ErrSnapshot, h.Params, params)
 	}
-	s.walSeq, s.output = h.WALSeq, h.Output
+	s.walSeq, s.partitionSeq = h.WALSeq, h.PartitionSeq
 	s.clock.rule, s.clock.ageMilli, s.clock.brokerMilli = h.Rule, h.AgeMilli, h.BrokerMilli
 	d.channels(&s.channels)
 	d.window(&s.window, params.DedupEntriesMax, h.Rule)
@@ -280,11 +280,11 @@ func (d *decoder) channels(t *channelTable) {
 			return
 		}
 		e := t.find(t.hash(message.ChannelType(channelType), name), message.ChannelType(channelType), name)
-		if e.seq != 0 || seq == 0 {
-			d.fail("channel %q: sequence %d after %d", name, seq, e.seq)
+		if e.messageSeq != 0 || seq == 0 {
+			d.fail("channel %q: sequence %d after %d", name, seq, e.messageSeq)
 			return
 		}
-		e.seq = seq
+		e.messageSeq = seq
 	}
 }
 
@@ -300,7 +300,7 @@ func (d *decoder) window(w *window, entriesMax, rule int) {
 			return
 		}
 		word := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
-		entry := windowEntry{key: [2]uint64{word(0), word(1)}, content: word(2), id: message.ID(word(3)), seq: word(4), ageMilli: int64(word(5))}
+		entry := windowEntry{key: [2]uint64{word(0), word(1)}, content: word(2), id: message.ID(word(3)), messageSeq: word(4), ageMilli: int64(word(5))}
 		if rule == message.RuleFrozen {
 			entry.ageMilli = entry.id.UnixMilli()
 		}

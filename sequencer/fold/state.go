@@ -18,10 +18,10 @@ type Params struct {
 
 // Record is one record of the write-ahead log.
 type Record struct {
-	Seq  uint64    // stream sequence, from 1
-	Time time.Time // the broker's timestamp, whatever it is
-	Rule int       // for time; one below message.RuleFrozen names none
-	Data []byte    // an encoded SendBatch
+	StreamSeq uint64    // from 1
+	Time      time.Time // the broker's timestamp, whatever it is
+	Rule      int       // for time; one below message.RuleFrozen names none
+	Data      []byte    // an encoded SendBatch
 }
 
 // Effect is what one send became.
@@ -30,16 +30,15 @@ type Effect struct {
 	// Identity is the send's own or, for a duplicate or a conflict, that of the
 	// earlier send.
 	Identity message.Identity
-	// Output is the partition_seq of the message, counted from 1 over the life of
-	// the partition; 0 where the send adds no message to the message log: a
-	// duplicate, a conflict, or no_persist.
-	Output uint64
+	// PartitionSeq is the partition_seq of the message. It is 0 if the send adds no message to the message log: a duplicate,
+	// a conflict, or no_persist.
+	PartitionSeq uint64
 	// Send and View alias the record's data.
 	Send []byte
 	View message.SendView
 }
 
-// Live says whether the send is to be published once and stored nowhere.
+// Live reports whether the send is to be published once and stored nowhere.
 func (e *Effect) Live() bool {
 	return e.Outcome == message.Outcome_OUTCOME_ACCEPTED && e.View.NoPersist
 }
@@ -49,7 +48,7 @@ var (
 	// folded. Nothing was folded.
 	ErrNotNext = errors.New("record does not follow the last one folded")
 	// ErrMalformed is returned for a record that is no batch of sends. The record
-	// counts as folded and has no effects, whoever folds it.
+	// counts as folded and has no effects, in every fold.
 	ErrMalformed = errors.New("malformed record")
 	// ErrIDsUsedUp is returned for a record with more sends than there are IDs left after the last one given. Only an older
 	// version, whose IDs followed any clock, can have come that far. The state is not to be used afterwards.
@@ -59,12 +58,12 @@ var (
 
 // State is a partition's state. It is not safe for concurrent use.
 type State struct {
-	params   Params
-	clock    clock
-	walSeq   uint64
-	output   uint64
-	channels channelTable
-	window   window
+	params       Params
+	clock        clock
+	walSeq       uint64
+	partitionSeq uint64
+	channels     channelTable
+	window       window
 
 	ahead [aheadMax]lookup // of the sends that are next
 	read  uint64
@@ -85,15 +84,12 @@ func New(params Params) (*State, error) {
 // WALSeq is the stream sequence of the last record folded, 0 if none.
 func (s *State) WALSeq() uint64 { return s.walSeq }
 
-// Output is the number of messages that the records folded so far put into the
-// message log; it is also the partition_seq of the last of them.
-func (s *State) Output() uint64 { return s.output }
+// PartitionSeq is the partition_seq of the last message, 0 before the first. It is also the number of messages that the
+// folded records put into the message log.
+func (s *State) PartitionSeq() uint64 { return s.partitionSeq }
 
 // LastID is the last ID given, 0 if none. All later ones are greater.
 func (s *State) LastID() message.ID { return s.clock.ids.Last() }
-
-// IDsAhead is how far the time in the last ID is ahead of the broker's at the last record; 0 if it is not or is not known.
-func (s *State) IDsAhead() time.Duration { return s.clock.ahead() }
 
 // Channels is the number of channels that have a sequence.
 func (s *State) Channels() int { return s.channels.len() }
@@ -105,23 +101,23 @@ func (s *State) DedupEntries() int { return s.window.len() }
 // order, to effects. A record that is not the next one is ErrNotNext; one that
 // cannot be read is ErrMalformed; ErrRule and ErrIDsUsedUp end the folding.
 func (s *State) Fold(r Record, effects []Effect) ([]Effect, error) {
-	if r.Seq != s.walSeq+1 {
-		return effects, fmt.Errorf("%w: have %d, got %d", ErrNotNext, s.walSeq, r.Seq)
+	if r.StreamSeq != s.walSeq+1 {
+		return effects, fmt.Errorf("%w: have %d, got %d", ErrNotNext, s.walSeq, r.StreamSeq)
 	}
 	if r.Rule > message.RuleNewest {
-		return effects, fmt.Errorf("%w: record %d, rule %d", ErrRule, r.Seq, r.Rule)
+		return effects, fmt.Errorf("%w: record %d, rule %d", ErrRule, r.StreamSeq, r.Rule)
 	}
-	s.walSeq = r.Seq
+	s.walSeq = r.StreamSeq
 	s.clock.adopt(r.Rule)
 	s.clock.record(r.Time.UnixMilli(), s.params)
 
 	start := len(effects)
 	effects, err := read(r.Data, effects)
 	if err != nil {
-		return effects[:start], fmt.Errorf("%w %d: %w", ErrMalformed, r.Seq, err)
+		return effects[:start], fmt.Errorf("%w %d: %w", ErrMalformed, r.StreamSeq, err)
 	}
 	if int64(len(effects)-start) > s.clock.ids.Left(s.clock.idMilli()) {
-		return effects[:start], fmt.Errorf("%w (record %d)", ErrIDsUsedUp, r.Seq)
+		return effects[:start], fmt.Errorf("%w (record %d)", ErrIDsUsedUp, r.StreamSeq)
 	}
 	s.forgetExpired()
 	for done := start; done < len(effects); done += aheadMax {
@@ -175,14 +171,14 @@ func (s *State) apply(e *Effect, at *lookup, index uint32) {
 		if earlier.content != at.content {
 			e.Outcome = message.Outcome_OUTCOME_CONFLICT
 		}
-		e.Identity.ID, e.Identity.Seq = earlier.id, earlier.seq
+		e.Identity.ID, e.Identity.Seq = earlier.id, earlier.messageSeq
 		return
 	}
 	s.accept(e, at, index)
 	if s.window.len() == s.params.DedupEntriesMax {
 		s.window.evict()
 	}
-	s.window.add(windowEntry{key: at.key, content: at.content, id: e.Identity.ID, seq: e.Identity.Seq, ageMilli: s.clock.remembered(e.Identity.ID)})
+	s.window.add(windowEntry{key: at.key, content: at.content, id: e.Identity.ID, messageSeq: e.Identity.Seq, ageMilli: s.clock.remembered(e.Identity.ID)})
 }
 
 func (s *State) accept(e *Effect, at *lookup, index uint32) {
@@ -193,8 +189,8 @@ func (s *State) accept(e *Effect, at *lookup, index uint32) {
 		return
 	}
 	e.Identity.Seq = s.channels.next(at.channel, e.View.ChannelType, e.View.ChannelID)
-	s.output++
-	e.Output = s.output
+	s.partitionSeq++
+	e.PartitionSeq = s.partitionSeq
 }
 
 // aheadMax is how many sends are looked up together: enough that their loads overlap, few enough that what they load

@@ -35,7 +35,7 @@ func TestFormerLogBecomesTheSame(t *testing.T) {
 	states := []*fold.State{newState(t, params())}
 	for i, r := range records {
 		for n, state := range states {
-			effects, err := state.Fold(fold.Record{Seq: uint64(i + 1), Time: time.Unix(0, r.UnixNano), Data: r.Data}, nil)
+			effects, err := state.Fold(fold.Record{StreamSeq: uint64(i + 1), Time: time.Unix(0, r.UnixNano), Data: r.Data}, nil)
 			require.NoError(t, err)
 			var answers []byte
 			for _, e := range effects {
@@ -51,7 +51,7 @@ func TestFormerLogBecomesTheSame(t *testing.T) {
 		var b bytes.Buffer
 		_, err := states[0].Snapshot().WriteTo(&b)
 		require.NoError(t, err)
-		require.Equal(t, r.Checkpoint, b.Bytes(), "an earlier version could go on")
+		require.Equal(t, r.Checkpoint, b.Bytes(), "an earlier version could continue")
 		state, err := fold.Read(bytes.NewReader(r.Checkpoint), params())
 		require.NoError(t, err)
 		states = append(states, state)
@@ -61,7 +61,7 @@ func TestFormerLogBecomesTheSame(t *testing.T) {
 	last, at := states[0].LastID(), time.Unix(0, records[len(records)-1].UnixNano).Add(time.Second).UTC().Truncate(time.Millisecond)
 	data := encode(t, &message.Send{ChannelId: "c1", ChannelType: 2, FromUid: "u", ClientMsgNo: "new"})
 	for _, state := range states {
-		effects, err := state.Fold(fold.Record{Seq: uint64(len(records) + 1), Time: at, Rule: message.RuleNewest, Data: data}, nil)
+		effects, err := state.Fold(fold.Record{StreamSeq: uint64(len(records) + 1), Time: at, Rule: message.RuleNewest, Data: data}, nil)
 		require.NoError(t, err)
 		require.Equal(t, last+1, effects[0].Identity.ID)
 		require.Equal(t, at, effects[0].Identity.AcceptedAt())

@@ -20,11 +20,11 @@ type window struct {
 }
 
 type windowEntry struct {
-	key      [2]uint64
-	content  uint64
-	id       message.ID
-	seq      uint64
-	ageMilli int64 // what the window's clock stood at; see clock
+	key        [2]uint64
+	content    uint64
+	id         message.ID
+	messageSeq uint64
+	ageMilli   int64 // what the window's clock stood at; see clock
 }
 
 // windowSlot is a place in the index. It repeats the low bits of the key, so that
@@ -125,7 +125,7 @@ func (w *window) insertIndex(slot windowSlot) {
 	w.index[i] = slot
 }
 
-// deleteIndex empties the slot of the entry at pos and moves back those behind it
+// deleteIndex empties the slot of the entry at pos and moves back those after it
 // that would no longer be found (Knuth, The Art of Computer Programming, 6.4,
 // algorithm R).
 func (w *window) deleteIndex(pos uint64) {

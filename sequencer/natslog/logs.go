@@ -1,3 +1,5 @@
+// Package natslog is the write-ahead log and the message log of one partition on NATS:
+// the ports of package runner.
 package natslog
 
 import (
@@ -30,7 +32,7 @@ type Logs struct {
 
 	acks   *nats.Subscription
 	prefix string // of the subjects that acknowledgements come back on
-	onAck  func(seq uint64, err error)
+	onAck  func(streamSeq uint64, err error)
 	msg    nats.Msg // reused: publishing encodes it before it returns
 	last   []string // its Nats-Expected-Last-Sequence
 	traced bool     // what headers say about traces is read
@@ -79,20 +81,20 @@ func (l *Logs) Close() error {
 	return nil
 }
 
-func (l *Logs) OnAck(f func(seq uint64, err error)) { l.onAck = f }
+func (l *Logs) OnAck(f func(streamSeq uint64, err error)) { l.onAck = f }
 
-func (l *Logs) Append(r *runner.Output, ack bool) error {
+func (l *Logs) Append(r *runner.Derived, ack bool) error {
 	l.msg.Data, l.msg.Reply = r.Data, ""
 	if ack {
-		l.msg.Reply = l.prefix + strconv.FormatUint(r.Seq, 10)
+		l.msg.Reply = l.prefix + strconv.FormatUint(r.StreamSeq, 10)
 	}
-	l.last[0] = strconv.FormatUint(r.Seq-1, 10)
+	l.last[0] = strconv.FormatUint(r.StreamSeq-1, 10)
 	if len(r.Traced) > 0 {
 		l.msg.Header[topology.HeaderTrace] = []string{r.Traced.String()}
 		defer delete(l.msg.Header, topology.HeaderTrace)
 	}
 	if err := l.nc.PublishMsg(&l.msg); err != nil {
-		return fmt.Errorf("publish record %d: %w", r.Seq, broker.Explain(err))
+		return fmt.Errorf("publish record %d: %w", r.StreamSeq, broker.Explain(err))
 	}
 	return nil
 }
@@ -184,19 +186,19 @@ func (l *Logs) OutputTail(ctx context.Context, since uint64) (runner.Tail, error
 		return runner.Tail{}, err //nolint:wrapcheck // says what was being done
 	}
 	state := stream.CachedInfo().State
-	tail := runner.Tail{Seq: state.LastSeq, Missing: older}
+	tail := runner.Tail{StreamSeq: state.LastSeq, Missing: older}
 	if gap > 0 {
-		tail.Seq, tail.Beyond = gap-1, state.LastSeq
+		tail.StreamSeq, tail.Beyond = gap-1, state.LastSeq
 	}
-	if state.Msgs == 0 || tail.Seq < state.FirstSeq {
+	if state.Msgs == 0 || tail.StreamSeq < state.FirstSeq {
 		return tail, nil
 	}
-	record, err := broker.RecordAt(ctx, l.js, topology.MessagesStream(l.partition), tail.Seq)
+	record, err := broker.RecordAt(ctx, l.js, topology.MessagesStream(l.partition), tail.StreamSeq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return tail, nil // retention took it meanwhile
 	}
 	if err != nil {
-		return runner.Tail{}, fmt.Errorf("read record %d of the message log: %w", tail.Seq, err)
+		return runner.Tail{}, fmt.Errorf("read record %d of the message log: %w", tail.StreamSeq, err)
 	}
 	tail.Found, tail.Data = true, record.Data
 	return tail, nil
@@ -228,21 +230,21 @@ func (l *Logs) CutOutput(ctx context.Context, last uint64) error {
 	return broker.CutStream(ctx, l.js, name, last) //nolint:wrapcheck // says what was being done
 }
 
-func (l *Logs) OutputTime(ctx context.Context, seq uint64) (at time.Time, ok bool, err error) {
+func (l *Logs) OutputTime(ctx context.Context, streamSeq uint64) (at time.Time, ok bool, err error) {
 	name := topology.MessagesStream(l.partition)
-	record, err := broker.RecordAt(ctx, l.js, name, seq)
+	record, err := broker.RecordAt(ctx, l.js, name, streamSeq)
 	switch {
 	case err == nil:
 		return record.Time, true, nil
 	case !errors.Is(err, jetstream.ErrMsgNotFound):
-		return time.Time{}, false, fmt.Errorf("read record %d of the message log: %w", seq, err)
+		return time.Time{}, false, fmt.Errorf("read record %d of the message log: %w", streamSeq, err)
 	}
 	stream, err := l.js.Stream(ctx, name)
 	if err != nil {
 		return time.Time{}, false, fmt.Errorf("look at the message log: %w", err)
 	}
 	state := stream.CachedInfo().State
-	return time.Time{}, seq <= state.LastSeq && (state.Msgs == 0 || seq < state.FirstSeq), nil
+	return time.Time{}, streamSeq <= state.LastSeq && (state.Msgs == 0 || streamSeq < state.FirstSeq), nil
 }
 
 func (l *Logs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {
@@ -270,7 +272,7 @@ func (r *reader) Next(ctx context.Context) (runner.Record, error) {
 		return runner.Record{}, fmt.Errorf("read the write-ahead log: %w", err)
 	}
 	record := runner.Record{
-		Record:  fold.Record{Seq: meta.Sequence.Stream, Time: meta.Timestamp, Rule: ruleOf(m.Headers()), Data: m.Data()},
+		Record:  fold.Record{StreamSeq: meta.Sequence.Stream, Time: meta.Timestamp, Rule: ruleOf(m.Headers()), Data: m.Data()},
 		ReplyTo: m.Headers().Get(topology.HeaderReply),
 	}
 	if r.traced {

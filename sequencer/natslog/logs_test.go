@@ -65,7 +65,7 @@ func TestOutputTime(t *testing.T) {
 	require.True(t, at.After(last), "derived again")
 }
 
-// TestReadingAheadIsBounded: what nobody takes stays in the server, and the client drops nothing, as it would for want of a place.
+// TestReadingAheadIsBounded: what is not taken stays in the server, and the client drops nothing, as it would if its buffer were full.
 func TestReadingAheadIsBounded(t *testing.T) {
 	t.Parallel()
 	h := sequencertest.Setup(t)
@@ -94,7 +94,7 @@ func TestReadingAheadIsBounded(t *testing.T) {
 		for seq < last {
 			record, err := reader.Next(h.Ctx)
 			require.NoError(t, err)
-			require.Equal(t, seq+1, record.Seq)
+			require.Equal(t, seq+1, record.StreamSeq)
 			seq++
 		}
 	}

@@ -1,3 +1,6 @@
+// Package refold folds the stored write-ahead log of a partition again, from the
+// beginning or from a checkpoint, beside a sequencer that may work. Audit, replay and
+// repair are made of it.
 package refold
 
 import (
@@ -66,15 +69,15 @@ func FindStarts(ctx context.Context, js jetstream.JetStream, deployment topology
 	return s, nil
 }
 
-// firstOutput is the first message that comes out of the oldest state.
-func (s *Starts) FirstOutput() uint64 {
+// FirstPartitionSeq is the partition_seq of the first message after the oldest state.
+func (s *Starts) FirstPartitionSeq() uint64 {
 	if s.empty {
 		return 1
 	}
-	return s.metas[len(s.metas)-1].Output + 1
+	return s.metas[len(s.metas)-1].PartitionSeq + 1
 }
 
-// oldest loads the oldest state.
+// Oldest loads the oldest state.
 func (s *Starts) Oldest(ctx context.Context) (*fold.State, error) {
 	if s.empty {
 		return fold.New(s.params)
@@ -82,8 +85,8 @@ func (s *Starts) Oldest(ctx context.Context) (*fold.State, error) {
 	return s.checkpoints.Load(ctx, s.metas[len(s.metas)-1], s.params)
 }
 
-// newest loads the newest state that suits; nil where none does. One that is damaged is passed over
-// where there is an older one.
+// Newest loads the newest state that suits; nil if none does. One that is damaged is passed over
+// if there is an older one.
 func (s *Starts) Newest(ctx context.Context, suits func(*fold.State) bool) (*fold.State, error) {
 	var damage error
 	for _, meta := range s.metas {
@@ -108,8 +111,8 @@ func (s *Starts) Newest(ctx context.Context, suits func(*fold.State) bool) (*fol
 	return nil, damage
 }
 
-// To folds the records behind a state up to last, and hands over what they became. It is ErrTrimmed
-// where a record is gone before it was read, and ErrMissing if the log lacks one; what was handed over until then stands.
+// To folds the records after a state up to last, and calls handle with what each became. The error wraps ErrTrimmed if a
+// record was trimmed before it was read, and runner.ErrMissing if the log lacks one; what was handled until then stands.
 func To(ctx context.Context, logs *natslog.Logs, state *fold.State, last uint64, handle func([]fold.Effect) error) error {
 	f := &folding{logs: logs, state: state, last: last, handle: handle, patience: foldStallMin}
 	for state.WALSeq() < last {
@@ -152,11 +155,11 @@ func (f *folding) read(ctx context.Context) error {
 		if err != nil {
 			return f.stalled(ctx, err)
 		}
-		if record.Seq <= f.state.WALSeq() {
+		if record.StreamSeq <= f.state.WALSeq() {
 			continue // the reader started again a little before where it was
 		}
-		if record.Seq > f.state.WALSeq()+1 {
-			return f.trimmed(ctx, fmt.Errorf("record %d came after %d", record.Seq, f.state.WALSeq()))
+		if record.StreamSeq > f.state.WALSeq()+1 {
+			return f.trimmed(ctx, fmt.Errorf("record %d came after %d", record.StreamSeq, f.state.WALSeq()))
 		}
 		f.patience, f.failures = foldStallMin, 0
 		f.effects, err = f.state.Fold(record.Record, f.effects[:0])
@@ -195,7 +198,7 @@ func (f *folding) trimmed(ctx context.Context, cause error) error {
 		return errors.Join(cause, err)
 	}
 	if missing == f.state.WALSeq()+1 {
-		return fmt.Errorf("%w: record %d of the write-ahead log is missing (`sendhouse repair wal --partition %d` continues behind it)", runner.ErrMissing, missing, f.logs.Partition())
+		return fmt.Errorf("%w: record %d of the write-ahead log is missing (`sendhouse repair wal --partition %d` continues after it)", runner.ErrMissing, missing, f.logs.Partition())
 	}
 	return cause
 }

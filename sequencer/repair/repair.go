@@ -1,3 +1,4 @@
+// Package repair mends the logs of a partition that a sequencer refuses.
 package repair
 
 import (
@@ -188,10 +189,10 @@ func (r *repairing) adopt(ctx context.Context, state *fold.State, last uint64) (
 
 // rawRecords reads the records of the message log as they are.
 type rawRecords struct {
-	reader *broker.OrderedReader
-	last   uint64
-	seq    uint64 // of data
-	data   []byte
+	reader    *broker.OrderedReader
+	last      uint64
+	streamSeq uint64 // stream sequence of data
+	data      []byte
 }
 
 func (r *repairing) read(ctx context.Context, from uint64) (*rawRecords, error) {
@@ -208,24 +209,24 @@ func (r *rawRecords) stop() { r.reader.Stop() }
 const recordWait = 20 * time.Second
 
 // at returns the record with a sequence, nil if there is none. Sequences must grow from call to call.
-func (r *rawRecords) at(ctx context.Context, seq uint64) ([]byte, error) {
-	if seq > r.last {
+func (r *rawRecords) at(ctx context.Context, streamSeq uint64) ([]byte, error) {
+	if streamSeq > r.last {
 		return nil, nil
 	}
 	wait, cancel := context.WithTimeout(ctx, recordWait)
 	defer cancel()
-	for r.seq < seq {
+	for r.streamSeq < streamSeq {
 		m, err := r.reader.Next(jetstream.NextContext(wait))
 		if err != nil {
-			return nil, fmt.Errorf("read record %d of the message log: %w", seq, err)
+			return nil, fmt.Errorf("read record %d of the message log: %w", streamSeq, err)
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return nil, fmt.Errorf("read record %d of the message log: %w", seq, err)
+			return nil, fmt.Errorf("read record %d of the message log: %w", streamSeq, err)
 		}
-		r.seq, r.data = meta.Sequence.Stream, m.Data()
+		r.streamSeq, r.data = meta.Sequence.Stream, m.Data()
 	}
-	if r.seq > seq {
+	if r.streamSeq > streamSeq {
 		return nil, nil
 	}
 	return r.data, nil
@@ -267,7 +268,7 @@ func (r *repairing) makeLogAgain(ctx context.Context, starts *refold.Starts, out
 		return err
 	}
 	err = command.Confirm(out, yes, "partition %d: there is no message log. It is made again, and records %d to %d are derived. Up to message %d it stays without the messages before them; rows of these are in ClickHouse alone.\n",
-		r.partition, state.WALSeq()+1, r.wal.Last, state.Output())
+		r.partition, state.WALSeq()+1, r.wal.Last, state.PartitionSeq())
 	if err != nil {
 		return err
 	}
@@ -310,7 +311,7 @@ func repairWAL(ctx context.Context, r *repairing, out io.Writer, yes bool) error
 	}
 	if state.WALSeq() > r.log.Last {
 		return fmt.Errorf("%w: the newest checkpoint was taken at record %d, and the message log ends at %d: the messages between them, up to partition_seq %d, are in neither log; restore the streams from a backup",
-			ErrCannotRepair, state.WALSeq(), r.log.Last, state.Output())
+			ErrCannotRepair, state.WALSeq(), r.log.Last, state.PartitionSeq())
 	}
 	from := state.WALSeq()
 	wrong, reason, err := r.adopt(ctx, state, r.log.Last)

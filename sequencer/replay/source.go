@@ -1,3 +1,5 @@
+// Package replay is the write-ahead log as the source of a replay: it derives the
+// messages again, without the message log.
 package replay
 
 import (
@@ -34,9 +36,9 @@ type source struct {
 	log        *slog.Logger
 }
 
-// NewSource gives the write-ahead log as a source of a replay: its records are folded again, from a
+// NewSource returns the write-ahead log as the source of a replay: its records are folded again, from a
 // checkpoint where the log has been trimmed. The message log is not asked for anything, and need not exist. A
-// record has no time at which it was stored. It may be used beside a working sequencer, which goes on trimming.
+// record has no time at which it was stored. It may be used beside a working sequencer, which keeps trimming.
 func NewSource(js jetstream.JetStream, deployment topology.Deployment, log *slog.Logger) replay.Source {
 	return &source{js: js, deployment: deployment, log: log}
 }
@@ -92,13 +94,13 @@ func (m *partitionLog) plan(ctx context.Context, asked replay.Period) (replay.Sp
 	if err != nil {
 		return replay.Span{}, err
 	}
-	span := replay.Span{Created: created, First: starts.FirstOutput()}
+	span := replay.Span{Created: created, First: starts.FirstPartitionSeq()}
 	if asked.FromSeq > 0 && asked.FromSeq < span.First {
 		return span, m.gone(ctx, starts)
 	}
 	span.First = max(span.First, asked.FromSeq)
-	from, until := newPlace(asked.From), newPlace(asked.Until)
-	state, err := starts.Newest(ctx, func(s *fold.State) bool { return from.liesBehind(s) && until.liesBehind(s) })
+	from, until := newTimeBound(asked.From), newTimeBound(asked.Until)
+	state, err := starts.Newest(ctx, func(s *fold.State) bool { return from.isAfter(s) && until.isAfter(s) })
 	switch {
 	case err != nil:
 		return span, err
@@ -118,7 +120,7 @@ func (m *partitionLog) plan(ctx context.Context, asked replay.Period) (replay.Sp
 	}); err != nil {
 		return span, err
 	}
-	span.Last = state.Output()
+	span.Last = state.PartitionSeq()
 	if !asked.From.IsZero() {
 		span.First = from.or(span.Last + 1)
 	}
@@ -128,34 +130,36 @@ func (m *partitionLog) plan(ctx context.Context, asked replay.Period) (replay.Sp
 	return span, nil
 }
 
-// place is that of the first message that was accepted at a time or after it.
-type place struct {
+// timeBound finds the partition_seq of the first message that was accepted at a time or after it.
+type timeBound struct {
 	unixMilli int64
 	asked     bool
 	found     uint64
 }
 
-func newPlace(at time.Time) *place { return &place{unixMilli: at.UnixMilli(), asked: !at.IsZero()} }
-
-// liesBehind says whether it surely comes after what a state has folded.
-func (p *place) liesBehind(s *fold.State) bool {
-	return !p.asked || s.LastID() == 0 || s.LastID().UnixMilli() < p.unixMilli
+func newTimeBound(at time.Time) *timeBound {
+	return &timeBound{unixMilli: at.UnixMilli(), asked: !at.IsZero()}
 }
 
-func (p *place) pass(e *fold.Effect) {
-	if p.found == 0 && e.Output > 0 && e.Identity.ID.UnixMilli() >= p.unixMilli {
-		p.found = e.Output
+// isAfter reports whether the message surely comes after what a state has folded.
+func (b *timeBound) isAfter(s *fold.State) bool {
+	return !b.asked || s.LastID() == 0 || s.LastID().UnixMilli() < b.unixMilli
+}
+
+func (b *timeBound) pass(e *fold.Effect) {
+	if b.found == 0 && e.PartitionSeq > 0 && e.Identity.ID.UnixMilli() >= b.unixMilli {
+		b.found = e.PartitionSeq
 	}
 }
 
-func (p *place) or(other uint64) uint64 {
-	if p.found == 0 {
+func (b *timeBound) or(other uint64) uint64 {
+	if b.found == 0 {
 		return other
 	}
-	return p.found
+	return b.found
 }
 
-// gone says from where on messages can be had.
+// gone is the error that names the first message that can be derived.
 func (m *partitionLog) gone(ctx context.Context, starts *refold.Starts) error {
 	oldest, err := starts.Oldest(ctx)
 	if err != nil {
@@ -163,10 +167,10 @@ func (m *partitionLog) gone(ctx context.Context, starts *refold.Starts) error {
 	}
 	since := time.UnixMilli(oldest.LastID().UnixMilli() + 1).UTC()
 	return fmt.Errorf("partition %d: %w: the write-ahead log was trimmed, and makes messages from partition_seq %d on, which were accepted from %s on (--from-partition-seq=%d or --from=%s)",
-		m.partition, replay.ErrGone, oldest.Output()+1, since.Format(time.RFC3339Nano), oldest.Output()+1, since.Format(time.RFC3339Nano))
+		m.partition, replay.ErrGone, oldest.PartitionSeq()+1, since.Format(time.RFC3339Nano), oldest.PartitionSeq()+1, since.Format(time.RFC3339Nano))
 }
 
-// Resume refuses where what comes next is gone: to pass over it could not be told from having replayed it.
+// Resume refuses if what comes next is gone: to pass over it could not be distinguished from having replayed it.
 func (m *partitionLog) Resume(ctx context.Context, created time.Time, next uint64) (uint64, error) {
 	_, now, starts, err := m.look(ctx)
 	if err != nil {
@@ -175,7 +179,7 @@ func (m *partitionLog) Resume(ctx context.Context, created time.Time, next uint6
 	if err := replay.SameLog(walName, m.partition, now, created); err != nil {
 		return 0, err
 	}
-	if next < starts.FirstOutput() {
+	if next < starts.FirstPartitionSeq() {
 		return 0, m.gone(ctx, starts)
 	}
 	return next, nil
@@ -191,14 +195,14 @@ func (m *partitionLog) Range(ctx context.Context, first, last uint64, channels [
 		if len(channels) > 0 && !slices.Contains(channels, messagelog.Channel{ID: string(e.View.ChannelID), Type: e.View.ChannelType}) {
 			return nil
 		}
-		return handle(messagelog.Entry{Partition: m.partition, Seq: e.Output, Record: e.Identity.WALSeq, Data: message.AppendMessage(nil, e.Send, e.Identity)})
+		return handle(messagelog.Entry{Partition: m.partition, Seq: e.PartitionSeq, Record: e.Identity.WALSeq, Data: message.AppendMessage(nil, e.Send, e.Identity)})
 	}
 	for attempt := 1; next <= last; attempt++ {
 		before := next
 		err := m.from(ctx, next, func(effects []fold.Effect) error {
 			for i := range effects {
 				e := &effects[i]
-				if e.Output < next {
+				if e.PartitionSeq < next {
 					continue
 				}
 				if err := give(e); err != nil {
@@ -233,7 +237,7 @@ func (m *partitionLog) from(ctx context.Context, next uint64, handle func([]fold
 	if err != nil {
 		return err
 	}
-	state, err := starts.Newest(ctx, func(s *fold.State) bool { return s.Output() < next })
+	state, err := starts.Newest(ctx, func(s *fold.State) bool { return s.PartitionSeq() < next })
 	switch {
 	case err != nil:
 		return err

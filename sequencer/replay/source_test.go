@@ -57,7 +57,7 @@ func (s *heap) Put(_ context.Context, b []messagelog.Entry) (uint64, error) {
 	return 0, nil
 }
 
-// replay gives what a source has, and what was said meanwhile.
+// replay collects what a source has, and returns what was printed meanwhile.
 func (h *harness) replay(source replay.Source, sink *heap, args ...string) (string, error) {
 	h.T.Helper()
 	var cfg replay.Config
@@ -150,7 +150,7 @@ func view(t testing.TB, r messagelog.Entry) *message.Message {
 	return m
 }
 
-// trimmed gives a deployment whose write-ahead log was trimmed behind the older of two checkpoints, and all of
+// trimmed returns a deployment whose write-ahead log was trimmed up to the older of two checkpoints, and all of
 // its messages. The message log is gone.
 func trimmed(t *testing.T) (h *harness, all []messagelog.Entry) {
 	t.Helper()
@@ -178,7 +178,7 @@ func trimmed(t *testing.T) (h *harness, all []messagelog.Entry) {
 func TestReplayOfATrimmedWriteAheadLog(t *testing.T) {
 	t.Parallel()
 	h, all := trimmed(t)
-	const first = 61 // of the 120, in four rounds of 30, behind the older checkpoint
+	const first = 61 // of the 120, in four rounds of 30, after the older checkpoint
 
 	var sink heap
 	said, err := h.replay(h.fromWAL(), &sink)

@@ -55,7 +55,7 @@ func (c *brokerClock) look(before, after, broker time.Time) time.Duration {
 func (c *brokerClock) at(now time.Time) time.Time { return c.own.Add(now.Sub(c.start)) }
 
 // record takes the time of the next record, and returns by how much the broker's clock has stepped before it: back, if the record is
-// older than the one before; ahead, if it is newer than can be. Zero if it has not, or that cannot be told.
+// older than the one before; ahead, if it is newer than can be. Zero if it has not, or that cannot be known.
 func (c *brokerClock) record(now, stored time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,9 +10,9 @@ import (
 )
 
 // keptCheckpoint is a stored checkpoint and since when this keeper has seen the
-// message log to reach it, by one and the same record; zero where it does not yet.
+// message log to reach it, by one and the same record; zero if it does not yet.
 // What another owner saw is not asked: a power loss may have taken the messages since,
-// and they may have been written again a moment ago, or its clock may be off. Whoever
+// and they may have been written again a moment ago, or its clock may be off. An owner that
 // has lost its lease may write them again while this keeper looks, too, so that the
 // log is never seen to be shorter: by the time of the record it is noticed.
 type keptCheckpoint struct {
@@ -73,13 +73,13 @@ func (k *Keeper) take(kept Kept) {
 	}
 }
 
-// settled says whether a checkpoint surely survives a power loss together with the
+// settled reports whether a checkpoint surely survives a power loss together with the
 // messages that it needs.
 func (k *Keeper) settled(c keptCheckpoint) bool {
 	return !c.reached.IsZero() && k.Now().Sub(c.reached) >= durableHorizon
 }
 
-// newestSettled is nil where none is.
+// newestSettled is nil if none is.
 func (k *Keeper) newestSettled() *CheckpointMeta {
 	if i := slices.IndexFunc(k.kept, k.settled); i >= 0 {
 		return &k.kept[i].CheckpointMeta
@@ -87,10 +87,10 @@ func (k *Keeper) newestSettled() *CheckpointMeta {
 	return nil
 }
 
-// Due says whether a checkpoint should be taken: there is something new, the
+// Due reports whether a checkpoint should be taken: there is something new, the
 // newest is old enough, and one is settled, which can be kept beside the new one.
 // While the write-ahead log is filling it need not be new: a full log takes nothing
-// new, and only the next checkpoint allows to trim it behind the newest.
+// new, and only the next checkpoint allows to trim it up to the newest.
 func (k *Keeper) Due() bool {
 	if !k.known {
 		return false
@@ -128,9 +128,9 @@ func (k *Keeper) Checkpoint(ctx context.Context) error {
 }
 
 // awaitOutput waits until the message log has everything up to a record. It may take nothing for as long as it likes, so the lag is
-// measured meanwhile: that is when somebody wants to know it.
-func (k *Keeper) awaitOutput(ctx context.Context, seq uint64) error {
-	reached := k.outbox.reached(seq)
+// measured meanwhile: that is when an operator looks at it.
+func (k *Keeper) awaitOutput(ctx context.Context, streamSeq uint64) error {
+	reached := k.outbox.reached(streamSeq)
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
 	for {
@@ -191,7 +191,7 @@ func (k *Keeper) Store(ctx context.Context, snapshot *fold.Snapshot) error {
 
 // sure asserts, before what cannot be taken back, that the message log has everything up to
 // what it had acknowledged, since a power loss may have taken a part unnoticed, and that the lease
-// stands. Whether a checkpoint is settled is to be asked only behind it.
+// stands. Whether a checkpoint is settled is to be asked only after it.
 func (k *Keeper) sure(ctx context.Context) error {
 	acked, _, _ := k.outbox.state()
 	if err := k.whole(ctx, acked); err != nil {
@@ -207,7 +207,7 @@ func (k *Keeper) sure(ctx context.Context) error {
 }
 
 // Trim drops what no recovery needs of the write-ahead log: what lies before the
-// older of two checkpoints, where that one is settled.
+// older of two checkpoints, if that one is settled.
 func (k *Keeper) Trim(ctx context.Context) error {
 	if !k.known || len(k.kept) < 2 || !k.settled(k.kept[1]) || k.kept[1].WALSeq < k.walFirst {
 		return nil
@@ -219,7 +219,7 @@ func (k *Keeper) Trim(ctx context.Context) error {
 	if !k.settled(k.kept[1]) {
 		return errUnsettled
 	}
-	// If nobody has made a claim since, it is surely settled, and stays so.
+	// If no other owner has made a claim since, it is surely settled, and stays so.
 	kept, err := k.Checkpoints.List(ctx)
 	if err != nil {
 		return err

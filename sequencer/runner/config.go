@@ -16,7 +16,7 @@ type Config struct {
 	OutputAckTimeout   time.Duration   `help:"How long the message log may leave writes unacknowledged before its tail is read again." default:"5s"`
 }
 
-// durableHorizon is the age behind which the message log is surely on disk on a
+// durableHorizon is the age from which on the message log is surely on disk on a
 // single server: three of its sync intervals (docs/architecture.md, Durability).
 // The write-ahead log is trimmed, and a checkpoint dropped, only where what
 // replaces it is older.

@@ -73,8 +73,8 @@ func (p *Partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 	}
 }
 
-// Emit sends the next chunk, if there is one to send, and says of how many
-// records it was. An error says that the chain is broken, and Resume must follow.
+// Emit sends the next chunk, if there is one to send, and returns its number of
+// records. After an error the chain is broken, and Resume must follow.
 func (p *Partition) Emit() (int, error) {
 	var err error
 	if p.chunk, err = p.outbox.take(p.chunk[:0]); err != nil {
@@ -86,7 +86,7 @@ func (p *Partition) Emit() (int, error) {
 // send appends a chunk to the message log and asks for the outcome of its last
 // record, which speaks for all. A process that was paused may find here, before
 // its context has ended, that its lease has.
-func (p *Partition) send(chunk []Output) error {
+func (p *Partition) send(chunk []Derived) error {
 	if len(chunk) > 0 && !p.MayWrite() {
 		return ErrNotOwner
 	}
@@ -98,8 +98,8 @@ func (p *Partition) send(chunk []Output) error {
 	return nil
 }
 
-// Resume reads the message log's tail and goes on from there. It says again where
-// the tail could not be read.
+// Resume reads the message log's tail and continues from there. again is set if the
+// tail could not be read.
 func (p *Partition) Resume(ctx context.Context) (again bool, err error) {
 	ackedBefore, _, _ := p.outbox.state()
 	end, err := p.Logs.OutputTail(ctx, p.since)
@@ -121,9 +121,9 @@ type emitter struct {
 	vain      int    // resumes on end that found nothing more acknowledged
 }
 
-// listen starts the timer anew where the message log has taken more, or where
+// listen restarts the timer if the message log has taken more, or if
 // something is in flight again. A look for any other reason leaves it running: sends
-// that keep coming must not hide a log that gives no word.
+// that keep coming must not hide a log that does not answer.
 func (e *emitter) listen(acked uint64, inFlight int) {
 	if inFlight > 0 && (!e.listening || acked != e.heard) {
 		e.silence.Reset(e.cfg.OutputAckTimeout)
@@ -131,12 +131,12 @@ func (e *emitter) listen(acked uint64, inFlight int) {
 	e.listening, e.heard = inFlight > 0, acked
 }
 
-// resume goes on after a refusal, a time-out or a failed publish: never blindly,
+// resume continues after a refusal, a time-out or a failed publish: never blindly,
 // but from the tail that the message log's leader reports.
 func (e *emitter) resume(ctx context.Context, cause error) error {
 	e.Metrics.resumed.Inc()
-	e.Logger.Warn("the message log did not take what was sent; going on from its tail", "error", cause)
-	e.listening = false // nothing is in flight behind the tail
+	e.Logger.Warn("the message log did not take what was sent; resuming from its tail", "error", cause)
+	e.listening = false // nothing is in flight after the tail
 	for attempt := 0; ; attempt++ {
 		again, err := e.Resume(ctx)
 		if err == nil {
@@ -147,7 +147,7 @@ func (e *emitter) resume(ctx context.Context, cause error) error {
 			return err
 		}
 		if attempt == 0 && ctx.Err() == nil {
-			e.Logger.Warn("the message log's tail cannot be read; trying on", "error", err)
+			e.Logger.Warn("cannot read the message log's tail; retrying", "error", err)
 		}
 		if e.backoff.Wait(ctx, attempt+1) != nil {
 			return nil
@@ -168,17 +168,17 @@ func (e *emitter) pauseInVain(ctx context.Context) {
 	}
 }
 
-// Derive appends the record of the message log that a record of the write-ahead log became, and says how many messages it holds: the
+// Derive appends the record of the message log that a record of the write-ahead log became, and returns how many messages it holds: the
 // state is that after it, and the effects are those of its sends. Nothing else decides what is in it.
 func Derive(dst []byte, state *fold.State, effects []fold.Effect) (record []byte, messages int) {
 	for i := range effects {
-		if effects[i].Output != 0 {
+		if effects[i].PartitionSeq != 0 {
 			messages++
 		}
 	}
-	dst = message.AppendBatchHead(dst, state.Output()-uint64(messages)+1, state.LastID())
+	dst = message.AppendBatchHead(dst, state.PartitionSeq()-uint64(messages)+1, state.LastID())
 	for i := range effects {
-		if e := &effects[i]; e.Output != 0 {
+		if e := &effects[i]; e.PartitionSeq != 0 {
 			dst = message.AppendBatchMessage(dst, e.Send, e.Identity)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 // Sentinels that an Error wraps.
 var (
-	// ErrMissing: the logs lack what would be needed to go on without giving a
+	// ErrMissing: the logs lack what would be needed to continue without giving a
 	// sequence number out twice. An operator must restore it.
 	ErrMissing = errors.New("the log no longer holds what the state is made from")
 	// ErrRefused: a check from outside refuses the partition and says why.
@@ -51,26 +51,26 @@ func (e *Error) Error() string {
 		text += fmt.Sprintf("; run `sendhouse repair message-log --partition %d`, which derives the message log again from that record on", e.Partition)
 	}
 	if errors.Is(e.Err, ErrMissing) {
-		text += fmt.Sprintf("; `sendhouse repair wal --partition %d` says whether the partition can be continued from the message log", e.Partition)
+		text += fmt.Sprintf("; `sendhouse repair wal --partition %d` reports whether the partition can be continued from the message log", e.Partition)
 	}
 	return text
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
 // ForeignRecordError is the error of a record of the message log that is not what the
 // write-ahead log makes of the record with the same sequence. It wraps ErrInvariant. A
 // stream can neither replace a record nor drop its last one, so no owner can mend it.
 type ForeignRecordError struct {
-	Seq   uint64 // of the first record that is known to be wrong
-	Found string // what it is
-	Want  string // what it must be
+	StreamSeq uint64 // of the first record that is known to be wrong
+	Found     string // what it is
+	Want      string // what it must be
 }
 
 // Error says what stands there and what must.
 func (e *ForeignRecordError) Error() string {
-	return fmt.Sprintf("%v: record %d of the message log is %s, and the write-ahead log makes %s: something else has published to the message log, or it is damaged", ErrInvariant, e.Seq, e.Found, e.Want)
+	return fmt.Sprintf("%v: record %d of the message log is %s, and the write-ahead log makes %s: something else has published to the message log, or it is damaged", ErrInvariant, e.StreamSeq, e.Found, e.Want)
 }
 
 // Unwrap returns ErrInvariant.
@@ -86,7 +86,7 @@ func describe(record []byte) string {
 	return fmt.Sprintf("%s (%d bytes, CRC32C %08x)", kind, len(record), crc32.Checksum(record, crc32.MakeTable(crc32.Castagnoli)))
 }
 
-// Permanent says whether trying again cannot help.
+// Permanent reports whether a retry cannot help.
 func Permanent(err error) bool {
 	return errors.Is(err, ErrMissing) || errors.Is(err, ErrRefused) || errors.Is(err, ErrInvariant) || errors.Is(err, fold.ErrRule) || errors.Is(err, fold.ErrIDsUsedUp)
 }

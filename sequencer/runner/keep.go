@@ -17,7 +17,7 @@ const keepInterval = 5 * time.Second
 const stallTicks = 3
 
 // keep takes checkpoints, trims the write-ahead log, measures lag, and notices a
-// reader that has stalled or a message log that lost its tail while nobody sent.
+// reader that has stalled or a message log that lost its tail while there were no sends.
 func (p *Partition) keep(ctx context.Context) error {
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
@@ -73,13 +73,13 @@ func (k *Keeper) tick(ctx context.Context) error {
 	default:
 		// Recovery reads a longer tail until one succeeds; nothing is lost.
 		k.Metrics.checkpointsFailed.Inc()
-		k.Logger.Error("checkpoint failed; trying again", "error", err)
+		k.Logger.Error("checkpoint failed; retrying", "error", err)
 	}
 	return nil
 }
 
 // Measure sets the lag gauges and checks for progress. A broker that does not
-// answer is not an error here: whoever needs it next will say so.
+// answer is not an error here: the next call that needs it returns one.
 func (k *Keeper) Measure(ctx context.Context) error {
 	asked := k.Now()
 	wal, err := k.Logs.WALBounds(ctx)
@@ -109,10 +109,10 @@ func (k *Keeper) Measure(ctx context.Context) error {
 		return err
 	}
 	// What was derived since may be there already, so that is asked only now.
-	if _, _, derivedNow := k.outbox.state(); end.Seq > derivedNow {
-		return fmt.Errorf("%w: it ends at %d, past record %d derived here", errOutputAhead, end.Seq, derivedNow)
+	if _, _, derivedNow := k.outbox.state(); end.StreamSeq > derivedNow {
+		return fmt.Errorf("%w: it ends at %d, past record %d derived here", errOutputAhead, end.StreamSeq, derivedNow)
 	}
-	// Where the outbox holds something, folding may be waiting for it and not for the reader.
+	// While the outbox holds something, folding may be waiting for it and not for the reader.
 	if walSeq >= wal.Last || walSeq != k.lastSeen || ackedBefore < derived {
 		k.lastSeen, k.stalled = walSeq, 0
 		return nil
@@ -123,7 +123,7 @@ func (k *Keeper) Measure(ctx context.Context) error {
 	return nil
 }
 
-// compareClocks shows how far the broker's clock is from the process's own and behind the IDs.
+// compareClocks shows how far the broker's clock is from the process's own, and how far the IDs are ahead of it.
 func (k *Keeper) compareClocks(before, after, broker time.Time) {
 	if broker.IsZero() {
 		return
@@ -165,7 +165,7 @@ type walLook struct {
 // looksMax bounds what is kept. Beyond it the newest look is replaced, so that the oldest, which counts, stays.
 const looksMax = 1024
 
-// oldest is told the log's end and how far it is folded, and gives the age of the first record behind that; 0 where there is none.
+// oldest takes the log's end and how far it is folded, and returns the age of the first record that is not folded; 0 if there is none.
 func (w *walAges) oldest(now time.Time, folded, last uint64) time.Duration {
 	done := 0
 	for done < len(w.looks) && w.looks[done].last <= folded {

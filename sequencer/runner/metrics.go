@@ -69,7 +69,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		malformed:          counter("malformed_records_total", "Records of the write-ahead log that were no batch of sends and were skipped."),
 		answersFailed:      counter("answers_failed_total", "Answers that could not be published."),
 		liveFailed:         counter("live_failed_total", "no_persist messages that could not be published."),
-		resumed:            counter("output_resumes_total", "Times that writing the message log went on from its tail after a refusal, a time-out or a lost connection."),
+		resumed:            counter("output_resumes_total", "Times that writing the message log resumed from its tail after a refusal, a time-out or a lost connection."),
 		walLag:             gauge("wal_lag_records", "Records of the write-ahead log not yet folded."),
 		walAge:             gauge("wal_lag_seconds", "Age of the oldest record not yet folded, to the few seconds between two looks; 0 if all are."),
 		walDelay:           histogram("wal_delay_seconds", "Time from when the broker stored a record of the write-ahead log until it is folded.", 1e-4),
@@ -112,7 +112,7 @@ type PartitionMetrics struct {
 	stepsForward, stepsBack                          prometheus.Counter
 }
 
-// Partition gives the children of one partition.
+// Partition returns the children of one partition.
 func (m *Metrics) Partition(partition int) *PartitionMetrics {
 	p := strconv.Itoa(partition)
 	return &PartitionMetrics{

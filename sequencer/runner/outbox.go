@@ -24,27 +24,26 @@ type outbox struct {
 	messagesMax, bytesMax int
 
 	mu       sync.Mutex
-	queue    []Output // queue[i].Seq = acked+1+i; it lies in space
-	space    []Output
+	queue    []Derived // queue[i].Seq = acked+1+i; it lies in space
+	space    []Derived
 	acked    uint64   // stream sequence up to which the message log has everything
 	sent     uint64   // acked ≤ sent ≤ last derived
 	ends     []uint64 // last sequence of each chunk in flight, ascending
 	messages int      // in the queue
 	bytes    int      // of the queue
 	failed   error    // why the chain broke; cleared by rewind
-
-	waiting []ackWaiter
+	waiting  []ackWaiter
 
 	room   lifecycle.Wake // of put: the queue got shorter
 	change lifecycle.Wake // of the emitter: something to send, or an outcome
 }
 
 type ackWaiter struct {
-	seq  uint64
-	done chan struct{}
+	streamSeq uint64
+	done      chan struct{}
 }
 
-// newOutbox starts behind a message log that already has everything up to acked.
+// newOutbox starts after a message log that already has everything up to acked.
 func newOutbox(messagesMax, bytesMax int, acked uint64) *outbox {
 	return &outbox{
 		messagesMax: messagesMax, bytesMax: bytesMax, acked: acked, sent: acked,
@@ -53,10 +52,10 @@ func newOutbox(messagesMax, bytesMax int, acked uint64) *outbox {
 }
 
 // put appends the next record. It waits while the outbox is full.
-func (o *outbox) put(ctx context.Context, next Output) error {
+func (o *outbox) put(ctx context.Context, next Derived) error {
 	for {
 		o.mu.Lock()
-		if o.fits(next.Messages) {
+		if o.fitsLocked(next.Messages) {
 			break
 		}
 		o.mu.Unlock()
@@ -67,10 +66,10 @@ func (o *outbox) put(ctx context.Context, next Output) error {
 		}
 	}
 	defer o.mu.Unlock()
-	if want := o.acked + uint64(len(o.queue)) + 1; next.Seq != want {
-		return fmt.Errorf("%w: record %d put into the outbox where %d is next", ErrInvariant, next.Seq, want)
+	if want := o.acked + uint64(len(o.queue)) + 1; next.StreamSeq != want {
+		return fmt.Errorf("%w: record %d put into the outbox where %d is next", ErrInvariant, next.StreamSeq, want)
 	}
-	o.makeRoom()
+	o.makeRoomLocked()
 	o.queue = append(o.queue, next)
 	o.messages += next.Messages
 	o.bytes += len(next.Data)
@@ -78,24 +77,24 @@ func (o *outbox) put(ctx context.Context, next Output) error {
 	return nil
 }
 
-// makeRoom moves the queue to the front of its space where there is no more at the end, and makes the space larger where the queue
-// fills more than half of it. Called with mu held.
-func (o *outbox) makeRoom() {
+// makeRoomLocked moves the queue to the front of its space if there is no more at the end, and makes the space larger if the queue
+// fills more than half of it.
+func (o *outbox) makeRoomLocked() {
 	if len(o.queue) < cap(o.queue) {
 		return
 	}
 	before := o.queue
 	if need := 2 * (len(before) + 1); need > cap(o.space) {
-		o.space = make([]Output, 0, need)
+		o.space = make([]Derived, 0, need)
 	}
 	full := o.space[:cap(o.space)]
 	o.queue = full[:copy(full, before)]
 	clear(full[len(o.queue):]) // what was moved down is not kept at its old place as well
 }
 
-// take appends to chunk the next records to send and counts them as sent. It
-// gives none while enough are in flight, or when the chain is broken.
-func (o *outbox) take(chunk []Output) ([]Output, error) {
+// take appends to chunk the next records to send and counts them as sent: none while
+// enough are in flight. It returns an error if the chain is broken.
+func (o *outbox) take(chunk []Derived) ([]Derived, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.failed != nil {
@@ -116,33 +115,33 @@ func (o *outbox) take(chunk []Output) ([]Output, error) {
 	return chunk, nil
 }
 
-// fits is called with mu held.
-func (o *outbox) fits(more int) bool {
+// fitsLocked reports whether there is room for a record with so many messages.
+func (o *outbox) fitsLocked(more int) bool {
 	return len(o.queue) == 0 || (o.messages+more <= o.messagesMax && len(o.queue) < o.messagesMax && o.bytes < o.bytesMax)
 }
 
 // ack records the outcome of a chunk whose last record has this sequence.
-func (o *outbox) ack(seq uint64, err error) {
+func (o *outbox) ack(streamSeq uint64, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	defer o.change.Signal()
 	switch {
-	case seq <= o.acked || seq > o.sent:
+	case streamSeq <= o.acked || streamSeq > o.sent:
 		// Of a chunk from before a rewind; the tail that was read has said more.
 	case err != nil:
 		o.failed = err
 	default:
-		o.forget(seq)
+		o.forgetLocked(streamSeq)
 	}
 }
 
-// forget drops what the message log has. Called with mu held.
-func (o *outbox) forget(upTo uint64) {
+// forgetLocked drops what the message log has.
+func (o *outbox) forgetLocked(upTo uint64) {
 	n := min(int(upTo-o.acked), len(o.queue))
 	for i := range o.queue[:n] {
 		o.messages -= o.queue[i].Messages
 		o.bytes -= len(o.queue[i].Data)
-		o.queue[i] = Output{}
+		o.queue[i] = Derived{}
 	}
 	o.queue = o.queue[n:]
 	o.acked += uint64(n)
@@ -152,7 +151,7 @@ func (o *outbox) forget(upTo uint64) {
 	}
 	waiting := o.waiting[:0]
 	for _, w := range o.waiting {
-		if w.seq > o.acked {
+		if w.streamSeq > o.acked {
 			waiting = append(waiting, w)
 			continue
 		}
@@ -163,11 +162,11 @@ func (o *outbox) forget(upTo uint64) {
 }
 
 // reached is closed when the message log has everything up to seq.
-func (o *outbox) reached(seq uint64) <-chan struct{} {
+func (o *outbox) reached(streamSeq uint64) <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	w := ackWaiter{seq: seq, done: make(chan struct{})}
-	if o.acked >= seq {
+	w := ackWaiter{streamSeq: streamSeq, done: make(chan struct{})}
+	if o.acked >= streamSeq {
 		close(w.done)
 	} else {
 		o.waiting = append(o.waiting, w)
@@ -175,9 +174,9 @@ func (o *outbox) reached(seq uint64) <-chan struct{} {
 	return w.done
 }
 
-// rewind takes up sending again behind the tail that the message log really has.
-// ackedBefore is what was acknowledged before the tail was read. It says
-// errOutputLost where the outbox no longer holds what the log lacks.
+// rewind resumes sending after the tail that the message log really has.
+// ackedBefore is what was acknowledged before the tail was read. It returns
+// errOutputLost if the outbox no longer holds what the log lacks.
 func (o *outbox) rewind(t Tail, ackedBefore uint64) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -185,17 +184,17 @@ func (o *outbox) rewind(t Tail, ackedBefore uint64) error {
 	if err := t.has(ackedBefore); err != nil {
 		return err
 	}
-	if t.Seq > last {
-		return fmt.Errorf("%w: it ends at %d, past record %d derived here; another sequencer is ahead", errOutputLost, t.Seq, last)
+	if t.StreamSeq > last {
+		return fmt.Errorf("%w: it ends at %d, past record %d derived here; another sequencer is ahead", errOutputLost, t.StreamSeq, last)
 	}
-	if t.Found && t.Seq > o.acked {
-		if err := sameRecord(o.queue[t.Seq-o.acked-1].Data, t); err != nil {
+	if t.Found && t.StreamSeq > o.acked {
+		if err := sameRecord(o.queue[t.StreamSeq-o.acked-1].Data, t); err != nil {
 			return err
 		}
 	}
 	o.failed, o.ends = nil, nil
-	if t.Seq > o.acked {
-		o.forget(t.Seq)
+	if t.StreamSeq > o.acked {
+		o.forgetLocked(t.StreamSeq)
 	}
 	o.sent = o.acked
 	return nil
@@ -204,12 +203,12 @@ func (o *outbox) rewind(t Tail, ackedBefore uint64) error {
 // sameRecord asserts that the message log's last record is the one derived.
 func sameRecord(derived []byte, t Tail) error {
 	if !bytes.Equal(derived, t.Data) {
-		return &ForeignRecordError{Seq: t.Seq, Found: describe(t.Data), Want: describe(derived)}
+		return &ForeignRecordError{StreamSeq: t.StreamSeq, Found: describe(t.Data), Want: describe(derived)}
 	}
 	return nil
 }
 
-// state gives how far things are: acknowledged, chunks in flight, last derived.
+// state returns how far things are: acknowledged, chunks in flight, last derived.
 func (o *outbox) state() (acked uint64, inFlight int, last uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -19,7 +19,7 @@ func TestOutboxIsBoundByMessagesAndRecords(t *testing.T) {
 		put := func(messages int) <-chan error {
 			seq++
 			done := make(chan error, 1)
-			next := Output{Seq: seq, Messages: messages, Data: []byte{1}}
+			next := Derived{StreamSeq: seq, Messages: messages, Data: []byte{1}}
 			go func() { done <- o.put(t.Context(), next) }()
 			synctest.Wait()
 			return done
@@ -30,7 +30,7 @@ func TestOutboxIsBoundByMessagesAndRecords(t *testing.T) {
 
 		require.NoError(t, <-put(3*messagesMax))
 		waiting := put(0)
-		require.Empty(t, waiting, "a record without messages waits behind it")
+		require.Empty(t, waiting, "a record without messages waits after it")
 		chunk, err = o.take(nil)
 		require.NoError(t, err)
 		require.Len(t, chunk, 1)
@@ -56,20 +56,20 @@ func TestOutboxGoesOnOnlyBehindItsOwnRecord(t *testing.T) {
 	setup := func() *outbox {
 		o := newOutbox(64, 1<<20, 4)
 		for seq, data := range []string{"five", "six", "seven"} {
-			require.NoError(t, o.put(context.Background(), Output{Seq: uint64(seq + 5), Messages: 1, Data: []byte(data)}))
+			require.NoError(t, o.put(context.Background(), Derived{StreamSeq: uint64(seq + 5), Messages: 1, Data: []byte(data)}))
 		}
 		_, err := o.take(nil)
 		require.NoError(t, err)
 		return o
 	}
 	o := setup()
-	require.NoError(t, o.rewind(Tail{Seq: 6, Found: true, Data: []byte("six")}, 4))
+	require.NoError(t, o.rewind(Tail{StreamSeq: 6, Found: true, Data: []byte("six")}, 4))
 	chunk, err := o.take(nil)
 	require.NoError(t, err)
 	require.Len(t, chunk, 1)
-	require.EqualValues(t, 7, chunk[0].Seq)
-	require.ErrorIs(t, setup().rewind(Tail{Seq: 6, Found: true, Data: []byte("six and more")}, 4), ErrInvariant)
-	require.NoError(t, setup().rewind(Tail{Seq: 6}, 4), "retention has taken it: nothing can be held against it")
-	require.ErrorIs(t, setup().rewind(Tail{Seq: 3}, 4), errOutputLost)
-	require.ErrorIs(t, setup().rewind(Tail{Seq: 8, Found: true}, 4), errOutputLost)
+	require.EqualValues(t, 7, chunk[0].StreamSeq)
+	require.ErrorIs(t, setup().rewind(Tail{StreamSeq: 6, Found: true, Data: []byte("six and more")}, 4), ErrInvariant)
+	require.NoError(t, setup().rewind(Tail{StreamSeq: 6}, 4), "retention has taken it: nothing can be held against it")
+	require.ErrorIs(t, setup().rewind(Tail{StreamSeq: 3}, 4), errOutputLost)
+	require.ErrorIs(t, setup().rewind(Tail{StreamSeq: 8, Found: true}, 4), errOutputLost)
 }

@@ -29,7 +29,7 @@ type Partition struct {
 	params fold.Params
 	Deps
 
-	mu    sync.Mutex // guards state: folding against snapshots
+	mu    sync.Mutex // folding against snapshots
 	state *fold.State
 
 	outbox *outbox
@@ -47,8 +47,8 @@ type Partition struct {
 	// Reused from record to record.
 	effects []fold.Effect
 	answers []byte
-	derived []byte   // the record that the message log ends with
-	chunk   []Output // emitting
+	derived []byte    // the record that the message log ends with
+	chunk   []Derived // emitting
 }
 
 // Deps are what a partition works with. All fields but Tracer must be set.
@@ -58,7 +58,7 @@ type Deps struct {
 	Logger      *slog.Logger
 	Metrics     *PartitionMetrics
 	Now         func() time.Time
-	// MayWrite says whether the lease surely stands.
+	// MayWrite reports whether the lease surely is valid.
 	MayWrite func() bool
 	// CaughtUp is called once, when what was in the write-ahead log at recovery is
 	// folded.
@@ -118,11 +118,11 @@ func (p *Partition) foldAll(ctx context.Context) error {
 // was folded before is passed over; one that comes too early is an error. It waits
 // while the outbox is full.
 func (p *Partition) Fold(ctx context.Context, r Record) error {
-	if r.Seq <= p.state.WALSeq() {
+	if r.StreamSeq <= p.state.WALSeq() {
 		return nil // the reader started again a little before where it was
 	}
-	if r.Seq > p.state.WALSeq()+1 {
-		return fmt.Errorf("%w: record %d came after %d", errReadAgain, r.Seq, p.state.WALSeq())
+	if r.StreamSeq > p.state.WALSeq()+1 {
+		return fmt.Errorf("%w: record %d came after %d", errReadAgain, r.StreamSeq, p.state.WALSeq())
 	}
 	if err := p.fold(ctx, r); err != nil {
 		return err
@@ -140,10 +140,10 @@ func (p *Partition) fold(ctx context.Context, r Record) error {
 	p.effects = effects
 	switch {
 	case errors.Is(err, fold.ErrMalformed):
-		// Nobody of ours wrote it. It has no effects, and whoever folds the log
-		// passes it by in the same way; it stays in the log for a look.
+		// No ingest wrote it. It has no effects, and every fold of the log
+		// skips it in the same way; it stays in the log for inspection.
 		p.Metrics.malformed.Inc()
-		p.Logger.Error("skipped a record of the write-ahead log that is no batch of sends", "wal_seq", r.Seq, "bytes", len(r.Data), "error", err)
+		p.Logger.Error("skipped a record of the write-ahead log that is no batch of sends", "wal_seq", r.StreamSeq, "bytes", len(r.Data), "error", err)
 		p.effects = p.effects[:0]
 		return p.emit(ctx, r)
 	case err != nil:
@@ -162,7 +162,7 @@ func (p *Partition) fold(ctx context.Context, r Record) error {
 // noteStep reports a broker's clock that has stepped between two records. docs/architecture.md, Time, says what that does.
 func (p *Partition) noteStep(now time.Time, r Record) {
 	by := p.clock.record(now, r.Time)
-	if by == 0 || r.Seq <= p.walEnd && by > 0 { // of what was there at recovery no more is known than its order
+	if by == 0 || r.StreamSeq <= p.walEnd && by > 0 { // of what was there at recovery no more is known than its order
 		return
 	}
 	direction, steps := "forward", p.Metrics.stepsForward
@@ -171,18 +171,18 @@ func (p *Partition) noteStep(now time.Time, r Record) {
 	}
 	steps.Inc()
 	if skipped, due := p.clockSaid.Due(direction); due {
-		p.Logger.Warn("the broker's clock has stepped", "direction", direction, "by", by.Abs(), "wal_seq", r.Seq, "record_time", r.Time, "skipped", skipped)
+		p.Logger.Warn("the broker's clock has stepped", "direction", direction, "by", by.Abs(), "wal_seq", r.StreamSeq, "record_time", r.Time, "skipped", skipped)
 	}
 }
 
 // trace notes that the record was folded and answered, unless that was done before.
 func (p *Partition) trace(r Record, start time.Time) {
-	if r.Seq <= p.recovered.Seq {
+	if r.StreamSeq <= p.recovered.StreamSeq {
 		return
 	}
 	span := p.Tracer.Batch("fold record", start, r.Traced)
 	span.Int("sendhouse.partition", int64(p.params.Partition))
-	span.Int("sendhouse.wal_seq", int64(r.Seq))
+	span.Int("sendhouse.wal_seq", int64(r.StreamSeq))
 	span.Int("sendhouse.batch.sends", int64(len(p.effects)))
 	span.End()
 }
@@ -207,13 +207,13 @@ func (p *Partition) answer(r Record) {
 // must be the same.
 func (p *Partition) emit(ctx context.Context, r Record) error {
 	switch {
-	case r.Seq == p.recovered.Seq && p.recovered.Found:
+	case r.StreamSeq == p.recovered.StreamSeq && p.recovered.Found:
 		p.derived, _ = Derive(p.derived[:0], p.state, p.effects)
 		return sameRecord(p.derived, p.recovered)
-	case r.Seq <= p.recovered.Seq:
+	case r.StreamSeq <= p.recovered.StreamSeq:
 		return nil
 	}
-	out := Output{Seq: r.Seq}
+	out := Derived{StreamSeq: r.StreamSeq}
 	space := len(r.Data) + len(p.effects)*message.MessageFrameOverheadMax + message.BatchHeadSizeMax
 	out.Data, out.Messages = Derive(make([]byte, 0, space), p.state, p.effects)
 	if r.Traced != nil {
@@ -227,7 +227,7 @@ func (p *Partition) traced(r Record) tracing.Samples {
 	var traced tracing.Samples
 	place := uint64(0)
 	for i := range p.effects {
-		if e := &p.effects[i]; e.Output != 0 {
+		if e := &p.effects[i]; e.PartitionSeq != 0 {
 			traced.AddTraceparent(place, r.Traced.Traceparent(uint64(e.Identity.WALIndex)))
 			place++
 		}
@@ -240,7 +240,7 @@ func (p *Partition) traced(r Record) tracing.Samples {
 func (p *Partition) live() {
 	for i := range p.effects {
 		e := &p.effects[i]
-		if !e.Live() || e.Identity.WALSeq <= p.recovered.Seq {
+		if !e.Live() || e.Identity.WALSeq <= p.recovered.StreamSeq {
 			continue
 		}
 		subject := string(topology.AppendLiveSubject(nil, e.View.ChannelType, string(e.View.ChannelID)))

@@ -8,30 +8,30 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
-// The ports are what a partition needs of the world. On the real system NATS is
-// behind all of them (package sequencer).
+// The ports are what a partition needs of the world. In production NATS
+// implements all of them (packages natslog and checkpoint).
 
 // Record is one record of the write-ahead log and the subject that its answer
-// goes to, empty where nobody waits.
+// goes to; empty if no answer is expected.
 type Record struct {
 	fold.Record
 	ReplyTo string
 	Traced  tracing.Samples // of its sends; nothing of the fold depends on it
 }
 
-// Output is one record on its way into the message log: what the record of the write-ahead log
-// became that has the same sequence.
-type Output struct {
-	Seq      uint64 // the stream sequence that it must get
-	Messages int    // how many it holds
-	Data     []byte // an encoded MessageBatch
+// Derived is a record on its way into the message log: what the record of the write-ahead log with the same stream
+// sequence became.
+type Derived struct {
+	StreamSeq uint64 // which the message log must give it
+	Messages  int    // how many it holds
+	Data      []byte // an encoded MessageBatch
 	// Traced goes beside it where sends are traced, by the places of their messages in the record. A
 	// record that is derived again may lack it.
 	Traced tracing.Samples
 }
 
 // Bounds are the first and last stream sequence of a stream, and its size. Of an
-// empty stream First is Last+1. BytesMax is 0 where there is no limit.
+// empty stream First is Last+1. BytesMax is 0 if there is no limit.
 type Bounds struct {
 	First, Last     uint64
 	Bytes, BytesMax uint64
@@ -39,14 +39,14 @@ type Bounds struct {
 }
 
 // Tail is the end of the message log: the last record before which, from a given one
-// on, none is missing. If that record is no longer kept, Found is false and only Seq is
-// known.
+// on, none is missing. If that record is no longer kept, Found is false and only
+// StreamSeq is known.
 type Tail struct {
-	Seq   uint64
-	Found bool
-	Data  []byte
-	// Beyond is the log's last sequence if records between Seq and it are missing, as
-	// after a power loss; else 0. Nothing can be appended until the log is cut at Seq.
+	StreamSeq uint64
+	Found     bool
+	Data      []byte
+	// Beyond is the log's last stream sequence if records between StreamSeq and it are missing, as
+	// after a power loss; else 0. Nothing can be appended until the log is cut at StreamSeq.
 	Beyond uint64
 	// Missing counts older records that are not there, between ones that are. They
 	// cannot be derived again.
@@ -78,13 +78,13 @@ type Logs interface {
 	OutputTail(ctx context.Context, since uint64) (Tail, error)
 	OutputFrontLost(ctx context.Context, since uint64) (bool, error)
 	CutOutput(ctx context.Context, last uint64) error
-	OutputTime(ctx context.Context, seq uint64) (at time.Time, ok bool, err error)
+	OutputTime(ctx context.Context, streamSeq uint64) (at time.Time, ok bool, err error)
 	// Append sends a record on the condition that the log's last sequence is the
 	// one before the record's. It does not wait. Only with ack set does the
 	// outcome come back, to the function given to OnAck: since each record is
 	// conditional on the one before, the word on the last speaks for all.
-	Append(r *Output, ack bool) error
-	OnAck(func(seq uint64, err error))
+	Append(r *Derived, ack bool) error
+	OnAck(func(streamSeq uint64, err error))
 
 	// Answer and Live publish at most once.
 	Answer(subject string, answers []byte) error
@@ -93,15 +93,15 @@ type Logs interface {
 
 // CheckpointMeta describes a stored checkpoint.
 type CheckpointMeta struct {
-	Object  string    `json:"object"`
-	WALSeq  uint64    `json:"wal_seq"`
-	Output  uint64    `json:"output"`
-	Bytes   int64     `json:"bytes"`
-	CRC32C  uint32    `json:"crc32c"`
-	TakenAt time.Time `json:"taken_at"`
+	Object       string    `json:"object"`
+	WALSeq       uint64    `json:"wal_seq"`
+	PartitionSeq uint64    `json:"output"`
+	Bytes        int64     `json:"bytes"`
+	CRC32C       uint32    `json:"crc32c"`
+	TakenAt      time.Time `json:"taken_at"`
 }
 
-// same says whether two describe one checkpoint.
+// same reports whether two describe one checkpoint.
 func (m CheckpointMeta) same(other CheckpointMeta) bool {
 	return m.Object == other.Object && m.CRC32C == other.CRC32C && m.TakenAt.Equal(other.TakenAt)
 }
@@ -109,7 +109,7 @@ func (m CheckpointMeta) same(other CheckpointMeta) bool {
 // Kept are the checkpoints of a partition that are kept.
 type Kept struct {
 	Metas   []CheckpointMeta // newest first, at most two
-	Version uint64           // grows with every claim and every checkpoint, whoever's
+	Version uint64           // grows with every claim and every checkpoint, of any owner
 	Claim   uint64           // the version that this owner's claim made
 	// Damaged is set if the pointer to them was damaged or gone, and they were found from
 	// what is stored.
@@ -119,8 +119,8 @@ type Kept struct {
 // Checkpoints keeps two checkpoints of one partition.
 type Checkpoints interface {
 	List(ctx context.Context) (Kept, error)
-	// Claim lists them and makes a new version, so that nobody who does not know of it
-	// stores a checkpoint. It fails where another was faster.
+	// Claim lists them and makes a new version, so that an owner that does not know of it
+	// cannot store a checkpoint. It fails if another was faster.
 	Claim(ctx context.Context) (Kept, error)
 	// Load reads a state back; damage is an error that wraps ErrDamaged.
 	Load(ctx context.Context, meta CheckpointMeta, params fold.Params) (*fold.State, error)

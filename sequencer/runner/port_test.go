@@ -88,7 +88,7 @@ func (l *brokenLogs) OutputTail(ctx context.Context, _ uint64) (Tail, error) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.tails++
-		return Tail{Seq: l.end}, nil
+		return Tail{StreamSeq: l.end}, nil
 	case <-ctx.Done():
 		return Tail{}, ctx.Err()
 	}
@@ -100,16 +100,16 @@ func (l *brokenLogs) OutputTime(_ context.Context, seq uint64) (at time.Time, ok
 	return l.written, seq <= l.end, nil
 }
 
-func (l *brokenLogs) Append(r *Output, ack bool) error {
+func (l *brokenLogs) Append(r *Derived, ack bool) error {
 	told, outcome := l.take(r)
 	if told && ack {
-		seq := r.Seq // r is used again
+		seq := r.StreamSeq // r is used again
 		time.AfterFunc(l.delay, func() { l.onAck(seq, outcome) })
 	}
 	return nil
 }
 
-func (l *brokenLogs) take(r *Output) (told bool, outcome error) {
+func (l *brokenLogs) take(r *Derived) (told bool, outcome error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.appends++
@@ -118,10 +118,10 @@ func (l *brokenLogs) take(r *Output) (told bool, outcome error) {
 		return false, nil
 	case l.refusal != nil:
 		return true, l.refusal
-	case r.Seq != l.end+1:
+	case r.StreamSeq != l.end+1:
 		return true, errWrongLast
 	}
-	l.end = r.Seq
+	l.end = r.StreamSeq
 	return true, nil
 }
 
@@ -142,13 +142,13 @@ func (r *secondly) Next(ctx context.Context) (Record, error) {
 	select {
 	case <-time.After(time.Second):
 		r.next++
-		return Record{Record: fold.Record{Seq: r.next - 1, Time: time.Now(), Data: r.logs.data}}, nil
+		return Record{Record: fold.Record{StreamSeq: r.next - 1, Time: time.Now(), Data: r.logs.data}}, nil
 	case <-ctx.Done():
 		return Record{}, ctx.Err()
 	}
 }
 
-// claimedCheckpoints has what a test gives it and stores nothing.
+// claimedCheckpoints has what a test sets and stores nothing.
 type claimedCheckpoints struct {
 	kept  Kept
 	claim func() // what happens just before

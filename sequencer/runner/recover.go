@@ -10,7 +10,7 @@ import (
 )
 
 // Recover finds the newest state from which everything that the message log
-// lacks can be derived again, and sets the outbox behind the log's tail. The
+// lacks can be derived again, and starts the outbox after the log's tail. The
 // write-ahead log's end is looked at last: what another owner did meanwhile is then no
 // sign that it has lost something. A write-ahead log that lacks a record is refused.
 //
@@ -38,10 +38,10 @@ func (p *Partition) Recover(ctx context.Context) error {
 	if wal, err = p.Logs.WALBounds(ctx); err != nil {
 		return err
 	}
-	if end.Seq > wal.Last && end.Found && message.ViewBatch(end.Data, new(message.BatchView)) != nil {
-		return &ForeignRecordError{Seq: end.Seq, Found: describe(end.Data), Want: fmt.Sprintf("nothing of it yet, as it ends at record %d", wal.Last)}
+	if end.StreamSeq > wal.Last && end.Found && message.ViewBatch(end.Data, new(message.BatchView)) != nil {
+		return &ForeignRecordError{StreamSeq: end.StreamSeq, Found: describe(end.Data), Want: fmt.Sprintf("nothing of it yet, as it ends at record %d", wal.Last)}
 	}
-	if last := max(end.Seq, end.Beyond); last > wal.Last {
+	if last := max(end.StreamSeq, end.Beyond); last > wal.Last {
 		return fmt.Errorf("%w: the message log was made from record %d, and the write-ahead log ends at %d", ErrMissing, last, wal.Last)
 	}
 	state, err := p.startingState(ctx, end, wal)
@@ -59,12 +59,12 @@ func (p *Partition) Recover(ctx context.Context) error {
 	p.Metrics.outputMissing.Set(float64(end.Missing))
 	p.mu.Lock()
 	p.state, p.recovered, p.walEnd = state, end, wal.Last
-	p.outbox = newOutbox(p.cfg.OutboxMessagesMax, int(p.cfg.OutboxBytesMax), max(end.Seq, state.WALSeq()))
+	p.outbox = newOutbox(p.cfg.OutboxMessagesMax, int(p.cfg.OutboxBytesMax), max(end.StreamSeq, state.WALSeq()))
 	p.mu.Unlock()
 	p.Metrics.recovery.Observe(p.Now().Sub(start).Seconds())
 	p.Logs.OnAck(p.outbox.ack)
 	p.Logger.Info("recovered the state",
-		"from_wal_seq", state.WALSeq(), "wal_last", wal.Last, "message_log_last", end.Seq,
+		"from_wal_seq", state.WALSeq(), "wal_last", wal.Last, "message_log_last", end.StreamSeq,
 		"channels", state.Channels(), "dedup_entries", state.DedupEntries(), "took", p.Now().Sub(start))
 	return nil
 }
@@ -88,7 +88,7 @@ func (p *Partition) outputEnd(ctx context.Context) (Tail, error) {
 	}
 	lost, err := p.Logs.OutputFrontLost(ctx, p.since)
 	if err == nil && lost {
-		end = Tail{Seq: p.since - 1, Beyond: max(end.Seq, end.Beyond)}
+		end = Tail{StreamSeq: p.since - 1, Beyond: max(end.StreamSeq, end.Beyond)}
 	}
 	return end, err
 }
@@ -109,11 +109,11 @@ func derivable(kept Kept, wal Bounds) uint64 {
 // cutOutput removes what is beyond a gap of the message log, and returns its tail then.
 func (p *Partition) cutOutput(ctx context.Context, end Tail) (Tail, error) {
 	p.Logger.Error("records are missing from the message log; cutting it there and deriving the rest again",
-		"first_missing", end.Seq+1, "message_log_last", end.Beyond)
+		"first_missing", end.StreamSeq+1, "message_log_last", end.Beyond)
 	if !p.MayWrite() {
 		return Tail{}, ErrNotOwner
 	}
-	if err := p.Logs.CutOutput(ctx, end.Seq); err != nil {
+	if err := p.Logs.CutOutput(ctx, end.StreamSeq); err != nil {
 		return Tail{}, err
 	}
 	p.Metrics.cuts.Inc()
@@ -122,7 +122,7 @@ func (p *Partition) cutOutput(ctx context.Context, end Tail) (Tail, error) {
 	case err != nil:
 		return Tail{}, err
 	case after.Beyond > 0:
-		return Tail{}, fmt.Errorf("%w: record %d is missing again", errOutputLost, after.Seq+1)
+		return Tail{}, fmt.Errorf("%w: record %d is missing again", errOutputLost, after.StreamSeq+1)
 	}
 	return after, nil
 }
@@ -141,10 +141,10 @@ func (p *Partition) whole(ctx context.Context, acked uint64) error {
 // before its last one.
 func (t Tail) has(acked uint64) error {
 	switch {
-	case t.Seq < acked:
-		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, t.Seq, acked)
+	case t.StreamSeq < acked:
+		return fmt.Errorf("%w: it ends at %d, and had acknowledged %d", errOutputLost, t.StreamSeq, acked)
 	case t.Beyond > 0:
-		return fmt.Errorf("%w: record %d is missing, and it ends at %d", errOutputLost, t.Seq+1, t.Beyond)
+		return fmt.Errorf("%w: record %d is missing, and it ends at %d", errOutputLost, t.StreamSeq+1, t.Beyond)
 	}
 	return nil
 }
@@ -160,7 +160,7 @@ func (p *Partition) claim(ctx context.Context) (Kept, error) {
 }
 
 // startingState is the newest checkpoint that lies at or before the message log's
-// Tail and from which the write-ahead log goes on; the empty state where the
+// Tail and from which the write-ahead log continues; the empty state if the
 // write-ahead log is whole. A log that ends before any checkpoint is another one, or
 // has lost its tail: what was answered from the rest must not be given out again.
 func (p *Partition) startingState(ctx context.Context, end Tail, wal Bounds) (*fold.State, error) {
@@ -191,7 +191,7 @@ func (p *Partition) startingState(ctx context.Context, end Tail, wal Bounds) (*f
 	}
 	if wal.First > 1 {
 		return nil, fmt.Errorf("%w: the write-ahead log starts at record %d, the message log ends at %d, and no checkpoint joins them: %v; restore the stream or the checkpoints from a backup",
-			ErrMissing, wal.First, end.Seq, reasons)
+			ErrMissing, wal.First, end.StreamSeq, reasons)
 	}
 	return fold.New(p.params)
 }
@@ -200,8 +200,8 @@ func usable(meta CheckpointMeta, end Tail, wal Bounds) error {
 	switch {
 	case meta.WALSeq+1 < wal.First:
 		return fmt.Errorf("it was taken at record %d, and the write-ahead log starts at %d", meta.WALSeq, wal.First)
-	case meta.WALSeq > end.Seq:
-		return fmt.Errorf("it was taken at record %d, and the message log ends at %d", meta.WALSeq, end.Seq)
+	case meta.WALSeq > end.StreamSeq:
+		return fmt.Errorf("it was taken at record %d, and the message log ends at %d", meta.WALSeq, end.StreamSeq)
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func deliberateBugs() map[string]bug {
 		}),
 		"the fold goes through a map": reading(shuffled),
 		"a gap in reading is passed over": reading(func(_ *owner, r runner.Record, want uint64) runner.Record {
-			r.Seq = max(want, min(r.Seq, want))
+			r.StreamSeq = max(want, min(r.StreamSeq, want))
 			return r
 		}),
 		"the window is not in the checkpoint": loading(func(s *snapshotBytes, _ fold.Params) { s.window = nil }),
@@ -87,7 +87,7 @@ func deliberateBugs() map[string]bug {
 			return r
 		}),
 		"a clock that steps back is not followed": reading(func(o *owner, r runner.Record, _ uint64) runner.Record {
-			for _, before := range o.w.wal.records[:r.Seq-1] {
+			for _, before := range o.w.wal.records[:r.StreamSeq-1] {
 				if sane(before.Time) && before.Time.After(r.Time) {
 					r.Time = before.Time
 				}
@@ -107,7 +107,7 @@ func deliberateBugs() map[string]bug {
 			return r
 		}),
 		"a record of a time that steps is passed over by the clock": reading(func(o *owner, r runner.Record, _ uint64) runner.Record {
-			if r.Seq > 1 && r.Time.Sub(o.w.wal.records[r.Seq-2].Time).Abs() > time.Hour {
+			if r.StreamSeq > 1 && r.Time.Sub(o.w.wal.records[r.StreamSeq-2].Time).Abs() > time.Hour {
 				r.Time = time.Unix(0, 0)
 			}
 			return r
@@ -129,8 +129,8 @@ func deliberateBugs() map[string]bug {
 		"the horizon is a tenth of what it should be": {now: func(o *owner) func() time.Time {
 			return func() time.Time { return start().Add(10 * o.w.now) }
 		}},
-		"the write-ahead log is trimmed behind the newest checkpoint":      {logs: wrap(func(l *faultyLogs) { l.trimNewest = true })},
-		"after a refusal sending goes on from what was sent":               {logs: wrap(func(l *faultyLogs) { l.blindTail = true })},
+		"the write-ahead log is trimmed up to the newest checkpoint":       {logs: wrap(func(l *faultyLogs) { l.trimNewest = true })},
+		"after a refusal sending resumes from what was sent":               {logs: wrap(func(l *faultyLogs) { l.blindTail = true })},
 		"the message log's last sequence is trusted":                       {logs: wrap(func(l *faultyLogs) { l.trustLast = true })},
 		"an acknowledgement is taken for the newest chunk's":               {logs: wrap(func(l *faultyLogs) { l.anyAck = true })},
 		"one message too many is suppressed after recovery":                {logs: wrap(func(l *faultyLogs) { l.tailOff = 1 })},

@@ -31,12 +31,12 @@ func (w *world) causes() causes {
 	return causes{losses: w.log.losses, epoch: w.lease.revision, moves: w.store.revision, first: w.wal.first}
 }
 
-// answered holds an answer against the reference's, and gives the record's
+// answered holds an answer against the reference's, and returns the record's
 // sequence.
 func (c *checker) answered(w *world, o *owner, inbox string, data []byte) uint64 {
 	seq, known := w.client.inboxes[inbox]
 	if !known {
-		w.fail("owner %d answered on %q, which nobody asked on", o.id, inbox)
+		w.fail("owner %d answered on %q, on which no client waits", o.id, inbox)
 	}
 	var batch message.AnswerBatch
 	if err := batch.UnmarshalVT(data); err != nil {
@@ -79,7 +79,7 @@ func (c *checker) live(w *world, subject string, data []byte) {
 }
 
 // stored holds a record that the message log has taken against the reference's.
-func (c *checker) stored(w *world, seq uint64, m *runner.Output) {
+func (c *checker) stored(w *world, seq uint64, m *runner.Derived) {
 	if seq > uint64(len(w.ref.records)) {
 		w.fail("record %d was stored, and the write-ahead log has only %d", seq, len(w.ref.records))
 	}
@@ -96,7 +96,7 @@ func (c *checker) recoverable(w *world, after string) {
 	}
 	var kept []string
 	for _, m := range w.store.metas {
-		kept = append(kept, fmt.Sprintf("%s of record %d, message %d, whole %t", m.Object, m.WALSeq, m.Output, w.store.whole(m)))
+		kept = append(kept, fmt.Sprintf("%s of record %d, message %d, whole %t", m.Object, m.WALSeq, m.PartitionSeq, w.store.whole(m)))
 	}
 	w.fail("%s: if the power failed now, the message log could end at %d, and nothing joins it to the write-ahead log, which starts at %d; checkpoints: %s",
 		after, w.durable(), w.wal.first, strings.Join(kept, "; "))
@@ -109,7 +109,7 @@ func (c *checker) moved(w *world, o *owner) {
 	if len(metas) > 0 && metas[0].CRC32C != c.newest {
 		c.newest = metas[0].CRC32C
 		c.checkpoints++
-		w.event("owner %d stores checkpoint %s of record %d, message %d", o.id, metas[0].Object, metas[0].WALSeq, metas[0].Output)
+		w.event("owner %d stores checkpoint %s of record %d, message %d", o.id, metas[0].Object, metas[0].WALSeq, metas[0].PartitionSeq)
 		if !w.store.whole(metas[0]) {
 			w.fail("the pointer was moved to %s, which is not whole", metas[0].Object)
 		}
@@ -123,7 +123,7 @@ const (
 	asWritten = true
 )
 
-// usable says whether there is a state to recover from for a message log that
+// usable reports whether there is a state to recover from for a message log that
 // ends at tail.
 func (w *world) usable(tail uint64, spoiledCounts bool) bool {
 	if w.wal.first == 1 {

@@ -10,7 +10,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// client is ingest and those behind it: it writes records, and sends again what
+// client is ingest and its clients: it writes records, and sends again what
 // was not answered.
 type client struct {
 	sends   []*clientSend // every send ever made

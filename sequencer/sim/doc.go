@@ -6,12 +6,12 @@
 //
 // The world is stricter than NATS where that costs nothing: an object may be
 // found half written, any port call may end the process or pause it while the
-// others go on, and every owner has a wall clock of its own.
+// others continue, and every owner has a wall clock of its own.
 //
 // What is checked, at every step and again at the end, when all is healed and
 // one owner has come to rest:
-//   - Each answer equals that of a naive fold of the write-ahead log, whoever
-//     gave it, and whenever.
+//   - Each answer equals that of a naive fold of the write-ahead log, from
+//     whichever owner, and whenever.
 //   - The message log equals what that fold makes byte for byte, the messages of
 //     record n at stream sequence n; per channel 1, 2, 3, …; IDs strictly increasing.
 //   - Only no_persist sends are published live.

@@ -131,8 +131,8 @@ func jumpClock(w *world) {
 	w.event("the broker's clock is off by %s, by %s more at the next record, and stands still: %t", b.clockOff, b.odd, !b.frozen.IsZero())
 }
 
-// deleteMessageLog: an operator deletes it, and it is made anew. That is only
-// allowed while the write-ahead log is whole and nobody is about to trim it.
+// deleteMessageLog: an operator deletes it, and it is created again. That is only
+// allowed while the write-ahead log is whole and no owner is about to trim it.
 func deleteMessageLog(w *world) {
 	if w.wal.first > 1 || w.pauses > 0 || !w.log.exists {
 		return
@@ -140,7 +140,7 @@ func deleteMessageLog(w *world) {
 	w.event("the message log is deleted at %d", w.log.last())
 	w.log = messageLog{first: 1, losses: w.log.losses + 1}
 	w.send(w.now+w.upTo(5*time.Second), func() {
-		w.event("the message log is made anew")
+		w.event("the message log is created again")
 		w.log.exists = true
 	})
 }
@@ -160,7 +160,7 @@ func damageCheckpoint(w *world) {
 	w.check.hopeless = w.check.hopeless || (len(metas) > 0 && !slices.ContainsFunc(metas, w.store.whole))
 }
 
-// standStill: nobody does anything for a while.
+// standStill: nothing happens for a while.
 func standStill(w *world) {
 	d := w.upTo(90 * time.Second)
 	w.event("everything stands still for %s", d)
@@ -195,7 +195,7 @@ func (t *trace) add(at time.Duration, step int, format string, args ...any) {
 	}
 }
 
-// tail gives the last events, oldest first.
+// tail returns the last events, oldest first.
 func (t *trace) tail() []string {
 	var lines []string
 	for i := max(0, t.events-traceKept); i < t.events; i++ {

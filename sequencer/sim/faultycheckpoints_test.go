@@ -90,7 +90,7 @@ func (c *boldCheckpoints) Load(ctx context.Context, meta runner.CheckpointMeta, 
 	return c.Checkpoints.Load(ctx, meta, params)
 }
 
-// modestCheckpoints name their objects by the lease's epoch and tell nobody that
+// modestCheckpoints name their objects by the lease's epoch and tell no other that
 // they are there.
 type modestCheckpoints struct {
 	runner.Checkpoints

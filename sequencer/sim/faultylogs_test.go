@@ -79,7 +79,7 @@ func (r *faultyReader) Next(ctx context.Context) (runner.Record, error) {
 		return record, err
 	}
 	record = r.f.change(r.f.o, record, r.want)
-	r.want = max(r.want, record.Seq+1)
+	r.want = max(r.want, record.StreamSeq+1)
 	return record, nil
 }
 
@@ -96,20 +96,20 @@ func (f *faultyLogs) OutputTail(ctx context.Context, since uint64) (runner.Tail,
 	switch {
 	case err != nil:
 	case f.tails == 1 && f.tailOff > 0: // recovery
-		t = runner.Tail{Seq: t.Seq + f.tailOff}
+		t = runner.Tail{StreamSeq: t.StreamSeq + f.tailOff}
 	case f.trustLast && t.Beyond > 0:
 		kept := f.w.log.kept
-		t = runner.Tail{Seq: t.Beyond, Found: true, Data: kept[len(kept)-1].record.Data}
+		t = runner.Tail{StreamSeq: t.Beyond, Found: true, Data: kept[len(kept)-1].record.Data}
 	case f.tails > 1 && f.blindTail:
-		t = runner.Tail{Seq: max(t.Seq, f.sent)}
+		t = runner.Tail{StreamSeq: max(t.StreamSeq, f.sent)}
 	}
 	return t, err
 }
 
-func (f *faultyLogs) Append(m *runner.Output, ack bool) error {
-	f.sent = m.Seq
+func (f *faultyLogs) Append(m *runner.Derived, ack bool) error {
+	f.sent = m.StreamSeq
 	if ack {
-		f.asked = m.Seq
+		f.asked = m.StreamSeq
 	}
 	if f.liveStored {
 		var batch message.BatchView
@@ -138,7 +138,7 @@ func (f *faultyLogs) Append(m *runner.Output, ack bool) error {
 }
 
 // otherHead is a record that says of itself only what its messages tell.
-func (f *faultyLogs) otherHead(m *runner.Output) (*runner.Output, error) {
+func (f *faultyLogs) otherHead(m *runner.Derived) (*runner.Derived, error) {
 	var batch message.MessageBatch
 	if err := batch.UnmarshalVT(m.Data); err != nil {
 		return nil, err
@@ -184,8 +184,8 @@ func (f *faultyLogs) Answer(subject string, answers []byte) error {
 
 func (f *faultyLogs) Live(subject string, data []byte) error {
 	if f.storeLive {
-		m := runner.Output{Seq: f.w.log.last() + 1, Messages: 1, Data: data}
-		if err := f.send(&m, m.Seq-1, false); err != nil {
+		m := runner.Derived{StreamSeq: f.w.log.last() + 1, Messages: 1, Data: data}
+		if err := f.send(&m, m.StreamSeq-1, false); err != nil {
 			return err
 		}
 	}

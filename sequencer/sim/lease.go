@@ -70,7 +70,7 @@ func (o *owner) acquire() {
 	w.event("owner %d takes the lease, epoch %d", o.id, o.lease.epoch)
 }
 
-// move gives the key a new revision.
+// move assigns the key a new revision.
 func (k *leaseKey) move(w *world, o *owner) {
 	k.revision++
 	k.holder, k.current, k.written = o.process, k.revision, w.brokerTime()
@@ -80,7 +80,7 @@ func (k *leaseKey) move(w *world, o *owner) {
 func (c *checker) heldOnce(w *world, taker *owner) {
 	for _, o := range w.owners {
 		if o != taker && o.lease != nil && o.clock() < o.lease.deadline {
-			w.fail("owner %d takes the lease while owner %d may use it until %s of its clock, where it is %s", taker.id, o.id, o.lease.deadline, o.clock())
+			w.fail("owner %d takes the lease while owner %d may use it until %s of its clock, which shows %s", taker.id, o.id, o.lease.deadline, o.clock())
 		}
 	}
 }
@@ -102,7 +102,7 @@ func (o *owner) renew() bool {
 	return true
 }
 
-// release gives the lease back.
+// release releases the lease.
 func (o *owner) release() {
 	w := o.w
 	if w.brokerUp() && w.lease.current == o.lease.revision {
@@ -112,7 +112,7 @@ func (o *owner) release() {
 	}
 }
 
-// mayWrite is Lease.Good. An owner whose clock does not go on while it should is
+// mayWrite is Lease.Good. An owner whose clock stands still while it should not is
 // wrong about it.
 func (o *owner) mayWrite() bool {
 	return o.lease != nil && (o.clock() < o.lease.deadline || o.w.now < o.blindUntil)

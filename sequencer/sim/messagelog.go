@@ -27,7 +27,7 @@ type messageLog struct {
 }
 
 type stored struct {
-	record runner.Output
+	record runner.Derived
 	at     time.Duration
 	lost   bool // taken by a crash, which left a newer one
 }
@@ -36,7 +36,7 @@ func (l *messageLog) last() uint64 { return l.first + uint64(len(l.kept)) - 1 }
 
 // append stores a record where the last sequence is the expected one, as
 // nats-server does it: with no exception, whether or not an answer is asked for.
-func (w *world) append(m runner.Output, expected uint64) (uint64, error) {
+func (w *world) append(m runner.Derived, expected uint64) (uint64, error) {
 	if !w.log.exists {
 		return 0, errNoResponders
 	}
@@ -59,12 +59,12 @@ func (l *messageLog) whole() uint64 {
 // tail is the end of the log as its leader reports it.
 func (w *world) tail() runner.Tail {
 	l := &w.log
-	t := runner.Tail{Seq: l.whole()}
-	if t.Seq < l.last() {
+	t := runner.Tail{StreamSeq: l.whole()}
+	if t.StreamSeq < l.last() {
 		t.Beyond = l.last()
 	}
-	if t.Seq >= l.first {
-		t.Found, t.Data = true, l.kept[t.Seq-l.first].record.Data
+	if t.StreamSeq >= l.first {
+		t.Found, t.Data = true, l.kept[t.StreamSeq-l.first].record.Data
 	}
 	return t
 }

@@ -70,7 +70,7 @@ func (o *owner) keepLease() bool {
 
 // giveUp ends the partition's run because its lease has ended.
 func (o *owner) giveUp() {
-	o.w.event("owner %d gives the partition up", o.id)
+	o.w.event("owner %d releases the partition", o.id)
 	o.end()
 	o.lease = nil
 }
@@ -84,7 +84,7 @@ func (o *owner) end() {
 }
 
 // kill ends the process, at once or, while it is in the middle of a call, when it
-// would go on from there.
+// would continue from there.
 func (o *owner) kill() {
 	if o.paused {
 		o.killed = true

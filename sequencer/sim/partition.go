@@ -113,7 +113,7 @@ func (o *owner) work() {
 	}
 }
 
-// foldNext folds the next record, where there is one and the outbox has room: the
+// foldNext folds the next record, if there is one and the outbox has room: the
 // runner would wait.
 func (o *owner) foldNext() (more bool, err error) {
 	w, p := o.w, o.part
@@ -127,17 +127,17 @@ func (o *owner) foldNext() (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	w.event("owner %d folds record %d", o.id, r.Seq)
+	w.event("owner %d folds record %d", o.id, r.StreamSeq)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	err = p.Fold(ctx, r)
 	if errors.Is(err, context.Canceled) {
-		w.fail("owner %d would wait for room in the outbox, where there is some", o.id)
+		w.fail("owner %d would wait for room in the outbox, though there is some", o.id)
 	}
 	return true, err
 }
 
-// room says whether the outbox takes what the next record becomes, going by
+// room reports whether the outbox takes what the next record becomes, going by
 // what the reference made of it.
 func (o *owner) room() bool {
 	w, at := o.w, o.part.Progress()

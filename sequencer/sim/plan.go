@@ -9,7 +9,7 @@ import (
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
-// syncInterval is the age behind which a power loss takes nothing of the message
+// syncInterval is the age from which on a power loss takes nothing of the message
 // log: the broker's, which architecture.md sets to 10 seconds.
 const syncInterval = 10 * time.Second
 
@@ -67,7 +67,7 @@ func drawPlan(r *rand.Rand) plan {
 		},
 		leaseTTL:   time.Duration(5+r.IntN(12)) * time.Second,
 		batchMax:   5,
-		recent:     100, // so that some lie within the window and some behind it
+		recent:     100, // so that some lie within the window and some outside of it
 		walRecords: []int{60, 200, 1 << 30}[r.IntN(3)],
 		eventEvery: 10 + r.IntN(90),
 	}

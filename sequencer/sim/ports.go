@@ -10,8 +10,8 @@ import (
 // crash is thrown through a call by an owner that ends there.
 type crash struct{ o *owner }
 
-// point is a place in a call of an owner's where it may be killed, or paused for
-// a while in which the others go on.
+// point is a moment in a call of an owner at which it may be killed, or paused for
+// a while in which the others continue.
 func (w *world) point(o *owner, op string) { w.pointOf(o, op, 1) }
 
 // pointOf is a point where that is so many times as likely: in calls that are
@@ -39,7 +39,7 @@ func (w *world) pointOf(o *owner, op string, times float64) {
 	}
 	w.pauses--
 	o.paused = false
-	w.event("owner %d goes on to %s", o.id, op)
+	w.event("owner %d continues with %s", o.id, op)
 	if o.killed {
 		panic(crash{o})
 	}
@@ -53,7 +53,7 @@ func (w *world) trouble(p float64) float64 {
 	return p
 }
 
-// outputDown says whether the message log takes and tells nothing at the moment.
+// outputDown reports whether the message log takes and tells nothing at the moment.
 func (w *world) outputDown() bool { return w.now < w.broker.outputUntil }
 
 // troubled draws whether a call fails.
@@ -64,7 +64,7 @@ type logs struct {
 	w      *world
 	o      *owner
 	closed bool
-	onAck  func(seq uint64, err error)
+	onAck  func(streamSeq uint64, err error)
 	// arrives is when the last record sent on the connection does; so the order is
 	// kept.
 	arrives time.Duration
@@ -141,20 +141,20 @@ func (l *logs) OutputTime(_ context.Context, seq uint64) (at time.Time, ok bool,
 	return at, ok, l.call("hear of a record of the message log")
 }
 
-func (l *logs) OnAck(f func(seq uint64, err error)) { l.onAck = f }
+func (l *logs) OnAck(f func(streamSeq uint64, err error)) { l.onAck = f }
 
-func (l *logs) Append(m *runner.Output, ack bool) error { return l.send(m, m.Seq-1, ack) }
+func (l *logs) Append(m *runner.Derived, ack bool) error { return l.send(m, m.StreamSeq-1, ack) }
 
 // send puts a record on its way to the message log. The connection keeps the
 // order; what is on it may be lost.
-func (l *logs) send(m *runner.Output, expected uint64, ack bool) error {
+func (l *logs) send(m *runner.Derived, expected uint64, ack bool) error {
 	w := l.w
 	w.point(l.o, "append a record")
 	if w.troubled() {
 		return errBroker
 	}
 	if w.chance(w.trouble(w.plan.appendLost)) {
-		w.event("record %d of owner %d is lost on its way", m.Seq, l.o.id)
+		w.event("record %d of owner %d is lost on its way", m.StreamSeq, l.o.id)
 		return nil
 	}
 	delay := w.wait()
@@ -168,7 +168,7 @@ func (l *logs) send(m *runner.Output, expected uint64, ack bool) error {
 }
 
 // arrive is the broker's side of send.
-func (l *logs) arrive(m runner.Output, expected uint64, ack bool) {
+func (l *logs) arrive(m runner.Derived, expected uint64, ack bool) {
 	w := l.w
 	if !w.brokerUp() {
 		if w.chance(0.5) { // the client had it in its buffer and sends it again
@@ -181,12 +181,12 @@ func (l *logs) arrive(m runner.Output, expected uint64, ack bool) {
 	}
 	seq, err := w.append(m, expected)
 	if err != nil {
-		w.event("record %d of owner %d is refused: %v", m.Seq, l.o.id, err)
+		w.event("record %d of owner %d is refused: %v", m.StreamSeq, l.o.id, err)
 	} else if ack {
-		w.event("records of owner %d up to %d are stored, the last as %d", l.o.id, m.Seq, seq)
+		w.event("records of owner %d up to %d are stored, the last as %d", l.o.id, m.StreamSeq, seq)
 	}
 	if ack {
-		l.answer(m.Seq, seq, err)
+		l.answer(m.StreamSeq, seq, err)
 	}
 }
 

@@ -43,7 +43,7 @@ func (s *store) put(o object) {
 	s.objects = append(s.objects, o)
 }
 
-// whole says whether a checkpoint can be read back as it was written.
+// whole reports whether a checkpoint can be read back as it was written.
 func (s *store) whole(meta runner.CheckpointMeta) bool {
 	o := s.find(meta.Object)
 	return o != nil && int64(len(o.data)) == meta.Bytes && checksum(o.data) == meta.CRC32C
@@ -107,7 +107,7 @@ func (c *checkpoints) Load(_ context.Context, meta runner.CheckpointMeta, params
 		return nil, err
 	case checksum(o.data) != meta.CRC32C:
 		return nil, fmt.Errorf("%w: object %s: checksum", runner.ErrDamaged, meta.Object)
-	case state.WALSeq() != meta.WALSeq || state.Output() != meta.Output:
+	case state.WALSeq() != meta.WALSeq || state.PartitionSeq() != meta.PartitionSeq:
 		return nil, fmt.Errorf("%w: object %s: position", runner.ErrDamaged, meta.Object)
 	}
 	return state, nil
@@ -118,7 +118,7 @@ func (c *checkpoints) Save(_ context.Context, snapshot *fold.Snapshot, takenAt t
 	if err != nil {
 		return runner.Kept{}, err
 	}
-	meta := runner.CheckpointMeta{Object: c.freeObject(seen), WALSeq: snapshot.WALSeq(), Output: snapshot.Output(), TakenAt: takenAt}
+	meta := runner.CheckpointMeta{Object: c.freeObject(seen), WALSeq: snapshot.WALSeq(), PartitionSeq: snapshot.PartitionSeq(), TakenAt: takenAt}
 	var data bytes.Buffer
 	if meta.Bytes, err = snapshot.WriteTo(&data); err != nil {
 		return runner.Kept{}, err

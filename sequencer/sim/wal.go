@@ -24,7 +24,7 @@ type wal struct {
 
 func (l *wal) last() uint64 { return uint64(len(l.records)) }
 
-// bounds gives the size in records, of which the limit is also one.
+// bounds returns the size in records, of which the limit is also one.
 func (w *world) bounds() runner.Bounds {
 	b := runner.Bounds{First: w.wal.first, Last: w.wal.last()}
 	b.Bytes, b.BytesMax = b.Last+1-b.First, uint64(w.plan.walRecords)
@@ -41,7 +41,7 @@ func (w *world) publish(data []byte, replyTo string) (uint64, error) {
 	}
 	seq := w.wal.last() + 1
 	w.wal.records = append(w.wal.records, runner.Record{
-		Record:  fold.Record{Seq: seq, Time: w.recordTime(), Rule: w.rule(seq), Data: data},
+		Record:  fold.Record{StreamSeq: seq, Time: w.recordTime(), Rule: w.rule(seq), Data: data},
 		ReplyTo: replyTo,
 	})
 	return seq, nil
@@ -56,7 +56,7 @@ func (w *world) rule(seq uint64) int {
 	return message.RuleNewest
 }
 
-// recordTime is the time that the broker gives the next record.
+// recordTime is the time that the broker assigns to the next record.
 func (w *world) recordTime() time.Time {
 	at := w.brokerTime().Add(w.broker.odd)
 	w.broker.odd = 0
@@ -85,7 +85,7 @@ type reader struct {
 
 func (r *reader) Stop() {}
 
-// Next does not block: where there is nothing to read it says errNothing.
+// Next does not block: if there is nothing to read it returns errNothing.
 func (r *reader) Next(context.Context) (runner.Record, error) {
 	w := r.w
 	if !w.brokerUp() || r.stalled {

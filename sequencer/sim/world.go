@@ -61,7 +61,7 @@ type broker struct {
 // Options say what to run.
 type Options struct {
 	Seed uint64
-	// Metrics, if given, are shared by many runs: making them anew costs more than a run.
+	// Metrics, if given, are shared by many runs: making new ones costs more than a run.
 	Metrics *runner.PartitionMetrics
 	// Trace, if given, gets every event.
 	Trace io.Writer

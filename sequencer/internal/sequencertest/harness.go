@@ -108,7 +108,7 @@ func Send(channel, no string) *message.Send {
 	return &message.Send{ChannelId: channel, ChannelType: 2, FromUid: "u", ClientMsgNo: no, Payload: []byte("payload of " + no)}
 }
 
-// Publish writes one record, durable when it returns, and gives the subject that
+// Publish writes one record, durable when it returns, and returns the subject that
 // its answer comes on.
 func (h *Harness) Publish(sends ...*message.Send) string {
 	h.T.Helper()
@@ -232,7 +232,7 @@ func (h *Harness) Refold() []*message.Message {
 			require.NoError(h.T, err)
 		}
 		for _, e := range effects {
-			if e.Output == 0 {
+			if e.PartitionSeq == 0 {
 				continue
 			}
 			m := new(message.Message)
@@ -265,7 +265,7 @@ func (h *Harness) DeleteMessageLog() {
 	require.NoError(h.T, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
 }
 
-// Keeper gives a keeper over a partition of its own that has folded all that is in
+// Keeper returns a keeper over a partition of its own that has folded all that is in
 // the log and brought it into the message log.
 func (h *Harness) Keeper(now func() time.Time) *runner.Keeper {
 	caughtUp := make(chan struct{})
