@@ -1,4 +1,4 @@
-// Package docs_test checks the links between the pages, and from the code to the pages.
+// Package docs_test checks the links between the pages, and that pages and code agree.
 package docs_test
 
 import (
@@ -6,11 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 var (
@@ -20,6 +23,8 @@ var (
 	named   = regexp.MustCompile("`(?:(Test|Fuzz|Benchmark)([A-Z]\\w*)|([\\w.-]+(?:/[\\w.-]+)+\\.(?:go|sh|sql|conf|xml|proto)))")
 	quote   = regexp.MustCompile("\\*\\*`([^`]+)`\\*\\*")
 	value   = regexp.MustCompile(`…|<p>|SENDHOUSE_PERMISSIONS`)
+	row     = regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\d+) \\| \\S")
+	header  = regexp.MustCompile(`"(Sendhouse-[\w-]+)"`)
 	mention = regexp.MustCompile(`\bdocs/[\w/-]+\.md(#[\w-]+)?`)
 )
 
@@ -173,6 +178,30 @@ func TestRunbookQuotes(t *testing.T) {
 			if part = strings.TrimSpace(part); !strings.Contains(code.String(), part) {
 				t.Errorf("runbook.md has the message %q, and no source file has %q", entry[1], part)
 			}
+		}
+	}
+}
+
+// TestFormats compares the page of formats with the fields of a message, and looks up every header of a record there.
+func TestFormats(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("reference/formats.md")
+	require.NoError(t, err)
+	documented := map[string]string{}
+	for _, found := range row.FindAllStringSubmatch(string(text), -1) {
+		documented[found[1]] = found[2]
+	}
+	have := map[string]string{}
+	fields := new(message.Message).ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		have[string(fields.Get(i).Name())] = strconv.Itoa(int(fields.Get(i).Number()))
+	}
+	require.Equal(t, have, documented)
+	for _, file := range files(t, "*.go", ":!*_test.go") {
+		source, err := os.ReadFile(filepath.Join("..", file))
+		require.NoError(t, err)
+		for _, found := range header.FindAllStringSubmatch(string(source), -1) {
+			require.Contains(t, string(text), "`"+found[1]+"`", "%s uses the header", file)
 		}
 	}
 }
