@@ -134,7 +134,7 @@ image: ## Build the container images with buildah, as root, and run them read-on
 
 .PHONY: clickhouse-cluster
 clickhouse-cluster: deps ## Kill servers of a real ClickHouse cluster under load; wants Debian's clickhouse-server and zookeeper.
-	CLICKHOUSE_CLUSTER=1 $(GO) test -count=1 -timeout 10m -v -run '^TestEndToEndClickHouseCluster$$' ./pkg/testkit/e2e/
+	CLICKHOUSE_CLUSTER=1 $(GO) test -count=1 -timeout 10m -v -run '^TestRealCluster$$' ./writer/clickhouse/
 
 .PHONY: overload
 overload: deps ## Offer a process twice what it can do, over 2,000 connections, and print what it does.

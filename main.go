@@ -25,9 +25,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/config"
-	"github.com/sendhouse/sendhouse/pkg/console"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/engine"
+	"github.com/sendhouse/sendhouse/pkg/frontpage"
 	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
@@ -40,6 +40,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 	"github.com/sendhouse/sendhouse/sequencer"
+	sequenceraudit "github.com/sendhouse/sendhouse/sequencer/audit"
+	sequencerrepair "github.com/sendhouse/sendhouse/sequencer/repair"
+	sequencerreplay "github.com/sendhouse/sendhouse/sequencer/replay"
 	"github.com/sendhouse/sendhouse/writer"
 	writeraudit "github.com/sendhouse/sendhouse/writer/audit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
@@ -82,8 +85,8 @@ type cli struct {
 	} `cmd:"" name:"deadletters" help:"Look at what could not be processed, try it again, or remove it."`
 	Repair struct {
 		Deployment  repair.DeploymentCommand          `cmd:"" help:"Write the record of the deployment again, from what its streams say."`
-		MessageLog  sequencer.RepairMessageLogCommand `cmd:"" help:"Derive a partition's message log again, from its first wrong record on."`
-		WAL         sequencer.RepairWALCommand        `cmd:"" name:"wal" help:"Continue a partition whose write-ahead log has lost records that were answered, from what the message log has of them."`
+		MessageLog  sequencerrepair.MessageLogCommand `cmd:"" help:"Derive a partition's message log again, from its first wrong record on."`
+		WAL         sequencerrepair.WALCommand        `cmd:"" name:"wal" help:"Continue a partition whose write-ahead log has lost records that were answered, from what the message log has of them."`
 		Permissions permission.RepairCommand          `cmd:"" help:"Make the bucket of permissions again with the records that can be read."`
 		Positions   writer.RepairPositionsCommand     `cmd:"" help:"Make the writers' positions again that are missing, from the rows of the table."`
 		Table       writer.RepairTableCommand         `cmd:"" help:"Make missing tables and views, and record that the table is the one that the deployment writes into."`
@@ -123,7 +126,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 			log.Debug("empty environment variable counts as absent", "variable", name)
 		}
 		p := process.New(log, level)
-		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS, OpenNATS: p.OpenNATS}, replay.OpenWAL(sequencer.NewReplaySource))
+		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS, OpenNATS: p.OpenNATS}, replay.OpenWAL(sequencerreplay.NewSource))
 	}
 	if err != nil {
 		if log != nil && c.LogFormat == telemetry.LogJSON {
@@ -283,7 +286,7 @@ type auditCommand struct {
 func (c *auditCommand) Run(p *process.Process, in *command.Invocation) error {
 	report := audit.NewReport()
 	err := p.Ask(in.Ctx, c.OrLocal(), command.Operator, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
-		sequencer.Audit(ctx, js, deployment, int64(c.AuditMemory), p.Log, report)
+		sequenceraudit.Audit(ctx, js, deployment, int64(c.AuditMemory), p.Log, report)
 		if c.ClickHouse.ClickHouseDSN == "" {
 			rows := &audit.Part{Check: writeraudit.CheckRows, Partition: audit.AllPartitions}
 			rows.Omit("the rows: --clickhouse-dsn is not given")
@@ -394,7 +397,7 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 		return topology.Deployment{}, err
 	}
 	p.Group.Add("stream monitor", monitor)
-	p.Console.ShowSequencer(func(ctx context.Context) ([]console.Partition, error) { return sequencer.Shown(ctx, js, deployment) })
+	p.FrontPage.ShowSequencer(func(ctx context.Context) ([]frontpage.Partition, error) { return sequencer.Shown(ctx, js, deployment) })
 	showDeadLetters(p, js)
 	p.Readiness.Register("sequencer", service.Check)
 	p.Group.Add("sequencer", service)
@@ -429,7 +432,7 @@ func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	if err != nil {
 		return err
 	}
-	p.Console.ShowWriter(func(ctx context.Context) ([]console.Partition, error) { return writer.Shown(ctx, js, deployment) })
+	p.FrontPage.ShowWriter(func(ctx context.Context) ([]frontpage.Partition, error) { return writer.Shown(ctx, js, deployment) })
 	showDeadLetters(p, js)
 	p.Readiness.Register("writer", service.Check)
 	// As a Func it is not waited for: ingest starts whatever ClickHouse's state is.
@@ -483,7 +486,7 @@ func addIngest(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	if err != nil {
 		return err
 	}
-	p.Console.ShowAPI(console.API{
+	p.FrontPage.ShowAPI(frontpage.API{
 		Handler: service.Handler(), Tokens: cfg.APITokensFile != "", ClientCertificates: cfg.TLSClientCAFile != "",
 	})
 	p.Readiness.Register("ingest", service.Check)
@@ -493,5 +496,5 @@ func addIngest(ctx context.Context, p *process.Process, flags broker.ClientConfi
 
 // showDeadLetters tells the front page, of whichever role comes first: they are the deployment's.
 func showDeadLetters(p *process.Process, js jetstream.JetStream) {
-	p.Console.ShowDeadLetters(func(ctx context.Context) ([]deadletter.Pile, error) { return deadletter.Look(ctx, js) })
+	p.FrontPage.ShowDeadLetters(func(ctx context.Context) ([]deadletter.Group, error) { return deadletter.Groups(ctx, js) })
 }

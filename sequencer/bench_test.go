@@ -1,4 +1,4 @@
-package sequencer
+package sequencer_test
 
 import (
 	"context"
@@ -6,6 +6,9 @@ import (
 	"log/slog"
 	"testing"
 	"time"
+
+	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
+	"github.com/sendhouse/sendhouse/sequencer/natslog"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -35,10 +38,10 @@ func (h *harness) fill() {
 				ChannelId: fmt.Sprintf("u%d@c%d", n%97, n%10_000), ChannelType: 1, FromUid: "u1",
 				ClientMsgNo: fmt.Sprintf("1763900000-0-%d", n), RedDot: true, Payload: make([]byte, 70),
 			})
-			require.NoError(h.t, err)
+			require.NoError(h.T, err)
 		}
-		_, err := h.js.PublishMsg(h.ctx, &nats.Msg{Subject: topology.WALSubject(0), Data: data})
-		require.NoError(h.t, err)
+		_, err := h.JS.PublishMsg(h.Ctx, &nats.Msg{Subject: topology.WALSubject(0), Data: data})
+		require.NoError(h.T, err)
 	}
 }
 
@@ -51,17 +54,17 @@ func BenchmarkRecovery(b *testing.B) {
 		h.fill()
 		for _, kind := range []string{"deriving", "restart"} {
 			caughtUp := make(chan struct{})
-			logs, err := openLogs(h.nc, h.nc, h.js, 0, false)
+			logs, err := natslog.Open(h.NC, h.JS, 0, natslog.Options{Answers: h.NC})
 			require.NoError(b, err)
-			p := runner.New(h.config.Config, fold.Params{DedupWindow: h.deployment.DedupWindow, DedupEntriesMax: h.deployment.DedupEntriesMax}, runner.Deps{
-				Logs: logs, Checkpoints: h.checkpoints(), Logger: slog.New(slog.DiscardHandler),
+			p := runner.New(h.Config.Config, fold.Params{DedupWindow: h.Deployment.DedupWindow, DedupEntriesMax: h.Deployment.DedupEntriesMax}, runner.Deps{
+				Logs: logs, Checkpoints: h.Checkpoints(), Logger: slog.New(slog.DiscardHandler),
 				Metrics: runner.NewMetrics(prometheus.NewRegistry()).Partition(0), Now: time.Now,
 				MayWrite: func() bool { return true }, CaughtUp: func() { close(caughtUp) },
 			})
-			ctx, cancel := context.WithCancel(h.ctx)
+			ctx, cancel := context.WithCancel(h.Ctx)
 			done := make(chan error, 1)
 			started := time.Now()
-			go func() { done <- p.Run(ctx, patience) }()
+			go func() { done <- p.Run(ctx, sequencertest.Patience) }()
 			<-caughtUp
 			b.ReportMetric(benchRecords*benchBatch/time.Since(started).Seconds(), kind+"-sends/s")
 			cancel()

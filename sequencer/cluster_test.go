@@ -1,4 +1,4 @@
-package sequencer
+package sequencer_test
 
 import (
 	"context"
@@ -10,6 +10,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	sequenceraudit "github.com/sendhouse/sendhouse/sequencer/audit"
+
+	"github.com/sendhouse/sendhouse/sequencer"
+	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -55,7 +60,7 @@ func (c *fleetClient) run(ctx context.Context, number int) {
 	first := map[string]uint64{} // message_id first answered, by reply subject
 	for n := 0; ctx.Err() == nil; n++ {
 		partition := (number + n) % clusterPartitions
-		s := send(fmt.Sprintf("c%d", number), fmt.Sprintf("%d-%d", partition, n))
+		s := sequencertest.Send(fmt.Sprintf("c%d", number), fmt.Sprintf("%d-%d", partition, n))
 		data, err := message.AppendSend(nil, s)
 		require.NoError(c.t, err)
 		reply := fmt.Sprintf("%s.%d", inbox, n)
@@ -136,12 +141,12 @@ func TestEndToEndCluster(t *testing.T) {
 	nc, js := connect("client")
 	deployment, err := broker.EnsureDeployment(ctx, js, topology.Deployment{Partitions: clusterPartitions}, options)
 	require.NoError(t, err)
-	var cfg Config
+	var cfg sequencer.Config
 	_, err = config.Parse(nil, &cfg)
 	require.NoError(t, err)
 	for _, name := range []string{"a", "b"} {
 		nc, js := connect("sequencer " + name)
-		s, err := New(cfg, Deps{NATS: nc, Answers: nc, JetStream: js, Deployment: deployment, Replicas: 3, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: prometheus.NewRegistry()})
+		s, err := sequencer.New(cfg, sequencer.Deps{NATS: nc, Answers: nc, JetStream: js, Deployment: deployment, Replicas: 3, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: prometheus.NewRegistry()})
 		require.NoError(t, err)
 		done := make(chan error, 1)
 		runCtx, stop := context.WithCancel(ctx)
@@ -215,7 +220,7 @@ func metaLeader(ctx context.Context, t *testing.T, url string) string {
 func requireAnsweredOnce(ctx context.Context, t *testing.T, js jetstream.JetStream, deployment topology.Deployment, answered map[string]*message.Answer) {
 	t.Helper()
 	report := audit.NewReport()
-	Audit(ctx, js, deployment, 1<<30, slog.New(slog.DiscardHandler), report)
+	sequenceraudit.Audit(ctx, js, deployment, 1<<30, slog.New(slog.DiscardHandler), report)
 	report.Finish(nil)
 	require.NoError(t, report.Err())
 	found := 0

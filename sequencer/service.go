@@ -22,7 +22,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/pkg/tracing"
+	"github.com/sendhouse/sendhouse/sequencer/checkpoint"
 	"github.com/sendhouse/sendhouse/sequencer/fold"
+	"github.com/sendhouse/sendhouse/sequencer/natslog"
 	"github.com/sendhouse/sendhouse/sequencer/runner"
 )
 
@@ -33,9 +35,11 @@ const drainTimeout = 5 * time.Second
 // when it fails.
 const attemptsForgotten = 10 * time.Second
 
-// A refused partition is tried again after pauses that double between these, so that
-// a repair needs no restart and a lasting refusal costs next to nothing.
+// A partition that fails is started again after pauses that double between these. A refused one waits longer: a repair needs
+// no restart, and a lasting refusal costs next to nothing.
 const (
+	restartPauseMin = 50 * time.Millisecond
+	restartPauseMax = 5 * time.Second
 	refusedPauseMin = time.Second
 	refusedPauseMax = 30 * time.Second
 )
@@ -86,7 +90,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("sequencer: %w", err)
 	}
 	return &Service{
-		cfg: cfg, deps: deps, log: deps.Logger.With("role", "sequencer"), metrics: runner.NewMetrics(deps.Registerer),
+		cfg: cfg, deps: deps, log: deps.Logger.With("component", "sequencer"), metrics: runner.NewMetrics(deps.Registerer),
 		held: make(map[int]*holding), ready: make(chan struct{}),
 	}, nil
 }
@@ -240,7 +244,7 @@ func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) 
 		h.attempts++
 		h.metrics.Restarts.Inc()
 		h.log.Warn("the partition stopped and recovers", "error", err)
-		return runner.Pause(ctx, h.attempts-1)
+		return lifecycle.Backoff{Min: restartPauseMin, Max: restartPauseMax}.Wait(ctx, h.attempts) == nil
 	}
 	h.update(func() { h.behind, h.problem, h.refused = true, err, true })
 	h.lease.Announce()
@@ -250,8 +254,8 @@ func (h *holding) pauseAfter(ctx context.Context, err error, ran time.Duration) 
 		level = slog.LevelDebug
 	}
 	h.logged = err.Error()
-	pause := min(refusedPauseMin<<min(h.refusals, 10), refusedPauseMax)
 	h.refusals++
+	pause := lifecycle.Backoff{Min: refusedPauseMin, Max: refusedPauseMax}.After(h.refusals)
 	h.log.Log(ctx, level, "partition is refused: its sends are answered 503 until it is mended; the other partitions are served", "error", err, "next_attempt_in", pause)
 	return lifecycle.Pause(ctx, pause) == nil
 }
@@ -266,13 +270,12 @@ func (s *Service) runPartition(ctx context.Context, h *holding) (err error) {
 	if err := s.admit(ctx, l.Partition); err != nil {
 		return &runner.Error{Op: "check its logs", Partition: l.Partition, Err: err}
 	}
-	logs, err := openLogs(s.deps.NATS, s.deps.Answers, s.deps.JetStream, l.Partition, s.deps.Tracer != nil)
+	logs, err := natslog.Open(s.deps.NATS, s.deps.JetStream, l.Partition, natslog.Options{Answers: s.deps.Answers, Traced: s.deps.Tracer != nil, Owns: owns})
 	if err != nil {
 		return &runner.Error{Op: "open the logs", Partition: l.Partition, Err: err}
 	}
-	logs.owns = owns
-	defer func() { err = errors.Join(err, logs.close()) }()
-	store, err := openCheckpoints(ctx, s.deps.JetStream, l.Partition)
+	defer func() { err = errors.Join(err, logs.Close()) }()
+	store, err := checkpoint.Open(ctx, s.deps.JetStream, l.Partition)
 	if err != nil {
 		return &runner.Error{Op: "open the checkpoints", Partition: l.Partition, Err: err}
 	}
@@ -381,4 +384,19 @@ func (s *Service) status(number int) json.RawMessage {
 		return nil // numbers and a string
 	}
 	return encoded
+}
+
+// Config is what an operator may set. The defaults stand in the tags.
+type Config struct {
+	runner.Config
+	LeaseTTL time.Duration `name:"sequencer-lease-ttl" help:"Time after which the partitions of a sequencer that has died go to another, from 1s to 1h." default:"6s"`
+}
+
+// validate reports every setting out of its range.
+func (c Config) validate() error {
+	errs := []error{c.Check()}
+	if c.LeaseTTL < lease.TTLMin || c.LeaseTTL > lease.TTLMax {
+		errs = append(errs, fmt.Errorf("sequencer-lease-ttl %s: must be between %s and %s", c.LeaseTTL, lease.TTLMin, lease.TTLMax))
+	}
+	return errors.Join(errs...)
 }

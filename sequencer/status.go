@@ -14,9 +14,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/command"
-	"github.com/sendhouse/sendhouse/pkg/console"
+	"github.com/sendhouse/sendhouse/pkg/frontpage"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer/checkpoint"
+	"github.com/sendhouse/sendhouse/sequencer/natslog"
 )
 
 // PartitionStatus is what can be seen of a partition from outside. The owner's
@@ -90,7 +92,7 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 	if owner.Instance != "" {
 		s.State, s.Problem = stateOf(said.Condition), said.Problem
 	}
-	logs := &natsLogs{nc: js.Conn(), js: js, partition: number}
+	logs := natslog.New(js, number)
 	wal, err := logs.WALBounds(ctx)
 	if err != nil {
 		return s, err
@@ -99,13 +101,13 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 	if err != nil {
 		return s, err
 	}
-	checkpoints, err := openCheckpoints(ctx, js, number)
+	checkpoints, err := checkpoint.Open(ctx, js, number)
 	if err != nil {
 		return s, err
 	}
-	kept, _, err := checkpoints.pointer(ctx)
+	kept, err := checkpoints.Pointed(ctx)
 	switch {
-	case errors.Is(err, errPointer):
+	case errors.Is(err, checkpoint.ErrPointer):
 		s.Problem = cmp.Or(s.Problem, err.Error())
 	case err != nil:
 		return s, err
@@ -113,8 +115,8 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, number int, ow
 	s.WALLast, s.OutputLast = wal.Last, end.Seq
 	s.WALLag = wal.Last - min(said.WALSeq, wal.Last)
 	s.OutputBehind = said.WALSeq - min(end.Seq, said.WALSeq)
-	if len(kept.Checkpoints) > 0 {
-		s.CheckpointAge, s.CheckpointWAL = time.Since(kept.Checkpoints[0].TakenAt), kept.Checkpoints[0].WALSeq
+	if len(kept) > 0 {
+		s.CheckpointAge, s.CheckpointWAL = time.Since(kept[0].TakenAt), kept[0].WALSeq
 	}
 	return s, nil
 }
@@ -162,14 +164,14 @@ func (c *StatusCommand) Run(in *command.Invocation) error {
 }
 
 // Shown is the status as the front page shows it.
-func Shown(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) ([]console.Partition, error) {
+func Shown(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) ([]frontpage.Partition, error) {
 	all, err := Status(ctx, js, deployment)
 	if err != nil {
 		return nil, err
 	}
-	shown := make([]console.Partition, 0, len(all))
+	shown := make([]frontpage.Partition, 0, len(all))
 	for _, s := range all {
-		one := console.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.WALLag, State: "no checkpoint", Problem: s.Problem}
+		one := frontpage.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.WALLag, State: "no checkpoint", Problem: s.Problem}
 		switch {
 		case s.State == stateRefused || s.State == stateRecovering:
 			one.State = s.State

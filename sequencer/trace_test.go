@@ -1,10 +1,14 @@
-package sequencer
+package sequencer_test
 
 import (
 	"fmt"
 	"log/slog"
 	"testing"
 	"time"
+
+	sequenceraudit "github.com/sendhouse/sendhouse/sequencer/audit"
+
+	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -24,14 +28,14 @@ type stored struct {
 }
 
 func (h *harness) stored(n, messages uint64) []stored {
-	h.t.Helper()
-	h.messages(messages)
-	stream, err := h.js.Stream(h.ctx, topology.MessagesStream(0))
-	require.NoError(h.t, err)
+	h.T.Helper()
+	h.Messages(messages)
+	stream, err := h.JS.Stream(h.Ctx, topology.MessagesStream(0))
+	require.NoError(h.T, err)
 	all := make([]stored, n)
 	for i := range all {
-		m, err := stream.GetMsg(h.ctx, uint64(i+1))
-		require.NoError(h.t, err)
+		m, err := stream.GetMsg(h.Ctx, uint64(i+1))
+		require.NoError(h.T, err)
 		all[i] = stored{subject: m.Subject, traced: m.Header.Get(topology.HeaderTrace), data: m.Data}
 	}
 	return all
@@ -47,13 +51,13 @@ func TestTracingIsBesideTheLog(t *testing.T) {
 	})
 	require.NoError(t, err)
 	h := setup(t)
-	h.tracer = provider.Tracer("sequencer")
-	_, stop := h.start()
+	h.Tracer = provider.Tracer("sequencer")
+	_, stop := h.Start()
 
-	h.ask(send("c", "1"))
-	traced := h.publishTraced("1:"+traceparent(1)+",2:"+traceparent(2)+",9:"+traceparent(3)+",nonsense",
-		send("c", "2"), send("c", "3"), send("c", "1"), send("d", "4")) // the third is a duplicate
-	answers := h.answer(traced)
+	h.Ask(sequencertest.Send("c", "1"))
+	traced := h.PublishTraced("1:"+traceparent(1)+",2:"+traceparent(2)+",9:"+traceparent(3)+",nonsense",
+		sequencertest.Send("c", "2"), sequencertest.Send("c", "3"), sequencertest.Send("c", "1"), sequencertest.Send("d", "4")) // the third is a duplicate
+	answers := h.Answer(traced)
 	require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, answers[2].GetOutcome())
 	with := h.stored(2, 4)
 	var headers []string
@@ -61,15 +65,15 @@ func TestTracingIsBesideTheLog(t *testing.T) {
 		headers = append(headers, m.traced)
 	}
 	require.Equal(t, []string{"", "1:" + traceparent(1)}, headers, "the duplicate has no message; places are those of messages")
-	report, err := Refold(h.ctx, h.js, h.deployment, 0, slog.New(slog.DiscardHandler))
+	report, err := sequenceraudit.Refold(h.Ctx, h.JS, h.Deployment, 0, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.Zero(t, report.Differences)
 	stop()
 
-	require.NoError(t, h.js.DeleteStream(h.ctx, topology.MessagesStream(0)))
-	h.ensure()
-	h.tracer = nil
-	_, stop = h.start()
+	require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
+	h.Ensure()
+	h.Tracer = nil
+	_, stop = h.Start()
 	without := h.stored(2, 4)
 	for i := range with {
 		require.Equal(t, with[i].subject, without[i].subject)
@@ -79,9 +83,9 @@ func TestTracingIsBesideTheLog(t *testing.T) {
 	stop()
 
 	// Derived again by one that traces; the records were folded before as far as the message log shows, so that they are no news.
-	h.tracer = provider.Tracer("sequencer")
-	h.start()
-	h.ask(send("c", "5"))
+	h.Tracer = provider.Tracer("sequencer")
+	h.Start()
+	h.Ask(sequencertest.Send("c", "5"))
 	require.NoError(t, provider.Close())
 	folds := collector.Named("fold record")
 	require.Len(t, folds, 1)

@@ -71,36 +71,28 @@ func BenchmarkReplay(b *testing.B) {
 	t := setup(b, 1)
 	t.publishCommits(records)
 	round := 0
-	for _, schema := range []clickhouse.Schema{clickhouse.SchemaFull, clickhouse.SchemaReduced} {
-		b.Run(string(schema), func(b *testing.B) {
-			dsn := engine.Named
-			if schema == clickhouse.SchemaReduced {
-				server := testkit.StartClickHouse(b)
-				dsn = func(database string) string { return serverDSN(server, database) }
-			}
-			var memory, replay, naive time.Duration // of all rounds
-			var allocs uint64
-			rounds := 0
-			for b.Loop() {
-				round, rounds = round+1, rounds+1
-				memory += insertFromMemory(b, t, dsn(fmt.Sprintf("memory_%d", round)), schema, records)
-				took, made := replayOnce(b, t, dsn(fmt.Sprintf("replay_%d", round)), schema, len(records))
-				replay, allocs = replay+took, allocs+made
-				naive += naivePart * naiveOnce(b, t, dsn(fmt.Sprintf("naive_%d", round)), schema, len(records)/naivePart)
-			}
-			rows := float64(len(records) * rounds)
-			b.ReportMetric(rows/replay.Seconds(), "rows/s")
-			b.ReportMetric(rows/memory.Seconds(), "memory_rows/s")
-			b.ReportMetric(memory.Seconds()/replay.Seconds(), "of_memory")
-			b.ReportMetric(naive.Seconds()/replay.Seconds(), "of_naive")
-			b.ReportMetric(float64(allocs)/rows, "allocs/row")
-		})
+	dsn := engine.Named
+	var memory, replay, naive time.Duration // of all rounds
+	var allocs uint64
+	rounds := 0
+	for b.Loop() {
+		round, rounds = round+1, rounds+1
+		memory += insertFromMemory(b, t, dsn(fmt.Sprintf("memory_%d", round)), records)
+		took, made := replayOnce(b, t, dsn(fmt.Sprintf("replay_%d", round)), len(records))
+		replay, allocs = replay+took, allocs+made
+		naive += naivePart * naiveOnce(b, t, dsn(fmt.Sprintf("naive_%d", round)), len(records)/naivePart)
 	}
+	rows := float64(len(records) * rounds)
+	b.ReportMetric(rows/replay.Seconds(), "rows/s")
+	b.ReportMetric(rows/memory.Seconds(), "memory_rows/s")
+	b.ReportMetric(memory.Seconds()/replay.Seconds(), "of_memory")
+	b.ReportMetric(naive.Seconds()/replay.Seconds(), "of_naive")
+	b.ReportMetric(float64(allocs)/rows, "allocs/row")
 }
 
 // insertFromMemory inserts blocks that are there already, one after another.
-func insertFromMemory(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, records [][]byte) time.Duration {
-	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: schema}, t.log)
+func insertFromMemory(b *testing.B, t *bundle, dsn string, records [][]byte) time.Duration {
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn}, t.log)
 	require.NoError(b, err)
 	defer client.Close()
 	require.NoError(b, client.Migrate(t.ctx))
@@ -120,9 +112,9 @@ func insertFromMemory(b *testing.B, t *bundle, dsn string, schema clickhouse.Sch
 }
 
 // replayOnce runs a writer from the start of the log to its end.
-func replayOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, rows int) (took time.Duration, allocs uint64) {
+func replayOnce(b *testing.B, t *bundle, dsn string, rows int) (took time.Duration, allocs uint64) {
 	t.put(0, position{})
-	cfg := t.config(dsn, schema)
+	cfg := t.config(dsn)
 	cfg.FlushInterval = 500 * time.Millisecond
 	s := t.service(cfg)
 	client, err := clickhouse.Open(cfg.Config, t.log)
@@ -138,7 +130,7 @@ func replayOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, r
 	took = time.Since(begun)
 	runtime.ReadMemStats(&after)
 	require.NoError(b, stop())
-	have, different := openTable(b, dsn).counts(false)
+	have, different := openTable(b, dsn).counts()
 	require.EqualValues(b, rows, have)
 	require.EqualValues(b, rows, different)
 	return took, after.Mallocs - before.Mallocs
@@ -169,7 +161,7 @@ func BenchmarkRead(b *testing.B) {
 	t.publishCommits(records)
 	for b.Loop() {
 		t.put(0, position{})
-		s := t.service(t.config(engine.DSN(b), clickhouse.SchemaFull))
+		s := t.service(t.config(engine.DSN(b)))
 		s.store = nowhere{}
 		begun, busy := time.Now(), processorTime(b)
 		stop := t.start(s)

@@ -17,8 +17,8 @@ const naiveColumns = " (message_id, message_seq, channel_id, channel_type, from_
 
 // naiveOnce reads rows of the log as one would at first: a durable consumer, each message decoded into a struct and
 // appended to the driver's batch as a row, and each record acknowledged.
-func naiveOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, rows int) time.Duration {
-	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: schema}, t.log)
+func naiveOnce(b *testing.B, t *bundle, dsn string, rows int) time.Duration {
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn}, t.log)
 	require.NoError(b, err)
 	require.NoError(b, client.Migrate(t.ctx))
 	require.NoError(b, client.Close())
@@ -51,7 +51,7 @@ func naiveOnce(b *testing.B, t *bundle, dsn string, schema clickhouse.Schema, ro
 	}
 	took := time.Since(begun)
 	require.NoError(b, t.js.DeleteConsumer(t.ctx, topology.MessagesStream(0), consumer.CachedInfo().Name))
-	have, _ := table.counts(false)
+	have, _ := table.counts()
 	require.EqualValues(b, rows, have)
 	return took
 }

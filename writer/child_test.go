@@ -120,7 +120,7 @@ func (c *child) strike(do func() error) error {
 // newChild prepares a child on a data folder; kills says at which step it dies.
 func (b *bundle) newChild(dataDir, addr string, kills child) *testkit.Process {
 	b.t.Helper()
-	kills.Config = b.config("http://"+addr+"/child", "full")
+	kills.Config = b.config("http://" + addr + "/child")
 	kills.Config.FlushRowsMax = 100
 	kills.NATS, kills.DataDir, kills.Addr = b.nats.URL(), dataDir, addr
 	kills.Key = filepath.Join(b.dir, filepath.Base(broker.OperatorFile("")))
@@ -192,7 +192,7 @@ func TestEndToEndKilledAtEveryStep(t *testing.T) {
 			again := b.newChild(dir, addr, child{})
 			again.Start()
 			b.waitDone(0, last)
-			rows, different := openTable(t, "http://"+addr+"/child").counts(false)
+			rows, different := openTable(t, "http://"+addr+"/child").counts()
 			require.Equal(t, last, different)
 			require.Equal(t, last, rows)
 			require.Equal(t, 0, again.Stop())

@@ -12,9 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 // step is a call of the writer to a neighbour that changes something.
@@ -155,7 +153,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 		last := b.publishUntil(f.hit)
 		require.NoError(t, stop())
 
-		stop = b.start(b.service(b.config(cfg.ClickHouseDSN, cfg.ClickHouseSchema)))
+		stop = b.start(b.service(b.config(cfg.ClickHouseDSN)))
 		b.waitDone(0, last)
 		require.NoError(t, stop())
 		b.requireEachOnce(cfg, last)
@@ -178,24 +176,18 @@ func TestLostAnswerAtEveryStep(t *testing.T) {
 }
 
 // faultCases runs a test for every step, failing with and without effect, at the first call and at a later
-// one, on the embedded engine and on a server process.
+// one.
 func faultCases(t *testing.T, crash bool, test func(t *testing.T, b *bundle, f *faults, cfg Config)) {
-	server := testkit.StartClickHouse(t)
-	for _, schema := range []clickhouse.Schema{clickhouse.SchemaFull, clickhouse.SchemaReduced} {
-		for _, at := range []step{stepRecord, stepInsert, stepAdvance} {
-			for _, applied := range []bool{false, true} {
-				for _, skip := range []int32{0, 2} {
-					t.Run(fmt.Sprintf("%s/%s/applied=%t/skip=%d", schema, at, applied, skip), func(t *testing.T) {
-						t.Parallel()
-						b := setup(t, 1)
-						cfg := b.config(engine.DSN(t), schema)
-						if schema == clickhouse.SchemaReduced {
-							cfg.ClickHouseDSN = serverDSN(server, enginetest.DatabaseOf(t))
-						}
-						cfg.FlushRowsMax = 100
-						test(t, b, newFaults(at, applied, crash, skip), cfg)
-					})
-				}
+	for _, at := range []step{stepRecord, stepInsert, stepAdvance} {
+		for _, applied := range []bool{false, true} {
+			for _, skip := range []int32{0, 2} {
+				t.Run(fmt.Sprintf("%s/applied=%t/skip=%d", at, applied, skip), func(t *testing.T) {
+					t.Parallel()
+					b := setup(t, 1)
+					cfg := b.full()
+					cfg.FlushRowsMax = 100
+					test(t, b, newFaults(at, applied, crash, skip), cfg)
+				})
 			}
 		}
 	}

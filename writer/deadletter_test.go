@@ -50,7 +50,7 @@ func TestUndecodableRecordsBecomeDeadLetters(t *testing.T) {
 	}
 	require.Empty(t, bad)
 	require.InDelta(t, 6, valueOf(t, s.metrics.deadLetters[reasonUndecodable]), 0)
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 27, rows)
 	require.EqualValues(t, 27, different)
 }
@@ -87,7 +87,7 @@ func TestPoisonRowsBecomeDeadLetters(t *testing.T) {
 		require.Equal(t, letter.Header.Get(deadletter.HeaderPartitionSeq), strconv.FormatUint(m.GetWalSeq(), 10))
 	}
 	require.Equal(t, []string{"1", "500", "501", "777", "1000"}, seqs, "in their order")
-	rows, different := tb.counts(false)
+	rows, different := tb.counts()
 	require.EqualValues(t, 995, rows)
 	require.EqualValues(t, 995, different)
 }
@@ -98,7 +98,7 @@ func TestAViewRefusesARow(t *testing.T) {
 	b := setup(t, 1)
 	tb := b.writeInto("CREATE MATERIALIZED VIEW %[1]s_view ENGINE = MergeTree ORDER BY tuple() AS SELECT throwIf(partition_seq = 500) AS bad FROM %[1]s", func() { b.publish(0, 1, 1000) }, 1000)
 	require.Empty(t, b.deadLetters())
-	rows, different := tb.counts(false)
+	rows, different := tb.counts()
 	require.EqualValues(t, 1000, rows)
 	require.EqualValues(t, 1000, different)
 }
@@ -143,7 +143,7 @@ func TestTableRefusesEverything(t *testing.T) {
 	b.waitDone(0, 1000)
 	require.NoError(t, s.Check())
 	require.NoError(t, stop())
-	rows, different := tb.counts(true)
+	rows, different := tb.counts()
 	buried := uint64(len(b.deadLetters()))
 	require.GreaterOrEqual(t, buried, uint64(5))
 	require.Equal(t, 1000-buried, rows)

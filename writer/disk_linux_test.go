@@ -14,7 +14,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
-	"github.com/sendhouse/sendhouse/writer/clickhouse"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 const (
@@ -80,45 +80,29 @@ func (b *bundle) awaitRetrying() (problem string) {
 	return problem
 }
 
-// The disk of ClickHouse is full: the writer waits, drops nothing, and goes on when there is room.
+// The disk of ClickHouse is full: the writer waits, drops nothing, and continues when there is room.
 func TestEndToEndDiskFull(t *testing.T) {
 	t.Parallel()
-	through := func(t *testing.T, b *bundle, dir string, tb *table, final bool) {
-		t.Helper()
-		b.publishLarge(1, 100)
-		b.waitDone(0, 100)
-		ballast := fill(t, dir)
-		b.publishLarge(101, diskRecords)
-		t.Log(b.awaitRetrying())
-		require.Less(t, b.recorded(0).Done, uint64(diskRecords))
-		require.NoError(t, os.Remove(ballast))
-		b.waitDone(0, diskRecords)
-		rows, different := tb.counts(final)
-		require.EqualValues(t, diskRecords, rows)
-		require.EqualValues(t, diskRecords, different)
-		stream, err := b.js.Stream(b.ctx, "DEAD_LETTERS")
-		require.NoError(t, err)
-		require.Zero(t, stream.CachedInfo().State.Msgs)
-	}
-	t.Run("embedded", func(t *testing.T) {
-		t.Parallel()
-		dir := smallDisk(t)
-		b := setup(t, 1)
-		addr := testkit.FreeAddr(t)
-		process := b.newChild(dir, addr, child{})
-		process.Start()
-		through(t, b, dir, b.keepDuplicates(addr), false)
-		require.Equal(t, 0, process.Stop())
-	})
-	t.Run("server", func(t *testing.T) {
-		t.Parallel()
-		dir := smallDisk(t)
-		b := setup(t, 1)
-		server := testkit.StartClickHouseWith(t, testkit.ClickHouseOptions{DataDir: dir})
-		cfg := b.config(serverDSN(server, "test"), clickhouse.SchemaReduced)
-		cfg.FlushRowsMax = 1000
-		stop := b.start(b.service(cfg))
-		through(t, b, dir, openTable(t, cfg.ClickHouseDSN), true)
-		require.NoError(t, stop())
-	})
+	dir := smallDisk(t)
+	b := setup(t, 1)
+	server := enginetest.NewServer(t, dir, testkit.FreeAddr(t))
+	server.Start()
+	cfg := b.config(server.DSN("test"))
+	cfg.FlushRowsMax = 1000
+	stop := b.start(b.service(cfg))
+	b.publishLarge(1, 100)
+	b.waitDone(0, 100)
+	ballast := fill(t, dir)
+	b.publishLarge(101, diskRecords)
+	t.Log(b.awaitRetrying())
+	require.Less(t, b.recorded(0).Done, uint64(diskRecords))
+	require.NoError(t, os.Remove(ballast))
+	b.waitDone(0, diskRecords)
+	require.NoError(t, stop())
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
+	require.EqualValues(t, diskRecords, rows)
+	require.EqualValues(t, diskRecords, different)
+	stream, err := b.js.Stream(b.ctx, "DEAD_LETTERS")
+	require.NoError(t, err)
+	require.Zero(t, stream.CachedInfo().State.Msgs)
 }

@@ -171,7 +171,7 @@ func TestEndToEndKilledWithACountingView(t *testing.T) {
 				again.Start()
 				b.waitDone(0, last)
 				tb = openTable(t, "http://"+addr+"/child")
-				rows, different := tb.counts(false)
+				rows, different := tb.counts()
 				require.Equal(t, last, different)
 				require.Equal(t, last, rows)
 				var counted uint64

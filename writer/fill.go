@@ -137,7 +137,7 @@ func (f *Filler) insert(ctx context.Context, messages []messagelog.Entry, token 
 		if err := f.pause(ctx, attempt, err); err != nil {
 			return err
 		}
-		// The reduced schema knows no tokens: what only the answer was lost of must not be given to it again.
+		// A server that lost power has lost the token too: rows of which only the answer was lost must not be inserted again.
 		if lacking, err := f.Lacking(ctx, messages); err != nil || len(lacking) == 0 {
 			return err
 		}

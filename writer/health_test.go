@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -47,9 +48,9 @@ func isOf(m *dto.Metric, partition string) bool {
 func TestLagIsShown(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 2)
-	server := testkit.StartClickHouse(t)
+	server := enginetest.StartServer(t)
 	reg := prometheus.NewRegistry()
-	s, err := New(b.config(serverDSN(server, "test"), clickhouse.SchemaReduced), Deps{JetStream: b.js, Partitions: 2, Logger: b.log, Registerer: reg})
+	s, err := New(b.config(server.DSN("test")), Deps{JetStream: b.js, Partitions: 2, Logger: b.log, Registerer: reg})
 	require.NoError(t, err)
 	s.timing.watch, s.timing.backoffMin, s.timing.backoffMax = 50*time.Millisecond, 10*time.Millisecond, 100*time.Millisecond
 	stop := b.start(s)

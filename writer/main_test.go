@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 var engine *enginetest.Engine

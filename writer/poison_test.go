@@ -69,7 +69,7 @@ func TestEndToEndPoison(t *testing.T) {
 		letters = append(letters, seq)
 	}
 	require.Equal(t, poison, letters)
-	have, different := tb.counts(false)
+	have, different := tb.counts()
 	require.EqualValues(t, rows-poisonLetters, have)
 	require.EqualValues(t, rows-poisonLetters, different)
 	var disorder uint64

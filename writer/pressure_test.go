@@ -299,7 +299,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	require.NoError(t, stop())
 	require.Zero(t, s.budget.taken())
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, partitions*40_000, rows)
 	require.EqualValues(t, partitions*40_000, different)
 }

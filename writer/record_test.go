@@ -82,7 +82,7 @@ func TestARecordThatIsNoneStopsThePartition(t *testing.T) {
 	require.EqualValues(t, 200, all[0].StreamLast)
 	require.EqualValues(t, 20, all[1].StreamLast)
 	require.Empty(t, all[1].Problem)
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 220, rows)
 	require.EqualValues(t, 220, different)
 	require.Empty(t, b.deadLetters())
@@ -192,7 +192,7 @@ func TestAllRecordsAreGone(t *testing.T) {
 	require.Equal(t, []seqRange{{201, 350}}, p.Lost)
 	require.EqualValues(t, 150, p.LostMessages)
 	require.NoError(t, stop())
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 250, rows)
 	require.EqualValues(t, 250, different)
 	require.Len(t, b.deadLetters(), 1)
@@ -230,7 +230,7 @@ func TestPendingRangeOfALogThatIsGone(t *testing.T) {
 				lost.First = 121
 			}
 			require.Equal(t, []seqRange{lost}, p.Lost)
-			rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+			rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 			require.Equal(t, 250-lost.count(), rows)
 			require.Equal(t, 250-lost.count(), different)
 		})
@@ -253,7 +253,7 @@ func TestNothingWasReadAndAllRecordsAreGone(t *testing.T) {
 	p := b.waitDone(0, 181)
 	require.Equal(t, []seqRange{{1, 180}}, p.Lost)
 	require.NoError(t, stop())
-	rows, _ := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, _ := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 1, rows)
 }
 
@@ -278,7 +278,7 @@ func TestOnlyEmptyRecordsAreLeft(t *testing.T) {
 	require.EqualValues(t, 40, p.LostMessages)
 	require.EqualValues(t, 4, p.DoneRecord)
 	require.NoError(t, stop())
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 10, rows)
 	require.EqualValues(t, 10, different)
 }
@@ -299,7 +299,7 @@ func TestPoisonWithinARecord(t *testing.T) {
 		require.Equal(t, fmt.Sprintf("no-0-%d", n), m.GetClientMsgNo())
 	}
 	require.Equal(t, []string{"1", "60", "61", "350"}, seqs, "in their order")
-	rows, different := tb.counts(false)
+	rows, different := tb.counts()
 	require.EqualValues(t, 346, rows)
 	require.EqualValues(t, 346, different)
 }

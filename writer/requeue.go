@@ -50,7 +50,7 @@ type Requeued struct {
 type requeuer struct {
 	client *clickhouse.Client
 	js     jetstream.JetStream
-	box    *deadletter.Box
+	box    *deadletter.Stream
 	timing timing
 	now    func() time.Time
 	block  clickhouse.Block
@@ -89,7 +89,7 @@ func newRequeuer(ctx context.Context, cfg clickhouse.Config, js jetstream.JetStr
 }
 
 // requeue deals with one letter. The error is only one that ends the whole command.
-func (q *requeuer) requeue(ctx context.Context, letter deadletter.Letter) (Requeued, error) {
+func (q *requeuer) requeue(ctx context.Context, letter deadletter.Entry) (Requeued, error) {
 	outcome, err := q.store(ctx, letter)
 	result := Requeued{ID: letter.ID, Outcome: outcome}
 	var impossible *impossibleError
@@ -109,7 +109,7 @@ func (q *requeuer) requeue(ctx context.Context, letter deadletter.Letter) (Reque
 	return result, nil
 }
 
-func (q *requeuer) store(ctx context.Context, letter deadletter.Letter) (outcome string, err error) {
+func (q *requeuer) store(ctx context.Context, letter deadletter.Entry) (outcome string, err error) {
 	partition, err := requeueable(letter)
 	if err != nil {
 		return "", err
@@ -149,7 +149,7 @@ func (q *requeuer) store(ctx context.Context, letter deadletter.Letter) (outcome
 }
 
 // requeueable says whether a letter holds what could become a row, and of which partition.
-func requeueable(letter deadletter.Letter) (partition int, err error) {
+func requeueable(letter deadletter.Entry) (partition int, err error) {
 	switch {
 	case letter.Role != subsystem:
 		return 0, &impossibleError{fmt.Sprintf("it is a letter of the role %s: only those of the %s can be requeued", letter.Role, subsystem)}
@@ -168,7 +168,7 @@ func requeueable(letter deadletter.Letter) (partition int, err error) {
 
 // tokenOfLetter is the token of the insert that was refused. A letter that never came to an insert has one of its
 // own, the same each time.
-func tokenOfLetter(letter deadletter.Letter) string {
+func tokenOfLetter(letter deadletter.Entry) string {
 	if letter.Token != "" {
 		return letter.Token
 	}

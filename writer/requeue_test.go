@@ -16,7 +16,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/message"
-	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -60,17 +60,17 @@ func (r *refusals) exec(statement string) {
 
 func (r *refusals) heal() { r.exec("ALTER TABLE " + r.tb.name + " DROP CONSTRAINT poison") }
 
-func (b *bundle) box() *deadletter.Box {
+func (b *bundle) box() *deadletter.Stream {
 	b.t.Helper()
 	box, err := deadletter.Open(b.ctx, b.js)
 	require.NoError(b.t, err)
 	return box
 }
 
-func (b *bundle) letters() []deadletter.Letter {
+func (b *bundle) letters() []deadletter.Entry {
 	b.t.Helper()
-	var all []deadletter.Letter
-	_, err := b.box().Walk(b.ctx, deadletter.Filter{}, func(l deadletter.Letter) error {
+	var all []deadletter.Entry
+	_, err := b.box().Walk(b.ctx, deadletter.Filter{}, func(l deadletter.Entry) error {
 		all = append(all, l)
 		return nil
 	})
@@ -95,7 +95,7 @@ func (b *bundle) requeue(cfg Config, s deadletter.Selection) (map[uint64]Requeue
 // requireAll checks that each of the records is in the table once, as what it was.
 func (r *refusals) requireAll(rows int) {
 	r.t.Helper()
-	have, different := r.tb.counts(false)
+	have, different := r.tb.counts()
 	require.EqualValues(r.t, rows, have)
 	require.EqualValues(r.t, rows, different)
 	var wrong uint64
@@ -333,16 +333,16 @@ func TestRequeueWhatCannotBe(t *testing.T) {
 	require.Equal(t, outcomeInserted, said[decodable].Outcome)
 	require.Equal(t, outcomeExpired, said[late].Outcome)
 	require.Len(t, b.letters(), 9)
-	rows, _ := tb.counts(false)
+	rows, _ := tb.counts()
 	require.EqualValues(t, 21, rows)
 }
 
-// ClickHouse goes away in the middle; what was not done is done later. And the table without tokens.
+// ClickHouse goes away in the middle; what was not done is done later.
 func TestRequeueIntoAServer(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
-	server := testkit.StartClickHouse(t)
-	cfg := b.config(serverDSN(server, "test")+"?read_timeout=2s&dial_timeout=1s", clickhouse.SchemaReduced)
+	server := enginetest.StartServer(t)
+	cfg := b.config(server.DSN("test") + "?read_timeout=2s&dial_timeout=1s")
 	stop := b.start(b.service(cfg))
 	b.publish(0, 1, 100)
 	b.waitDone(0, 100)
@@ -374,7 +374,7 @@ func TestRequeueIntoAServer(t *testing.T) {
 	said, err := b.requeue(cfg, deadletter.Selection{All: true})
 	require.NoError(t, err)
 	require.Len(t, said, 6)
-	rows, _ := openTable(t, cfg.ClickHouseDSN).counts(true)
+	rows, _ := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 110, rows)
 }
 

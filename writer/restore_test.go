@@ -51,7 +51,7 @@ func (b *bundle) waitTally(is func(t tally) bool) (last tally) {
 func (b *bundle) waitRows(tb *table, last uint64) {
 	b.t.Helper()
 	testkit.WaitFor(b.t, time.Minute, "rows", func(context.Context) error {
-		if rows, different := tb.counts(false); rows != last || different != last {
+		if rows, different := tb.counts(); rows != last || different != last {
 			return fmt.Errorf("%d rows, %d different, want %d", rows, different, last)
 		}
 		return nil
@@ -100,7 +100,7 @@ func TestLostRowsAreRestoredAtStart(t *testing.T) {
 			b, cfg, tb := restoring(t)
 			lose(b, cfg, tb)
 			b.adopt(cfg)
-			rows, _ := tb.counts(false)
+			rows, _ := tb.counts()
 			require.Less(t, rows, uint64(300))
 			s := b.service(cfg)
 			stop := b.start(s)
@@ -174,7 +174,7 @@ func TestDeletedRowsStayDeleted(t *testing.T) {
 	b.waitTally(func(t tally) bool { return t.Rows == 250 })
 	require.NoError(t, stop())
 	b.count(cfg)
-	rows, different := tb.counts(false)
+	rows, different := tb.counts()
 	require.EqualValues(t, 250, rows)
 	require.EqualValues(t, 250, different)
 	require.Zero(t, b.waitTally(func(tally) bool { return true }).Missing)

@@ -16,14 +16,15 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
 func TestServerWritesAllPartitions(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 3)
-	server := testkit.StartClickHouse(t)
-	cfg := b.config(serverDSN(server, "test"), clickhouse.SchemaReduced)
+	server := enginetest.StartServer(t)
+	cfg := b.config(server.DSN("test"))
 	s := b.service(cfg)
 	require.ErrorContains(t, s.Check(), "not started")
 	stop := b.start(s)
@@ -39,7 +40,7 @@ func TestServerWritesAllPartitions(t *testing.T) {
 	require.NoError(t, stop())
 	require.ErrorIs(t, s.Check(), errStopped)
 
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 1510, rows)
 	require.EqualValues(t, 1510, different)
 }
@@ -59,8 +60,8 @@ func (s *hooked) Insert(ctx context.Context, b *clickhouse.Block, first, end int
 func TestServerKilledInMidInsert(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 2)
-	server := testkit.StartClickHouse(t)
-	cfg := b.config(serverDSN(server, "test"), clickhouse.SchemaReduced)
+	server := enginetest.StartServer(t)
+	cfg := b.config(server.DSN("test"))
 	cfg.FlushRowsMax = 2000
 	s := b.service(cfg)
 	begun := make(chan struct{}, 1)
@@ -87,7 +88,7 @@ func TestServerKilledInMidInsert(t *testing.T) {
 	}
 	require.NoError(t, s.Check())
 	require.NoError(t, stop())
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(true)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 2*5*burst, rows)
 	require.EqualValues(t, 2*5*burst, different)
 }
@@ -96,8 +97,8 @@ func TestServerKilledInMidInsert(t *testing.T) {
 func TestServerHangs(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
-	server := testkit.StartClickHouse(t)
-	cfg := b.config(serverDSN(server, "test")+"?read_timeout=1s&dial_timeout=1s", clickhouse.SchemaReduced)
+	server := enginetest.StartServer(t)
+	cfg := b.config(server.DSN("test") + "?read_timeout=1s&dial_timeout=1s")
 	s := b.service(cfg)
 	stop := b.start(s)
 	b.publish(0, 1, 100)
@@ -108,7 +109,7 @@ func TestServerHangs(t *testing.T) {
 	server.Resume()
 	b.waitDone(0, 200)
 	require.NoError(t, stop())
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(true)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 200, rows)
 	require.EqualValues(t, 200, different)
 }
@@ -122,8 +123,8 @@ const pauseVariable = "WRITER_PAUSE"
 func TestServerStoppedInMidInsert(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 2)
-	server := testkit.StartClickHouse(t)
-	cfg := b.config(serverDSN(server, "test"), clickhouse.SchemaReduced)
+	server := enginetest.StartServer(t)
+	cfg := b.config(server.DSN("test"))
 	cfg.FlushRowsMax = 2000
 	var pause time.Duration
 	if text := os.Getenv(pauseVariable); text != "" {
@@ -164,7 +165,7 @@ func TestServerStoppedInMidInsert(t *testing.T) {
 	}
 	require.NoError(t, s.Check())
 	require.NoError(t, stop())
-	rows, different := openTable(t, serverDSN(server, "test")).counts(true)
+	rows, different := openTable(t, server.DSN("test")).counts()
 	require.EqualValues(t, 2*2*burst, rows)
 	require.EqualValues(t, 2*2*burst, different)
 }
@@ -173,8 +174,8 @@ func TestServerStoppedInMidInsert(t *testing.T) {
 func TestServerAwayUnderLoad(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
-	server := testkit.StartClickHouse(t)
-	cfg := b.config(serverDSN(server, "test"), clickhouse.SchemaReduced)
+	server := enginetest.StartServer(t)
+	cfg := b.config(server.DSN("test"))
 	cfg.FlushRowsMax, cfg.WriterStopTimeout = 500, 50*time.Millisecond
 	s := b.service(cfg)
 	stop := b.start(s)
@@ -191,7 +192,7 @@ func TestServerAwayUnderLoad(t *testing.T) {
 	stop = b.start(b.service(cfg))
 	b.waitDone(0, 5000)
 	require.NoError(t, stop())
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(true)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 5000, rows)
 	require.EqualValues(t, 5000, different)
 }
@@ -354,7 +355,7 @@ func TestTableIsChangedWhileTheWriterRuns(t *testing.T) {
 func TestStartWaitsForClickHouse(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
-	s := b.service(b.config("clickhouse://"+testkit.FreeAddr(t)+"/x", clickhouse.SchemaReduced))
+	s := b.service(b.config("clickhouse://" + testkit.FreeAddr(t) + "/x"))
 	ctx, stop := context.WithCancel(b.ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()

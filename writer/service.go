@@ -179,7 +179,7 @@ func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
 	s.runners[h.partition] = r
 	s.mu.Unlock()
 	var restoring sync.WaitGroup
-	if r.asks && s.cfg.ClickHouseSchema == clickhouse.SchemaFull {
+	if r.asks {
 		o := &restorer{
 			r: r, rows: s.client, kv: kv, turn: s.counting, alarm: r.alarm, explained: make(map[uint64]uint64),
 			filler: newFiller(s.client, s.client.Digester(), false, fillAttempts, r.log),

@@ -174,9 +174,9 @@ func (b *bundle) flush() {
 	}
 }
 
-func (b *bundle) config(dsn string, schema clickhouse.Schema) Config {
+func (b *bundle) config(dsn string) Config {
 	return Config{
-		Config:            clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: schema},
+		Config:            clickhouse.Config{ClickHouseDSN: dsn},
 		ClickHouseMigrate: true,
 		FlushRowsMax:      100_000,
 		FlushBytesMax:     32 << 20,
@@ -257,22 +257,19 @@ func (b *bundle) waitDoneOr(partition int, done uint64, other <-chan struct{}) b
 	}
 }
 
-// requireEachOnce checks that the table has the records 1 to last of partition 0, each once: as they lie
-// there with the full schema, with FINAL with the reduced one.
+// requireEachOnce checks that the table has the messages 1 to last of partition 0, each in one row.
 func (b *bundle) requireEachOnce(cfg Config, last uint64) {
 	b.t.Helper()
-	rows, different := openTable(b.t, cfg.ClickHouseDSN).counts(cfg.ClickHouseSchema == clickhouse.SchemaReduced)
-	require.Equal(b.t, last, different, "different stream sequences")
+	rows, different := openTable(b.t, cfg.ClickHouseDSN).counts()
+	require.Equal(b.t, last, different, "different partition_seqs")
 	require.Equal(b.t, last, rows, "rows")
 }
 
-// stopMerges keeps the full table as it was inserted: a merge would hide that a row was there twice.
+// stopMerges keeps the table as it was inserted: a merge would hide that a row was there twice.
 func (b *bundle) stopMerges(cfg Config) {
 	b.t.Helper()
-	if cfg.ClickHouseSchema == clickhouse.SchemaFull {
-		tb := openTable(b.t, cfg.ClickHouseDSN)
-		require.NoError(b.t, tb.conn.Exec(b.ctx, "SYSTEM STOP MERGES "+tb.name))
-	}
+	tb := openTable(b.t, cfg.ClickHouseDSN)
+	require.NoError(b.t, tb.conn.Exec(b.ctx, "SYSTEM STOP MERGES "+tb.name))
 }
 
 // table is a connection for looking into a table.
@@ -294,21 +291,12 @@ func openTable(t testing.TB, dsn string) *table {
 	return &table{t: t, conn: conn, name: database + ".messages"}
 }
 
-// counts gives the rows, and the different stream sequences among them.
-func (tb *table) counts(final bool) (rows, different uint64) {
+// counts counts the rows, and the different places in the message log among them.
+func (tb *table) counts() (rows, different uint64) {
 	tb.t.Helper()
-	suffix := ""
-	if final {
-		suffix = " FINAL"
-	}
 	require.NoError(tb.t, tb.conn.QueryRow(context.Background(),
-		"SELECT count(), uniqExact(partition, partition_seq) FROM "+tb.name+suffix).Scan(&rows, &different))
+		"SELECT count(), uniqExact(partition, partition_seq) FROM "+tb.name).Scan(&rows, &different))
 	return rows, different
-}
-
-// serverDSN is the address of a database on a server process.
-func serverDSN(s *testkit.ClickHouseServer, database string) string {
-	return "clickhouse://" + s.Addr + "/" + database
 }
 
 // valueOf is the value of a counter or gauge.

@@ -40,42 +40,42 @@ func (b *bundle) awaitOwners(want map[*Service]int) {
 func TestWritersShareThePartitions(t *testing.T) {
 	t.Parallel()
 	const partitions = 5
-	bothEngines(t, partitions, func(t *testing.T, b *bundle, cfg Config) {
-		cfg.FlushRowsMax = 20
-		cfg.WriterLeaseTTL = 5 * time.Minute // neither a join nor a leave waits for a renewal or an expiry
-		published := 0
-		flow := func(want map[*Service]int) {
-			const burst = 100
-			for p := range partitions {
-				b.publish(p, published+1, published+burst)
-			}
-			published += burst
-			b.awaitOwners(want)
-			for p := range partitions {
-				b.waitDone(p, uint64(published))
-			}
+	b := setup(t, partitions)
+	cfg := b.full()
+	cfg.FlushRowsMax = 20
+	cfg.WriterLeaseTTL = 5 * time.Minute // neither a join nor a leave waits for a renewal or an expiry
+	published := 0
+	flow := func(want map[*Service]int) {
+		const burst = 100
+		for p := range partitions {
+			b.publish(p, published+1, published+burst)
 		}
-		one, two, three := b.service(cfg), b.service(cfg), b.service(cfg)
-		stopOne := b.start(one)
-		b.stopMerges(cfg)
-		flow(map[*Service]int{one: 5})
-		stopTwo := b.start(two)
-		flow(map[*Service]int{one: 3, two: 2})
-		stopThree := b.start(three)
-		flow(map[*Service]int{one: 2, two: 2, three: 1})
-		for _, s := range []*Service{one, two, three} {
-			testkit.WaitFor(t, time.Minute, "a writer to be well", func(context.Context) error { return s.Check() }) // it asks ClickHouse about the table first
+		published += burst
+		b.awaitOwners(want)
+		for p := range partitions {
+			b.waitDone(p, uint64(published))
 		}
-		require.NoError(t, stopOne())
-		flow(map[*Service]int{two: 3, three: 2})
-		require.NoError(t, stopTwo())
-		flow(map[*Service]int{three: 5})
-		require.NoError(t, stopThree())
+	}
+	one, two, three := b.service(cfg), b.service(cfg), b.service(cfg)
+	stopOne := b.start(one)
+	b.stopMerges(cfg)
+	flow(map[*Service]int{one: 5})
+	stopTwo := b.start(two)
+	flow(map[*Service]int{one: 3, two: 2})
+	stopThree := b.start(three)
+	flow(map[*Service]int{one: 2, two: 2, three: 1})
+	for _, s := range []*Service{one, two, three} {
+		testkit.WaitFor(t, time.Minute, "a writer to be well", func(context.Context) error { return s.Check() }) // it asks ClickHouse about the table first
+	}
+	require.NoError(t, stopOne())
+	flow(map[*Service]int{two: 3, three: 2})
+	require.NoError(t, stopTwo())
+	flow(map[*Service]int{three: 5})
+	require.NoError(t, stopThree())
 
-		rows, different := openTable(t, cfg.ClickHouseDSN).counts(false) // nobody died, so not even FINAL is needed
-		require.EqualValues(t, partitions*published, rows)
-		require.EqualValues(t, partitions*published, different)
-	})
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts() // nobody died, so not even FINAL is needed
+	require.EqualValues(t, partitions*published, rows)
+	require.EqualValues(t, partitions*published, different)
 }
 
 // A writer beyond the number of partitions is ready, holds nothing, and shows no gauges of partitions.

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/command"
-	"github.com/sendhouse/sendhouse/pkg/console"
+	"github.com/sendhouse/sendhouse/pkg/frontpage"
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
@@ -160,14 +160,14 @@ func (c *StatusCommand) Run(in *command.Invocation) error {
 }
 
 // Shown is the status as the front page shows it.
-func Shown(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) ([]console.Partition, error) {
+func Shown(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) ([]frontpage.Partition, error) {
 	all, err := Status(ctx, js, deployment.Partitions)
 	if err != nil {
 		return nil, err
 	}
-	shown := make([]console.Partition, 0, len(all))
+	shown := make([]frontpage.Partition, 0, len(all))
 	for _, s := range all {
-		shown = append(shown, console.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.Lag, State: s.State, Problem: s.Problem})
+		shown = append(shown, frontpage.Partition{Number: s.Partition, Owner: s.Owner, Epoch: s.Epoch, Lag: s.Lag, State: s.State, Problem: s.Problem})
 	}
 	return shown, nil
 }

@@ -13,11 +13,10 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
-	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
 // full is the configuration for the embedded engine, with a database of the test's own.
-func (b *bundle) full() Config { return b.config(engine.DSN(b.t), clickhouse.SchemaFull) }
+func (b *bundle) full() Config { return b.config(engine.DSN(b.t)) }
 
 // waitStatus waits until a partition is in a state.
 func (b *bundle) waitStatus(s *Service, partition int, want state) *status {
@@ -239,7 +238,7 @@ func TestStreamMadeAnewBehindThePosition(t *testing.T) {
 	require.NoError(t, stop())
 	require.Len(t, b.deadLetters(), 1)
 	require.True(t, b.stream(0).CachedInfo().Created.Equal(p.StreamCreated))
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 150, rows)
 	require.EqualValues(t, 150, different)
 }
@@ -263,7 +262,7 @@ func TestRetentionPassesWhileClickHouseIsAway(t *testing.T) {
 	close(slow.release)
 	p := b.waitDone(0, 10_000)
 	require.NoError(t, stop())
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.Equal(t, rows, different)
 	require.EqualValues(t, 10_000, rows+p.LostMessages)
 	require.Positive(t, p.LostMessages)
@@ -316,7 +315,7 @@ func TestRetentionPassedThePosition(t *testing.T) {
 	require.Len(t, letters, 1)
 	require.Equal(t, "deadletters.writer.lost", letters[0].Subject)
 	require.JSONEq(t, `{"partition":0,"stream":"MESSAGES_0","first":101,"last":150}`, string(letters[0].Data))
-	rows, _ := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, _ := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 150, rows)
 }
 
@@ -386,7 +385,7 @@ func TestRecordDeletedFromTheMiddle(t *testing.T) {
 	p := b.waitDone(0, 120)
 	require.Equal(t, []seqRange{{1, 1}, {40, 41}, {100, 100}}, p.Lost)
 	require.NoError(t, stop())
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 	require.EqualValues(t, 116, rows)
 	require.EqualValues(t, 116, different)
 	require.Len(t, b.deadLetters(), 3)
@@ -420,7 +419,7 @@ func TestPendingRangeGone(t *testing.T) {
 					lost = map[string]uint64{"expired": 30, "deleted": 1}[name]
 				}
 				require.Equal(t, lost, p.LostMessages)
-				rows, different := openTable(t, cfg.ClickHouseDSN).counts(false)
+				rows, different := openTable(t, cfg.ClickHouseDSN).counts()
 				require.Equal(t, 80-lost, rows)
 				require.Equal(t, 80-lost, different)
 			})

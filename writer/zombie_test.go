@@ -8,10 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
-	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 // shareNothing makes a writer believe that all partitions are its own, as one does that was paused while
@@ -24,21 +22,6 @@ func (s *Service) shareNothing(ctx context.Context, hold holdFunc) error {
 	s.joined()
 	holds.Wait()
 	return nil
-}
-
-// bothEngines runs a test on the embedded engine and on a server process.
-func bothEngines(t *testing.T, partitions int, test func(t *testing.T, b *bundle, cfg Config)) {
-	for _, schema := range []clickhouse.Schema{clickhouse.SchemaFull, clickhouse.SchemaReduced} {
-		t.Run(string(schema), func(t *testing.T) {
-			t.Parallel()
-			b := setup(t, partitions)
-			if schema == clickhouse.SchemaFull {
-				test(t, b, b.full())
-				return
-			}
-			test(t, b, b.config(serverDSN(testkit.StartClickHouse(t), enginetest.DatabaseOf(t)), schema))
-		})
-	}
 }
 
 // slowStore is a store whose first insert waits until it is let go, and then takes no notice of having been
@@ -71,67 +54,67 @@ func (s *slowStore) Insert(ctx context.Context, b *clickhouse.Block, first, end 
 // absorbs the rows, and the position refuses its claim.
 func TestZombie(t *testing.T) {
 	t.Parallel()
-	bothEngines(t, 1, func(t *testing.T, b *bundle, cfg Config) {
-		cfg.FlushRowsMax = 100
-		zombie := b.service(cfg)
-		zombie.share = zombie.shareNothing
-		slow := newSlowStore(zombie.store)
-		zombie.store = slow
-		b.publish(0, 1, 1000)
-		stopZombie := b.start(zombie)
-		b.stopMerges(cfg)
-		<-slow.held
+	b := setup(t, 1)
+	cfg := b.full()
+	cfg.FlushRowsMax = 100
+	zombie := b.service(cfg)
+	zombie.share = zombie.shareNothing
+	slow := newSlowStore(zombie.store)
+	zombie.store = slow
+	b.publish(0, 1, 1000)
+	stopZombie := b.start(zombie)
+	b.stopMerges(cfg)
+	<-slow.held
 
-		heir := b.service(cfg)
-		stopHeir := b.start(heir)
-		b.waitDone(0, 1000)
-		close(slow.release)
-		for valueOf(t, zombie.metrics.partitions[0].fenced) == 0 {
-			require.NoError(t, b.ctx.Err())
-			b.waitStatus(zombie, 0, stateRunning) // it has seen the others' position and goes on from there
-		}
-		b.publish(0, 1001, 1500)
-		b.waitDone(0, 1500)
-		require.NoError(t, stopZombie())
-		require.NoError(t, stopHeir())
-		b.requireEachOnce(cfg, 1500)
-	})
+	heir := b.service(cfg)
+	stopHeir := b.start(heir)
+	b.waitDone(0, 1000)
+	close(slow.release)
+	for valueOf(t, zombie.metrics.partitions[0].fenced) == 0 {
+		require.NoError(t, b.ctx.Err())
+		b.waitStatus(zombie, 0, stateRunning) // it has seen the others' position and goes on from there
+	}
+	b.publish(0, 1001, 1500)
+	b.waitDone(0, 1500)
+	require.NoError(t, stopZombie())
+	require.NoError(t, stopHeir())
+	b.requireEachOnce(cfg, 1500)
 }
 
 // A writer that loses its lease in the middle of an insert records nothing more: its successor repeats the
 // insert, and the token absorbs what arrives late.
 func TestLeaseLostInMidInsert(t *testing.T) {
 	t.Parallel()
-	bothEngines(t, 1, func(t *testing.T, b *bundle, cfg Config) {
-		cfg.FlushRowsMax = 100
-		first := b.service(cfg)
-		slow := newSlowStore(first.store)
-		first.store = slow
-		b.publish(0, 1, 500)
-		stopFirst := b.start(first)
-		b.stopMerges(cfg)
-		<-slow.held
-		second := b.service(cfg)
-		stopSecond := b.start(second)
+	b := setup(t, 1)
+	cfg := b.full()
+	cfg.FlushRowsMax = 100
+	first := b.service(cfg)
+	slow := newSlowStore(first.store)
+	first.store = slow
+	b.publish(0, 1, 500)
+	stopFirst := b.start(first)
+	b.stopMerges(cfg)
+	<-slow.held
+	second := b.service(cfg)
+	stopSecond := b.start(second)
 
-		kv, err := b.js.KeyValue(b.ctx, topology.WriterLeaseBucket)
-		require.NoError(t, err)
-		require.NoError(t, kv.Delete(b.ctx, leaseRole+".member.0")) // the other one's share is all now
-		require.NoError(t, kv.Delete(b.ctx, leaseRole+".partition.0"))
-		b.waitDone(0, 500)
-		before := b.recorded(0)
-		require.Equal(t, second.name, before.Writer)
-		close(slow.release)
-		require.NoError(t, stopFirst())
-		require.Equal(t, before, b.recorded(0), "nothing is recorded by the one that lost the partition")
-		b.publish(0, 501, 600)
-		b.waitDone(0, 600)
-		require.NoError(t, stopSecond())
-		b.requireEachOnce(cfg, 600)
-		state, err := lease.List(b.ctx, kv, leaseRole)
-		require.NoError(t, err)
-		require.Empty(t, state.Owners)
-	})
+	kv, err := b.js.KeyValue(b.ctx, topology.WriterLeaseBucket)
+	require.NoError(t, err)
+	require.NoError(t, kv.Delete(b.ctx, leaseRole+".member.0")) // the other one's share is all now
+	require.NoError(t, kv.Delete(b.ctx, leaseRole+".partition.0"))
+	b.waitDone(0, 500)
+	before := b.recorded(0)
+	require.Equal(t, second.name, before.Writer)
+	close(slow.release)
+	require.NoError(t, stopFirst())
+	require.Equal(t, before, b.recorded(0), "nothing is recorded by the one that lost the partition")
+	b.publish(0, 501, 600)
+	b.waitDone(0, 600)
+	require.NoError(t, stopSecond())
+	b.requireEachOnce(cfg, 600)
+	state, err := lease.List(b.ctx, kv, leaseRole)
+	require.NoError(t, err)
+	require.Empty(t, state.Owners)
 }
 
 // Two writers that both believe a partition to be theirs take turns at refusing each other, and still

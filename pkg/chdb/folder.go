@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sendhouse/sendhouse/pkg/chdb/internal/library"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
@@ -89,4 +90,21 @@ func lockFolder(path string, log *slog.Logger) (*os.File, error) {
 
 func folderError(path string, err error) error {
 	return fmt.Errorf("%w: %s: %w; make it writable for this user, or choose another data folder", ErrUnwritable, path, err)
+}
+
+// LibraryPath is where libchdb is: at override, if that is not empty, and otherwise as Config.LibraryPath says. The error is ErrLibrary.
+func LibraryPath(override string) (string, error) {
+	path, err := library.Locate(override)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrLibrary, err)
+	}
+	return path, nil
+}
+
+// MakeFolder makes the data folder, if it is missing. The error is ErrUnwritable.
+func MakeFolder(path string) error {
+	if err := os.MkdirAll(path, 0o750); err != nil {
+		return folderError(path, err)
+	}
+	return nil
 }

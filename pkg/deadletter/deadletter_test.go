@@ -21,10 +21,10 @@ import (
 )
 
 type bundle struct {
-	t   *testing.T
-	ctx context.Context
-	js  jetstream.JetStream
-	box *deadletter.Box
+	t      *testing.T
+	ctx    context.Context
+	js     jetstream.JetStream
+	stream *deadletter.Stream
 }
 
 // setup starts a NATS server with the stream of dead letters.
@@ -43,9 +43,9 @@ func setup(t *testing.T) *bundle {
 	require.ErrorContains(t, err, "stream DEAD_LETTERS")
 	_, err = js.CreateStream(ctx, topology.DefaultOptions().DeadLettersConfig())
 	require.NoError(t, err)
-	box, err := deadletter.Open(ctx, js)
+	stream, err := deadletter.Open(ctx, js)
 	require.NoError(t, err)
-	return &bundle{t: t, ctx: ctx, js: js, box: box}
+	return &bundle{t: t, ctx: ctx, js: js, stream: stream}
 }
 
 // put puts a letter there as a role would.
@@ -78,7 +78,7 @@ func (b *bundle) list(o deadletter.ListOptions) deadletter.Listing {
 	b.t.Helper()
 	o.JSON = true
 	var out bytes.Buffer
-	require.NoError(b.t, deadletter.List(b.ctx, b.box, o, &out))
+	require.NoError(b.t, deadletter.List(b.ctx, b.stream, o, &out))
 	var listing deadletter.Listing
 	require.NoError(b.t, json.Unmarshal(out.Bytes(), &listing))
 	return listing
@@ -88,17 +88,17 @@ func TestList(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	empty := b.list(deadletter.ListOptions{Limit: 10})
-	require.Equal(t, deadletter.Listing{Counts: []deadletter.Count{}, Letters: []deadletter.Letter{}}, empty)
+	require.Equal(t, deadletter.Listing{Counts: []deadletter.Group{}, Letters: []deadletter.Entry{}}, empty)
 	b.fill()
 
 	all := b.list(deadletter.ListOptions{Limit: 5})
-	require.Equal(t, []deadletter.Count{{"writer", "refused", 600}, {"writer", "undecodable", 300}, {"other", "refused", 300}}, all.Counts)
+	require.Equal(t, []deadletter.Group{{Role: "writer", Reason: "refused", Count: 600}, {Role: "writer", Reason: "undecodable", Count: 300}, {Role: "other", Reason: "refused", Count: 300}}, all.Counts)
 	require.True(t, all.More)
 	require.Len(t, all.Letters, 5)
 	first := all.Letters[0]
 	require.WithinDuration(t, time.Now(), first.Time, time.Minute)
 	first.Time = time.Time{}
-	require.Equal(t, deadletter.Letter{
+	require.Equal(t, deadletter.Entry{
 		ID: 1, Role: "writer", Reason: "refused", Stream: "MESSAGES_0", PartitionSeq: 1, Error: "because of refused",
 		ContentType: message.ContentType, Bytes: 1,
 	}, first)
@@ -120,11 +120,11 @@ func TestList(t *testing.T) {
 	}
 
 	var out bytes.Buffer
-	require.NoError(t, deadletter.List(b.ctx, b.box, deadletter.ListOptions{Filter: deadletter.Filter{Role: "other"}, Limit: 1}, &out))
+	require.NoError(t, deadletter.List(b.ctx, b.stream, deadletter.ListOptions{Filter: deadletter.Filter{Role: "other"}, Limit: 1}, &out))
 	require.Regexp(t, `^ID +TIME +ROLE +REASON +STREAM +SEQ +BYTES +ERROR\n4 +\S+ +other +refused +SENDS_0 +4 +1 +because of refused\n300 dead letters, 1 listed: 300 of other/refused\n$`, out.String())
 
 	for _, o := range []deadletter.ListOptions{{Limit: -1}, {Filter: deadletter.Filter{Role: "a.b"}}, {Filter: deadletter.Filter{Reason: ">"}}, {Filter: deadletter.Filter{Since: -1}}} {
-		require.Error(t, deadletter.List(b.ctx, b.box, o, &out))
+		require.Error(t, deadletter.List(b.ctx, b.stream, o, &out))
 	}
 }
 
@@ -136,14 +136,14 @@ func TestWalkWhileLettersGo(t *testing.T) {
 		b.put("writer", "refused", "MESSAGES_0", i, message.ContentType, []byte("x"))
 	}
 	for name, meanwhile := range map[string]func(id uint64){
-		"one is removed": func(id uint64) { require.NoError(t, b.box.Remove(b.ctx, id)) },
+		"one is removed": func(id uint64) { require.NoError(t, b.stream.Remove(b.ctx, id)) },
 		"one comes":      func(id uint64) { b.put("writer", "refused", "MESSAGES_0", int(id), message.ContentType, []byte("y")) },
 	} {
-		piles, err := b.box.Piles(b.ctx)
+		groups, err := deadletter.Groups(b.ctx, b.js)
 		require.NoError(t, err)
-		newest := piles[0].Latest.ID
+		newest := groups[0].Latest.ID
 		var ids []uint64
-		last, err := b.box.Walk(b.ctx, deadletter.Filter{}, func(l deadletter.Letter) error {
+		last, err := b.stream.Walk(b.ctx, deadletter.Filter{}, func(l deadletter.Entry) error {
 			if len(ids) == 0 {
 				meanwhile(newest)
 			}
@@ -170,7 +170,7 @@ func TestShow(t *testing.T) {
 	raw := b.put("writer", "undecodable", "MESSAGES_3", 21, message.ContentType, []byte("\x00\xff"))
 	show := func(o deadletter.ShowOptions) string {
 		var out bytes.Buffer
-		require.NoError(t, deadletter.Show(b.ctx, b.box, o, &out))
+		require.NoError(t, deadletter.Show(b.ctx, b.stream, o, &out))
 		return out.String()
 	}
 
@@ -190,7 +190,7 @@ func TestShow(t *testing.T) {
 	require.Contains(t, show(deadletter.ShowOptions{ID: raw}), `body           "\x00\xff"`)
 	require.Contains(t, show(deadletter.ShowOptions{ID: raw, JSON: true}), `"body":"AP8="`)
 	for _, none := range []uint64{0, 99} {
-		require.ErrorIs(t, deadletter.Show(b.ctx, b.box, deadletter.ShowOptions{ID: none}, nil), deadletter.ErrNotFound)
+		require.ErrorIs(t, deadletter.Show(b.ctx, b.stream, deadletter.ShowOptions{ID: none}, nil), deadletter.ErrNotFound)
 	}
 }
 
@@ -200,7 +200,7 @@ func TestPurge(t *testing.T) {
 	b.fill()
 	purge := func(yes bool, s deadletter.Selection) (string, error) {
 		var out bytes.Buffer
-		err := deadletter.Purge(b.ctx, b.box, deadletter.PurgeOptions{Selection: s, Yes: yes}, &out)
+		err := deadletter.Purge(b.ctx, b.stream, deadletter.PurgeOptions{Selection: s, Yes: yes}, &out)
 		return out.String(), err
 	}
 	left := func() int {
@@ -224,7 +224,7 @@ func TestPurge(t *testing.T) {
 	text, err := purge(true, deadletter.Selection{IDs: []uint64{5, 7}})
 	require.NoError(t, err)
 	require.Equal(t, "removed 2 dead letters: 2 of writer/refused\n", text)
-	_, err = b.box.Get(b.ctx, 5)
+	_, err = b.stream.Get(b.ctx, 5)
 	require.ErrorIs(t, err, deadletter.ErrNotFound)
 
 	_, err = purge(true, deadletter.Selection{Filter: deadletter.Filter{Role: "writer", Stream: "MESSAGES_1", Reason: "refused"}})
@@ -232,7 +232,7 @@ func TestPurge(t *testing.T) {
 	require.Equal(t, 1200-2-299, left())
 	_, err = purge(true, deadletter.Selection{Filter: deadletter.Filter{Role: "other"}})
 	require.NoError(t, err)
-	require.Equal(t, []deadletter.Count{{"writer", "refused", 299}, {"writer", "undecodable", 300}}, b.list(deadletter.ListOptions{}).Counts)
+	require.Equal(t, []deadletter.Group{{Role: "writer", Reason: "refused", Count: 299}, {Role: "writer", Reason: "undecodable", Count: 300}}, b.list(deadletter.ListOptions{}).Counts)
 	_, err = purge(true, deadletter.Selection{Filter: deadletter.Filter{OlderThan: time.Hour}})
 	require.NoError(t, err)
 	require.Equal(t, 599, left())
@@ -242,29 +242,29 @@ func TestPurge(t *testing.T) {
 	text, err = purge(true, deadletter.Selection{All: true})
 	require.NoError(t, err)
 	require.Equal(t, "no dead letters\n", text)
-	require.NoError(t, b.box.Remove(b.ctx, 5), "one that is gone is as good as removed")
+	require.NoError(t, b.stream.Remove(b.ctx, 5), "one that is gone is as good as removed")
 }
 
-func TestPiles(t *testing.T) {
+func TestGroups(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	piles, err := b.box.Piles(b.ctx)
+	groups, err := deadletter.Groups(b.ctx, b.js)
 	require.NoError(t, err)
-	require.Empty(t, piles)
+	require.Empty(t, groups)
 
 	b.put("writer", "refused", "MESSAGES_0", 1, message.ContentType, []byte("a"))
 	latest := b.put("writer", "refused", "MESSAGES_1", 2, message.ContentType, []byte("bc"))
 	gone := b.put("writer", "lost", "MESSAGES_0", 3, "text/plain", nil)
 	other := b.put("other", "refused", "SENDS_0", 4, "text/plain", []byte("d"))
-	require.NoError(t, b.box.Remove(b.ctx, gone))
-	piles, err = b.box.Piles(b.ctx)
+	require.NoError(t, b.stream.Remove(b.ctx, gone))
+	groups, err = deadletter.Groups(b.ctx, b.js)
 	require.NoError(t, err)
-	require.Len(t, piles, 2)
-	require.Equal(t, "other", piles[0].Role)
-	require.Equal(t, other, piles[0].Latest.ID)
-	require.Equal(t, deadletter.Pile{Role: "writer", Reason: "refused", Count: 2, Latest: piles[1].Latest}, piles[1])
-	require.Equal(t, latest, piles[1].Latest.ID)
-	require.Equal(t, "MESSAGES_1", piles[1].Latest.Stream)
-	require.Equal(t, "because of refused", piles[1].Latest.Error)
-	require.Equal(t, 2, piles[1].Latest.Bytes)
+	require.Len(t, groups, 2)
+	require.Equal(t, "other", groups[0].Role)
+	require.Equal(t, other, groups[0].Latest.ID)
+	require.Equal(t, deadletter.Group{Role: "writer", Reason: "refused", Count: 2, Latest: groups[1].Latest}, groups[1])
+	require.Equal(t, latest, groups[1].Latest.ID)
+	require.Equal(t, "MESSAGES_1", groups[1].Latest.Stream)
+	require.Equal(t, "because of refused", groups[1].Latest.Error)
+	require.Equal(t, 2, groups[1].Latest.Bytes)
 }

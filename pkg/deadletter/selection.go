@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Selection says which letters a command that changes something is to take: by ID, by filter, or all.
@@ -32,17 +33,17 @@ func (s Selection) Check() error {
 
 // Walk calls visit with each letter that is selected: those given by ID in their order, others oldest first. An ID
 // that is not there goes to missing, whose error ends the walk.
-func (s Selection) Walk(ctx context.Context, b *Box, visit func(Letter) error, missing func(id uint64, err error) error) (last uint64, err error) {
+func (s Selection) Walk(ctx context.Context, stream *Stream, visit func(Entry) error, missing func(id uint64, err error) error) (last uint64, err error) {
 	if len(s.IDs) == 0 {
-		return b.Walk(ctx, s.Filter, visit)
+		return stream.Walk(ctx, s.Filter, visit)
 	}
 	for _, id := range s.IDs {
-		letter, err := b.Get(ctx, id)
+		entry, err := stream.Get(ctx, id)
 		switch {
 		case errors.Is(err, ErrNotFound):
 			err = missing(id, err)
 		case err == nil:
-			err = visit(letter)
+			err = visit(entry)
 		}
 		if err != nil {
 			return 0, err
@@ -51,41 +52,39 @@ func (s Selection) Walk(ctx context.Context, b *Box, visit func(Letter) error, m
 	return 0, nil
 }
 
-// Count is how many letters there are of a role and reason.
-type Count struct {
+// Group is the letters of one role and reason.
+type Group struct {
 	Role   string `json:"role"`
 	Reason string `json:"reason"`
-	Count  int    `json:"count"`
+	Count  uint64 `json:"count"`
+	// Latest is the newest of them. Only Groups sets it, and leaves it nil if the letter has been removed since it was counted.
+	Latest *Entry `json:"latest,omitempty"`
 }
 
-// counts collects them in the order in which they are met.
-type counts []Count
+// groups counts letters by role and reason, in the order in which they are met.
+type groups []Group
 
-func (c *counts) add(l Letter) {
-	for i := range *c {
-		if one := &(*c)[i]; one.Role == l.Role && one.Reason == l.Reason {
+func (g *groups) add(e Entry) {
+	for i := range *g {
+		if one := &(*g)[i]; one.Role == e.Role && one.Reason == e.Reason {
 			one.Count++
 			return
 		}
 	}
-	*c = append(*c, Count{Role: l.Role, Reason: l.Reason, Count: 1})
+	*g = append(*g, Group{Role: e.Role, Reason: e.Reason, Count: 1})
 }
 
-func (c counts) total() int {
-	total := 0
-	for _, one := range c {
+func (g groups) total() (total uint64) {
+	for _, one := range g {
 		total += one.Count
 	}
 	return total
 }
 
-func (c counts) String() string {
-	text := ""
-	for i, one := range c {
-		if i > 0 {
-			text += ", "
-		}
-		text += fmt.Sprintf("%d of %s/%s", one.Count, one.Role, one.Reason)
+func (g groups) String() string {
+	texts := make([]string, len(g))
+	for i, one := range g {
+		texts[i] = fmt.Sprintf("%d of %s/%s", one.Count, one.Role, one.Reason)
 	}
-	return text
+	return strings.Join(texts, ", ")
 }

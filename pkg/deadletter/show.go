@@ -23,7 +23,7 @@ type ShowOptions struct {
 
 // Shown is what Show prints as JSON: the letter and its body, in the form that can be read best.
 type Shown struct {
-	Letter
+	Entry
 	Message *Message        `json:"message,omitempty"` // a message of the message log
 	Object  json.RawMessage `json:"object,omitempty"`  // a body that is JSON
 	Raw     []byte          `json:"body,omitempty"`    // any other, in base64
@@ -51,8 +51,8 @@ type Message struct {
 }
 
 // Show prints one letter with what it holds.
-func Show(ctx context.Context, b *Box, o ShowOptions, out io.Writer) error {
-	letter, err := b.Get(ctx, o.ID)
+func Show(ctx context.Context, s *Stream, o ShowOptions, out io.Writer) error {
+	letter, err := s.Get(ctx, o.ID)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func Show(ctx context.Context, b *Box, o ShowOptions, out io.Writer) error {
 		}
 		return nil
 	}
-	shown := Shown{Letter: letter}
+	shown := Shown{Entry: letter}
 	var m message.Message
 	switch {
 	case letter.ContentType == message.ContentType && m.UnmarshalVT(letter.Body) == nil:

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 )
 
@@ -155,3 +157,12 @@ func (h *handoff) Close() error {
 
 // Addr implements net.Listener.
 func (h *handoff) Addr() net.Addr { return &net.UnixAddr{Name: "parent", Net: "unix"} }
+
+// duplicate is the file of fd once more, closed when another program is run.
+func duplicate(fd uintptr) (*os.File, error) {
+	other, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(other), "listener"), nil
+}

@@ -220,7 +220,7 @@ func (s *Supervisor) load() (load chdb.Load, err error) {
 func (s *Supervisor) supervise(ctx context.Context) {
 	defer close(s.ended)
 	defer func() { s.waiting.close(s.log) }()
-	pause := pauseMin
+	backoff, ends := lifecycle.Backoff{Min: pauseMin, Max: pauseMax}, 0 // in a row
 	for first := true; ; first = false {
 		up, final, err := s.once(ctx)
 		if ctx.Err() != nil {
@@ -233,14 +233,15 @@ func (s *Supervisor) supervise(ctx context.Context) {
 		}
 		s.tellFirst(nil)
 		if up >= steadyAfter {
-			pause = pauseMin
+			ends = 0
 		}
+		ends++
+		pause := backoff.After(ends)
 		s.restarts.Inc()
 		s.log.Error("ClickHouse engine ended; starting it again, while rows wait in the message log", "error", err, "was_up", up.Round(time.Millisecond), "pause", pause)
 		if lifecycle.Pause(ctx, pause) != nil {
 			return
 		}
-		pause = min(2*pause, pauseMax)
 	}
 }
 

@@ -66,7 +66,7 @@ type Balancer struct {
 	joined    uint64 // revision under which the instance joined
 	member    uint64 // revision of its membership now, 0 if it is no member
 	round1    chan struct{}
-	changes   chan struct{} // something is to be done before the next tick
+	changes   lifecycle.Wake // of Run: something is to be done before the next tick
 
 	faults lifecycle.Repeated
 
@@ -97,7 +97,7 @@ func New(kv jetstream.KeyValue, cfg Config, hold Hold) (*Balancer, error) {
 	}
 	return &Balancer{
 		cfg: cfg, kv: kv, hold: hold, log: cfg.Logger.With("instance", cfg.Instance), clock: clock,
-		round1: make(chan struct{}), changes: make(chan struct{}, 1), seen: make(map[string]sighting),
+		round1: make(chan struct{}), changes: lifecycle.NewWake(), seen: make(map[string]sighting),
 		held: make(map[int]*Lease), failed: make(chan error, 1),
 	}, nil
 }
@@ -133,14 +133,6 @@ func (b *Balancer) Run(ctx context.Context) error {
 	return err
 }
 
-// wake asks for a round now.
-func (b *Balancer) wake() {
-	select {
-	case b.changes <- struct{}{}:
-	default: // one is pending, which is enough
-	}
-}
-
 // watch asks for a round when a key was given back or a member has joined, and notes when each revision was first
 // seen. It only speeds things up: without it the ticker finds everything. The returned function ends it.
 func (b *Balancer) watch(ctx context.Context) (stop func()) {
@@ -154,11 +146,11 @@ func (b *Balancer) watch(ctx context.Context) (stop func()) {
 			switch {
 			case entry == nil:
 			case entry.Operation() != jetstream.KeyValuePut:
-				b.wake()
+				b.changes.Signal()
 			default: // every renewal is a put
 				b.observe(entry)
 				if b.isJoin(entry) {
-					b.wake()
+					b.changes.Signal()
 				}
 			}
 		}

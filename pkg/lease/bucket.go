@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
+	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -47,27 +47,31 @@ func Streams(replicas int, metadata map[string]string) (all []jetstream.StreamCo
 func OpenBucket(ctx context.Context, js jetstream.JetStream, bucket string, replicas int, metadata map[string]string) (jetstream.KeyValue, error) {
 	config := BucketConfig(bucket, max(replicas, 1))
 	config.Metadata = metadata
-	pause := bucketPauseMin
+	backoff := lifecycle.Backoff{Min: bucketPauseMin, Max: bucketPauseMax}
 	for attempt := 1; ; attempt++ {
-		once, cancel := context.WithTimeout(ctx, bucketTimeout)
-		_, missing := js.Stream(once, topology.BucketStream(config).Name)
-		kv, err := js.CreateOrUpdateKeyValue(once, config)
-		if err == nil && errors.Is(missing, jetstream.ErrStreamNotFound) {
-			kv, err = js.CreateOrUpdateKeyValue(once, config) // so that it is still there at the server's next start, see broker.CreateStream
-		}
-		cancel()
+		kv, err := openBucket(ctx, js, config)
 		if err == nil {
 			return kv, nil
 		}
-		err = fmt.Errorf("key-value bucket %s: %w", bucket, err)
-		if attempt == bucketAttempts {
-			return nil, err
+		if attempt == bucketAttempts || backoff.Wait(ctx, attempt) != nil {
+			return nil, fmt.Errorf("key-value bucket %s: %w", bucket, err)
 		}
-		if lifecycle.Pause(ctx, pause/2+rand.N(pause/2)) != nil {
-			return nil, err
-		}
-		pause = min(2*pause, bucketPauseMax)
 	}
+}
+
+func openBucket(ctx context.Context, js jetstream.JetStream, config jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+	ctx, cancel := context.WithTimeout(ctx, bucketTimeout)
+	defer cancel()
+	stream := topology.BucketStream(config)
+	stream.Metadata = config.Metadata
+	_, err := js.Stream(ctx, stream.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		_, err = broker.CreateStream(ctx, js, stream)
+	}
+	if err != nil {
+		return nil, err //nolint:wrapcheck // the caller names the bucket
+	}
+	return js.CreateOrUpdateKeyValue(ctx, config) //nolint:wrapcheck // the caller names the bucket
 }
 
 // RandomInstance names a process so that an operator can find it and no other has

@@ -136,7 +136,7 @@ func (b *Balancer) ownRevision(ctx context.Context, key string, was uint64) (rev
 func (b *Balancer) begin(ctx context.Context, partition int, revision uint64, before time.Duration) {
 	ctx, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	l := &Lease{
-		Partition: partition, Epoch: revision, revision: revision, clock: b.clock, renewNow: b.wake, end: end,
+		Partition: partition, Epoch: revision, revision: revision, clock: b.clock, renewNow: b.changes.Signal, end: end,
 		timer: time.AfterFunc(time.Hour, func() { end(ErrExpired) }), renewed: make(chan struct{}),
 	}
 	l.extend(before + b.holdFor())
@@ -177,7 +177,7 @@ func (b *Balancer) giveBack(l *Lease, gone bool) {
 	delete(b.held, l.Partition)
 	b.mu.Unlock()
 	if gone {
-		b.wake()
+		b.changes.Signal()
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.TTL)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -126,3 +127,12 @@ func (r *Run) watch(start time.Time, progress io.Writer, done <-chan struct{}) {
 }
 
 func millis(micros int64) float64 { return float64(micros) / 1000 }
+
+// processorTime is what this process has used, in user and system mode.
+func processorTime() time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}

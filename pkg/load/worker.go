@@ -103,7 +103,8 @@ func (w *worker) choose(first uint64, n int) {
 func (w *worker) deliver(ctx context.Context, due time.Time) sample {
 	m := sample{due: due, sent: time.Now()}
 	giveUp := m.sent.Add(w.run.cfg.GiveUp)
-	for pause := backoffMin; ; pause = min(2*pause, backoffMax) {
+	backoff, asked := lifecycle.Backoff{Min: backoffMin, Max: backoffMax}, time.Duration(0) // asked: by the server
+	for {
 		w.todo = w.todo[:0]
 		for i := range w.items {
 			if !w.items[i].done {
@@ -114,14 +115,12 @@ func (w *worker) deliver(ctx context.Context, due time.Time) sample {
 			break
 		}
 		if m.requests > 0 {
-			if time.Now().After(giveUp) || !w.wait(ctx, pause) {
+			if time.Now().After(giveUp) || !w.wait(ctx, max(asked, backoff.After(m.requests))) {
 				break
 			}
 		}
 		m.requests++
-		if after := w.attempt(ctx); after > pause {
-			pause = after
-		}
+		asked = w.attempt(ctx)
 	}
 	m.answered = time.Now()
 	for i := range w.items {

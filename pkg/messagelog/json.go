@@ -21,7 +21,7 @@ type Encoder struct {
 func (e *Encoder) Append(dst []byte, r Entry) ([]byte, error) {
 	m := &e.message
 	m.Reset()
-	if err := m.UnmarshalVT(r.Data); err != nil {
+	if err := m.UnmarshalVTUnsafe(r.Data); err != nil {
 		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)
 	}
 	j := &e.json

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
-	"github.com/sendhouse/sendhouse/pkg/console"
+	"github.com/sendhouse/sendhouse/pkg/frontpage"
 	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/telemetry"
@@ -17,13 +17,13 @@ import (
 )
 
 // Process is what a process has beside its roles, and who its roles belong to. The exported fields are for those who
-// build roles; all are set by New but Console, Tracing and Hosts, which Serve sets before it calls build.
+// build roles; all are set by New but FrontPage, Tracing and Hosts, which Serve sets before it calls build.
 type Process struct {
 	Log       *slog.Logger
 	Registry  *prometheus.Registry
 	Readiness *lifecycle.Readiness
 	Group     *lifecycle.Group
-	Console   *console.Console
+	FrontPage *frontpage.Page
 	Tracing   *tracing.Provider // nil: nothing is traced
 	Hosts     guard.Hosts       // for each listener
 
@@ -53,13 +53,13 @@ func (p *Process) Serve(ctx context.Context, adminConfig telemetry.AdminConfig, 
 	if err != nil {
 		return err
 	}
-	p.Console, err = console.New(console.Deps{
+	p.FrontPage, err = frontpage.New(frontpage.Deps{
 		Logger: p.Log, Registry: p.Registry, Readiness: p.Readiness, Recent: p.recent, Build: telemetry.ReadBuild(),
 	})
 	if err != nil {
 		return err
 	}
-	admin, err := telemetry.NewAdmin(adminConfig, telemetry.AdminDeps{Logger: p.Log, Level: p.level, Registry: p.Registry, Readiness: p.Readiness, Front: p.Console, ConnectionsMax: p.connections("the admin listener", shareAdmin, adminConnectionsMax)})
+	admin, err := telemetry.NewAdmin(adminConfig, telemetry.AdminDeps{Logger: p.Log, Level: p.level, Registry: p.Registry, Readiness: p.Readiness, Front: p.FrontPage, ConnectionsMax: p.connections("the admin listener", shareAdmin, adminConnectionsMax)})
 	if err != nil {
 		return err
 	}

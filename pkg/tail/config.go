@@ -1,12 +1,17 @@
 package tail
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/command"
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
 // Config says what to show. Embed it in the command line.
@@ -78,4 +83,17 @@ func (c Config) channel() (name string, kind message.ChannelType, ok bool) {
 		name += message.CommandSuffix
 	}
 	return name, kind, true
+}
+
+// Command is `sendhouse tail`.
+type Command struct {
+	command.Broker
+	Config
+}
+
+// Run shows the messages.
+func (c *Command) Run(in *command.Invocation) error {
+	return in.Ask(in.Ctx, c.OrLocal(), command.Reader, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
+		return Run(ctx, c.Config, js, deployment.Partitions, in.Stdout)
+	})
 }

@@ -42,7 +42,7 @@ type AdminDeps struct {
 	Level     *slog.LevelVar
 	Registry  *prometheus.Registry
 	Readiness *lifecycle.Readiness
-	// Front answers / and what is below /console/; nil: nothing is there.
+	// Front answers / and what is below /frontpage/; nil: nothing is there.
 	Front http.Handler
 	// ConnectionsMax is how many connections may be open; more wait. 0 means that there is no limit.
 	ConnectionsMax int
@@ -110,7 +110,7 @@ func routes(deps AdminDeps, keeper *guard.Guard) http.Handler {
 			r.Get("/loglevel", getLevel(deps.Level))
 			r.Put("/loglevel", putLevel(deps.Level, deps.Logger))
 			if deps.Front != nil {
-				r.Handle("/console/*", deps.Front)
+				r.Handle("/frontpage/*", deps.Front)
 			}
 			r.Handle("/debug/pprof", http.RedirectHandler("/debug/pprof/", http.StatusMovedPermanently))
 			r.Handle("/debug/pprof/*", profiles())

@@ -173,7 +173,7 @@ type route struct{ method, path string }
 // routes are all that the admin listener serves. Those below a wildcard are named by one of them.
 func routes() []route {
 	return []route{
-		{http.MethodGet, "/metrics"}, {http.MethodGet, "/healthz"}, {http.MethodGet, "/readyz"}, {http.MethodGet, "/"}, {http.MethodGet, "/console/state"}, {http.MethodPost, "/console/api/message/send"},
+		{http.MethodGet, "/metrics"}, {http.MethodGet, "/healthz"}, {http.MethodGet, "/readyz"}, {http.MethodGet, "/"}, {http.MethodGet, "/frontpage/state"}, {http.MethodPost, "/frontpage/api/message/send"},
 		{http.MethodGet, "/loglevel"}, {http.MethodPut, "/loglevel"}, {http.MethodGet, "/debug/pprof"}, {http.MethodGet, "/debug/pprof/"}, {http.MethodGet, "/debug/pprof/heap"},
 		{http.MethodGet, "/debug/pprof/cmdline"}, {http.MethodGet, "/debug/pprof/symbol"}, {http.MethodPost, "/debug/pprof/symbol"}, {http.MethodGet, "/debug/pprof/allocs"},
 	}

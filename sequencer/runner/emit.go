@@ -5,7 +5,17 @@ import (
 	"errors"
 	"time"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
+
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+)
+
+// The pauses before the message log is asked or sent to again.
+const (
+	resumePauseMin = 50 * time.Millisecond
+	resumePauseMax = 5 * time.Second
 )
 
 // emitAll sends the outbox to the message log until folding has ended and the
@@ -22,7 +32,7 @@ func (p *Partition) emitAll(ctx context.Context, folded <-chan struct{}, drain t
 	})
 	defer stop()
 
-	e := &emitter{Partition: p, silence: time.NewTimer(p.cfg.OutputAckTimeout)}
+	e := &emitter{Partition: p, silence: time.NewTimer(p.cfg.OutputAckTimeout), backoff: lifecycle.Backoff{Min: resumePauseMin, Max: resumePauseMax}}
 	defer e.silence.Stop()
 	for {
 		sent, err := e.Emit()
@@ -106,6 +116,7 @@ type emitter struct {
 	listening bool        // something was in flight at the last look
 	heard     uint64      // acknowledged then
 
+	backoff   lifecycle.Backoff
 	resumedAt uint64 // acknowledged after the last resume
 	vain      int    // resumes on end that found nothing more acknowledged
 }
@@ -138,7 +149,7 @@ func (e *emitter) resume(ctx context.Context, cause error) error {
 		if attempt == 0 && ctx.Err() == nil {
 			e.Logger.Warn("the message log's tail cannot be read; trying on", "error", err)
 		}
-		if !Pause(ctx, attempt) {
+		if e.backoff.Wait(ctx, attempt+1) != nil {
 			return nil
 		}
 	}
@@ -152,7 +163,24 @@ func (e *emitter) pauseInVain(ctx context.Context) {
 		e.resumedAt, e.vain = acked, 0
 		return
 	}
-	if Pause(ctx, e.vain) {
+	if e.backoff.Wait(ctx, e.vain+1) == nil {
 		e.vain++
 	}
+}
+
+// Derive appends the record of the message log that a record of the write-ahead log became, and says how many messages it holds: the
+// state is that after it, and the effects are those of its sends. Nothing else decides what is in it.
+func Derive(dst []byte, state *fold.State, effects []fold.Effect) (record []byte, messages int) {
+	for i := range effects {
+		if effects[i].Output != 0 {
+			messages++
+		}
+	}
+	dst = message.AppendBatchHead(dst, state.Output()-uint64(messages)+1, state.LastID())
+	for i := range effects {
+		if e := &effects[i]; e.Output != 0 {
+			dst = message.AppendBatchMessage(dst, e.Send, e.Identity)
+		}
+	}
+	return dst, messages
 }

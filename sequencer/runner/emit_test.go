@@ -56,10 +56,10 @@ func TestNoWordIsNoticedWhileSendsComeIn(t *testing.T) {
 		require.InDelta(t, 1, testutil.ToFloat64(p.Metrics.resumed), 0)
 		pass(time.Hour)
 		require.EqualValues(t, 10, p.Progress().Emitted)
-		require.Greater(t, testutil.ToFloat64(p.Metrics.resumed), float64(time.Hour/(testAckTimeout+2*backoffMax)))
+		require.Greater(t, testutil.ToFloat64(p.Metrics.resumed), float64(time.Hour/(testAckTimeout+2*resumePauseMax)))
 
 		logs.set(false, nil)
-		pass(testAckTimeout + backoffMax + time.Second)
+		pass(testAckTimeout + resumePauseMax + time.Second)
 		at := p.Progress()
 		require.Equal(t, at.WALSeq, at.Emitted)
 		require.Empty(t, stopped)
@@ -97,7 +97,7 @@ func TestRefusalThatLastsIsTriedEverMoreSlowly(t *testing.T) {
 		require.Less(t, appendsLater-appends, 30*(outboxMessagesMax+1))
 
 		logs.set(false, nil)
-		pass(backoffMax + time.Second)
+		pass(resumePauseMax + time.Second)
 		require.GreaterOrEqual(t, p.Progress().Emitted, uint64(10+outboxMessagesMax))
 		pass(time.Minute)
 		at := p.Progress()

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // Limits of what is on its way to the message log at one time. A chunk is
@@ -33,8 +35,8 @@ type outbox struct {
 
 	waiting []ackWaiter
 
-	room   chan struct{} // signals put: the queue got shorter
-	change chan struct{} // signals the emitter: something to send, or an outcome
+	room   lifecycle.Wake // of put: the queue got shorter
+	change lifecycle.Wake // of the emitter: something to send, or an outcome
 }
 
 type ackWaiter struct {
@@ -46,14 +48,7 @@ type ackWaiter struct {
 func newOutbox(messagesMax, bytesMax int, acked uint64) *outbox {
 	return &outbox{
 		messagesMax: messagesMax, bytesMax: bytesMax, acked: acked, sent: acked,
-		room: make(chan struct{}, 1), change: make(chan struct{}, 1),
-	}
-}
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default: // one is pending, which is enough
+		room: lifecycle.NewWake(), change: lifecycle.NewWake(),
 	}
 }
 
@@ -79,7 +74,7 @@ func (o *outbox) put(ctx context.Context, next Output) error {
 	o.queue = append(o.queue, next)
 	o.messages += next.Messages
 	o.bytes += len(next.Data)
-	signal(o.change)
+	o.change.Signal()
 	return nil
 }
 
@@ -130,7 +125,7 @@ func (o *outbox) fits(more int) bool {
 func (o *outbox) ack(seq uint64, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	defer signal(o.change)
+	defer o.change.Signal()
 	switch {
 	case seq <= o.acked || seq > o.sent:
 		// Of a chunk from before a rewind; the tail that was read has said more.
@@ -164,7 +159,7 @@ func (o *outbox) forget(upTo uint64) {
 		close(w.done)
 	}
 	o.waiting = waiting
-	signal(o.room)
+	o.room.Signal()
 }
 
 // reached is closed when the message log has everything up to seq.

@@ -12,50 +12,45 @@ import (
 	report "github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/audit"
-	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
 const someRows = 20_000 // more than a range
 
 func TestRowsAreWhatTheLogHolds(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b *bundle, _ clickhouse.Schema) {
-		b.publish(1, someRows, 600)
-		b.write(someRows)
-		b.publish(someRows+1, someRows+5, 0) // the writer has stopped
-		differences, got := b.compare()
-		require.Empty(t, differences)
-		require.Equal(t, audit.Compared{First: 1, Last: someRows, Rows: someRows * 9 / 10, Expiring: someRows / 10}, got)
+	b := setup(t)
+	b.publish(1, someRows, 600)
+	b.write(someRows)
+	b.publish(someRows+1, someRows+5, 0) // the writer has stopped
+	differences, got := b.compare()
+	require.Empty(t, differences)
+	require.Equal(t, audit.Compared{First: 1, Last: someRows, Rows: someRows * 9 / 10, Expiring: someRows / 10}, got)
 
-		whole := report.NewReport()
-		audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Audit(b.ctx, whole)
-		whole.Finish(nil)
-		require.Equal(t, report.Clean, whole.Status)
-		require.NoError(t, whole.Err())
-		require.Contains(t, fmt.Sprint(whole.Parts[0].NotCompared), "5 messages from 20001 on")
-	})
+	whole := report.NewReport()
+	audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Audit(b.ctx, whole)
+	whole.Finish(nil)
+	require.Equal(t, report.Clean, whole.Status)
+	require.NoError(t, whole.Err())
+	require.Contains(t, fmt.Sprint(whole.Parts[0].NotCompared), "5 messages from 20001 on")
 }
 
 // Where retention takes messages sooner than ClickHouse loses rows, the rest is compared.
 func TestRetentionShorterThanTheTable(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b *bundle, schema clickhouse.Schema) {
-		b.publish(1, 1000, 0)
-		b.write(1000)
-		stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
-		require.NoError(t, err)
-		require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(301)))
-		differences, got := b.compare()
-		require.Empty(t, differences)
-		require.Equal(t, audit.Compared{First: 301, Last: 1000, Rows: 700, OldRows: 300}, got)
-		if schema == clickhouse.SchemaFull {
-			b.exec("SYSTEM STOP MERGES " + b.table)
-			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE partition_seq = 17")
-			differences, _ = b.compare()
-			require.Len(t, differences, 1)
-			require.Contains(t, differences[0], "1 rows of messages 1 to 300 are there more than once")
-		}
-	})
+	b := setup(t)
+	b.publish(1, 1000, 0)
+	b.write(1000)
+	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(301)))
+	differences, got := b.compare()
+	require.Empty(t, differences)
+	require.Equal(t, audit.Compared{First: 301, Last: 1000, Rows: 700, OldRows: 300}, got)
+	b.exec("SYSTEM STOP MERGES " + b.table)
+	b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE partition_seq = 17")
+	differences, _ = b.compare()
+	require.Len(t, differences, 1)
+	require.Contains(t, differences[0], "1 rows of messages 1 to 300 are there more than once")
 }
 
 func TestPlantedFaultsAreFound(t *testing.T) {
@@ -70,58 +65,53 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 	for name, c := range map[string]struct {
 		plant func(b *bundle)
 		want  string
-		full  bool // only with the full schema
 	}{
-		"deleted row":   {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq != 77") }, "message_seq 77 of channel 2/c (partition_seq 77,", false},
-		"all rows gone": {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq <= 197") }, "message_seq 198 of channel 2/c (partition_seq 198,", false},
+		"deleted row":   {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq != 77") }, "message_seq 77 of channel 2/c (partition_seq 77,"},
+		"all rows gone": {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq <= 197") }, "message_seq 198 of channel 2/c (partition_seq 198,"},
 		"changed payload": {func(b *bundle) {
 			replace(b, fmt.Sprintf(columns, "if(partition_seq = 77, 'other', payload)", "partition_seq")+" FROM "+b.table)
-		}, `is not what the message log holds: payload is "5:other", wanted "10:payload 77"`, false},
+		}, `is not what the message log holds: payload is "5:other", wanted "10:payload 77"`},
 		"changed expiry": {func(b *bundle) {
 			b.exec("SYSTEM STOP TTL MERGES " + b.table)
 			b.exec("SYSTEM STOP MERGES " + b.table)
 			b.exec("CREATE TABLE " + b.table + "_other AS " + b.table)
 			b.exec("INSERT INTO " + b.table + "_other SELECT * REPLACE(if(partition_seq = 77, 5, expire) AS expire) FROM " + b.table)
 			b.exec("EXCHANGE TABLES " + b.table + " AND " + b.table + "_other")
-		}, "message_seq 77 of channel 2/c (partition_seq 77,", true},
+		}, "message_seq 77 of channel 2/c (partition_seq 77,"},
 		"duplicated row": {func(b *bundle) {
 			b.exec("SYSTEM STOP MERGES " + b.table)
 			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE partition_seq = 77")
-		}, "is there 2 times", true},
+		}, "is there 2 times"},
 		"duplicate with other content": {func(b *bundle) {
 			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "'other'", "partition_seq") + " FROM " + b.table + " WHERE partition_seq = 77")
-		}, "the row of message_seq 77 of channel 2/c", false},
+		}, "the row of message_seq 77 of channel 2/c"},
 		"row of no message": {func(b *bundle) {
 			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "payload", "toUInt64(5000)") + " FROM " + b.table + " WHERE partition_seq = 77")
-		}, "there is a row of message 5000, and the message log ends at 200", true},
+		}, "there is a row of message 5000, and the message log ends at 200"},
 		"hole in the log": {func(b *bundle) {
 			stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
 			require.NoError(b.t, err)
 			require.NoError(b.t, stream.DeleteMsg(b.ctx, 4))
-		}, "there is a row of message 77, which the message log does not have", false},
+		}, "there is a row of message 77, which the message log does not have"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			variants(t, func(t *testing.T, b *bundle, schema clickhouse.Schema) {
-				if c.full && schema != clickhouse.SchemaFull {
-					return // it cannot be planted, or the schema makes no promise
-				}
-				b.publishCommits(1, 200, 1, 0, 75, 3, 100) // the fourth has messages 77 to 79
-				b.write(200)
-				differences, _ := b.compare()
-				require.Empty(t, differences)
-				c.plant(b)
-				differences, _ = b.compare()
-				require.NotEmpty(t, differences)
-				require.Contains(t, differences[0], c.want)
-			})
+			b := setup(t)
+			b.publishCommits(1, 200, 1, 0, 75, 3, 100) // the fourth has messages 77 to 79
+			b.write(200)
+			differences, _ := b.compare()
+			require.Empty(t, differences)
+			c.plant(b)
+			differences, _ = b.compare()
+			require.NotEmpty(t, differences)
+			require.Contains(t, differences[0], c.want)
 		})
 	}
 }
 
 func TestRowsOfNoPartition(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t)
 	b.publish(1, 10, 0)
 	b.write(10)
 	b.exec("INSERT INTO " + b.table + " SELECT * REPLACE(toUInt16(9) AS partition) FROM " + b.table + " WHERE partition_seq = 7")
@@ -135,34 +125,33 @@ func TestRowsOfNoPartition(t *testing.T) {
 // Of a log that has lost its first record, or one within, as many messages are left out as the record had.
 func TestRecordsOfManyAreGone(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b *bundle, _ clickhouse.Schema) {
-		b.publishCommits(1, 1000, 40, 0, 0, 130, 7)
-		b.write(1000)
-		stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
-		require.NoError(t, err)
-		require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(2))) // it begins with empty records now
-		differences, got := b.compare()
-		require.Empty(t, differences)
-		require.Equal(t, audit.Compared{First: 41, Last: 1000, Rows: 960, OldRows: 40}, got)
+	b := setup(t)
+	b.publishCommits(1, 1000, 40, 0, 0, 130, 7)
+	b.write(1000)
+	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(b.ctx, jetstream.WithPurgeSequence(2))) // it begins with empty records now
+	differences, got := b.compare()
+	require.Empty(t, differences)
+	require.Equal(t, audit.Compared{First: 41, Last: 1000, Rows: 960, OldRows: 40}, got)
 
-		require.NoError(t, stream.DeleteMsg(b.ctx, 10)) // messages 348 to 354
-		differences, got = b.compare()
-		require.EqualValues(t, 7, got.Foreign)
-		require.Len(t, differences, 7)
-		require.Contains(t, differences[0], "there is a row of message 348, which the message log does not have")
-		require.Contains(t, differences[6], "there is a row of message 354, which")
+	require.NoError(t, stream.DeleteMsg(b.ctx, 10)) // messages 348 to 354
+	differences, got = b.compare()
+	require.EqualValues(t, 7, got.Foreign)
+	require.Len(t, differences, 7)
+	require.Contains(t, differences[0], "there is a row of message 348, which the message log does not have")
+	require.Contains(t, differences[6], "there is a row of message 354, which")
 
-		require.NoError(t, stream.Purge(b.ctx))
-		differences, got = b.compare()
-		require.Empty(t, differences)
-		require.Equal(t, audit.Compared{First: 1001, Last: 1000, OldRows: 1000}, got)
-	})
+	require.NoError(t, stream.Purge(b.ctx))
+	differences, got = b.compare()
+	require.Empty(t, differences)
+	require.Equal(t, audit.Compared{First: 1001, Last: 1000, OldRows: 1000}, got)
 }
 
 // A dead letter explains that there is no row.
 func TestDeadLettersExplain(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t)
 	require.NoError(t, b.client.Migrate(b.ctx))
 	b.exec("ALTER TABLE " + b.table + " ADD CONSTRAINT no_seven CHECK client_msg_no != '7'")
 	b.publishCommits(1, 20, 6, 0, 5)
@@ -177,7 +166,7 @@ func TestDeadLettersExplain(t *testing.T) {
 // While messages come in and rows follow, nothing differs.
 func TestComparesWhileTheWriterRuns(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t)
 	b.publish(1, 100, 0)
 	b.write(100)
 	written := make(chan struct{})
@@ -207,7 +196,7 @@ func TestComparesWhileTheWriterRuns(t *testing.T) {
 // Where ClickHouse or the log cannot be read, the audit says that it could not tell.
 func TestCannotTell(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t)
 	b.publish(1, 10, 0)
 	b.write(10)
 	b.exec("DROP TABLE " + b.table)
@@ -249,7 +238,7 @@ func (b *bundle) requireBehind(js jetstream.JetStream) {
 // The rows of a batch are there before the writer records that it is done.
 func TestATailIsLostThatIsBeingInserted(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t)
 	b.publish(1, 10, 0)
 	b.write(10)
 	bucket, err := b.js.KeyValue(b.ctx, topology.WriterBucket)
@@ -288,7 +277,7 @@ func (l *losingStream) Info(ctx context.Context, opts ...jetstream.StreamInfoOpt
 
 func TestATailIsLostMeanwhile(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t)
 	b.publish(1, 10, 0)
 	b.write(10)
 	b.requireBehind(&losing{b.js, b.loseMessages})

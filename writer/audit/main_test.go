@@ -17,11 +17,11 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer"
 	"github.com/sendhouse/sendhouse/writer/audit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 var engine *enginetest.Engine
@@ -45,13 +45,14 @@ type bundle struct {
 	commits   uint64 // records in the log
 }
 
-func setup(t testing.TB, dsn string, schema clickhouse.Schema) *bundle {
+func setup(t testing.TB) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	log := slog.New(slog.DiscardHandler)
+	dsn := engine.DSN(t)
 	b := &bundle{t: t, ctx: ctx, js: testkit.StartDeployment(t, 1).JetStream}
-	_, err := config.Parse([]string{"--clickhouse-dsn=" + dsn, "--clickhouse-schema=" + string(schema), "--flush-interval=20ms"}, &b.config)
+	_, err := config.Parse([]string{"--clickhouse-dsn=" + dsn, "--flush-interval=20ms"}, &b.config)
 	require.NoError(t, err)
 	b.client, err = clickhouse.Open(b.config.Config, log)
 	require.NoError(t, err)
@@ -66,21 +67,6 @@ func setup(t testing.TB, dsn string, schema clickhouse.Schema) *bundle {
 	b.ids, err = message.NewIDClock(0, 0)
 	require.NoError(t, err)
 	return b
-}
-
-// variants runs a test against the embedded engine with the full schema, and against a server process with
-// the reduced one.
-func variants(t *testing.T, test func(t *testing.T, b *bundle, schema clickhouse.Schema)) {
-	t.Helper()
-	t.Run("full", func(t *testing.T) {
-		t.Parallel()
-		test(t, setup(t, engine.DSN(t), clickhouse.SchemaFull), clickhouse.SchemaFull)
-	})
-	t.Run("reduced", func(t *testing.T) {
-		t.Parallel()
-		dsn := "clickhouse://" + testkit.StartClickHouse(t).Addr + "/" + enginetest.DatabaseOf(t)
-		test(t, setup(t, dsn, clickhouse.SchemaReduced), clickhouse.SchemaReduced)
-	})
 }
 
 // publish appends messages first to last, as the sequencer would, each in a record of its own. Every tenth expires after so many seconds.

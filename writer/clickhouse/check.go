@@ -41,10 +41,10 @@ func (c *Client) check(ctx context.Context, warn bool) (single bool, err error) 
 	single = c.layout.Cluster == ""
 	for _, table := range tables {
 		engine, problems, err := c.problems(ctx, table)
-		if err == nil && warn && c.schema == SchemaFull && strings.HasSuffix(engine.name, "MergeTree") {
+		if err == nil && warn && strings.HasSuffix(engine.name, "MergeTree") {
 			err = c.warnOfIndexes(ctx, table)
 		}
-		if err == nil && warn && len(problems) == 0 && c.schema == SchemaFull {
+		if err == nil && warn && len(problems) == 0 {
 			err = c.warnUnsynced(ctx, table, engine)
 		}
 		if err != nil {
@@ -109,11 +109,7 @@ func (c *Client) problems(ctx context.Context, table string) (engine, problems, 
 		return engine, nil, err
 	}
 	alter := func(change string) string { return c.alter(table, change) }
-	found := columnProblems(have, c.columns, alter)
-	if c.schema == SchemaFull {
-		found = append(found, engine.problems(alter)...)
-	}
-	return engine, found, nil
+	return engine, append(columnProblems(have, c.columns, alter), engine.problems(alter)...), nil
 }
 
 // index matches the line of a CREATE TABLE that declares an index.
@@ -200,11 +196,7 @@ func (c *Client) warnUnsynced(ctx context.Context, table string, e engine) error
 type engine struct{ name, full, sortingKey string }
 
 func (c *Client) engine(ctx context.Context, table string) (engine, error) {
-	columns := "engine_full, sorting_key"
-	if c.schema == SchemaReduced {
-		columns = "'', ''" // 18.16 does not have them in this form
-	}
-	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT engine, %s FROM system.tables WHERE database = '%s' AND name = '%s'", columns, c.database, table))
+	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT engine, engine_full, sorting_key FROM system.tables WHERE database = '%s' AND name = '%s'", c.database, table))
 	if err != nil {
 		return engine{}, fmt.Errorf("query system.tables: %w", err)
 	}

@@ -17,7 +17,6 @@ type Client struct {
 	conn      driver.Conn
 	log       *slog.Logger
 	layout    Layout
-	schema    Schema
 	database  string
 	addresses string
 	columns   []column
@@ -40,12 +39,11 @@ func Open(cfg Config, log *slog.Logger) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--clickhouse-dsn: %w", err)
 	}
-	columns := tableColumns(cfg.ClickHouseSchema)
+	columns := tableColumns()
 	return &Client{
 		conn:      conn,
 		log:       log,
-		layout:    Layout{Schema: cfg.ClickHouseSchema, Database: database, Cluster: cfg.ClickHouseCluster},
-		schema:    cfg.ClickHouseSchema,
+		layout:    Layout{Database: database, Cluster: cfg.ClickHouseCluster},
 		database:  database,
 		addresses: strings.Join(options.Addr, ","),
 		columns:   columns,

@@ -95,7 +95,7 @@ func configurationHint(code int) string {
 	case 8, 10, 16, 20, 47, 53:
 		return "the table is not as the writer needs it: run `sendhouse migrate`"
 	case 50, 115:
-		return "the server is older than 23.3; --clickhouse-schema=reduced is for such servers, in tests only"
+		return "the server is older than ClickHouse 23.3"
 	default:
 		return ""
 	}

@@ -27,21 +27,14 @@ type Place struct {
 	ExpiresBy   uint64
 }
 
-// where is the table with the rows of a place. The reduced schema knows no tokens, so there a repeated
-// insert counts only once it is merged: FINAL shows the table as it will be then.
+// where is the table with the rows of a place.
 func (c *Client) where(p Place) string {
 	return fmt.Sprintf("FROM %s WHERE partition = %d AND partition_seq >= %d AND partition_seq <= %d AND (expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > %d)",
 		c.MessagesTable(), p.Partition, p.First, p.Last, p.ExpiresBy)
 }
 
-// MessagesTable is what stands behind FROM to read each message once, expired ones included.
-func (c *Client) MessagesTable() string {
-	name := quoteName(c.database) + "." + tableMessages
-	if c.schema == SchemaReduced {
-		return name + " FINAL"
-	}
-	return name
-}
+// MessagesTable is the table of messages, as a statement names it.
+func (c *Client) MessagesTable() string { return quoteName(c.database) + "." + tableMessages }
 
 // Conn is for questions of others. It belongs to the client.
 func (c *Client) Conn() driver.Conn { return c.conn }
@@ -72,7 +65,7 @@ func (c *Client) ask(ctx context.Context, op, statement string, scan func(driver
 func (c *Client) SumRanges(ctx context.Context, p Place, size uint64) (map[uint64]RangeSum, error) {
 	sums := make(map[uint64]RangeSum)
 	err := c.ask(ctx, "sum up rows", fmt.Sprintf("SELECT intDiv(toUInt64(partition_seq - %d), toUInt64(%d)) AS range, count(), sum(%s) %s GROUP BY range",
-		p.First, size, digestExpression(fields(c.schema)), c.where(p)), func(rows driver.Rows) error {
+		p.First, size, digestExpression(fields()), c.where(p)), func(rows driver.Rows) error {
 		var at uint64
 		var sum RangeSum
 		if err := rows.Scan(&at, &sum.Rows, &sum.Sum); err != nil {
@@ -93,7 +86,7 @@ type RowDigest struct {
 // RowDigests gives the digests of all rows of a place by their partition_seq.
 func (c *Client) RowDigests(ctx context.Context, p Place) ([]RowDigest, error) {
 	var out []RowDigest
-	err := c.ask(ctx, "read digests of rows", fmt.Sprintf("SELECT partition_seq, %s %s ORDER BY partition_seq", digestExpression(fields(c.schema)), c.where(p)), func(rows driver.Rows) error {
+	err := c.ask(ctx, "read digests of rows", fmt.Sprintf("SELECT partition_seq, %s %s ORDER BY partition_seq", digestExpression(fields()), c.where(p)), func(rows driver.Rows) error {
 		var one RowDigest
 		if err := rows.Scan(&one.PartitionSeq, &one.Hash); err != nil {
 			return err
@@ -109,7 +102,7 @@ const rowsOfMax = 10
 
 // RowTexts gives the fields of the rows that have a partition_seq.
 func (c *Client) RowTexts(ctx context.Context, partition int, partitionSeq uint64) ([][]string, error) {
-	all := fields(c.schema)
+	all := fields()
 	columns := make([]string, len(all))
 	for i, f := range all {
 		columns[i] = f.sql
@@ -163,9 +156,6 @@ func (c *Client) Messages(ctx context.Context, s Span) (map[MessageAt]bool, erro
 func (c *Client) within(s Span) string {
 	condition := fmt.Sprintf("partition = %d AND partition_seq >= %d AND partition_seq <= %d", s.Partition, s.First, s.Last)
 	moment := func(t time.Time) string {
-		if c.schema == SchemaReduced {
-			return fmt.Sprintf("toDateTime(%d)", t.Unix())
-		}
 		return fmt.Sprintf("fromUnixTimestamp64Milli(toInt64(%d), 'UTC')", t.UnixMilli())
 	}
 	if !s.From.IsZero() {

@@ -35,7 +35,6 @@ type Config struct {
 	ClickHouseTLSCert      string        `name:"clickhouse-tls-cert" help:"PEM file of the certificate that is shown to ClickHouse. It is read again for each connection." placeholder:"PATH"`
 	ClickHouseTLSKey       string        `name:"clickhouse-tls-key" help:"PEM file of the key of that certificate." placeholder:"PATH"`
 	ClickHouseTLSName      string        `name:"clickhouse-tls-server-name" help:"Name that the certificate of ClickHouse must have, where it is not the host's." placeholder:"NAME"`
-	ClickHouseSchema       Schema        `name:"clickhouse-schema" help:"Variant of the tables: full, or reduced for tests against the ClickHouse 18.16 that Debian ships." enum:"full,reduced" default:"full"`
 	// ClickHouseDial, if set, makes the connections to a ClickHouse that this process started, which may be away at any time.
 	ClickHouseDial    func(ctx context.Context, addr string) (net.Conn, error) `kong:"-" json:"-"`
 	ClickHouseCluster string                                                   `name:"clickhouse-cluster" help:"Cluster of ClickHouse, as its servers name it in remote_servers: the tables are replicated, and sharded by channel. Without it they are those of one server." placeholder:"NAME"`
@@ -50,7 +49,7 @@ func (c Config) Layout() (Layout, error) {
 	if err != nil {
 		return Layout{}, err
 	}
-	return Layout{Schema: c.ClickHouseSchema, Database: database, Cluster: c.ClickHouseCluster}, nil
+	return Layout{Database: database, Cluster: c.ClickHouseCluster}, nil
 }
 
 // Check reports everything that is wrong with the configuration. It reads the files that it names.
@@ -74,7 +73,6 @@ func (c Config) CheckEmbedded() error {
 		{"--clickhouse-tls-key", c.ClickHouseTLSKey != ""},
 		{"--clickhouse-tls-server-name", c.ClickHouseTLSName != ""},
 		{"--clickhouse-cluster", c.ClickHouseCluster != ""},
-		{"--clickhouse-schema=reduced", c.ClickHouseSchema == SchemaReduced},
 	} {
 		if flag.given {
 			return fmt.Errorf("%s: is for a ClickHouse of your own, and --clickhouse-dsn does not name one", flag.name)
@@ -88,9 +86,6 @@ func (c Config) CheckEmbedded() error {
 func (c Config) options() (options *clickhouse.Options, database string, err error) {
 	if c.ClickHouseDSN == "" {
 		return nil, "", errors.New("--clickhouse-dsn: is missing (for example clickhouse://localhost:9000/sendhouse)")
-	}
-	if !c.ClickHouseSchema.Valid() {
-		return nil, "", fmt.Errorf("--clickhouse-schema: %q is neither %q nor %q", c.ClickHouseSchema, SchemaFull, SchemaReduced)
 	}
 	scheme, _, found := strings.Cut(c.ClickHouseDSN, "://")
 	if !found { // what there is instead can hold a password
@@ -114,12 +109,8 @@ func (c Config) options() (options *clickhouse.Options, database string, err err
 	if !validName(database) {
 		errs = append(errs, fmt.Errorf("--clickhouse-dsn: database %q: must be letters, digits and _", database))
 	}
-	switch {
-	case c.ClickHouseCluster == "":
-	case !validName(strings.ReplaceAll(c.ClickHouseCluster, "-", "_")):
+	if c.ClickHouseCluster != "" && !validName(strings.ReplaceAll(c.ClickHouseCluster, "-", "_")) {
 		errs = append(errs, fmt.Errorf("--clickhouse-cluster: %q: must be letters, digits, _ and -", c.ClickHouseCluster))
-	case c.ClickHouseSchema == SchemaReduced:
-		errs = append(errs, errors.New("--clickhouse-cluster: the reduced schema is for one server"))
 	}
 	options.Auth.Database, options.DialContext = "", c.ClickHouseDial
 	errs = append(errs, checkAddresses(options.Addr), c.setAuth(&options.Auth), c.setTLS(scheme, options))
@@ -171,8 +162,7 @@ func validScheme(scheme string) bool {
 	}
 }
 
-// applyDefaults sets what the DSN leaves open. Settings in the DSN win, but for async_insert: with it the
-// server would merge our blocks with others', and the token would mean nothing.
+// applyDefaults sets what the DSN leaves open. Settings in the DSN win.
 func applyDefaults(o *clickhouse.Options, c Config) {
 	if o.DialTimeout == 0 {
 		o.DialTimeout = dialTimeout
@@ -188,9 +178,6 @@ func applyDefaults(o *clickhouse.Options, c Config) {
 	}
 	if o.Compression == nil {
 		o.Compression = &clickhouse.Compression{Method: clickhouse.CompressionLZ4}
-	}
-	if c.ClickHouseSchema == SchemaFull {
-		o.Settings["async_insert"] = 0
 	}
 	if c.ClickHouseCluster != "" {
 		// An insert returns when its shards have it, and not when it is in a queue to them.

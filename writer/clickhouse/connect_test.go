@@ -12,16 +12,13 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/config"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 // open makes a client, and gives what it logs.
 func open(t *testing.T, cfg clickhouse.Config) (*clickhouse.Client, *bytes.Buffer) {
 	t.Helper()
-	if cfg.ClickHouseSchema == "" {
-		cfg.ClickHouseSchema = clickhouse.SchemaReduced
-	}
 	var text bytes.Buffer
 	client, err := clickhouse.Open(cfg, slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	require.NoError(t, err)
@@ -41,10 +38,10 @@ func writeText(t *testing.T, text string) (path string) {
 func TestFailoverNative(t *testing.T) {
 	t.Parallel()
 	first, second := testkit.StartClickHouse(t), testkit.StartClickHouse(t)
-	b := setup(t, fmt.Sprintf("clickhouse://%s,%s/failover?read_timeout=2s&dial_timeout=1s", first.Addr, second.Addr), clickhouse.SchemaReduced)
-	require.NoError(t, b.client.Migrate(b.ctx))
-	other := setup(t, "clickhouse://"+second.Addr+"/failover", clickhouse.SchemaReduced)
-	require.NoError(t, other.client.Migrate(b.ctx))
+	b := setupNative(t, fmt.Sprintf("clickhouse://%s,%s/failover?read_timeout=2s&dial_timeout=1s", first.Addr, second.Addr))
+	b.createNative(t)
+	other := setupNative(t, "clickhouse://"+second.Addr+"/failover")
+	other.createNative(t)
 	block := fill(t, 1, 100)
 	rows := func() uint64 { return other.number(t, "SELECT count() FROM failover.messages") }
 	failover(t, func() error { return b.client.Insert(b.ctx, block, 0, 100, "t") }, rows, first.Kill9, first.Start, second.Pause)
@@ -57,7 +54,7 @@ func TestFailoverHTTP(t *testing.T) {
 	t.Parallel()
 	dsn := engine.DSN(t)
 	first, second := newGate(t, dsn, nil), newGate(t, dsn, nil)
-	b := setup(t, fmt.Sprintf("http://%s,%s/%s?read_timeout=2s&dial_timeout=1s", first.addr, second.addr, enginetest.DatabaseOf(t)), clickhouse.SchemaFull)
+	b := setup(t, fmt.Sprintf("http://%s,%s/%s?read_timeout=2s&dial_timeout=1s", first.addr, second.addr, enginetest.DatabaseOf(t)))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	block := fill(t, 1, 100)
 	bySecond := func() uint64 {
@@ -210,11 +207,11 @@ func TestCompression(t *testing.T) {
 	t.Parallel()
 	server := testkit.StartClickHouse(t)
 	for _, method := range []string{"lz4", "zstd", "none"} {
-		b := setup(t, "clickhouse://"+server.Addr+"/"+method+"?compress="+method, clickhouse.SchemaReduced)
-		require.NoError(t, b.client.Migrate(b.ctx))
+		b := setupNative(t, "clickhouse://"+server.Addr+"/"+method+"?compress="+method)
+		b.createNative(t)
 		require.NoError(t, b.client.Insert(b.ctx, fill(t, 1, 1000), 0, 1000, "t"))
 		require.EqualValues(t, 1000, b.number(t, "SELECT uniqExact(payload) FROM "+b.database+".messages"))
-		full := setup(t, engine.DSN(t)+"?compress="+method, clickhouse.SchemaFull)
+		full := setup(t, engine.DSN(t)+"?compress="+method)
 		require.NoError(t, full.client.Migrate(full.ctx))
 		require.NoError(t, full.client.Insert(full.ctx, fill(t, 1, 1000), 0, 1000, "zstd"+method))
 		require.EqualValues(t, 1000, full.number(t, "SELECT uniqExact(payload) FROM "+full.database+".messages WHERE payload != ''"))
@@ -237,7 +234,6 @@ func TestConfigErrors(t *testing.T) {
 		{clickhouse.Config{ClickHouseDSN: "clickhouse://a:1,b/x"}, `"b" is not an address`},
 		{clickhouse.Config{ClickHouseDSN: "clickhouse://h:1/a-b"}, `database "a-b"`},
 		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseCluster: "a'b"}, "--clickhouse-cluster"},
-		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseCluster: "c", ClickHouseSchema: clickhouse.SchemaReduced}, "--clickhouse-cluster"},
 		{clickhouse.Config{ClickHouseDSN: "clickhouse://me:pw@h:1/x", ClickHouseUser: "you"}, "--clickhouse-user"},
 		{clickhouse.Config{ClickHouseDSN: "clickhouse://me:pw@h:1/x", ClickHousePassword: config.NewSecret("s")}, "by --clickhouse-dsn and by SENDHOUSE_CLICKHOUSE_PASSWORD"},
 		{clickhouse.Config{ClickHouseDSN: dsn, ClickHousePasswordFile: "/no/such/file"}, "--clickhouse-password-file: open /no/such/file"},
@@ -249,21 +245,18 @@ func TestConfigErrors(t *testing.T) {
 		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseTLSCert: pair.KeyFile, ClickHouseTLSKey: pair.KeyFile}, "--clickhouse-tls-cert: "},
 		{clickhouse.Config{ClickHouseDSN: "http://h:1/x", ClickHouseTLSCA: authority.CAFile}, "not encrypted"},
 	} {
-		if c.cfg.ClickHouseSchema == "" {
-			c.cfg.ClickHouseSchema = clickhouse.SchemaFull
-		}
 		err := c.cfg.Check()
 		require.ErrorContains(t, err, c.want)
 		require.NotContains(t, err.Error(), "pw")
 	}
 	for _, dsn := range []string{"https://h:1/x", "https://h:1/x?secure=true", "https://h:1/x?max_threads=1", "clickhouse://a:1,b:2/x?secure=true"} {
-		require.NoError(t, clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: clickhouse.SchemaFull}.Check(), dsn)
+		require.NoError(t, clickhouse.Config{ClickHouseDSN: dsn}.Check(), dsn)
 	}
 }
 
 func TestConfigForTheEmbeddedEngine(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, clickhouse.Config{ClickHouseSchema: clickhouse.SchemaFull}.CheckEmbedded())
+	require.NoError(t, clickhouse.Config{}.CheckEmbedded())
 	for want, cfg := range map[string]clickhouse.Config{
 		"--clickhouse-password-file":    {ClickHousePasswordFile: "x"},
 		"SENDHOUSE_CLICKHOUSE_PASSWORD": {ClickHousePassword: config.NewSecret("x")},

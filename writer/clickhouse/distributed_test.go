@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 var replicated = regexp.MustCompile(`Replicated(\w+)\('[^']*', '[^']*'\)`)
@@ -34,9 +34,9 @@ func (s *sharded) shard(n int) string { return fmt.Sprintf("%s_shard%d", s.datab
 // startSharded makes the tables as the migrations for a cluster do, and lets the shards store what comes.
 func startSharded(t *testing.T) *sharded {
 	t.Helper()
-	s := &sharded{bench: setup(t, engine.DSN(t), clickhouse.SchemaFull)}
+	s := &sharded{bench: setup(t, engine.DSN(t))}
 	tables := func(database string) []clickhouse.Migration {
-		all, err := clickhouse.Migrations(clickhouse.Layout{Schema: clickhouse.SchemaFull, Database: database, Cluster: shardCluster})
+		all, err := clickhouse.Migrations(clickhouse.Layout{Database: database, Cluster: shardCluster})
 		require.NoError(t, err)
 		return all
 	}
@@ -65,7 +65,7 @@ func startSharded(t *testing.T) *sharded {
 			require.Empty(t, one.faults, "of shard %d", i)
 		})
 	}
-	s.cluster, _ = open(t, clickhouse.Config{ClickHouseDSN: engine.Named(enginetest.DatabaseOf(t)), ClickHouseSchema: clickhouse.SchemaFull, ClickHouseCluster: shardCluster})
+	s.cluster, _ = open(t, clickhouse.Config{ClickHouseDSN: engine.Named(enginetest.DatabaseOf(t)), ClickHouseCluster: shardCluster})
 	require.NoError(t, s.cluster.Check(s.ctx))
 	return s
 }

@@ -24,11 +24,9 @@
 // Every error of a call to the server is an [*Error] with a [Class] that says what the caller can do:
 // the decision is taken in one place, from the exception code or from what the driver reports.
 //
-// # Schemas
+// # Tables
 //
-// [SchemaFull] is the table for any ClickHouse since 23.3. [SchemaReduced] is for tests against the
-// server that Debian ships (18.16), which knows no codecs, TTL, DateTime64 or deduplication tokens: rows
-// can be there twice in it after a failure, until they are merged or read with FINAL.
+// The table is for any ClickHouse since 23.3.
 //
 // Beside the table stand views that show each message once and no expired one, whatever the merges have done.
 // On a cluster ([Layout]) the table is Distributed over replicated ones, sharded by channel.

@@ -96,18 +96,14 @@ func TestConfigErrors(t *testing.T) {
 		"clickhouse://localhost/a`b":           "must be letters",
 		"clickhouse://u:secret@localhost:x/db": "dsn",
 	} {
-		_, _, err := Config{ClickHouseDSN: dsn, ClickHouseSchema: SchemaFull}.options()
+		_, _, err := Config{ClickHouseDSN: dsn}.options()
 		require.ErrorContains(t, err, want, dsn)
 		require.NotContains(t, err.Error(), "secret")
 	}
-	_, _, err := Config{ClickHouseDSN: "clickhouse://h/d", ClickHouseSchema: "half"}.options()
-	require.ErrorContains(t, err, "--clickhouse-schema")
-
-	options, database, err := Config{ClickHouseDSN: "clickhouse://u:p@a:1,b:2/d?max_threads=2&async_insert=1&read_timeout=7s", ClickHouseSchema: SchemaFull}.options()
+	options, database, err := Config{ClickHouseDSN: "clickhouse://u:p@a:1,b:2/d?max_threads=2&read_timeout=7s"}.options()
 	require.NoError(t, err)
 	require.Equal(t, "d", database)
 	require.Equal(t, []string{"a:1", "b:2"}, options.Addr)
-	require.Equal(t, 0, options.Settings["async_insert"])
 	require.Equal(t, 2, options.Settings["max_threads"])
 	require.Equal(t, 7*time.Second, options.ReadTimeout)
 	require.Equal(t, clickhouse.CompressionLZ4, options.Compression.Method)

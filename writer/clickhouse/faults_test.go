@@ -13,40 +13,36 @@ import (
 
 func TestServerErrors(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		block := fill(t, 1, 10)
-		insert := func() *clickhouse.Error {
-			var typed *clickhouse.Error
-			require.ErrorAs(t, b.client.Insert(b.ctx, block, 0, 10, "t"), &typed)
-			return typed
-		}
-		require.Equal(t, clickhouse.Configuration, insert().Class) // no database
+	b := setup(t, engine.DSN(t))
+	block := fill(t, 1, 10)
+	insert := func() *clickhouse.Error {
+		var typed *clickhouse.Error
+		require.ErrorAs(t, b.client.Insert(b.ctx, block, 0, 10, "t"), &typed)
+		return typed
+	}
+	require.Equal(t, clickhouse.Configuration, insert().Class) // no database
 
-		require.NoError(t, b.client.Migrate(b.ctx))
-		b.exec(t, "DROP TABLE "+b.database+".messages")
-		err := insert()
-		require.Equal(t, clickhouse.Configuration, err.Class)
-		require.Equal(t, 60, err.Code)
-		require.Contains(t, err.Error(), "sendhouse migrate")
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "DROP TABLE "+b.database+".messages")
+	err := insert()
+	require.Equal(t, clickhouse.Configuration, err.Class)
+	require.Equal(t, 60, err.Code)
+	require.Contains(t, err.Error(), "sendhouse migrate")
 
-		if schema == clickhouse.SchemaReduced {
-			return
-		}
-		b.exec(t, "DROP TABLE "+b.database+".schema_migrations")
-		require.NoError(t, b.client.Migrate(b.ctx))
-		b.exec(t, "ALTER TABLE "+b.database+".messages ADD CONSTRAINT small CHECK message_seq < 5")
-		require.Equal(t, clickhouse.Data, insert().Class)
-		require.EqualValues(t, 0, b.number(t, "SELECT count() FROM "+b.database+".messages"))
-		b.exec(t, "ALTER TABLE "+b.database+".messages DROP COLUMN tag_key")
-		require.Equal(t, clickhouse.Configuration, insert().Class)
-	})
+	b.exec(t, "DROP TABLE "+b.database+".schema_migrations")
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "ALTER TABLE "+b.database+".messages ADD CONSTRAINT small CHECK message_seq < 5")
+	require.Equal(t, clickhouse.Data, insert().Class)
+	require.EqualValues(t, 0, b.number(t, "SELECT count() FROM "+b.database+".messages"))
+	b.exec(t, "ALTER TABLE "+b.database+".messages DROP COLUMN tag_key")
+	require.Equal(t, clickhouse.Configuration, insert().Class)
 }
 
 func TestServerAway(t *testing.T) {
 	t.Parallel()
 	server := testkit.StartClickHouse(t)
-	b := setup(t, serverDSN(server, "away"), clickhouse.SchemaReduced)
-	require.NoError(t, b.client.Migrate(b.ctx))
+	b := setupNative(t, serverDSN(server, "away"))
+	b.createNative(t)
 	block := fill(t, 1, 1000)
 	require.NoError(t, b.client.Insert(b.ctx, block, 0, 1000, "t"))
 
@@ -66,8 +62,8 @@ func TestServerAway(t *testing.T) {
 func TestServerHangs(t *testing.T) {
 	t.Parallel()
 	server := testkit.StartClickHouse(t)
-	b := setup(t, serverDSN(server, "hangs"), clickhouse.SchemaReduced)
-	require.NoError(t, b.client.Migrate(b.ctx))
+	b := setupNative(t, serverDSN(server, "hangs"))
+	b.createNative(t)
 	block := fill(t, 1, 200_000) // more than the buffers of a socket
 	server.Pause()
 	ctx, cancel := context.WithTimeout(b.ctx, 2*time.Second)

@@ -12,8 +12,7 @@ type Health struct {
 	// PartsMax is the number of active parts in the partition of the database that has the most. From
 	// parts_to_delay_insert on (1,000 by default) ClickHouse slows inserts down, from parts_to_throw_insert on it refuses them.
 	PartsMax uint64
-	// DiskFreeBytes and DiskBytes are of the disk that has the smallest share free. They are 0 with the reduced schema, whose
-	// server does not tell.
+	// DiskFreeBytes and DiskBytes are of the disk that has the smallest share free.
 	DiskFreeBytes, DiskBytes uint64
 }
 
@@ -29,9 +28,6 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 		"SELECT max(parts) FROM (SELECT count() AS parts FROM system.parts WHERE active AND database = '%s' GROUP BY table, partition)", c.database))
 	if err := row.Scan(&h.PartsMax); err != nil {
 		return Health{}, newError("count the parts", c.target(tableMessages), err)
-	}
-	if c.schema != SchemaFull {
-		return h, nil
 	}
 	row = c.conn.QueryRow(ctx, "SELECT argMin(free_space, free_space / total_space), argMin(total_space, free_space / total_space) FROM system.disks WHERE total_space > 0")
 	if err := row.Scan(&h.DiskFreeBytes, &h.DiskBytes); err != nil {

@@ -12,29 +12,26 @@ import (
 
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		empty, err := b.client.Health(b.ctx)
-		require.NoError(t, err, "a database that is not there yet")
-		require.Zero(t, empty.Rows+empty.Bytes+empty.PartsMax)
+	b := setup(t, engine.DSN(t))
+	empty, err := b.client.Health(b.ctx)
+	require.NoError(t, err, "a database that is not there yet")
+	require.Zero(t, empty.Rows+empty.Bytes+empty.PartsMax)
 
-		require.NoError(t, b.client.Migrate(b.ctx))
-		block := fill(t, 1, 200)
-		require.NoError(t, b.client.Insert(b.ctx, block, 0, block.Rows(), "health"))
-		h, err := b.client.Health(b.ctx)
-		require.NoError(t, err)
-		require.EqualValues(t, 200, h.Rows)
-		require.Positive(t, h.Bytes)
-		require.Positive(t, h.PartsMax)
-		if schema == clickhouse.SchemaFull {
-			require.Positive(t, h.DiskFreeBytes)
-			require.GreaterOrEqual(t, h.DiskBytes, h.DiskFreeBytes)
-		}
-	})
+	require.NoError(t, b.client.Migrate(b.ctx))
+	block := fill(t, 1, 200)
+	require.NoError(t, b.client.Insert(b.ctx, block, 0, block.Rows(), "health"))
+	h, err := b.client.Health(b.ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 200, h.Rows)
+	require.Positive(t, h.Bytes)
+	require.Positive(t, h.PartsMax)
+	require.Positive(t, h.DiskFreeBytes)
+	require.GreaterOrEqual(t, h.DiskBytes, h.DiskFreeBytes)
 }
 
 func TestHealthOfNobody(t *testing.T) {
 	t.Parallel()
-	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: "clickhouse://" + testkit.FreeAddr(t), ClickHouseSchema: clickhouse.SchemaFull}, slog.New(slog.DiscardHandler))
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: "clickhouse://" + testkit.FreeAddr(t)}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, client.Close()) }()
 	_, err = client.Health(t.Context())

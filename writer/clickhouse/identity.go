@@ -10,8 +10,7 @@ import (
 // TableID tells a table of messages from every other. A writer's position is of one table.
 type TableID struct {
 	Database string `json:"database"`
-	// UUID is the table's, which dropping it and making it again changes. It is empty where it tells nothing: ClickHouse 18.16 has none,
-	// and on a cluster the servers may have different ones.
+	// UUID is the table's, which dropping it and making it again changes. It is empty for a cluster, whose servers may have different ones.
 	UUID string `json:"uuid,omitempty"`
 }
 
@@ -30,7 +29,7 @@ func (c *Client) Table(ctx context.Context) (TableID, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	column := "toString(uuid)"
-	if c.schema == SchemaReduced || c.layout.Cluster != "" {
+	if c.layout.Cluster != "" {
 		column = "''"
 	}
 	id := TableID{Database: c.database}
@@ -91,11 +90,7 @@ func (c *Client) Claim(ctx context.Context, deployment string) error {
 func (c *Client) Release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	settings := ""
-	if c.schema == SchemaFull {
-		settings = " SETTINGS mutations_sync = 2"
-	}
-	statement := fmt.Sprintf("ALTER TABLE %s.%s DELETE WHERE version = %d%s", quoteName(c.database), tableLedger, claimVersion, settings)
+	statement := fmt.Sprintf("ALTER TABLE %s.%s DELETE WHERE version = %d SETTINGS mutations_sync = 2", quoteName(c.database), tableLedger, claimVersion)
 	if err := c.conn.Exec(ctx, statement); err != nil {
 		return newError("release the database", c.target(tableLedger), err)
 	}
@@ -107,7 +102,7 @@ type LastRow struct {
 	PartitionSeq uint64
 	MessageID    int64
 	WALSeq       uint64
-	AcceptedAt   time.Time // its timestamp; by the reduced schema, which has whole seconds, the last moment that it may be
+	AcceptedAt   time.Time // its timestamp
 }
 
 // AllPartitions stands for every partition in LastRow.
@@ -124,7 +119,6 @@ func (c *Client) LastRow(ctx context.Context, partition int, since time.Time) (L
 		conditions = append(conditions, fmt.Sprintf("partition = %d", partition))
 	}
 	if !since.IsZero() {
-		// In whole seconds, which both schemas' columns take.
 		conditions = append(conditions, fmt.Sprintf("timestamp >= toDateTime(%d)", max(since.Unix(), 0)))
 	}
 	var count uint64
@@ -133,9 +127,6 @@ func (c *Client) LastRow(ctx context.Context, partition int, since time.Time) (L
 		quoteName(c.database), tableMessages, strings.Join(conditions, " AND ")))
 	if err := row.Scan(&count, &last.PartitionSeq, &last.MessageID, &last.WALSeq, &last.AcceptedAt); err != nil {
 		return LastRow{}, false, newError("look for the last row", c.target(tableMessages), err)
-	}
-	if c.schema == SchemaReduced {
-		last.AcceptedAt = last.AcceptedAt.Add(time.Second - time.Millisecond)
 	}
 	return last, count > 0, nil
 }

@@ -18,8 +18,6 @@ type appender interface {
 // Insert inserts the rows [first, end) of the block as one block under a deduplication token, and returns
 // when they are on disk. On an error nothing is known about them unless its class says so; the same rows
 // may be inserted again under the same token. The block is not changed.
-//
-// The reduced schema knows no tokens: there a repeated insert adds the rows again, until they are merged.
 func (c *Client) Insert(ctx context.Context, b *Block, first, end int, token string) error {
 	if first < 0 || first >= end || end > b.Rows() || end-first > BlockRowsMax {
 		panic(fmt.Sprintf("clickhouse: insert of rows %d to %d of %d", first, end, b.Rows()))
@@ -41,19 +39,17 @@ func (c *Client) Insert(ctx context.Context, b *Block, first, end int, token str
 }
 
 func (c *Client) withInsertOptions(ctx context.Context, token string) context.Context {
-	options := []clickhouse.QueryOption{clickhouse.WithColumnNamesAndTypes(c.types)}
-	if c.schema == SchemaFull {
-		options = append(options, clickhouse.WithSettings(clickhouse.Settings{
-			"insert_deduplicate":         1,
-			"insert_deduplication_token": token,
-			// A view gets a repeated block only if its own table has not: else it would count the rows of each repetition.
-			"deduplicate_blocks_in_dependent_materialized_views": 1,
-			// No two rows of a block are versions of one message, so looking for such before it is written, a quarter of
-			// what an insert costs, would find none.
-			"optimize_on_insert": 0,
-		}))
-	}
-	return clickhouse.Context(ctx, options...)
+	return clickhouse.Context(ctx, clickhouse.WithColumnNamesAndTypes(c.types), clickhouse.WithSettings(clickhouse.Settings{
+		"insert_deduplicate":         1,
+		"insert_deduplication_token": token,
+		// Otherwise the server would merge the block with others', and the token would mean nothing. This wins over the DSN.
+		"async_insert": 0,
+		// A view gets a repeated block only if its own table has not: else it would count the rows of each repetition.
+		"deduplicate_blocks_in_dependent_materialized_views": 1,
+		// No two rows of a block are versions of one message, so looking for such before it is written, a quarter of
+		// what an insert costs, would find none.
+		"optimize_on_insert": 0,
+	}))
 }
 
 func (c *Client) insert(ctx context.Context, b *Block, rows []int32) (err error) {
@@ -93,16 +89,6 @@ func appendSubscribers(b *Block, rows []int32, to appender) error {
 		}
 	}
 	return nil
-}
-
-// appendSeconds serves the reduced schema. The driver takes an int64 in the unit of the column: seconds for
-// a DateTime, milliseconds for a DateTime64(3).
-func appendSeconds(b *Block, rows []int32, to appender) error {
-	seconds := pick(&b.picked.int64s, b.unixMilli, rows)
-	for i := range seconds {
-		seconds[i] /= 1000
-	}
-	return to.Append(seconds)
 }
 
 var _ appender = driver.BatchColumn(nil)

@@ -42,76 +42,77 @@ func fill(t testing.TB, first, last int) *clickhouse.Block {
 
 func TestInsertRoundTrip(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		require.NoError(t, b.client.Migrate(b.ctx))
-		all := make(map[uint64]*message.Message)
-		var block clickhouse.Block
-		for n := 1; n <= 300; n++ {
-			m := sample(n)
-			switch n {
-			case 10: // every string as large as it gets, and all bytes there are
-				m.ChannelId = strings.Repeat("\U0001F680", 150)
-				m.Payload = make([]byte, 64<<10)
-				for i := range m.Payload {
-					m.Payload[i] = byte(i)
-				}
-				m.Expire = 4294967295
-			case 20, 299:
-				for i := range 1000 {
-					m.Subscribers = append(m.Subscribers, fmt.Sprintf("uid-ü-%d", i))
-				}
-				m.Subscribers = append(m.Subscribers, "", "a\x00b")
-			}
-			all[uint64(n)] = m
-			require.NoError(t, block.Append(uint64(n), encode(t, m)))
-		}
-		// In pieces, so that the others begin in the middle of the block, and in what is left of the insert before: a longer one,
-		// and one that was cut off.
-		require.NoError(t, b.client.Insert(b.ctx, &block, 0, 120, "a"))
-		ended, end := context.WithCancel(b.ctx)
-		end()
-		require.Error(t, b.client.Insert(ended, &block, 120, 300, "b"))
-		require.NoError(t, b.client.Insert(b.ctx, &block, 120, 280, "b"))
-		require.NoError(t, b.client.Insert(b.ctx, &block, 280, 300, "c"))
+	b := setup(t, engine.DSN(t))
+	require.NoError(t, b.client.Migrate(b.ctx))
+	requireRoundTrip(t, b, func(at time.Time) any { return at.UTC() }, new(time.Time))
+}
 
-		rows, err := b.plain.Query(b.ctx, `SELECT message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once,
-			stream_no, tag_key, expire, subscribers, payload, timestamp, partition, partition_seq, wal_seq, wal_index FROM `+b.database+".messages")
-		require.NoError(t, err)
-		seen := 0
-		for rows.Next() {
-			var (
-				have                   message.Message
-				id                     int64
-				channelType, red, sync uint8
-				payload                string
-				at                     time.Time
-				partition              uint16
-				partitionSeq           uint64
-			)
-			require.NoError(t, rows.Scan(&id, &have.MessageSeq, &have.ChannelId, &channelType, &have.FromUid, &have.ClientMsgNo, &red, &sync,
-				&have.StreamNo, &have.TagKey, &have.Expire, &have.Subscribers, &payload, &at, &partition, &partitionSeq, &have.WalSeq, &have.WalIndex))
-			have.MessageId, have.ChannelType, have.RedDot, have.SyncOnce, have.Payload = uint64(id), uint32(channelType), red == 1, sync == 1, []byte(payload)
-			want := all[partitionSeq]
-			if len(have.Subscribers) == 0 {
-				have.Subscribers = nil
+// requireRoundTrip inserts messages of every kind and reads their rows. timestamp is how the table has a time, into is where one is read to.
+func requireRoundTrip[T any](t *testing.T, b bench, timestamp func(time.Time) any, into *T) {
+	t.Helper()
+	all := make(map[uint64]*message.Message)
+	var block clickhouse.Block
+	for n := 1; n <= 300; n++ {
+		m := sample(n)
+		switch n {
+		case 10: // every string as large as it gets, and all bytes there are
+			m.ChannelId = strings.Repeat("\U0001F680", 150)
+			m.Payload = make([]byte, 64<<10)
+			for i := range m.Payload {
+				m.Payload[i] = byte(i)
 			}
-			require.True(t, want.EqualVT(&have), "want %v\nhave %v", want, &have)
-			wantAt := message.ID(id).Time()
-			if schema == clickhouse.SchemaReduced {
-				wantAt = wantAt.Truncate(time.Second)
+			m.Expire = 4294967295
+		case 20, 299:
+			for i := range 1000 {
+				m.Subscribers = append(m.Subscribers, fmt.Sprintf("uid-ü-%d", i))
 			}
-			require.True(t, wantAt.Equal(at), "want %s, have %s", wantAt, at)
-			require.EqualValues(t, message.ID(id).Partition(), partition)
-			seen++
+			m.Subscribers = append(m.Subscribers, "", "a\x00b")
 		}
-		require.NoError(t, rows.Err())
-		require.Equal(t, len(all), seen)
-	})
+		all[uint64(n)] = m
+		require.NoError(t, block.Append(uint64(n), encode(t, m)))
+	}
+	// In pieces, so that the others begin in the middle of the block, and in what is left of the insert before: a longer one,
+	// and one that was cut off.
+	require.NoError(t, b.client.Insert(b.ctx, &block, 0, 120, "a"))
+	ended, end := context.WithCancel(b.ctx)
+	end()
+	require.Error(t, b.client.Insert(ended, &block, 120, 300, "b"))
+	require.NoError(t, b.client.Insert(b.ctx, &block, 120, 280, "b"))
+	require.NoError(t, b.client.Insert(b.ctx, &block, 280, 300, "c"))
+
+	rows, err := b.plain.Query(b.ctx, `SELECT message_id, message_seq, channel_id, channel_type, from_uid, client_msg_no, red_dot, sync_once,
+			stream_no, tag_key, expire, subscribers, payload, timestamp, partition, partition_seq, wal_seq, wal_index FROM `+b.database+".messages")
+	require.NoError(t, err)
+	seen := 0
+	for rows.Next() {
+		var (
+			have                   message.Message
+			id                     int64
+			channelType, red, sync uint8
+			payload                string
+			partition              uint16
+			partitionSeq           uint64
+		)
+		require.NoError(t, rows.Scan(&id, &have.MessageSeq, &have.ChannelId, &channelType, &have.FromUid, &have.ClientMsgNo, &red, &sync,
+			&have.StreamNo, &have.TagKey, &have.Expire, &have.Subscribers, &payload, into, &partition, &partitionSeq, &have.WalSeq, &have.WalIndex))
+		have.MessageId, have.ChannelType, have.RedDot, have.SyncOnce, have.Payload = uint64(id), uint32(channelType), red == 1, sync == 1, []byte(payload)
+		want := all[partitionSeq]
+		if len(have.Subscribers) == 0 {
+			have.Subscribers = nil
+		}
+		require.True(t, want.EqualVT(&have), "want %v\nhave %v", want, &have)
+		require.EqualValues(t, timestamp(message.ID(id).Time()), *into)
+		require.EqualValues(t, message.ID(id).Partition(), partition)
+		seen++
+	}
+	require.NoError(t, rows.Err())
+	require.Equal(t, len(all), seen)
 }
 
 func TestInsertOncePerToken(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	// Whatever the DSN says, an insert is a block of its own.
+	b := setup(t, engine.DSN(t)+"?async_insert=1&wait_for_async_insert=0")
 	require.NoError(t, b.client.Migrate(b.ctx))
 	b.exec(t, "SYSTEM STOP MERGES "+b.database+".messages") // so that only the token can be at work
 	block := fill(t, 1, 100_000)                            // over three months
@@ -140,7 +141,7 @@ func TestInsertOncePerToken(t *testing.T) {
 
 func TestRowsExpire(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	var block clickhouse.Block
 	now := time.Since(message.Epoch()).Milliseconds()
@@ -157,7 +158,7 @@ func TestRowsExpire(t *testing.T) {
 
 func TestIndexesAreUsed(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	require.NoError(t, b.client.Insert(b.ctx, fill(t, 1, 20_000), 0, 20_000, "t"))
 	for _, where := range []string{fmt.Sprintf("message_id = %d", sample(77).GetMessageId()), "client_msg_no = 'no-77'"} {

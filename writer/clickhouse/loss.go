@@ -17,12 +17,9 @@ type Signs struct {
 	Detached uint64 // a digest of the names of all parts that are set aside, for whatever reason
 }
 
-// Signs looks for them. The reduced schema has none.
+// Signs looks for them.
 func (c *Client) Signs(ctx context.Context) (Signs, error) {
 	var s Signs
-	if c.schema != SchemaFull {
-		return s, nil
-	}
 	which := fmt.Sprintf("database = '%s' AND table = '%s'", c.database, tableMessages)
 	err := errors.Join(
 		c.conn.QueryRow(ctx, fmt.Sprintf("SELECT toString(any(uuid)) FROM system.tables WHERE database = '%s' AND name = '%s'", c.database, tableMessages)).Scan(&s.Table),

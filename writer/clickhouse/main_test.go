@@ -13,9 +13,8 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 var engine *enginetest.Engine
@@ -43,12 +42,12 @@ type bench struct {
 	dsn      string
 }
 
-// setup gives a bench without tables.
-func setup(t testing.TB, dsn string, schema clickhouse.Schema) bench {
+// setup makes a bench without tables.
+func setup(t testing.TB, dsn string) bench {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: schema}, slog.New(slog.DiscardHandler))
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	options, err := chgo.ParseDSN(dsn)
@@ -116,23 +115,4 @@ func (b bench) text(t testing.TB, query string) string {
 	}
 	require.NoError(t, rows.Err(), query)
 	return text.String()
-}
-
-// variants runs a test against the embedded engine over HTTP with the full schema, and against a server
-// process over the native protocol with the reduced one.
-func variants(t *testing.T, test func(t *testing.T, b bench, schema clickhouse.Schema)) {
-	t.Helper()
-	t.Run("full", func(t *testing.T) {
-		t.Parallel()
-		test(t, setup(t, engine.DSN(t), clickhouse.SchemaFull), clickhouse.SchemaFull)
-	})
-	t.Run("reduced", func(t *testing.T) {
-		t.Parallel()
-		test(t, setup(t, serverDSN(testkit.StartClickHouse(t), enginetest.DatabaseOf(t)), clickhouse.SchemaReduced), clickhouse.SchemaReduced)
-	})
-}
-
-// serverDSN is the address of a database on a server process.
-func serverDSN(s *testkit.ClickHouseServer, database string) string {
-	return "clickhouse://" + s.Addr + "/" + database
 }

@@ -26,7 +26,6 @@ type Migration struct {
 
 // Layout is where the tables lie, and how.
 type Layout struct {
-	Schema   Schema
 	Database string
 	// Cluster is the name of the cluster over which the tables are replicated and, by channel, sharded; empty
 	// for a single server.
@@ -38,7 +37,7 @@ func (l Layout) files() string {
 	if l.Cluster != "" {
 		return path.Join("migrations", "cluster")
 	}
-	return path.Join("migrations", string(l.Schema))
+	return path.Join("migrations", "single")
 }
 
 // Migrations are the steps to a layout, in their order.
@@ -46,7 +45,7 @@ func Migrations(layout Layout) ([]Migration, error) {
 	dir := layout.files()
 	entries, err := migrationFiles.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("clickhouse: schema %q: %w", layout.Schema, err)
+		return nil, fmt.Errorf("clickhouse: %w", err)
 	}
 	// What else stands in braces is left alone: macros of the server ({shard}) and parameters of views.
 	names := strings.NewReplacer("{database}", layout.Database, "{cluster}", layout.Cluster)
@@ -289,7 +288,7 @@ func compareLedger(applied map[int]uint32, all []Migration) error {
 	for _, m := range all {
 		if checksum, done := applied[m.Version]; done && checksum != m.Checksum {
 			return fmt.Errorf("migration %04d_%s was applied with another text (checksum %08x, this program has %08x): "+
-				"the database belongs to another schema or version", m.Version, m.Name, checksum, m.Checksum)
+				"the database belongs to another layout or version", m.Version, m.Name, checksum, m.Checksum)
 		}
 	}
 	for version := range applied {

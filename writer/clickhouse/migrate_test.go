@@ -14,109 +14,103 @@ import (
 
 func TestMigrate(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		all, err := clickhouse.Migrations(clickhouse.Layout{Schema: schema, Database: b.database})
-		require.NoError(t, err)
+	b := setup(t, engine.DSN(t))
+	all, err := clickhouse.Migrations(clickhouse.Layout{Database: b.database})
+	require.NoError(t, err)
 
-		require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there")
-		pending, err := b.client.Pending(b.ctx)
-		require.NoError(t, err)
-		require.Equal(t, all, pending)
+	require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there")
+	pending, err := b.client.Pending(b.ctx)
+	require.NoError(t, err)
+	require.Equal(t, all, pending)
 
-		// From two processes at once.
-		var both sync.WaitGroup
-		for range 2 {
-			both.Go(func() {
-				if err := b.client.Migrate(b.ctx); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		both.Wait()
-		require.NoError(t, b.client.Check(b.ctx))
+	// From two processes at once.
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() {
+			if err := b.client.Migrate(b.ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	require.NoError(t, b.client.Check(b.ctx))
 
-		pending, err = b.client.Pending(b.ctx)
-		require.NoError(t, err)
-		require.Empty(t, pending)
-		require.NoError(t, b.client.Migrate(b.ctx))
-		require.EqualValues(t, len(all), b.number(t, "SELECT count() FROM "+b.database+".schema_migrations FINAL"))
-	})
+	pending, err = b.client.Pending(b.ctx)
+	require.NoError(t, err)
+	require.Empty(t, pending)
+	require.NoError(t, b.client.Migrate(b.ctx))
+	require.EqualValues(t, len(all), b.number(t, "SELECT count() FROM "+b.database+".schema_migrations FINAL"))
 }
 
 func TestMigrateRefusesAForeignLedger(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, _ clickhouse.Schema) {
-		require.NoError(t, b.client.Migrate(b.ctx))
-		b.exec(t, "INSERT INTO "+b.database+".schema_migrations (version, name, checksum, applied_at) SELECT 99, 'later', 1, now()")
-		_, err := b.client.Pending(b.ctx)
-		require.ErrorContains(t, err, "migration 0099 was applied")
-		require.Equal(t, clickhouse.Configuration, clickhouse.ClassOf(err))
-	})
+	b := setup(t, engine.DSN(t))
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "INSERT INTO "+b.database+".schema_migrations (version, name, checksum, applied_at) SELECT 99, 'later', 1, now()")
+	_, err := b.client.Pending(b.ctx)
+	require.ErrorContains(t, err, "migration 0099 was applied")
+	require.Equal(t, clickhouse.Configuration, clickhouse.ClassOf(err))
 }
 
 func TestCheckNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		require.NoError(t, b.client.Migrate(b.ctx))
-		b.exec(t, "ALTER TABLE "+b.database+".messages DROP COLUMN tag_key")
-		b.exec(t, "ALTER TABLE "+b.database+".messages MODIFY COLUMN wal_index UInt64")
+	b := setup(t, engine.DSN(t))
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "ALTER TABLE "+b.database+".messages DROP COLUMN tag_key")
+	b.exec(t, "ALTER TABLE "+b.database+".messages MODIFY COLUMN wal_index UInt64")
+	err := b.client.Check(b.ctx)
+	require.ErrorContains(t, err, "column tag_key String is missing")
+	require.ErrorContains(t, err, "column wal_index is UInt64, needed is UInt32")
+	var typed *clickhouse.Error
+	require.ErrorAs(t, err, &typed)
+	require.Equal(t, clickhouse.Configuration, typed.Class)
+	require.Contains(t, typed.Hint, "ALTER TABLE `"+b.database+"`.messages ADD COLUMN tag_key String")
+	require.Contains(t, typed.Hint, "ALTER TABLE `"+b.database+"`.messages MODIFY COLUMN wal_index UInt32")
+
+	b.exec(t, "ALTER TABLE "+b.database+".messages RESET SETTING non_replicated_deduplication_window")
+	require.ErrorContains(t, b.client.Check(b.ctx), "non_replicated_deduplication_window")
+
+	// What the hint says mends it.
+	for {
 		err := b.client.Check(b.ctx)
-		require.ErrorContains(t, err, "column tag_key String is missing")
-		require.ErrorContains(t, err, "column wal_index is UInt64, needed is UInt32")
-		var typed *clickhouse.Error
+		if err == nil {
+			break
+		}
 		require.ErrorAs(t, err, &typed)
-		require.Equal(t, clickhouse.Configuration, typed.Class)
-		require.Contains(t, typed.Hint, "ALTER TABLE `"+b.database+"`.messages ADD COLUMN tag_key String")
-		require.Contains(t, typed.Hint, "ALTER TABLE `"+b.database+"`.messages MODIFY COLUMN wal_index UInt32")
-
-		if schema == clickhouse.SchemaFull {
-			b.exec(t, "ALTER TABLE "+b.database+".messages RESET SETTING non_replicated_deduplication_window")
-			require.ErrorContains(t, b.client.Check(b.ctx), "non_replicated_deduplication_window")
+		for _, statement := range strings.Split(typed.Hint, "; ") {
+			b.exec(t, strings.TrimPrefix(statement, "run: "))
 		}
-
-		// What the hint says mends it.
-		for {
-			err := b.client.Check(b.ctx)
-			if err == nil {
-				break
-			}
-			require.ErrorAs(t, err, &typed)
-			for _, statement := range strings.Split(typed.Hint, "; ") {
-				b.exec(t, strings.TrimPrefix(statement, "run: "))
-			}
-		}
-	})
+	}
 }
 
 // The ledger says what was done, the server what there is.
 func TestMigrateMakesWhatIsGone(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, _ clickhouse.Schema) {
-		require.NoError(t, b.client.Migrate(b.ctx))
-		b.exec(t, "DROP TABLE "+b.database+".messages")
-		b.exec(t, "DROP TABLE "+b.database+".channel_counts")
-		require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there (run `sendhouse migrate`, which makes it)")
-		pending, err := b.client.Pending(b.ctx)
-		require.NoError(t, err)
-		var names []string
-		for _, m := range pending {
-			names = append(names, m.Name)
-		}
-		require.Subset(t, names, []string{"messages", "channel_counts"})
-		require.NotContains(t, names, "messages_latest", "it is there")
+	b := setup(t, engine.DSN(t))
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "DROP TABLE "+b.database+".messages")
+	b.exec(t, "DROP TABLE "+b.database+".channel_counts")
+	require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there (run `sendhouse migrate`, which makes it)")
+	pending, err := b.client.Pending(b.ctx)
+	require.NoError(t, err)
+	var names []string
+	for _, m := range pending {
+		names = append(names, m.Name)
+	}
+	require.Subset(t, names, []string{"messages", "channel_counts"})
+	require.NotContains(t, names, "messages_latest", "it is there")
 
-		require.NoError(t, b.client.Migrate(b.ctx))
-		require.NoError(t, b.client.Check(b.ctx))
-		require.Zero(t, b.number(t, "SELECT count() FROM "+b.database+".channel_counts"))
-		require.Zero(t, b.number(t, "SELECT count() FROM "+b.database+".messages_latest"))
-		require.NoError(t, b.client.Insert(b.ctx, fill(t, 1, 10), 0, 10, "token"))
-	})
+	require.NoError(t, b.client.Migrate(b.ctx))
+	require.NoError(t, b.client.Check(b.ctx))
+	require.Zero(t, b.number(t, "SELECT count() FROM "+b.database+".channel_counts"))
+	require.Zero(t, b.number(t, "SELECT count() FROM "+b.database+".messages_latest"))
+	require.NoError(t, b.client.Insert(b.ctx, fill(t, 1, 10), 0, 10, "token"))
 }
 
 // CREATE TABLE IF NOT EXISTS does nothing for a table that is detached, and no row must be said to be lost.
 func TestMigrateNamesATableThatIsDetached(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	b.exec(t, "DETACH TABLE "+b.database+".messages PERMANENTLY")
 	err := b.client.Migrate(b.ctx)
@@ -130,10 +124,10 @@ func TestMigrateNamesATableThatIsDetached(t *testing.T) {
 func TestCheckNamesAMissingIndex(t *testing.T) {
 	t.Parallel()
 	var lines bytes.Buffer
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	b.exec(t, "ALTER TABLE "+b.database+".messages DROP INDEX message_id_index")
-	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: b.dsn, ClickHouseSchema: clickhouse.SchemaFull}, slog.New(slog.NewTextHandler(&lines, nil)))
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: b.dsn}, slog.New(slog.NewTextHandler(&lines, nil)))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, client.Close()) }()
 	require.NoError(t, client.Check(b.ctx), "it is no reason not to write")
@@ -143,7 +137,7 @@ func TestCheckNamesAMissingIndex(t *testing.T) {
 
 func TestCheckLetsTheOperatorAdd(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	b.exec(t, "ALTER TABLE "+b.database+".messages ADD COLUMN region String DEFAULT 'eu'")
 	b.exec(t, "ALTER TABLE "+b.database+".messages MODIFY COLUMN tag_key LowCardinality(String)")

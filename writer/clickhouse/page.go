@@ -38,21 +38,11 @@ type Range struct {
 	LimitRows   int
 }
 
-// unixSeconds is a message's own time. 18.16 does not know toUnixTimestamp of a DateTime.
-func (c *Client) unixSeconds() string {
-	if c.schema == SchemaReduced {
-		return "toUInt32(timestamp)"
-	}
-	return "toUnixTimestamp(timestamp)"
-}
-
 // liveRows is true of rows whose time has not come: one that has expired is in the table until its part is merged.
-func (c *Client) liveRows() string {
-	return "(expire = 0 OR " + c.unixSeconds() + " + toUInt64(expire) > toUInt32(now()))"
-}
+const liveRows = "(expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > toUInt32(now()))"
 
 // Page calls each with the messages of a range in their order, as far as they are in the table and have not expired. A message may come twice in a
-// row: where an insert was repeated on a server that knows no tokens, until the parts are merged. To have each once the reader
+// row, if an insert was repeated after the server had lost its token, until the parts are merged. To have each once the reader
 // skips it; FINAL, or LIMIT 1 BY, would cost as much again as the whole query. Both count for LimitRows.
 //
 // The row is only good until each returns. An error of each ends the reading and is returned as it is.
@@ -63,9 +53,9 @@ func (c *Client) Page(ctx context.Context, channel Channel, r Range, each func(*
 	}
 	// A channel's rows lie together in the order of the query, in each part; so the server reads only where the range is. What a page takes is
 	// latency and not work, so that one thread is as quick as many.
-	statement := fmt.Sprintf(`SELECT message_id, message_seq, from_uid, client_msg_no, red_dot, sync_once, expire, %s, payload
+	statement := fmt.Sprintf(`SELECT message_id, message_seq, from_uid, client_msg_no, red_dot, sync_once, expire, toUnixTimestamp(timestamp), payload
 FROM %s.%s WHERE channel_id = $1 AND channel_type = $2 AND message_seq >= $3 AND message_seq <= $4 AND %s
-ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, c.unixSeconds(), quoteName(c.database), tableMessages, c.liveRows(), direction, readSettings(ctx))
+ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, quoteName(c.database), tableMessages, liveRows, direction, readSettings(ctx))
 	rows, err := c.query(ctx, statement, channel.ID, uint8(channel.Type), r.First, r.Last, r.LimitRows)
 	if err != nil {
 		return newError("read", c.target(tableMessages), err)
@@ -97,7 +87,7 @@ type Identity struct {
 func (c *Client) Sent(ctx context.Context, channel Channel, fromUID, clientMsgNo string) (found Identity, ok bool, err error) {
 	statement := fmt.Sprintf(`SELECT message_id, message_seq FROM %s.%s
 WHERE channel_id = $1 AND channel_type = $2 AND client_msg_no = $3 AND from_uid = $4 AND %s
-ORDER BY message_seq DESC LIMIT 1 SETTINGS %s`, quoteName(c.database), tableMessages, c.liveRows(), readSettings(ctx))
+ORDER BY message_seq DESC LIMIT 1 SETTINGS %s`, quoteName(c.database), tableMessages, liveRows, readSettings(ctx))
 	rows, err := c.query(ctx, statement, channel.ID, uint8(channel.Type), clientMsgNo, fromUID)
 	if err != nil {
 		return found, false, newError("find", c.target(tableMessages), err)

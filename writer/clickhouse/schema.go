@@ -7,20 +7,6 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 )
 
-// Schema is a variant of the tables.
-type Schema string
-
-// The variants.
-const (
-	// SchemaFull has codecs, indexes, row TTL, durability settings and deduplication.
-	SchemaFull Schema = "full"
-	// SchemaReduced is what ClickHouse 18.16 can hold. It is meant for tests.
-	SchemaReduced Schema = "reduced"
-)
-
-// Valid says whether s is one of the variants.
-func (s Schema) Valid() bool { return s == SchemaFull || s == SchemaReduced }
-
 // DatabaseDefault is the database of a DSN that names none.
 const DatabaseDefault = "sendhouse"
 
@@ -40,13 +26,7 @@ type column struct {
 
 // tableColumns lists what the writer fills, in the order of the INSERT. Columns that a table has besides
 // these take their defaults.
-func tableColumns(schema Schema) []column {
-	timestamp := column{"timestamp", "DateTime64(3, 'UTC')", func(b *Block, rows []int32, to appender) error {
-		return to.Append(pick(&b.picked.int64s, b.unixMilli, rows))
-	}}
-	if schema == SchemaReduced {
-		timestamp = column{"timestamp", "DateTime", appendSeconds}
-	}
+func tableColumns() []column {
 	return []column{
 		{"message_id", "Int64", func(b *Block, rows []int32, to appender) error {
 			return to.Append(pick(&b.picked.int64s, b.messageID, rows))
@@ -85,7 +65,9 @@ func tableColumns(schema Schema) []column {
 		{"payload", "String", func(b *Block, rows []int32, to appender) error {
 			return to.Append(pick(&b.picked.strings, b.payload, rows))
 		}},
-		timestamp,
+		{"timestamp", "DateTime64(3, 'UTC')", func(b *Block, rows []int32, to appender) error {
+			return to.Append(pick(&b.picked.int64s, b.unixMilli, rows)) // the driver takes int64s in the unit of the column
+		}},
 		{"partition", "UInt16", func(b *Block, rows []int32, to appender) error {
 			return to.Append(pick(&b.picked.uint16s, b.partition, rows))
 		}},

@@ -13,8 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -32,9 +32,8 @@ func golden(t *testing.T, name, have string) {
 }
 
 var layouts = []clickhouse.Layout{
-	{Schema: clickhouse.SchemaFull, Database: "sendhouse"},
-	{Schema: clickhouse.SchemaReduced, Database: "sendhouse"},
-	{Schema: clickhouse.SchemaFull, Database: "sendhouse", Cluster: "main-1"},
+	{Database: "sendhouse"},
+	{Database: "sendhouse", Cluster: "main-1"},
 }
 
 // A migration that may have been applied somewhere is never changed: there it would not run again, and the ledger
@@ -45,7 +44,7 @@ func TestMigrationsNeverChange(t *testing.T) {
 	for _, layout := range layouts {
 		all, err := clickhouse.Migrations(layout)
 		require.NoError(t, err)
-		fmt.Fprintf(&text, "%s %s\n", layout.Schema, layout.Cluster)
+		fmt.Fprintf(&text, "cluster %q\n", layout.Cluster)
 		for _, m := range all {
 			fmt.Fprintf(&text, "  %04d_%s %08x\n", m.Version, m.Name, m.Checksum)
 		}
@@ -57,22 +56,21 @@ func TestMigrationsNeverChange(t *testing.T) {
 // only (3).
 func TestMigrateFromEarlierVersions(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		all, err := clickhouse.Migrations(clickhouse.Layout{Schema: schema, Database: b.database})
-		require.NoError(t, err)
-		var earlier bytes.Buffer
-		require.NoError(t, clickhouse.WriteMigrations(&earlier, b.database, all[:3]))
-		b.script(t, earlier.String())
-		require.NoError(t, b.client.Insert(b.ctx, fill(t, 1, 100), 0, 100, "t"))
+	b := setup(t, engine.DSN(t))
+	all, err := clickhouse.Migrations(clickhouse.Layout{Database: b.database})
+	require.NoError(t, err)
+	var earlier bytes.Buffer
+	require.NoError(t, clickhouse.WriteMigrations(&earlier, b.database, all[:3]))
+	b.script(t, earlier.String())
+	require.NoError(t, b.client.Insert(b.ctx, fill(t, 1, 100), 0, 100, "t"))
 
-		pending, err := b.client.Pending(b.ctx)
-		require.NoError(t, err)
-		require.Equal(t, all[3:], pending)
-		require.NoError(t, b.client.Migrate(b.ctx))
-		require.NoError(t, b.client.Check(b.ctx))
-		require.EqualValues(t, 100, b.number(t, "SELECT count() FROM "+b.database+".messages_latest"))
-		require.EqualValues(t, len(all), b.number(t, "SELECT count() FROM "+b.database+".schema_migrations"), "each is entered once")
-	})
+	pending, err := b.client.Pending(b.ctx)
+	require.NoError(t, err)
+	require.Equal(t, all[3:], pending)
+	require.NoError(t, b.client.Migrate(b.ctx))
+	require.NoError(t, b.client.Check(b.ctx))
+	require.EqualValues(t, 100, b.number(t, "SELECT count() FROM "+b.database+".messages_latest"))
+	require.EqualValues(t, len(all), b.number(t, "SELECT count() FROM "+b.database+".schema_migrations"), "each is entered once")
 }
 
 // A table of an earlier version, which lost merged parts in a power cut, syncs all that it writes after the migration. One whose settings
@@ -80,9 +78,9 @@ func TestMigrateFromEarlierVersions(t *testing.T) {
 func TestMigrationsMakeMergesSync(t *testing.T) {
 	t.Parallel()
 	dsn := engine.DSN(t)
-	b := setup(t, dsn, clickhouse.SchemaFull)
+	b := setup(t, dsn)
 	var logged bytes.Buffer
-	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: clickhouse.SchemaFull}, slog.New(slog.NewTextHandler(&logged, nil)))
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn}, slog.New(slog.NewTextHandler(&logged, nil)))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	warned := func() string {
@@ -90,7 +88,7 @@ func TestMigrationsMakeMergesSync(t *testing.T) {
 		require.NoError(t, client.Check(b.ctx))
 		return logged.String()
 	}
-	all, err := clickhouse.Migrations(clickhouse.Layout{Schema: clickhouse.SchemaFull, Database: b.database})
+	all, err := clickhouse.Migrations(clickhouse.Layout{Database: b.database})
 	require.NoError(t, err)
 	var earlier bytes.Buffer
 	require.NoError(t, clickhouse.WriteMigrations(&earlier, b.database, all[:7]))
@@ -117,46 +115,44 @@ func TestMigrationsMakeMergesSync(t *testing.T) {
 // A process that dies between a migration and its entry in the ledger runs it again.
 func TestMigrateAgainAfterACrash(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		all, err := clickhouse.Migrations(clickhouse.Layout{Schema: schema, Database: b.database})
-		require.NoError(t, err)
-		for n := range all { // dies behind the n-th
-			b.exec(t, "DROP DATABASE IF EXISTS "+b.database)
-			var before bytes.Buffer
-			require.NoError(t, clickhouse.WriteMigrations(&before, b.database, all[:n]))
-			if n > 0 {
-				b.script(t, before.String())
-			}
-			b.exec(t, all[n].SQL)
-			require.NoError(t, b.client.Migrate(b.ctx), all[n].Name)
-			require.NoError(t, b.client.Check(b.ctx), all[n].Name)
-			pending, err := b.client.Pending(b.ctx)
-			require.NoError(t, err)
-			require.Empty(t, pending)
+	b := setup(t, engine.DSN(t))
+	all, err := clickhouse.Migrations(clickhouse.Layout{Database: b.database})
+	require.NoError(t, err)
+	for n := range all { // dies behind the n-th
+		b.exec(t, "DROP DATABASE IF EXISTS "+b.database)
+		var before bytes.Buffer
+		require.NoError(t, clickhouse.WriteMigrations(&before, b.database, all[:n]))
+		if n > 0 {
+			b.script(t, before.String())
 		}
-	})
+		b.exec(t, all[n].SQL)
+		require.NoError(t, b.client.Migrate(b.ctx), all[n].Name)
+		require.NoError(t, b.client.Check(b.ctx), all[n].Name)
+		pending, err := b.client.Pending(b.ctx)
+		require.NoError(t, err)
+		require.Empty(t, pending)
+	}
 }
 
 // What --dry-run prints does the same as the command without it, run by another client.
 func TestMigrateDryRun(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		cfg := clickhouse.Config{ClickHouseDSN: b.dsn, ClickHouseSchema: schema}
-		run := func(o clickhouse.MigrateOptions) string {
-			var out bytes.Buffer
-			require.NoError(t, clickhouse.RunMigrate(b.ctx, cfg, o, slog.New(slog.DiscardHandler), &out))
-			return out.String()
-		}
-		text := run(clickhouse.MigrateOptions{DryRun: true})
-		require.Contains(t, text, "-- 0003_messages\nCREATE TABLE IF NOT EXISTS `"+b.database+"`.messages\n")
-		require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there", "a dry run changes nothing")
-		b.script(t, text)
-		require.NoError(t, b.client.Check(b.ctx))
-		require.Equal(t, "-- nothing is pending\n", run(clickhouse.MigrateOptions{DryRun: true}))
-		require.Empty(t, run(clickhouse.MigrateOptions{}))
-		require.Equal(t, text, run(clickhouse.MigrateOptions{DryRun: true, All: true}))
-		require.ErrorContains(t, clickhouse.RunMigrate(b.ctx, cfg, clickhouse.MigrateOptions{All: true}, nil, nil), "--all: goes with --dry-run")
-	})
+	b := setup(t, engine.DSN(t))
+	cfg := clickhouse.Config{ClickHouseDSN: b.dsn}
+	run := func(o clickhouse.MigrateOptions) string {
+		var out bytes.Buffer
+		require.NoError(t, clickhouse.RunMigrate(b.ctx, cfg, o, slog.New(slog.DiscardHandler), &out))
+		return out.String()
+	}
+	text := run(clickhouse.MigrateOptions{DryRun: true})
+	require.Contains(t, text, "-- 0003_messages\nCREATE TABLE IF NOT EXISTS `"+b.database+"`.messages\n")
+	require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there", "a dry run changes nothing")
+	b.script(t, text)
+	require.NoError(t, b.client.Check(b.ctx))
+	require.Equal(t, "-- nothing is pending\n", run(clickhouse.MigrateOptions{DryRun: true}))
+	require.Empty(t, run(clickhouse.MigrateOptions{}))
+	require.Equal(t, text, run(clickhouse.MigrateOptions{DryRun: true, All: true}))
+	require.ErrorContains(t, clickhouse.RunMigrate(b.ctx, cfg, clickhouse.MigrateOptions{All: true}, nil, nil), "--all: goes with --dry-run")
 }
 
 // The statements for a cluster. There is no cluster here, so this proves less than for the others: the text is
@@ -165,13 +161,13 @@ func TestMigrateDryRun(t *testing.T) {
 func TestMigrateCluster(t *testing.T) {
 	t.Parallel()
 	var text bytes.Buffer
-	cfg := clickhouse.Config{ClickHouseSchema: clickhouse.SchemaFull, ClickHouseCluster: "main-1"} // and no DSN
+	cfg := clickhouse.Config{ClickHouseCluster: "main-1"} // and no DSN
 	require.NoError(t, clickhouse.RunMigrate(t.Context(), cfg, clickhouse.MigrateOptions{DryRun: true, All: true}, nil, &text))
 	golden(t, "cluster.sql", text.String())
 
 	dsn := engine.DSN(t)
-	b := setup(t, dsn, clickhouse.SchemaFull)
-	all, err := clickhouse.Migrations(clickhouse.Layout{Schema: clickhouse.SchemaFull, Database: b.database, Cluster: "main-1"})
+	b := setup(t, dsn)
+	all, err := clickhouse.Migrations(clickhouse.Layout{Database: b.database, Cluster: "main-1"})
 	require.NoError(t, err)
 	single := strings.NewReplacer(" ON CLUSTER `main-1`", "",
 		"Distributed('main-1', '"+b.database+"', 'messages_local', cityHash64(channel_id, channel_type))", "Merge('"+b.database+"', '^messages_local$')")
@@ -206,9 +202,9 @@ func TestMigrateCluster(t *testing.T) {
 // Databases of the two kinds are not mixed.
 func TestMigrateRefusesAnotherLayout(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
-	client, _ := open(t, clickhouse.Config{ClickHouseDSN: engine.Named(enginetest.DatabaseOf(t)), ClickHouseSchema: clickhouse.SchemaFull, ClickHouseCluster: "main-1"})
+	client, _ := open(t, clickhouse.Config{ClickHouseDSN: engine.Named(enginetest.DatabaseOf(t)), ClickHouseCluster: "main-1"})
 	_, err := client.Pending(b.ctx)
 	require.ErrorContains(t, err, "migration 0001_database was applied with another text")
 }
@@ -216,7 +212,7 @@ func TestMigrateRefusesAnotherLayout(t *testing.T) {
 // An operator's own table may not make fewer of the messages.
 func TestCheckRefusesAKeyThatMergesMessages(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	own := b.text(t, "SHOW CREATE TABLE "+b.database+".messages")
 	b.exec(t, "DROP TABLE "+b.database+".messages")

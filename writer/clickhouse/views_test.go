@@ -16,97 +16,82 @@ import (
 // The views show each message once although a batch went in twice, and know nothing of merges.
 func TestViews(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		require.NoError(t, b.client.Migrate(b.ctx))
-		b.exec(t, "SYSTEM STOP MERGES "+mergesOf(b, schema))
-		block := fill(t, 1, 1000)
-		require.NoError(t, b.client.Insert(b.ctx, block, 0, 1000, "a"))
-		require.NoError(t, b.client.Insert(b.ctx, block, 0, 500, "b"))
-		require.EqualValues(t, 1500, b.number(t, "SELECT count() FROM "+b.database+".messages"))
+	b := setup(t, engine.DSN(t))
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "SYSTEM STOP MERGES "+b.database+".messages")
+	block := fill(t, 1, 1000)
+	require.NoError(t, b.client.Insert(b.ctx, block, 0, 1000, "a"))
+	require.NoError(t, b.client.Insert(b.ctx, block, 0, 500, "b"))
+	require.EqualValues(t, 1500, b.number(t, "SELECT count() FROM "+b.database+".messages"))
 
-		require.EqualValues(t, 1000, b.number(t, "SELECT count() FROM "+b.database+".messages_latest"))
-		one := sample(77)
-		require.EqualValues(t, 1, b.number(t, fmt.Sprintf("SELECT count() FROM %s.messages_latest WHERE channel_id = '%s' AND channel_type = %d AND message_seq = 77",
-			b.database, one.GetChannelId(), one.GetChannelType())))
+	require.EqualValues(t, 1000, b.number(t, "SELECT count() FROM "+b.database+".messages_latest"))
+	one := sample(77)
+	require.EqualValues(t, 1, b.number(t, fmt.Sprintf("SELECT count() FROM %s.messages_latest WHERE channel_id = '%s' AND channel_type = %d AND message_seq = 77",
+		b.database, one.GetChannelId(), one.GetChannelType())))
 
-		// 60 channels: five names times twelve types.
-		require.EqualValues(t, 60, b.number(t, "SELECT count() FROM "+b.database+".channel_counts"))
-		require.EqualValues(t, 1000, b.number(t, "SELECT sum(messages) FROM "+b.database+".channel_counts"))
-		var messages, lastSeq uint64
-		var lastID int64
-		require.NoError(t, b.plain.QueryRow(b.ctx, fmt.Sprintf("SELECT messages, last_message_seq, last_message_id FROM %s.channel_counts WHERE channel_id = '%s' AND channel_type = %d",
-			b.database, sample(960).GetChannelId(), sample(960).GetChannelType())).Scan(&messages, &lastSeq, &lastID))
-		require.EqualValues(t, 16, messages)
-		require.EqualValues(t, 960, lastSeq)
-		require.EqualValues(t, sample(960).GetMessageId(), lastID)
+	// 60 channels: five names times twelve types.
+	require.EqualValues(t, 60, b.number(t, "SELECT count() FROM "+b.database+".channel_counts"))
+	require.EqualValues(t, 1000, b.number(t, "SELECT sum(messages) FROM "+b.database+".channel_counts"))
+	var messages, lastSeq uint64
+	var lastID int64
+	require.NoError(t, b.plain.QueryRow(b.ctx, fmt.Sprintf("SELECT messages, last_message_seq, last_message_id FROM %s.channel_counts WHERE channel_id = '%s' AND channel_type = %d",
+		b.database, sample(960).GetChannelId(), sample(960).GetChannelType())).Scan(&messages, &lastSeq, &lastID))
+	require.EqualValues(t, 16, messages)
+	require.EqualValues(t, 960, lastSeq)
+	require.EqualValues(t, sample(960).GetMessageId(), lastID)
 
-		if schema == clickhouse.SchemaReduced {
-			return // 18.16 has no views with parameters
-		}
-		for view, rows := range map[string]uint64{
-			fmt.Sprintf("messages_by_message_id(message_id = %d)", one.GetMessageId()):   1,
-			"messages_by_message_id(message_id = 5)":                                     0,
-			"messages_by_client_msg_no(client_msg_no = 'no-77')":                         1,
-			"messages_by_client_msg_no(client_msg_no = '" + `it\'s not there` + "')":     0,
-			fmt.Sprintf("messages_by_message_id(message_id = %d)", -one.GetMessageSeq()): 0,
-		} {
-			require.Equal(t, rows, b.number(t, "SELECT count() FROM "+b.database+"."+view), view)
-		}
-		var seq uint64
-		require.NoError(t, b.plain.QueryRow(b.ctx, fmt.Sprintf("SELECT message_seq FROM %s.messages_by_message_id(message_id = %d)", b.database, one.GetMessageId())).Scan(&seq))
-		require.EqualValues(t, 77, seq)
-	})
-}
-
-// mergesOf is what SYSTEM STOP MERGES is to stop: 18.16 stops those of all tables, or none.
-func mergesOf(b bench, schema clickhouse.Schema) string {
-	if schema == clickhouse.SchemaReduced {
-		return ""
+	for view, rows := range map[string]uint64{
+		fmt.Sprintf("messages_by_message_id(message_id = %d)", one.GetMessageId()):   1,
+		"messages_by_message_id(message_id = 5)":                                     0,
+		"messages_by_client_msg_no(client_msg_no = 'no-77')":                         1,
+		"messages_by_client_msg_no(client_msg_no = '" + `it\'s not there` + "')":     0,
+		fmt.Sprintf("messages_by_message_id(message_id = %d)", -one.GetMessageSeq()): 0,
+	} {
+		require.Equal(t, rows, b.number(t, "SELECT count() FROM "+b.database+"."+view), view)
 	}
-	return b.database + ".messages"
+	var seq uint64
+	require.NoError(t, b.plain.QueryRow(b.ctx, fmt.Sprintf("SELECT message_seq FROM %s.messages_by_message_id(message_id = %d)", b.database, one.GetMessageId())).Scan(&seq))
+	require.EqualValues(t, 77, seq)
 }
 
 // A row whose time is up is in no view any more, whether or not a merge has taken it.
 func TestViewsHideExpiredRows(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b bench, schema clickhouse.Schema) {
-		require.NoError(t, b.client.Migrate(b.ctx))
-		b.exec(t, "SYSTEM STOP MERGES "+mergesOf(b, schema))
-		var block clickhouse.Block
-		now := time.Since(message.Epoch()).Milliseconds()
-		var last *message.Message
-		for n, expire := range []uint32{0, 1, 100, 4294967295, 2} { // never, a second, …
-			m := sample(12*n + 12)
-			m.ChannelId, m.MessageSeq = "one", uint64(n+1)
-			m.Expire, m.MessageId = expire, uint64(message.MakeID(now, 0, n))
-			require.NoError(t, block.Append(uint64(n+1), encode(t, m)))
-			last = m
+	b := setup(t, engine.DSN(t))
+	require.NoError(t, b.client.Migrate(b.ctx))
+	b.exec(t, "SYSTEM STOP MERGES "+b.database+".messages")
+	var block clickhouse.Block
+	now := time.Since(message.Epoch()).Milliseconds()
+	var last *message.Message
+	for n, expire := range []uint32{0, 1, 100, 4294967295, 2} { // never, a second, …
+		m := sample(12*n + 12)
+		m.ChannelId, m.MessageSeq = "one", uint64(n+1)
+		m.Expire, m.MessageId = expire, uint64(message.MakeID(now, 0, n))
+		require.NoError(t, block.Append(uint64(n+1), encode(t, m)))
+		last = m
+	}
+	require.NoError(t, b.client.Insert(b.ctx, &block, 0, 5, "t"))
+	views := []string{"messages_latest", "channel_counts"}
+	views = append(views, fmt.Sprintf("messages_by_message_id(message_id = %d)", last.GetMessageId()), "messages_by_client_msg_no(client_msg_no = '"+last.GetClientMsgNo()+"')")
+	for _, view := range views {
+		count := "count()"
+		left := uint64(0)
+		switch view {
+		case "messages_latest":
+			left = 3
+		case "channel_counts":
+			count, left = "sum(messages)", 3
 		}
-		require.NoError(t, b.client.Insert(b.ctx, &block, 0, 5, "t"))
-		views := []string{"messages_latest", "channel_counts"}
-		if schema == clickhouse.SchemaFull {
-			views = append(views, fmt.Sprintf("messages_by_message_id(message_id = %d)", last.GetMessageId()), "messages_by_client_msg_no(client_msg_no = '"+last.GetClientMsgNo()+"')")
-		}
-		for _, view := range views {
-			count := "count()"
-			left := uint64(0)
-			switch view {
-			case "messages_latest":
-				left = 3
-			case "channel_counts":
-				count, left = "sum(messages)", 3
-			}
-			testkit.WaitFor(t, 30*time.Second, "rows to expire in "+view, b.counts("SELECT "+count+" FROM "+b.database+"."+view, left))
-		}
-		require.EqualValues(t, 5, b.number(t, "SELECT count() FROM "+b.database+".messages"), "no merge has taken them")
-		require.EqualValues(t, 4, b.number(t, "SELECT last_message_seq FROM "+b.database+".channel_counts"))
-	})
+		testkit.WaitFor(t, 30*time.Second, "rows to expire in "+view, b.counts("SELECT "+count+" FROM "+b.database+"."+view, left))
+	}
+	require.EqualValues(t, 5, b.number(t, "SELECT count() FROM "+b.database+".messages"), "no merge has taken them")
+	require.EqualValues(t, 4, b.number(t, "SELECT last_message_seq FROM "+b.database+".channel_counts"))
 }
 
 // What the views are made for must not read the whole table.
 func TestViewsUseTheIndexes(t *testing.T) {
 	t.Parallel()
-	b := setup(t, engine.DSN(t), clickhouse.SchemaFull)
+	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	const rows = 100_000 // over three months, in 13 granules or more
 	require.NoError(t, b.client.Insert(b.ctx, fill(t, 1, rows), 0, rows, "t"))

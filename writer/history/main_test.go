@@ -23,9 +23,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 var engine *enginetest.Engine
@@ -53,7 +53,6 @@ type bundle struct {
 
 type options struct {
 	dsn    string // default: the engine
-	schema clickhouse.Schema
 	config func(*Config)
 }
 
@@ -65,10 +64,7 @@ func setup(t testing.TB, o options) *bundle {
 	if o.dsn == "" {
 		o.dsn = engine.DSN(t)
 	}
-	if o.schema == "" {
-		o.schema = clickhouse.SchemaFull
-	}
-	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: o.dsn, ClickHouseSchema: o.schema}, log)
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: o.dsn}, log)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	require.NoError(t, client.Migrate(ctx))

@@ -15,9 +15,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
-	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
 
 // from makes message seq of group g one of u1's with this client_msg_no.
@@ -48,34 +47,33 @@ func (b *bundle) requireState(state string, seq uint64, clientMsgNo string, more
 // A send on its way: nowhere, in the write-ahead log, in the message log, in ClickHouse.
 func TestStatusOnTheWay(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b *bundle) {
-		b.requireState(stateUnknown, 0, "n")
-		x, m := from(1, "x"), from(2, "n")
-		elsewhere := from(7, "n") // the same key, of another channel, in the same record
-		elsewhere.ChannelId = "other"
-		b.write(sendOf(x), sendOf(elsewhere), sendOf(m))
-		g := b.status("n")
-		require.Equal(t, stateAccepted, g.State)
-		require.Zero(t, g.MessageID)
-		require.Equal(t, hintNotFolded, g.Hint)
+	b := setup(t, options{})
+	b.requireState(stateUnknown, 0, "n")
+	x, m := from(1, "x"), from(2, "n")
+	elsewhere := from(7, "n") // the same key, of another channel, in the same record
+	elsewhere.ChannelId = "other"
+	b.write(sendOf(x), sendOf(elsewhere), sendOf(m))
+	g := b.status("n")
+	require.Equal(t, stateAccepted, g.State)
+	require.Zero(t, g.MessageID)
+	require.Equal(t, hintNotFolded, g.Hint)
 
-		done := b.publish(x, elsewhere, m)
-		b.requireState(stateAccepted, 1, "x")
-		b.requireState(stateAccepted, 2, "n")
-		b.requireState(stateAccepted, 7, "n", "channel_id", "other")
-		b.insert(x, m)
-		b.requireState(stateStored, 2, "n")
-		b.record(done, b.streamCreated())
-		b.requireState(stateStored, 2, "n")
-		b.requireState(stateStored, 1, "x")
+	done := b.publish(x, elsewhere, m)
+	b.requireState(stateAccepted, 1, "x")
+	b.requireState(stateAccepted, 2, "n")
+	b.requireState(stateAccepted, 7, "n", "channel_id", "other")
+	b.insert(x, m)
+	b.requireState(stateStored, 2, "n")
+	b.record(done, b.streamCreated())
+	b.requireState(stateStored, 2, "n")
+	b.requireState(stateStored, 1, "x")
 
-		// Nothing of it is anybody else's.
-		b.requireState(stateUnknown, 0, "n", "from_uid", "u2")
-		b.requireState(stateUnknown, 0, "n", "channel_id", "h")
-		b.requireState(stateUnknown, 0, "n", "channel_type", "3")
-		b.requireState(stateUnknown, 0, "n", "sync_once", "1")
-		b.requireState(stateUnknown, 0, "N")
-	})
+	// Nothing of it is anybody else's.
+	b.requireState(stateUnknown, 0, "n", "from_uid", "u2")
+	b.requireState(stateUnknown, 0, "n", "channel_id", "h")
+	b.requireState(stateUnknown, 0, "n", "channel_type", "3")
+	b.requireState(stateUnknown, 0, "n", "sync_once", "1")
+	b.requireState(stateUnknown, 0, "N")
 }
 
 // Whatever was in ClickHouse or became nothing is not looked for in the logs.
@@ -252,9 +250,9 @@ func TestStatusRefuses(t *testing.T) {
 // ClickHouse stands still, dies, and comes back.
 func TestClickHouseAway(t *testing.T) {
 	t.Parallel()
-	server := testkit.StartClickHouse(t)
+	server := enginetest.StartServer(t)
 	b := setup(t, options{
-		dsn: "clickhouse://" + server.Addr + "/" + enginetest.DatabaseOf(t), schema: clickhouse.SchemaReduced,
+		dsn:    server.DSN("away"),
 		config: func(c *Config) { c.HistoryTimeout = time.Second },
 	})
 	stored, logged := from(1, "stored"), from(2, "logged")

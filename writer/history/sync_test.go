@@ -17,24 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
-	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 )
-
-// variants runs a test against the embedded engine and against a server process with the reduced schema.
-func variants(t *testing.T, test func(t *testing.T, b *bundle)) {
-	t.Helper()
-	t.Run("full", func(t *testing.T) {
-		t.Parallel()
-		test(t, setup(t, options{}))
-	})
-	t.Run("reduced", func(t *testing.T) {
-		t.Parallel()
-		server := testkit.StartClickHouse(t)
-		test(t, setup(t, options{dsn: "clickhouse://" + server.Addr + "/" + enginetest.DatabaseOf(t), schema: clickhouse.SchemaReduced}))
-	})
-}
 
 // sequence is first to last.
 func sequence64(first, last int) []uint64 {
@@ -48,99 +32,97 @@ func sequence64(first, last int) []uint64 {
 // The bounds and the modes, as WuKongIM has them.
 func TestSyncBounds(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b *bundle) {
-		var all []*message.Message
-		for seq := 1; seq <= 250; seq++ {
-			all = append(all, sample("g", seq))
-		}
-		b.insert(all...)
-		b.insert(sample("h", 1), sample("g2", 1))
-		for _, row := range []struct {
-			body string
-			want []uint64
-			more int
-		}{
-			{``, sequence64(151, 250), 1},
-			{`,"pull_mode":1`, sequence64(151, 250), 1}, // no bound at all: the newest, in both modes
-			{`,"limit":0`, sequence64(151, 250), 1},
-			{`,"limit":-1`, sequence64(151, 250), 1},
-			{`,"limit":null,"pull_mode":null,"start_message_seq":null`, sequence64(151, 250), 1},
-			{`,"limit":10`, sequence64(241, 250), 1},
-			{`,"limit":250`, sequence64(1, 250), 0},
-			{`,"limit":249`, sequence64(2, 250), 1},
-			{`,"limit":1000000000000`, sequence64(1, 250), 0},
-			// older: start inclusive, end exclusive
-			{`,"start_message_seq":100,"limit":10`, sequence64(91, 100), 1},
-			{`,"start_message_seq":5,"limit":10`, sequence64(1, 5), 0},
-			{`,"start_message_seq":100,"end_message_seq":95,"limit":10`, sequence64(96, 100), 0},
-			{`,"start_message_seq":100,"end_message_seq":50,"limit":10`, sequence64(91, 100), 1},
-			{`,"start_message_seq":100,"end_message_seq":90,"limit":10`, sequence64(91, 100), 0},
-			{`,"start_message_seq":1000,"limit":2`, sequence64(249, 250), 1},
-			{`,"end_message_seq":248`, sequence64(249, 250), 0},
-			{`,"end_message_seq":100,"limit":3`, sequence64(248, 250), 1},
-			{`,"start_message_seq":100,"end_message_seq":100`, sequence64(1, 0), 0},
-			{`,"start_message_seq":100,"end_message_seq":101`, sequence64(1, 0), 0},
-			{`,"start_message_seq":1,"limit":1`, sequence64(1, 1), 0},
-			{`,"end_message_seq":18446744073709551615`, sequence64(1, 0), 0},
-			{`,"start_message_seq":18446744073709551615,"limit":1`, sequence64(250, 250), 1},
-			// newer
-			{`,"pull_mode":1,"start_message_seq":100,"limit":10`, sequence64(100, 109), 1},
-			{`,"pull_mode":1,"start_message_seq":100,"end_message_seq":105,"limit":10`, sequence64(100, 104), 0},
-			{`,"pull_mode":1,"start_message_seq":100,"end_message_seq":110,"limit":10`, sequence64(100, 109), 0},
-			{`,"pull_mode":1,"start_message_seq":100,"end_message_seq":111,"limit":10`, sequence64(100, 109), 1},
-			{`,"pull_mode":1,"start_message_seq":241,"limit":10`, sequence64(241, 250), 0},
-			{`,"pull_mode":1,"start_message_seq":251`, sequence64(1, 0), 0},
-			{`,"pull_mode":1,"end_message_seq":4`, sequence64(1, 3), 0},
-			{`,"pull_mode":1,"start_message_seq":7,"end_message_seq":7`, sequence64(1, 0), 0},
-			{`,"pull_mode":1,"start_message_seq":7,"end_message_seq":3`, sequence64(1, 0), 0},
-			{`,"pull_mode":1,"end_message_seq":1`, sequence64(1, 0), 0},
-			{`,"pull_mode":1,"start_message_seq":18446744073709551615`, sequence64(1, 0), 0},
-		} {
-			g := b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2` + row.body + `}`)
-			require.Equal(t, http.StatusOK, g.status, "%s: %s", row.body, g.raw)
-			require.Equal(t, row.want, g.seqs(), row.body)
-			require.Equal(t, row.more, g.More, row.body)
-		}
-		g := b.sync(`{"login_uid":"u","channel_id":"nobody's","channel_type":2,"start_message_seq":3,"end_message_seq":2}`)
-		require.JSONEq(t, `{"start_message_seq":3,"end_message_seq":2,"more":0,"messages":[]}`, g.raw)
-	})
+	b := setup(t, options{})
+	var all []*message.Message
+	for seq := 1; seq <= 250; seq++ {
+		all = append(all, sample("g", seq))
+	}
+	b.insert(all...)
+	b.insert(sample("h", 1), sample("g2", 1))
+	for _, row := range []struct {
+		body string
+		want []uint64
+		more int
+	}{
+		{``, sequence64(151, 250), 1},
+		{`,"pull_mode":1`, sequence64(151, 250), 1}, // no bound at all: the newest, in both modes
+		{`,"limit":0`, sequence64(151, 250), 1},
+		{`,"limit":-1`, sequence64(151, 250), 1},
+		{`,"limit":null,"pull_mode":null,"start_message_seq":null`, sequence64(151, 250), 1},
+		{`,"limit":10`, sequence64(241, 250), 1},
+		{`,"limit":250`, sequence64(1, 250), 0},
+		{`,"limit":249`, sequence64(2, 250), 1},
+		{`,"limit":1000000000000`, sequence64(1, 250), 0},
+		// older: start inclusive, end exclusive
+		{`,"start_message_seq":100,"limit":10`, sequence64(91, 100), 1},
+		{`,"start_message_seq":5,"limit":10`, sequence64(1, 5), 0},
+		{`,"start_message_seq":100,"end_message_seq":95,"limit":10`, sequence64(96, 100), 0},
+		{`,"start_message_seq":100,"end_message_seq":50,"limit":10`, sequence64(91, 100), 1},
+		{`,"start_message_seq":100,"end_message_seq":90,"limit":10`, sequence64(91, 100), 0},
+		{`,"start_message_seq":1000,"limit":2`, sequence64(249, 250), 1},
+		{`,"end_message_seq":248`, sequence64(249, 250), 0},
+		{`,"end_message_seq":100,"limit":3`, sequence64(248, 250), 1},
+		{`,"start_message_seq":100,"end_message_seq":100`, sequence64(1, 0), 0},
+		{`,"start_message_seq":100,"end_message_seq":101`, sequence64(1, 0), 0},
+		{`,"start_message_seq":1,"limit":1`, sequence64(1, 1), 0},
+		{`,"end_message_seq":18446744073709551615`, sequence64(1, 0), 0},
+		{`,"start_message_seq":18446744073709551615,"limit":1`, sequence64(250, 250), 1},
+		// newer
+		{`,"pull_mode":1,"start_message_seq":100,"limit":10`, sequence64(100, 109), 1},
+		{`,"pull_mode":1,"start_message_seq":100,"end_message_seq":105,"limit":10`, sequence64(100, 104), 0},
+		{`,"pull_mode":1,"start_message_seq":100,"end_message_seq":110,"limit":10`, sequence64(100, 109), 0},
+		{`,"pull_mode":1,"start_message_seq":100,"end_message_seq":111,"limit":10`, sequence64(100, 109), 1},
+		{`,"pull_mode":1,"start_message_seq":241,"limit":10`, sequence64(241, 250), 0},
+		{`,"pull_mode":1,"start_message_seq":251`, sequence64(1, 0), 0},
+		{`,"pull_mode":1,"end_message_seq":4`, sequence64(1, 3), 0},
+		{`,"pull_mode":1,"start_message_seq":7,"end_message_seq":7`, sequence64(1, 0), 0},
+		{`,"pull_mode":1,"start_message_seq":7,"end_message_seq":3`, sequence64(1, 0), 0},
+		{`,"pull_mode":1,"end_message_seq":1`, sequence64(1, 0), 0},
+		{`,"pull_mode":1,"start_message_seq":18446744073709551615`, sequence64(1, 0), 0},
+	} {
+		g := b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2` + row.body + `}`)
+		require.Equal(t, http.StatusOK, g.status, "%s: %s", row.body, g.raw)
+		require.Equal(t, row.want, g.seqs(), row.body)
+		require.Equal(t, row.more, g.More, row.body)
+	}
+	g := b.sync(`{"login_uid":"u","channel_id":"nobody's","channel_type":2,"start_message_seq":3,"end_message_seq":2}`)
+	require.JSONEq(t, `{"start_message_seq":3,"end_message_seq":2,"more":0,"messages":[]}`, g.raw)
 }
 
 // Every field, in the form of WuKongIM.
 func TestSyncFields(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b *bundle) {
-		m := sample("bob@alice", 1)
-		m.ChannelId, m.ChannelType, m.FromUid, m.ClientMsgNo = message.PersonChannel("alice", "bob"), 1, "alice", `a"b\`
-		m.Payload, m.Expire, m.RedDot = []byte("\x00\xff'\\\n"), 7200, true
-		b.insert(m)
-		id := message.ID(m.GetMessageId())
-		want := func(channel string) string {
-			return fmt.Sprintf(`{"start_message_seq":1,"end_message_seq":0,"more":0,"messages":[{"header":{"no_persist":0,"red_dot":1,"sync_once":0},"setting":0,
+	b := setup(t, options{})
+	m := sample("bob@alice", 1)
+	m.ChannelId, m.ChannelType, m.FromUid, m.ClientMsgNo = message.PersonChannel("alice", "bob"), 1, "alice", `a"b\`
+	m.Payload, m.Expire, m.RedDot = []byte("\x00\xff'\\\n"), 7200, true
+	b.insert(m)
+	id := message.ID(m.GetMessageId())
+	want := func(channel string) string {
+		return fmt.Sprintf(`{"start_message_seq":1,"end_message_seq":0,"more":0,"messages":[{"header":{"no_persist":0,"red_dot":1,"sync_once":0},"setting":0,
 				"message_id":%d,"message_idstr":"%d","client_msg_no":"a\"b\\","message_seq":1,"from_uid":"alice","channel_id":%q,"channel_type":1,"expire":7200,
 				"timestamp":%d,"payload":"AP8nXAo="}]}`, id, id, channel, id.UnixMilli()/1000)
-		}
-		// Each side calls the channel by the other.
-		for _, row := range []struct{ login, channel, shown string }{
-			{"alice", "bob", "bob"}, {"bob", "alice", "alice"}, {"bob", "alice@bob", "alice"}, {"alice", "bob@alice", "bob"},
-		} {
-			g := b.sync(fmt.Sprintf(`{"login_uid":%q,"channel_id":%q,"channel_type":1,"start_message_seq":1,"pull_mode":1,"event_summary_mode":"full","other":[{}]}`, row.login, row.channel))
-			require.JSONEq(t, want(row.shown), g.raw)
-			require.Equal(t, "application/json", g.header.Get("Content-Type"))
-			require.NotContains(t, g.raw, "\n ")
-		}
-		require.Empty(t, b.sync(`{"login_uid":"carol","channel_id":"bob","channel_type":1}`).Messages)
+	}
+	// Each side calls the channel by the other.
+	for _, row := range []struct{ login, channel, shown string }{
+		{"alice", "bob", "bob"}, {"bob", "alice", "alice"}, {"bob", "alice@bob", "alice"}, {"alice", "bob@alice", "bob"},
+	} {
+		g := b.sync(fmt.Sprintf(`{"login_uid":%q,"channel_id":%q,"channel_type":1,"start_message_seq":1,"pull_mode":1,"event_summary_mode":"full","other":[{}]}`, row.login, row.channel))
+		require.JSONEq(t, want(row.shown), g.raw)
+		require.Equal(t, "application/json", g.header.Get("Content-Type"))
+		require.NotContains(t, g.raw, "\n ")
+	}
+	require.Empty(t, b.sync(`{"login_uid":"carol","channel_id":"bob","channel_type":1}`).Messages)
 
-		// A command is in a channel of its own, with a sequence of its own.
-		command := sample(message.PersonChannel("alice", "bob")+message.CommandSuffix, 1)
-		command.ChannelType, command.SyncOnce = 1, true
-		b.insert(command)
-		require.Len(t, b.sync(`{"login_uid":"alice","channel_id":"bob","channel_type":1}`).Messages, 1)
-		g := b.sync(`{"login_uid":"alice","channel_id":"bob____cmd","channel_type":1}`)
-		require.Len(t, g.Messages, 1)
-		require.Contains(t, g.raw, `"sync_once":1`)
-		require.Contains(t, g.raw, `"channel_id":"bob____cmd"`)
-	})
+	// A command is in a channel of its own, with a sequence of its own.
+	command := sample(message.PersonChannel("alice", "bob")+message.CommandSuffix, 1)
+	command.ChannelType, command.SyncOnce = 1, true
+	b.insert(command)
+	require.Len(t, b.sync(`{"login_uid":"alice","channel_id":"bob","channel_type":1}`).Messages, 1)
+	g := b.sync(`{"login_uid":"alice","channel_id":"bob____cmd","channel_type":1}`)
+	require.Len(t, g.Messages, 1)
+	require.Contains(t, g.raw, `"sync_once":1`)
+	require.Contains(t, g.raw, `"channel_id":"bob____cmd"`)
 }
 
 func TestSyncRefuses(t *testing.T) {
@@ -181,25 +163,24 @@ func TestSyncRefuses(t *testing.T) {
 
 func TestSyncExpired(t *testing.T) {
 	t.Parallel()
-	variants(t, func(t *testing.T, b *bundle) {
-		var all []*message.Message
-		for seq := 1; seq <= 20; seq++ {
-			m := sample("g", seq)
-			if seq%2 == 0 {
-				m.Expire = 3000 // of the hour since
-			} else {
-				m.Expire = 4000
-			}
-			all = append(all, m)
+	b := setup(t, options{})
+	var all []*message.Message
+	for seq := 1; seq <= 20; seq++ {
+		m := sample("g", seq)
+		if seq%2 == 0 {
+			m.Expire = 3000 // of the hour since
+		} else {
+			m.Expire = 4000
 		}
-		b.insert(all...)
-		g := b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2,"limit":10}`)
-		require.Equal(t, []uint64{1, 3, 5, 7, 9, 11, 13, 15, 17, 19}, g.seqs())
-		require.Zero(t, g.More)
-		g = b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2,"limit":3,"start_message_seq":2,"pull_mode":1}`)
-		require.Equal(t, []uint64{3, 5, 7}, g.seqs())
-		require.Equal(t, 1, g.More)
-	})
+		all = append(all, m)
+	}
+	b.insert(all...)
+	g := b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2,"limit":10}`)
+	require.Equal(t, []uint64{1, 3, 5, 7, 9, 11, 13, 15, 17, 19}, g.seqs())
+	require.Zero(t, g.More)
+	g = b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2,"limit":3,"start_message_seq":2,"pull_mode":1}`)
+	require.Equal(t, []uint64{3, 5, 7}, g.seqs())
+	require.Equal(t, 1, g.More)
 }
 
 // Who follows the pages gets each message once, whichever way, whatever lies in the table twice, whatever is missing, and whatever the limit.
@@ -216,41 +197,40 @@ func TestSyncPages(t *testing.T) {
 			t.Logf("to choose the same again: TEST_SEED=%d go test -run '^TestSyncPages$' ./writer/history", seed)
 		}
 	})
-	variants(t, func(t *testing.T, b *bundle) {
-		random := rand.New(rand.NewPCG(seed, 1))
-		const last = 1000
-		want := []uint64{}
-		var part []*message.Message
-		for seq := 1; seq <= last; seq++ {
-			m := sample("g", seq)
-			m.Payload = make([]byte, 1+random.IntN(3000))
-			switch random.IntN(10) {
-			case 0: // a dead letter, or gone
-				continue
-			case 1:
-				m.Expire = 1
-			default:
-				want = append(want, uint64(seq))
-			}
-			part = append(part, m)
-			if len(part) == 300 {
+	b := setup(t, options{})
+	random := rand.New(rand.NewPCG(seed, 1))
+	const last = 1000
+	want := []uint64{}
+	var part []*message.Message
+	for seq := 1; seq <= last; seq++ {
+		m := sample("g", seq)
+		m.Payload = make([]byte, 1+random.IntN(3000))
+		switch random.IntN(10) {
+		case 0: // a dead letter, or gone
+			continue
+		case 1:
+			m.Expire = 1
+		default:
+			want = append(want, uint64(seq))
+		}
+		part = append(part, m)
+		if len(part) == 300 {
+			b.insert(part...)
+			for range random.IntN(3) { // an insert that was repeated without a token
 				b.insert(part...)
-				for range random.IntN(3) { // an insert that was repeated without a token
-					b.insert(part...)
-				}
-				part = part[100:] // and one that went in twice in parts
 			}
+			part = part[100:] // and one that went in twice in parts
 		}
-		b.insert(part...)
-		for range 4 {
-			limit := []int{1 + random.IntN(7), 1 + random.IntN(200), 300 + random.IntN(2000)}[random.IntN(3)]
-			if limit < 8 {
-				limit += 40 // many requests, but not one a message
-			}
-			require.Equal(t, want, b.walk(limit, pullNewer), "newer, limit %d", limit)
-			require.Equal(t, want, b.walk(limit, pullOlder), "older, limit %d", limit)
+	}
+	b.insert(part...)
+	for range 4 {
+		limit := []int{1 + random.IntN(7), 1 + random.IntN(200), 300 + random.IntN(2000)}[random.IntN(3)]
+		if limit < 8 {
+			limit += 40 // many requests, but not one a message
 		}
-	})
+		require.Equal(t, want, b.walk(limit, pullNewer), "newer, limit %d", limit)
+		require.Equal(t, want, b.walk(limit, pullOlder), "older, limit %d", limit)
+	}
 }
 
 // walk follows the pages of group g from one end to the other.

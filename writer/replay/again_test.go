@@ -129,7 +129,7 @@ func setup(t *testing.T, dsn string) *bundle {
 
 func open(t *testing.T, dsn string) *clickhouse.Client {
 	t.Helper()
-	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn, ClickHouseSchema: clickhouse.SchemaFull}, slog.New(slog.DiscardHandler))
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: dsn}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	return client

@@ -18,9 +18,9 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 	replays "github.com/sendhouse/sendhouse/pkg/replay"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
-	"github.com/sendhouse/sendhouse/writer/internal/enginetest"
 	"github.com/sendhouse/sendhouse/writer/replay"
 )
 
@@ -72,53 +72,40 @@ func publish(t *testing.T) jetstream.JetStream {
 // Each message is there once, however often the replay dies and whatever the table had before.
 func TestFillsATable(t *testing.T) {
 	t.Parallel()
-	for name, dsn := range map[string]func(t *testing.T) (string, clickhouse.Schema){
-		"full": func(t *testing.T) (string, clickhouse.Schema) { return engine.DSN(t), clickhouse.SchemaFull },
-		"reduced": func(t *testing.T) (string, clickhouse.Schema) {
-			return "clickhouse://" + testkit.StartClickHouse(t).Addr + "/" + enginetest.DatabaseOf(t), clickhouse.SchemaReduced
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			t.Cleanup(cancel)
-			js := publish(t)
-			log := slog.New(slog.DiscardHandler)
-			address, schema := dsn(t)
-			client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: address, ClickHouseSchema: schema}, log)
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, client.Close()) })
-			count := func() (rows, different uint64) {
-				require.NoError(t, client.Conn().QueryRow(ctx, "SELECT count(), uniqExact(partition_seq) FROM "+client.Database()+".messages").Scan(&rows, &different))
-				return rows, different
-			}
-			run := func(dieAt int, cfg replays.Config) (*replay.Sink, error) {
-				sink, err := replay.New(ctx, js, client, false, log)
-				require.NoError(t, err)
-				_, err = replays.Run(ctx, cfg, replays.NewMessageLog(js), 1, &small{sink, dieAt}, io.Discard)
-				return sink, err
-			}
-			cfg := replays.Config{State: filepath.Join(t.TempDir(), "state")}
-			_, err = run(1, cfg)
-			require.ErrorIs(t, err, errCrash)
-			if schema == clickhouse.SchemaFull {
-				require.NoError(t, client.Conn().Exec(ctx, "SYSTEM STOP MERGES "+client.Database()+".messages"))
-			}
-			_, err = run(2, cfg)
-			require.ErrorIs(t, err, errCrash)
-			sink, err := run(0, cfg)
-			require.NoError(t, err)
-			require.EqualValues(t, 1, sink.Skipped())
-			rows, different := count()
-			require.EqualValues(t, messages-1, rows)
-			require.Equal(t, rows, different)
-
-			// Again, from the start and into the same table: there is nothing to do.
-			sink, err = run(0, replays.Config{})
-			require.NoError(t, err)
-			require.Zero(t, sink.Inserted())
-			rows, _ = count()
-			require.EqualValues(t, messages-1, rows)
-		})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	js := publish(t)
+	log := slog.New(slog.DiscardHandler)
+	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: engine.DSN(t)}, log)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	count := func() (rows, different uint64) {
+		require.NoError(t, client.Conn().QueryRow(ctx, "SELECT count(), uniqExact(partition_seq) FROM "+client.Database()+".messages").Scan(&rows, &different))
+		return rows, different
 	}
+	run := func(dieAt int, cfg replays.Config) (*replay.Sink, error) {
+		sink, err := replay.New(ctx, js, client, false, log)
+		require.NoError(t, err)
+		_, err = replays.Run(ctx, cfg, replays.NewMessageLog(js), 1, &small{sink, dieAt}, io.Discard)
+		return sink, err
+	}
+	cfg := replays.Config{State: filepath.Join(t.TempDir(), "state")}
+	_, err = run(1, cfg)
+	require.ErrorIs(t, err, errCrash)
+	require.NoError(t, client.Conn().Exec(ctx, "SYSTEM STOP MERGES "+client.Database()+".messages"))
+	_, err = run(2, cfg)
+	require.ErrorIs(t, err, errCrash)
+	sink, err := run(0, cfg)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, sink.Skipped())
+	rows, different := count()
+	require.EqualValues(t, messages-1, rows)
+	require.Equal(t, rows, different)
+
+	// Again, from the start and into the same table: there is nothing to do.
+	sink, err = run(0, replays.Config{})
+	require.NoError(t, err)
+	require.Zero(t, sink.Inserted())
+	rows, _ = count()
+	require.EqualValues(t, messages-1, rows)
 }

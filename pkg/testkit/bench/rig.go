@@ -94,17 +94,17 @@ func (r *rig) doNothing(ctx context.Context, w workload, rate float64) (figures,
 
 // sendhouse measures a binary, started on an empty folder.
 func (r *rig) sendhouse(ctx context.Context, binary string, w workload) (f figures, err error) {
-	err = r.withHouse(ctx, binary, w, func(h *house) error {
+	err = r.withDeployment(ctx, binary, w, func(d *deployment) error {
 		var rate, highest float64
 		if w.half {
-			best, err := generate(ctx, w, h.urls, r.folder, r.duration, 0, true)
+			best, err := generate(ctx, w, d.urls, r.folder, r.duration, 0, true)
 			if err != nil {
 				return err
 			}
-			h.rows += best.Rows
+			d.rows += best.Rows
 			highest, rate = best.PerSecond, best.PerSecond/2
 		}
-		if f, err = h.measure(ctx, func() (figures, error) { return generate(ctx, w, h.urls, r.folder, r.duration, rate, true) }); err != nil {
+		if f, err = d.measure(ctx, func() (figures, error) { return generate(ctx, w, d.urls, r.folder, r.duration, rate, true) }); err != nil {
 			return err
 		}
 		f.Highest = highest
@@ -113,9 +113,9 @@ func (r *rig) sendhouse(ctx context.Context, binary string, w workload) (f figur
 	return f, err
 }
 
-// withHouse starts a binary on an empty folder, prepares it for a case and warms it
+// withDeployment starts a binary on an empty folder, prepares it for a case and warms it
 // up, lets do use it, and removes it all.
-func (r *rig) withHouse(ctx context.Context, binary string, w workload, do func(*house) error) (err error) {
+func (r *rig) withDeployment(ctx context.Context, binary string, w workload, do func(*deployment) error) (err error) {
 	dir, err := os.MkdirTemp(r.folder, w.name+"-")
 	if err != nil {
 		return err
@@ -125,42 +125,42 @@ func (r *rig) withHouse(ctx context.Context, binary string, w workload, do func(
 	if w.apart {
 		start = startApart
 	}
-	h, err := start(ctx, binary, dir, w, r.log)
+	d, err := start(ctx, binary, dir, w, r.log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.stop()) }()
-	if h.idleMiB, _, err = h.memory(); err != nil {
+	defer func() { err = errors.Join(err, d.stop()) }()
+	if d.idleMiB, _, err = d.memory(); err != nil {
 		return err
 	}
-	if err := define(ctx, min(r.defined, w.channels), h.urls[0]); err != nil {
+	if err := define(ctx, min(r.defined, w.channels), d.urls[0]); err != nil {
 		return err
 	}
 	if w.fill {
-		if err := fill(ctx, w.channels, h.urls[0]); err != nil {
+		if err := fill(ctx, w.channels, d.urls[0]); err != nil {
 			return err
 		}
-		h.rows += w.channels
+		d.rows += w.channels
 	}
-	warm, err := generate(ctx, w, h.urls, r.folder, warmUp, 0, true)
+	warm, err := generate(ctx, w, d.urls, r.folder, warmUp, 0, true)
 	if err != nil {
 		return err
 	}
-	h.rows += warm.Rows
-	return do(h)
+	d.rows += warm.Rows
+	return do(d)
 }
 
 // measure takes the processor time of all processes from the first send of a load to
 // the row of the last, while nothing else is left to do.
-func (h *house) measure(ctx context.Context, load func() (figures, error)) (figures, error) {
-	if err := h.awaitRows(ctx); err != nil {
+func (d *deployment) measure(ctx context.Context, load func() (figures, error)) (figures, error) {
+	if err := d.awaitRows(ctx); err != nil {
 		return figures{}, err
 	}
-	countersBefore, err := h.counters(ctx)
+	countersBefore, err := d.counters(ctx)
 	if err != nil {
 		return figures{}, err
 	}
-	before, err := h.used()
+	before, err := d.used()
 	if err != nil {
 		return figures{}, err
 	}
@@ -168,11 +168,11 @@ func (h *house) measure(ctx context.Context, load func() (figures, error)) (figu
 	if err != nil {
 		return f, err
 	}
-	h.rows += f.Rows
-	if err := h.awaitRows(ctx); err != nil {
+	d.rows += f.Rows
+	if err := d.awaitRows(ctx); err != nil {
 		return f, err
 	}
-	after, err := h.used()
+	after, err := d.used()
 	if err != nil {
 		return f, err
 	}
@@ -182,13 +182,13 @@ func (h *house) measure(ctx context.Context, load func() (figures, error)) (figu
 		f.SwitchesBy[name] = float64(now.switches-before[name].switches) / float64(f.Messages)
 		f.CPU += f.CPUBy[name]
 	}
-	countersAfter, err := h.counters(ctx)
+	countersAfter, err := d.counters(ctx)
 	if err != nil {
 		return f, err
 	}
 	f.Pieces = piecesOf(countersBefore, countersAfter, f.Seconds)
-	f.IdleMiB = h.idleMiB
-	f.ResidentMiB, f.PeakMiB, err = h.memory()
+	f.IdleMiB = d.idleMiB
+	f.ResidentMiB, f.PeakMiB, err = d.memory()
 	return f, err
 }
 

@@ -96,11 +96,11 @@ func sharing() map[string]string {
 
 // awaitShares waits until the instances of each role have shared the partitions out: those that were there first take
 // all and give some back, which is not to be measured.
-func (h *house) awaitShares(ctx context.Context) error {
+func (d *deployment) awaitShares(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for role, series := range sharing() {
-		instances := slices.DeleteFunc(slices.Clone(h.servers), func(s *server) bool { return s.name != role })
+		instances := slices.DeleteFunc(slices.Clone(d.servers), func(s *server) bool { return s.name != role })
 		if len(instances) == 0 {
 			continue
 		}

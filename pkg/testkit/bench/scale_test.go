@@ -60,7 +60,7 @@ func TestChooseScaleCases(t *testing.T) {
 // Each instance's part of what is known of it comes from its own metrics.
 func TestAwaitShares(t *testing.T) {
 	t.Parallel()
-	h := new(house)
+	d := new(deployment)
 	instance := func(role string, held func() int) {
 		listener := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for p := range held() {
@@ -68,18 +68,18 @@ func TestAwaitShares(t *testing.T) {
 			}
 		}))
 		t.Cleanup(listener.Close)
-		h.servers = append(h.servers, &server{name: role, metricsURL: listener.URL, ended: make(chan struct{})})
+		d.servers = append(d.servers, &server{name: role, metricsURL: listener.URL, ended: make(chan struct{})})
 	}
 	var asked atomic.Int64
 	instance("sequencer", func() int { return max(apartPartitions-int(asked.Add(1)), 2) }) // gives back one at a time
 	instance("sequencer", func() int { return 2 })
 	instance("writer", func() int { return apartPartitions })
-	require.NoError(t, h.awaitShares(t.Context()))
+	require.NoError(t, d.awaitShares(t.Context()))
 	require.EqualValues(t, 2, asked.Load())
 
 	ctx, cancel := context.WithCancel(t.Context())
 	instance("writer", func() int { cancel(); return 0 })
-	require.ErrorContains(t, h.awaitShares(ctx), "writer")
+	require.ErrorContains(t, d.awaitShares(ctx), "writer")
 }
 
 func TestShared(t *testing.T) {

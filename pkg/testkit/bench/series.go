@@ -34,9 +34,9 @@ func sumSeries(text string) map[string]series {
 }
 
 // counters are those of all processes, added up.
-func (h *house) counters(ctx context.Context) (map[string]float64, error) {
+func (d *deployment) counters(ctx context.Context) (map[string]float64, error) {
 	out := make(map[string]float64)
-	for _, s := range h.servers {
+	for _, s := range d.servers {
 		if s.metricsURL == "" {
 			continue
 		}

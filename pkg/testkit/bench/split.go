@@ -55,18 +55,18 @@ func (r *rig) splits(ctx context.Context) ([]Split, error) {
 }
 
 func (r *rig) split(ctx context.Context, w workload) (out Split, err error) {
-	err = r.withHouse(ctx, r.binary, w, func(h *house) error {
-		up := h.servers[0]
+	err = r.withDeployment(ctx, r.binary, w, func(d *deployment) error {
+		up := d.servers[0]
 		rate, lasts := 0.0, r.duration
 		if w.half {
-			best, err := generate(ctx, w, h.urls, r.folder, r.duration, 0, true)
+			best, err := generate(ctx, w, d.urls, r.folder, r.duration, 0, true)
 			if err != nil {
 				return err
 			}
-			h.rows += best.Rows
+			d.rows += best.Rows
 			rate, lasts = best.PerSecond/2, warmUp+r.duration
 		}
-		if err := h.awaitRows(ctx); err != nil {
+		if err := d.awaitRows(ctx); err != nil {
 			return err
 		}
 		before, err := familyThreads(up.pid())
@@ -81,11 +81,11 @@ func (r *rig) split(ctx context.Context, w workload) (out Split, err error) {
 		}
 		done := make(chan result, 1)
 		go func() { // ends with ctx at the latest
-			text, err := get(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", h.admin, int((lasts+tailTime).Seconds())))
+			text, err := get(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", d.admin, int((lasts+tailTime).Seconds())))
 			done <- result{text, err}
 		}()
 		var profiled result
-		f, err := h.measure(ctx, func() (figures, error) { return generate(ctx, w, h.urls, r.folder, r.duration, rate, true) })
+		f, err := d.measure(ctx, func() (figures, error) { return generate(ctx, w, d.urls, r.folder, r.duration, rate, true) })
 		if err != nil {
 			return err
 		}

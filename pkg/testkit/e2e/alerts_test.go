@@ -18,6 +18,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -61,7 +62,7 @@ type faulty struct {
 
 func startFaulty(t *testing.T) *faulty {
 	t.Helper()
-	f := &faulty{servers: testkit.StartNATSCluster(t, testkit.NATSOptions{}), apart: &apart{clickHouse: testkit.StartClickHouse(t)}}
+	f := &faulty{servers: testkit.StartNATSCluster(t, testkit.NATSOptions{}), apart: &apart{clickHouse: enginetest.StartServer(t)}}
 	f.natsURL = urlOf(f.servers)
 	natsFlags := []string{"--nats-url=" + f.natsURL, "--nats-ping-interval=2s"}
 	f.ingest = newRole(t, "ingest", slices.Concat(natsFlags, []string{
@@ -71,7 +72,7 @@ func startFaulty(t *testing.T) *faulty {
 		"--replicas=3", "--wal-bytes-max=64MiB", "--messages-bytes-max=48MiB", "--outbox-messages-max=512",
 	})...)
 	// What the writer has in memory is not lost with the message log, so it has little.
-	f.writer = newRole(t, "writer", slices.Concat(natsFlags, reduced(f.clickHouse), []string{"--flush-bytes-max=1048576", "--writer-bytes-max=16777216"})...)
+	f.writer = newRole(t, "writer", slices.Concat(natsFlags, []string{into(f.clickHouse), "--flush-bytes-max=1048576", "--writer-bytes-max=16777216"})...)
 	f.startInOrder()
 	nc, err := nats.Connect(f.natsURL, nats.MaxReconnects(-1))
 	require.NoError(t, err)
@@ -264,13 +265,13 @@ func (f *faulty) loseMessageLog(t *testing.T) {
 
 func (f *faulty) exec(t *testing.T, sql string) {
 	t.Helper()
-	require.NoError(t, open(t, f.clickHouse.DSN).Exec(t.Context(), sql), sql)
+	require.NoError(t, open(t, f.clickHouse.DSN("default")).Exec(t.Context(), sql), sql)
 }
 
 // crowdParts makes a table of many parts beside that of the messages.
 func (f *faulty) crowdParts(t *testing.T) {
 	t.Helper()
-	conn := open(t, f.clickHouse.DSN)
+	conn := open(t, f.clickHouse.DSN("default"))
 	require.NoError(t, conn.Exec(t.Context(), "CREATE TABLE sendhouse.crowd (n UInt64) ENGINE = MergeTree ORDER BY n SETTINGS "+
 		"parts_to_delay_insert = 100000, parts_to_throw_insert = 100000, max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1"))
 	for range partsCrowd {

@@ -13,15 +13,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// apart are the roles as processes of their own, around a NATS server and a ClickHouse server.
+// apart are the roles as processes of their own, around a NATS server and a ClickHouse.
 type apart struct {
 	nats                      *testkit.NATSServer // nil where it is a cluster
 	natsURL                   string
-	clickHouse                *testkit.ClickHouseServer
-	ingest, sequencer, writer *house
+	clickHouse                *enginetest.Server
+	ingest, sequencer, writer *node
 }
 
 // startApart starts the servers, and then the roles on an empty deployment.
@@ -42,8 +43,8 @@ func startApartOn(t *testing.T, options testkit.NATSOptions, sequencerFlags ...s
 // newApart prepares the roles, which find NATS at one address or more, and starts ClickHouse.
 func newApart(t *testing.T, natsURL string, sequencerFlags ...string) *apart {
 	t.Helper()
-	a := &apart{natsURL: natsURL, clickHouse: testkit.StartClickHouse(t)}
-	a.writer = newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+natsURL, "--writer-lease-ttl=2s")...)
+	a := &apart{natsURL: natsURL, clickHouse: enginetest.StartServer(t)}
+	a.writer = newRole(t, "writer", into(a.clickHouse), "--nats-url="+natsURL, "--writer-lease-ttl=2s")
 	a.ingest = newRole(t, "ingest", "--nats-url="+natsURL, "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
 	a.sequencer = a.newSequencer(t, sequencerFlags...)
 	return a
@@ -67,10 +68,10 @@ func (a *apart) startInOrder() {
 	a.writer.Start()
 }
 
-func (a *apart) roles() []*house { return []*house{a.ingest, a.sequencer, a.writer} }
+func (a *apart) roles() []*node { return []*node{a.ingest, a.sequencer, a.writer} }
 
 // newSequencer has short leases, so that what a dead one held is soon taken.
-func (a *apart) newSequencer(t *testing.T, flags ...string) *house {
+func (a *apart) newSequencer(t *testing.T, flags ...string) *node {
 	t.Helper()
 	return newRole(t, "sequencer", slices.Concat([]string{"--nats-url=" + a.natsURL, "--sequencer-lease-ttl=2s"}, small, flags)...)
 }
@@ -203,7 +204,7 @@ func TestEndToEndZombieSequencer(t *testing.T) {
 	require.NoError(t, err)
 	load := startLoad(t, a.ingest.api, loadConfig{seed: seed})
 	for range 2 {
-		for _, zombie := range []*house{a.sequencer, second} {
+		for _, zombie := range []*node{a.sequencer, second} {
 			load.await(300)
 			zombie.Pause()
 			woken := time.After(pause)

@@ -7,19 +7,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
-// reduced are the flags of a writer into Debian's ClickHouse.
-func reduced(server *testkit.ClickHouseServer) []string {
-	return []string{"--clickhouse-dsn=clickhouse://" + server.Addr + "/sendhouse", "--clickhouse-schema=reduced"}
-}
+// into are the flags of a process that uses a ClickHouse of its own.
+func into(server *enginetest.Server) string { return "--clickhouse-dsn=" + server.DSN("sendhouse") }
 
 // TestEndToEndClickHouseAway takes ClickHouse away in three ways, while clients send.
 func TestEndToEndClickHouseAway(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
-	server := testkit.StartClickHouse(t)
-	up := newUp(t, reduced(server)...)
+	server := enginetest.StartServer(t)
+	up := newUp(t, into(server))
 	up.Start()
 	load := startLoad(t, up.api, loadConfig{seed: seed})
 	load.await(300)

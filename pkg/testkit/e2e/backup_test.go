@@ -49,7 +49,7 @@ func TestEndToEndBackup(t *testing.T) {
 }
 
 // adoptTable says that the table of a new ClickHouse is right, as an operator does, once the writer has found that it is another one.
-func adoptTable(t *testing.T, h *house) {
+func adoptTable(t *testing.T, h *node) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, "the writer to refuse the table", func(context.Context) error {
 		if !strings.Contains(h.Output(), "sendhouse repair table") {

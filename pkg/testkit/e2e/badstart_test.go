@@ -25,7 +25,7 @@ const badStartTimeout = 10 * time.Second
 
 // badStart is a start that cannot succeed.
 type badStart struct {
-	house *house
+	node *node
 	// want are parts of the one line: what is wrong, and what to do.
 	want []string
 }
@@ -55,9 +55,9 @@ func TestEndToEndBadStarts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bad := prepare(t)
-			bad.house.Launch()
-			status := bad.house.Wait(badStartTimeout)
-			output := bad.house.Output()
+			bad.node.Launch()
+			status := bad.node.Wait(badStartTimeout)
+			output := bad.node.Output()
 			require.NotZero(t, status, output)
 			require.Positive(t, status, "it was ended by a signal:\n%s", output)
 			require.NotContains(t, output, "panic")

@@ -156,7 +156,7 @@ func dashboards(t *testing.T) (all []dashboard) {
 }
 
 // requireRows waits until ClickHouse answers a query with something: rows come a second after their messages.
-func requireRows(t *testing.T, up *house, what, text string) {
+func requireRows(t *testing.T, up *node, what, text string) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, what+": "+text, func(context.Context) error {
 		if _, ok := rests[what]; strings.TrimSpace(up.query(t, sqlOf(text))) == "" && !ok {

@@ -30,7 +30,7 @@ func TestEndToEndChaos(t *testing.T) {
 	// No owner lives for long enough to trim the logs, which must hold all that is sent.
 	roomy := []string{"--wal-bytes-max=2GiB", "--messages-bytes-max=4GiB"}
 	a := startApart(t, roomy...)
-	sequencers := []*house{a.sequencer, a.newSequencer(t, roomy...), a.newSequencer(t, roomy...)}
+	sequencers := []*node{a.sequencer, a.newSequencer(t, roomy...), a.newSequencer(t, roomy...)}
 	for _, s := range sequencers[1:] {
 		s.Start()
 	}

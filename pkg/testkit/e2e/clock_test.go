@@ -58,7 +58,7 @@ var buildClocked = sync.OnceValues(func() (string, error) {
 
 // clocked is an `up` whose clock can be set.
 type clocked struct {
-	*house
+	*node
 	file string
 	js   jetstream.JetStream
 }
@@ -67,7 +67,7 @@ func newClocked(t *testing.T, flags ...string) *clocked {
 	t.Helper()
 	path, err := buildClocked()
 	require.NoError(t, err)
-	c := &clocked{house: newUp(t, append([]string{"--partitions=1"}, flags...)...), file: filepath.Join(t.TempDir(), "clock")}
+	c := &clocked{node: newUp(t, append([]string{"--partitions=1"}, flags...)...), file: filepath.Join(t.TempDir(), "clock")}
 	require.NoError(t, os.WriteFile(c.file, []byte("0"), 0o600))
 	c.Process = testkit.NewProcess(t, testkit.ProcessConfig{
 		Name: "up", Path: path, Args: c.args, Env: []string{"TEST_CLOCK_FILE=" + c.file}, Ready: func(ctx context.Context) error { return c.ready(ctx) },

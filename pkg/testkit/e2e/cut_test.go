@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 // cutVariable is how long the network is cut at the least, each time. With it there are more cuts, too.
@@ -26,16 +27,16 @@ const cutDefault = 4 * time.Second
 // cutApart are the roles apart, each behind a link of its own to NATS, and the writer behind one to ClickHouse.
 type cutApart struct {
 	*apart
-	links map[*house]*testkit.Link // to NATS
-	table *testkit.Link            // to ClickHouse
+	links map[*node]*testkit.Link // to NATS
+	table *testkit.Link           // to ClickHouse
 }
 
 func startCutApart(t *testing.T) *cutApart {
 	t.Helper()
 	server := testkit.StartNATS(t, testkit.NATSOptions{})
-	c := &cutApart{apart: &apart{nats: server, natsURL: server.URL, clickHouse: testkit.StartClickHouse(t)}, links: make(map[*house]*testkit.Link)}
+	c := &cutApart{apart: &apart{nats: server, natsURL: server.URL, clickHouse: enginetest.StartServer(t)}, links: make(map[*node]*testkit.Link)}
 	c.table = testkit.StartLink(t, c.clickHouse.Addr)
-	behind := func(role string, flags ...string) *house {
+	behind := func(role string, flags ...string) *node {
 		link := testkit.StartLink(t, fmt.Sprint("127.0.0.1:", c.nats.Port))
 		h := newRole(t, role, append([]string{"--nats-url=nats://" + link.Addr, "--nats-ping-interval=1s"}, flags...)...)
 		c.links[h] = link
@@ -44,7 +45,7 @@ func startCutApart(t *testing.T) *cutApart {
 	c.ingest = behind("ingest", "--ingest-ack-timeout=1s", "--ingest-answer-timeout=3s")
 	c.sequencer = behind("sequencer", "--sequencer-lease-ttl=2s", "--wal-bytes-max=2GiB", "--messages-bytes-max=4GiB")
 	// An insert that is under way when the network goes is given up and made again while the first may still arrive.
-	c.writer = behind("writer", "--clickhouse-dsn=clickhouse://"+c.table.Addr+"/sendhouse?read_timeout=5s", "--clickhouse-schema=reduced", "--writer-lease-ttl=2s")
+	c.writer = behind("writer", "--clickhouse-dsn=http://"+c.table.Addr+"/sendhouse?read_timeout=5s", "--writer-lease-ttl=2s")
 	c.start()
 	return c
 }
@@ -68,16 +69,16 @@ func TestEndToEndCutFromNATS(t *testing.T) {
 	load := startLoad(t, c.ingest.api, loadConfig{seed: seed})
 	ways := []struct {
 		name    string
-		roles   []*house
+		roles   []*node
 		back    func(*testkit.Link)
 		outcome string // what clients see meanwhile; empty: nothing
 	}{
 		{"all, resumed", c.roles(), (*testkit.Link).Resume, "503 wal_unavailable"},
-		{"the sequencer, reset", []*house{c.sequencer}, (*testkit.Link).Reset, "503 no_answer"},
+		{"the sequencer, reset", []*node{c.sequencer}, (*testkit.Link).Reset, "503 no_answer"},
 		{"all, reset", c.roles(), (*testkit.Link).Reset, "503 wal_unavailable"},
-		{"ingest, resumed", []*house{c.ingest}, (*testkit.Link).Resume, "503 wal_unavailable"},
-		{"the sequencer, resumed", []*house{c.sequencer}, (*testkit.Link).Resume, "503 no_answer"},
-		{"the writer, reset", []*house{c.writer}, (*testkit.Link).Reset, ""},
+		{"ingest, resumed", []*node{c.ingest}, (*testkit.Link).Resume, "503 wal_unavailable"},
+		{"the sequencer, resumed", []*node{c.sequencer}, (*testkit.Link).Resume, "503 no_answer"},
+		{"the writer, reset", []*node{c.writer}, (*testkit.Link).Reset, ""},
 	}
 	length, asked := cutLength(t)
 	if !asked {
@@ -168,7 +169,7 @@ func some(values []float64) bool { return len(values) > 0 }
 func none(values []float64) bool { return len(values) == 0 }
 
 // awaitSeries waits until the process shows what is wanted of the series with a name.
-func (h *house) awaitSeries(t *testing.T, name string, wanted func([]float64) bool) {
+func (h *node) awaitSeries(t *testing.T, name string, wanted func([]float64) bool) {
 	t.Helper()
 	requireAlertOn(t, name)
 	testkit.WaitFor(t, arriveTimeout, name, func(ctx context.Context) error {
@@ -181,7 +182,7 @@ func (h *house) awaitSeries(t *testing.T, name string, wanted func([]float64) bo
 }
 
 // sum adds the series up that have a name and a label.
-func (h *house) sum(t *testing.T, name, label string) (sum float64) {
+func (h *node) sum(t *testing.T, name, label string) (sum float64) {
 	t.Helper()
 	requireAlertOn(t, name)
 	values, err := h.series(t.Context(), name, label)
@@ -192,7 +193,7 @@ func (h *house) sum(t *testing.T, name, label string) (sum float64) {
 	return sum
 }
 
-func (h *house) series(ctx context.Context, name, label string) (values []float64, err error) {
+func (h *node) series(ctx context.Context, name, label string) (values []float64, err error) {
 	_, page, err := ask(ctx, "http://"+h.admin+"/metrics")
 	if err != nil {
 		return nil, err

@@ -48,7 +48,7 @@ type damageCase struct {
 	template  *damageTemplate
 	dir       string
 	partition int // of a damaged stream or bucket's key, so far as there is one
-	*damageHouse
+	*damageDeployment
 
 	mu      sync.Mutex
 	records []*record

@@ -3,14 +3,11 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
-	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -95,7 +91,7 @@ func newDamageTemplate(t *testing.T, aged bool) *damageTemplate {
 }
 
 // send sends half of the messages and waits for their rows.
-func (tp *damageTemplate) send(t *testing.T, up *house, name string) {
+func (tp *damageTemplate) send(t *testing.T, up *node, name string) {
 	t.Helper()
 	load := startLoad(t, up.api, loadConfig{seed: 1, name: name, clients: 8, payloadBytesMax: 60})
 	load.await(damageSends)
@@ -123,7 +119,7 @@ func (tp *damageTemplate) setPermissions(t *testing.T, api string) {
 }
 
 // age sends now and then until the write-ahead logs have been trimmed.
-func (tp *damageTemplate) age(t *testing.T, up *house, js jetstream.JetStream) {
+func (tp *damageTemplate) age(t *testing.T, up *node, js jetstream.JetStream) {
 	t.Helper()
 	looks := 0
 	testkit.WaitFor(t, 3*time.Minute, "the write-ahead logs to be trimmed", func(ctx context.Context) error {
@@ -197,34 +193,4 @@ func withNATS(t *testing.T, dataDir, addr string, do func(js jetstream.JetStream
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	do(js)
-}
-
-// A deployment with its roles apart has the engine in a process of its own: this test binary again, with these variables.
-const (
-	engineDirVariable  = "SENDHOUSE_TEST_ENGINE_DIR"
-	engineAddrVariable = "SENDHOUSE_TEST_ENGINE_ADDR"
-)
-
-func runEngineProcess(dir, addr string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	engine, err := chdb.Open(chdb.Config{DataDir: dir, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
-	if err != nil {
-		return err
-	}
-	server, err := chdb.NewServer(chdb.ServerConfig{Addr: addr}, engine)
-	if err == nil {
-		err = server.Run(ctx)
-	}
-	return errors.Join(err, engine.Close())
-}
-
-// newEngine prepares the engine's process. It is not awaited: a damaged engine may not start.
-func newEngine(t *testing.T, dir, addr string) *testkit.Process {
-	t.Helper()
-	path, err := os.Executable()
-	require.NoError(t, err)
-	return testkit.NewProcess(t, testkit.ProcessConfig{
-		Name: "engine", Path: path, Env: []string{engineDirVariable + "=" + dir, engineAddrVariable + "=" + addr},
-	})
 }

@@ -160,7 +160,7 @@ func (c *damageCase) prepare(template *damageTemplate) {
 		c.places[place{r.channel(), r.channelType, r.seq}], c.ids[r.id] = r.clientMsgNo, r.clientMsgNo
 	}
 	copyTree(c.t, template.dir, c.dir)
-	c.damageHouse = newDamageHouse(c.t, c.dir, c.cell.apart)
+	c.damageDeployment = newDamageDeployment(c.t, c.dir, c.cell.apart)
 }
 
 // run damages and judges.
@@ -188,7 +188,7 @@ func (c *damageCase) damage() error {
 		return nil
 	case !c.cell.live && !c.cell.apart: // only NATS can be asked then
 		var err error
-		withNATS(c.t, c.dir, c.damageHouse.nats, func(js jetstream.JetStream) { err = kind.api(c, c.ctx, js, c.stream()) })
+		withNATS(c.t, c.dir, c.damageDeployment.nats, func(js jetstream.JetStream) { err = kind.api(c, c.ctx, js, c.stream()) })
 		c.launch()
 		return err
 	}
@@ -235,7 +235,7 @@ func (c *damageCase) judge() (damageVerdict, string) {
 		if len(c.wrong) > 0 {
 			return nil
 		}
-		if time.Since(begun) > namedMax && last.err() != nil && len(c.waysOut(c.said(ctx))) > 0 {
+		if time.Since(begun) > namedMax && last.err() != nil && len(c.unserved(last)) == 0 && len(c.waysOut(c.said(ctx))) > 0 {
 			return nil
 		}
 		return last.err()
@@ -292,19 +292,22 @@ func (c *damageCase) mayNeedBackup() bool {
 }
 
 func (c *damageCase) anyEnded() bool {
-	return slices.ContainsFunc(c.roles, func(role *house) bool { return ended(role.Process) })
+	return slices.ContainsFunc(c.roles, func(role *node) bool { return ended(role.Process) })
 }
 
 // othersServed: what is wrong with one partition must not keep another from being served.
 func (c *damageCase) othersServed(h *health) {
+	for _, partition := range c.unserved(h) {
+		c.never("partition %d is damaged, and partition %d is not served", c.partition, partition)
+	}
+}
+
+// unserved returns the partitions that are not damaged and did not answer.
+func (c *damageCase) unserved(h *health) []int {
 	if !strings.Contains(c.cell.object, "{p}") || c.mayEnd() {
-		return
+		return nil
 	}
-	for _, partition := range h.refused {
-		if partition != c.partition {
-			c.never("partition %d is damaged, and partition %d is not served", c.partition, partition)
-		}
-	}
+	return slices.DeleteFunc(slices.Clone(h.refused), func(partition int) bool { return partition == c.partition })
 }
 
 // judgeWell judges a deployment that answers and has everything: what differs all the same must be named.

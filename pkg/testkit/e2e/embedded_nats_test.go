@@ -105,7 +105,7 @@ func TestEndToEndNobodyElseByDefault(t *testing.T) {
 	require.Contains(t, up.Output(), "metrics and health only")
 	outside := otherAddr(t)
 	_, port, _ := strings.Cut(up.admin, ":")
-	for path, want := range map[string]int{"/metrics": http.StatusOK, "/readyz": http.StatusOK, "/": http.StatusForbidden, "/loglevel": http.StatusForbidden, "/debug/pprof/": http.StatusForbidden, "/console/state": http.StatusForbidden} {
+	for path, want := range map[string]int{"/metrics": http.StatusOK, "/readyz": http.StatusOK, "/": http.StatusForbidden, "/loglevel": http.StatusForbidden, "/debug/pprof/": http.StatusForbidden, "/frontpage/state": http.StatusForbidden} {
 		got, _, err := ask(t.Context(), "http://"+outside+":"+port+path)
 		require.NoError(t, err)
 		require.Equal(t, want, got, path)

@@ -20,7 +20,7 @@ import (
 const engineKillsVariable = "TEST_ENGINE_KILLS"
 
 // enginePID is the process of the embedded ClickHouse.
-func enginePID(up *house) (int, error) {
+func enginePID(up *node) (int, error) {
 	holder, err := os.ReadFile(filepath.Join(up.dataDir, "clickhouse", "lock"))
 	if err != nil {
 		return 0, err

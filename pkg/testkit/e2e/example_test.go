@@ -31,7 +31,7 @@ type posted struct {
 	ClientMsgNo  string `json:"client_msg_no"`
 }
 
-func post(t *testing.T, h *house, body string) (answer posted) {
+func post(t *testing.T, h *node, body string) (answer posted) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+h.api+"/message/send", strings.NewReader(body))
 	require.NoError(t, err)

@@ -16,7 +16,7 @@ import (
 )
 
 // limited prepares a process that may have so many files open.
-func (h *house) limited(t *testing.T, files int) {
+func (h *node) limited(t *testing.T, files int) {
 	t.Helper()
 	h.Process = testkit.NewProcess(t, testkit.ProcessConfig{
 		Name: fmt.Sprint("up with ", files, " files"), Path: "/bin/sh", Args: append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), binary(t)}, h.args...), Ready: h.ready,

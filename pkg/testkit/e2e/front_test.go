@@ -71,7 +71,7 @@ func TestEndToEndFrontPage(t *testing.T) {
 
 // sendByKeyboard fills in the form and follows the message into the table. What is typed into a field replaces what is there, since reaching it by
 // the tabulator selects that.
-func sendByKeyboard(t *testing.T, b *browser, up *house) {
+func sendByKeyboard(t *testing.T, b *browser, up *node) {
 	t.Helper()
 	const payload = `<b>"grüße"</b>` // shown as it is
 	b.press(t, kb.Tab)
@@ -132,7 +132,7 @@ func awaitText(t *testing.T, b *browser, selector, want string) {
 }
 
 // takePicture takes one of the page while some messages a second come in.
-func takePicture(t *testing.T, b *browser, up *house, path string) {
+func takePicture(t *testing.T, b *browser, up *node, path string) {
 	t.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()

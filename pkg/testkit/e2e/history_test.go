@@ -53,7 +53,7 @@ type asked struct {
 }
 
 // read makes a request to the API and decodes the answer; an error is one of the transport.
-func (h *house) read(ctx context.Context, method, path string, body any) (asked, error) {
+func (h *node) read(ctx context.Context, method, path string, body any) (asked, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	encoded, err := json.Marshal(body)
@@ -88,7 +88,7 @@ type syncRequest struct {
 }
 
 // pages follows the pages of the channel of a send from one end to the other, as the sender.
-func (h *house) pages(t *testing.T, s *send, limit, mode int) (all []synced) {
+func (h *node) pages(t *testing.T, s *send, limit, mode int) (all []synced) {
 	t.Helper()
 	request := syncRequest{s.fromUID, s.channelID, s.channelType, 1 << 40 * uint64(1-mode), limit, mode}
 	if s.syncOnce {
@@ -115,7 +115,7 @@ func (h *house) pages(t *testing.T, s *send, limit, mode int) (all []synced) {
 }
 
 // statusOf asks what became of a send.
-func (h *house) statusOf(ctx context.Context, s *send) (asked, error) {
+func (h *node) statusOf(ctx context.Context, s *send) (asked, error) {
 	return h.read(ctx, http.MethodGet, "/message/status?"+url.Values{
 		"client_msg_no": {s.clientMsgNo}, "from_uid": {s.fromUID}, "channel_id": {s.channelID},
 		"channel_type": {strconv.Itoa(int(s.channelType))}, "sync_once": {strconv.Itoa(flag(s.syncOnce))},
@@ -131,7 +131,7 @@ func (m *synced) is(r *record) bool {
 }
 
 // askers ask what became of the latest sends that were answered, until the test is over, and note who is told what cannot be.
-func (l *load) askers(ctx context.Context, h *house, n int) (states func() map[string]int) {
+func (l *load) askers(ctx context.Context, h *node, n int) (states func() map[string]int) {
 	counts := make(map[string]int)
 	for range n {
 		l.clients.Go(func() {
@@ -257,7 +257,7 @@ func TestEndToEndHistoryApart(t *testing.T) {
 		require.Equal(t, "history_not_served", answer.Code)
 	}
 
-	reader := newRole(t, "ingest", append(reduced(a.clickHouse), "--nats-url="+a.natsURL, "--history-timeout=2s")...)
+	reader := newRole(t, "ingest", into(a.clickHouse), "--nats-url="+a.natsURL, "--history-timeout=2s")
 	reader.Start()
 	becomes := func(r *record, state string) {
 		testkit.WaitFor(t, arriveTimeout, r.clientMsgNo+" to be "+state, func(ctx context.Context) error {

@@ -79,7 +79,7 @@ func buildah(t *testing.T, args ...string) string {
 }
 
 // prepare makes a process of the image, as its user, with its environment and no other.
-func (i *image) prepare(t *testing.T, env, command []string, h *house) *testkit.Process {
+func (i *image) prepare(t *testing.T, env, command []string, h *node) *testkit.Process {
 	t.Helper()
 	uid, err := strconv.Atoi(i.Config.User)
 	require.NoError(t, err)
@@ -106,7 +106,7 @@ func TestEndToEndImage(t *testing.T) {
 	require.Contains(t, roles.Output(), "tested")
 
 	all := buildImage(t, "all")
-	h := &house{api: testkit.FreeAddr(t), admin: testkit.FreeAddr(t), nats: testkit.FreeAddr(t), clickHouse: testkit.FreeAddr(t)}
+	h := &node{api: testkit.FreeAddr(t), admin: testkit.FreeAddr(t), nats: testkit.FreeAddr(t), clickHouse: testkit.FreeAddr(t)}
 	env := []string{"SENDHOUSE_NATS_ADDR=" + h.nats, "SENDHOUSE_CLICKHOUSE_ADDR=" + h.clickHouse}
 	for name, addr := range map[string]string{"SENDHOUSE_API_ADDR": h.api, "SENDHOUSE_ADMIN_ADDR": h.admin} {
 		require.True(t, slices.ContainsFunc(all.Config.Env, func(set string) bool { return strings.HasPrefix(set, name+"=0.0.0.0:") }), name)

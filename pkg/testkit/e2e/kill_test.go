@@ -66,7 +66,7 @@ func TestEndToEndKill9(t *testing.T) {
 }
 
 // killWithin kills a process after some time, unless it has ended by then.
-func killWithin(h *house, d time.Duration) {
+func killWithin(h *node, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 // buildDir is where the binary is built, if any test needs it.
@@ -27,11 +29,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if dir := os.Getenv(engineDirVariable); dir != "" {
-		if err := runEngineProcess(dir, os.Getenv(engineAddrVariable)); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+	if isServer, err := enginetest.RunServer(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	} else if isServer {
 		os.Exit(0)
 	}
 	os.Exit(runTests(m))

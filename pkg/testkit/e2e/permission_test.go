@@ -20,6 +20,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 // shippedNATS is the configuration that we ship for NATS servers.
@@ -133,8 +134,8 @@ func TestEndToEndLeastPermissions(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
 	g := startGuarded(t)
-	a := &apart{clickHouse: testkit.StartClickHouse(t)}
-	table := reduced(a.clickHouse)
+	a := &apart{clickHouse: enginetest.StartServer(t)}
+	table := []string{into(a.clickHouse)}
 	a.ingest = newRole(t, "ingest", slices.Concat(table, g.flags("ingest"))...)
 	a.sequencer = newRole(t, "sequencer", slices.Concat(small, g.flags("sequencer"), []string{"--replicas=3", "--sequencer-lease-ttl=2s"})...)
 	a.writer = newRole(t, "writer", slices.Concat(table, g.flags("writer"))...)
@@ -176,8 +177,8 @@ func (g *guarded) requireFrontPages(t *testing.T, a *apart) {
 	require.NoError(t, err)
 	_, err = js.Publish(t.Context(), "deadletters.writer.refused", []byte("x"))
 	require.NoError(t, err)
-	for _, role := range []*house{a.sequencer, a.writer} {
-		status, body, err := ask(t.Context(), "http://"+role.admin+"/console/deployment")
+	for _, role := range []*node{a.sequencer, a.writer} {
+		status, body, err := ask(t.Context(), "http://"+role.admin+"/frontpage/deployment")
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, status)
 		require.Contains(t, body, `"partitions":[{`, "who owns them")

@@ -23,10 +23,10 @@ func TestEndToEndPermissionsKilled(t *testing.T) {
 	nats := testkit.StartNATS(t, testkit.NATSOptions{})
 	sequencer := newRole(t, "sequencer", append([]string{"--nats-url=" + nats.URL}, small...)...)
 	first, second := newRole(t, "ingest", "--nats-url="+nats.URL), newRole(t, "ingest", "--nats-url="+nats.URL)
-	for _, role := range []*house{sequencer, first, second} {
+	for _, role := range []*node{sequencer, first, second} {
 		role.Launch()
 	}
-	for _, role := range []*house{sequencer, first, second} {
+	for _, role := range []*node{sequencer, first, second} {
 		role.WaitReady()
 	}
 	var list int64 // the last one that was answered, and the first that was not

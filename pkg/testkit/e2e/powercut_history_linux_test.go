@@ -189,7 +189,7 @@ func blockMoments() []moment {
 func blockFlags() []string { return []string{"--wal-bytes-max=1GiB", "--messages-bytes-max=1GiB"} }
 
 // restart stops or kills the process, and starts another one in its place.
-func (o *outage) restart(next *house) error {
+func (o *outage) restart(next *node) error {
 	if o.random.IntN(2) == 0 {
 		o.up.Kill9()
 	} else {

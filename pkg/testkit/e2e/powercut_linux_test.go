@@ -55,9 +55,9 @@ type outage struct {
 	// launch starts what is not running, without waiting.
 	launch func()
 
-	up      *house                // has the API and ClickHouse
-	usual   *house                // what up is again after a cut
-	behind  *house                // the same with a writer that is slow
+	up      *node                 // has the API and ClickHouse
+	usual   *node                 // what up is again after a cut
+	behind  *node                 // the same with a writer that is slow
 	servers []*testkit.NATSServer // of a cluster, one on each disk
 	natsURL string
 	table   *table

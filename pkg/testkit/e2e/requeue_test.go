@@ -37,7 +37,7 @@ type requeue struct {
 }
 
 // startRequeue has the table refuse some of the rows that clients send, until all are letters, and mends it.
-func startRequeue(t *testing.T, up *house, seed uint64) (*requeue, []*record) {
+func startRequeue(t *testing.T, up *node, seed uint64) (*requeue, []*record) {
 	t.Helper()
 	tb := embeddedTable(t, up)
 	tb.keepDuplicates(t)

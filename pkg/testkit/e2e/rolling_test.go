@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 // TestEndToEndRollingChange replaces each process of a deployment that has two of each role, one after another
@@ -18,15 +19,15 @@ import (
 func TestEndToEndRollingChange(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
-	nats, clickHouse := testkit.StartNATS(t, testkit.NATSOptions{}), testkit.StartClickHouse(t)
+	nats, clickHouse := testkit.StartNATS(t, testkit.NATSOptions{}), enginetest.StartServer(t)
 	natsURL := "--nats-url=" + nats.URL
-	var all []*house
+	var all []*node
 	for range 2 {
 		all = append(
 			all,
 			newRole(t, "ingest", natsURL, "--ingest-ack-timeout=9s", "--ingest-answer-timeout=9s"),
 			newRole(t, "sequencer", slices.Concat([]string{natsURL, "--sequencer-lease-ttl=30s"}, small)...),
-			newRole(t, "writer", append(reduced(clickHouse), natsURL, "--flush-interval=50ms", "--writer-lease-ttl=30s")...),
+			newRole(t, "writer", into(clickHouse), natsURL, "--flush-interval=50ms", "--writer-lease-ttl=30s"),
 		)
 	}
 	for _, h := range all {

@@ -19,7 +19,7 @@ import (
 )
 
 // sendTo posts a send to a channel of a partition, of two.
-func (h *house) sendTo(ctx context.Context, t *testing.T, partition int, no string) (asked, error) {
+func (h *node) sendTo(ctx context.Context, t *testing.T, partition int, no string) (asked, error) {
 	t.Helper()
 	two, err := topology.NewPartitions(2)
 	require.NoError(t, err)
@@ -33,7 +33,7 @@ func (h *house) sendTo(ctx context.Context, t *testing.T, partition int, no stri
 }
 
 // awaitSend waits until a send to a partition is answered so.
-func (h *house) awaitSend(t *testing.T, within time.Duration, partition int, no string, status int, says string) {
+func (h *node) awaitSend(t *testing.T, within time.Duration, partition int, no string, status int, says string) {
 	t.Helper()
 	testkit.WaitFor(t, within, fmt.Sprintf("an answer %d to a send to partition %d", status, partition), func(ctx context.Context) error {
 		got, err := h.sendTo(ctx, t, partition, no)
@@ -92,19 +92,19 @@ func TestEndToEndClickHouseStopsNothing(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		// spoil is done to a process that was stopped or, where it needs ClickHouse, just before; mend to one that runs.
-		spoil      func(t *testing.T, up *house) (mend func())
+		spoil      func(t *testing.T, up *node) (mend func())
 		spoilFirst bool
 		says       string
 	}{
 		"the table is gone": {
-			spoil: func(t *testing.T, up *house) func() {
+			spoil: func(t *testing.T, up *node) func() {
 				up.execute(t, "DROP TABLE sendhouse.messages SYNC")
 				return func() {} // it is made again
 			},
 			spoilFirst: true,
 		},
 		"a column has another type": {
-			spoil: func(t *testing.T, up *house) func() {
+			spoil: func(t *testing.T, up *node) func() {
 				up.execute(t, "ALTER TABLE sendhouse.messages MODIFY COLUMN red_dot UInt16")
 				return func() { up.execute(t, "ALTER TABLE sendhouse.messages MODIFY COLUMN red_dot UInt8") }
 			},
@@ -148,7 +148,7 @@ func TestEndToEndClickHouseStopsNothing(t *testing.T) {
 }
 
 // spoilMetadata damages the file that says what the table is.
-func spoilMetadata(t *testing.T, up *house) (mend func()) {
+func spoilMetadata(t *testing.T, up *node) (mend func()) {
 	t.Helper()
 	var path string
 	require.NoError(t, filepath.WalkDir(filepath.Join(up.dataDir, "clickhouse"), func(at string, d fs.DirEntry, err error) error {

@@ -121,7 +121,7 @@ func lastLines(text string, n int) string {
 }
 
 type soak struct {
-	up             *house
+	up             *node
 	table          *table
 	rate, channels float64
 

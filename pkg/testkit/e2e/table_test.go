@@ -14,12 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 // table is sendhouse.messages as a reader of ClickHouse sees it.
 type table struct {
 	conn driver.Conn
-	name string // with FINAL where the table needs it
+	name string // with FINAL if the test reads the table as it is after all merges
 }
 
 // row is one row of it.
@@ -55,16 +56,15 @@ func (r *row) targets() []any {
 }
 
 // embeddedTable reads the table of the embedded engine, which has been launched once.
-func embeddedTable(t *testing.T, h *house) *table {
+func embeddedTable(t *testing.T, h *node) *table {
 	t.Helper()
 	return &table{name: "sendhouse.messages", conn: open(t, h.ownerDSN(t))}
 }
 
-// serverTable reads the table of Debian's server. It has no deduplication tokens, so an insert whose
-// answer was lost is there twice until a merge has replaced it: readers have to use FINAL.
-func serverTable(t *testing.T, s *testkit.ClickHouseServer) *table {
+// serverTable reads the table of a ClickHouse in a process of its own.
+func serverTable(t *testing.T, s *enginetest.Server) *table {
 	t.Helper()
-	return &table{name: "sendhouse.messages FINAL", conn: open(t, s.DSN)}
+	return &table{name: "sendhouse.messages", conn: open(t, s.DSN("default"))}
 }
 
 func open(t *testing.T, dsn string) driver.Conn {

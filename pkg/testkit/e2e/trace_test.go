@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/testkit"
+	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 )
 
 const (
@@ -39,10 +40,10 @@ func TestEndToEndTraced(t *testing.T) {
 	t.Run("apart", func(t *testing.T) {
 		t.Parallel()
 		collector := testkit.StartCollector(t)
-		a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: testkit.StartClickHouse(t)}
+		a := &apart{nats: testkit.StartNATS(t, testkit.NATSOptions{}), clickHouse: enginetest.StartServer(t)}
 		a.natsURL = a.nats.URL
 		flags := []string{"--nats-url=" + a.natsURL, "--otlp-endpoint=" + collector.URL, "--trace-ratio=0"}
-		a.writer = newRole(t, "writer", append(reduced(a.clickHouse), flags...)...)
+		a.writer = newRole(t, "writer", append(flags, into(a.clickHouse))...)
 		a.ingest = newRole(t, "ingest", flags...)
 		a.sequencer = newRole(t, "sequencer", slices.Concat(small, flags)...)
 		a.start()
@@ -59,7 +60,7 @@ func TestEndToEndTraced(t *testing.T) {
 
 // followSend makes three sends, of which the second one is sampled, and waits for its spans, which are to come from the processes that
 // services says.
-func followSend(t *testing.T, collector *testkit.Collector, h *house, services map[string]string) {
+func followSend(t *testing.T, collector *testkit.Collector, h *node, services map[string]string) {
 	t.Helper()
 	postTraced(t, h, "1", "")
 	postTraced(t, h, "2", "00-"+tracedBy+"-"+tracedUnder+"-01")
@@ -91,7 +92,7 @@ func followSend(t *testing.T, collector *testkit.Collector, h *house, services m
 	require.Equal(t, []string{tracedBy}, exemplars(t, h), "on the histogram of durations")
 }
 
-func awaitRows(t *testing.T, up *house, n int) {
+func awaitRows(t *testing.T, up *node, n int) {
 	t.Helper()
 	testkit.WaitFor(t, arriveTimeout, "the rows", func(context.Context) error {
 		if have := up.query(t, "SELECT count() FROM sendhouse.messages"); have != fmt.Sprintln(n) {
@@ -101,7 +102,7 @@ func awaitRows(t *testing.T, up *house, n int) {
 	})
 }
 
-func postTraced(t *testing.T, h *house, no, traceparent string) {
+func postTraced(t *testing.T, h *node, no, traceparent string) {
 	t.Helper()
 	body := fmt.Sprintf(`{"from_uid":"u","channel_id":"g","channel_type":2,"client_msg_no":%q,"payload":"aGk="}`, no)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+h.api+"/message/send", strings.NewReader(body))
@@ -117,7 +118,7 @@ func postTraced(t *testing.T, h *house, no, traceparent string) {
 }
 
 // exemplars are the traces that the histogram of a process's requests names.
-func exemplars(t *testing.T, h *house) []string {
+func exemplars(t *testing.T, h *node) []string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+h.admin+"/metrics", http.NoBody)
 	require.NoError(t, err)

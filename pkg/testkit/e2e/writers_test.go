@@ -43,7 +43,7 @@ func awaitShares(t *testing.T, natsURL string, writers int) {
 }
 
 // changeWriters has a second writer come, be killed, be paused until it is a zombie, and leave, all under load.
-func changeWriters(t *testing.T, natsURL string, load *load, second *house) {
+func changeWriters(t *testing.T, natsURL string, load *load, second *node) {
 	t.Helper()
 	load.await(300)
 	second.Start()
@@ -68,12 +68,12 @@ func changeWriters(t *testing.T, natsURL string, load *load, second *house) {
 	load.await(300)
 }
 
-// TestEndToEndWritersShareServer has writers share the partitions before a clickhouse-server.
+// TestEndToEndWritersShareServer has writers share the partitions before a ClickHouse of its own.
 func TestEndToEndWritersShareServer(t *testing.T) {
 	t.Parallel()
 	a := startApart(t)
 	load := startLoad(t, a.ingest.api, loadConfig{seed: newSeed(t)})
-	second := newRole(t, "writer", append(reduced(a.clickHouse), "--nats-url="+a.natsURL, "--flush-interval=50ms", "--writer-lease-ttl=2s")...)
+	second := newRole(t, "writer", into(a.clickHouse), "--nats-url="+a.natsURL, "--flush-interval=50ms", "--writer-lease-ttl=2s")
 	changeWriters(t, a.natsURL, load, second)
 	a.verify(t, load.finish())
 }
