@@ -43,7 +43,7 @@ FUZZTIME ?= 30s
 BENCH    ?= .
 ROUNDS   ?= 20
 ARGS     ?=
-PROSE    ?= 'deploy/*.yaml' 'deploy/*.yml' 'deploy/*.conf' 'deploy/*.xml' 'deploy/*.service' 'deploy/*Dockerfile' '*.sh' .ci
+PROSE    ?= '*.md' ':!docs/reference/settings.md' 'deploy/*.yaml' 'deploy/*.yml' 'deploy/*.conf' 'deploy/*.xml' 'deploy/*.service' 'deploy/*Dockerfile' '*.sh' .ci
 
 ## Working
 
@@ -186,7 +186,7 @@ microbench: deps ## Run the Go benchmarks that match BENCH.
 ## Checking
 
 .PHONY: check
-check: check-prose check-fmt vet lint check-openapi check-tidy check-generated check-vuln ## Everything that must hold before a commit, but for the tests.
+check: check-prose check-fmt vet lint check-openapi check-tidy check-generated check-vuln ## Check everything that must hold before a commit, except the tests.
 
 .PHONY: check-prose
 check-prose:

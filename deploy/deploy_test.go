@@ -268,7 +268,7 @@ func requireParsed(t *testing.T, engine *chdb.Engine, statement string) {
 	require.Equal(t, statement, strings.TrimSpace(w.Body.String()))
 }
 
-// requireUnderstood says whether the binary knows the flags and the variables.
+// requireUnderstood fails the test if the binary does not know the flags and the variables.
 func requireUnderstood(t *testing.T, u use) {
 	t.Helper()
 	var command []string

@@ -1,4 +1,4 @@
-// Package docs_test checks the links between the pages, and from the code to the pages.
+// Package docs_test checks the links between the pages, and that pages and code agree.
 package docs_test
 
 import (
@@ -6,17 +6,25 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 var (
 	fence   = regexp.MustCompile("(?ms)^```.*?^```|^    .*?$")
 	heading = regexp.MustCompile(`(?m)^#+ (.+)$`)
 	link    = regexp.MustCompile(`\]\(([^()\s]+)\)`)
+	named   = regexp.MustCompile("`(?:(Test|Fuzz|Benchmark)([A-Z]\\w*)|([\\w.-]+(?:/[\\w.-]+)+\\.(?:go|sh|sql|conf|xml|proto)))")
+	quote   = regexp.MustCompile("\\*\\*`([^`]+)`\\*\\*")
+	value   = regexp.MustCompile(`…|<p>|SENDHOUSE_PERMISSIONS`)
+	row     = regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\d+) \\| \\S")
+	header  = regexp.MustCompile(`"(Sendhouse-[\w-]+)"`)
 	mention = regexp.MustCompile(`\bdocs/[\w/-]+\.md(#[\w-]+)?`)
 )
 
@@ -100,6 +108,100 @@ func TestMentions(t *testing.T) {
 			} else if !anchors(t, page)[anchor] {
 				t.Errorf("%s names %s, and the page has no such heading", file, name)
 			}
+		}
+	}
+}
+
+// TestNames looks up every test, benchmark and source file that a page names. Records of decisions and of changes
+// name what there was.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	var code strings.Builder
+	for _, file := range files(t, "*_test.go") {
+		text, err := os.ReadFile(filepath.Join("..", file))
+		require.NoError(t, err)
+		code.Write(text)
+	}
+	for _, page := range files(t, "*.md", ":!docs/adr", ":!CHANGELOG.md") {
+		text, err := os.ReadFile(filepath.Join("..", page))
+		require.NoError(t, err)
+		for _, name := range named.FindAllStringSubmatch(string(text), -1) {
+			if name[3] == "" {
+				if !strings.Contains(code.String(), "func "+name[1]+name[2]+"(") {
+					t.Errorf("%s names %s%s, which does not exist", page, name[1], name[2])
+				}
+			} else if _, err := os.Stat(filepath.Join("..", name[3])); err != nil {
+				t.Errorf("%s names %s, which does not exist", page, name[3])
+			}
+		}
+	}
+}
+
+// TestTranslation holds the README in Chinese against the README: the same commands, the same links.
+func TestTranslation(t *testing.T) {
+	t.Parallel()
+	const original, translation = "README.md", "README.zh-CN.md"
+	read := func(page string) (commands, links []string) {
+		text, err := os.ReadFile(filepath.Join("..", page))
+		require.NoError(t, err)
+		commands = fence.FindAllString(string(text), -1)
+		for _, found := range link.FindAllStringSubmatch(string(text), -1) {
+			if found[1] != original && found[1] != translation {
+				links = append(links, found[1])
+			}
+		}
+		return commands, links
+	}
+	commands, links := read(original)
+	require.NotEmpty(t, commands)
+	translated, translatedLinks := read(translation)
+	require.Equal(t, commands, translated)
+	require.Equal(t, links, translatedLinks)
+}
+
+// TestRunbookQuotes looks up the messages by which the runbook is entered: each is one that the program prints.
+// Values are written as … or <p> there.
+func TestRunbookQuotes(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("runbook.md")
+	require.NoError(t, err)
+	var code strings.Builder
+	for _, file := range files(t, "*.go", ":!*_test.go") {
+		source, err := os.ReadFile(filepath.Join("..", file))
+		require.NoError(t, err)
+		code.Write(source)
+	}
+	entries := quote.FindAllStringSubmatch(string(text), -1)
+	require.NotEmpty(t, entries)
+	for _, entry := range entries {
+		for _, part := range value.Split(strings.Join(strings.Fields(entry[1]), " "), -1) {
+			if part = strings.TrimSpace(part); !strings.Contains(code.String(), part) {
+				t.Errorf("runbook.md has the message %q, and no source file has %q", entry[1], part)
+			}
+		}
+	}
+}
+
+// TestFormats compares the page of formats with the fields of a message, and looks up every header of a record there.
+func TestFormats(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("reference/formats.md")
+	require.NoError(t, err)
+	documented := map[string]string{}
+	for _, found := range row.FindAllStringSubmatch(string(text), -1) {
+		documented[found[1]] = found[2]
+	}
+	have := map[string]string{}
+	fields := new(message.Message).ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		have[string(fields.Get(i).Name())] = strconv.Itoa(int(fields.Get(i).Number()))
+	}
+	require.Equal(t, have, documented)
+	for _, file := range files(t, "*.go", ":!*_test.go") {
+		source, err := os.ReadFile(filepath.Join("..", file))
+		require.NoError(t, err)
+		for _, found := range header.FindAllStringSubmatch(string(source), -1) {
+			require.Contains(t, string(text), "`"+found[1]+"`", "%s uses the header", file)
 		}
 	}
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes stand-ins for the images that the Dockerfile builds on, from Debian's packages and this machine's Go and Node.js, for a
-# machine that reaches no registry. For `make image` only: what is built on them is not to be shipped. Run as root; wants
+# machine without access to a registry. For `make image` only: do not ship images built on them. Run as root; needs
 # buildah and debootstrap.
 set -euo pipefail
 work=$(mktemp -d)
@@ -23,7 +23,7 @@ cp -a "$(go env GOROOT)" "$work/golang/usr/local/go"
 cp "$certificates" "$work/golang$certificates"
 commit docker.io/library/golang:1.26-bookworm "$work/golang" --env GOPATH=/go --env GOTOOLCHAIN=local --env PATH="/go/bin:/usr/local/go/bin:$path"
 
-# Like the real one it has no certificates but those in Node.js; npm reads those of this machine from a file.
+# Like the real one it has only the certificates in Node.js; npm reads those of this machine from a file.
 debootstrap --variant=minbase bookworm "$work/node" >"$work/log"
 mkdir -p "$work/node/usr/local/lib/node_modules" "$work/node/usr/local/etc"
 cp -L "$(command -v node)" "$work/node/usr/local/bin/node"

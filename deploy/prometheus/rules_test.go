@@ -75,7 +75,7 @@ func glob(t *testing.T, pattern string) []string {
 	return files
 }
 
-// TestAlertsHaveARunbook wants an entry of the operators' page behind the link of each alert, and an alert behind each entry.
+// TestAlertsHaveARunbook requires a runbook entry for the link of each alert, and an alert for each entry.
 func TestAlertsHaveARunbook(t *testing.T) {
 	t.Parallel()
 	const page = "https://github.com/sendhouse/sendhouse/blob/main/docs/runbook.md#"

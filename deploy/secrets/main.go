@@ -109,9 +109,9 @@ func (o *out) passwords(names ...string) {
 	o.write("clickhouse.env", env.String())
 }
 
-// certificates makes those of the servers, as which clients know them, and those of the clients, by an authority; and those by
-// which the servers know each other by another. A client's certificate is good for nothing else, so that whoever has it cannot
-// pose as a server.
+// certificates makes the certificates of the servers for their clients, and those of the clients, signed by one authority; and
+// those for the routes between servers, signed by another. A client's certificate is valid for clients only, so that its
+// holder cannot pose as a server.
 func (o *out) certificates(hosts []string, clients []string) {
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	ca := o.authority("ca.crt", "Sendhouse authority")
