@@ -1,6 +1,6 @@
 # Everything that is done to this repository is a target here; `make` alone lists them.
 # Needs Go, make, git and npm. Tools are built from source at the versions below, once, into
-# TOOLS; no target installs anything elsewhere.
+# TOOLS. No target installs anything elsewhere, but for make test, as root on Debian.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -84,8 +84,13 @@ clean: ## Remove what was built here. Keeps ./data and the tools.
 E2E_PKGS = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func TestEndToEnd' $(PKG:%/...=%) 2>/dev/null)))
 E2E_RUN  = $(if $(RUN),$(filter TestEndToEnd% ^TestEndToEnd%,$(RUN)),^TestEndToEnd)
 
+# It installs what it may, and names in its last lines what the tests lacked: .ci/with-servers.
 .PHONY: test
 test: deps ## Run all tests: with the race detector, then the end-to-end ones and the long simulation without it.
+	@.ci/with-servers $(MAKE) --no-print-directory test-all
+
+.PHONY: test-all
+test-all:
 	$(GO) test -race -count=$(COUNT) -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') -skip '^TestEndToEnd' $(PKG)
 	$(if $(and $(E2E_PKGS),$(E2E_RUN)),$(GO) test -count=$(COUNT) -timeout $(TIMEOUT) -run '$(E2E_RUN)' $(E2E_PKGS))
 	$(if $(RUN)$(PKG:./...=),,$(MAKE) --no-print-directory sim)

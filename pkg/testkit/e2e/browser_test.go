@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +15,8 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 // browserTimeout bounds all that a test does in its browser.
@@ -30,11 +31,10 @@ type browser struct {
 	hosts  map[string]bool // that it has sent requests to
 }
 
-// newBrowser starts Chromium. That it is missing fails the test.
+// newBrowser starts Chromium.
 func newBrowser(t *testing.T, options ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
-	require.NoError(t, err, "install it: apt-get install chromium")
+	path := testkit.Program(t, "chromium", "chromium")
 	options = append(append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir())), options...)
 	if os.Geteuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // it does not start with one as root

@@ -114,7 +114,7 @@ func TestEndToEndImage(t *testing.T) {
 	}
 	closed := all.prepare(t, env, all.Config.Cmd, nil)
 	closed.Start()
-	require.Equal(t, 1, closed.Wait(time.Minute), "it takes sends from everybody without being told to")
+	require.Equal(t, 2, closed.Wait(time.Minute), "it takes sends from everybody without being told to")
 	require.Contains(t, closed.Output(), "--api-tokens-file")
 
 	h.Process = all.prepare(t, append(env, "SENDHOUSE_INSECURE=true"), all.Config.Cmd, h)

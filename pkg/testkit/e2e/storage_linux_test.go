@@ -22,17 +22,10 @@ const (
 	embeddedStorageBytes = 640 << 20
 )
 
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small disk needs root; run this test as root, as CI does")
-	}
-}
-
 // smallStorage mounts a small disk, which only root may.
 func smallStorage(t *testing.T) string {
 	t.Helper()
-	requireRoot(t)
+	testkit.RequireRoot(t)
 	dir := t.TempDir()
 	mountSmall(t, dir, storageBytes)
 	return dir
@@ -108,7 +101,7 @@ func TestEndToEndStorageFull(t *testing.T) {
 // restarted within the process, and sends are answered; nothing that was answered before is lost or numbered again.
 func TestEndToEndEmbeddedStorageFull(t *testing.T) {
 	t.Parallel()
-	requireRoot(t)
+	testkit.RequireRoot(t)
 	seed := newSeed(t)
 	dataDir := t.TempDir()
 	disk := filepath.Join(dataDir, "nats")
