@@ -109,7 +109,7 @@ func (c Config) validate() error {
 		"ingest-bodies-bytes-max %s: must hold at least two of the largest bodies (%s)", c.BodiesBytesMax, 2*c.BodyBytesMax)
 	check(slices.Contains([]string{payloadRulesOff, payloadRulesWarn, payloadRulesEnforce}, c.PayloadRules),
 		"ingest-payload-rules %q: must be off, warn or enforce", c.PayloadRules)
-	errs = append(errs, c.Check())
+	errs = append(errs, c.Config.Check())
 	check(c.RequestsMax >= 1, "ingest-requests-max %d: must be at least 1", c.RequestsMax)
 	check(c.QueueSendsMax >= 1, "ingest-queue-sends-max %d: must be at least 1", c.QueueSendsMax)
 	check(c.QueueBytesMax >= max(c.BodyBytesMax, 1),

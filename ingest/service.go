@@ -187,6 +187,13 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	return s, nil
 }
 
+// Check reports everything that is wrong with the settings, beside those of all listeners. It reads the files that they name.
+func (c Config) Check(hosts guard.Hosts) error {
+	_, _, files := openFiles(c, slog.New(slog.DiscardHandler))
+	_, guarded := newGuard(c, hosts)
+	return errors.Join(c.validate(), files, guarded)
+}
+
 // openFiles reads the files that are followed while the service runs.
 func openFiles(cfg Config, log *slog.Logger) (known *tokens, certs *certificates, err error) {
 	if log == nil {

@@ -78,7 +78,7 @@ type Service struct {
 // New checks the settings and what it is given, and reports everything that is
 // wrong with them.
 func New(cfg Config, deps Deps) (*Service, error) {
-	errs := []error{cfg.validate(), deps.Deployment.Check()}
+	errs := []error{cfg.Check(), deps.Deployment.Check()}
 	if deps.NATS == nil || deps.JetStream == nil || deps.Logger == nil || deps.Registerer == nil {
 		errs = append(errs, errors.New("a connection, a logger and a registerer are needed"))
 	}

@@ -65,6 +65,9 @@ type Status struct {
 	JSON bool `help:"Print JSON instead of a table."`
 }
 
+// Check implements config.Checker.
+func (s Status) Check() error { return s.CheckGiven() }
+
 // Print prints a status as it was asked for.
 func Print[T any](out io.Writer, flags Status, status T, table func(io.Writer, T) error) error {
 	if !flags.JSON {

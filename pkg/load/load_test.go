@@ -331,7 +331,7 @@ func TestNobodyThere(t *testing.T) {
 
 func TestConfigReportsAll(t *testing.T) {
 	t.Parallel()
-	err := Config{Target: "ftp://x", Rate: -1, Concurrency: 0, Channels: 0, Zipf: -1, ChannelType: 9, Duplicates: 1, Bulk: 20_000}.Validate()
+	err := Config{Target: "ftp://x", Rate: -1, Concurrency: 0, Channels: 0, Zipf: -1, ChannelType: 9, Duplicates: 1, Bulk: 20_000}.Check()
 	for _, part := range []string{"--target", "--rate", "--concurrency", "--channels", "--zipf", "--channel-type", "--payload-size", "--duplicates", "--bulk", "--timeout"} {
 		require.ErrorContains(t, err, part)
 	}

@@ -34,7 +34,7 @@ type Run struct {
 // New prepares a run. verify says that [Run.Verify] will be called: what was answered is then
 // summed up for it.
 func New(cfg Config, verify bool) (*Run, error) {
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
 	path, contentType := "/message/send", "application/json"

@@ -23,6 +23,9 @@ type Flags struct {
 	Config
 }
 
+// Check implements config.Checker.
+func (f Flags) Check() error { return errors.Join(f.Broker.Check(), f.Config.Check()) }
+
 // Replay runs the replay that the flags ask for.
 func (f Flags) Replay(in *command.Invocation, wal OpenWAL, open OpenSink) error {
 	who := command.Reader
@@ -62,6 +65,9 @@ type NATSCommand struct {
 	Flags
 	Subject string `required:"" help:"Publish each message on this subject, its partition, the type of its channel and the channel, with dots between. A stream must take it." placeholder:"PREFIX"`
 }
+
+// Check implements config.Checker.
+func (c *NATSCommand) Check() error { return errors.Join(c.Flags.Check(), checkSubject(c.Subject)) }
 
 // Run publishes into another stream.
 func (c *NATSCommand) Run(in *command.Invocation, wal OpenWAL) error {

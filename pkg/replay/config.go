@@ -31,8 +31,8 @@ const (
 	FromWAL      = "wal"
 )
 
-// Validate reports every setting that is wrong.
-func (c Config) Validate() error {
+// Check reports every setting that is wrong.
+func (c Config) Check() error {
 	var errs []error
 	if !c.From.IsZero() && c.FromPartitionSeq > 0 {
 		errs = append(errs, errors.New("--from and --from-partition-seq: only one can be given"))

@@ -45,17 +45,24 @@ type place struct {
 
 // NewSubject finds the stream that takes the subjects below a prefix.
 func NewSubject(ctx context.Context, js jetstream.JetStream, prefix string) (*Subject, error) {
-	if prefix == "" || strings.ContainsAny(prefix, " \t\r\n*>") || strings.HasPrefix(prefix, ".") || strings.HasSuffix(prefix, ".") || strings.Contains(prefix, "..") {
-		return nil, fmt.Errorf("--subject %q: must be a subject without wildcards", prefix)
-	}
-	if first, _, _ := strings.Cut(prefix, "."); first == "messages" || first == "sends" || first == "deadletters" {
-		return nil, fmt.Errorf("--subject %q: %s.> belongs to Sendhouse's own streams", prefix, first)
+	if err := checkSubject(prefix); err != nil {
+		return nil, err
 	}
 	name, err := js.StreamNameBySubject(ctx, prefix+".>")
 	if err != nil {
 		return nil, fmt.Errorf("--subject: find the stream that takes %s.>: %w (make one: nats stream add)", prefix, err)
 	}
 	return &Subject{js: js, prefix: prefix, stream: name}, nil
+}
+
+func checkSubject(prefix string) error {
+	if prefix == "" || strings.ContainsAny(prefix, " \t\r\n*>") || strings.HasPrefix(prefix, ".") || strings.HasSuffix(prefix, ".") || strings.Contains(prefix, "..") {
+		return fmt.Errorf("--subject %q: must be a subject without wildcards", prefix)
+	}
+	if first, _, _ := strings.Cut(prefix, "."); first == "messages" || first == "sends" || first == "deadletters" {
+		return fmt.Errorf("--subject %q: %s.> belongs to Sendhouse's own streams", prefix, first)
+	}
+	return nil
 }
 
 // Name names the stream and the subject.

@@ -68,7 +68,7 @@ type replay struct {
 // Run replays from a source into a sink. A line about how far it is goes to progress now and then. Where
 // ctx ends it returns its cause, and can be gone on with.
 func Run(ctx context.Context, cfg Config, source Source, partitions int, sink Sink, progress io.Writer) (Result, error) {
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return Result{}, err
 	}
 	r := &replay{cfg: cfg, source: source, sink: sink, progress: progress, start: time.Now(), said: time.Now()}

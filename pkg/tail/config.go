@@ -29,8 +29,8 @@ type Config struct {
 	Format      string        `help:"text, or json: one object a line." enum:"text,json" default:"text"`
 }
 
-// Validate reports every setting that is wrong.
-func (c Config) Validate() error {
+// Check reports every setting that is wrong.
+func (c Config) Check() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {
@@ -90,6 +90,9 @@ type Command struct {
 	command.Broker
 	Config
 }
+
+// Check implements config.Checker.
+func (c *Command) Check() error { return errors.Join(c.Broker.Check(), c.Config.Check()) }
 
 // Run shows the messages.
 func (c *Command) Run(in *command.Invocation) error {

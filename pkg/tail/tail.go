@@ -34,7 +34,7 @@ var errLimit = errors.New("limit reached")
 // Run shows the messages that the configuration asks for. It returns when they have been shown or,
 // following, when ctx ends.
 func Run(ctx context.Context, cfg Config, js jetstream.JetStream, partitions int, out io.Writer) error {
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return err
 	}
 	t := &tail{cfg: cfg, out: bufio.NewWriterSize(out, 64<<10), lines: new(textEncoder)}

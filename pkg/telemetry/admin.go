@@ -36,6 +36,12 @@ type AdminConfig struct {
 	guard.Hosts
 }
 
+// Check reports everything that is wrong with the settings.
+func (c AdminConfig) Check() error {
+	_, err := guard.New(guard.Config{Hosts: c.Hosts})
+	return err //nolint:wrapcheck // names the flag
+}
+
 // AdminDeps is what the admin listener shows. All fields but Front must be set.
 type AdminDeps struct {
 	Logger    *slog.Logger

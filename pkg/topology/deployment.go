@@ -77,13 +77,13 @@ func (d Deployment) Or(other Deployment) Deployment {
 func (d Deployment) Check() error {
 	var errs []error
 	if _, err := NewPartitions(d.Partitions); err != nil {
-		errs = append(errs, err)
+		errs = append(errs, fmt.Errorf("--partitions: %w", err))
 	}
 	if d.DedupWindow < time.Second || d.DedupWindow > 7*24*time.Hour {
-		errs = append(errs, fmt.Errorf("dedup window %s: must be 1s to 7 days", d.DedupWindow))
+		errs = append(errs, fmt.Errorf("--dedup-window %s: must be 1s to 7 days", d.DedupWindow))
 	}
 	if d.DedupEntriesMax < 1 || d.DedupEntriesMax > 1<<27 {
-		errs = append(errs, fmt.Errorf("dedup entries %d: must be 1 to %d", d.DedupEntriesMax, 1<<27))
+		errs = append(errs, fmt.Errorf("--dedup-entries-max %d: must be 1 to %d", d.DedupEntriesMax, 1<<27))
 	}
 	return errors.Join(errs...)
 }

@@ -118,8 +118,8 @@ func TestFirstStart(t *testing.T) {
 
 func TestOptionsValidateReportsAll(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, topology.DefaultOptions().Validate())
-	err := topology.Options{Replicas: 2, MessagesBytesMax: -1}.Validate()
+	require.NoError(t, topology.DefaultOptions().Check())
+	err := topology.Options{Replicas: 2, MessagesBytesMax: -1}.Check()
 	for _, part := range []string{"replicas 2", "wal-bytes-max", "messages-age-max", "messages-bytes-max"} {
 		require.ErrorContains(t, err, part)
 	}

@@ -252,7 +252,7 @@ func TestConfigErrors(t *testing.T) {
 		if c.cfg.ClickHouseSchema == "" {
 			c.cfg.ClickHouseSchema = clickhouse.SchemaFull
 		}
-		err := c.cfg.Check()
+		err := c.cfg.CheckGiven()
 		require.ErrorContains(t, err, c.want)
 		require.NotContains(t, err.Error(), "pw")
 	}
@@ -263,12 +263,12 @@ func TestConfigErrors(t *testing.T) {
 
 func TestConfigForTheEmbeddedEngine(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, clickhouse.Config{ClickHouseSchema: clickhouse.SchemaFull}.CheckEmbedded())
+	require.NoError(t, clickhouse.Config{ClickHouseSchema: clickhouse.SchemaFull}.Check())
 	for want, cfg := range map[string]clickhouse.Config{
 		"--clickhouse-password-file":    {ClickHousePasswordFile: "x"},
 		"SENDHOUSE_CLICKHOUSE_PASSWORD": {ClickHousePassword: config.NewSecret("x")},
 		"--clickhouse-cluster":          {ClickHouseCluster: "x"},
 	} {
-		require.ErrorContains(t, cfg.CheckEmbedded(), want+": is for a ClickHouse of your own")
+		require.ErrorContains(t, cfg.Check(), want+": is for a ClickHouse of your own")
 	}
 }
