@@ -176,7 +176,7 @@ func (c *upCommand) Check() error {
 		c.ClientConfig.Check(), c.Options.CheckAsked(c.Deployment), c.Config.Check(c.Hosts), c.Sequencer.Check(), c.Writer.Check(), c.History.Check(),
 		c.AdminConfig.Check(), c.Trace.Check(),
 	}
-	if c.URL == "" && !guard.IsLoopback(c.NATSAddr.String()) && !c.Insecure { // whoever reaches it may read the message log
+	if c.URL == "" && !guard.IsLoopback(c.NATSAddr.String()) && !c.Insecure { // any client that reaches it may read the message log
 		errs = append(errs, fmt.Errorf("--nats-addr %s: others can reach this address, and would need no credentials to read all messages: listen on 127.0.0.1, say --insecure, or run a NATS of your own (--nats-url)", c.NATSAddr))
 	}
 	return errors.Join(errs...)
@@ -409,8 +409,8 @@ func (versionCommand) Run(in *command.Invocation) error {
 	return err
 }
 
-// addSequencer sets the deployment up and adds its sequencer. Where one process has all roles, table is what they write into, and numbers are not
-// given out beside rows that have them already.
+// addSequencer sets the deployment up and adds its sequencer. If one process has all roles, table is what they write into, and a partition
+// is not served if the table has rows that are ahead of its log.
 func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options, table *clickhouse.Client) (topology.Deployment, error) {
 	nc, js, err := p.Connect(ctx, flags, "sequencer")
 	if err != nil {
@@ -451,8 +451,7 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	return deployment, nil
 }
 
-// admitTimeout is how long ClickHouse may take to say which rows it has of a partition. A ClickHouse that does not answer is no reason
-// to take no sends.
+// admitTimeout bounds the question to ClickHouse which rows of a partition it has. Sends are accepted even if ClickHouse does not answer.
 const admitTimeout = 5 * time.Second
 
 func admitPartition(ctx context.Context, p *process.Process, js jetstream.JetStream, table *clickhouse.Client, partition int) error {
@@ -460,7 +459,7 @@ func admitPartition(ctx context.Context, p *process.Process, js jetstream.JetStr
 	defer cancel()
 	err := writer.AheadOfLog(ctx, js, table, partition)
 	if err != nil && !writer.IsRefusal(err) {
-		p.Log.Warn("cannot compare the write-ahead log with the table; the partition is sequenced all the same", "partition", partition, "error", err)
+		p.Log.Warn("cannot compare the write-ahead log with the table; starting the partition without the comparison", "partition", partition, "error", err)
 		return nil
 	}
 	return err
@@ -487,8 +486,8 @@ func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	return nil
 }
 
-// addHistory makes the routes by which clients read. Without a ClickHouse they say that there is none. It gives the deployment too, which
-// is found out once in a process.
+// addHistory makes the routes by which clients read. Without a ClickHouse they answer that there is none. It returns the deployment too, which
+// a process looks up once.
 func addHistory(ctx context.Context, p *process.Process, flags broker.ClientConfig, cfg history.Config, table clickhouse.Config, given topology.Deployment) ([]api.Route, topology.Deployment, error) {
 	if table.ClickHouseDSN == "" {
 		return history.NotServed(), given, nil

@@ -181,7 +181,7 @@ func (e *Error) Error() string {
 	return "audit: could not tell: " + failure
 }
 
-// ExitCode is 1 where something differs and 2 where it could not be told.
+// ExitCode is 1 if something differs and 2 if that could not be determined.
 func (e *Error) ExitCode() int {
 	if e.Report.Status == Differs {
 		return 1

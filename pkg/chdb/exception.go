@@ -77,7 +77,7 @@ func innermost(code, message string) string {
 	}
 }
 
-// isCode says whether err is an Exception with one of the codes.
+// isCode reports whether err is an Exception with one of the codes.
 func isCode(err error, codes ...int) bool {
 	var exception *Exception
 	return errors.As(err, &exception) && slices.Contains(codes, exception.Code)

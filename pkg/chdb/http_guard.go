@@ -15,7 +15,7 @@ import (
 // that show no password, the name in Host is checked too.
 func (e *Engine) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The last answer on this connection left its deadline behind.
+		// The last answer on this connection has left its deadline set.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		if identityOf(r) == owner { // The connection says so.
 			next.ServeHTTP(w, r)

@@ -236,7 +236,7 @@ func TestHTTPCompression(t *testing.T) {
 	require.EqualValues(t, 200_000, b.count(t, "SELECT count() FROM t"))
 }
 
-// eofReader gives a plain io.EOF where ch-go wraps it.
+// eofReader returns a plain io.EOF if ch-go wraps it.
 type eofReader struct{ from io.Reader }
 
 func (r eofReader) Read(p []byte) (int, error) {

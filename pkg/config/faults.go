@@ -122,7 +122,7 @@ func (f *faults) all(ctx *kong.Context, parsing error) error {
 			}
 			f.refused[one.value.Name] = true
 		}
-		if one.from == fromEnvironment {
+		if one.from == fromEnvironment && len(one.value.Tag.Envs) > 0 {
 			errs = append(errs, fmt.Errorf("%s: %w (from %s)", name, one.err, one.value.Tag.Envs[0]))
 		} else {
 			errs = append(errs, fmt.Errorf("%s: %w", name, one.err))

@@ -43,7 +43,7 @@ func Parse(args []string, cli any, opts ...kong.Option) (ctx *kong.Context, err 
 	all = append(all, found.options()...)
 	all = append(all,
 		kong.DefaultEnvars(EnvPrefix),
-		// After --help kong calls Exit and then goes on parsing, on the assumption that Exit does
+		// After --help kong calls Exit and then continues to parse, on the assumption that Exit does
 		// not return. Unwinding is the only way to keep that promise without ending the process.
 		kong.Exit(func(code int) { panic(exitRequest{code}) }),
 	)

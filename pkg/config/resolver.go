@@ -33,7 +33,7 @@ func (File) BeforeResolve(ctx *kong.Context, trace *kong.Path, found *faults) er
 	return nil
 }
 
-// resolver gives kong the values of the file for the flags that neither the command line nor the
+// resolver supplies kong with the values of the file for the flags that neither the command line nor the
 // environment has set. kong's own file resolver lets the file beat the environment and lets
 // unknown keys pass.
 type resolver struct {
@@ -76,7 +76,7 @@ func (r *resolver) keepGood(app *kong.Application, refused map[string]bool) erro
 // Validate implements kong.Resolver. All has been checked before.
 func (*resolver) Validate(*kong.Application) error { return nil }
 
-// Resolve gives the text that the file has for the flag, or nil when it has none or when the
+// Resolve returns the text that the file has for the flag, or nil when it has none or when the
 // environment goes before it.
 func (r *resolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	for _, env := range flag.Tag.Envs {
@@ -145,7 +145,7 @@ func try(flag *kong.Flag, e entry) error {
 	return nil
 }
 
-// flagText writes a YAML value as one would write it behind the flag, so that the file and the
+// flagText writes a YAML value as one would write it after the flag, so that the file and the
 // command line are read by one and the same parser.
 func flagText(flag *kong.Flag, value *yaml.Node) (string, error) {
 	switch {

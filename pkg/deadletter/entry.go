@@ -43,7 +43,7 @@ type Entry struct {
 // this program may have put it there.
 func read(id uint64, subject string, at time.Time, header nats.Header, body []byte) Entry {
 	role, reason := topology.ParseDeadLetterSubject(subject)
-	seq, _ := strconv.ParseUint(header.Get(HeaderPartitionSeq), 10, 64) // 0 where there is none
+	seq, _ := strconv.ParseUint(header.Get(HeaderPartitionSeq), 10, 64) // 0 if there is none
 	return Entry{
 		ID: id, Role: role, Reason: reason, Time: at.UTC(),
 		Stream: header.Get(HeaderStream), PartitionSeq: seq, Token: header.Get(HeaderToken), Error: header.Get(HeaderError),

@@ -66,7 +66,7 @@ func (r *Run) broken(err error) {
 	}
 }
 
-// Do sends until the run is over or ctx ends, waits for the answers under way, and gives the
+// Do sends until the run is over or ctx ends, waits for the answers under way, and returns the
 // report. A line a second goes to progress. An error means that nothing was measured.
 func (r *Run) Do(ctx context.Context, progress io.Writer) (*Report, error) {
 	probe := newClient(r.endpoint, r.cfg.Timeout)

@@ -49,7 +49,7 @@ func (f Flags) Replay(in *command.Invocation, wal OpenWAL, open OpenSink) error 
 // NDJSONCommand is `sendhouse replay ndjson`.
 type NDJSONCommand struct {
 	Flags
-	Output string `help:"File to write to; with --state, a replay that was killed goes on there exactly. Default: standard output." placeholder:"PATH"`
+	Output string `help:"File to write to; with --state, a replay that was killed continues there exactly. Default: standard output." placeholder:"PATH"`
 }
 
 // Run writes JSON lines.

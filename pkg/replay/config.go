@@ -73,7 +73,7 @@ func parseChannel(text string) (string, message.ChannelType, error) {
 	return name, kind, nil
 }
 
-// channels gives the channels to read of a partition, none for all; wanted is false where none of the
+// channels returns the channels to read of a partition, none for all; wanted is false if none of the
 // channels, or not the partition, is asked for.
 func (c Config) channels(partition, partitions int) (channels []messagelog.Channel, wanted bool, err error) {
 	if len(c.Partition) > 0 && !slices.Contains(c.Partition, partition) {

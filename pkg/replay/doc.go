@@ -3,8 +3,8 @@
 // another, each in its order.
 //
 // A state file makes it resumable. It holds where each partition ends, fixed when the replay began,
-// how far it is, and what the sink needs to know to go on. It is written after the sink has taken a
-// batch for good, so a replay that is killed goes on at the batch it died in. What that means depends
+// how far it is, and what the sink needs to know to continue. It is written after the sink has taken a
+// batch for good, so a replay that is killed continues with the batch it died in. What that means depends
 // on the sink:
 //
 //   - a file is cut to the length that it had after the last whole batch: nothing is lost or repeated;

@@ -34,13 +34,14 @@ type Subject struct {
 	prefix string
 	stream string
 	replay string
-	there  map[place]bool // published before, behind the mark
+	there  map[messageKey]bool // published before, after the mark
 	mark   uint64
 }
 
-type place struct {
-	partition int
-	seq       uint64
+// messageKey names a message of the deployment.
+type messageKey struct {
+	partition    int
+	partitionSeq uint64
 }
 
 // NewSubject finds the stream that takes the subjects below a prefix.
@@ -88,9 +89,9 @@ func (s *Subject) Begin(ctx context.Context) (uint64, error) {
 	return s.mark, nil
 }
 
-// Restore reads what was published behind the mark, a sequence of the stream.
+// Restore reads what was published after the mark, a sequence of the stream.
 func (s *Subject) Restore(ctx context.Context, mark uint64) error {
-	s.mark, s.there = mark, make(map[place]bool)
+	s.mark, s.there = mark, make(map[messageKey]bool)
 	stream, err := s.js.Stream(ctx, s.stream)
 	if err != nil {
 		return fmt.Errorf("look at stream %s: %w", s.stream, err)
@@ -126,7 +127,7 @@ func (s *Subject) Restore(ctx context.Context, mark uint64) error {
 		partition, err1 := strconv.Atoi(m.Headers().Get(HeaderPartition))
 		seq, err2 := strconv.ParseUint(m.Headers().Get(HeaderPartitionSeq), 10, 64)
 		if err1 == nil && err2 == nil { // else it is somebody else's
-			s.there[place{partition, seq}] = true
+			s.there[messageKey{partition, seq}] = true
 		}
 		if meta.Sequence.Stream >= last.Sequence {
 			return nil
@@ -140,7 +141,7 @@ func (s *Subject) Put(ctx context.Context, batch []messagelog.Entry) (uint64, er
 	defer cancel()
 	futures := make([]jetstream.PubAckFuture, 0, len(batch))
 	for _, r := range batch {
-		if s.there[place{r.Partition, r.Seq}] {
+		if s.there[messageKey{r.Partition, r.Seq}] {
 			continue
 		}
 		m, err := s.message(r)

@@ -34,7 +34,7 @@ type bundle struct {
 	js  jetstream.JetStream
 }
 
-// setup gives a message log, written as a sequencer would, in records of one message, of none, and of many: a second between two messages of a partition.
+// setup returns a message log, written as a sequencer would, in records of one message, of none, and of many: a second between two messages of a partition.
 func setup(t testing.TB) *bundle {
 	t.Helper()
 	return setupOf(t, []byte("hi"))
@@ -79,7 +79,7 @@ func setupOf(t testing.TB, content []byte) *bundle {
 
 func start() time.Time { return time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC) }
 
-// channelOf gives channel n of a partition.
+// channelOf returns channel n of a partition.
 func channelOf(partition, n int) string {
 	for i := 0; ; i++ {
 		name := fmt.Sprintf("c%d-%d", n, i)

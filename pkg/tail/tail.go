@@ -111,7 +111,7 @@ func (t *tail) parts(ctx context.Context, js jetstream.JetStream, partitions int
 	return parts, nil
 }
 
-// place finds where a part begins and the past ends.
+// place finds the first and the last message of the past of a part.
 func (t *tail) place(ctx context.Context, p *part) (*part, error) {
 	bounds, err := p.log.Bounds(ctx)
 	if err != nil {

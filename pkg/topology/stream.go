@@ -19,7 +19,7 @@ type Options struct {
 	// MessagesAsync lets the message log acknowledge a record before it is on disk. The server must then bring to disk at its
 	// start what it finds, which only the embedded one does.
 	MessagesAsync bool `kong:"-"`
-	// PartitionsFirst is the number of partitions where none is asked for at a first start; 0 for the usual one.
+	// PartitionsFirst is the number of partitions if none is asked for at a first start; 0 for the usual one.
 	PartitionsFirst int `kong:"-"`
 }
 

@@ -77,8 +77,8 @@ func TestDeployment(t *testing.T) {
 
 	err = topology.Deployment{Partitions: 5000, DedupWindow: time.Millisecond}.Check()
 	require.ErrorContains(t, err, "5000 partitions")
-	require.ErrorContains(t, err, "dedup window")
-	require.ErrorContains(t, err, "dedup entries")
+	require.ErrorContains(t, err, "--dedup-window")
+	require.ErrorContains(t, err, "--dedup-entries-max")
 }
 
 // TestFirstStart: what a deployment remembers and stores does not depend on its number of partitions, unless that is asked for.

@@ -288,7 +288,7 @@ func (f *faulty) sendPoison(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 }
 
-// startWithShortCertificate starts another ingest, whose certificate is about to expire, and gives the address of its admin listener.
+// startWithShortCertificate starts another ingest, whose certificate is about to expire, and returns the address of its admin listener.
 func (f *faulty) startWithShortCertificate(t *testing.T) (admin string) {
 	t.Helper()
 	certificate := testkit.NewAuthority(t).Issue("localhost")

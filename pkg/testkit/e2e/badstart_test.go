@@ -96,7 +96,7 @@ func dataFolderInUse(t *testing.T) badStart {
 	return badStart{newUpOn(t, first.dataDir), []string{first.dataDir, "in use", "choose another data folder"}}
 }
 
-// takenPort gives up an address that another listens on.
+// takenPort configures up with an address that another process listens on.
 func takenPort(t *testing.T, name string) badStart {
 	addr := silentAddr(t)
 	return badStart{newUp(t, "--"+name+"="+addr), []string{addr, "address already in use", "--" + name}}

@@ -112,7 +112,7 @@ func requireNames(t *testing.T, b *browser) {
 	require.GreaterOrEqual(t, named["region"], 5)
 }
 
-// brightness gives the sums of red, green and blue of the page's background and text.
+// brightness returns the sums of red, green and blue of the page's background and text.
 func brightness(t *testing.T, b *browser) (back, text int) {
 	t.Helper()
 	sum := func(property string) int {

@@ -68,7 +68,7 @@ func (g *guarded) requireReader(t *testing.T, api string, records []*record) {
 	}
 }
 
-// clientMsgNos runs a command that writes messages as JSON lines, and gives what the senders called them.
+// clientMsgNos runs a command that writes messages as JSON lines, and returns what the senders called them.
 func clientMsgNos(t *testing.T, args []string) (all []string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), binary(t), asOperator(args)...)

@@ -38,7 +38,7 @@ func mountSmall(t *testing.T, dir string, bytes int) {
 	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
 }
 
-// fillStorage takes what a disk has left, while others write to it too, and gives the file that takes it.
+// fillStorage takes what a disk has left, while others write to it too, and returns the file that takes it.
 func fillStorage(t *testing.T, dir string) (ballast string) {
 	t.Helper()
 	ballast = filepath.Join(dir, "ballast")

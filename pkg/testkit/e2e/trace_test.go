@@ -145,7 +145,7 @@ func TestEndToEndTracedWithoutACollector(t *testing.T) {
 	}
 	awaitRows(t, up, 20)
 	testkit.WaitFor(t, arriveTimeout, "the word that spans are dropped", func(context.Context) error {
-		if !strings.Contains(up.Output(), "the trace collector does not take spans") {
+		if !strings.Contains(up.Output(), "cannot export spans to the trace collector") {
 			return errors.New("not yet")
 		}
 		return nil

@@ -114,7 +114,7 @@ func (r *row) place() string {
 		r.partition, r.partitionSeq, r.walSeq, r.walIndex, r.seq, r.channelType, r.channelID)
 }
 
-// matches says whether the row holds what was sent, in every column.
+// matches reports whether the row holds what was sent, in every column.
 func (s *send) matches(r *row) bool {
 	return r.channelID == s.channel() && r.channelType == uint8(s.channelType) && r.fromUID == s.fromUID &&
 		r.redDot == uint8(flag(s.redDot)) && r.syncOnce == uint8(flag(s.syncOnce)) && r.streamNo == s.streamNo && r.tagKey == s.tagKey &&

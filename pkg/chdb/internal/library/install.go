@@ -32,7 +32,7 @@ type Pack func(ctx context.Context, pin Pin, dir string) (string, error)
 type Installed struct {
 	// Path is where the library now is.
 	Path string
-	// Fetched says whether it had to be fetched. False means that it was there already and no network was used.
+	// Fetched reports whether it had to be fetched. False means that it was there already and no network was used.
 	Fetched bool
 }
 
