@@ -66,7 +66,7 @@ run: deps build ## Fetch, build, and run everything in one process; ARGS is pass
 	bin/sendhouse up $(ARGS)
 
 .PHONY: generate
-generate: $(BUF) plugins ## Write what is generated anew: pkg/message/*.pb.go, the dashboards.
+generate: $(BUF) plugins ## Generate again: pkg/message/*.pb.go, the dashboards.
 	cd pkg/message && PATH="$(PLUGINS):$$PATH" $(BUF) generate
 	$(GO) run ./deploy/grafana/generate deploy/grafana/dashboards
 
@@ -159,7 +159,7 @@ cover: deps ## Write coverage.out and print the coverage of each package.
 	$(GO) test -count=1 -timeout $(TIMEOUT) -coverprofile=coverage.out -coverpkg=./... $(PKG)
 	$(GO) tool cover -func=coverage.out | tail -1
 
-# RUNS seeds from SEED on; without SEED the clock gives the first, and it is printed.
+# RUNS seeds from SEED on; without SEED the first comes from the clock, and it is printed.
 .PHONY: sim
 sim: RUNS ?= 10000
 sim: ## Simulate sequencers and all that may happen to them: RUNS runs, from SEED.
@@ -238,7 +238,7 @@ check-generated: $(BUF) plugins
 vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what is used of the dependencies.
 	$(GOVULNCHECK) ./...
 
-# The database is on the internet. Where it cannot be reached this says so and goes on; anything else fails.
+# The database is on the internet. If it cannot be reached, this prints that and continues; anything else fails.
 .PHONY: check-vuln
 check-vuln: $(GOVULNCHECK)
 	@code=0; out=$$(timeout 120 $(GOVULNCHECK) ./pkg/lifecycle 2>&1) || code=$$?; \

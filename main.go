@@ -66,7 +66,7 @@ type cli struct {
 		Run    writerCommand        `cmd:"" default:"withargs" help:"Run the writer into ClickHouse alone; several share the partitions."`
 		Status writer.StatusCommand `cmd:"" help:"Print each partition's owner, state, lag and losses, and exit."`
 	} `cmd:"" help:"Run the writer into ClickHouse alone, or ask how the writers are."`
-	Audit  auditCommand `cmd:"" help:"Compare the logs and the rows with one another; exit status 0 if they are right, 1 if they differ, 2 if it could not be told."`
+	Audit  auditCommand `cmd:"" help:"Compare the logs and the rows with one another; exit status 0 if they are right, 1 if they differ, 2 if that could not be determined."`
 	Bench  benchCommand `cmd:"" help:"Put load on the API, measure it, and check every answer; exit status 1 if something is wrong with one."`
 	Tail   tail.Command `cmd:"" help:"Show messages of a channel or of all, past ones and as they come."`
 	Replay struct {
@@ -287,7 +287,7 @@ func (c *sequencerCommand) Run(p *process.Process, in *command.Invocation) error
 type auditCommand struct {
 	command.Broker
 	ClickHouse  clickhouse.Config `embed:""`
-	AuditMemory config.ByteSize   `help:"Memory for the sequences of channels; where they need more, the message log is read several times." default:"512MiB"`
+	AuditMemory config.ByteSize   `help:"Memory for the sequences of channels; if they need more, the message log is read several times." default:"512MiB"`
 }
 
 // Check implements config.Checker.

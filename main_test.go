@@ -209,7 +209,7 @@ func TestHostedRoutesAreDescribed(t *testing.T) {
 		for method, op := range item.Operations() {
 			route := method + " " + path
 			if op.Extensions["x-hosted"] != nil && !served[route] {
-				t.Errorf("ingest/openapi/openapi.yaml describes %s as hosted, which nobody hosts: take it out there, or add its package to this test", route)
+				t.Errorf("ingest/openapi/openapi.yaml describes %s as hosted, and no package hosts it: take it out there, or add its package to this test", route)
 			}
 			delete(served, route)
 		}

@@ -159,7 +159,7 @@ func (r *Report) Err() error {
 	return &Error{Report: r}
 }
 
-// Error says what differs first, or why it could not be told.
+// Error says what differs first, or why that could not be determined.
 func (e *Error) Error() string {
 	var differences uint64
 	first := ""

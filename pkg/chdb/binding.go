@@ -118,7 +118,7 @@ func (c *connection) close() {
 	c.handle = nil
 }
 
-// session is the pointer that the query functions take: chdb_connect gives a pointer to it.
+// session is the pointer that the query functions take: chdb_connect returns a pointer to it.
 func (c *connection) session() unsafe.Pointer { return *(*unsafe.Pointer)(c.handle) }
 
 // exec runs one or more statements and holds the whole output of the last one in the engine's memory. The error is an *Exception.

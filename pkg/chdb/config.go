@@ -149,7 +149,7 @@ func (c Config) querySettings() settings {
 func (c Config) serverXML(usersPath string) string {
 	const mebibyte = 1 << 20
 	var text strings.Builder
-	text.WriteString("<!-- Written anew at each start. -->\n<clickhouse>\n")
+	text.WriteString("<!-- Written again at each start. -->\n<clickhouse>\n")
 	for _, entry := range []struct {
 		name  string
 		value any

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Exception is an error of ClickHouse, or one of this package in ClickHouse's form: what a client of a server would be told.
+// Exception is an error of ClickHouse, or one of this package in ClickHouse's form: what a server would return to a client.
 type Exception struct { //nolint:errname // ClickHouse's word, and its drivers'.
 	// Code is ClickHouse's number of the error, such as 60. It is never 0.
 	Code int

@@ -30,7 +30,7 @@ func (e *Engine) guard(next http.Handler) http.Handler {
 			newResponder(w, e, "").fail(&Exception{Code: codeAuthenticationFail, Message: err.Error() + " (AUTHENTICATION_FAILED)"})
 			return
 		}
-		if who == nobody {
+		if who == unknown {
 			newResponder(w, e, "").fail(&Exception{Code: codeAuthenticationFail, Message: e.config.User +
 				": Authentication failed: password is incorrect, or there is no user with such name. (AUTHENTICATION_FAILED)"})
 			return
@@ -73,7 +73,7 @@ func (e *Engine) identify(r *http.Request) identity {
 	if e.readable && user == "default" && password == "" && toLoopback(r) {
 		return reader
 	}
-	return nobody
+	return unknown
 }
 
 // toLoopback reports whether the connection is to an address that only this machine can reach.

@@ -52,7 +52,7 @@ func (e *Engine) command(sql string) error {
 }
 
 // kill asks the engine to end the query with the given log_comment, again and again until done is closed: the query may not have begun, or
-// may be at a point where it does not look.
+// may be at a point at which it does not look.
 func (e *Engine) kill(comment string, done <-chan struct{}) {
 	ticker := time.NewTicker(killInterval)
 	defer ticker.Stop()

@@ -39,7 +39,7 @@ type command struct {
 	Audit  audit       `cmd:"" help:"Audit."`
 }
 
-// file writes a configuration file and gives its path.
+// file writes a configuration file and returns its path.
 func file(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "sendhouse.yaml")

@@ -140,14 +140,18 @@ func (f *faults) all(ctx *kong.Context, parsing error) error {
 	return joinOnce(errs)
 }
 
-// rulesBroken asks the chosen command.
+// rulesBroken asks the chosen command, and what it is below.
 func rulesBroken(ctx *kong.Context) (errs []error) {
 	for _, part := range ctx.Path {
-		if part.Command == nil || !part.Command.Target.CanAddr() {
+		node := part.Command
+		if part.App != nil {
+			node = part.App.Node
+		}
+		if node == nil || !node.Target.CanAddr() {
 			continue
 		}
-		if command, ok := part.Command.Target.Addr().Interface().(Checker); ok {
-			errs = append(errs, apart(command.Check())...)
+		if checked, ok := node.Target.Addr().Interface().(Checker); ok {
+			errs = append(errs, apart(checked.Check())...)
 		}
 	}
 	return errs

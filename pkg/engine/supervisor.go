@@ -272,7 +272,7 @@ func (s *Supervisor) once(ctx context.Context) (up time.Duration, final bool, er
 	default:
 		err = errors.New("its process ended by itself")
 	}
-	if !stopEnding() { // It was told to end.
+	if !stopEnding() { // It was asked to end.
 		s.setAway(errors.New("it is being stopped"))
 		if failed != nil {
 			s.log.Error("ClickHouse engine ended with an error", "error", err)

@@ -220,7 +220,7 @@ func (c *checker) finish() {
 				seen = r.last
 			}
 			if missing > unanswered[channel] && c.unknowns == uint64(len(c.unknown)) {
-				c.violate("channel %d: %d sequences from %d to %d were given to nobody, and %d sends were not answered",
+				c.violate("channel %d: %d sequences from %d to %d have no send, and %d sends were not answered",
 					channel, missing, c.seen[channel]+1, seen, unanswered[channel])
 			}
 		}

@@ -22,7 +22,7 @@ type Config struct {
 	Channel          []string      `name:"replay-channel" help:"Only these channels, as TYPE/ID: 2/group123, 1/alice@bob." placeholder:"TYPE/ID"`
 	Partition        []int         `name:"replay-partition" help:"Only these partitions." placeholder:"N"`
 	Rate             float64       `name:"replay-rate" help:"Messages per second at most; 0 for as many as go." default:"0"`
-	State            string        `help:"File that makes the replay resumable: where it is, is written here, and read at the next start." placeholder:"PATH"`
+	State            string        `help:"File that makes the replay resumable: its position is written here, and read at the next start." placeholder:"PATH"`
 }
 
 // Values of Config.Source.
@@ -51,7 +51,7 @@ func (c Config) Check() error {
 	return errors.Join(errs...)
 }
 
-// parseChannel reads TYPE/ID and gives the canonical channel.
+// parseChannel reads TYPE/ID and returns the canonical channel.
 func parseChannel(text string) (string, message.ChannelType, error) {
 	kindText, name, _ := strings.Cut(text, "/")
 	number, err := strconv.ParseUint(kindText, 10, 8)

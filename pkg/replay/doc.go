@@ -1,4 +1,4 @@
-// Package replay reads messages again, from the message log or another source of the same, and gives them
+// Package replay reads messages again, from the message log or another source of the same, and passes them
 // to a sink: every message of the partitions, channels and times that are asked for, one partition after
 // another, each in its order.
 //

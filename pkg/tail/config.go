@@ -67,7 +67,7 @@ func (c Config) comes() bool { return c.Follow || c.Live }
 // stored reports whether the message log is shown.
 func (c Config) stored() bool { return c.Follow || !c.Live }
 
-// channel is the canonical channel that is asked for; ok is false where all are.
+// channel is the canonical channel that is asked for; ok is false if all are.
 func (c Config) channel() (name string, kind message.ChannelType, ok bool) {
 	name, kind = c.Channel, message.ChannelType(c.ChannelType)
 	switch {

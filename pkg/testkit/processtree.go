@@ -49,7 +49,7 @@ func ProcBytes(pid int, name, key string) (int, error) {
 	return kib << 10, nil
 }
 
-// ProcessTree is a process and all that descend from it, as /proc shows them; where there is no /proc, the process alone.
+// ProcessTree is a process and all that descend from it, as /proc shows them; without a /proc, the process alone.
 func ProcessTree(pid int) ([]int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/status")
 	if err != nil {

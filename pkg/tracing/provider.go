@@ -15,7 +15,7 @@ import (
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// Limits of what waits for the collector. Where it is away or slow, spans are dropped beyond them; nothing waits for it.
+// Limits of what waits for the collector. If it is away or slow, spans are dropped beyond them; nothing waits for it.
 const (
 	queueSpansMax  = 4096
 	exportSpansMax = 512

@@ -20,7 +20,7 @@ type Span struct{ span trace.Span }
 // spanKey is the key of a request's span in its context.
 type spanKey struct{}
 
-// Request begins the span of a request, as the child of what its header traceparent names. Where it is not sampled the
+// Request begins the span of a request, as the child of what its header traceparent names. If it is not sampled the
 // span is nil and the request is the one that was given; otherwise its context holds the span.
 func (t *Tracer) Request(r *http.Request, route string, start time.Time) (*http.Request, *Span) {
 	if t == nil {

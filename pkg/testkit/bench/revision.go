@@ -13,7 +13,7 @@ import (
 	"syscall"
 )
 
-// repository is a folder of a git repository; empty: where this runs.
+// repository is a folder of a git repository; empty: the current one.
 type repository string
 
 // build builds a revision as its own Makefile does it, in a worktree that is gone when

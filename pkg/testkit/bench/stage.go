@@ -21,7 +21,7 @@ const (
 	stageWriter    = "writer"
 	stageInsert    = "clickhouse-go"
 	stageChDB      = "ClickHouse: its HTTP interface and calls"
-	stageEngine    = "ClickHouse: threads of its own, at most" // Go's profiler gives them some of other threads' time
+	stageEngine    = "ClickHouse: threads of its own, at most" // Go's profiler attributes to them some of other threads' time
 	stageGC        = "garbage collection"
 	stageScheduler = "scheduler and timers"
 )

@@ -127,7 +127,7 @@ func (f *faulty) pour(t *testing.T, partition int, how pouring) (stop func()) {
 	return stop
 }
 
-// statusOf posts and gives the status of the answer.
+// statusOf posts and returns the status of the answer.
 func statusOf(ctx context.Context, client *http.Client, url, body string) (status int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 // browserTimeout bounds all that a test does in its browser.
 const browserTimeout = 3 * time.Minute
 
-// browser is one page of a real browser, which keeps what went wrong in it and where it has asked.
+// browser is one page of a real browser, which keeps what went wrong in it and which hosts it has asked.
 type browser struct {
 	ctx context.Context //nolint:containedctx // chromedp's handle
 

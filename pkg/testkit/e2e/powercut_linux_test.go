@@ -194,7 +194,7 @@ func (o *outage) cut(when string, disks ...int) {
 	o.t.Logf("cut %d, %s, of disks %v: %v", o.cuts, when, disks, cuts)
 }
 
-// round is one or more cuts with a check behind them. until brings the deployment, which is under load, to the moment of
+// round is one or more cuts with a check after them. until brings the deployment, which is under load, to the moment of
 // the cut.
 func (o *outage) round(m moment) error {
 	o.rounds++

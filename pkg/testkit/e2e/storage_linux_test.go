@@ -66,7 +66,7 @@ func awaitWriteError(t *testing.T, server *testkit.NATSServer) {
 
 // TestEndToEndStorageFull fills the disk under JetStream while clients send. They are refused with a code of its
 // own. A NATS server that could not write to a stream does not try again by itself, so there has to be room and
-// then a restart of it; the roles go on by themselves, and nothing that was answered is lost.
+// then a restart of it; the roles continue by themselves, and nothing that was answered is lost.
 func TestEndToEndStorageFull(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)

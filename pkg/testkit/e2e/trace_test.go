@@ -135,7 +135,7 @@ func exemplars(t *testing.T, h *node) []string {
 	return traces
 }
 
-// TestEndToEndTracedWithoutACollector: what is sent is not delayed and not lost where nobody takes the traces, and the process ends in time.
+// TestEndToEndTracedWithoutACollector: what is sent is not delayed and not lost if no collector takes the traces, and the process ends in time.
 func TestEndToEndTracedWithoutACollector(t *testing.T) {
 	t.Parallel()
 	up := newUp(t, "--otlp-endpoint=http://"+testkit.FreeAddr(t), "--trace-ratio=1", "--flush-interval=50ms")
