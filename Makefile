@@ -1,6 +1,6 @@
 # Everything that is done to this repository is a target here; `make` alone lists them.
 # Needs Go, make, git and npm. Tools are built from source at the versions below, once, into
-# TOOLS; no target installs anything elsewhere.
+# TOOLS. No target installs anything elsewhere, but for make test, as root on Debian.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -86,8 +86,13 @@ clean: ## Remove what was built here. Keeps ./data and the tools.
 E2E_PKGS = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func TestEndToEnd' $(PKG:%/...=%) 2>/dev/null)))
 E2E_RUN  = $(if $(RUN),$(filter TestEndToEnd% ^TestEndToEnd%,$(RUN)),^TestEndToEnd)
 
+# It installs what it may, and names in its last lines what the tests lacked: .ci/with-servers.
 .PHONY: test
 test: deps ## Run all tests: with the race detector, then the end-to-end ones and the long simulation without it.
+	@.ci/with-servers $(MAKE) --no-print-directory test-all
+
+.PHONY: test-all
+test-all:
 	$(GO) test -race -count=$(COUNT) -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') -skip '^TestEndToEnd' $(PKG)
 	$(if $(and $(E2E_PKGS),$(E2E_RUN)),$(GO) test -count=$(COUNT) -timeout $(TIMEOUT) -run '$(E2E_RUN)' $(E2E_PKGS))
 	$(if $(RUN)$(PKG:./...=),,$(MAKE) --no-print-directory sim)
@@ -155,7 +160,7 @@ cover: deps ## Write coverage.out and print the coverage of each package.
 	$(GO) test -count=1 -timeout $(TIMEOUT) -coverprofile=coverage.out -coverpkg=./... $(PKG)
 	$(GO) tool cover -func=coverage.out | tail -1
 
-# RUNS seeds from SEED on; without SEED the clock gives the first, and it is printed.
+# RUNS seeds from SEED on; without SEED the first comes from the clock, and it is printed.
 .PHONY: sim
 sim: RUNS ?= 10000
 sim: ## Simulate sequencers and all that may happen to them: RUNS runs, from SEED.
@@ -234,7 +239,7 @@ check-generated: $(BUF) plugins
 vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what is used of the dependencies.
 	$(GOVULNCHECK) ./...
 
-# The database is on the internet. Where it cannot be reached this says so and goes on; anything else fails.
+# The database is on the internet. If it cannot be reached, this prints that and continues; anything else fails.
 .PHONY: check-vuln
 check-vuln: $(GOVULNCHECK)
 	@code=0; out=$$(timeout 120 $(GOVULNCHECK) ./pkg/lifecycle 2>&1) || code=$$?; \

@@ -69,7 +69,7 @@ type cli struct {
 		Run    writerCommand        `cmd:"" default:"withargs" help:"Run the writer into ClickHouse alone; several share the partitions."`
 		Status writer.StatusCommand `cmd:"" help:"Print each partition's owner, state, lag and losses, and exit."`
 	} `cmd:"" help:"Run the writer into ClickHouse alone, or ask how the writers are."`
-	Audit  auditCommand `cmd:"" help:"Compare the logs and the rows with one another; exit status 0 if they are right, 1 if they differ, 2 if it could not be told."`
+	Audit  auditCommand `cmd:"" help:"Compare the logs and the rows with one another; exit status 0 if they are right, 1 if they differ, 2 if that could not be determined."`
 	Bench  benchCommand `cmd:"" help:"Put load on the API, measure it, and check every answer; exit status 1 if something is wrong with one."`
 	Tail   tail.Command `cmd:"" help:"Show messages of a channel or of all, past ones and as they come."`
 	Replay struct {
@@ -99,7 +99,7 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is main with its surroundings as arguments; it gives the exit status.
+// run is main with its surroundings as arguments; it returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 1 && args[0] == engine.Command {
 		return runEngine(stderr)
@@ -107,40 +107,43 @@ func run(args []string, stdout, stderr io.Writer) int {
 	var c cli
 	empty := config.EmptyVariables()
 	chosen, err := config.Parse(args, &c, kong.Description(description), kong.Writers(stdout, stderr), kong.UsageOnError())
-	switch {
-	case errors.Is(err, config.ErrHelp):
+	if errors.Is(err, config.ErrHelp) {
 		return 0
-	case err != nil:
-		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\nTry 'sendhouse --help'.\n", oneLine(err))
-		return 2
 	}
-	log, level, err := telemetry.NewLogger(c.LogConfig, stderr)
-	if err == nil {
-		ctx, stop := lifecycle.WithSignals(context.Background(), log)
-		defer stop()
+	log, level, logErr := telemetry.NewLogger(c.LogConfig, stderr)
+	if log != nil && chosen != nil {
 		for _, found := range config.ExposedCredentials(chosen) {
 			log.Warn("credentials on the command line can be read by every user of the machine: give them by a variable or in the configuration file",
 				"flag", found.Flag, "variable", strings.Join(found.Envs, ","))
 		}
+	}
+	status := 2
+	if err = cmp.Or(err, logErr); err == nil {
+		status = 1
+		ctx, stop := lifecycle.WithSignals(context.Background(), log)
+		defer stop()
 		for _, name := range empty {
 			log.Debug("empty environment variable counts as absent", "variable", name)
 		}
 		p := process.New(log, level)
 		err = chosen.Run(p, &command.Invocation{Ctx: ctx, Stdout: stdout, Stderr: stderr, Log: p.Log, Ask: p.Ask, AskNATS: p.AskNATS, OpenNATS: p.OpenNATS}, replay.OpenWAL(sequencerreplay.NewSource))
 	}
-	if err != nil {
-		if log != nil && c.LogFormat == telemetry.LogJSON {
-			log.Error("sendhouse ended", "error", oneLine(err))
-		} else {
-			_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
+	var coder kong.ExitCoder
+	switch {
+	case err == nil:
+		return 0
+	case log != nil && c.LogFormat == telemetry.LogJSON:
+		log.Error("sendhouse ended", "error", oneLine(err))
+	default:
+		_, _ = fmt.Fprintf(stderr, "sendhouse: %s\n", oneLine(err))
+		if status == 2 {
+			_, _ = fmt.Fprintln(stderr, "Try 'sendhouse --help'.")
 		}
-		var coder kong.ExitCoder
-		if errors.As(err, &coder) {
-			return coder.ExitCode()
-		}
-		return 1
 	}
-	return 0
+	if status == 1 && errors.As(err, &coder) {
+		return coder.ExitCode()
+	}
+	return status
 }
 
 // runEngine is the process of the embedded ClickHouse, which `up` starts. It has no flags, so it does without the parser's memory.
@@ -170,6 +173,18 @@ type upCommand struct {
 	Trace tracing.Config `embed:""`
 }
 
+// Check implements config.Checker.
+func (c *upCommand) Check() error {
+	errs := []error{
+		c.ClientConfig.Check(), c.Options.CheckAsked(c.Deployment), c.Config.Check(c.Hosts), c.Sequencer.Check(), c.Writer.Check(), c.History.Check(),
+		c.AdminConfig.Check(), c.Trace.Check(),
+	}
+	if c.URL == "" && !guard.IsLoopback(c.NATSAddr.String()) && !c.Access.Insecure { // any client that reaches it may read the message log
+		errs = append(errs, fmt.Errorf("--nats-addr %s: others can reach this address, and would need no credentials to read all messages: listen on 127.0.0.1, say --insecure, or run a NATS of your own (--nats-url)", c.NATSAddr))
+	}
+	return errors.Join(errs...)
+}
+
 // Run wires everything in one process:
 //
 //	              ┌────────────── this process ───┐
@@ -183,17 +198,11 @@ type upCommand struct {
 // ingest first, when every request is answered; the servers last.
 func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 	if c.URL == "" {
-		if err := c.checkNATSAddr(); err != nil {
-			return err
-		}
 		c.PartitionsFirst = topology.PartitionsOfMachine(runtime.GOMAXPROCS(0))
 		c.MessagesAsync = true
 	}
 	err := p.Serve(in.Ctx, c.AdminConfig, c.Trace, "sendhouse", func(ctx context.Context) error {
 		if c.Writer.ClickHouseDSN == "" {
-			if err := c.Writer.CheckEmbedded(); err != nil {
-				return err
-			}
 			dsn, dial, err := p.StartClickHouse(c.DataDir, c.ClickHouseAddr.String())
 			if err != nil {
 				return err
@@ -233,14 +242,6 @@ func (c *upCommand) Run(p *process.Process, in *command.Invocation) error {
 	return err
 }
 
-// checkNATSAddr refuses to let others read the message log, which takes no credentials, unless that is meant.
-func (c *upCommand) checkNATSAddr() error {
-	if guard.IsLoopback(c.NATSAddr.String()) || c.Access.Insecure {
-		return nil
-	}
-	return fmt.Errorf("nats-addr %s: others can reach this address, and would need no credentials to read all messages: listen on 127.0.0.1, say --insecure, or run a NATS of your own (--nats-url)", c.NATSAddr)
-}
-
 type ingestCommand struct {
 	broker.ClientConfig
 	ingest.Config
@@ -248,6 +249,11 @@ type ingestCommand struct {
 	ClickHouse clickhouse.Config `embed:""`
 	telemetry.AdminConfig
 	Trace tracing.Config `embed:""`
+}
+
+// Check implements config.Checker.
+func (c *ingestCommand) Check() error {
+	return errors.Join(c.ClientConfig.CheckGiven(), c.Config.Check(c.Hosts), c.History.Check(), c.ClickHouse.Check(), c.AdminConfig.Check(), c.Trace.Check())
 }
 
 func (c *ingestCommand) Run(p *process.Process, in *command.Invocation) error {
@@ -269,6 +275,11 @@ type sequencerCommand struct {
 	Trace tracing.Config `embed:""`
 }
 
+// Check implements config.Checker.
+func (c *sequencerCommand) Check() error {
+	return errors.Join(c.ClientConfig.CheckGiven(), c.Options.CheckAsked(c.Deployment), c.Config.Check(), c.AdminConfig.Check(), c.Trace.Check())
+}
+
 func (c *sequencerCommand) Run(p *process.Process, in *command.Invocation) error {
 	return p.Serve(in.Ctx, c.AdminConfig, c.Trace, "sendhouse-sequencer", func(ctx context.Context) error {
 		_, err := addSequencer(ctx, p, c.ClientConfig, "", c.Config, c.Deployment, c.Options, nil)
@@ -279,8 +290,11 @@ func (c *sequencerCommand) Run(p *process.Process, in *command.Invocation) error
 type auditCommand struct {
 	command.Broker
 	ClickHouse  clickhouse.Config `embed:""`
-	AuditMemory config.ByteSize   `help:"Memory for the sequences of channels; where they need more, the message log is read several times." default:"512MiB"`
+	AuditMemory config.ByteSize   `help:"Memory for the sequences of channels; if they need more, the message log is read several times." default:"512MiB"`
 }
+
+// Check implements config.Checker.
+func (c *auditCommand) Check() error { return errors.Join(c.Broker.Check(), c.ClickHouse.Check()) }
 
 // Run prints the report as JSON, whatever it says. Without a ClickHouse the logs alone are audited.
 func (c *auditCommand) Run(p *process.Process, in *command.Invocation) error {
@@ -312,6 +326,27 @@ type benchCommand struct {
 	JSON       string            `name:"json" help:"Write the report as JSON to this file; - for standard output, in place of the table." placeholder:"PATH"`
 }
 
+// Check implements config.Checker.
+func (c *benchCommand) Check() error {
+	errs := []error{c.Load.Check()}
+	if c.Verify {
+		errs = append(errs, c.clickHouse().CheckGiven())
+	} else {
+		errs = append(errs, c.ClickHouse.Check())
+	}
+	if c.Patience <= 0 {
+		errs = append(errs, fmt.Errorf("--verify-patience %s: must be above 0", c.Patience))
+	}
+	return errors.Join(errs...)
+}
+
+// clickHouse is the one to verify in.
+func (c *benchCommand) clickHouse() clickhouse.Config {
+	cfg := c.ClickHouse
+	cfg.ClickHouseDSN = cmp.Or(cfg.ClickHouseDSN, "http://127.0.0.1:8123/sendhouse")
+	return cfg
+}
+
 func (c *benchCommand) Run(p *process.Process, in *command.Invocation) error {
 	run, err := load.New(c.Load, c.Verify)
 	if err != nil {
@@ -322,8 +357,7 @@ func (c *benchCommand) Run(p *process.Process, in *command.Invocation) error {
 		return err
 	}
 	if c.Verify {
-		c.ClickHouse.ClickHouseDSN = cmp.Or(c.ClickHouse.ClickHouseDSN, "http://127.0.0.1:8123/sendhouse")
-		client, openErr := clickhouse.Open(c.ClickHouse, p.Log)
+		client, openErr := clickhouse.Open(c.clickHouse(), p.Log)
 		if openErr != nil {
 			return openErr
 		}
@@ -340,6 +374,11 @@ type writerCommand struct {
 	Trace tracing.Config `embed:""`
 }
 
+// Check implements config.Checker.
+func (c *writerCommand) Check() error {
+	return errors.Join(c.ClientConfig.CheckGiven(), c.Config.CheckGiven(), c.Config.Check(), c.AdminConfig.Check(), c.Trace.Check())
+}
+
 func (c *writerCommand) Run(p *process.Process, in *command.Invocation) error {
 	return p.Serve(in.Ctx, c.AdminConfig, c.Trace, "sendhouse-writer", func(ctx context.Context) error {
 		return addWriter(ctx, p, c.ClientConfig, "", c.Config, topology.Deployment{})
@@ -349,6 +388,17 @@ func (c *writerCommand) Run(p *process.Process, in *command.Invocation) error {
 type migrateCommand struct {
 	clickhouse.Config
 	clickhouse.MigrateOptions
+}
+
+// Check implements config.Checker.
+func (c *migrateCommand) Check() error {
+	if !c.All {
+		return c.CheckGiven()
+	}
+	if !c.DryRun {
+		return errors.Join(c.Config.Check(), errors.New("--all: goes with --dry-run"))
+	}
+	return c.Config.Check()
 }
 
 func (c *migrateCommand) Run(p *process.Process, in *command.Invocation) error {
@@ -362,8 +412,8 @@ func (versionCommand) Run(in *command.Invocation) error {
 	return err
 }
 
-// addSequencer sets the deployment up and adds its sequencer. Where one process has all roles, table is what they write into, and numbers are not
-// given out beside rows that have them already.
+// addSequencer sets the deployment up and adds its sequencer. If one process has all roles, table is what they write into, and a partition
+// is not served if the table has rows that are ahead of its log.
 func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg sequencer.Config, asked topology.Deployment, options topology.Options, table *clickhouse.Client) (topology.Deployment, error) {
 	nc, js, err := p.Connect(ctx, flags, "sequencer")
 	if err != nil {
@@ -404,8 +454,7 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	return deployment, nil
 }
 
-// admitTimeout is how long ClickHouse may take to say which rows it has of a partition. A ClickHouse that does not answer is no reason
-// to take no sends.
+// admitTimeout bounds the question to ClickHouse which rows of a partition it has. Sends are accepted even if ClickHouse does not answer.
 const admitTimeout = 5 * time.Second
 
 func admitPartition(ctx context.Context, p *process.Process, js jetstream.JetStream, table *clickhouse.Client, partition int) error {
@@ -413,7 +462,7 @@ func admitPartition(ctx context.Context, p *process.Process, js jetstream.JetStr
 	defer cancel()
 	err := writer.AheadOfLog(ctx, js, table, partition)
 	if err != nil && !writer.IsRefusal(err) {
-		p.Log.Warn("cannot compare the write-ahead log with the table; the partition is sequenced all the same", "partition", partition, "error", err)
+		p.Log.Warn("cannot compare the write-ahead log with the table; starting the partition without the comparison", "partition", partition, "error", err)
 		return nil
 	}
 	return err
@@ -440,8 +489,8 @@ func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfi
 	return nil
 }
 
-// addHistory makes the routes by which clients read. Without a ClickHouse they say that there is none. It gives the deployment too, which
-// is found out once in a process.
+// addHistory makes the routes by which clients read. Without a ClickHouse they answer that there is none. It returns the deployment too, which
+// a process looks up once.
 func addHistory(ctx context.Context, p *process.Process, flags broker.ClientConfig, cfg history.Config, table clickhouse.Config, given topology.Deployment) ([]api.Route, topology.Deployment, error) {
 	if table.ClickHouseDSN == "" {
 		return history.NotServed(), given, nil

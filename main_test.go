@@ -205,7 +205,7 @@ func TestHostedRoutesAreDescribed(t *testing.T) {
 		for method, op := range item.Operations() {
 			route := method + " " + path
 			if op.Extensions["x-hosted"] != nil && !served[route] {
-				t.Errorf("ingest/openapi/openapi.yaml describes %s as hosted, which nobody hosts: take it out there, or add its package to this test", route)
+				t.Errorf("ingest/openapi/openapi.yaml describes %s as hosted, and no package hosts it: take it out there, or add its package to this test", route)
 			}
 			delete(served, route)
 		}
@@ -219,7 +219,7 @@ func TestHostedRoutesAreDescribed(t *testing.T) {
 func TestLogOfAFailedStart(t *testing.T) {
 	t.Parallel()
 	var stderr bytes.Buffer
-	require.Equal(t, 1, run([]string{"sequencer", "--log-format=json", "--admin-addr=127.0.0.1:0"}, io.Discard, &stderr))
+	require.Equal(t, 2, run([]string{"sequencer", "--log-format=json", "--admin-addr=127.0.0.1:0"}, io.Discard, &stderr))
 	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
 	for _, line := range lines {
 		require.True(t, json.Valid([]byte(line)), line)
@@ -227,7 +227,7 @@ func TestLogOfAFailedStart(t *testing.T) {
 	var last struct{ Level, Msg, Error string }
 	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &last))
 	require.Equal(t, "ERROR", last.Level)
-	require.Contains(t, last.Error, "--nats-url is missing")
+	require.Contains(t, last.Error, "--nats-url: is missing")
 }
 
 // settingPattern finds the variables that a file of deploy/ sets: NAME: value, NAME=value.

@@ -3,6 +3,7 @@ package ingest
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -50,8 +51,12 @@ const (
 	payloadBytesMaxMax = 4 << 20
 )
 
-// Check reports every setting that is out of its range.
-func (c Config) Check() error { return errors.Join(c.check(), c.Access.Check()) }
+// Check reports everything that is wrong with the settings; hosts are the names under which pages may reach the API. It reads the files that
+// the settings name.
+func (c Config) Check(hosts guard.Hosts) error {
+	_, err := access.New(c.Access, hosts, slog.New(slog.DiscardHandler))
+	return errors.Join(c.check(), err)
+}
 
 // check is Check without the settings of access, which access.New checks.
 func (c Config) check() error {

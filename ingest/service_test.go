@@ -21,6 +21,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/ingest/groupcommit"
 	"github.com/sendhouse/sendhouse/pkg/broker"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
@@ -33,7 +34,7 @@ var (
 func TestNewReportsEverything(t *testing.T) {
 	t.Parallel()
 	cfg := defaultConfig(t)
-	require.NoError(t, cfg.Check(), "the defaults are good")
+	require.NoError(t, cfg.Check(guard.Hosts{}), "the defaults are good")
 
 	_, err := New(Config{}, Deps{})
 	require.Error(t, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/ingest/internal/ingesttest"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
 // secureClient trusts an authority, and shows a certificate if it is given one. It makes a connection
@@ -167,7 +168,7 @@ func TestCertificateSettings(t *testing.T) {
 	files := ingesttest.NewTLSFiles(t)
 	cfg := defaultConfig(t)
 	cfg.Access.TLSCertFile = files.Cert
-	require.ErrorContains(t, cfg.Check(), "give both or none")
+	require.ErrorContains(t, cfg.Check(guard.Hosts{}), "give both or none")
 	cfg.Access.TLSCertFile, cfg.Access.TLSClientCAFile = "", files.ClientCA
 	require.ErrorContains(t, cfg.Check(), "api-tls-client-ca-file")
 	cfg = defaultConfig(t)

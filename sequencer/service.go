@@ -82,7 +82,7 @@ type Service struct {
 // New checks the settings and what it is given, and reports everything that is
 // wrong with them.
 func New(cfg Config, deps Deps) (*Service, error) {
-	errs := []error{cfg.validate(), deps.Deployment.Check()}
+	errs := []error{cfg.Check(), deps.Deployment.Check()}
 	if deps.NATS == nil || deps.JetStream == nil || deps.Logger == nil || deps.Registerer == nil {
 		errs = append(errs, errors.New("a connection, a logger and a registerer are needed"))
 	}
@@ -392,9 +392,9 @@ type Config struct {
 	LeaseTTL time.Duration `name:"sequencer-lease-ttl" help:"Time after which the partitions of a sequencer that has died go to another, from 1s to 1h." default:"6s"`
 }
 
-// validate reports every setting out of its range.
-func (c Config) validate() error {
-	errs := []error{c.Check()}
+// Check reports every setting out of its range.
+func (c Config) Check() error {
+	errs := []error{c.Config.Check()}
 	if c.LeaseTTL < lease.TTLMin || c.LeaseTTL > lease.TTLMax {
 		errs = append(errs, fmt.Errorf("sequencer-lease-ttl %s: must be between %s and %s", c.LeaseTTL, lease.TTLMin, lease.TTLMax))
 	}

@@ -19,6 +19,11 @@ type RepairOptions struct {
 	clickhouse.Config
 }
 
+// Check implements config.Checker.
+func (o RepairOptions) Check() error {
+	return errors.Join(o.Repair.Check(), o.WithOwner(o.DataDir).CheckGiven())
+}
+
 // RepairTableCommand is `sendhouse repair table`.
 type RepairTableCommand struct{ RepairOptions }
 

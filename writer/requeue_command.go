@@ -26,13 +26,18 @@ type RequeueOptions struct {
 
 // Check reports everything that is wrong with the options.
 func (o RequeueOptions) Check() error {
-	return errors.Join(o.Config.Check(), o.Selection.Check())
+	return errors.Join(o.Config.CheckGiven(), o.Selection.Check())
 }
 
 // RequeueCommand is `sendhouse deadletters requeue`.
 type RequeueCommand struct {
 	broker.ClientConfig
 	RequeueOptions
+}
+
+// Check implements config.Checker.
+func (c *RequeueCommand) Check() error {
+	return errors.Join(c.ClientConfig.CheckGiven(), c.WithOwner(c.DataDir).CheckGiven(), c.Selection.Check())
 }
 
 // Run requeues.

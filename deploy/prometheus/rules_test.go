@@ -13,14 +13,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 // promtool runs Prometheus' own checker; Debian's package prometheus has it.
 func promtool(t *testing.T, args ...string) {
 	t.Helper()
-	_, err := exec.LookPath("promtool")
-	require.NoError(t, err, "install it with: apt-get install prometheus")
-	output, err := exec.CommandContext(t.Context(), "promtool", args...).CombinedOutput()
+	output, err := exec.CommandContext(t.Context(), testkit.Program(t, "promtool", "prometheus"), args...).CombinedOutput()
 	require.NoError(t, err, "promtool %s\n%s", strings.Join(args, " "), output)
 }
 

@@ -32,7 +32,7 @@ func openCertificates(cert, key, clientCA string, log *slog.Logger) (*certificat
 		c.paths = append(c.paths, clientCA)
 	}
 	if err := c.open(); err != nil {
-		return nil, fmt.Errorf("api-tls: %w", err)
+		return nil, fmt.Errorf("api-tls-cert-file: %w", err)
 	}
 	return c, nil
 }

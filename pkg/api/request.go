@@ -8,8 +8,8 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// MediaTypeRule says what is wrong with the headers of a request whose body must be application/json, in UTF-8 and not compressed; it is
-// empty where nothing is.
+// MediaTypeRule returns what is wrong with the headers of a request whose body must be application/json, in UTF-8 and not compressed; it is
+// empty if nothing is.
 func MediaTypeRule(h http.Header) string {
 	contentType, encoding := first(h, "Content-Type"), first(h, "Content-Encoding")
 	switch {
@@ -53,7 +53,7 @@ func TakeRequestID(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// RequestID is the name of the request that w answers; where it has none yet, it is given one. Call it before the header is written.
+// RequestID is the name of the request that w answers; if it has none yet, one is made. Call it before the header is written.
 func RequestID(w http.ResponseWriter) string {
 	if id := first(w.Header(), HeaderRequestID); id != "" {
 		return id

@@ -159,7 +159,7 @@ func (r *Report) Err() error {
 	return &Error{Report: r}
 }
 
-// Error says what differs first, or why it could not be told.
+// Error says what differs first, or why that could not be determined.
 func (e *Error) Error() string {
 	var differences uint64
 	first := ""
@@ -181,7 +181,7 @@ func (e *Error) Error() string {
 	return "audit: could not tell: " + failure
 }
 
-// ExitCode is 1 where something differs and 2 where it could not be told.
+// ExitCode is 1 if something differs and 2 if that could not be determined.
 func (e *Error) ExitCode() int {
 	if e.Report.Status == Differs {
 		return 1

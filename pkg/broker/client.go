@@ -30,19 +30,37 @@ type ClientConfig struct {
 	PingInterval time.Duration `name:"nats-ping-interval" help:"How often NATS is asked whether it is still there. A connection on which two pings went unanswered is replaced at the third." default:"5s"`
 }
 
+// Check reports everything that is wrong with the settings. It reads the files that they name.
+func (c ClientConfig) Check() error {
+	_, err := c.Options("")
+	if c.URL != "" {
+		err = errors.Join(checkURLs(c.URL), err)
+	}
+	return err
+}
+
+// CheckGiven is Check of a process that has no NATS of its own.
+func (c ClientConfig) CheckGiven() error {
+	if c.URL == "" {
+		return errors.Join(errors.New("--nats-url: is missing (for example nats://localhost:4222)"), c.Check())
+	}
+	return c.Check()
+}
+
 // Options are those of a connection of a role. The files are read here and again at
 // each reconnect, so that a renewed certificate needs no restart, and neither do renewed
 // credentials. Another NKey does: its public half is read once.
 func (c ClientConfig) Options(role string) ([]nats.Option, error) {
 	options := []nats.Option{nats.CustomInboxPrefix(InboxPrefix(role))}
+	var errs []error
 	if c.Credentials != "" && c.NKey != "" {
-		return nil, errors.New("nats-credentials and nats-nkey: give one of them")
+		errs = append(errs, errors.New("--nats-credentials and --nats-nkey: give one of them"))
 	}
 	if (c.Cert == "") != (c.CertKey == "") {
-		return nil, errors.New("nats-cert and nats-cert-key: give both or neither")
+		errs = append(errs, errors.New("--nats-cert and --nats-cert-key: give both or neither"))
 	}
 	if c.PingInterval < 0 {
-		return nil, fmt.Errorf("nats-ping-interval %s: must not be negative (0 means 5s)", c.PingInterval)
+		errs = append(errs, fmt.Errorf("--nats-ping-interval %s: must not be negative (0 means 5s)", c.PingInterval))
 	}
 	if c.PingInterval > 0 {
 		options = append(options, nats.PingInterval(c.PingInterval))
@@ -53,7 +71,7 @@ func (c ClientConfig) Options(role string) ([]nats.Option, error) {
 	if c.NKey != "" {
 		option, err := nats.NkeyOptionFromSeed(c.NKey)
 		if err != nil {
-			return nil, fmt.Errorf("nats-nkey %s: %w", c.NKey, err)
+			errs = append(errs, fmt.Errorf("--nats-nkey %s: %w", c.NKey, err))
 		}
 		options = append(options, option)
 	}
@@ -62,6 +80,9 @@ func (c ClientConfig) Options(role string) ([]nats.Option, error) {
 	}
 	if c.Cert != "" {
 		options = append(options, nats.ClientCert(c.Cert, c.CertKey))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	return options, nil
 }

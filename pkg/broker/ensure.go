@@ -90,7 +90,7 @@ func (s Setup) Ensure(ctx context.Context) (topology.Deployment, error) {
 }
 
 func (s Setup) attempt(ctx context.Context) (topology.Deployment, error) {
-	if err := s.Options.Validate(); err != nil {
+	if err := s.Options.Check(); err != nil {
 		return topology.Deployment{}, err
 	}
 	there, cutting, err := lookAround(ctx, s.JetStream) // before the record is read: it is older than all streams but its own

@@ -25,9 +25,7 @@ import (
 // Watch has the server write again. Connections come back by themselves, and what was acknowledged is there.
 func TestEmbeddedRestartsWhenThereIsRoom(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small disk needs root; run this test as root, as CI does")
-	}
+	testkit.RequireRoot(t)
 	const patience = time.Minute
 	log := slog.New(slog.DiscardHandler)
 	dir := t.TempDir()
@@ -108,9 +106,7 @@ func TestEmbeddedRestartsWhenThereIsRoom(t *testing.T) {
 // Limits that were accepted are accepted again on a disk that has filled up since.
 func TestEmbeddedStartsOnAFullerDisk(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small disk needs root; run this test as root, as CI does")
-	}
+	testkit.RequireRoot(t)
 	dir := t.TempDir()
 	require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=67108864"))
 	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })

@@ -43,7 +43,7 @@ const (
 type identity int
 
 const (
-	nobody identity = iota
+	unknown identity = iota
 	reader
 	owner
 )

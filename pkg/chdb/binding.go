@@ -118,7 +118,7 @@ func (c *connection) close() {
 	c.handle = nil
 }
 
-// session is the pointer that the query functions take: chdb_connect gives a pointer to it.
+// session is the pointer that the query functions take: chdb_connect returns a pointer to it.
 func (c *connection) session() unsafe.Pointer { return *(*unsafe.Pointer)(c.handle) }
 
 // exec runs one or more statements and holds the whole output of the last one in the engine's memory. The error is an *Exception.
@@ -130,7 +130,7 @@ func (c *connection) exec(sql, format string) (*result, error) {
 	return c.result(res)
 }
 
-// run is exec for a statement whose output nobody wants.
+// run is exec for a statement whose output is discarded.
 func (c *connection) run(sql string) error {
 	res, err := c.exec(sql, "Null")
 	if err != nil {
@@ -234,7 +234,7 @@ func (r *result) free() {
 	r.handle = nil
 }
 
-// cString is text with the final zero that the C interface wants even where it is told the length.
+// cString is text with the final zero that the C interface wants even if the length is passed.
 func cString(text string) []byte {
 	return append(append(make([]byte, 0, len(text)+1), text...), 0)
 }

@@ -36,7 +36,7 @@ type Config struct {
 	InsertsMax int
 	// QueueTimeout is how long a statement waits when as many run as may. Four times as many may wait. Default 5 seconds.
 	QueueTimeout time.Duration
-	// CloseTimeout is how long Close lets running statements go on before it ends them. Default 10 seconds.
+	// CloseTimeout is how long Close waits for running statements before it ends them. Default 10 seconds.
 	CloseTimeout time.Duration
 
 	// InsertBytesMax bounds the data of one insert, uncompressed. Default 1 GiB.
@@ -149,7 +149,7 @@ func (c Config) querySettings() settings {
 func (c Config) serverXML(usersPath string) string {
 	const mebibyte = 1 << 20
 	var text strings.Builder
-	text.WriteString("<!-- Written anew at each start. -->\n<clickhouse>\n")
+	text.WriteString("<!-- Written again at each start. -->\n<clickhouse>\n")
 	for _, entry := range []struct {
 		name  string
 		value any
@@ -182,7 +182,7 @@ func (c Config) serverXML(usersPath string) string {
 	if c.Password != "" {
 		fmt.Fprintf(&text, "    <users_config>%s</users_config>\n", xmlText(usersPath))
 	}
-	// Defaults of tables. Nobody asks for statistics of columns, and they took a tenth of what an insert costs. Parts of less than this, as all
+	// Defaults of tables. No query uses statistics of columns, and they took a tenth of what an insert costs. Parts of less than this, as all
 	// inserts make them, are a few files and not a few for each column.
 	text.WriteString("    <merge_tree>\n        <auto_statistics_types></auto_statistics_types>\n")
 	fmt.Fprintf(&text, "        <min_bytes_for_wide_part>%d</min_bytes_for_wide_part>\n    </merge_tree>\n", 64*mebibyte)

@@ -26,6 +26,6 @@
 //
 // # Neighbours
 //
-// When the disk is full, inserts fail with ClickHouse's exception and reads go on. When memory runs out, the query that asks for more fails
+// When the disk is full, inserts fail with ClickHouse's exception and reads continue. When memory runs out, the query that asks for more fails
 // with code 241. When too many queries come at once, they wait a moment and then get code 202 with HTTP status 503.
 package chdb

@@ -31,7 +31,7 @@ var (
 )
 
 // processEngine is set while this process has an engine. It is a variable of the package because what it guards is one of the process:
-// libchdb has one server in it, whoever asks.
+// libchdb has one server in it, for the whole process.
 var processEngine atomic.Bool //nolint:gochecknoglobals // As said above.
 
 // Engine is a running ClickHouse. Its methods may be called from many goroutines at once.
@@ -151,7 +151,7 @@ func (e *Engine) bringUp() (err error) {
 	}
 	if e.config.ReaderDatabase != "" {
 		if err := e.proveReaders(); err != nil {
-			e.log.Error("ClickHouse does not refuse what it must, so nothing can be read without the password", "error", err)
+			e.log.Error("ClickHouse accepts statements that a reader must not run; refusing reads without the password", "error", err)
 		} else {
 			e.readable = true
 		}

@@ -82,7 +82,7 @@ func TestCloseTwiceAndOpenAgain(t *testing.T) {
 	require.NoError(t, err, string(output))
 }
 
-// Close ends a query that would go on for minutes, and the query says that it was ended.
+// Close ends a query that would run for minutes, and the query says that it was ended.
 func TestCloseEndsWhatRuns(t *testing.T) {
 	t.Parallel()
 	output, err := command(t, "close-busy", childSettings{DataDir: t.TempDir()}).Output()

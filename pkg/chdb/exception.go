@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Exception is an error of ClickHouse, or one of this package in ClickHouse's form: what a client of a server would be told.
+// Exception is an error of ClickHouse, or one of this package in ClickHouse's form: what a server would return to a client.
 type Exception struct { //nolint:errname // ClickHouse's word, and its drivers'.
 	// Code is ClickHouse's number of the error, such as 60. It is never 0.
 	Code int
@@ -77,7 +77,7 @@ func innermost(code, message string) string {
 	}
 }
 
-// isCode says whether err is an Exception with one of the codes.
+// isCode reports whether err is an Exception with one of the codes.
 func isCode(err error, codes ...int) bool {
 	var exception *Exception
 	return errors.As(err, &exception) && slices.Contains(codes, exception.Code)

@@ -48,8 +48,8 @@ func openFolder(path string, log *slog.Logger) (*folder, error) {
 
 // prepare makes the folders inside. Data of inserts that a kill left behind is removed: those inserts were never acknowledged.
 func (f *folder) prepare() error {
-	// The engine starts the tasks that DROP … SYNC waits for only where it finds the folder "metadata" when it starts. In a fresh data
-	// folder it would make that later, and the first DROP … SYNC would wait for ever.
+	// The engine starts the tasks that DROP … SYNC waits for only if it finds the folder "metadata" when it starts. In a fresh data
+	// folder it would make that later, and the first DROP … SYNC would wait forever.
 	if err := os.MkdirAll(filepath.Join(f.enginePath, "metadata"), 0o750); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (f *folder) prepare() error {
 	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
-// release gives the folder back. The lock file stays: to remove it would let two processes lock two files of one name.
+// release unlocks the folder. The lock file stays: to remove it would let two processes lock two files of one name.
 func (f *folder) release() error {
 	if err := f.lock.Close(); err != nil {
 		return fmt.Errorf("unlock the data folder: %w", err)

@@ -115,7 +115,7 @@ func (e *Engine) readReader(r *http.Request, call call, body io.Reader) (stateme
 	return e.readerStatement(r.Context(), call.request, string(text))
 }
 
-// readStatement reads the statement that begins with query and goes on with the body. For an INSERT with data it reads the body only as
+// readStatement reads the statement that begins with query and continues with the body. For an INSERT with data it reads the body only as
 // far as it must to find where the data begins, and returns the rest as data; anything else it reads to the end.
 func readStatement(query string, body io.Reader) (statement, io.Reader, error) {
 	text := make([]byte, 0, 4096)
@@ -158,13 +158,13 @@ func readMore(text []byte, body io.Reader, limit int) ([]byte, error) {
 	return append(text, more...), err
 }
 
-// isMistake reports whether a statement is wrong in a way that ClickHouse answers with status 500 all the same: the number or the
+// isMistake reports whether a statement is wrong in a way that ClickHouse answers with status 500 nevertheless: the number or the
 // types of arguments, aggregates in the wrong place, no common type.
 func isMistake(exception *Exception) bool {
 	return slices.Contains([]int{34, 35, 42, 43, 184, 215, 386}, exception.Code)
 }
 
-// logFailure logs what the client is told only where an operator could do something about it.
+// logFailure logs an answer only if an operator can do something about it.
 func (e *Engine) logFailure(ctx context.Context, call call, err error) {
 	var exception *Exception
 	who, _ := ctx.Value(identityKey{}).(identity)

@@ -32,7 +32,7 @@ type call struct {
 	decompress bool   // The body is framed so.
 }
 
-// empty says whether the request is a question whether anyone is there.
+// empty reports whether the request is a question whether anyone is there.
 func (c call) empty(r *http.Request) bool {
 	return r.Method != http.MethodPost && !r.URL.Query().Has("query")
 }
@@ -148,7 +148,7 @@ func (c call) openBody(w http.ResponseWriter, r *http.Request) (io.Reader, error
 	return &decodedBody{from: decoded, coded: c.decompress || decoded != body}, nil
 }
 
-// patientBody gives the client a while for each piece of the body, however long the whole may take.
+// patientBody allows the client some time for each piece of the body, however long the whole may take.
 type patientBody struct {
 	body        io.Reader
 	setDeadline func(time.Time)
@@ -158,7 +158,7 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	b.setDeadline(time.Now().Add(bodyIdleTimeout))
 	n, err := b.body.Read(p)
 	if err != nil {
-		b.setDeadline(time.Time{}) // The server goes on reading, to see whether the client is still there.
+		b.setDeadline(time.Time{}) // The server continues to read, to see whether the client is still there.
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return n, &Exception{Code: codeNetworkError, Message: fmt.Sprintf("Cannot read the body: %v. (NETWORK_ERROR)", err)}

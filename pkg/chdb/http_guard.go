@@ -15,7 +15,7 @@ import (
 // that show no password, the name in Host is checked too.
 func (e *Engine) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The last answer on this connection left its deadline behind.
+		// The last answer on this connection has left its deadline set.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		if identityOf(r) == owner { // The connection says so.
 			next.ServeHTTP(w, r)
@@ -30,7 +30,7 @@ func (e *Engine) guard(next http.Handler) http.Handler {
 			newResponder(w, e, "").fail(&Exception{Code: codeAuthenticationFail, Message: err.Error() + " (AUTHENTICATION_FAILED)"})
 			return
 		}
-		if who == nobody {
+		if who == unknown {
 			newResponder(w, e, "").fail(&Exception{Code: codeAuthenticationFail, Message: e.config.User +
 				": Authentication failed: password is incorrect, or there is no user with such name. (AUTHENTICATION_FAILED)"})
 			return
@@ -73,7 +73,7 @@ func (e *Engine) identify(r *http.Request) identity {
 	if e.readable && user == "default" && password == "" && toLoopback(r) {
 		return reader
 	}
-	return nobody
+	return unknown
 }
 
 // toLoopback reports whether the connection is to an address that only this machine can reach.

@@ -213,7 +213,7 @@ func (w wireWriter) Write(p []byte) (int, error) {
 	return w.w.Write(p)
 }
 
-// deadlineOf sets the deadline of reading the request's body, where the server can.
+// deadlineOf sets the deadline of reading the request's body, if the server can.
 func deadlineOf(w http.ResponseWriter) func(time.Time) {
 	control := http.NewResponseController(w)
 	return func(at time.Time) { _ = control.SetReadDeadline(at) }

@@ -172,7 +172,7 @@ func TestHTTPSettingsParametersAndDatabase(t *testing.T) {
 	require.Equal(t, `["tab\there ' \\ \"quoted\" ☃", 8, "b"]`+"\n", got.body)
 	require.Equal(t, "456", b.post(t, "", "SELECT {missing:String}").header.Get("X-ClickHouse-Exception-Code"))
 
-	// The statement may begin in the URL and go on in the body.
+	// The statement may begin in the URL and continue in the body.
 	require.Equal(t, "3\n", b.post(t, "&query=SELECT+1%2B", "2").body)
 	b.exec(t, "CREATE TABLE t (a UInt8) ENGINE = MergeTree ORDER BY a")
 	for query, body := range map[string]string{
@@ -236,7 +236,7 @@ func TestHTTPCompression(t *testing.T) {
 	require.EqualValues(t, 200_000, b.count(t, "SELECT count() FROM t"))
 }
 
-// eofReader gives a plain io.EOF where ch-go wraps it.
+// eofReader returns a plain io.EOF if ch-go wraps it.
 type eofReader struct{ from io.Reader }
 
 func (r eofReader) Read(p []byte) (int, error) {

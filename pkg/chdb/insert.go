@@ -12,7 +12,7 @@ import (
 
 // insert runs an INSERT whose data comes from a reader. The data is written to a private file before anything else happens and inserted
 // from there: SQL text with binary data in it does not survive the engine's interface, and a reader that breaks off must insert nothing.
-// FROM INFILE gives the engine's INSERT the same as a server gives it: columns by name, defaults for those left out, and blocks as they
+// FROM INFILE passes the engine's INSERT the same as a server does: columns by name, defaults for those left out, and blocks as they
 // are in the data, which is what deduplication needs.
 func (e *Engine) insert(ctx context.Context, req request, parsed statement, data io.Reader) (stats, error) {
 	path, size, err := e.spool(data)
@@ -58,7 +58,7 @@ func (e *Engine) spool(data io.Reader) (path string, size int64, err error) {
 	return file.Name(), limited.size, nil
 }
 
-// storageError gives an error of the disk the code that a server would have given it. Errors of the client have one already.
+// storageError adds to an error of the disk the code that a server would have returned. Errors of the client have one already.
 func storageError(err error) error {
 	var exception *Exception
 	switch {

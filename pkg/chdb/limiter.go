@@ -22,7 +22,7 @@ func newLimiter(slots int, timeout time.Duration) *limiter {
 	return &limiter{slots: make(chan struct{}, slots), waitingMax: int64(slots) * waitersPerSlot, timeout: timeout}
 }
 
-// acquire takes a slot, which release gives back. It fails with code 202 when too many wait already or the wait was too long.
+// acquire takes a slot, which release returns. It fails with code 202 when too many wait already or the wait was too long.
 func (l *limiter) acquire(ctx context.Context) error {
 	select {
 	case l.slots <- struct{}{}:

@@ -48,7 +48,7 @@ func TestLimiterLetsSoManyRunAndSoManyWait(t *testing.T) {
 	})
 }
 
-// A client that comes when all slots are taken is told to come again, and when.
+// A client that comes when all slots are taken receives an error that says when to retry.
 func TestRefusalTellsWhenToComeAgain(t *testing.T) {
 	t.Parallel()
 	w := httptest.NewRecorder()
@@ -60,7 +60,7 @@ func TestRefusalTellsWhenToComeAgain(t *testing.T) {
 		"(TOO_MANY_SIMULTANEOUS_QUERIES) (version 1.2)\n", w.Body.String())
 }
 
-// Errors of the disk have the codes that a server gives them, so that a writer knows to wait and try again.
+// Errors of the disk have the codes that a server uses, so that a writer knows to wait and try again.
 func TestStorageErrors(t *testing.T) {
 	t.Parallel()
 	full := storageError(&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC})

@@ -40,7 +40,7 @@ func (l *boundedListener) Close() error {
 	return l.Listener.Close()
 }
 
-// boundedConn gives its slot back when it is closed.
+// boundedConn returns its slot when it is closed.
 type boundedConn struct {
 	net.Conn
 

@@ -16,7 +16,7 @@ const (
 	killTimeout = 10 * time.Second
 )
 
-// maintain gives freed memory back until quit is closed.
+// maintain returns freed memory to the system until quit is closed.
 func (e *Engine) maintain(quit <-chan struct{}) {
 	ticker := time.NewTicker(purgeInterval)
 	defer ticker.Stop()
@@ -35,7 +35,7 @@ func (e *Engine) maintain(quit <-chan struct{}) {
 		}
 		left--
 		if err := e.command("SYSTEM JEMALLOC PURGE"); err != nil {
-			e.log.Warn("ClickHouse cannot give freed memory back; its resident size will stay at its highest", "error", err)
+			e.log.Warn("ClickHouse cannot return freed memory to the system; its resident size stays at its peak", "error", err)
 			return
 		}
 	}
@@ -52,7 +52,7 @@ func (e *Engine) command(sql string) error {
 }
 
 // kill asks the engine to end the query with the given log_comment, again and again until done is closed: the query may not have begun, or
-// may be at a point where it does not look.
+// may be at a point at which it does not look.
 func (e *Engine) kill(comment string, done <-chan struct{}) {
 	ticker := time.NewTicker(killInterval)
 	defer ticker.Stop()
@@ -69,7 +69,7 @@ func (e *Engine) kill(comment string, done <-chan struct{}) {
 	}
 }
 
-// waitIdle waits for the statements that run, ends them after CloseTimeout, and says whether all have ended.
+// waitIdle waits for the statements that run, ends them after CloseTimeout, and reports whether all have ended.
 func (e *Engine) waitIdle() bool {
 	idle := make(chan struct{})
 	go func() { // Ends with the last statement.

@@ -31,7 +31,7 @@ type ServerConfig struct {
 	Owner net.Listener
 	// ConnectionsMax bounds the connections that are open at once; more wait. Default 512.
 	ConnectionsMax int
-	// ShutdownTimeout is how long requests under way may go on after the end of Run's context. Default 1.5 seconds.
+	// ShutdownTimeout is how long requests under way may take after the end of Run's context. Default 1.5 seconds.
 	ShutdownTimeout time.Duration
 }
 
@@ -119,7 +119,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	s.waiting.hurry()
 	if err := s.server.Shutdown(grace); err != nil {
-		s.log.Warn("requests to ClickHouse's HTTP interface were broken off", "error", err)
+		s.log.Warn("cut off requests to ClickHouse's HTTP interface", "error", err)
 	}
 	err := s.Close()
 	for range listeners {
@@ -168,7 +168,7 @@ func (n *newcomers) note(conn net.Conn, state http.ConnState) {
 	delete(n.conns, conn)
 }
 
-// hurry gives those that are there now their last moment.
+// hurry sets a last deadline for the connections that are there now.
 func (n *newcomers) hurry() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -87,7 +87,7 @@ func (s *session) prepare(req request) error {
 	return s.conn.run(settings{{"readonly", strconv.Itoa(level)}}.sql()) // Last, for it forbids to set anything.
 }
 
-// readonlyLevel is the client's own readonly, and at least 2 where the request must not change anything: 2 still lets the statement bring
+// readonlyLevel is the client's own readonly, and at least 2 if the request must not change anything: 2 still lets the statement bring
 // settings with it.
 func readonlyLevel(req request) (int, error) {
 	level := 0
@@ -117,7 +117,7 @@ func (s *session) endWith(ctx context.Context) {
 	})
 }
 
-// end closes the connection and gives the slot back.
+// end closes the connection and returns the slot.
 func (s *session) end() {
 	close(s.done)
 	for _, stop := range s.unwatch {

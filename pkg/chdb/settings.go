@@ -4,7 +4,7 @@ import (
 	"strings"
 )
 
-// setting is a setting of ClickHouse or, where its name begins with "param_", the value of a query parameter.
+// setting is a setting of ClickHouse or, if its name begins with "param_", the value of a query parameter.
 type setting struct{ name, value string }
 
 // settings are in the order in which they are set.

@@ -29,7 +29,7 @@ type statement struct {
 	dataAt int
 }
 
-// parseStatement looks at one statement. For an INSERT with data, text may go on with the data or any part of it. The error is an *Exception.
+// parseStatement looks at one statement. For an INSERT with data, text may continue with the data or any part of it. The error is an *Exception.
 func parseStatement(text []byte) (statement, error) {
 	scan := &scanner{text: text}
 	first := scan.peek()

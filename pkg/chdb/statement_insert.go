@@ -1,6 +1,6 @@
 package chdb
 
-// parseInsert reads an INSERT up to where its data begins. Where no data follows (INSERT … SELECT), or the text is not an INSERT as the
+// parseInsert reads an INSERT up to where its data begins. If no data follows (INSERT … SELECT), or the text is not an INSERT as the
 // engine's parser knows it (src/Parsers/ParserInsertQuery.cpp), it returns a statement of kindOther.
 //
 //	INSERT [INTO] [TABLE] [FUNCTION name(…)] [database.]table [PARTITION BY …] [(columns)] [SETTINGS …] VALUES | FORMAT name
@@ -31,7 +31,7 @@ func parseInsert(scan *scanner) (statement, error) {
 	return parseInsertData(scan, end)
 }
 
-// parseInsertData reads from behind the table and its columns, which end at sourceAt, to the data.
+// parseInsertData reads from after the table and its columns, which end at sourceAt, to the data.
 func parseInsertData(scan *scanner, sourceAt int) (statement, error) {
 	tail := scan.next()
 	if scan.is(tail, "SETTINGS") {

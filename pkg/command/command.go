@@ -1,6 +1,6 @@
 // Package command is what the commands of the command line have in common that look at a deployment, or work
 // on it, and end: status, tail, replay and the like. Each stands, with its flags, beside what it does; main
-// lists them and gives them what they work with.
+// lists them and passes them what they work with.
 package command
 
 import (
@@ -19,8 +19,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// Asker is as whom a question is asked. Who asks hears the answers below an inbox of that name, so that a user of NATS who may do
-// less is not in the way of one who may do more, and cannot hear what that one is told.
+// Asker is the name under which a command asks. It receives the replies below an inbox of that name, so that a user of NATS with fewer
+// permissions does not get in the way of one with more, and cannot read its answers.
 type Asker string
 
 const (
@@ -53,7 +53,7 @@ const localNATS = "nats://127.0.0.1:4222"
 // Broker are the broker's flags of a command that, without a URL, goes to the broker that `up` embeds.
 type Broker struct{ broker.ClientConfig }
 
-// OrLocal gives the flags, with the URL of the embedded broker where there is none.
+// OrLocal returns the flags, with the URL of the embedded broker if there is none.
 func (b Broker) OrLocal() broker.ClientConfig {
 	b.URL = cmp.Or(b.URL, localNATS)
 	return b.ClientConfig
@@ -64,6 +64,9 @@ type Status struct {
 	broker.ClientConfig
 	JSON bool `help:"Print JSON instead of a table."`
 }
+
+// Check implements config.Checker.
+func (s Status) Check() error { return s.CheckGiven() }
 
 // Print prints a status as it was asked for.
 func Print[T any](out io.Writer, flags Status, status T, table func(io.Writer, T) error) error {

@@ -5,7 +5,7 @@
 //
 //  1. the flag: --api-addr=127.0.0.1:5001
 //  2. the environment: SENDHOUSE_API_ADDR=127.0.0.1:5001, the flag's name in
-//     capitals behind the prefix
+//     capitals after the prefix
 //  3. the YAML file named by --config or SENDHOUSE_CONFIG: "api-addr: 127.0.0.1:5001"
 //  4. the default in the struct tag
 //

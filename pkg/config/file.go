@@ -29,7 +29,7 @@ type KeyError struct {
 	Err  error
 }
 
-// Error gives file, line, key, what is wrong, and the hint.
+// Error returns file, line, key, what is wrong, and the hint.
 func (e *KeyError) Error() string {
 	msg := fmt.Sprintf("%s:%d: %s: %v", e.File, e.Line, e.Key, e.Err)
 	if e.Hint != "" {
@@ -38,7 +38,7 @@ func (e *KeyError) Error() string {
 	return msg
 }
 
-// Unwrap gives what is wrong with the key.
+// Unwrap returns what is wrong with the key.
 func (e *KeyError) Unwrap() error { return e.Err }
 
 // entry is one top-level key of the file with its value, not yet interpreted.

@@ -16,26 +16,34 @@ const EnvPrefix = "SENDHOUSE"
 // written to the standard output given by kong.Writers, and that there is nothing left to run.
 var ErrHelp = errors.New("help was shown")
 
+// Checker is a command whose settings have rules beyond their types. Check reports everything that is wrong with them, each error
+// beginning with the name of a flag. It reads the files that the settings name, and opens, connects and writes nothing.
+type Checker interface{ Check() error }
+
 // exitRequest carries kong's wish to end the process from its Exit hook up to Parse.
 type exitRequest struct{ code int }
 
 // Parse fills cli, a pointer to a struct with kong tags, from args (without the program's name),
-// the environment, the file named by a field of type [File], and the defaults.
+// the environment, the file named by a field of type [File], and the defaults. Then it checks the chosen command, if that is a [Checker].
+//
+// The error reports all wrong settings together, each with its flag, the place where it was set unless that is the command line,
+// and the rule. Only what kong cannot read at all, such as an unknown flag, hides what follows it.
 //
 // Variables of the environment that begin with [EnvPrefix] and are empty count as absent, and Parse removes
 // them; unknown ones are an error that wraps [ErrUnknownVariable], except beside --help.
 //
 // It never ends the process: what kong would exit for comes back as an error, --help as [ErrHelp].
-// An error from the arguments themselves is a *kong.ParseError.
 func Parse(args []string, cli any, opts ...kong.Option) (ctx *kong.Context, err error) {
 	if err := dropEmptyVariables(); err != nil {
 		return nil, err
 	}
+	found := &faults{refused: make(map[string]bool)}
 	all := append([]kong.Option{kong.Name("sendhouse")}, opts...)
 	all = append(all, decimalNumbers()...)
+	all = append(all, found.options()...)
 	all = append(all,
 		kong.DefaultEnvars(EnvPrefix),
-		// After --help kong calls Exit and then goes on parsing, on the assumption that Exit does
+		// After --help kong calls Exit and then continues to parse, on the assumption that Exit does
 		// not return. Unwinding is the only way to keep that promise without ending the process.
 		kong.Exit(func(code int) { panic(exitRequest{code}) }),
 	)
@@ -43,6 +51,7 @@ func Parse(args []string, cli any, opts ...kong.Option) (ctx *kong.Context, err 
 	if err != nil {
 		return nil, fmt.Errorf("build the command line: %w", err)
 	}
+	found.collectFrom(parser.Model.Node)
 	defer func() {
 		switch reason := recover().(type) {
 		case nil:
@@ -56,23 +65,21 @@ func Parse(args []string, cli any, opts ...kong.Option) (ctx *kong.Context, err 
 		}
 	}()
 	ctx, err = parser.Parse(args)
-	if unknown := checkVariables(parser.Model); unknown != nil {
-		return nil, unknown // and not what the misspelt variable led to
+	if parse := new(kong.ParseError); errors.As(err, &parse) {
+		ctx = parse.Context
 	}
-	if err != nil {
-		return ctx, err //nolint:wrapcheck // a *kong.ParseError says it all
-	}
-	return ctx, secretsKept(ctx)
+	return ctx, found.all(ctx, err)
 }
 
 // secretsKept refuses a [Secret] that was given as a flag: every user of the machine can read a command line.
-func secretsKept(ctx *kong.Context) error {
+func secretsKept(ctx *kong.Context) []error {
+	var errs []error
 	for _, part := range ctx.Path {
 		if part.Flag == nil || part.Resolved || part.Flag.Target.Type() != reflect.TypeFor[Secret]() {
 			continue
 		}
-		return fmt.Errorf("--%s: a secret must not stand on a command line, which others can read: use %s or the configuration file",
-			part.Flag.Name, strings.Join(part.Flag.Envs, " or "))
+		errs = append(errs, fmt.Errorf("--%s: a secret must not stand on a command line, which others can read: use %s or the configuration file",
+			part.Flag.Name, strings.Join(part.Flag.Envs, " or ")))
 	}
-	return nil
+	return errs
 }

@@ -21,26 +21,19 @@ type File string
 
 // BeforeResolve is called by kong once the flags and the environment are known, and before
 // anything else is looked up. It loads the file and checks all of it.
-func (File) BeforeResolve(ctx *kong.Context, trace *kong.Path) error {
+func (File) BeforeResolve(ctx *kong.Context, trace *kong.Path, found *faults) error {
 	path, ok := ctx.FlagValue(trace.Flag).(File)
 	if !ok || path == "" {
 		return nil
 	}
 	entries, err := readFile(string(path))
-	if err != nil {
-		return err
-	}
-	r := &resolver{path: string(path), own: trace.Flag.Name, entries: entries}
-	// kong calls Validate only after all values are set. Checked here, a misspelt key is
-	// reported and not the missing value that it led to.
-	if err := r.Validate(ctx.Model); err != nil {
-		return err
-	}
-	ctx.AddResolver(r)
+	found.good = &resolver{path: string(path), own: trace.Flag.Name, entries: entries}
+	found.file = errors.Join(err, found.good.keepGood(ctx.Model, found.refused))
+	ctx.AddResolver(found.good)
 	return nil
 }
 
-// resolver gives kong the values of the file for the flags that neither the command line nor the
+// resolver supplies kong with the values of the file for the flags that neither the command line nor the
 // environment has set. kong's own file resolver lets the file beat the environment and lets
 // unknown keys pass.
 type resolver struct {
@@ -51,31 +44,39 @@ type resolver struct {
 
 var _ kong.Resolver = (*resolver)(nil)
 
-// Validate reports every key that no command has a flag for, and every value that a flag of that
-// name refuses, all together.
-func (r *resolver) Validate(app *kong.Application) error {
+// keepGood reports every key that no command has a flag for, and every value that a flag of that
+// name refuses, all together, and drops them. The flags that are left without a value are noted in refused.
+func (r *resolver) keepGood(app *kong.Application, refused map[string]bool) error {
 	flags := flagsByName(app.Node)
 	delete(flags, r.own)
 	delete(flags, "help")
 
 	var errs []error
-	for _, e := range r.entries {
+	r.entries = slices.DeleteFunc(r.entries, func(e entry) bool {
 		known, ok := flags[e.key]
 		if !ok {
 			errs = append(errs, r.fault(e, ErrUnknownKey, suggest(e.key, flags)))
-			continue
+			return true
 		}
 		for _, flag := range known {
 			if err := try(flag, e); err != nil {
 				errs = append(errs, r.fault(e, err, ""))
-				break // the same name means the same thing in every command: one report is enough
+				refused[e.key] = true
+				for _, flag := range known {
+					flag.Set = true // so that it does not count as missing
+				}
+				return true // the same name means the same thing in every command: one report is enough
 			}
 		}
-	}
+		return false
+	})
 	return errors.Join(errs...)
 }
 
-// Resolve gives the text that the file has for the flag, or nil when it has none or when the
+// Validate implements kong.Resolver. All has been checked before.
+func (*resolver) Validate(*kong.Application) error { return nil }
+
+// Resolve returns the text that the file has for the flag, or nil when it has none or when the
 // environment goes before it.
 func (r *resolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	for _, env := range flag.Tag.Envs {
@@ -128,7 +129,14 @@ func try(flag *kong.Flag, e entry) error {
 		target.Set(reflect.New(target.Type().Elem()))
 	}
 	scan := kong.Scan().PushTyped(text, kong.FlagValueToken)
-	if err := flag.Mapper.Decode(&kong.DecodeContext{Value: flag.Value, Scan: scan}, target); err != nil {
+	plain := flag.Mapper
+	switch m := plain.(type) { // not the one that notes faults
+	case mapper:
+		plain = m.Mapper
+	case boolMapper:
+		plain = m.Mapper
+	}
+	if err := plain.Decode(&kong.DecodeContext{Value: flag.Value, Scan: scan}, target); err != nil {
 		return err
 	}
 	if flag.Enum != "" && e.value.Kind == yaml.ScalarNode && !slices.Contains(flag.EnumSlice(), text) {
@@ -137,7 +145,7 @@ func try(flag *kong.Flag, e entry) error {
 	return nil
 }
 
-// flagText writes a YAML value as one would write it behind the flag, so that the file and the
+// flagText writes a YAML value as one would write it after the flag, so that the file and the
 // command line are read by one and the same parser.
 func flagText(flag *kong.Flag, value *yaml.Node) (string, error) {
 	switch {

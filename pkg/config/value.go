@@ -23,7 +23,7 @@ const (
 	TiB ByteSize = 1 << 40
 )
 
-// byteUnits lists what may stand behind the number.
+// byteUnits lists the units that may follow the number.
 //
 //nolint:gochecknoglobals // a table that is never written
 var byteUnits = []struct {
@@ -47,7 +47,7 @@ func (s *ByteSize) UnmarshalText(text []byte) error {
 		factor = unitSize(unit)
 		if factor == 0 {
 			return fmt.Errorf("%q is not a size: %q is not a unit; known are B, kB, MB, GB, TB and KiB, MiB, GiB, TiB, "+
-				"behind a whole number", in, unit)
+				"after a whole number", in, unit)
 		}
 	}
 	if err := checkDecimal(number, wholePattern, "a whole number"); err != nil {
@@ -114,20 +114,20 @@ func (a *Addr) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String gives the address as net.Listen and net.Dial take it.
+// String returns the address as net.Listen and net.Dial take it.
 func (a Addr) String() string { return string(a) }
 
 // Secret is a string that shows itself only to [Secret.Reveal]: a password, a token, or a URL that
-// holds one. Printing, logging and encoding it gives a placeholder, or nothing if it is empty.
+// holds one. Printing, logging and encoding it yields a placeholder, or nothing if it is empty.
 //
-// The text is behind a pointer, because fmt cannot call the methods of an unexported field and
+// The field is a pointer because fmt cannot call the methods of an unexported field and
 // would print a plain string.
 type Secret struct{ text *string }
 
 // NewSecret hides text.
 func NewSecret(text string) Secret { return Secret{text: &text} }
 
-// Reveal gives the text itself.
+// Reveal returns the text itself.
 func (s Secret) Reveal() string {
 	if s.text == nil {
 		return ""
@@ -135,7 +135,7 @@ func (s Secret) Reveal() string {
 	return *s.text
 }
 
-// IsZero says whether there is no text.
+// IsZero reports whether there is no text.
 func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
 // UnmarshalText takes any text as it is.
@@ -144,7 +144,7 @@ func (s *Secret) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String gives the placeholder.
+// String returns the placeholder.
 func (s Secret) String() string {
 	if s.IsZero() {
 		return ""
@@ -152,16 +152,16 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// Format gives the placeholder for every verb, those that do not fit a string included.
+// Format returns the placeholder for every verb, those that do not fit a string included.
 func (s Secret) Format(state fmt.State, _ rune) {
 	// fmt.State never fails: it collects in memory.
 	_, _ = state.Write([]byte(s.String()))
 }
 
-// MarshalText gives the placeholder; JSON and YAML encoders use it too.
+// MarshalText returns the placeholder; JSON and YAML encoders use it too.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// LogValue gives the placeholder.
+// LogValue returns the placeholder.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // Moment is a point in time, given as such or as a duration before now.

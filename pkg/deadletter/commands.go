@@ -3,6 +3,7 @@ package deadletter
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -29,11 +30,17 @@ func (a asked) ask(in *command.Invocation, question func(context.Context, *Strea
 	})
 }
 
+// Check implements config.Checker.
+func (a asked) Check() error { return a.CheckGiven() }
+
 // ListCommand is `sendhouse deadletters ls`.
 type ListCommand struct {
 	asked
 	ListOptions
 }
+
+// Check implements config.Checker.
+func (c *ListCommand) Check() error { return errors.Join(c.asked.Check(), c.ListOptions.Check()) }
 
 // Run lists letters.
 func (c *ListCommand) Run(in *command.Invocation) error {
@@ -57,6 +64,9 @@ type PurgeCommand struct {
 	PurgeOptions
 }
 
+// Check implements config.Checker.
+func (c *PurgeCommand) Check() error { return errors.Join(c.asked.Check(), c.PurgeOptions.Check()) }
+
 // Run removes letters.
 func (c *PurgeCommand) Run(in *command.Invocation) error {
 	return c.ask(in, func(ctx context.Context, stream *Stream) error { return Purge(ctx, stream, c.PurgeOptions, in.Stdout) })
@@ -67,6 +77,14 @@ type ListOptions struct {
 	Filter
 	Limit int  `help:"How many to list, the oldest first; the counts are of all. 0 lists none." default:"100" env:"-"`
 	JSON  bool `help:"Print JSON instead of a table." env:"-"`
+}
+
+// Check reports everything that is wrong with the options.
+func (o ListOptions) Check() error {
+	if o.Limit < 0 {
+		return errors.Join(o.Filter.Check(), fmt.Errorf("--limit %d: must not be negative", o.Limit))
+	}
+	return o.Filter.Check()
 }
 
 // Listing is what List prints as JSON.
@@ -80,9 +98,6 @@ type Listing struct {
 func List(ctx context.Context, s *Stream, o ListOptions, out io.Writer) error {
 	if err := o.Check(); err != nil {
 		return err
-	}
-	if o.Limit < 0 {
-		return fmt.Errorf("--limit %d: must not be negative", o.Limit)
 	}
 	var all groups
 	letters := []Entry{}

@@ -3,5 +3,5 @@
 //
 // A letter is a message of the stream topology.DeadLettersStream on deadletters.<role>.<reason>. Its body is what could
 // not be processed, whole; the headers say what went wrong, and where it came from. Its ID is its sequence in that
-// stream, which is never given again.
+// stream, which is never used again.
 package deadletter

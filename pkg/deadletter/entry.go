@@ -1,6 +1,7 @@
 package deadletter
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -42,7 +43,7 @@ type Entry struct {
 // this program may have put it there.
 func read(id uint64, subject string, at time.Time, header nats.Header, body []byte) Entry {
 	role, reason := topology.ParseDeadLetterSubject(subject)
-	seq, _ := strconv.ParseUint(header.Get(HeaderPartitionSeq), 10, 64) // 0 where there is none
+	seq, _ := strconv.ParseUint(header.Get(HeaderPartitionSeq), 10, 64) // 0 if there is none
 	return Entry{
 		ID: id, Role: role, Reason: reason, Time: at.UTC(),
 		Stream: header.Get(HeaderStream), PartitionSeq: seq, Token: header.Get(HeaderToken), Error: header.Get(HeaderError),
@@ -61,15 +62,18 @@ type Filter struct {
 
 // Check reports what is wrong with the filter.
 func (f Filter) Check() error {
-	for name, word := range map[string]string{"role": f.Role, "reason": f.Reason} {
-		if strings.ContainsAny(word, ".*> \t\r\n") {
-			return fmt.Errorf("--%s %q: is one word of a subject", name, word)
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	if f.Since < 0 || f.OlderThan < 0 {
-		return fmt.Errorf("--since %s and --older-than %s: must not be negative", f.Since, f.OlderThan)
-	}
-	return nil
+	const notInWord = ".*> \t\r\n"
+	check(!strings.ContainsAny(f.Role, notInWord), "--role %q: must be one word of a subject", f.Role)
+	check(!strings.ContainsAny(f.Reason, notInWord), "--reason %q: must be one word of a subject", f.Reason)
+	check(f.Since >= 0, "--since %s: must not be negative", f.Since)
+	check(f.OlderThan >= 0, "--older-than %s: must not be negative", f.OlderThan)
+	return errors.Join(errs...)
 }
 
 // empty says that the filter allows all letters.

@@ -16,9 +16,6 @@ type Selection struct {
 
 // Check refuses a selection that could be meant in two ways, and one that says nothing.
 func (s Selection) Check() error {
-	if err := s.Filter.Check(); err != nil {
-		return err
-	}
 	ways := 0
 	for _, given := range []bool{len(s.IDs) > 0, !s.Filter.empty(), s.All} {
 		if given {
@@ -26,9 +23,9 @@ func (s Selection) Check() error {
 		}
 	}
 	if ways != 1 {
-		return errors.New("say which dead letters are meant: by their IDs, by a filter (--role, --reason, --stream, --since, --older-than), or by --all")
+		return errors.Join(s.Filter.Check(), errors.New("say which dead letters are meant: by their IDs, by a filter (--role, --reason, --stream, --since, --older-than), or by --all"))
 	}
-	return nil
+	return s.Filter.Check()
 }
 
 // Walk calls visit with each letter that is selected: those given by ID in their order, others oldest first. An ID

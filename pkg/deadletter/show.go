@@ -187,7 +187,7 @@ func (m *Message) writeLines(line func(name string, value any)) {
 	}
 }
 
-// printable is text as it is, or quoted where a terminal could take part of it for a command.
+// printable is text as it is, or quoted if a terminal could take part of it for a command.
 func printable(text string) string {
 	if utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return text

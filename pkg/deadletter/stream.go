@@ -41,7 +41,7 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Stream, error) {
 	return &Stream{js: js, stream: stream, now: time.Now}, nil
 }
 
-// Get gives one letter, or an error that wraps [ErrNotFound].
+// Get returns one letter, or an error that wraps [ErrNotFound].
 func (s *Stream) Get(ctx context.Context, id uint64) (Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -56,7 +56,7 @@ func (s *Stream) Get(ctx context.Context, id uint64) (Entry, error) {
 }
 
 // Walk calls visit with each letter that the filter allows, the oldest first, up to the last one that there was
-// at the beginning. It ends at visit's first error and gives it back. last is the ID of that last letter, 0 if
+// at the beginning. It ends at visit's first error and returns it. last is the ID of that last letter, 0 if
 // there was none.
 func (s *Stream) Walk(ctx context.Context, f Filter, visit func(Entry) error) (last uint64, err error) {
 	last, err = s.last(ctx, f.subject())
@@ -101,7 +101,7 @@ func (s *Stream) Walk(ctx context.Context, f Filter, visit func(Entry) error) (l
 			return 0, fmt.Errorf("read dead letters: %w", err)
 		}
 		if !received {
-			// The last ones were removed by somebody else meanwhile, or the consumer's server is behind, or has gone.
+			// The last ones were removed meanwhile, or the consumer's server lags, or it has gone.
 			newest, err := s.last(ctx, f.subject())
 			if err != nil {
 				return 0, err
@@ -117,7 +117,7 @@ func (s *Stream) Walk(ctx context.Context, f Filter, visit func(Entry) error) (l
 }
 
 // last is the ID of the last letter on a subject, as the stream's leader knows it: a consumer's own count of what is pending is
-// that of a server that may be behind. 0 if there is none.
+// that of a server that may lag. 0 if there is none.
 func (s *Stream) last(ctx context.Context, subject string) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()

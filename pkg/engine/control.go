@@ -98,7 +98,7 @@ func (c *controller) sendSettings(s settings) error {
 	return c.send(append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...), nil)
 }
 
-// connect gives the child one end of a new connection and returns the other.
+// connect sends the child one end of a new connection and returns the other.
 func (c *controller) connect() (net.Conn, error) {
 	ours, theirs, err := socketPair("engine connection")
 	if err != nil {
@@ -149,7 +149,7 @@ func (c *controlled) readSettings() (s settings, err error) {
 	return s, nil
 }
 
-// serve gives connections to accept until the parent wants an end, which is nil, or has gone, which is an error.
+// serve passes connections to accept until the parent wants an end, which is nil, or has gone, which is an error.
 func (c *controlled) serve(accept func(net.Conn)) error {
 	text, rights := make([]byte, 1), make([]byte, syscall.CmsgSpace(fileBytes))
 	for {
@@ -206,7 +206,7 @@ func (c *controlled) Write(record []byte) (int, error) {
 func relay(log *slog.Logger, record json.RawMessage) {
 	var fields map[string]any
 	if err := json.Unmarshal(record, &fields); err != nil {
-		log.Warn("the ClickHouse engine logged what cannot be read", "line", string(record), "error", err)
+		log.Warn("cannot decode a log record of the ClickHouse engine", "line", string(record), "error", err)
 		return
 	}
 	var level slog.Level

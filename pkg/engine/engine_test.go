@@ -117,7 +117,7 @@ func (b *bench) child(t *testing.T) int {
 	return pid
 }
 
-// A killed engine is started again with what it had, over TCP and Dial. Meanwhile clients are told so, and Check says why.
+// A killed engine is started again with what it had, over TCP and Dial. Meanwhile clients get an error, and Check says why.
 func TestKilledEngineComesBack(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

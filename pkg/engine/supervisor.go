@@ -187,7 +187,7 @@ func (s *Supervisor) Check() error {
 	return fmt.Errorf("%w: %w", ErrAway, s.reason)
 }
 
-// Close lets the engine finish its statements, ends it and gives up the address. It may be called more than once.
+// Close lets the engine finish its statements, ends it and releases the address. It may be called more than once.
 func (s *Supervisor) Close() error {
 	s.cancel()
 	<-s.ended
@@ -273,10 +273,10 @@ func (s *Supervisor) once(ctx context.Context) (up time.Duration, final bool, er
 	default:
 		err = errors.New("its process ended by itself")
 	}
-	if !stopEnding() { // It was told to end.
+	if !stopEnding() { // It was asked to end.
 		s.setAway(errors.New("it is being stopped"))
 		if failed != nil {
-			s.log.Error("ClickHouse engine did not end well", "error", err)
+			s.log.Error("ClickHouse engine ended with an error", "error", err)
 		}
 		return up, false, nil
 	}
@@ -323,7 +323,7 @@ func (s *Supervisor) setAway(reason error) {
 		return
 	}
 	if err := s.goAway(); err != nil {
-		s.log.Error("clients of ClickHouse get no answer until it is back", "error", err)
+		s.log.Error("cannot answer clients while the ClickHouse engine is away; they wait until it is back", "error", err)
 	}
 }
 
@@ -421,7 +421,7 @@ func (c *child) read(log *slog.Logger, ready func()) (failed *failure) {
 		}
 		var said event
 		if err := json.Unmarshal(line, &said); err != nil {
-			log.Warn("the ClickHouse engine said what cannot be read", "error", err)
+			log.Warn("cannot decode a message of the ClickHouse engine", "error", err)
 			continue
 		}
 		switch {

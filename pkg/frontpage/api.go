@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// The routes of the API that the page uses, and where it finds them.
+// The routes of the API that the page uses, and the prefix that it finds them below.
 const (
 	apiPrefix  = "/frontpage/api"
 	pathSend   = "/message/send"

@@ -18,7 +18,7 @@ const (
 // Partition is how a partition is served by one role.
 type Partition struct {
 	Number  int    `json:"number"`
-	Owner   string `json:"owner"`             // empty: nobody
+	Owner   string `json:"owner"`             // empty: none
 	Epoch   uint64 `json:"epoch"`             // of its lease
 	State   string `json:"state,omitempty"`   // in the role's words
 	Problem string `json:"problem,omitempty"` // what a person should look at
@@ -42,7 +42,7 @@ type letters struct {
 	Error  string             `json:"error,omitempty"` // instead of them
 }
 
-// memory keeps the last answer. Its lock is a channel, so that who waits for it can give up.
+// memory keeps the last answer. Its lock is a channel, so that a request can stop waiting for it.
 type memory struct {
 	lock   chan struct{}
 	answer deployment
@@ -56,7 +56,7 @@ func (p *Page) serveDeployment(w http.ResponseWriter, r *http.Request) {
 	select {
 	case p.asked.lock <- struct{}{}:
 	case <-r.Context().Done():
-		return // nobody is left to be answered
+		return // the client has gone
 	}
 	defer func() { <-p.asked.lock }()
 	if p.asked.at.IsZero() || time.Since(p.asked.at) > answerKept {

@@ -21,7 +21,7 @@ import (
 //go:embed page.html page.css page.js
 var files embed.FS
 
-// securityPolicy lets the page use what this process serves, and nothing else; nobody may frame it.
+// securityPolicy lets the page use what this process serves, and nothing else; no page may frame it.
 const securityPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
@@ -125,7 +125,7 @@ func file(name, contentType string) http.HandlerFunc {
 	}
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", contentType)
-		_, _ = w.Write(text) // a reader that has gone need not know
+		_, _ = w.Write(text) // an error means that the client has gone
 	}
 }
 
@@ -133,20 +133,20 @@ func file(name, contentType string) http.HandlerFunc {
 func (p *Page) answer(w http.ResponseWriter, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		p.log.Error("the front page's figures cannot be written", "error", err)
-		http.Error(w, "the figures cannot be written; the log says why", http.StatusInternalServerError)
+		p.log.Error("cannot encode the figures of the front page", "error", err)
+		http.Error(w, "cannot encode the figures; the log says why", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // a reader that has gone need not know
+	_, _ = w.Write(body) // an error means that the client has gone
 }
 
 // state is what a process knows without asking anybody.
 type state struct {
 	Build telemetry.Build `json:"build"`
-	// Started tells one process from the next at the same address: counters begin anew.
+	// Started tells one process from the next at the same address: counters start again from zero.
 	Started time.Time `json:"started"`
-	// UptimeMillis is by a clock that nobody sets, so rates are right.
+	// UptimeMillis is by the monotonic clock, so rates are right.
 	UptimeMillis int64            `json:"uptime_millis"`
 	Readiness    lifecycle.Report `json:"readiness"`
 	Stages       []stage          `json:"stages"`
@@ -154,7 +154,7 @@ type state struct {
 	Form         form             `json:"form"`
 }
 
-// form says whether the page may send.
+// form reports whether the page may send.
 type form struct {
 	Offered bool   `json:"offered"`
 	Why     string `json:"why,omitempty"` // not
@@ -164,7 +164,7 @@ type form struct {
 func (p *Page) serveState(w http.ResponseWriter, _ *http.Request) {
 	stages, err := p.stages()
 	if err != nil {
-		p.log.Debug("some metrics could not be gathered", "error", err) // /metrics counts it; what there is is shown
+		p.log.Debug("cannot gather some metrics", "error", err) // /metrics counts it; what there is is shown
 	}
 	p.answer(w, state{
 		Build: p.deps.Build, Started: p.started, UptimeMillis: time.Since(p.started).Milliseconds(),

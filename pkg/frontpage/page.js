@@ -47,8 +47,8 @@ function remember(state) {
   if (seen.length > historyMax + rateOver / stateEvery) seen.shift();
 }
 
-// change is what a figure did between a state that was seen and the one rateOver or a little more before it. A counter that appears has been 0 before; of a gauge
-// nobody knows.
+// change is what a figure did between a state that was seen and the one rateOver or a little more before it. A counter that appears has been 0 before; a gauge
+// that appears has no change.
 function change(at, stage, label) {
   const now = seen[at];
   let then = at;
@@ -197,7 +197,7 @@ function key() {
 const base64 = (s) => btoa(Array.from(new TextEncoder().encode(s), (b) => String.fromCharCode(b)).join(""));
 const fromBase64 = (s) => new TextDecoder().decode(Uint8Array.from(atob(s), (c) => c.charCodeAt(0)));
 
-// api asks the API. It gives the body, or throws what the API says is wrong.
+// api asks the API. It returns the body, or throws what the API says is wrong.
 async function api(path, body) {
   const headers = { "X-Sendhouse-Front-Page": "1" };
   if ($("token").value) headers.Authorization = "Bearer " + $("token").value;

@@ -169,7 +169,7 @@ func TestState(t *testing.T) {
 		require.InDelta(t, one.want, *value, 0, one.label)
 	}
 	value, _, _ := s.figure(t, "ClickHouse", "rows")
-	require.Nil(t, value, "nobody has said")
+	require.Nil(t, value, "no metric has it")
 	require.Len(t, s.Log, 1)
 	require.Equal(t, "it broke", s.Log[0].Message)
 	require.Equal(t, "partition=3", s.Log[0].Attrs)

@@ -23,7 +23,7 @@ type figure struct {
 	// added to Value by what was added to Count), or "value".
 	Kind  string   `json:"kind"`
 	Unit  string   `json:"unit"`            // "s", "bytes", "yes" (1, or else 0 for no), or "" for things that are counted
-	Value *float64 `json:"value"`           // null where there is no such metric (yet)
+	Value *float64 `json:"value"`           // null if there is no such metric (yet)
 	Count *float64 `json:"count,omitempty"` // of a mean
 	Of    *float64 `json:"of,omitempty"`    // the limit of a value
 	// Alert is the value from which on a person should look; 0 means never.
@@ -46,7 +46,7 @@ type metrics map[string]*dto.MetricFamily
 
 // stages lays out the way of a message, from left to right. What it uses of the metrics is listed in docs/reference/metrics.md.
 func (p *Page) stages() ([]stage, error) {
-	families, err := p.deps.Registry.Gather() // also with an error it gives what there is
+	families, err := p.deps.Registry.Gather() // with an error it returns what it could gather
 	m := make(metrics, len(families))
 	for _, f := range families {
 		m[f.GetName()] = f
@@ -117,7 +117,7 @@ func (m metrics) clickHouse() stage {
 	}}
 }
 
-// sum adds up the values of a metric, of a histogram its sums. With a label: of those whose value begins so. It is nil where the process has no such
+// sum adds up the values of a metric, of a histogram its sums. With a label: of those whose value begins so. It is nil if the process has no such
 // metric; a counter that nothing has been counted in yet, so that it has no series with that label, is 0.
 func (m metrics) sum(name string, where ...string) *float64 {
 	return m.fold(name, where, func(total float64, one *dto.Metric) float64 { return total + read(one) })
@@ -169,7 +169,7 @@ func hasLabel(one *dto.Metric, name, prefix string) bool {
 	return false
 }
 
-// read gives the value of a counter or a gauge, or the sum of a histogram.
+// read returns the value of a counter or a gauge, or the sum of a histogram.
 func read(one *dto.Metric) float64 {
 	switch {
 	case one.GetCounter() != nil:

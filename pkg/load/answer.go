@@ -20,7 +20,7 @@ type answer struct {
 
 func (a *answer) ok() bool { return a.status == http.StatusOK }
 
-// again says whether the same send may be answered otherwise later.
+// again reports whether the same send may be answered otherwise later.
 func (a *answer) again() bool {
 	return a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable
 }

@@ -84,7 +84,7 @@ func (c *checker) accept(m send, id message.ID, seq uint64) {
 	}
 }
 
-// takeSeq says whether the sequence is new in its channel.
+// takeSeq reports whether the sequence is new in its channel.
 func (c *checker) takeSeq(channel uint32, seq uint64) bool {
 	stripe := &c.channels[channel%stripes]
 	stripe.Lock()
@@ -112,7 +112,7 @@ func (c *checker) takeSeq(channel uint32, seq uint64) bool {
 	return true
 }
 
-// insertSeq adds a sequence to a sorted list of ranges that do not touch; added is false where it
+// insertSeq adds a sequence to a sorted list of ranges that do not touch; added is false if it
 // is in one of them.
 func insertSeq(ranges []seqRange, seq uint64) (_ []seqRange, added bool) {
 	i, _ := slices.BinarySearchFunc(ranges, seq, func(r seqRange, seq uint64) int {
@@ -120,7 +120,7 @@ func insertSeq(ranges []seqRange, seq uint64) (_ []seqRange, added bool) {
 			return -1
 		}
 		return 1
-	}) // the first range that ends at seq or behind it
+	}) // the first range that ends at seq or after it
 	if i < len(ranges) && ranges[i].first <= seq {
 		return ranges, false
 	}
@@ -140,7 +140,7 @@ func insertSeq(ranges []seqRange, seq uint64) (_ []seqRange, added bool) {
 	return ranges, true
 }
 
-// takeID says whether an ID is new.
+// takeID reports whether an ID is new.
 func (c *checker) takeID(id message.ID) bool {
 	p := &c.partitions[id.Partition()]
 	p.Lock()
@@ -158,7 +158,7 @@ func (c *checker) takeID(id message.ID) bool {
 }
 
 // idWindow remembers which IDs of a partition were seen, as far back as the horizon: the first 32
-// of each millisecond in a ring of words, the rest in a map. A partition that gives more than 32,000
+// of each millisecond in a ring of words, the rest in a map. A partition that assigns more than 32,000
 // IDs a second takes more memory.
 type idWindow struct {
 	newest int64 // millisecond
@@ -170,7 +170,7 @@ func newIDWindow() *idWindow {
 	return &idWindow{ring: make([]uint32, idHorizonMilli), more: make(map[message.ID]struct{})}
 }
 
-// take says whether an ID is fresh; known is false where it is too old to tell.
+// take reports whether an ID is fresh; known is false if it is too old to tell.
 func (w *idWindow) take(id message.ID) (fresh, known bool) {
 	at := id.UnixMilli()
 	switch {
@@ -220,7 +220,7 @@ func (c *checker) finish() {
 				seen = r.last
 			}
 			if missing > unanswered[channel] && c.unknowns == uint64(len(c.unknown)) {
-				c.violate("channel %d: %d sequences from %d to %d were given to nobody, and %d sends were not answered",
+				c.violate("channel %d: %d sequences from %d to %d have no send, and %d sends were not answered",
 					channel, missing, c.seen[channel]+1, seen, unanswered[channel])
 			}
 		}

@@ -20,7 +20,7 @@ import (
 // time, and no more: no pool, no goroutines, no maps of headers. docs/performance.md compares.
 
 const (
-	// deadlineStep is how far a deadline may be off: it is set anew that seldom.
+	// deadlineStep is how far a deadline may be off: it is set that seldom.
 	deadlineStep = time.Second
 	// headerLinesMax and answerBytesMax bound what is taken for an answer.
 	headerLinesMax = 64
@@ -161,7 +161,7 @@ func (c *client) connect(ctx context.Context) error {
 	return nil
 }
 
-// read reads an answer; keep says whether the connection can be used again.
+// read reads an answer; keep reports whether the connection can be used again.
 func (c *client) read() (r response, keep bool, err error) {
 	line, err := c.line()
 	if err != nil {
@@ -194,7 +194,7 @@ func (c *client) read() (r response, keep bool, err error) {
 	return r, keep && !closing, err
 }
 
-// header reads the header's lines. length is -1 where none is given.
+// header reads the header's lines. length is -1 if none is given.
 func (c *client) header(r *response) (length int, chunked, closing bool, err error) {
 	length = -1
 	for range headerLinesMax {
@@ -228,7 +228,7 @@ func (c *client) header(r *response) (length int, chunked, closing bool, err err
 	return 0, false, false, fmt.Errorf("%w: more than %d header lines", errBadAnswer, headerLinesMax)
 }
 
-// line reads up to the end of a line, and gives it without.
+// line reads up to the end of a line, and returns the line without it.
 func (c *client) line() ([]byte, error) {
 	line, err := c.reader.ReadSlice('\n')
 	if err != nil {

@@ -40,8 +40,8 @@ const (
 	durationUsual  = 10 * time.Second
 )
 
-// Validate reports every setting out of its range.
-func (c Config) Validate() error {
+// Check reports every setting out of its range.
+func (c Config) Check() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {

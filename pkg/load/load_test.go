@@ -171,7 +171,7 @@ func TestFindsWrongAnswers(t *testing.T) {
 				g.seq += 1 << 20
 			}
 			return 0, false
-		}, "were given to nobody"},
+		}, "have no send"},
 		"ID twice": {func(post int, again bool, g *given) (int, bool) {
 			if post > 900 && !again && post < 910 {
 				g.id = message.MakeID(1<<40, 3, 4000)
@@ -267,7 +267,7 @@ func TestGivesUp(t *testing.T) {
 }
 
 // The latency of an open loop counts from when a send was due: while the server stands still, sends
-// become due that nobody can send.
+// become due and cannot be sent.
 func TestOpenLoopCountsTheWait(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
@@ -331,7 +331,7 @@ func TestNobodyThere(t *testing.T) {
 
 func TestConfigReportsAll(t *testing.T) {
 	t.Parallel()
-	err := Config{Target: "ftp://x", Rate: -1, Concurrency: 0, Channels: 0, Zipf: -1, ChannelType: 9, Duplicates: 1, Bulk: 20_000}.Validate()
+	err := Config{Target: "ftp://x", Rate: -1, Concurrency: 0, Channels: 0, Zipf: -1, ChannelType: 9, Duplicates: 1, Bulk: 20_000}.Check()
 	for _, part := range []string{"--target", "--rate", "--concurrency", "--channels", "--zipf", "--channel-type", "--payload-size", "--duplicates", "--bulk", "--timeout"} {
 		require.ErrorContains(t, err, part)
 	}

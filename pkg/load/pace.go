@@ -29,7 +29,7 @@ func newPace(cfg Config, start time.Time) *pace {
 	return p
 }
 
-// take gives the next n sends: the number of the first, how many there are, and when they are due, or
+// take returns the next n sends: the number of the first, how many there are, and when they are due, or
 // were. ok is false when there are no more.
 func (p *pace) take(ctx context.Context, n int) (first uint64, taken int, due time.Time, ok bool) {
 	p.mu.Lock()
@@ -60,7 +60,7 @@ func (p *pace) over(now, due time.Time) bool {
 	return !p.end.IsZero() && (!due.Before(p.end) || now.Sub(p.end) > overrunMax)
 }
 
-// missed is how many sends were due and never begun, once nobody takes any more.
+// missed is how many sends were due and never begun, once no worker takes any more.
 func (p *pace) missed(at time.Time) uint64 {
 	if p.rate == 0 {
 		return 0

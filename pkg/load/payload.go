@@ -84,7 +84,7 @@ func (p PayloadSizes) max() int {
 	return most
 }
 
-// pick gives the size for two random words.
+// pick returns the size for two random words.
 func (p PayloadSizes) pick(a, b uint64) int {
 	a %= p.total
 	for _, r := range p.parts {

@@ -80,7 +80,7 @@ type Generator struct {
 	MicrosecondsAPost float64 `json:"processor_us_per_request"`
 }
 
-// Clean says whether nothing was wrong with the answers and, where they were looked at, the rows.
+// Clean reports whether nothing was wrong with the answers and, if they were read, the rows.
 func (r *Report) Clean() bool {
 	return r.Checks.Violations == 0 && (r.Rows == nil || r.Rows.Clean())
 }
@@ -172,7 +172,7 @@ func (r *Report) printChecks(w io.Writer) {
 	}
 }
 
-// ErrViolated is wrapped where the checks of a run found something wrong.
+// ErrViolated is wrapped if the checks of a run found something wrong.
 var ErrViolated = errors.New("the answers or the rows are not what they must be")
 
 // Err is nil if nothing was wrong.
@@ -187,7 +187,7 @@ func (r *Report) Err() error {
 	}
 }
 
-// Write writes the table to w and, where a path is given, the report as JSON to that file. With the
+// Write writes the table to w and, if a path is given, the report as JSON to that file. With the
 // path "-" only the JSON is written, to w.
 func (r *Report) Write(w io.Writer, jsonPath string) error {
 	if jsonPath != "-" {

@@ -26,7 +26,7 @@ const (
 // Table says where the rows are.
 type Table struct {
 	Conn driver.Conn
-	Name string // as it stands behind FROM, to read each message once
+	Name string // as it follows FROM, to read each message once
 	// Patience is how long no row may arrive before the rows are looked at as they are.
 	Patience time.Duration
 }
@@ -45,7 +45,7 @@ type RowCheck struct {
 	CannotTell  string   `json:"cannot_tell,omitempty"`
 }
 
-// Clean says whether the rows are those that were answered, each once.
+// Clean reports whether the rows are those that were answered, each once.
 func (c *RowCheck) Clean() bool {
 	return c.CannotTell == "" && c.Wanted == c.Rows && len(c.Differences) == 0
 }
@@ -93,7 +93,7 @@ func (r *Run) Verify(ctx context.Context, table Table, report *Report) error {
 		check.Wanted += r.rows.counts[i].Load()
 	}
 	if r.checker.unknowns > uint64(len(r.checker.unknown)) {
-		check.CannotTell = fmt.Sprintf("%d sends got no answer, so nobody knows whether they are there", r.checker.unknowns)
+		check.CannotTell = fmt.Sprintf("%d sends got no answer, so their rows cannot be judged", r.checker.unknowns)
 		report.Rows = check
 		return nil
 	}

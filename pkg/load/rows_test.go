@@ -83,7 +83,7 @@ func TestVerifySeesEveryFault(t *testing.T) {
 				"other sender":      changed("from_uid", "concat(from_uid, '0')"),
 				"other key":         changed("client_msg_no", "concat(client_msg_no, '0')"),
 				"one for another":   fmt.Sprintf("(SELECT * FROM %s WHERE client_msg_no != '%s' UNION ALL (SELECT * FROM %s WHERE client_msg_no != '%s' LIMIT 1))", table, key, table, key),
-				"one nobody sent":   fmt.Sprintf("(SELECT %s FROM %s UNION ALL SELECT %s FROM (SELECT %s FROM %s WHERE client_msg_no = '%s'))", columns, table, replaced("client_msg_no", "concat(client_msg_no, '00')"), columns, table, key),
+				"one never sent":    fmt.Sprintf("(SELECT %s FROM %s UNION ALL SELECT %s FROM (SELECT %s FROM %s WHERE client_msg_no = '%s'))", columns, table, replaced("client_msg_no", "concat(client_msg_no, '00')"), columns, table, key),
 				"nothing is there":  fmt.Sprintf("(SELECT * FROM %s WHERE client_msg_no = '')", table),
 				"everything double": fmt.Sprintf("(SELECT * FROM %s UNION ALL SELECT * FROM %s)", table, table),
 			} {
@@ -110,7 +110,7 @@ func replaced(column, to string) string {
 	return list
 }
 
-// What got no answer may be there or not: where more is unknown than is remembered, nothing is said to be right.
+// What got no answer may be there or not: if more is unknown than is remembered, nothing is reported to be right.
 func TestVerifyCannotTell(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, func(int, bool, *given) (int, bool) { return 0, true })

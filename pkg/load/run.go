@@ -34,7 +34,7 @@ type Run struct {
 // New prepares a run. verify says that [Run.Verify] will be called: what was answered is then
 // summed up for it.
 func New(cfg Config, verify bool) (*Run, error) {
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
 	path, contentType := "/message/send", "application/json"
@@ -66,7 +66,7 @@ func (r *Run) broken(err error) {
 	}
 }
 
-// Do sends until the run is over or ctx ends, waits for the answers under way, and gives the
+// Do sends until the run is over or ctx ends, waits for the answers under way, and returns the
 // report. A line a second goes to progress. An error means that nothing was measured.
 func (r *Run) Do(ctx context.Context, progress io.Writer) (*Report, error) {
 	probe := newClient(r.endpoint, r.cfg.Timeout)

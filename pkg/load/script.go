@@ -53,7 +53,7 @@ func newScript(cfg Config, run string, seed uint64) *script {
 	return s
 }
 
-// send gives send n.
+// send returns send n.
 func (s *script) send(n uint64) send {
 	words := splitMix(s.seed ^ n*0xd1342543de82ef95)
 	out := send{n: n}

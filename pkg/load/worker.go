@@ -143,7 +143,7 @@ func (w *worker) wait(ctx context.Context, pause time.Duration) bool {
 	return lifecycle.Pause(ctx, pause/2+rand.N(pause)) == nil
 }
 
-// attempt sends what is to do once, and gives the pause that the server asks for. Requests are not
+// attempt sends what is to do once, and returns the pause that the server asks for. Requests are not
 // cut short by ctx: their answers count.
 func (w *worker) attempt(ctx context.Context) (after time.Duration) {
 	w.body = w.body[:0]

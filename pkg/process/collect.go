@@ -18,7 +18,7 @@ const (
 	// heapBytesMax bounds how large the heap becomes between two collections while what is in use is less. What is in use includes
 	// what nats-server's pools keep for later.
 	heapBytesMax = 320 << 20
-	// percentMin: near the bound, half of what is in use may be allocated all the same.
+	// percentMin: near the bound, half of what is in use may still be allocated.
 	percentMin = 50
 	// percentDefault is Go's own: as much again as is in use.
 	percentDefault = 100
@@ -26,23 +26,23 @@ const (
 	liveMin = 4 << 20
 )
 
-// spareCollections makes the garbage collector run less often where little memory is in use. Go waits until as much again was
+// spareCollections makes the garbage collector run less often while little memory is in use. Go waits until as much again was
 // allocated, which with 60 MiB in use and 130 MB/s allocated at 8,000 sends a second is every half second, and for the 15
-// to 25 ms of each collection requests wait for a processor, too many to be left out of the 99th percentile. Whoever has set
-// GOGC is left alone; GOMEMLIMIT goes on to bound it.
+// to 25 ms of each collection requests wait for a processor, too many to be left out of the 99th percentile. If
+// GOGC is set, nothing is changed; GOMEMLIMIT still bounds the heap.
 func spareCollections(log *slog.Logger) {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
 	memory, err := memlimit.ApplyFallback(memlimit.FromCgroup, memlimit.FromSystem)()
 	if err != nil {
-		log.Warn("how much memory there is cannot be found out; garbage is collected as often as Go has it", "error", err)
+		log.Warn("cannot determine available memory; leaving GOGC at its default", "error", err)
 		return
 	}
 	(&collector{spare: min(spareBytesMax, memory/spareShare), percent: percentDefault}).follow()
 }
 
-// collector sets GOGC anew behind each collection, since what is in use changes.
+// collector sets GOGC again after each collection, since the memory in use changes.
 type collector struct {
 	spare   uint64 // bytes
 	percent int    // that is in force

@@ -22,8 +22,8 @@ func (p *Process) Connect(ctx context.Context, flags broker.ClientConfig, role s
 	return p.ConnectAs(ctx, flags, role, role)
 }
 
-// ConnectAs opens one more connection of a role, with a name of its own in logs and metrics. It hears answers where the role's other
-// connections do, so NATS need not permit it anything more.
+// ConnectAs opens one more connection of a role, with a name of its own in logs and metrics. It receives replies below the same inbox prefix as the role's
+// other connections, so it needs no further permission of NATS.
 func (p *Process) ConnectAs(ctx context.Context, flags broker.ClientConfig, role, name string) (*nats.Conn, jetstream.JetStream, error) {
 	nc, js, err := p.dial(ctx, flags, role, name)
 	if err != nil {
@@ -45,8 +45,8 @@ func (p *Process) ConnectAs(ctx context.Context, flags broker.ClientConfig, role
 	return nc, js, nil
 }
 
-// dial connects to the embedded server or to the one that the flags name. For one on this machine that nothing else is said of, the key
-// of an embedded server is tried that is in the data folder.
+// dial connects to the embedded server or to the one that the flags name. For a server on this machine without credentials it first tries
+// the key of an embedded server that is in the data folder.
 func (p *Process) dial(ctx context.Context, flags broker.ClientConfig, role, name string) (*nats.Conn, jetstream.JetStream, error) {
 	if p.embedded == nil && flags.URL == "" {
 		return nil, nil, errors.New("--nats-url is missing (for example nats://localhost:4222)")
@@ -103,7 +103,7 @@ func (p *Process) AskNATS(ctx context.Context, flags broker.ClientConfig, who co
 // one that does.
 const awaitTimeout = 7 * time.Second
 
-// Deployment is the given one or, where a role runs apart, the recorded one.
+// Deployment returns the given one or, if a role runs apart, the recorded one.
 func (p *Process) Deployment(ctx context.Context, js jetstream.JetStream, given topology.Deployment) (topology.Deployment, error) {
 	if given != (topology.Deployment{}) {
 		return given, nil
@@ -117,7 +117,7 @@ func (p *Process) Deployment(ctx context.Context, js jetstream.JetStream, given 
 	return deployment, err
 }
 
-// ShowDeployment shows how many partitions there are to be served, so that one that nobody serves can be missed. It
+// ShowDeployment shows how many partitions there are to be served, so that an alert can compare it with how many are served. It
 // is called once.
 func (p *Process) ShowDeployment(deployment topology.Deployment) {
 	p.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

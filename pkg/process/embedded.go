@@ -74,9 +74,9 @@ func (p *Process) OpenNATS(dataDir string) (url string, closing func(), err erro
 // natsDir is where the embedded server has its data in a data folder.
 func natsDir(dataDir string) string { return filepath.Join(dataDir, broker.EmbeddedFolder) }
 
-// spareProcessor gives Go one processor more than there are cores. The embedded server syncs the write-ahead log hundreds
+// spareProcessor lets Go use one processor more than there are cores. The embedded server syncs the write-ahead log hundreds
 // of times a second, and a sync keeps the processor it was called on, though not the core, until the runtime takes it away.
-// Whoever has set GOMAXPROCS is left alone.
+// If GOMAXPROCS is set, nothing is changed.
 func spareProcessor() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)

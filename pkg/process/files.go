@@ -14,7 +14,7 @@ const (
 	// filesLeast is the smallest limit a process starts with.
 	filesLeast = 512
 
-	// The shares of what is left, as divisors. The API has a quarter of its share besides, for clients that are told that there is no room.
+	// The shares of what is left, as divisors. The API has a quarter of its share besides, for connections that are answered 503 because there is no room.
 	shareAPI, shareNATS, shareAdmin = 2, 8, 16
 
 	// What the embedded NATS and the admin listener have at most. The embedded ClickHouse has a limit of its own: see pkg/engine.

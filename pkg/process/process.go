@@ -45,7 +45,7 @@ func New(log *slog.Logger, level *slog.LevelVar) *Process {
 	}
 }
 
-// Serve builds the services behind the admin listener and runs them until ctx
+// Serve starts with the admin listener, builds the other services, and runs all of them until ctx
 // ends. Name is that of the process in traces.
 func (p *Process) Serve(ctx context.Context, adminConfig telemetry.AdminConfig, traceConfig tracing.Config, name string, build func(context.Context) error) (err error) {
 	p.Hosts = adminConfig.Hosts

@@ -3,6 +3,7 @@ package repair
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -17,6 +18,11 @@ import (
 type DeploymentCommand struct {
 	command.Repair
 	topology.Deployment
+}
+
+// Check implements config.Checker.
+func (c *DeploymentCommand) Check() error {
+	return errors.Join(c.Repair.Check(), c.Or(topology.DefaultDeployment()).Check())
 }
 
 // Run writes the record of the deployment again, from what the metadata of its streams say.

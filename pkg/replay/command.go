@@ -23,6 +23,9 @@ type Flags struct {
 	Config
 }
 
+// Check implements config.Checker.
+func (f Flags) Check() error { return errors.Join(f.Broker.Check(), f.Config.Check()) }
+
 // Replay runs the replay that the flags ask for.
 func (f Flags) Replay(in *command.Invocation, wal OpenWAL, open OpenSink) error {
 	who := command.Reader
@@ -46,7 +49,7 @@ func (f Flags) Replay(in *command.Invocation, wal OpenWAL, open OpenSink) error 
 // NDJSONCommand is `sendhouse replay ndjson`.
 type NDJSONCommand struct {
 	Flags
-	Output string `help:"File to write to; with --state, a replay that was killed goes on there exactly. Default: standard output." placeholder:"PATH"`
+	Output string `help:"File to write to; with --state, a replay that was killed continues there exactly. Default: standard output." placeholder:"PATH"`
 }
 
 // Run writes JSON lines.
@@ -62,6 +65,9 @@ type NATSCommand struct {
 	Flags
 	Subject string `required:"" help:"Publish each message on this subject, its partition, the type of its channel and the channel, with dots between. A stream must take it." placeholder:"PREFIX"`
 }
+
+// Check implements config.Checker.
+func (c *NATSCommand) Check() error { return errors.Join(c.Flags.Check(), checkSubject(c.Subject)) }
 
 // Run publishes into another stream.
 func (c *NATSCommand) Run(in *command.Invocation, wal OpenWAL) error {

@@ -22,7 +22,7 @@ type Config struct {
 	Channel          []string      `name:"replay-channel" help:"Only these channels, as TYPE/ID: 2/group123, 1/alice@bob." placeholder:"TYPE/ID"`
 	Partition        []int         `name:"replay-partition" help:"Only these partitions." placeholder:"N"`
 	Rate             float64       `name:"replay-rate" help:"Messages per second at most; 0 for as many as go." default:"0"`
-	State            string        `help:"File that makes the replay resumable: where it is, is written here, and read at the next start." placeholder:"PATH"`
+	State            string        `help:"File that makes the replay resumable: its position is written here, and read at the next start." placeholder:"PATH"`
 }
 
 // Values of Config.Source.
@@ -31,8 +31,8 @@ const (
 	FromWAL      = "wal"
 )
 
-// Validate reports every setting that is wrong.
-func (c Config) Validate() error {
+// Check reports every setting that is wrong.
+func (c Config) Check() error {
 	var errs []error
 	if !c.From.IsZero() && c.FromPartitionSeq > 0 {
 		errs = append(errs, errors.New("--from and --from-partition-seq: only one can be given"))
@@ -51,7 +51,7 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// parseChannel reads TYPE/ID and gives the canonical channel.
+// parseChannel reads TYPE/ID and returns the canonical channel.
 func parseChannel(text string) (string, message.ChannelType, error) {
 	kindText, name, _ := strings.Cut(text, "/")
 	number, err := strconv.ParseUint(kindText, 10, 8)
@@ -73,7 +73,7 @@ func parseChannel(text string) (string, message.ChannelType, error) {
 	return name, kind, nil
 }
 
-// channels gives the channels to read of a partition, none for all; wanted is false where none of the
+// channels returns the channels to read of a partition, none for all; wanted is false if none of the
 // channels, or not the partition, is asked for.
 func (c Config) channels(partition, partitions int) (channels []messagelog.Channel, wanted bool, err error) {
 	if len(c.Partition) > 0 && !slices.Contains(c.Partition, partition) {

@@ -1,10 +1,10 @@
-// Package replay reads messages again, from the message log or another source of the same, and gives them
+// Package replay reads messages again, from the message log or another source of the same, and passes them
 // to a sink: every message of the partitions, channels and times that are asked for, one partition after
 // another, each in its order.
 //
 // A state file makes it resumable. It holds where each partition ends, fixed when the replay began,
-// how far it is, and what the sink needs to know to go on. It is written after the sink has taken a
-// batch for good, so a replay that is killed goes on at the batch it died in. What that means depends
+// how far it is, and what the sink needs to know to continue. It is written after the sink has taken a
+// batch for good, so a replay that is killed continues with the batch it died in. What that means depends
 // on the sink:
 //
 //   - a file is cut to the length that it had after the last whole batch: nothing is lost or repeated;

@@ -34,28 +34,36 @@ type Subject struct {
 	prefix string
 	stream string
 	replay string
-	there  map[place]bool // published before, behind the mark
+	there  map[messageKey]bool // published before, after the mark
 	mark   uint64
 }
 
-type place struct {
-	partition int
-	seq       uint64
+// messageKey names a message of the deployment.
+type messageKey struct {
+	partition    int
+	partitionSeq uint64
 }
 
 // NewSubject finds the stream that takes the subjects below a prefix.
 func NewSubject(ctx context.Context, js jetstream.JetStream, prefix string) (*Subject, error) {
-	if prefix == "" || strings.ContainsAny(prefix, " \t\r\n*>") || strings.HasPrefix(prefix, ".") || strings.HasSuffix(prefix, ".") || strings.Contains(prefix, "..") {
-		return nil, fmt.Errorf("--subject %q: must be a subject without wildcards", prefix)
-	}
-	if first, _, _ := strings.Cut(prefix, "."); first == "messages" || first == "sends" || first == "deadletters" {
-		return nil, fmt.Errorf("--subject %q: %s.> belongs to Sendhouse's own streams", prefix, first)
+	if err := checkSubject(prefix); err != nil {
+		return nil, err
 	}
 	name, err := js.StreamNameBySubject(ctx, prefix+".>")
 	if err != nil {
 		return nil, fmt.Errorf("--subject: find the stream that takes %s.>: %w (make one: nats stream add)", prefix, err)
 	}
 	return &Subject{js: js, prefix: prefix, stream: name}, nil
+}
+
+func checkSubject(prefix string) error {
+	if prefix == "" || strings.ContainsAny(prefix, " \t\r\n*>") || strings.HasPrefix(prefix, ".") || strings.HasSuffix(prefix, ".") || strings.Contains(prefix, "..") {
+		return fmt.Errorf("--subject %q: must be a subject without wildcards", prefix)
+	}
+	if first, _, _ := strings.Cut(prefix, "."); first == "messages" || first == "sends" || first == "deadletters" {
+		return fmt.Errorf("--subject %q: %s.> belongs to Sendhouse's own streams", prefix, first)
+	}
+	return nil
 }
 
 // Name names the stream and the subject.
@@ -81,9 +89,9 @@ func (s *Subject) Begin(ctx context.Context) (uint64, error) {
 	return s.mark, nil
 }
 
-// Restore reads what was published behind the mark, a sequence of the stream.
+// Restore reads what was published after the mark, a sequence of the stream.
 func (s *Subject) Restore(ctx context.Context, mark uint64) error {
-	s.mark, s.there = mark, make(map[place]bool)
+	s.mark, s.there = mark, make(map[messageKey]bool)
 	stream, err := s.js.Stream(ctx, s.stream)
 	if err != nil {
 		return fmt.Errorf("look at stream %s: %w", s.stream, err)
@@ -119,7 +127,7 @@ func (s *Subject) Restore(ctx context.Context, mark uint64) error {
 		partition, err1 := strconv.Atoi(m.Headers().Get(HeaderPartition))
 		seq, err2 := strconv.ParseUint(m.Headers().Get(HeaderPartitionSeq), 10, 64)
 		if err1 == nil && err2 == nil { // else it is somebody else's
-			s.there[place{partition, seq}] = true
+			s.there[messageKey{partition, seq}] = true
 		}
 		if meta.Sequence.Stream >= last.Sequence {
 			return nil
@@ -133,7 +141,7 @@ func (s *Subject) Put(ctx context.Context, batch []messagelog.Entry) (uint64, er
 	defer cancel()
 	futures := make([]jetstream.PubAckFuture, 0, len(batch))
 	for _, r := range batch {
-		if s.there[place{r.Partition, r.Seq}] {
+		if s.there[messageKey{r.Partition, r.Seq}] {
 			continue
 		}
 		m, err := s.message(r)

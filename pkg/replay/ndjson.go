@@ -23,7 +23,7 @@ type NDJSON struct {
 	lines   []byte
 }
 
-// NewNDJSON writes to out or, where a path is given, to that file.
+// NewNDJSON writes to out or, if a path is given, to that file.
 func NewNDJSON(out io.Writer, path string) (*NDJSON, error) {
 	if path == "" {
 		return &NDJSON{name: "standard output", out: out}, nil

@@ -25,9 +25,9 @@ type Sink interface {
 	Name() string
 	// BatchMax is how many messages Put is given at most.
 	BatchMax() int
-	// Begin prepares the sink for a new replay, and gives the mark of its beginning.
+	// Begin prepares the sink for a new replay, and returns the mark of its beginning.
 	Begin(ctx context.Context) (mark uint64, err error)
-	// Restore prepares the sink to go on after the last whole batch, whose mark is given.
+	// Restore prepares the sink to continue after the last whole batch, whose mark is given.
 	Restore(ctx context.Context, mark uint64) error
 	// Put takes messages of one partition, in order. When it returns without an error they are where they
 	// belong for good. The mark is given to Restore after a crash.
@@ -66,9 +66,9 @@ type replay struct {
 }
 
 // Run replays from a source into a sink. A line about how far it is goes to progress now and then. Where
-// ctx ends it returns its cause, and can be gone on with.
+// ctx ends it returns its cause, and can be resumed.
 func Run(ctx context.Context, cfg Config, source Source, partitions int, sink Sink, progress io.Writer) (Result, error) {
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return Result{}, err
 	}
 	r := &replay{cfg: cfg, source: source, sink: sink, progress: progress, start: time.Now(), said: time.Now()}
@@ -179,7 +179,7 @@ func (r *replay) part(ctx context.Context, p *partState, partitions int) error {
 	return r.put(ctx, p, p.Last)
 }
 
-// lost says what nobody can replay any more.
+// lost reports what cannot be replayed any more.
 func (r *replay) lost(p *partState, first, last uint64) {
 	r.tell("partition %d: retention has taken messages %d to %d before they were replayed", p.Partition, first, last)
 }
@@ -193,7 +193,7 @@ func (r *replay) take(ctx context.Context, p *partState, entry messagelog.Entry)
 	return r.put(ctx, p, entry.Seq)
 }
 
-// put gives the batch to the sink; up to done everything is there then.
+// put hands the batch to the sink, which then has everything up to done.
 func (r *replay) put(ctx context.Context, p *partState, done uint64) error {
 	if n := len(r.batch); n > 0 {
 		if r.limiter != nil {
@@ -245,7 +245,7 @@ func (r *replay) say(end bool) {
 		r.result.Messages, float64(r.result.Messages)/seconds, done, of, 100*float64(done)/float64(max(of, 1)), left)
 }
 
-// tell writes a line beside the messages. Where nobody takes it the replay goes on.
+// tell writes a line beside the messages. If it cannot be written, the replay continues.
 func (r *replay) tell(format string, args ...any) {
 	_, _ = fmt.Fprintf(r.progress, format+"\n", args...)
 }

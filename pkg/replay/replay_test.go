@@ -34,7 +34,7 @@ type bundle struct {
 	js  jetstream.JetStream
 }
 
-// setup gives a message log, written as a sequencer would, in records of one message, of none, and of many: a second between two messages of a partition.
+// setup returns a message log, written as a sequencer would, in records of one message, of none, and of many: a second between two messages of a partition.
 func setup(t testing.TB) *bundle {
 	t.Helper()
 	return setupOf(t, []byte("hi"))
@@ -79,7 +79,7 @@ func setupOf(t testing.TB, content []byte) *bundle {
 
 func start() time.Time { return time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC) }
 
-// channelOf gives channel n of a partition.
+// channelOf returns channel n of a partition.
 func channelOf(partition, n int) string {
 	for i := 0; ; i++ {
 		name := fmt.Sprintf("c%d-%d", n, i)
@@ -151,10 +151,10 @@ func TestSelections(t *testing.T) {
 	require.Len(t, one, messages/10)
 	require.Equal(t, []string{"1 3", "1 13"}, one[:2])
 	require.Len(t, show("--replay-channel=2/"+channelOf(1, 3), "--replay-channel=2/"+channelOf(0, 3)), messages/5)
-	require.Empty(t, show("--replay-channel=2/nobody"))
+	require.Empty(t, show("--replay-channel=2/unknown"))
 }
 
-// crash is a sink that dies at a batch, before or after it has taken it, and nobody is told.
+// crash is a sink that dies at a batch, before or after it has taken it, without an error.
 type crash struct {
 	Sink
 	at    int
@@ -328,7 +328,7 @@ func TestALogMadeAnewIsNotGoneOnWith(t *testing.T) {
 	require.ErrorIs(t, err, errRecreated)
 }
 
-// said is run, with the lines that were told beside the messages.
+// said is run, with the lines that were printed beside the messages.
 func (b *bundle) said(sink Sink, args ...string) (string, error) {
 	b.t.Helper()
 	var lines bytes.Buffer
@@ -390,7 +390,7 @@ func (f *first) Put(ctx context.Context, batch []messagelog.Entry) (uint64, erro
 	return f.Sink.Put(ctx, batch)
 }
 
-// What is gone when a replay comes to it is told, whether it went while the replay ran or before: at the beginning, in the middle and at the end.
+// Messages that are gone when a replay comes to them are reported, whether they went while the replay ran or before: at the beginning, in the middle and at the end.
 func TestWhatIsTakenMeanwhileIsTold(t *testing.T) {
 	t.Parallel()
 	for name, chosen := range map[string]string{"all channels": "--replay-partition=0", "one channel": "--replay-channel=2/" + channelOf(0, 3)} {
@@ -444,7 +444,7 @@ func TestWhatIsTakenMeanwhileIsTold(t *testing.T) {
 	}
 }
 
-// Who asks for a beginning that the log no longer has is told where it begins.
+// A replay from a beginning that the log no longer has fails with the beginning that it has.
 func TestABeginningThatIsGoneIsTold(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

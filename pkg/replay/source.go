@@ -12,7 +12,7 @@ import (
 )
 
 // Source has messages to read again. There are two: the message log, and the write-ahead log, which
-// the same messages are made from (package sequencer). Both give a message the same place and the same
+// the same messages are made from (package sequencer). In both a message has the same partition_seq and the same
 // bytes, so all else of a replay is the same for both.
 type Source interface {
 	// Name is what the source is. A state file belongs to one.
@@ -21,37 +21,37 @@ type Source interface {
 	Open(ctx context.Context, partition int) (Log, error)
 }
 
-// Log is one partition of a source. A place is a message's number among all of the partition.
+// Log is one partition of a source. Messages are named by their partition_seq.
 type Log interface {
-	// Plan finds the places of what is asked for. Where a beginning is asked for that the source
-	// surely no longer reaches back to, it may refuse with ErrGone and say from where on it can.
+	// Plan finds the range of what is asked for. If the source surely no longer reaches back to the beginning
+	// that is asked for, it may refuse with ErrGone and name the first message that it still has.
 	Plan(ctx context.Context, asked Period) (Span, error)
-	// Resume says where a replay goes on that has everything before next: there or, where the source
-	// has lost what comes next and may say so, behind that. The log that places are of must be the one
-	// that was created then.
+	// Resume returns the partition_seq from which a replay continues that has everything before next: next or, if the source
+	// has lost messages from there on and may report it, the one after them. The log must be the one that was
+	// created at that time.
 	Resume(ctx context.Context, created time.Time, next uint64) (uint64, error)
-	// Range gives the messages from first to last, of these channels or, with none, of all. Where it comes to some that the source has
-	// lost and may say so, it ends with a [*LostError], and can be asked for what is behind them.
+	// Range handles the messages from first to last, of these channels or, with none, of all. If it comes to some that the source has
+	// lost and may say so, it ends with a [*LostError], and can be asked for those after them.
 	Range(ctx context.Context, first, last uint64, channels []messagelog.Channel, handle func(messagelog.Entry) error) error
 }
 
 // Period is which messages of a partition to replay. What is zero is not asked for.
 type Period struct {
 	From, Until time.Time // of the messages; Until is the first that is not wanted
-	FromSeq     uint64    // a place
+	FromSeq     uint64    // a partition_seq
 }
 
-// Span are the places from First to Last, none where Last is First-1.
+// Span is the messages from First to Last by partition_seq, none if Last is First-1.
 type Span struct {
 	First, Last uint64
-	Created     time.Time // when the log was, whose places these are
+	Created     time.Time // when the log was created that the numbers are of
 }
 
 var (
-	// ErrGone says that messages which were asked for cannot be had from the source any more.
+	// ErrGone reports that the source no longer has messages that were asked for.
 	ErrGone = errors.New("messages are gone")
 	// errRecreated says that the numbers of a state are of a log that is gone.
-	errRecreated = errors.New("was made anew since the replay began; begin again with another --state")
+	errRecreated = errors.New("was created again since the replay began; begin again with another --state")
 )
 
 // LostError says that the source has lost messages for good.
@@ -63,7 +63,7 @@ func (e *LostError) Error() string { return fmt.Sprintf("messages %d to %d are g
 // Is makes it an [ErrGone].
 func (*LostError) Is(target error) bool { return target == ErrGone }
 
-// SameLog is an error where a log was not created when a replay's was.
+// SameLog returns an error if a log was not created at the time that a replay's was.
 func SameLog(source string, partition int, created, replayed time.Time) error {
 	if created.Equal(replayed) {
 		return nil
@@ -76,7 +76,7 @@ const messageLogName = "message log"
 // messageLog reads the message log, of which retention takes the beginning.
 type messageLog struct{ js jetstream.JetStream }
 
-// NewMessageLog gives the message log as a source.
+// NewMessageLog returns the message log as a source.
 func NewMessageLog(js jetstream.JetStream) Source { return messageLog{js} }
 
 func (messageLog) Name() string { return messageLogName }
@@ -91,7 +91,7 @@ func (s messageLog) Open(ctx context.Context, partition int) (Log, error) {
 
 type partitionLog struct{ *messagelog.Log }
 
-// Plan begins with what is there where nothing else is asked for.
+// Plan begins with the first message that is there if no other beginning is asked for.
 func (l partitionLog) Plan(ctx context.Context, asked Period) (Span, error) {
 	bounds, err := l.Bounds(ctx)
 	if err != nil {
@@ -113,7 +113,7 @@ func (l partitionLog) Plan(ctx context.Context, asked Period) (Span, error) {
 	return span, nil
 }
 
-// Resume goes on behind what retention has taken.
+// Resume continues after what retention has removed.
 func (l partitionLog) Resume(ctx context.Context, created time.Time, next uint64) (uint64, error) {
 	bounds, err := l.Bounds(ctx)
 	if err != nil {

@@ -17,7 +17,7 @@ const stateVersion = 2
 type state struct {
 	Version int    `json:"version"`
 	Replay  string `json:"replay"` // a name that no other has
-	// Asked is what was asked for. A state is only gone on with for the same.
+	// Asked is what was asked for. A state can only be resumed with the same.
 	Asked string       `json:"asked"`
 	Mark  uint64       `json:"mark"` // of the sink, after the last whole batch
 	Parts []*partState `json:"parts"`
@@ -32,7 +32,7 @@ type partState struct {
 	Done      uint64    `json:"done"` // up to here the sink has everything; First-1 at the start
 }
 
-// loadState reads the state file; nil where there is none.
+// loadState reads the state file; nil if there is none.
 func loadState(path, asked string) (*state, error) {
 	if path == "" {
 		return nil, nil //nolint:nilnil // a replay from the start

@@ -23,14 +23,14 @@ type Config struct {
 	FromSeq     uint64        `help:"Of the channel, begin at this message_seq."`
 	Last        uint64        `help:"Of the channel, begin so many messages before the end."`
 	Since       config.Moment `help:"Begin at this time, as 2026-01-31T12:00:00Z or as a time before now, 15m." placeholder:"TIME"`
-	Follow      bool          `short:"f" help:"Go on with messages as they come, until interrupted. Without --from-seq, --last or --since, only those."`
+	Follow      bool          `short:"f" help:"Continue with messages as they come, until interrupted. Without --from-seq, --last or --since, only those."`
 	Live        bool          `help:"Show no_persist messages as they come: alone, only those; with --follow, both. They are stored nowhere, so past ones cannot be shown."`
 	Limit       uint64        `help:"Show so many messages at most; 0 for no limit." default:"0"`
 	Format      string        `help:"text, or json: one object a line." enum:"text,json" default:"text"`
 }
 
-// Validate reports every setting that is wrong.
-func (c Config) Validate() error {
+// Check reports every setting that is wrong.
+func (c Config) Check() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {
@@ -54,20 +54,20 @@ func (c Config) Validate() error {
 		}
 	}
 	check(places <= 1, "--from-seq, --last and --since: only one can be given")
-	check(places == 0 || c.Follow || !c.Live, "--live: shows only what comes; give --follow too, for stored messages from --from-seq, --last or --since on")
+	check(places == 0 || c.Follow || !c.Live, "--live: shows only what comes; give --follow too, for stored messages from --from-seq, --last or --since")
 	if one && message.ChannelType(c.ChannelType) == message.ChannelPerson && len(c.Person) == 0 {
 		check(strings.Count(c.Channel, "@") == 1, "--channel %q: a person's channel is two uids joined by @", c.Channel)
 	}
 	return errors.Join(errs...)
 }
 
-// comes says whether what comes is shown, until it is interrupted.
+// comes reports whether what comes is shown, until it is interrupted.
 func (c Config) comes() bool { return c.Follow || c.Live }
 
-// stored says whether the message log is shown.
+// stored reports whether the message log is shown.
 func (c Config) stored() bool { return c.Follow || !c.Live }
 
-// channel is the canonical channel that is asked for; ok is false where all are.
+// channel is the canonical channel that is asked for; ok is false if all are.
 func (c Config) channel() (name string, kind message.ChannelType, ok bool) {
 	name, kind = c.Channel, message.ChannelType(c.ChannelType)
 	switch {
@@ -90,6 +90,9 @@ type Command struct {
 	command.Broker
 	Config
 }
+
+// Check implements config.Checker.
+func (c *Command) Check() error { return errors.Join(c.Broker.Check(), c.Config.Check()) }
 
 // Run shows the messages.
 func (c *Command) Run(in *command.Invocation) error {

@@ -34,7 +34,7 @@ var errLimit = errors.New("limit reached")
 // Run shows the messages that the configuration asks for. It returns when they have been shown or,
 // following, when ctx ends.
 func Run(ctx context.Context, cfg Config, js jetstream.JetStream, partitions int, out io.Writer) error {
-	if err := cfg.Validate(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return err
 	}
 	t := &tail{cfg: cfg, out: bufio.NewWriterSize(out, 64<<10), lines: new(textEncoder)}
@@ -111,7 +111,7 @@ func (t *tail) parts(ctx context.Context, js jetstream.JetStream, partitions int
 	return parts, nil
 }
 
-// place finds where a part begins and the past ends.
+// place finds the first and the last message of the past of a part.
 func (t *tail) place(ctx context.Context, p *part) (*part, error) {
 	bounds, err := p.log.Bounds(ctx)
 	if err != nil {

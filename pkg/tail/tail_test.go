@@ -67,7 +67,7 @@ func (b *bundle) write(channel string, kind message.ChannelType, payload string)
 	b.n++
 }
 
-// show runs a tail and gives what it printed: channel and message_seq.
+// show runs a tail and returns what it printed: channel and message_seq.
 func (b *bundle) show(args ...string) []string {
 	b.t.Helper()
 	var out bytes.Buffer
@@ -189,7 +189,7 @@ func TestFollows(t *testing.T) {
 			require.Equal(t, c.want[:1], read(t, strings.NewReader(first)))
 			c.want = c.want[1:]
 		} else {
-			// It shows only what comes; whether it listens already nobody says, so its consumer is waited for.
+			// It shows only what comes; nothing signals that it listens, so the test waits for its consumer.
 			b.awaitConsumer("a")
 		}
 		go func() {
@@ -209,7 +209,7 @@ func TestFollows(t *testing.T) {
 	}
 }
 
-// A log that has lost its tail since tail looked at it has no whole past, behind which it could be followed.
+// A log that has lost its tail since tail looked at it has no whole past, after which it could be followed.
 func TestAPastWhoseTailIsLost(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -237,7 +237,7 @@ func (b *bundle) fleeting(channel string, kind message.ChannelType, payload stri
 }
 
 // listen runs a tail until its live subscription stands: what is published on the connection then comes behind
-// it. It gives what the tail prints, and how it ended.
+// it. It returns what the tail prints, and how it ended.
 func (b *bundle) listen(args ...string) (io.Reader, <-chan error) {
 	b.t.Helper()
 	pipe, out := io.Pipe()
@@ -272,7 +272,7 @@ func TestFollowsWhatIsNotStored(t *testing.T) {
 			t.Parallel()
 			b := setup(t)
 			b.write("a", 2, "stored before")
-			b.fleeting("a", 2, "nobody hears this")
+			b.fleeting("a", 2, "no subscriber hears this")
 			args := strings.Split(c.args, " ")
 			for i := range args {
 				args[i] = strings.ReplaceAll(args[i], "%", " ")

@@ -20,12 +20,12 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
-// The limits of the admin listener. They are not settings: nobody has needed others.
+// The limits of the admin listener. They are not settings: no deployment has needed others.
 const (
 	readTimeout  = 10 * time.Second
 	writeTimeout = 30 * time.Second // profiles and traces extend it by what they were asked for
 	idleTimeout  = 2 * time.Minute
-	// closeTimeout is how long a scrape or a profile may go on once the process stops.
+	// closeTimeout is how long a scrape or a profile may take once the process stops.
 	closeTimeout   = 3 * time.Second
 	headerBytesMax = 16 << 10
 )
@@ -34,6 +34,12 @@ const (
 type AdminConfig struct {
 	AdminAddr config.Addr `help:"Address of the admin listener: a front page, /metrics, /healthz, /readyz, /loglevel, /debug/pprof. Clients on other machines get /metrics, /healthz and /readyz only." default:"127.0.0.1:5002"`
 	guard.Hosts
+}
+
+// Check reports everything that is wrong with the settings.
+func (c AdminConfig) Check() error {
+	_, err := guard.New(guard.Config{Hosts: c.Hosts})
+	return err //nolint:wrapcheck // names the flag
 }
 
 // AdminDeps is what the admin listener shows. All fields but Front must be set.
@@ -103,7 +109,7 @@ func routes(deps AdminDeps, keeper *guard.Guard) http.Handler {
 	r.Group(func(r chi.Router) {
 		r.Use(thisMachine)
 		if deps.Front != nil {
-			r.Handle("/", deps.Front) // also where a link of another page leads
+			r.Handle("/", deps.Front) // also for a link from another page
 		}
 		r.Group(func(r chi.Router) {
 			r.Use(func(next http.Handler) http.Handler { return guard.Protect(keeper.CheckSameOrigin, next) })
@@ -139,7 +145,7 @@ type scrapeLog struct {
 // Println implements promhttp.Logger.
 func (l *scrapeLog) Println(v ...any) {
 	if skipped, due := l.faults.Due("scrape"); due {
-		l.log.Warn("a scrape of the metrics failed", "error", strings.TrimSpace(fmt.Sprintln(v...)), "skipped", skipped)
+		l.log.Warn("metrics scrape failed", "error", strings.TrimSpace(fmt.Sprintln(v...)), "skipped", skipped)
 	}
 }
 
@@ -201,7 +207,7 @@ func (a *Admin) Run(ctx context.Context) error {
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	if err := server.Shutdown(closing); err != nil {
-		// A long profile is still being taken: nobody will miss it.
+		// A long profile is still being taken; it is cut short.
 		err = server.Close()
 		if err != nil {
 			return fmt.Errorf("admin listener: close: %w", err)

@@ -62,7 +62,7 @@ func setup(t *testing.T) bundle {
 	return b
 }
 
-// ask sends one request and gives the status, the content type and the body of the answer.
+// ask sends one request and returns the status, the content type and the body of the answer.
 func (b bundle) ask(t *testing.T, method, path, body string, headers ...string) (status int, contentType, answer string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, b.url+path, strings.NewReader(body))

@@ -17,12 +17,12 @@ var (
 // Build says which program this is.
 type Build struct {
 	Version   string `json:"version"`    // as released, or "devel"
-	Revision  string `json:"revision"`   // of the source, with "-dirty" behind it if that was changed; or "unknown"
+	Revision  string `json:"revision"`   // of the source, with the suffix "-dirty" if that was changed; or "unknown"
 	GoVersion string `json:"go_version"` // of the toolchain
 	Platform  string `json:"platform"`   // operating system and architecture, as in linux/amd64
 }
 
-// ReadBuild gives what the linker was told, and for the rest what the Go toolchain has recorded.
+// ReadBuild returns the values that the linker set, and for the rest what the Go toolchain recorded.
 func ReadBuild() Build {
 	info, _ := debug.ReadBuildInfo() // nil when the binary was built without modules
 	return newBuild(version, revision, info)

@@ -2,5 +2,5 @@
 // admin listener with a front page, /metrics, /healthz, /readyz, /loglevel and /debug/pprof.
 //
 // Nothing here is global: the logger, the level and the registry are made in the composition root
-// and handed to whoever needs them.
+// and passed to the code that needs them.
 package telemetry

@@ -47,7 +47,7 @@ func KeepLines(log *slog.Logger) (*slog.Logger, *Recent) {
 	return slog.New(&keepingHandler{Handler: log.Handler(), attrs: attrs, recent: recent}), recent
 }
 
-// Lines gives what is kept, the newest first.
+// Lines returns what is kept, the newest first.
 func (r *Recent) Lines() []Line {
 	r.mu.Lock()
 	defer r.mu.Unlock()

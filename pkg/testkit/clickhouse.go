@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -61,10 +60,7 @@ func StartClickHouseWith(t testing.TB, o ClickHouseOptions) *ClickHouseServer {
 // newClickHouse prepares a server without starting it.
 func newClickHouse(t testing.TB, o ClickHouseOptions) *ClickHouseServer {
 	t.Helper()
-	binary, err := clickHouseBinary()
-	if err != nil {
-		t.Fatalf("%v; install it with: apt-get install clickhouse-server", err)
-	}
+	binary := clickHouseBinary(t)
 	s := &ClickHouseServer{Port: o.Port, DataDir: o.DataDir}
 	if s.Port == 0 {
 		s.Port = FreePort(t)
@@ -123,19 +119,14 @@ func (s *ClickHouseServer) ready(ctx context.Context) error {
 	return conn.QueryRow(ctx, "SELECT 1").Scan(&one)
 }
 
-// clickHouseBinary finds the server; Debian has had it in both places.
-func clickHouseBinary() (string, error) {
-	const name = "clickhouse-server"
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
+// clickHouseBinary finds the server, also if Debian has put it where only root looks.
+func clickHouseBinary(t testing.TB) string {
+	t.Helper()
+	const name, sbin = "clickhouse-server", "/usr/sbin/clickhouse-server"
+	if info, err := os.Stat(sbin); err == nil && info.Mode().IsRegular() {
+		return sbin
 	}
-	for _, dir := range []string{"/usr/sbin", "/usr/bin"} {
-		path := filepath.Join(dir, name)
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s is not on this machine", name)
+	return Program(t, name, name)
 }
 
 // clickHouseConfig takes the ports of the native protocol, of HTTP and of the exchange between

@@ -47,7 +47,7 @@ func (c *ClickHouseCluster) Servers() []*ClickHouseServer {
 	return all
 }
 
-// config is what all servers are told.
+// config is the part of the configuration that all servers share.
 func (c *ClickHouseCluster) config(ports []int, replicas int) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "<zookeeper><node><host>127.0.0.1</host><port>%d</port></node><session_timeout_ms>%d</session_timeout_ms></zookeeper>\n",

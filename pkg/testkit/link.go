@@ -11,7 +11,7 @@ import (
 const linkBufferBytes = 64 << 10
 
 // Link is a network between clients and one TCP server that can be cut. A link that is cut carries nothing and
-// closes nothing, as a network does that loses all packets: both ends go on believing in their connections, and
+// closes nothing, as a network does that loses all packets: both ends still believe in their connections, and
 // new connections are taken and lead nowhere.
 type Link struct {
 	Addr string // what clients call instead of the server, 127.0.0.1:port
@@ -78,7 +78,7 @@ func (l *Link) Reset() {
 	l.Resume()
 }
 
-// isOpen says whether the link carries. Under the lock.
+// isOpen reports whether the link carries. Under the lock.
 func (l *Link) isOpen() bool {
 	select {
 	case <-l.open:

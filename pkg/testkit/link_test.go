@@ -16,7 +16,7 @@ import (
 // silence is how long a link that is cut is listened to. Nothing fails if the machine is slow meanwhile.
 const silence = 100 * time.Millisecond
 
-// startEcho says back what it is told, line by line.
+// startEcho sends back what it receives, line by line.
 func startEcho(t *testing.T) (addr string) {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -33,12 +33,12 @@ type NATSOptions struct {
 	StoreDir string // of JetStream; a folder of the test if empty
 	// StoreDirs are the StoreDir of each server of a cluster.
 	StoreDirs []string
-	// URL is what clients call instead of nats:// and the address, such as where a certificate has a name.
+	// URL is what clients call instead of nats:// and the address, such as the name in a certificate.
 	URL string
 	// Client is how the server's health is asked for, where not everybody may.
 	Client []nats.Option
 	// Write, if given, writes the whole configuration into a folder and names the file; the addresses in it
-	// must be those that it is told. Config is not used then.
+	// must be those that it receives. Config is not used then.
 	Write func(dir, name, addr, monitor, storeDir string) (file string)
 	// SyncInterval is JetStream's sync_interval; "always" if empty.
 	SyncInterval string
@@ -206,7 +206,7 @@ func (s *NATSServer) healthy(ctx context.Context) error {
 //nolint:gochecknoglobals // a cache
 var natsBuild = sync.OnceValues(buildNATS)
 
-// NATSBinary gives the path of a nats-server of the version that go.mod names, and builds it if there is none yet.
+// NATSBinary returns the path of a nats-server of the version that go.mod names, and builds it if there is none yet.
 func NATSBinary() (string, error) { return natsBuild() }
 
 func natsBinary(t testing.TB) string {
@@ -242,7 +242,7 @@ func buildNATS() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = lock.Close() }() // gives the lock back
+	defer func() { _ = lock.Close() }() // releases the lock
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}

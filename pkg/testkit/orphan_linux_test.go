@@ -50,7 +50,7 @@ func TestProcessesDieWithTheTestBinary(t *testing.T) {
 	testkit.WaitFor(t, time.Minute, "the command to be gone", func(context.Context) error {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child))
 		if errors.Is(err, os.ErrNotExist) || err == nil && strings.Contains(string(stat), ") Z ") {
-			return nil // gone, or dead and not yet collected by whoever has inherited it
+			return nil // gone, or dead and not yet collected by the process that has inherited it
 		}
 		return errors.Join(errors.New("it is still there"), err)
 	})

@@ -20,7 +20,7 @@ const (
 	portTries = 1000
 )
 
-// FreePort gives a TCP port of 127.0.0.1 that nothing listens on. No other test on this machine
+// FreePort returns a TCP port of 127.0.0.1 that nothing listens on. No other test on this machine
 // gets the same one before this test ends, so a server may be stopped and started on it.
 func FreePort(t testing.TB) int {
 	t.Helper()
@@ -42,7 +42,7 @@ func FreePort(t testing.TB) int {
 			t.Fatalf("look at port %d: %v", port, err)
 		}
 		if !free {
-			_ = lock.Close() // gives the lock back
+			_ = lock.Close() // releases the lock
 			continue
 		}
 		t.Cleanup(func() { _ = lock.Close() })
@@ -52,7 +52,7 @@ func FreePort(t testing.TB) int {
 	return 0
 }
 
-// FreeAddr gives 127.0.0.1 with a [FreePort].
+// FreeAddr returns 127.0.0.1 with a [FreePort].
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	return loopback(FreePort(t))
@@ -85,7 +85,7 @@ func portIsFree(port int) (bool, error) {
 	return err == nil, err
 }
 
-// lockFile opens a file and locks it as how says. Closing the file, or the end of the process, gives the lock back.
+// lockFile opens a file and locks it as how says. Closing the file, or the end of the process, releases the lock.
 func lockFile(path string, how int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

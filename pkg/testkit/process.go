@@ -123,7 +123,7 @@ func (p *Process) Launch() {
 		started <- err
 		if err == nil {
 			r.err = cmd.Wait()
-			// Children that it left behind. As long as there are any, the number is not given anew.
+			// Children that it left behind. As long as there are any, the number is not used again.
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			close(r.done)
 		}
@@ -153,13 +153,13 @@ func (p *Process) WaitReady() {
 // PID is the process number of the latest run, which is also that of its process group.
 func (p *Process) PID() int { return p.current().cmd.Process.Pid }
 
-// Output gives the end of what all runs so far have written to standard output and standard error.
+// Output returns the end of what all runs so far have written to standard output and standard error.
 func (p *Process) Output() string { return p.output.String() }
 
 // Done is closed when the latest run has ended.
 func (p *Process) Done() <-chan struct{} { return p.current().done }
 
-// Wait waits for the latest run to end by itself, and gives its exit status: -1 if a signal ended it.
+// Wait waits for the latest run to end by itself, and returns its exit status: -1 if a signal ended it.
 func (p *Process) Wait(timeout time.Duration) (status int) {
 	p.t.Helper()
 	r := p.current()
@@ -174,7 +174,7 @@ func (p *Process) Wait(timeout time.Duration) (status int) {
 	}
 }
 
-// Stop asks the process to end with SIGTERM, waits for it, and gives its exit status. One that does
+// Stop asks the process to end with SIGTERM, waits for it, and returns its exit status. One that does
 // not end within the StopTimeout is killed, and the test fails.
 func (p *Process) Stop() (status int) {
 	p.t.Helper()
@@ -220,7 +220,7 @@ func (p *Process) Pause() {
 	}
 }
 
-// Resume lets a paused process go on.
+// Resume lets a paused process continue.
 func (p *Process) Resume() { p.current().signal(syscall.SIGCONT) }
 
 // Signal sends any other signal.
@@ -297,7 +297,7 @@ func (o *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String gives what is kept.
+// String returns what is kept.
 func (o *tail) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()

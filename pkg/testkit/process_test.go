@@ -80,7 +80,7 @@ func TestPauseAndResume(t *testing.T) {
 	require.Equal(t, 0, p.Stop(), "a paused process can be stopped")
 }
 
-// hasState reads the state of a process from /proc, where there is one.
+// hasState reads the state of a process from /proc, if there is one.
 func hasState(pid int, want string) func(context.Context) error {
 	return func(context.Context) error {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -153,7 +153,7 @@ func failure(t *testing.T, do func(testing.TB)) *fakeT {
 
 func TestFailuresSayWhy(t *testing.T) {
 	t.Parallel()
-	never := func(context.Context) error { return errors.New("nobody listens") }
+	never := func(context.Context) error { return errors.New("no process listens") }
 
 	f := failure(t, func(tb testing.TB) {
 		testkit.StartProcess(tb, testkit.ProcessConfig{Path: "/no/such/program"})
@@ -169,7 +169,7 @@ func TestFailuresSayWhy(t *testing.T) {
 	f = failure(t, func(tb testing.TB) {
 		testkit.StartProcess(tb, testkit.ProcessConfig{Path: "sleep", Args: []string{"1000"}, Ready: never, ReadyTimeout: 100 * time.Millisecond})
 	})
-	require.Contains(t, f.message, "sleep was not ready after 100ms: nobody listens")
+	require.Contains(t, f.message, "sleep was not ready after 100ms: no process listens")
 
 	f = failure(t, func(tb testing.TB) {
 		ready := filepath.Join(tb.TempDir(), "ready")

@@ -11,7 +11,45 @@ import (
 	"syscall"
 )
 
-// ProcessTree is a process and all that descend from it, as /proc shows them; where there is no /proc, the process alone.
+// MemoryBytes is how much memory a process and all that descend from it occupy: their PSS, by which what they share counts once. It wants
+// /proc, as Linux has it.
+func MemoryBytes(pid int) (bytes int, err error) {
+	pids, err := ProcessTree(pid)
+	if err != nil {
+		return 0, err
+	}
+	for _, one := range pids {
+		pss, err := ProcBytes(one, "smaps_rollup", "Pss")
+		if one != pid && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)) {
+			continue // a child that has ended
+		}
+		if err != nil {
+			return 0, err
+		}
+		bytes += pss
+	}
+	return bytes, nil
+}
+
+// ProcBytes reads a line such as "Pss: 12 kB" of a file of a process below /proc.
+func ProcBytes(pid int, name, key string) (int, error) {
+	file := fmt.Sprintf("/proc/%d/%s", pid, name)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	_, rest, found := strings.Cut(string(text), "\n"+key+":")
+	if !found {
+		return 0, fmt.Errorf("read %s: no line %s", file, key)
+	}
+	var kib int
+	if _, err := fmt.Sscanf(rest, "%d kB", &kib); err != nil {
+		return 0, fmt.Errorf("read %s: %s: %w", file, key, err)
+	}
+	return kib << 10, nil
+}
+
+// ProcessTree is a process and all that descend from it, as /proc shows them; without a /proc, the process alone.
 func ProcessTree(pid int) ([]int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/status")
 	if err != nil {

@@ -19,7 +19,7 @@ func WaitFor(t testing.TB, timeout time.Duration, what string, check func(ctx co
 	}
 }
 
-// Await is WaitFor for those to whom a timeout is a result: it returns check's last error.
+// Await is WaitFor for a test that expects a timeout: it returns check's last error.
 func Await(ctx context.Context, timeout time.Duration, check func(ctx context.Context) error) error {
 	return poll(ctx, timeout, nil, check)
 }

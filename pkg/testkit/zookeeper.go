@@ -33,7 +33,7 @@ type ZooKeeperServer struct {
 func StartZooKeeper(t testing.TB) *ZooKeeperServer {
 	t.Helper()
 	if _, err := os.Stat(zooKeeperJar); err != nil {
-		t.Fatalf("%v; install it with: apt-get install zookeeper", err)
+		Lacking(t, zooKeeperJar+" (Debian: apt-get install zookeeper)")
 	}
 	s := &ZooKeeperServer{Port: FreePort(t)}
 	s.Addr = loopback(s.Port)

@@ -37,7 +37,7 @@ const (
 	leastDedupEntries   = 1_000_000
 )
 
-// DefaultDeployment is what a deployment gets where nothing is asked.
+// DefaultDeployment is what a deployment gets if nothing is asked.
 func DefaultDeployment() Deployment { return Deployment{}.first(defaultPartitions) }
 
 // PartitionsOfMachine is the number of partitions for a deployment whose every part runs on one machine of so many cores.
@@ -45,7 +45,7 @@ func PartitionsOfMachine(cores int) int {
 	return min(max(cores/coresPerPartition, 1), defaultPartitions)
 }
 
-// first fills what is not asked for when a deployment is first started. Partitions counts where no number is asked for.
+// first fills what is not asked for when a deployment is first started. Partitions is used if no number is asked for.
 func (d Deployment) first(partitions int) Deployment {
 	if d.Partitions == 0 {
 		d.Partitions = partitions
@@ -77,13 +77,13 @@ func (d Deployment) Or(other Deployment) Deployment {
 func (d Deployment) Check() error {
 	var errs []error
 	if _, err := NewPartitions(d.Partitions); err != nil {
-		errs = append(errs, err)
+		errs = append(errs, fmt.Errorf("--partitions: %w", err))
 	}
 	if d.DedupWindow < time.Second || d.DedupWindow > 7*24*time.Hour {
-		errs = append(errs, fmt.Errorf("dedup window %s: must be 1s to 7 days", d.DedupWindow))
+		errs = append(errs, fmt.Errorf("--dedup-window %s: must be 1s to 7 days", d.DedupWindow))
 	}
 	if d.DedupEntriesMax < 1 || d.DedupEntriesMax > 1<<27 {
-		errs = append(errs, fmt.Errorf("dedup entries %d: must be 1 to %d", d.DedupEntriesMax, 1<<27))
+		errs = append(errs, fmt.Errorf("--dedup-entries-max %d: must be 1 to %d", d.DedupEntriesMax, 1<<27))
 	}
 	return errors.Join(errs...)
 }

@@ -19,7 +19,7 @@ type Options struct {
 	// MessagesAsync lets the message log acknowledge a record before it is on disk. The server must then bring to disk at its
 	// start what it finds, which only the embedded one does.
 	MessagesAsync bool `kong:"-"`
-	// PartitionsFirst is the number of partitions where none is asked for at a first start; 0 for the usual one.
+	// PartitionsFirst is the number of partitions if none is asked for at a first start; 0 for the usual one.
 	PartitionsFirst int `kong:"-"`
 }
 
@@ -36,20 +36,31 @@ func DefaultOptions() Options {
 	}
 }
 
-// Validate reports every setting out of its range.
-func (o Options) Validate() error {
+// CheckAsked reports everything that is wrong with the settings and with the parameters that a deployment is asked to have, before it
+// is known what is recorded.
+func (o Options) CheckAsked(asked Deployment) error {
+	errs := []error{o.Check(), asked.Or(DefaultDeployment()).Check()}
+	if asked.Partitions >= 1 && asked.Partitions <= PartitionsMax {
+		_, err := o.Share(asked)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Check reports every setting out of its range.
+func (o Options) Check() error {
 	var errs []error
 	if o.Replicas != 1 && o.Replicas != 3 && o.Replicas != 5 {
-		errs = append(errs, fmt.Errorf("replicas %d: must be 1, 3 or 5", o.Replicas))
+		errs = append(errs, fmt.Errorf("--replicas %d: must be 1, 3 or 5", o.Replicas))
 	}
 	if o.WALBytesMax < walBytesLeast {
-		errs = append(errs, fmt.Errorf("wal-bytes-max %s: must be at least 16 MiB for each partition", o.WALBytesMax))
+		errs = append(errs, fmt.Errorf("--wal-bytes-max %s: must be at least 16 MiB for each partition", o.WALBytesMax))
 	}
 	if o.MessagesAgeMax < time.Minute {
-		errs = append(errs, fmt.Errorf("messages-age-max %s: must be at least a minute", o.MessagesAgeMax))
+		errs = append(errs, fmt.Errorf("--messages-age-max %s: must be at least a minute", o.MessagesAgeMax))
 	}
 	if o.MessagesBytesMax < 0 {
-		errs = append(errs, fmt.Errorf("messages-bytes-max %d: must not be negative", o.MessagesBytesMax))
+		errs = append(errs, fmt.Errorf("--messages-bytes-max %d: must not be negative", o.MessagesBytesMax))
 	}
 	return errors.Join(errs...)
 }
@@ -76,7 +87,7 @@ func (o Options) Share(d Deployment) (Options, error) {
 		share.MessagesBytesMax = max(share.MessagesBytesMax/config.ByteSize(d.Partitions), 1)
 	}
 	if share.WALBytesMax < walBytesLeast {
-		return Options{}, fmt.Errorf("wal-bytes-max %s for %d partitions is %s each: must be at least 16 MiB each", o.WALBytesMax, d.Partitions, share.WALBytesMax)
+		return Options{}, fmt.Errorf("--wal-bytes-max %s for %d partitions is %s each: must be at least 16 MiB each", o.WALBytesMax, d.Partitions, share.WALBytesMax)
 	}
 	return share, nil
 }

@@ -77,8 +77,8 @@ func TestDeployment(t *testing.T) {
 
 	err = topology.Deployment{Partitions: 5000, DedupWindow: time.Millisecond}.Check()
 	require.ErrorContains(t, err, "5000 partitions")
-	require.ErrorContains(t, err, "dedup window")
-	require.ErrorContains(t, err, "dedup entries")
+	require.ErrorContains(t, err, "--dedup-window")
+	require.ErrorContains(t, err, "--dedup-entries-max")
 }
 
 // TestFirstStart: what a deployment remembers and stores does not depend on its number of partitions, unless that is asked for.
@@ -118,8 +118,8 @@ func TestFirstStart(t *testing.T) {
 
 func TestOptionsValidateReportsAll(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, topology.DefaultOptions().Validate())
-	err := topology.Options{Replicas: 2, MessagesBytesMax: -1}.Validate()
+	require.NoError(t, topology.DefaultOptions().Check())
+	err := topology.Options{Replicas: 2, MessagesBytesMax: -1}.Check()
 	for _, part := range []string{"replicas 2", "wal-bytes-max", "messages-age-max", "messages-bytes-max"} {
 		require.ErrorContains(t, err, part)
 	}

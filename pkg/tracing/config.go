@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Config says whether and where to. Embed it in the command line.
+// Config reports whether and where to. Embed it in the command line.
 type Config struct {
 	OTLPEndpoint string  `name:"otlp-endpoint" help:"URL of an OpenTelemetry collector that traces are sent to, by OTLP over HTTP in protobuf (http://localhost:4318); without a path, /v1/traces is meant. By default nothing is traced." placeholder:"URL"`
 	TraceRatio   float64 `name:"trace-ratio" help:"Share of the requests that are traced, from 0 to 1, among those that come without a traceparent; one that has it is traced if it says so." default:"0.01"`

@@ -15,7 +15,7 @@ import (
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// Limits of what waits for the collector. Where it is away or slow, spans are dropped beyond them; nothing waits for it.
+// Limits of what waits for the collector. If it is away or slow, spans are dropped beyond them; nothing waits for it.
 const (
 	queueSpansMax  = 4096
 	exportSpansMax = 512
@@ -129,21 +129,21 @@ type exporter struct {
 	warned           time.Time // zero while all is well
 }
 
-// ExportSpans never fails: nobody could do more about it than is done here.
+// ExportSpans never fails: no caller could do more about it than is done here.
 func (e *exporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
 	if err != nil {
 		e.failed.Add(float64(len(spans)))
 		if e.warned.IsZero() || time.Since(e.warned) >= warnInterval {
 			e.warned = time.Now()
-			e.log.Warn("the trace collector does not take spans; they are dropped", "spans", len(spans), "error", err)
+			e.log.Warn("cannot export spans to the trace collector; dropping them", "spans", len(spans), "error", err)
 		}
 		return nil
 	}
 	e.exported.Add(float64(len(spans)))
 	if !e.warned.IsZero() {
 		e.warned = time.Time{}
-		e.log.Info("the trace collector takes spans again")
+		e.log.Info("exporting spans to the trace collector again")
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ type Sample struct {
 // Samples are the sampled sends of one batch, by place. The zero value is none.
 type Samples []Sample
 
-// Add notes that the send in a place, behind those noted before, came with a request's span; a nil one is nothing to be
+// Add notes that the send in a place, after those noted before, came with a request's span; a nil one is nothing to be
 // noted. Of a request that sent many only the first is, and of all no more than SamplesMax.
 func (s *Samples) Add(place uint64, span *Span) {
 	if span == nil {

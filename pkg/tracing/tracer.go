@@ -17,10 +17,10 @@ type Tracer struct{ tracer trace.Tracer }
 // Span is a piece of work that is traced. A nil one is none. End it.
 type Span struct{ span trace.Span }
 
-// spanKey is where the span of a request stands in its context.
+// spanKey is the key of a request's span in its context.
 type spanKey struct{}
 
-// Request begins the span of a request, as the child of what its header traceparent names. Where it is not sampled the
+// Request begins the span of a request, as the child of what its header traceparent names. If it is not sampled the
 // span is nil and the request is the one that was given; otherwise its context holds the span.
 func (t *Tracer) Request(r *http.Request, route string, start time.Time) (*http.Request, *Span) {
 	if t == nil {
@@ -45,7 +45,7 @@ func (t *Tracer) Of(ctx context.Context) *Span {
 	return s
 }
 
-// Batch begins the span of work on a batch. There is none where no send of it is sampled.
+// Batch begins the span of work on a batch. There is none if no send of it is sampled.
 func (t *Tracer) Batch(name string, start time.Time, samples Samples) *Span {
 	if t == nil || len(samples) == 0 {
 		return nil

@@ -29,6 +29,14 @@ type Options struct {
 	Partition int `help:"The partition to repair." required:"" env:"-"`
 }
 
+// Check implements config.Checker.
+func (o Options) Check() error {
+	if o.Partition < 0 || o.Partition >= topology.PartitionsMax {
+		return errors.Join(o.Repair.Check(), fmt.Errorf("--partition %d: must be 0 to %d", o.Partition, topology.PartitionsMax-1))
+	}
+	return o.Repair.Check()
+}
+
 // ErrCannotRepair wraps why a repair is not possible, or would lose what another one keeps.
 var ErrCannotRepair = errors.New("cannot be repaired this way")
 

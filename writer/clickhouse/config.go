@@ -52,15 +52,24 @@ func (c Config) Layout() (Layout, error) {
 	return Layout{Database: database, Cluster: c.ClickHouseCluster}, nil
 }
 
-// Check reports everything that is wrong with the configuration. It reads the files that it names.
+// Check reports everything that is wrong with the configuration. It reads the files that it names. Without a DSN there is no ClickHouse, or an
+// embedded one.
 func (c Config) Check() error {
+	if c.ClickHouseDSN == "" {
+		return c.checkEmbedded()
+	}
+	return c.CheckGiven()
+}
+
+// CheckGiven is Check if there must be a DSN.
+func (c Config) CheckGiven() error {
 	_, _, err := c.options()
 	return err
 }
 
-// CheckEmbedded reports settings that mean nothing to the embedded ClickHouse, which is used where there is no DSN:
-// whoever gives them believes to reach another one.
-func (c Config) CheckEmbedded() error {
+// checkEmbedded reports settings that are for a ClickHouse that a DSN names.
+func (c Config) checkEmbedded() error {
+	var errs []error
 	for _, flag := range []struct {
 		name  string
 		given bool
@@ -75,10 +84,10 @@ func (c Config) CheckEmbedded() error {
 		{"--clickhouse-cluster", c.ClickHouseCluster != ""},
 	} {
 		if flag.given {
-			return fmt.Errorf("%s: is for a ClickHouse of your own, and --clickhouse-dsn does not name one", flag.name)
+			errs = append(errs, fmt.Errorf("%s: is for a ClickHouse of your own, and --clickhouse-dsn does not name one", flag.name))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // options reads the DSN and what stands beside it. The database is kept out of the connection: it may have to

@@ -245,7 +245,7 @@ func TestConfigErrors(t *testing.T) {
 		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseTLSCert: pair.KeyFile, ClickHouseTLSKey: pair.KeyFile}, "--clickhouse-tls-cert: "},
 		{clickhouse.Config{ClickHouseDSN: "http://h:1/x", ClickHouseTLSCA: authority.CAFile}, "not encrypted"},
 	} {
-		err := c.cfg.Check()
+		err := c.cfg.CheckGiven()
 		require.ErrorContains(t, err, c.want)
 		require.NotContains(t, err.Error(), "pw")
 	}
@@ -256,12 +256,12 @@ func TestConfigErrors(t *testing.T) {
 
 func TestConfigForTheEmbeddedEngine(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, clickhouse.Config{}.CheckEmbedded())
+	require.NoError(t, clickhouse.Config{}.Check())
 	for want, cfg := range map[string]clickhouse.Config{
 		"--clickhouse-password-file":    {ClickHousePasswordFile: "x"},
 		"SENDHOUSE_CLICKHOUSE_PASSWORD": {ClickHousePassword: config.NewSecret("x")},
 		"--clickhouse-cluster":          {ClickHouseCluster: "x"},
 	} {
-		require.ErrorContains(t, cfg.CheckEmbedded(), want+": is for a ClickHouse of your own")
+		require.ErrorContains(t, cfg.Check(), want+": is for a ClickHouse of your own")
 	}
 }

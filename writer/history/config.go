@@ -25,8 +25,8 @@ const (
 	pageBytesMax = 256 << 20
 )
 
-// check reports every setting that is out of its range.
-func (c Config) check() error {
+// Check reports every setting that is out of its range.
+func (c Config) Check() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {

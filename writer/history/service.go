@@ -64,7 +64,7 @@ type Service struct {
 
 // New checks cfg and deps and reports everything that is wrong with them. It connects to nothing.
 func New(cfg Config, deps Deps) (*Service, error) {
-	errs := []error{cfg.check()}
+	errs := []error{cfg.Check()}
 	require := func(ok bool, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s is missing", what))

@@ -2,6 +2,7 @@ package replay
 
 import (
 	"context"
+	"errors"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -14,6 +15,11 @@ import (
 type Command struct {
 	replay.Flags
 	ClickHouse clickhouse.Config `embed:""`
+}
+
+// Check implements config.Checker.
+func (c *Command) Check() error {
+	return errors.Join(c.Flags.Check(), c.ClickHouse.WithOwner(c.DataDir).CheckGiven())
 }
 
 // Run inserts what the table does not have.

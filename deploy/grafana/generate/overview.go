@@ -1,6 +1,6 @@
 package main
 
-// overview says whether it is healthy, and if not, where to look: requests at the top, then the way of a message from the left to the right.
+// overview reports whether it is healthy, and if not, where to look: requests at the top, then the way of a message from the left to the right.
 func overview() board {
 	return board{
 		uid: "sendhouse-overview", title: "Sendhouse / Overview", from: "now-1h", variables: metricVariables(false),

@@ -1,4 +1,4 @@
-// Command fetch brings the pinned build of libchdb into the user's cache folder, where chdb.Open finds it. Where the right one already is
+// Command fetch brings the pinned build of libchdb into the user's cache folder, where chdb.Open finds it. If the right one already is
 // it does nothing and needs no network.
 //
 //	go run ./pkg/chdb/fetch [-verify]

@@ -86,7 +86,7 @@ func startApart(ctx context.Context, binary, dir string, w workload, log *os.Fil
 		}
 		s.metricsURL = p.metrics
 		d.servers = append(d.servers, s)
-		// The next may need it: a role ends where there is no NATS server yet, or no streams.
+		// The next may need it: a role ends if there is no NATS server yet, or no streams.
 		if err := s.awaitReady(ctx); err != nil {
 			return nil, errors.Join(err, d.stop())
 		}

@@ -43,7 +43,7 @@ type figures struct {
 }
 
 // generate puts the load of a case on a target, or shares it out among several. rate is 0
-// for as much as they take. checked says whether the answers must be right.
+// for as much as they take. checked reports whether the answers must be right.
 func generate(ctx context.Context, w workload, targets []string, dir string, duration time.Duration, rate float64, checked bool) (figures, error) {
 	if w.usesWRK() {
 		return wrkEach(ctx, w, targets, dir, duration)

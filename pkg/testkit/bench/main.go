@@ -5,7 +5,7 @@
 //
 // Everything runs as a stranger would run it: `sendhouse up` with its defaults,
 // every group commit synced to disk, rows landing in ClickHouse meanwhile, and the
-// load generator on the same cores. Each measurement starts it anew, on an empty
+// load generator on the same cores. Each measurement starts it again, on an empty
 // folder.
 package main
 

@@ -20,7 +20,7 @@ const (
 	fillConcurrency = 4
 )
 
-// define gives the channels that the load goes to, and those who send, policies of their own, so that every
+// define makes policies for the channels that the load goes to, and for those who send, so that every
 // send has something to be decided by. The lists name others: every send stays allowed.
 func define(ctx context.Context, channels int, url string) error {
 	if channels == 0 {

@@ -25,7 +25,7 @@ func parseStat(text string) (name string, seconds float64, err error) {
 	}
 	fields := strings.Fields(text[closing+1:])
 	if len(fields) < 13 {
-		return "", 0, fmt.Errorf("a stat file with %d fields behind the name: %.60q", len(fields), text)
+		return "", 0, fmt.Errorf("a stat file with %d fields after the name: %.60q", len(fields), text)
 	}
 	user, err1 := strconv.ParseFloat(fields[11], 64)
 	system, err2 := strconv.ParseFloat(fields[12], 64)

@@ -13,11 +13,11 @@ import (
 	"syscall"
 )
 
-// repository is a folder of a git repository; empty: where this runs.
+// repository is a folder of a git repository; empty: the current one.
 type repository string
 
 // build builds a revision as its own Makefile does it, in a worktree that is gone when
-// this returns, and gives its abbreviated hash.
+// this returns, and returns its abbreviated hash.
 func (r repository) build(ctx context.Context, revision, folder, binary string, log *os.File) (hash string, err error) {
 	hash, err = r.git(ctx, "rev-parse", "--short=12", "--verify", "--quiet", revision+"^{commit}")
 	if err != nil {
@@ -54,7 +54,7 @@ func withoutMake(env []string) []string {
 	})
 }
 
-// git gives what it prints.
+// git returns what it prints.
 func (r repository) git(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = string(r)

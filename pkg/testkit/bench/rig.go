@@ -44,7 +44,7 @@ func withRig(ctx context.Context, o options, do func(*rig) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.log.Close()) }()
-	// A copy, so that it can be built anew while this runs.
+	// A copy, so that it can be built again while this runs.
 	r.binary = filepath.Join(folder, "sendhouse")
 	if err := copyProgram(o.binary, r.binary); err != nil {
 		return fmt.Errorf("%w (make build)", err)

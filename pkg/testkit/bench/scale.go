@@ -40,7 +40,7 @@ func scaleCases() []workload {
 	return out
 }
 
-// inGroup says whether a case is measured for a group of cases.
+// inGroup reports whether a case is measured for a group of cases.
 func (w workload) inGroup(group string) bool {
 	return group == scaleGroup && (w.scale || w.name == apartCase)
 }
@@ -125,7 +125,7 @@ func (d *deployment) awaitShares(ctx context.Context) error {
 	return nil
 }
 
-// shared says whether all partitions are held, in shares that differ by one at most.
+// shared reports whether all partitions are held, in shares that differ by one at most.
 func shared(held []int, partitions int) bool {
 	total := 0
 	for _, n := range held {

@@ -137,7 +137,7 @@ func answerTo(request *http.Request) ([]byte, error) {
 	return body, err
 }
 
-// freeAddrs are addresses that nobody listens at; all are taken before any is let go, so that none comes twice.
+// freeAddrs are addresses that no process listens at; all are taken before any is let go, so that none comes twice.
 func freeAddrs(n int) ([]string, error) {
 	var addrs []string
 	var errs []error

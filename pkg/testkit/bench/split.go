@@ -15,7 +15,7 @@ import (
 	"github.com/google/pprof/profile"
 )
 
-// tailTime is how long a profile goes on after the load: until the last rows are there, usually.
+// tailTime is how long a profile continues after the load: until the last rows are there, usually.
 const tailTime = 2 * time.Second
 
 // Split is where the processor time of a case goes, in µs per message.
@@ -74,7 +74,7 @@ func (r *rig) split(ctx context.Context, w workload) (out Split, err error) {
 			return err
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		defer cancel() // where the load fails, nobody waits for the profile
+		defer cancel() // if the load fails, the profile is not waited for
 		type result struct {
 			text []byte
 			err  error

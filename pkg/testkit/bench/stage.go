@@ -21,7 +21,7 @@ const (
 	stageWriter    = "writer"
 	stageInsert    = "clickhouse-go"
 	stageChDB      = "ClickHouse: its HTTP interface and calls"
-	stageEngine    = "ClickHouse: threads of its own, at most" // Go's profiler gives them some of other threads' time
+	stageEngine    = "ClickHouse: threads of its own, at most" // Go's profiler attributes to them some of other threads' time
 	stageGC        = "garbage collection"
 	stageScheduler = "scheduler and timers"
 )
@@ -56,7 +56,7 @@ func stagePrefixes() []stagePrefix {
 }
 
 // stageOf says which stage a sample counts for: that of the innermost function which
-// belongs to one. The stack begins with the innermost. inKernel says whether it was in
+// belongs to one. The stack begins with the innermost. inKernel reports whether it was in
 // a system call.
 func stageOf(stack []string, prefixes []stagePrefix) (stage string, inKernel bool) {
 	inKernel = len(stack) > 0 && isSystemCall(stack[0])

@@ -22,7 +22,7 @@ type workload struct {
 	partitions                   int
 	ingests, sequencers, writers int
 
-	// Where one of these is set, the load comes from the generator of `sendhouse bench`; else from wrk.
+	// If one of these is set, the load comes from the generator of `sendhouse bench`; else from wrk.
 	bulk       int
 	sizes      string // of payloads
 	duplicates float64

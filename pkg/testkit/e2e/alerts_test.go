@@ -128,7 +128,7 @@ func (f *faulty) pour(t *testing.T, partition int, how pouring) (stop func()) {
 	return stop
 }
 
-// statusOf posts and gives the status of the answer.
+// statusOf posts and returns the status of the answer.
 func statusOf(ctx context.Context, client *http.Client, url, body string) (status int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
@@ -289,7 +289,7 @@ func (f *faulty) sendPoison(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 }
 
-// startWithShortCertificate starts another ingest, whose certificate is about to expire, and gives the address of its admin listener.
+// startWithShortCertificate starts another ingest, whose certificate is about to expire, and returns the address of its admin listener.
 func (f *faulty) startWithShortCertificate(t *testing.T) (admin string) {
 	t.Helper()
 	certificate := testkit.NewAuthority(t).Issue("localhost")

@@ -110,7 +110,7 @@ func TestEndToEndRolesApart(t *testing.T) {
 
 	load.await(300)
 	a.writer.Kill9()
-	load.await(300) // nobody misses it but the table
+	load.await(300) // only the table lacks it
 	a.writer.Start()
 
 	load.await(300)
@@ -158,8 +158,8 @@ func TestEndToEndNATSKilled(t *testing.T) {
 	a.verify(t, load.finish())
 }
 
-// TestEndToEndDerivedAgain deletes all that is derived from the write-ahead log while nobody runs: the
-// message log and the checkpoints. They are made again, the same, and the writer goes on where it was.
+// TestEndToEndDerivedAgain deletes all that is derived from the write-ahead log while no process runs: the
+// message log and the checkpoints. They are made again, the same, and the writer continues at its position.
 func TestEndToEndDerivedAgain(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
@@ -193,7 +193,7 @@ func TestEndToEndDerivedAgain(t *testing.T) {
 }
 
 // TestEndToEndZombieSequencer pauses a sequencer until another has its partitions, and for ZOMBIE_PAUSE at the
-// least, then lets it go on.
+// least, then resumes it.
 func TestEndToEndZombieSequencer(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)

@@ -14,7 +14,7 @@ import (
 )
 
 // TestEndToEndBackup starts a copy of the folder that NATS had, and of nothing else, elsewhere: it knows every
-// send, goes on behind the last, and gives a new ClickHouse every row.
+// send, continues after the last, and inserts every row into a new ClickHouse.
 func TestEndToEndBackup(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)

@@ -38,7 +38,7 @@ func TestEndToEndBadStarts(t *testing.T) {
 		"data folder not writable": func(t *testing.T) badStart {
 			file := filepath.Join(t.TempDir(), "file")
 			require.NoError(t, os.WriteFile(file, nil, 0o600))
-			// Below a file nobody can write, not even root.
+			// No process can write below a file, not even as root.
 			return badStart{newUpOn(t, filepath.Join(file, "data")), []string{file, "writ", "data folder"}}
 		},
 		"taken port of the API":        func(t *testing.T) badStart { return takenPort(t, "api-addr") },
@@ -96,7 +96,7 @@ func dataFolderInUse(t *testing.T) badStart {
 	return badStart{newUpOn(t, first.dataDir), []string{first.dataDir, "in use", "choose another data folder"}}
 }
 
-// takenPort gives up an address that another listens on.
+// takenPort configures up with an address that another process listens on.
 func takenPort(t *testing.T, name string) badStart {
 	addr := silentAddr(t)
 	return badStart{newUp(t, "--"+name+"="+addr), []string{addr, "address already in use", "--" + name}}

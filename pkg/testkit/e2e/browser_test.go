@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -16,12 +15,14 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
 // browserTimeout bounds all that a test does in its browser.
 const browserTimeout = 3 * time.Minute
 
-// browser is one page of a real browser, which keeps what went wrong in it and where it has asked.
+// browser is one page of a real browser, which keeps what went wrong in it and which hosts it has asked.
 type browser struct {
 	ctx context.Context //nolint:containedctx // chromedp's handle
 
@@ -30,11 +31,10 @@ type browser struct {
 	hosts  map[string]bool // that it has sent requests to
 }
 
-// newBrowser starts Chromium. That it is missing fails the test.
+// newBrowser starts Chromium.
 func newBrowser(t *testing.T, options ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
-	require.NoError(t, err, "install it: apt-get install chromium")
+	path := testkit.Program(t, "chromium", "chromium")
 	options = append(append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir())), options...)
 	if os.Geteuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // it does not start with one as root
@@ -73,7 +73,7 @@ func (b *browser) hear(event any) {
 	}
 }
 
-// seen gives what went wrong so far, and where requests went.
+// seen returns what went wrong so far, and where requests went.
 func (b *browser) seen() (faults []string, hosts map[string]bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -89,7 +89,7 @@ func (b *browser) do(t *testing.T, actions ...chromedp.Action[chromedp.Void]) {
 	require.NoError(t, chromedp.Do(b.ctx, actions...))
 }
 
-// eval gives the value of an expression.
+// eval returns the value of an expression.
 func eval[T any](t *testing.T, b *browser, expression string) T {
 	t.Helper()
 	value, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression))
@@ -105,13 +105,13 @@ func call[P, R any](t *testing.T, b *browser, command cdp.Command[P, R], params 
 	return result
 }
 
-// text gives the text of an element, as it is shown.
+// text returns the text of an element, as it is shown.
 func (b *browser) text(t *testing.T, selector string) string {
 	t.Helper()
 	return eval[string](t, b, fmt.Sprintf("document.querySelector(%q)?.innerText ?? ''", selector))
 }
 
-// focused gives the id of the element that has the focus, or its text.
+// focused returns the id of the element that has the focus, or its text.
 func (b *browser) focused(t *testing.T) string {
 	t.Helper()
 	return eval[string](t, b, "document.activeElement.id || document.activeElement.innerText")

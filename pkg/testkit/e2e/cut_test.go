@@ -24,7 +24,7 @@ const cutVariable = "CUT"
 // cutDefault is how long it is cut otherwise, and then until the metrics show it.
 const cutDefault = 4 * time.Second
 
-// cutApart are the roles apart, each behind a link of its own to NATS, and the writer behind one to ClickHouse.
+// cutApart are the roles apart, each with a link of its own to NATS, and the writer with one to ClickHouse.
 type cutApart struct {
 	*apart
 	links map[*node]*testkit.Link // to NATS
@@ -59,9 +59,9 @@ func cutLength(t *testing.T) (length time.Duration, asked bool) {
 	return length, text != ""
 }
 
-// TestEndToEndCutFromNATS cuts the network between the roles and NATS under load. Nobody is told: no connection
+// TestEndToEndCutFromNATS cuts the network between the roles and NATS under load. No process is notified: no connection
 // ends. The metrics that the alerts ask for show it all the same, and when the network is back, with what was
-// on its way or without, everything goes on and nothing is lost.
+// on its way or without, everything continues and nothing is lost.
 func TestEndToEndCutFromNATS(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)

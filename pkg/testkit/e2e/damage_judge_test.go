@@ -406,7 +406,7 @@ func (c *damageCase) waysOut(text string) (ways []way) {
 			args = args[:1]
 		}
 		if slices.Equal(args, []string{"repair", "permissions"}) {
-			continue // gives the permissions up, which is for a person to decide
+			continue // drops the permissions, which a person has to decide
 		}
 		add("sendhouse "+strings.Join(args, " "), func() (string, error) {
 			status, output := c.command(c.t, args...)

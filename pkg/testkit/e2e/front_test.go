@@ -20,7 +20,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
-// screenshotVariable makes the picture in the README anew: FRONT_PAGE_SCREENSHOT=$PWD/docs/front-page.png make test PKG=./pkg/testkit/e2e RUN=TestEndToEndFrontPage
+// screenshotVariable makes the picture in the README again: FRONT_PAGE_SCREENSHOT=$PWD/docs/front-page.png make test PKG=./pkg/testkit/e2e RUN=TestEndToEndFrontPage
 const screenshotVariable = "FRONT_PAGE_SCREENSHOT"
 
 // TestEndToEndFrontPage looks at the front page in a real browser: it shows the rates of what is sent, and what is sent from it, by
@@ -63,7 +63,7 @@ func TestEndToEndFrontPage(t *testing.T) {
 
 	faults, hosts := b.seen()
 	require.Empty(t, faults)
-	require.Equal(t, map[string]bool{up.admin: true}, hosts, "it asks nobody else")
+	require.Equal(t, map[string]bool{up.admin: true}, hosts, "it asks no other host")
 
 	require.Equal(t, 0, up.Stop(), "with the page open")
 	awaitText(t, b, "#gone", "does not answer")
@@ -112,7 +112,7 @@ func requireNames(t *testing.T, b *browser) {
 	require.GreaterOrEqual(t, named["region"], 5)
 }
 
-// brightness gives the sums of red, green and blue of the page's background and text.
+// brightness returns the sums of red, green and blue of the page's background and text.
 func brightness(t *testing.T, b *browser) (back, text int) {
 	t.Helper()
 	sum := func(property string) int {

@@ -3,7 +3,7 @@ package e2e
 import "testing"
 
 const (
-	// fullClients and fullPayload fill a small write-ahead log within seconds, though nobody is answered.
+	// fullClients and fullPayload fill a small write-ahead log within seconds, though no send is answered.
 	fullClients = 256
 	fullPayload = 60 << 10
 )

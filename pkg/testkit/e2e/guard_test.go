@@ -59,5 +59,5 @@ func TestEndToEndPagesOfOthers(t *testing.T) {
 		require.Equal(t, http.StatusOK, status(a.method, a.url, a.body, "", "Sec-Fetch-Site", "same-origin"), a)
 	}
 	require.Equal(t, 0, up.Stop())
-	require.Contains(t, up.Output(), "ingest is up", "the level was set by nobody else")
+	require.Contains(t, up.Output(), "ingest is up", "no other client has set the level")
 }

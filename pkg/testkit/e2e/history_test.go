@@ -20,7 +20,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
-// synced is a message as messagesync gives it.
+// synced is a message as messagesync returns it.
 type synced struct {
 	Header struct {
 		NoPersist int `json:"no_persist"`
@@ -130,7 +130,7 @@ func (m *synced) is(r *record) bool {
 		m.Expire == r.expire && m.Timestamp == message.ID(r.id).UnixMilli()/1000 && bytes.Equal(m.Payload, r.payload)
 }
 
-// askers ask what became of the latest sends that were answered, until the test is over, and note who is told what cannot be.
+// askers ask what became of the latest sends that were answered, until the test is over, and note answers that cannot be right.
 func (l *load) askers(ctx context.Context, h *node, n int) (states func() map[string]int) {
 	counts := make(map[string]int)
 	for range n {
@@ -180,7 +180,7 @@ func (l *load) askers(ctx context.Context, h *node, n int) (states func() map[st
 }
 
 // TestEndToEndHistory reads back by the API what was sent, each message once and whole, while and after the process is killed under
-// load. Whoever was answered 200 is never told that his send is unknown.
+// load. A send that was answered 200 is never reported as unknown.
 func TestEndToEndHistory(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
@@ -198,7 +198,7 @@ func TestEndToEndHistory(t *testing.T) {
 	load.await(700)
 	records := load.finish()
 	verify(t, table, records)
-	t.Logf("%d sends; their senders were told: %v", len(records), states())
+	t.Logf("%d sends; the answers about them: %v", len(records), states())
 	require.NotZero(t, states()["accepted"])
 
 	// Sides of a person's channel see the same messages under different names, so each sender asks for his own.

@@ -93,7 +93,7 @@ func (i *image) prepare(t *testing.T, env, command []string, h *node) *testkit.P
 	return testkit.NewProcess(t, cfg)
 }
 
-// TestEndToEndImage builds the images and runs them as a container engine would that gives them nothing: no root, no
+// TestEndToEndImage builds the images and runs them as a container engine would that grants them nothing: no root, no
 // capability, nothing to write to but the volume.
 func TestEndToEndImage(t *testing.T) {
 	if os.Getenv("IMAGE") == "" {
@@ -114,7 +114,7 @@ func TestEndToEndImage(t *testing.T) {
 	}
 	closed := all.prepare(t, env, all.Config.Cmd, nil)
 	closed.Start()
-	require.Equal(t, 1, closed.Wait(time.Minute), "it takes sends from everybody without being told to")
+	require.Equal(t, 2, closed.Wait(time.Minute), "it takes sends from everybody without --insecure")
 	require.Contains(t, closed.Output(), "--api-tokens-file")
 
 	h.Process = all.prepare(t, append(env, "SENDHOUSE_INSECURE=true"), all.Config.Cmd, h)

@@ -51,7 +51,7 @@ func TestInspectSeesEveryFault(t *testing.T) {
 		"is there twice": func(rows []*row, records []*record) ([]*row, []*record) {
 			return append(rows, rows[3]), records
 		},
-		"nobody was told so": func(rows []*row, records []*record) ([]*row, []*record) {
+		"no answer named it": func(rows []*row, records []*record) ([]*row, []*record) {
 			return rows, records[1:]
 		},
 		"and is there as {": func(rows []*row, records []*record) ([]*row, []*record) {
@@ -71,7 +71,7 @@ func TestInspectSeesEveryFault(t *testing.T) {
 			}
 			return rows, records
 		},
-		"after one behind it was answered": func(rows []*row, records []*record) ([]*row, []*record) {
+		"after a later one was answered": func(rows []*row, records []*record) ([]*row, []*record) {
 			records[2].begun = records[6].answered.Add(time.Second)
 			return rows, records
 		},

@@ -14,7 +14,7 @@ import (
 // killsVariable asks for more kills than the usual ten: TEST_KILLS=200 go test -run …
 const killsVariable = "TEST_KILLS"
 
-// TestEndToEndKill9 kills the whole under load, ten times, and holds what the clients were told against
+// TestEndToEndKill9 kills the whole under load, ten times, and holds the answers that clients got against
 // what is in ClickHouse.
 func TestEndToEndKill9(t *testing.T) {
 	t.Parallel()
@@ -36,7 +36,7 @@ func TestEndToEndKill9(t *testing.T) {
 	load := startLoad(t, up.api, loadConfig{seed: seed})
 	for kill := range kills {
 		load.await(1 + choose.IntN(2500))
-		if kill == kills/2 { // from now on a start goes on from a checkpoint
+		if kill == kills/2 { // from now on a start continues from a checkpoint
 			up.awaitCheckpoints(t)
 		}
 		if kill%3 == 0 { // on its way down

@@ -116,7 +116,7 @@ func binary(t *testing.T) string {
 // seedVariable replays a random test: TEST_SEED=… go test -run …
 const seedVariable = "TEST_SEED"
 
-// newSeed gives the seed of a random test, and prints it if the test fails.
+// newSeed returns the seed of a random test, and prints it if the test fails.
 func newSeed(t *testing.T) uint64 {
 	t.Helper()
 	seed := rand.Uint64()

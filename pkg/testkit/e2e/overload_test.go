@@ -287,7 +287,7 @@ func backToNormal(t *testing.T, address string) time.Duration {
 // watchMemory looks at the memory of a process until the returned function is called.
 func watchMemory(t *testing.T, pid int) (stop func() (before, peak int)) {
 	t.Helper()
-	before, err := residentBytes(pid)
+	before, err := testkit.ProcBytes(pid, "status", "VmRSS")
 	if errors.Is(err, fs.ErrNotExist) {
 		t.Log("this system has no /proc to read the memory of a process from")
 		return func() (int, int) { return 0, 0 }
@@ -300,7 +300,7 @@ func watchMemory(t *testing.T, pid int) (stop func() (before, peak int)) {
 		ticker := time.NewTicker(memoryLookEvery)
 		defer ticker.Stop()
 		for {
-			if now, err := residentBytes(pid); err == nil {
+			if now, err := testkit.ProcBytes(pid, "status", "VmRSS"); err == nil {
 				peak.Store(max(peak.Load(), int64(now)))
 			}
 			select {

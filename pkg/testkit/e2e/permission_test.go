@@ -186,7 +186,7 @@ func (g *guarded) requireFrontPages(t *testing.T, a *apart) {
 	}
 }
 
-// requireRefusals tries what nobody but the named may do.
+// requireRefusals tries what only the named may do.
 func (g *guarded) requireRefusals(t *testing.T) {
 	t.Helper()
 	others := map[string][]string{
@@ -242,7 +242,7 @@ func (g *guarded) requireRefusals(t *testing.T) {
 
 	stranger := g.client("stranger")
 	_, err = nats.Connect(g.url(), nats.RootCAs(stranger.CA), nats.ClientCert(stranger.Cert, stranger.CertKey))
-	require.ErrorIs(t, err, nats.ErrAuthorization, "nobody comes in without a key")
+	require.ErrorIs(t, err, nats.ErrAuthorization, "no client gets in without a key")
 }
 
 // requireNoStrangeServer has a server ask to join the cluster with the certificate of a client, which has no NKey to show there.

@@ -102,7 +102,7 @@ func (o *outage) statement(sql string) error {
 // lightLoad is how long a light load lasts after a restart: longer than the server takes to sync what it has not synced at once.
 const lightLoad = 14 * time.Second
 
-// pastBlock fills more than a block of the message log, restarts, and goes on with little load. A server that has
+// pastBlock fills more than a block of the message log, restarts, and continues with little load. A server that has
 // restarted no longer knows which of its older blocks are not synced.
 func (o *outage) pastBlock() error {
 	if o.random.IntN(2) == 0 {

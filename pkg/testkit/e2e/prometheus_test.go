@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -46,8 +45,7 @@ const (
 // evaluates every second.
 func startPrometheus(t *testing.T, how haste, targets ...string) *prometheusServer {
 	t.Helper()
-	binary, err := exec.LookPath("prometheus")
-	require.NoError(t, err, "install it with: apt-get install prometheus")
+	binary := testkit.Program(t, "prometheus", "prometheus")
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(dir, os.DirFS(deployDir+"/prometheus")))
 	file := filepath.Join(dir, "prometheus.yml")

@@ -21,11 +21,11 @@ import (
 const (
 	queueDirVariable  = "SENDHOUSE_TEST_QUEUE_DIR" // of the queue and of the two files below
 	queueURLVariable  = "SENDHOUSE_TEST_QUEUE_URL"
-	queueStopVariable = "SENDHOUSE_TEST_QUEUE_STOP" // a file: where it exists, nothing new is enqueued
+	queueStopVariable = "SENDHOUSE_TEST_QUEUE_STOP" // a file: if it exists, nothing new is enqueued
 	queueChannels     = 12
 )
 
-// The process appends a line to a file when Enqueue has returned, and to another when OnSent was told. A kill may cut the last line of each.
+// The process appends a line to a file when Enqueue has returned, and to another when OnSent was called. A kill may cut the last line of each.
 const (
 	enqueuedFile = "enqueued"
 	sentFile     = "sent"
@@ -61,7 +61,7 @@ func readLines(path string) (lines []queueLine, err error) {
 		}
 		var line queueLine
 		if json.Unmarshal(text, &line) != nil {
-			continue // the one that a kill cut, with the next behind it: both are done again
+			continue // the one that a kill cut, with the next after it: both are done again
 		}
 		lines = append(lines, line)
 	}

@@ -58,7 +58,7 @@ func TestEndToEndQueue(t *testing.T) {
 			require.Equal(t, 0, sender.Stop())
 			sender.Launch()
 		}
-		awaitLines(t, dir, sentFile, countLines(t, dir, sentFile)+1) // it goes on
+		awaitLines(t, dir, sentFile, countLines(t, dir, sentFile)+1) // it continues
 	}
 	require.NoError(t, os.WriteFile(stop, nil, 0o600))
 	records := awaitAllSent(t, dir)
@@ -85,7 +85,7 @@ func awaitLines(t *testing.T, dir, file string, n int) {
 	})
 }
 
-// awaitAllSent waits until every send that was enqueued has been told to be sent, and makes the records of them. The server said the same of
+// awaitAllSent waits until every send that was enqueued has been reported as sent, and makes the records of them. The server said the same of
 // a send each time that it was asked.
 func awaitAllSent(t *testing.T, dir string) (records []*record) {
 	t.Helper()
@@ -101,7 +101,7 @@ func awaitAllSent(t *testing.T, dir string) (records []*record) {
 			k := key{line.Channel, line.N}
 			got := answer{line.ID, uint64(line.Seq)}
 			if earlier := sent[k]; earlier != nil {
-				require.Equal(t, earlier.answer, got, "%v was told twice", k)
+				require.Equal(t, earlier.answer, got, "%v was reported twice", k)
 				continue
 			}
 			require.Equal(t, int64(line.N), line.Seq, "the place of %v", k)

@@ -48,7 +48,7 @@ func (g *guarded) requireReader(t *testing.T, api string, records []*record) {
 		})
 		sent := 0
 		testkit.WaitFor(t, arriveTimeout, "messages as they come", func(ctx context.Context) error {
-			// From when on it listens nobody says, so it is told again.
+			// Nothing signals that it listens, so the message is sent again.
 			for persist := range 2 {
 				body := fmt.Sprintf(`{"header":{"no_persist":%d},"from_uid":"u","channel_id":%q,"channel_type":2,"payload":"aGk="}`, persist, channel)
 				if status, err := statusOf(ctx, http.DefaultClient, "http://"+api+"/message/send", body); err != nil || status != http.StatusOK {
@@ -68,7 +68,7 @@ func (g *guarded) requireReader(t *testing.T, api string, records []*record) {
 	}
 }
 
-// clientMsgNos runs a command that writes messages as JSON lines, and gives what the senders called them.
+// clientMsgNos runs a command that writes messages as JSON lines, and returns what the senders called them.
 func clientMsgNos(t *testing.T, args []string) (all []string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), binary(t), asOperator(args)...)

@@ -90,7 +90,7 @@ func (r *requeue) awaitSaid(n int) {
 	r.t.Helper()
 	told := func() int { return r.said("inserted") + r.said("already_stored") }
 	target := told() + n
-	testkit.WaitFor(r.t, arriveTimeout, "the command to go on", func(context.Context) error {
+	testkit.WaitFor(r.t, arriveTimeout, "the command to continue", func(context.Context) error {
 		select {
 		case <-r.Done():
 			return nil // and that is looked at below
@@ -131,7 +131,7 @@ func (r *requeue) killBetween(sends int) {
 }
 
 // TestEndToEndRequeueKilled kills the command that requeues dead letters again and again, with kill -9: anywhere, and when a row is in the
-// table and its letter not yet removed. Whoever does it next finishes it, and in the end every row is there once, and no letter.
+// table and its letter not yet removed. The next requeue finishes it, and in the end every row is there once, and no letter.
 func TestEndToEndRequeueKilled(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)

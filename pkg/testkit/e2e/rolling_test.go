@@ -14,7 +14,7 @@ import (
 // and under load. Its clients spread their requests over both ingest processes and try once more where one
 // fails, at the other one: none of them sees a failure.
 //
-// A lease lives for longer here than a request and its repeat may wait together, so whoever stopped without
+// A lease lives for longer here than a request and its repeat may wait together, so a process that stopped without
 // handing its partitions over would be noticed, however slow the machine is.
 func TestEndToEndRollingChange(t *testing.T) {
 	t.Parallel()

@@ -49,7 +49,7 @@ func (h *node) awaitSend(t *testing.T, within time.Duration, partition int, no s
 }
 
 // TestEndToEndStrayRecord: something publishes to a message log. Its partition stops, now and at each start, and says which
-// command mends it; the process and the other partition go on.
+// command mends it; the process and the other partition continue.
 func TestEndToEndStrayRecord(t *testing.T) {
 	t.Parallel()
 	up := newUp(t, "--partitions=2")
@@ -91,7 +91,7 @@ func TestEndToEndStrayRecord(t *testing.T) {
 func TestEndToEndClickHouseStopsNothing(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		// spoil is done to a process that was stopped or, where it needs ClickHouse, just before; mend to one that runs.
+		// spoil is done to a process that was stopped or, if it needs ClickHouse, just before; mend to one that runs.
 		spoil      func(t *testing.T, up *node) (mend func())
 		spoilFirst bool
 		says       string

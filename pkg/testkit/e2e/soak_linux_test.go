@@ -213,8 +213,8 @@ func (s *soak) sample(t *testing.T, at time.Duration) {
 	require.NoError(t, err)
 	for _, pid := range pids {
 		proc := fmt.Sprintf("/proc/%d/", pid)
-		now["memory, MiB (PSS of all processes)"] += kilobytes(t, proc+"smaps_rollup", "Pss:")
-		now["memory, MiB (RSS of all processes)"] += kilobytes(t, proc+"status", "VmRSS:")
+		now["memory, MiB (PSS of all processes)"] += procBytes(t, pid, "smaps_rollup", "Pss")
+		now["memory, MiB (RSS of all processes)"] += procBytes(t, pid, "status", "VmRSS")
 		now["threads"] += entries(t, proc+"task")
 		now["open files"] += entries(t, proc+"fd")
 	}
@@ -249,20 +249,15 @@ func (s *soak) sample(t *testing.T, at time.Duration) {
 	}
 }
 
-// kilobytes reads a line such as "VmRSS: 12 kB", in bytes. A process that has ended has nothing.
-func kilobytes(t *testing.T, file, key string) float64 {
+// procBytes is testkit.ProcBytes. A process that has ended has nothing.
+func procBytes(t *testing.T, pid int, name, key string) float64 {
 	t.Helper()
-	text, err := os.ReadFile(file)
+	bytes, err := testkit.ProcBytes(pid, name, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0
 	}
 	require.NoError(t, err)
-	_, rest, found := strings.Cut(string(text), key)
-	require.True(t, found, "%s in %s", key, file)
-	var kib float64
-	_, err = fmt.Sscan(rest, &kib)
-	require.NoError(t, err)
-	return kib * 1024
+	return float64(bytes)
 }
 
 func entries(t *testing.T, dir string) float64 {

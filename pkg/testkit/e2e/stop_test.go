@@ -19,7 +19,7 @@ import (
 // drainTimeout is longer than a stop may take with the default settings.
 const drainTimeout = 30 * time.Second
 
-// refusals are what a client may see of a process that stops: it is told so, or finds nobody. The two ends
+// refusals are what a client may see of a process that stops: a refusal, or no listener. The two ends
 // of a connection can be closed and written to at the same time, then nothing was read of the request.
 var refusals = map[string]bool{
 	"503 draining": true, "connection refused": true, "connection reset by peer": true, "EOF": true, "broken pipe": true,
@@ -44,9 +44,9 @@ func TestEndToEndStop(t *testing.T) {
 	for outcome := range load.outcomes {
 		require.True(t, refusals[outcome], "a request that was under way: %q", outcome)
 	}
-	require.NotEmpty(t, load.lost, "nobody was refused: the load had ended before the stop")
+	require.NotEmpty(t, load.lost, "no send was refused: the load had ended before the stop")
 
-	// The next start goes on at the next message_seq of each channel.
+	// The next start continues at the next message_seq of each channel.
 	up.Start()
 	table := embeddedTable(t, up)
 	again := startLoad(t, up.api, loadConfig{seed: seed, name: "second-"})

@@ -82,7 +82,7 @@ func awaitTurnedOff(t *testing.T, server *testkit.NATSServer) {
 
 // TestEndToEndStorageFullInCluster fills the disk under one of three NATS servers while clients send, the one that leads a
 // write-ahead log, and then that of a second one. One is not missed. Two are: sends are refused with a code that says so, until
-// there is room and the servers have been started again. Then all goes on, nothing that was answered is lost, and the three
+// there is room and the servers have been started again. Then everything continues, nothing that was answered is lost, and the three
 // servers have the same.
 func TestEndToEndStorageFullInCluster(t *testing.T) {
 	t.Parallel()
@@ -169,7 +169,7 @@ type logCopy struct {
 	Deleted  int    `json:"num_deleted"`
 }
 
-// copiesOf are a server's own copies of all logs, by stream, whoever leads them.
+// copiesOf are a server's own copies of all logs, by stream, whichever server leads them.
 func copiesOf(ctx context.Context, server *testkit.NATSServer) (map[string]logCopy, error) {
 	_, body, err := ask(ctx, server.MonitorURL+"/jsz?accounts=true&streams=true")
 	if err != nil {

@@ -22,17 +22,10 @@ const (
 	embeddedStorageBytes = 640 << 20
 )
 
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small disk needs root; run this test as root, as CI does")
-	}
-}
-
 // smallStorage mounts a small disk, which only root may.
 func smallStorage(t *testing.T) string {
 	t.Helper()
-	requireRoot(t)
+	testkit.RequireRoot(t)
 	dir := t.TempDir()
 	mountSmall(t, dir, storageBytes)
 	return dir
@@ -45,7 +38,7 @@ func mountSmall(t *testing.T, dir string, bytes int) {
 	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
 }
 
-// fillStorage takes what a disk has left, while others write to it too, and gives the file that takes it.
+// fillStorage takes what a disk has left, while others write to it too, and returns the file that takes it.
 func fillStorage(t *testing.T, dir string) (ballast string) {
 	t.Helper()
 	ballast = filepath.Join(dir, "ballast")
@@ -73,7 +66,7 @@ func awaitWriteError(t *testing.T, server *testkit.NATSServer) {
 
 // TestEndToEndStorageFull fills the disk under JetStream while clients send. They are refused with a code of its
 // own. A NATS server that could not write to a stream does not try again by itself, so there has to be room and
-// then a restart of it; the roles go on by themselves, and nothing that was answered is lost.
+// then a restart of it; the roles continue by themselves, and nothing that was answered is lost.
 func TestEndToEndStorageFull(t *testing.T) {
 	t.Parallel()
 	seed := newSeed(t)
@@ -108,7 +101,7 @@ func TestEndToEndStorageFull(t *testing.T) {
 // restarted within the process, and sends are answered; nothing that was answered before is lost or numbered again.
 func TestEndToEndEmbeddedStorageFull(t *testing.T) {
 	t.Parallel()
-	requireRoot(t)
+	testkit.RequireRoot(t)
 	seed := newSeed(t)
 	dataDir := t.TempDir()
 	disk := filepath.Join(dataDir, "nats")

@@ -86,7 +86,7 @@ func (tb *table) keepDuplicates(t *testing.T) {
 		"max_bytes_to_merge_at_min_space_in_pool = 1, parts_to_delay_insert = 100000, parts_to_throw_insert = 100000"))
 }
 
-// count gives the number of rows.
+// count returns the number of rows.
 func (tb *table) count(ctx context.Context) (n uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, arriveTimeout)
 	defer cancel()

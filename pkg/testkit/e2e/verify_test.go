@@ -11,7 +11,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// verify waits for the rows of all records and proves what the package promises of them. That nobody else's
+// verify waits for the rows of all records and proves what the package promises of them. That no other's
 // send is there rests on a partition's rows being written in order: what was taken before the last of the
 // records is seen.
 func verify(t *testing.T, tb *table, records []*record) {
@@ -100,7 +100,7 @@ func (v *verification) everySendOnce() {
 		}
 	}
 	for key, r := range byKey {
-		v.wrong("%s is there, %s, and nobody was told so", key, r.place())
+		v.wrong("%s is there, %s, and no answer named it", key, r.place())
 	}
 }
 
@@ -114,7 +114,7 @@ func (r *row) place() string {
 		r.partition, r.partitionSeq, r.walSeq, r.walIndex, r.seq, r.channelType, r.channelID)
 }
 
-// matches says whether the row holds what was sent, in every column.
+// matches reports whether the row holds what was sent, in every column.
 func (s *send) matches(r *row) bool {
 	return r.channelID == s.channel() && r.channelType == uint8(s.channelType) && r.fromUID == s.fromUID &&
 		r.redDot == uint8(flag(s.redDot)) && r.syncOnce == uint8(flag(s.syncOnce)) && r.streamNo == s.streamNo && r.tagKey == s.tagKey &&
@@ -150,7 +150,7 @@ func (v *verification) everyChannelCounts() {
 			}
 			last = r.seq
 		}
-		// From the last to the first: nobody may have begun after one that stands behind it was answered.
+		// From the last to the first: none may have begun after a later one was answered.
 		earliest := time.Now()
 		for _, r := range slices.Backward(rows) {
 			s := records[r.clientMsgNo]
@@ -158,7 +158,7 @@ func (v *verification) everyChannelCounts() {
 				continue // everySendOnce has said so
 			}
 			if s.begun.After(earliest) {
-				v.wrong("channel %d %q: %d began %s after one behind it was answered", c.kind, c.name, r.seq, s.begun.Sub(earliest))
+				v.wrong("channel %d %q: %d began %s after a later one was answered", c.kind, c.name, r.seq, s.begun.Sub(earliest))
 			}
 			if s.answered.Before(earliest) {
 				earliest = s.answered

@@ -208,7 +208,7 @@ func (c *cache) atFlush(limit time.Duration) {
 }
 
 // cut takes the power away, and holds writes and flushes back until release. What survives is in the
-// durable file when it returns; the cache goes on serving all that was written until restore, so
+// durable file when it returns; the cache continues to serve all that was written until restore, so
 // that the file system above can be unmounted.
 func (c *cache) cut(random *rand.Rand, outcome Outcome) (Cut, error) {
 	c.mu.Lock()

@@ -68,7 +68,11 @@ func Missing(filesystem string) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("a disk that loses power cannot be made here, for want of: %w", errors.Join(missing...))
+		texts := make([]string, len(missing))
+		for i, err := range missing {
+			texts[i] = err.Error()
+		}
+		return fmt.Errorf("disks that lose power, which need %s", strings.Join(texts, ", ")) // on one line, as testkit.Lacking wants it
 	}
 	return nil
 }

@@ -32,11 +32,11 @@ type Pack func(ctx context.Context, pin Pin, dir string) (string, error)
 type Installed struct {
 	// Path is where the library now is.
 	Path string
-	// Fetched says whether it had to be fetched. False means that it was there already and no network was used.
+	// Fetched reports whether it had to be fetched. False means that it was there already and no network was used.
 	Fetched bool
 }
 
-// Install makes sure that the pinned build for this platform is in the cache folder. Where it already is, Install does nothing, unless
+// Install makes sure that the pinned build for this platform is in the cache folder. If it is there already, Install does nothing, unless
 // verify asks it to hash the library and compare: a library that fails is fetched again. The library is written beside its place and
 // renamed into it, so a reader sees the old one or the new one, never a part.
 func Install(ctx context.Context, pack Pack, verify bool) (Installed, error) {

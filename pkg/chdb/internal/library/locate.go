@@ -15,7 +15,7 @@ const EnvPath = "SENDHOUSE_CHDB_LIB"
 // installHint ends each error that a fetch would cure.
 const installHint = "run `make deps`"
 
-// ErrMissing says that there is no library where one was looked for.
+// ErrMissing reports that no library was found at the paths that were tried.
 var ErrMissing = errors.New("libchdb is missing")
 
 // ErrCorrupt says that there is something in the library's place that is not the library.

@@ -1,4 +1,4 @@
-// Package library knows which build of libchdb this program runs on, where it is kept, and how it gets there.
+// Package library knows the build of libchdb that this program runs on, the folder that keeps it, and how to download it.
 //
 // One build per platform is pinned by version and by the integrity its publisher gave it. A build that is not the pinned one is never
 // loaded from the cache, so two machines that run the same commit run the same engine.
