@@ -43,6 +43,7 @@ FUZZTIME ?= 30s
 BENCH    ?= .
 ROUNDS   ?= 20
 ARGS     ?=
+PROSE    ?= 'deploy/*.yaml' 'deploy/*.yml' 'deploy/*.conf' 'deploy/*.xml' 'deploy/*.service' 'deploy/*Dockerfile' '*.sh' .ci
 
 ## Working
 
@@ -184,7 +185,12 @@ microbench: deps ## Run the Go benchmarks that match BENCH.
 ## Checking
 
 .PHONY: check
-check: check-fmt vet lint check-openapi check-tidy check-generated check-vuln ## Everything that must hold before a commit, but for the tests.
+check: check-prose check-fmt vet lint check-openapi check-tidy check-generated check-vuln ## Everything that must hold before a commit, but for the tests.
+
+.PHONY: check-prose
+check-prose:
+	@echo "prose"
+	@.ci/prose $(PROSE)
 
 .PHONY: check-fmt
 check-fmt: $(GOLANGCI_LINT)

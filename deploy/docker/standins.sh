@@ -23,7 +23,7 @@ cp -a "$(go env GOROOT)" "$work/golang/usr/local/go"
 cp "$certificates" "$work/golang$certificates"
 commit docker.io/library/golang:1.26-bookworm "$work/golang" --env GOPATH=/go --env GOTOOLCHAIN=local --env PATH="/go/bin:/usr/local/go/bin:$path"
 
-# Like the real one it has no certificates but those in Node.js; npm is told of this machine's.
+# Like the real one it has no certificates but those in Node.js; npm reads those of this machine from a file.
 debootstrap --variant=minbase bookworm "$work/node" >"$work/log"
 mkdir -p "$work/node/usr/local/lib/node_modules" "$work/node/usr/local/etc"
 cp -L "$(command -v node)" "$work/node/usr/local/bin/node"
