@@ -124,7 +124,7 @@ func milliOf(id ID, timestampMilli uint64) int64 {
 // ErrNotAMessage is returned for bytes that are not an encoded Message.
 var ErrNotAMessage = errors.New("not an encoded Message")
 
-// viewNumber reads one field of an encoded Message; 0 where it is not there.
+// viewNumber reads one field of an encoded Message; 0 if it is absent.
 func viewNumber(encoded []byte, field protowire.Number) (uint64, error) {
 	for b := encoded; len(b) > 0; {
 		num, typ, n := protowire.ConsumeTag(b)
