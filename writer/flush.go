@@ -16,7 +16,7 @@ import (
 )
 
 // flush makes a batch durable: its limits and its token are recorded, its rows inserted under the token,
-// and the position moved behind it; see runner for the states of a range. ctx says whether to begin another attempt, work is for what has begun.
+// and the position moved behind it; see runner for the states of a range. ctx reports whether to begin another attempt, work is for what has begun.
 //
 // A batch that ClickHouse refuses for its size or its content is cut, each part with limits and a token of its
 // own, down to the single row. One that is refused for its content becomes a dead letter.

@@ -218,7 +218,7 @@ func (g *gatherer) give(b *batch) {
 	wake(g.room)
 }
 
-// idle says whether no record waits to be taken.
+// idle reports whether no record waits to be taken.
 func (g *gatherer) idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -148,7 +148,7 @@ func (q *requeuer) store(ctx context.Context, letter deadletter.Entry) (outcome 
 	return outcome, nil
 }
 
-// requeueable says whether a letter holds what could become a row, and of which partition.
+// requeueable reports whether a letter holds what could become a row, and of which partition.
 func requeueable(letter deadletter.Entry) (partition int, err error) {
 	switch {
 	case letter.Role != subsystem:
@@ -191,7 +191,7 @@ func (q *requeuer) passed(ctx context.Context, partition int, seq uint64) error 
 	return nil
 }
 
-// stored says whether the table has the message in the block.
+// stored reports whether the table has the message in the block.
 func (q *requeuer) stored(ctx context.Context) (bool, error) {
 	key, id := q.block.Key(0), int64(q.block.MessageID(0))
 	ids, err := q.client.Find(ctx, key)

@@ -18,7 +18,7 @@ const leaseRole = "writer"
 type holding struct {
 	partition int
 	epoch     uint64 // grows with each change of hands
-	// good says whether the partition is surely still this instance's at this moment.
+	// good reports whether the partition is surely still this instance's at this moment.
 	good func() bool
 }
 

@@ -36,7 +36,7 @@ type Shown struct {
 type Message struct{ stored message.Stored }
 
 // shownFields are the fields of a message in the order in which they are shown: what it is known by first, and the payload, which may be long, last.
-// Where it stands in the message log is shown with the letter.
+// The place in the message log is shown with the letter.
 func shownFields() []message.Field {
 	rank := func(f message.Field) int {
 		switch f.Name {

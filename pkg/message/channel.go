@@ -26,7 +26,7 @@ const (
 	ChannelAgentGroup      ChannelType = 12
 )
 
-// Valid says whether t is one of the channel types.
+// Valid reports whether t is one of the channel types.
 func (t ChannelType) Valid() bool { return t >= ChannelPerson && t <= ChannelAgentGroup }
 
 // CommandSuffix is appended to the canonical name of a channel for commands

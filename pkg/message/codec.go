@@ -118,7 +118,7 @@ type BatchView struct {
 	Messages [][]byte // encoded; they alias the batch
 }
 
-// Next is the place of the message behind the batch.
+// Next is the partition_seq of the first message after the batch.
 func (v *BatchView) Next() uint64 { return v.First + uint64(len(v.Messages)) }
 
 // ErrNotAMessageBatch is returned for bytes that are not an encoded MessageBatch.

@@ -15,7 +15,7 @@ const (
 	Texts              // a list of texts; [Field.Texts]
 )
 
-// Origin is what gives a field its value.
+// Origin is the source of a field's value.
 type Origin uint8
 
 // The origins.

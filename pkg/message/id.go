@@ -74,7 +74,7 @@ const (
 // TimestampMilliMax is the last time that an ID can hold, and so a message have, in Unix milliseconds.
 const TimestampMilliMax = epochUnixMilli + timeMax
 
-// IDClock gives the IDs of one partition. It is a logical clock: it follows the
+// IDClock makes the IDs of one partition. It is a logical clock: it follows the
 // times it is shown, never goes back, and borrows from the next millisecond when
 // a millisecond's 4,096 IDs are used up. Its whole state is the last ID given,
 // so the IDs are a function of the times alone.
@@ -109,7 +109,7 @@ func (c *IDClock) Left(unixMilli int64) int64 {
 
 func clampMilli(unixMilli int64) int64 { return min(max(unixMilli-epochUnixMilli, 0), timeMax) }
 
-// Next gives an ID for a record whose log time is unixMilli. The caller makes sure that one is [IDClock.Left]; it panics if
+// Next returns an ID for a record whose log time is unixMilli. The caller makes sure that one is [IDClock.Left]; it panics if
 // none is.
 func (c *IDClock) Next(unixMilli int64) ID {
 	ms := clampMilli(unixMilli)

@@ -226,7 +226,7 @@ func TestPersonChannelSymmetric(t *testing.T) {
 	})
 }
 
-// FuzzCanonicalChannel: both sides of a person channel, however they name it, mean the one channel, and nobody else does.
+// FuzzCanonicalChannel: both sides of a person channel, however they name it, name the same channel, and no other uid does.
 func FuzzCanonicalChannel(f *testing.F) {
 	for _, seed := range [][2]string{{"user123", "group123"}, {"u1", "u2"}, {"a", "a"}, {"", "b"}, {"a", "a@b"}, {"b", "a@b"}, {"c", "a@b"}, {"a", "a@b@c"}, {"群", "张三"}, {"a____cmd", "b"}, {"plumless", "buckeroo"}} {
 		f.Add(seed[0], seed[1], uint8(1), true)

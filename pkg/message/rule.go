@@ -14,7 +14,7 @@ const (
 	ClientMsgNoBytesMax = 128
 )
 
-// What is said of a name, to be read behind the field's.
+// What is wrong with a name, to follow the name of its field.
 const (
 	isRequired   = "is required"
 	isNotUTF8    = "must be UTF-8"
@@ -23,9 +23,9 @@ const (
 	personAtSign = "must not hold '@' where the channel is a person's"
 )
 
-// UIDRule says which rule a uid breaks: "is required", to be read behind the name of the field. It is empty for a uid that may be used.
+// UIDRule says which rule a uid breaks: "is required", to follow the name of the field. It is empty for a uid that may be used.
 //
-// The rule is the same for everything that names a uid, so that whoever can send can be listed and banned: 1 to [UIDBytesMax] bytes of UTF-8
+// The rule is the same for everything that names a uid, so that every uid that can send can be listed and banned: 1 to [UIDBytesMax] bytes of UTF-8
 // without control characters, and no white space (Unicode's) at either end. Nothing is trimmed or changed. A uid that sends to, or reads, a person's channel is
 // part of the channel's name, so there it holds no '@' and does not end in [CommandSuffix]; give 0 if no channel is concerned.
 func UIDRule(uid string, channelType ChannelType) string {
@@ -55,7 +55,7 @@ func UIDRule(uid string, channelType ChannelType) string {
 	}
 }
 
-// ChannelIDRule says which rule a channel_id breaks, as a client gives it; see UIDRule. A type that is none counts as one that is not a
+// ChannelIDRule says which rule a channel_id breaks, as a client writes it; see UIDRule. A type that is none counts as one that is not a
 // person's.
 //
 // A person's channel is named by the other uid, or by both uids joined by '@'. Any other name is 1 to [ChannelIDBytesMax] bytes of UTF-8
@@ -100,7 +100,7 @@ func personChannelRule(id string) string {
 	}
 }
 
-// isPlain says whether a name is of ASCII letters, digits, '-', '_', '.' and ':' alone.
+// isPlain reports whether a name is of ASCII letters, digits, '-', '_', '.' and ':' alone.
 func isPlain(s string) bool {
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
@@ -112,7 +112,7 @@ func isPlain(s string) bool {
 	return true
 }
 
-// LengthRule says that a text is longer than it may be; it is empty where it is not. See UIDRule.
+// LengthRule says that a text is longer than it may be, and returns "" if it is not. See UIDRule.
 func LengthRule(s string, bytesMax int) string {
 	if len(s) <= bytesMax {
 		return ""
@@ -120,7 +120,7 @@ func LengthRule(s string, bytesMax int) string {
 	return fmt.Sprintf("is %d bytes; at most %d are taken", len(s), bytesMax)
 }
 
-// HasControl says whether s holds a control character (Unicode's Cc).
+// HasControl reports whether s holds a control character (Unicode's Cc).
 func HasControl(s string) bool {
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
@@ -133,7 +133,7 @@ func HasControl(s string) bool {
 	return false
 }
 
-// hasSpace says whether s holds white space as Unicode knows it.
+// hasSpace reports whether s holds white space as Unicode knows it.
 func hasSpace(s string) bool {
 	for _, c := range s {
 		if c == ' ' || c > unicode.MaxASCII && unicode.IsSpace(c) || c < ' ' && unicode.IsSpace(c) {

@@ -32,6 +32,9 @@ var ErrNotASend = errors.New("not an encoded Send")
 
 // ViewSend reads the view of an encoded send and checks the framing of every
 // field. Fields that it does not know are passed over.
+//
+// It is written by hand: the generated decoder is up to twice as fast on a plain send, but allocates for the list of receivers
+// that a command may have, and the fold allocates nothing. [Stored.Decode] is for whole messages.
 func ViewSend(encoded []byte) (SendView, error) {
 	var v SendView
 	for b := encoded; len(b) > 0; {
@@ -121,7 +124,7 @@ func milliOf(id ID, timestampMilli uint64) int64 {
 // ErrNotAMessage is returned for bytes that are not an encoded Message.
 var ErrNotAMessage = errors.New("not an encoded Message")
 
-// viewNumber reads one field of an encoded Message; 0 where it is not there.
+// viewNumber reads one field of an encoded Message; 0 if it is absent.
 func viewNumber(encoded []byte, field protowire.Number) (uint64, error) {
 	for b := encoded; len(b) > 0; {
 		num, typ, n := protowire.ConsumeTag(b)

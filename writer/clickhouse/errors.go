@@ -110,7 +110,7 @@ func ClassOf(err error) Class {
 	return Ambiguous
 }
 
-// IsBehind says whether it was a materialized view of the table that refused: see [Error].
+// IsBehind reports whether it was a materialized view of the table that refused: see [Error].
 func IsBehind(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Behind
@@ -155,7 +155,7 @@ func untrusted(err error) bool {
 	return errors.As(err, &certificate)
 }
 
-// behindTable reads out of what the server says whether it was a view, which gets the rows when the table has them: "… while pushing to
+// behindTable reads out of what the server reports whether it was a view, which gets the rows when the table has them: "… while pushing to
 // view db.view".
 func behindTable(code int, err error) bool {
 	return code != 0 && strings.Contains(err.Error(), "while pushing to view ")

@@ -69,7 +69,7 @@ func (g *gate) hang() {
 	g.hanging = true
 }
 
-// used says whether anything was answered through the gate.
+// used reports whether anything was answered through the gate.
 func (g *gate) used() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

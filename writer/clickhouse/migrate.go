@@ -316,7 +316,7 @@ func (c *Client) apply(ctx context.Context, m Migration) error {
 	return nil
 }
 
-// ledger reads what has been applied: checksums by version. It is empty where there is no ledger.
+// ledger reads what has been applied: checksums by version. It is empty if there is no ledger.
 func (c *Client) ledger(ctx context.Context) (map[int]uint32, error) {
 	var tables uint64
 	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count() FROM system.tables WHERE database = '%s' AND name = '%s'", c.database, tableLedger))

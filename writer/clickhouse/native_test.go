@@ -72,7 +72,7 @@ func TestNativeRoundTrip(t *testing.T) {
 	require.EqualValues(t, 75, count)
 }
 
-// An error of a server is told by its code over the native protocol too.
+// An error of the server is classified by its code over the native protocol too.
 func TestNativeErrors(t *testing.T) {
 	t.Parallel()
 	b := setupNative(t, serverDSN(testkit.StartClickHouse(t), "errors"))

@@ -141,7 +141,7 @@ func (p *page) take(row *clickhouse.Row, limit, bytesMax int) error {
 	return nil
 }
 
-// behind moves the span behind a message, and says whether anything is left of it.
+// behind moves the span behind a message, and reports whether anything is left of it.
 func (sp *span) behind(seq uint64) bool {
 	if sp.newestFirst {
 		sp.last = seq - 1

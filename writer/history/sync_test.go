@@ -2,7 +2,10 @@ package history
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -17,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
@@ -123,6 +127,45 @@ func TestSyncFields(t *testing.T) {
 	require.Len(t, g.Messages, 1)
 	require.Contains(t, g.raw, `"sync_once":1`)
 	require.Contains(t, g.raw, `"channel_id":"bob____cmd"`)
+}
+
+// Readers get each field that is described as one of theirs, and no other.
+func TestSyncHasEveryField(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	m := testkit.FullMessage(1)
+	m.ChannelId, m.ChannelType, m.MessageSeq, m.SyncOnce = "g"+message.CommandSuffix, 2, 1, true
+	b.insert(m)
+	var page struct {
+		Messages []map[string]any `json:"messages"`
+	}
+	decoder := json.NewDecoder(strings.NewReader(b.sync(`{"login_uid":"u","channel_id":"g____cmd","channel_type":2}`).raw))
+	decoder.UseNumber() // an ID passes what a float64 has exactly
+	require.NoError(t, decoder.Decode(&page))
+	require.Len(t, page.Messages, 1)
+	have := page.Messages[0]
+	maps.Copy(have, have["header"].(map[string]any))
+	encoded, err := m.MarshalVT()
+	require.NoError(t, err)
+	var want message.Stored
+	require.NoError(t, want.Decode(encoded))
+	for _, f := range message.Fields() {
+		value, there := have[f.Name]
+		require.Equal(t, f.Synced, there, f.Name)
+		switch {
+		case !there:
+		case f.Kind == message.Text:
+			require.Equal(t, f.Text(&want), value, f.Name)
+		case f.Kind == message.Bytes:
+			require.Equal(t, base64.StdEncoding.EncodeToString([]byte(f.Text(&want))), value, f.Name)
+		case f.Kind == message.Time:
+			require.Equal(t, fmt.Sprint(f.Number(&want)/1000), fmt.Sprint(value), f.Name)
+		case f.Kind == message.Texts:
+			require.ElementsMatch(t, f.Texts(&want), value, f.Name)
+		default:
+			require.Equal(t, fmt.Sprint(f.Number(&want)), fmt.Sprint(value), f.Name)
+		}
+	}
 }
 
 func TestSyncRefuses(t *testing.T) {

@@ -68,7 +68,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, answer.Body) // a client that has gone is no fault
 }
 
-// change says whether the request is not to be answered.
+// change reports whether the request is not to be answered.
 func (p *proxy) change(query url.Values, body *[]byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 )
 
-// Engine is the embedded ClickHouse behind its HTTP interface. A process can have one, so the tests of a
+// Engine is the embedded ClickHouse with its HTTP interface. A process can have one, so the tests of a
 // package share it, each with a database of its own.
 type Engine struct{ addr string }
 
