@@ -197,7 +197,7 @@ func (s *Service) Addr() net.Addr {
 }
 
 // Check is nil while a send to any partition would be taken and answered; otherwise it says why not, and of which
-// partitions, by a PartitionsError. It answers from what is known: see ready.go.
+// partitions, by a PartitionsError. It answers from what is known: see groupcommit/readiness.go.
 func (s *Service) Check() error {
 	if s.state.Load() != stateServing {
 		return ErrNotServing

@@ -22,7 +22,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
-// accessConfig is what an operator may set of access.
+// Config is what an operator may set of access.
 type Config struct {
 	APITokensFile string `name:"api-tokens-file" help:"File of the tokens that the HTTP API takes, a line each: scopes (send, manage, read; separated by commas), a space, sha256: and the token's SHA-256 in hex. Changes are seen within seconds." placeholder:"PATH"`
 	Insecure      bool   `name:"insecure" help:"Listen on addresses that others can reach though they need no credentials: for the HTTP API without tokens, and for the embedded NATS."`
@@ -44,7 +44,7 @@ const (
 	rateMin, rateMax = 0.01, 1e9
 )
 
-// check reports every setting that is out of its range.
+// Check reports every setting that is out of its range.
 func (c Config) Check() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
@@ -72,7 +72,7 @@ func (c Config) Check() error {
 	return errors.Join(errs...)
 }
 
-// gate decides who may call.
+// Gate decides who may call.
 type Gate struct {
 	tokens       *tokens       // nil: none are needed
 	addresses    *addresses    // nil: their rate is not limited
@@ -81,7 +81,7 @@ type Gate struct {
 	origins      []string // whose pages may call
 }
 
-// newGate checks the settings, and reads the files of tokens and certificates.
+// New checks the settings, and reads the files of tokens and certificates.
 func New(cfg Config, hosts guard.Hosts, log *slog.Logger) (*Gate, error) {
 	g := &Gate{origins: cfg.CORSOrigins}
 	errs := []error{cfg.Check()}
@@ -110,7 +110,7 @@ func New(cfg Config, hosts guard.Hosts, log *slog.Logger) (*Gate, error) {
 	return g, errors.Join(errs...)
 }
 
-// watch follows the files of tokens and certificates until the returned function is called.
+// Watch follows the files of tokens and certificates until the returned function is called.
 func (g *Gate) Watch() (stop func()) {
 	var stops []func()
 	if g.tokens != nil {
@@ -126,7 +126,7 @@ func (g *Gate) Watch() (stop func()) {
 	}
 }
 
-// tls is what connections need to be encrypted, or nil.
+// TLS is what connections need to be encrypted, or nil.
 func (g *Gate) TLS() *tls.Config {
 	if g.certificates == nil {
 		return nil
@@ -134,7 +134,7 @@ func (g *Gate) TLS() *tls.Config {
 	return g.certificates.config()
 }
 
-// certificateExpiry is when the certificate that is in force expires, if there is one.
+// CertificateExpiry is when the certificate that is in force expires, if there is one.
 func (g *Gate) CertificateExpiry() (at time.Time, ok bool) {
 	if g.certificates == nil {
 		return time.Time{}, false
@@ -142,7 +142,7 @@ func (g *Gate) CertificateExpiry() (at time.Time, ok bool) {
 	return g.certificates.expiry(), true
 }
 
-// checkPage refuses what a page in a browser may not ask.
+// CheckPage refuses what a page in a browser may not ask.
 func (g *Gate) CheckPage(r *http.Request) outcome.Problem {
 	err := g.guard.Check(r)
 	switch {
@@ -155,7 +155,7 @@ func (g *Gate) CheckPage(r *http.Request) outcome.Problem {
 	}
 }
 
-// allow checks the token of a request and the rates of its address and its token.
+// Allow checks the token of a request and the rates of its address and its token.
 func (g *Gate) Allow(w http.ResponseWriter, r *http.Request, needs api.Scope) (by Spender, p outcome.Problem) {
 	if g.addresses != nil {
 		by.address = g.addresses.of(r)

@@ -13,7 +13,7 @@ import (
 // corsMaxAge is how long a browser may remember what it was told, in seconds.
 const corsMaxAge = "600"
 
-// cors lets pages of some origins call the API from a browser. Cookies are not used, so credentials
+// CORS lets pages of some origins call the API from a browser. Cookies are not used, so credentials
 // in the sense of CORS are never allowed: a page sends its token in a header. MethodsOf names the methods that a path takes.
 func (g *Gate) CORS(methodsOf func(path string) []string, next http.Handler) http.Handler {
 	origins := g.origins

@@ -101,11 +101,11 @@ func limitedAs(addr netip.Addr) netip.Addr {
 	return netip.PrefixFrom(addr.WithZone(""), 64).Masked().Addr()
 }
 
-// budget of a request: what it may still spend. The address comes first, so that guessing tokens
+// Spender has the limiters that a request is charged to; nil if there is no limit. The address comes first, so that guessing tokens
 // costs too.
 type Spender struct{ address, token *rate.Limiter }
 
-// owe takes n more sends off both.
+// Owe takes n more sends off both.
 func (s Spender) Owe(n int) {
 	if n <= 0 || s == (Spender{}) {
 		return

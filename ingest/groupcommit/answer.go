@@ -13,7 +13,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// answer is the sequencer's word on one send.
+// Answer is the sequencer's word on one send.
 type Answer struct {
 	MessageID  uint64
 	MessageSeq uint64

@@ -63,7 +63,7 @@ func (b *batch) derivedBytesMax() int { return len(b.bytes) + b.sends*(message.I
 
 const batchBytesFirst = 4 << 10
 
-// ticket is a request's place in a batch.
+// Ticket is a request's place in a batch.
 type Ticket struct {
 	partition *partition
 	batch     *batch
@@ -74,7 +74,7 @@ type Ticket struct {
 // more than most answers do.
 const patience = 250 * time.Millisecond
 
-// wait waits for the answer to a ticket. ctx is the request's own.
+// Wait waits for the answer to a ticket. ctx is the request's own.
 func (t Ticket) Wait(ctx context.Context, timeout time.Duration) (Answer, outcome.Outcome) {
 	b := t.batch
 	if t.Settled() { // often, under load: spares the timer
@@ -100,13 +100,13 @@ func (t Ticket) Wait(ctx context.Context, timeout time.Duration) (Answer, outcom
 	}
 }
 
-// taken reports whether the ticket is one: a send that was refused has none.
+// Taken reports whether the ticket is one: a send that was refused has none.
 func (t Ticket) Taken() bool { return t.batch != nil }
 
-// leave gives up the ticket: nobody waits for its answer any more.
+// Leave gives up the ticket: nobody waits for its answer any more.
 func (t Ticket) Leave() { t.partition.leave(t.batch, true) }
 
-// settled says whether the result is there.
+// Settled says whether the result is there.
 func (t Ticket) Settled() bool {
 	select {
 	case <-t.batch.done:
@@ -116,6 +116,7 @@ func (t Ticket) Settled() bool {
 	}
 }
 
+// Result is what became of the send. The ticket must be settled.
 func (t Ticket) Result() (Answer, outcome.Outcome) {
 	if t.batch.became != outcome.Accepted {
 		return Answer{}, t.batch.became

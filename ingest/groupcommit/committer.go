@@ -39,7 +39,7 @@ func batchBytes(maxPayload int64) int {
 	return int(min(batchBytesMax, maxPayload-headerRoomBytes))
 }
 
-// committerConfig is what a committer is limited by. The settings of ingest stand behind it.
+// Config has the limits of a Committer; they are settings of ingest.
 type Config struct {
 	AckTimeout time.Duration
 	SendsMax   int           // that may wait, per partition
@@ -47,7 +47,7 @@ type Config struct {
 	WaitMax    time.Duration // how long sends may wait for their answer while a crowd of them does
 }
 
-// committerDeps is what a committer works with. All but Tracer must be set.
+// Deps is what a Committer works with. All fields but Tracer must be set.
 type Deps struct {
 	NATS       *nats.Conn
 	JetStream  jetstream.JetStream
@@ -57,7 +57,7 @@ type Deps struct {
 	Tracer     *tracing.Tracer // nil: nothing is traced
 }
 
-// committer commits sends to the write-ahead logs of all partitions.
+// Committer commits sends to the write-ahead logs of all partitions.
 type Committer struct {
 	Config
 	nc         *nats.Conn
@@ -76,6 +76,7 @@ type Committer struct {
 	partitions []*partition
 }
 
+// New makes a Committer and registers its metrics. Start begins its work.
 func New(cfg Config, deps Deps) (*Committer, error) {
 	c := &Committer{
 		Config: cfg,
@@ -92,7 +93,7 @@ func New(cfg Config, deps Deps) (*Committer, error) {
 	return c, err
 }
 
-// start begins to commit what is enqueued, and to follow the partitions' owners. Until the returned function is called, acknowledgements
+// Start begins to commit what is enqueued, and to follow the partitions' owners. Until the returned function is called, acknowledgements
 // and answers are taken; the owners are followed until ctx ends.
 func (c *Committer) Start(ctx context.Context) (stop func() error, err error) {
 	closeInbox, err := c.openInbox()
@@ -116,7 +117,7 @@ func (c *Committer) Start(ctx context.Context) (stop func() error, err error) {
 	}, nil
 }
 
-// enqueue encodes a send of size bytes into the gathering batch of a partition. The send may be
+// Enqueue encodes a send of size bytes into the gathering batch of a partition. The send may be
 // reused when it returns. Span is that of its request, nil where that is not traced.
 func (c *Committer) Enqueue(partition int, s *message.Send, size int, span *tracing.Span) (Ticket, outcome.Problem) {
 	p := c.partitions[partition]
@@ -124,7 +125,7 @@ func (c *Committer) Enqueue(partition int, s *message.Send, size int, span *trac
 	return t, p.problem(became)
 }
 
-// enqueueHeld is enqueue for one of many: it does not publish, so that a bulk does not
+// EnqueueDeferred is Enqueue for one of many: it does not publish, so that a bulk does not
 // begin with a group commit of one. Flush must follow, and soon: until then the send
 // leaves only if another one takes it along.
 func (c *Committer) EnqueueDeferred(partition int, s *message.Send, size int, span *tracing.Span) (Ticket, outcome.Problem) {
@@ -133,11 +134,10 @@ func (c *Committer) EnqueueDeferred(partition int, s *message.Send, size int, sp
 	return t, p.problem(became)
 }
 
-// release publishes what enqueueHeld has held back, if the way is free; if it is not,
-// it leaves when it is.
+// Flush publishes what EnqueueDeferred has deferred, if no batch is in flight; otherwise it leaves after that batch.
 func (c *Committer) Flush(partition int) { c.partitions[partition].flush() }
 
-// checkConnection is ErrDisconnected while NATS cannot be reached.
+// CheckConnection is ErrDisconnected while NATS cannot be reached.
 func (c *Committer) CheckConnection() error {
 	if !c.connected.Load() {
 		return ErrDisconnected
@@ -152,6 +152,7 @@ type Load struct {
 	Wait         time.Duration // how long the send that has waited longest for its answer has done so
 }
 
+// Load is the current load of a partition.
 func (c *Committer) Load(partition int) Load {
 	p := c.partitions[partition]
 	p.mu.Lock()

@@ -20,7 +20,7 @@ import (
 //
 //	<prefix>.a.<partition>.<batch>   JetStream acknowledges or refuses a group commit
 //	<prefix>.r.<partition>.<batch>   the sequencer answers it
-//	<prefix>.p.<partition>.<probe>   JetStream refuses a probe (ready.go)
+//	<prefix>.p.<partition>.<probe>   JetStream refuses a probe (readiness.go)
 //
 // The prefix is unique to the process, so an answer to an earlier life of it finds
 // nobody.

@@ -86,7 +86,7 @@ func (e *PartitionsError) Error() string {
 	return text.String()
 }
 
-// checkPartitions is a PartitionsError if there are such partitions.
+// CheckPartitions is a PartitionsError if there are such partitions.
 func (c *Committer) CheckPartitions() error {
 	var unready []Unready
 	now := time.Now()

@@ -38,14 +38,14 @@ const (
 	plainAnswerTimeout = 500 * time.Millisecond
 )
 
-// listenerConfig is what a listener is limited by.
+// Config has the limits of a Listener.
 type Config struct {
 	ConnectionsMax   int
 	HandshakeTimeout time.Duration
 	TLS              *tls.Config // nil: connections are in plain HTTP
 }
 
-// listener accepts connections, so many at one time and no more, and makes each a conn.
+// Listener accepts connections up to a limit, and makes each a conn.
 type Listener struct {
 	net.Listener
 	Config
@@ -59,7 +59,7 @@ type Listener struct {
 	ending   sync.WaitGroup
 }
 
-// newListener makes a listener of inner's connections.
+// New makes a Listener and registers its metric. Refused is called for each response that was written without a handler.
 func New(cfg Config, refused func(outcome.Outcome), log *slog.Logger, reg prometheus.Registerer) (*Listener, error) {
 	l := &Listener{
 		Config: cfg, refused: refused, log: log,
@@ -72,13 +72,13 @@ func New(cfg Config, refused func(outcome.Outcome), log *slog.Logger, reg promet
 	return l, reg.Register(l.handshakesFailed)
 }
 
-// open is how many connections are open.
+// Open is how many connections are open.
 func (l *Listener) Open() int64 { return l.connections.Load() }
 
-// hurry cuts short the lingering of connections, because the service stops.
+// Hurry cuts short the lingering of connections, because the service stops.
 func (l *Listener) Hurry() { l.lingerer.Hurry() }
 
-// listen begins to listen.
+// Listen begins to listen.
 func (l *Listener) Listen(ctx context.Context, addr string) (err error) {
 	l.Listener, err = new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	return err
@@ -131,7 +131,7 @@ func (l *Listener) turnAway(c net.Conn) {
 	})
 }
 
-// wait waits for those that are being turned away. The listener is closed before.
+// Wait waits for those that are being turned away. The listener is closed before.
 func (l *Listener) Wait() { l.ending.Wait() }
 
 // conn is a connection whose every answer has the error shape, also where net/http answers

@@ -32,14 +32,14 @@ type Manager struct {
 	Log         *slog.Logger
 }
 
-// managedRoute is one of them. Serve answers, and returns what became of the request.
+// Route is one of them. Serve answers, and returns what became of the request.
 type Route struct {
 	Method, Path string
 	Needs        api.Scope
 	Serve        func(w http.ResponseWriter, r *http.Request) outcome.Problem
 }
 
-// routes is WuKongIM's routes for channels and system accounts: what each takes,
+// Routes is WuKongIM's routes for channels and system accounts: what each takes,
 // and what it changes.
 func (m *Manager) Routes() (routes []Route) {
 	const flags = permission.FlagLarge | permission.FlagBanned | permission.FlagDisbanded | permission.FlagSendBanned | permission.FlagStrangers

@@ -6,18 +6,20 @@ import (
 	"sync/atomic"
 )
 
-// budget is memory that all requests share.
+// Budget is memory that all requests share.
 type Budget struct{ free atomic.Int64 }
 
+// NewBudget makes a budget of so many bytes.
 func NewBudget(bytes int64) *Budget {
 	b := new(Budget)
 	b.free.Store(bytes)
 	return b
 }
 
-// left is what may still be taken.
+// Left is what may still be taken.
 func (b *Budget) Left() int64 { return b.free.Load() }
 
+// Take takes n bytes, and reports false if there are not as many.
 func (b *Budget) Take(n int64) bool {
 	if b.free.Add(-n) < 0 {
 		b.free.Add(n)
@@ -26,6 +28,7 @@ func (b *Budget) Take(n int64) bool {
 	return true
 }
 
+// GiveBack returns n bytes that were taken.
 func (b *Budget) GiveBack(n int64) {
 	if n != 0 {
 		b.free.Add(n)
@@ -35,9 +38,10 @@ func (b *Budget) GiveBack(n int64) {
 // bytesKept is how large a buffer may have grown to be recycled: twice what a group commit holds.
 const bytesKept = 1 << 20
 
-// bytesPool recycles buffers: what batches are encoded in, bulks are read into and answers are written in.
+// Buffers recycles buffers: what batches are encoded in, bulks are read into and answers are written in.
 type Buffers struct{ pool sync.Pool }
 
+// NewBuffers makes a pool whose new buffers have a capacity of first bytes.
 func NewBuffers(first int) *Buffers {
 	p := &Buffers{}
 	p.pool.New = func() any {
@@ -47,8 +51,10 @@ func NewBuffers(first int) *Buffers {
 	return p
 }
 
+// Get returns an empty buffer.
 func (p *Buffers) Get() *[]byte { return p.pool.Get().(*[]byte) } //nolint:forcetypeassert // the pool holds nothing else
 
+// Put recycles a buffer, which the caller must not use any more.
 func (p *Buffers) Put(b *[]byte) {
 	if cap(*b) <= bytesKept {
 		*b = (*b)[:0]

@@ -12,7 +12,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
-// outcome is what became of a request. It decides everything else about the
+// Outcome is what became of a request. It decides everything else about the
 // answer: see spec.
 type Outcome uint8
 
@@ -73,7 +73,7 @@ const (
 	ReasonConflict      = 28
 )
 
-// spec is how an outcome is told to the caller.
+// Spec is how an outcome is told to the caller.
 type Spec struct {
 	Status     int
 	Code       string // stable; also the metrics' label
@@ -82,7 +82,7 @@ type Spec struct {
 	Msg        string // where the case has nothing better to say
 }
 
-// spec is the one place where the status of an answer is decided.
+// Spec is the one place where the status of an answer is decided.
 func (o Outcome) Spec() Spec {
 	const safe = "; sending it again with the same client_msg_no is safe"
 	switch o {
@@ -172,7 +172,7 @@ func (o Outcome) accessSpec() Spec {
 	}
 }
 
-// problem is an answer other than 200. The zero value means that there is none.
+// Problem is an answer other than 200. The zero value means that there is none.
 type Problem struct {
 	Outcome Outcome
 	Msg     string // "" means the outcome's own
@@ -185,9 +185,10 @@ type Problem struct {
 	Sends int
 }
 
+// OK reports whether there is no problem.
 func (p Problem) OK() bool { return p.Outcome == Accepted }
 
-// message is what the problem says.
+// Message is what the problem says.
 func (p Problem) Message() string {
 	if p.Msg != "" {
 		return p.Msg
@@ -204,13 +205,13 @@ func (p Problem) shape() api.Problem {
 	return api.Problem{Status: s.Status, Code: s.Code, Msg: p.Message(), Field: p.Field, Reason: s.Reason, RetryAfter: max(s.RetryAfter, p.RetryAfter)}
 }
 
-// append appends the problem's JSON.
+// Append appends the problem's JSON.
 func (p Problem) Append(body []byte) []byte { return p.shape().Append(body) }
 
-// write answers with the problem.
+// Write answers with the problem.
 func (p Problem) Write(w http.ResponseWriter) { p.shape().Write(w) }
 
-// response is a problem as a whole HTTP answer, for where there is no ResponseWriter. The connection
+// Response is a problem as a whole HTTP answer, for where there is no ResponseWriter. The connection
 // is closed behind it.
 func (p Problem) Response() []byte {
 	s := p.Outcome.Spec()
@@ -228,6 +229,7 @@ func (p Problem) Response() []byte {
 	return append(append(out, "\r\n\r\n"...), body...)
 }
 
+// Of is the outcome of a send on which the permissions decided v.
 func Of(v permission.Verdict) Outcome {
 	switch v {
 	case permission.Allowed:

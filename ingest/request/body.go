@@ -20,7 +20,7 @@ func checkMediaType(h http.Header) outcome.Problem {
 	return outcome.Problem{}
 }
 
-// receive reads a body into req.
+// Receive reads a body into req.
 func (p *Pool) Receive(w http.ResponseWriter, r *http.Request, req *Request) outcome.Problem {
 	if failed := checkMediaType(r.Header); !failed.OK() {
 		return failed
@@ -89,6 +89,7 @@ func (u upload) Read(p []byte) (int, error) {
 	return u.Reader.Read(p)
 }
 
+// TooLarge is the problem of a body larger than bytesMax.
 func TooLarge(bytesMax int) outcome.Problem {
 	return outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("the body is larger than %s", config.ByteSize(bytesMax))}
 }

@@ -14,7 +14,7 @@ import (
 // subscribersMax is the most receivers that a request may name.
 const subscribersMax = 10_000
 
-// decode reads r.body into r.fields. It returns a problem only where the body is
+// Decode reads r.body into r.fields. It returns a problem only where the body is
 // not one JSON object; a field of a wrong type is noted and the reading goes on, so
 // that one error can name every bad field.
 //

@@ -7,7 +7,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/outcome"
 )
 
-// field is a part of the body that can be wrong. Errors name fields in this order.
+// Field is a part of the body that can be wrong. Errors name fields in this order.
 type Field uint8
 
 const (
@@ -46,6 +46,7 @@ const (
 	flagSyncOnce
 )
 
+// String is the name of the field in a request and in errors.
 func (f Field) String() string {
 	return [FieldsCount]string{
 		"payload", "from_uid", "sender_uid", "channel_id", "channel_type",

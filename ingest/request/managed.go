@@ -13,7 +13,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// managed is the body of a management route, decoded and checked.
+// Managed is the body of a management route, decoded and checked.
 type Managed struct {
 	Channel permission.Channel
 	Uids    []string // each once
@@ -21,7 +21,7 @@ type Managed struct {
 	Flags   permission.Flags // of a channel that is defined
 }
 
-// accepts says what a management route takes beside the channel.
+// Accepts says what a management route takes beside the channel.
 type Accepts struct {
 	NoChannel   bool  // it is not about a channel
 	Uids        Field // the name of its uids; fieldsCount: it has none
@@ -48,7 +48,7 @@ const (
 	manageFlags // the number of them
 )
 
-// decodeManaged reads r.body as the body of a management route. As for a send, one error names
+// DecodeManaged reads r.body as the body of a management route. As for a send, one error names
 // every bad field, and fields that the route does not know are passed over.
 func (r *Request) DecodeManaged(takes Accepts) (m Managed, p outcome.Problem) {
 	var flags [manageFlags]int64
@@ -186,7 +186,7 @@ func (r *Request) managedUIDs(takes Accepts, ch permission.Channel) []string {
 	return slices.Compact(uids)
 }
 
-// managedQuery reads the channel that a query names.
+// ManagedQuery reads the channel that a query names.
 func (r *Request) ManagedQuery(query url.Values) (permission.Channel, outcome.Problem) {
 	f := &r.fields
 	f.channelID = query.Get("channel_id")
@@ -202,7 +202,7 @@ func (r *Request) ManagedQuery(query url.Values) (permission.Channel, outcome.Pr
 	return ch, r.problem()
 }
 
-// checkStored refuses names that break the rules and that a policy does not hold.
+// CheckStored refuses names that break the rules and that a policy does not hold.
 func (r *Request) CheckStored(given Managed, takes Accepts, policy *permission.Policy) outcome.Problem {
 	if policy == nil && !takes.NoChannel {
 		r.badIf(fieldChannelID, given.Channel.Rule())

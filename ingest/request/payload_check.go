@@ -13,7 +13,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// payloadRules checks payloads against the table. It is read-only.
+// PayloadRules checks payloads against the table. It is read-only.
 type PayloadRules struct {
 	mode           string                        // payloadRulesOff, payloadRulesWarn or payloadRulesEnforce
 	violations     map[string]prometheus.Counter // by the rule's name, for every name that there is
@@ -21,7 +21,7 @@ type PayloadRules struct {
 	system, custom *payloadRule
 }
 
-// newPayloadRules makes the rules, and registers the metric of their violations.
+// NewPayloadRules makes the rules, and registers the metric of their violations.
 func NewPayloadRules(mode string, reg prometheus.Registerer) (*PayloadRules, error) {
 	p := &PayloadRules{mode: mode, violations: make(map[string]prometheus.Counter), table: payloadRuleTable()}
 	violations := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -70,7 +70,7 @@ func (v violation) problem() outcome.Problem {
 	}
 }
 
-// apply holds a checked send against the rules, as the setting says.
+// Apply holds a checked send against the rules, as the setting says.
 func (p *PayloadRules) Apply(req *Request) outcome.Problem {
 	if p.mode == PayloadRulesOff {
 		return outcome.Problem{}

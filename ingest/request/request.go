@@ -24,7 +24,7 @@ const (
 	subscribersKept = 256
 )
 
-// request is one request from its first byte until its send is in the gathering
+// Request is one request from its first byte until its send is in the gathering
 // batch; then it goes back to the pool.
 //
 // The strings of fields and send alias body and text. Nothing of them may be kept
@@ -61,7 +61,7 @@ type fields struct {
 	subscribers []string
 }
 
-// requestPool recycles requests, so that a usual one allocates no buffer.
+// Pool recycles requests, so that a usual one allocates no buffer.
 type Pool struct {
 	pool         sync.Pool
 	Budget       *memory.Budget
@@ -70,6 +70,7 @@ type Pool struct {
 	Uploading    atomic.Int64    // requests whose client has not sent the next part of its body yet
 }
 
+// NewPool makes a pool for bodies of up to bodyBytesMax each and bodiesBytesMax altogether.
 func NewPool(bodyBytesMax int, bodiesBytesMax int64) *Pool {
 	p := &Pool{Budget: memory.NewBudget(bodiesBytesMax), bodyBytesMax: bodyBytesMax, splits: memory.NewBuffers(splitterBytesFirst)}
 	p.pool.New = func() any {
@@ -78,7 +79,7 @@ func NewPool(bodyBytesMax int, bodiesBytesMax int64) *Pool {
 	return p
 }
 
-// get hands out a request. Large buffers that it has from before count as if they
+// Get hands out a request. Large buffers that it has from before count as if they
 // were made now; where there is no room for them it gets small ones.
 func (p *Pool) Get() *Request {
 	r := p.pool.Get().(*Request) //nolint:forcetypeassert // the pool holds nothing else
@@ -94,7 +95,7 @@ func (p *Pool) Get() *Request {
 	return r
 }
 
-// of is get with a body that has been read elsewhere; it is copied. There is none where
+// GetWith is Get with a body that was read elsewhere; it is copied. There is none where
 // there is no room for it.
 func (p *Pool) GetWith(body []byte) (r *Request, ok bool) {
 	r = p.Get()
@@ -108,7 +109,7 @@ func (p *Pool) GetWith(body []byte) (r *Request, ok bool) {
 	return r, true
 }
 
-// put takes r back. The caller must not touch r, nor what aliases it, any more.
+// Put takes r back. The caller must not touch r, nor what aliases it, any more.
 func (p *Pool) Put(r *Request) {
 	p.Budget.GiveBack(r.reserved)
 	r.reserved = 0
@@ -133,7 +134,7 @@ func resetSend(s *message.Send) {
 	s.StreamNo, s.TagKey, s.Expire, s.Subscribers, s.Payload = "", "", 0, nil, nil
 }
 
-// asked is what the permissions are asked about a send. Its strings alias the request. A
+// ForPermission is what the permissions are asked about a send. Its strings alias the request. A
 // command has the policy of its channel.
 func (r *Request) ForPermission() permission.Send {
 	send := &r.Send

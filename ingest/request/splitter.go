@@ -46,7 +46,7 @@ type splitter struct {
 	escaped  bool
 }
 
-// split begins to take the items of a bulk out of its body. The caller owes close.
+// Split begins to take the items of a bulk out of its body. The caller owes close.
 func (p *Pool) Split(body io.Reader, lines bool) *splitter {
 	return newSplitter(p.upload(body), lines, p.splits, p.Budget)
 }
@@ -55,7 +55,7 @@ func newSplitter(in io.Reader, lines bool, pool *memory.Buffers, b *memory.Budge
 	return &splitter{in: in, lines: lines, pool: pool, budget: b}
 }
 
-// close gives the memory back. No item may be touched any more.
+// Close gives the memory back. No item may be touched any more.
 func (s *splitter) Close() {
 	s.budget.GiveBack(s.reserved)
 	if s.pooled != nil {
@@ -65,7 +65,7 @@ func (s *splitter) Close() {
 	s.pooled, s.buf, s.reserved = nil, nil, 0
 }
 
-// begin reads as far as the first item, to see whether it stands in an array.
+// Begin reads as far as the first item, to see whether it stands in an array.
 func (s *splitter) Begin() outcome.Problem {
 	for {
 		rest := trimLeft(s.buf[s.at:])
@@ -85,7 +85,7 @@ func (s *splitter) Begin() outcome.Problem {
 	}
 }
 
-// next is the next item, until there is no more: then p says why, if it is not the body's
+// Next is the next item, until there is no more: then p says why, if it is not the body's
 // end. The text stands until the next call.
 func (s *splitter) Next() (text []byte, more bool, p outcome.Problem) {
 	for {
@@ -256,7 +256,7 @@ func (s *splitter) reserve(bytes int) bool {
 	return true
 }
 
-// checkBulkMediaType takes what checkMediaType takes, and NDJSON by its usual names.
+// CheckBulkMediaType takes what checkMediaType takes, and NDJSON by its usual names.
 func CheckBulkMediaType(h http.Header) (lines bool, p outcome.Problem) {
 	if mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type")); err == nil {
 		switch mediaType {

@@ -24,7 +24,7 @@ const (
 	isFlag     = "must be 0 or 1"
 )
 
-// validate makes r.send of r.fields, or notes everything that is wrong with them.
+// Validate makes r.send of r.fields, or notes everything that is wrong with them.
 // The send's strings alias the request.
 //
 // Of a field that has two places, from_uid goes before sender_uid, and a flag in
@@ -202,7 +202,7 @@ func temporaryChannel(sorted []string) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// takeReceivers takes the receivers out of the request: empty ones left out, sorted, each
+// TakeReceivers takes the receivers out of the request: empty ones left out, sorted, each
 // once.
 func (r *Request) TakeReceivers() []string {
 	f := &r.fields
@@ -221,7 +221,7 @@ func (r *Request) TakeReceivers() []string {
 	return uids
 }
 
-// validateBatch checks what is the same for all receivers: everything but the channel.
+// ValidateBatch checks what is the same for all receivers: everything but the channel.
 func (r *Request) ValidateBatch(payloadBytesMax int) outcome.Problem {
 	f := &r.fields
 	f.channelType = int64(message.ChannelPerson)
@@ -231,7 +231,7 @@ func (r *Request) ValidateBatch(payloadBytesMax int) outcome.Problem {
 	return r.Validate(payloadBytesMax)
 }
 
-// address makes the send to one receiver. What else is in the request has been checked.
+// Address makes the send to one receiver. What else is in the request has been checked.
 func (r *Request) Address(uid string, payloadBytesMax int) outcome.Problem {
 	r.issues = r.issues[:0]
 	if strings.Contains(uid, "@") {
