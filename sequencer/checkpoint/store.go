@@ -94,6 +94,7 @@ func sumOf(metas []runner.CheckpointMeta) (uint32, error) {
 	return crc32.Checksum(content, crc32.MakeTable(crc32.Castagnoli)), nil
 }
 
+// Open opens the store of a partition. The buckets must exist.
 func Open(ctx context.Context, js jetstream.JetStream, partition int) (*Store, error) {
 	stream, err := js.Stream(ctx, objectStream)
 	if err != nil {
@@ -120,6 +121,7 @@ func (c *Store) List(ctx context.Context) (runner.Kept, error) {
 	return kept, err
 }
 
+// Claim implements [runner.Checkpoints].
 func (c *Store) Claim(ctx context.Context) (runner.Kept, error) {
 	kept, err := c.List(ctx)
 	if err == nil && kept.Damaged != nil {
@@ -264,6 +266,7 @@ func (c *Store) rewritePointers(ctx context.Context) error {
 	return nil
 }
 
+// Save implements [runner.Checkpoints].
 func (c *Store) Save(ctx context.Context, snapshot *fold.Snapshot, takenAt time.Time, seen runner.Kept, beside *runner.CheckpointMeta) (runner.Kept, error) {
 	err := c.sweep(ctx, seen) // first, for what is left over may be why there is no space
 	if err != nil {
@@ -341,6 +344,7 @@ func (c *Store) put(ctx context.Context, name string, snapshot *fold.Snapshot) (
 	return bytes, sum.Sum32(), err
 }
 
+// Load implements [runner.Checkpoints].
 func (c *Store) Load(ctx context.Context, meta runner.CheckpointMeta, params fold.Params) (*fold.State, error) {
 	object, err := c.open(ctx, meta.Object)
 	switch {

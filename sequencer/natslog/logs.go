@@ -81,8 +81,10 @@ func (l *Logs) Close() error {
 	return nil
 }
 
+// OnAck implements [runner.Logs].
 func (l *Logs) OnAck(f func(streamSeq uint64, err error)) { l.onAck = f }
 
+// Append implements [runner.Logs].
 func (l *Logs) Append(r *runner.Derived, ack bool) error {
 	l.msg.Data, l.msg.Reply = r.Data, ""
 	if ack {
@@ -136,10 +138,12 @@ func (l *Logs) Answer(subject string, answers []byte) error {
 	return l.answers.Publish(subject, answers)
 }
 
+// Live implements [runner.Logs].
 func (l *Logs) Live(subject string, data []byte) error {
 	return l.nc.Publish(subject, data)
 }
 
+// WALBounds implements [runner.Logs].
 func (l *Logs) WALBounds(ctx context.Context) (runner.Bounds, error) {
 	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
 	if err != nil {
@@ -154,6 +158,7 @@ func (l *Logs) WALBounds(ctx context.Context) (runner.Bounds, error) {
 	return b, nil
 }
 
+// WALMissing implements [runner.Logs].
 func (l *Logs) WALMissing(ctx context.Context, since uint64) (uint64, error) {
 	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
 	if err != nil {
@@ -163,6 +168,7 @@ func (l *Logs) WALMissing(ctx context.Context, since uint64) (uint64, error) {
 	return missing, err //nolint:wrapcheck // says what was being done
 }
 
+// TrimWAL implements [runner.Logs].
 func (l *Logs) TrimWAL(ctx context.Context, first uint64) error {
 	stream, err := l.js.Stream(ctx, topology.WALStream(l.partition))
 	if err == nil {
@@ -230,6 +236,7 @@ func (l *Logs) CutOutput(ctx context.Context, last uint64) error {
 	return broker.CutStream(ctx, l.js, name, last) //nolint:wrapcheck // says what was being done
 }
 
+// OutputTime implements [runner.Logs].
 func (l *Logs) OutputTime(ctx context.Context, streamSeq uint64) (at time.Time, ok bool, err error) {
 	name := topology.MessagesStream(l.partition)
 	record, err := broker.RecordAt(ctx, l.js, name, streamSeq)
@@ -247,6 +254,7 @@ func (l *Logs) OutputTime(ctx context.Context, streamSeq uint64) (at time.Time, 
 	return time.Time{}, streamSeq <= state.LastSeq && (state.Msgs == 0 || streamSeq < state.FirstSeq), nil
 }
 
+// ReadWAL implements [runner.Logs].
 func (l *Logs) ReadWAL(ctx context.Context, from uint64) (runner.Reader, error) {
 	messages, err := broker.ReadOrdered(ctx, l.js, topology.WALStream(l.partition), from)
 	if err != nil {

@@ -150,7 +150,7 @@ func (e *emitter) resume(ctx context.Context, cause error) error {
 			e.Logger.Warn("cannot read the message log's tail; retrying", "error", err)
 		}
 		if e.backoff.Wait(ctx, attempt+1) != nil {
-			return nil
+			return nil //nolint:nilerr // emitting ends with ctx; what is not handed over is derived again
 		}
 	}
 }

@@ -127,6 +127,7 @@ func (h *Harness) PublishTraced(traced string, sends ...*message.Send) string {
 	return h.PublishWith(0, traced, sends...)
 }
 
+// PublishWith is Publish to a partition, with the header of sends that are traced.
 func (h *Harness) PublishWith(partition int, traced string, sends ...*message.Send) string {
 	h.T.Helper()
 	var data []byte
@@ -165,6 +166,7 @@ func (h *Harness) Answer(subject string) []*message.Answer {
 	}
 }
 
+// Ask publishes one record and waits for its answer.
 func (h *Harness) Ask(sends ...*message.Send) []*message.Answer {
 	h.T.Helper()
 	return h.Answer(h.Publish(sends...))
@@ -260,6 +262,7 @@ func (h *Harness) Put(record []byte) {
 	require.NoError(h.T, err)
 }
 
+// DeleteMessageLog deletes the message log of partition 0.
 func (h *Harness) DeleteMessageLog() {
 	h.T.Helper()
 	require.NoError(h.T, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
@@ -281,6 +284,7 @@ func (h *Harness) Keeper(now func() time.Time) *runner.Keeper {
 	return k
 }
 
+// Partition returns a partition that has not recovered.
 func (h *Harness) Partition(now func() time.Time, caughtUp func()) *runner.Partition {
 	logs, err := natslog.Open(h.NC, h.JS, 0, natslog.Options{Answers: h.NC})
 	require.NoError(h.T, err)
@@ -290,6 +294,7 @@ func (h *Harness) Partition(now func() time.Time, caughtUp func()) *runner.Parti
 	})
 }
 
+// Checkpoints are those of partition 0.
 func (h *Harness) Checkpoints() *checkpoint.Store {
 	store, err := checkpoint.Open(h.Ctx, h.JS, 0)
 	require.NoError(h.T, err)
