@@ -170,7 +170,7 @@ func TestCertificateSettings(t *testing.T) {
 	cfg.Access.TLSCertFile = files.Cert
 	require.ErrorContains(t, cfg.Check(guard.Hosts{}), "give both or none")
 	cfg.Access.TLSCertFile, cfg.Access.TLSClientCAFile = "", files.ClientCA
-	require.ErrorContains(t, cfg.Check(), "api-tls-client-ca-file")
+	require.ErrorContains(t, cfg.Check(guard.Hosts{}), "api-tls-client-ca-file")
 	cfg = defaultConfig(t)
 	cfg.Access.TLSCertFile, cfg.Access.TLSKeyFile = "nowhere", "nowhere"
 	_, err := New(cfg, Deps{Logger: logger(t), Registerer: prometheus.NewRegistry()})
