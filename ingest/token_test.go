@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/guard"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
@@ -106,14 +107,14 @@ func TestNobodyElseWithoutTokens(t *testing.T) {
 		cfg := defaultConfig(t)
 		cfg.APIAddr = config.Addr(addr)
 		if loopback {
-			require.NoError(t, cfg.Check(), addr)
+			require.NoError(t, cfg.Check(guard.Hosts{}), addr)
 			continue
 		}
-		require.ErrorContains(t, cfg.Check(), "--insecure", addr)
+		require.ErrorContains(t, cfg.Check(guard.Hosts{}), "--insecure", addr)
 		cfg.Access.Insecure = true
-		require.NoError(t, cfg.Check(), addr)
+		require.NoError(t, cfg.Check(guard.Hosts{}), addr)
 		cfg.Access.Insecure, cfg.Access.APITokensFile = false, "tokens"
-		require.NoError(t, cfg.Check(), addr)
+		require.NoError(t, cfg.Check(guard.Hosts{}), addr)
 	}
 }
 
@@ -212,7 +213,7 @@ func TestDoorSettings(t *testing.T) {
 	} {
 		cfg := defaultConfig(t)
 		change(&cfg)
-		require.ErrorContains(t, cfg.Check(), says)
+		require.ErrorContains(t, cfg.Check(guard.Hosts{}), says)
 	}
 }
 
