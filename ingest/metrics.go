@@ -71,8 +71,8 @@ type loadCollector struct {
 }
 
 func newLoadCollector(s *Service) *loadCollector {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("sendhouse_ingest_"+name, help, labels, nil)
+	desc := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc("sendhouse_ingest_"+name, help, nil, nil)
 	}
 	return &loadCollector{
 		s:              s,

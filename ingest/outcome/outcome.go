@@ -16,6 +16,7 @@ import (
 // answer: see spec.
 type Outcome uint8
 
+// The outcomes. Which status, code and reason each has is in the table of spec.
 const (
 	Accepted Outcome = iota
 	Duplicate

@@ -10,6 +10,7 @@ import (
 // Field is a part of the body that can be wrong. Errors name fields in this order.
 type Field uint8
 
+// The fields, in the order of a request.
 const (
 	fieldPayload Field = iota
 	fieldFromUID

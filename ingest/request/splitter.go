@@ -14,15 +14,15 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
-// bulkBytesMax bounds the body of POST /message/sendbulk.
+// BulkBytesMax bounds the body of POST /message/sendbulk.
 const BulkBytesMax = 16 << 20
 
 const splitterBytesFirst = 32 << 10 // what the buffer begins with
 
-// splitter takes the items of a bulk out of its body, while that comes. It looks only for
+// Splitter takes the items of a bulk out of its body, while that comes. It looks only for
 // where they end; what is in them is the decoder's. So an item that is wrong is one item,
 // as long as its quotes and brackets are closed.
-type splitter struct {
+type Splitter struct {
 	in     io.Reader
 	Before func() // called before each read, which may take time
 	budget *memory.Budget
@@ -47,16 +47,16 @@ type splitter struct {
 }
 
 // Split begins to take the items of a bulk out of its body. The caller owes close.
-func (p *Pool) Split(body io.Reader, lines bool) *splitter {
+func (p *Pool) Split(body io.Reader, lines bool) *Splitter {
 	return newSplitter(p.upload(body), lines, p.splits, p.Budget)
 }
 
-func newSplitter(in io.Reader, lines bool, pool *memory.Buffers, b *memory.Budget) *splitter {
-	return &splitter{in: in, lines: lines, pool: pool, budget: b}
+func newSplitter(in io.Reader, lines bool, pool *memory.Buffers, b *memory.Budget) *Splitter {
+	return &Splitter{in: in, lines: lines, pool: pool, budget: b}
 }
 
 // Close gives the memory back. No item may be touched any more.
-func (s *splitter) Close() {
+func (s *Splitter) Close() {
 	s.budget.GiveBack(s.reserved)
 	if s.pooled != nil {
 		*s.pooled = s.buf
@@ -66,7 +66,7 @@ func (s *splitter) Close() {
 }
 
 // Begin reads as far as the first item, to see whether it stands in an array.
-func (s *splitter) Begin() outcome.Problem {
+func (s *Splitter) Begin() outcome.Problem {
 	for {
 		rest := trimLeft(s.buf[s.at:])
 		s.at = len(s.buf) - len(rest)
@@ -87,7 +87,7 @@ func (s *splitter) Begin() outcome.Problem {
 
 // Next is the next item, until there is no more: then p says why, if it is not the body's
 // end. The text stands until the next call.
-func (s *splitter) Next() (text []byte, more bool, p outcome.Problem) {
+func (s *Splitter) Next() (text []byte, more bool, p outcome.Problem) {
 	for {
 		if s.closed {
 			return nil, false, s.trailing()
@@ -117,7 +117,7 @@ func (s *splitter) Next() (text []byte, more bool, p outcome.Problem) {
 }
 
 // line is the next line that is not blank, if all of it is there.
-func (s *splitter) line() (text []byte, ok bool) {
+func (s *Splitter) line() (text []byte, ok bool) {
 	for s.at < len(s.buf) {
 		end := bytes.IndexByte(s.buf[s.at+s.searched:], '\n')
 		switch {
@@ -138,7 +138,7 @@ func (s *splitter) line() (text []byte, ok bool) {
 
 // element is the next element, if its end is there. An empty one, as between two commas,
 // is one too; only an empty array has none.
-func (s *splitter) element() (text []byte, ok bool) {
+func (s *Splitter) element() (text []byte, ok bool) {
 	for s.at+s.searched < len(s.buf) {
 		c := s.buf[s.at+s.searched]
 		switch {
@@ -163,7 +163,7 @@ func (s *splitter) element() (text []byte, ok bool) {
 }
 
 // take gives n bytes out, and passes over some more.
-func (s *splitter) take(n, over int) []byte {
+func (s *Splitter) take(n, over int) []byte {
 	text := s.buf[s.at : s.at+n]
 	s.at += n + over
 	s.searched = 0
@@ -171,7 +171,7 @@ func (s *splitter) take(n, over int) []byte {
 }
 
 // trailing reads the rest behind an array, which must be white space.
-func (s *splitter) trailing() outcome.Problem {
+func (s *Splitter) trailing() outcome.Problem {
 	for {
 		if len(trimSpace(s.buf[s.at:])) > 0 {
 			return outcome.Problem{Outcome: outcome.InvalidJSON, Msg: "something follows the array; it was not read"}
@@ -187,7 +187,7 @@ func (s *splitter) trailing() outcome.Problem {
 }
 
 // fill reads more.
-func (s *splitter) fill() outcome.Problem {
+func (s *Splitter) fill() outcome.Problem {
 	if !s.room() {
 		return outcome.Problem{Outcome: outcome.Overloaded, Msg: "too many large bodies at one time; what is behind was not read"}
 	}
@@ -208,7 +208,7 @@ func (s *splitter) fill() outcome.Problem {
 
 // room makes room for a read: at the front, or by doubling the buffer where an item fills
 // most of it. It is never larger than twice what a body may have.
-func (s *splitter) room() bool {
+func (s *Splitter) room() bool {
 	switch {
 	case s.at == len(s.buf):
 		s.buf, s.at = s.buf[:0], 0
@@ -234,7 +234,7 @@ func (s *splitter) room() bool {
 }
 
 // start takes the buffer to begin with: that of an earlier bulk, which may have grown, or a small one where there is no room for it.
-func (s *splitter) start() bool {
+func (s *Splitter) start() bool {
 	pooled := s.pool.Get()
 	if !s.reserve(cap(*pooled)) {
 		if !s.reserve(splitterBytesFirst) {
@@ -248,7 +248,7 @@ func (s *splitter) start() bool {
 }
 
 // reserve takes room for so many bytes out of the budget.
-func (s *splitter) reserve(bytes int) bool {
+func (s *Splitter) reserve(bytes int) bool {
 	if !s.budget.Take(int64(bytes)) {
 		return false
 	}

@@ -34,6 +34,7 @@ func With(more string) string {
 	return valid + "," + more + "}"
 }
 
+// Quoted is a string as JSON.
 func Quoted(s string) string {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -42,6 +43,7 @@ func Quoted(s string) string {
 	return string(b)
 }
 
+// BenchBody is the body of the i-th send of a benchmark: as large as those of a usual load script, with a key of its own.
 func BenchBody(i int) string {
 	return fmt.Sprintf(`{"header":{"no_persist":0,"red_dot":1,"sync_once":0},"client_msg_no":"b-%d","from_uid":"u%d","channel_id":"c%d","channel_type":1,"expire":0,"payload":"eyJ0eXBlIjoxLCJjb250ZW50IjoiSGVsbG8gV29ybGQsIHRoaXMgaXMgYSB0ZXN0IG1lc3NhZ2UgZm9yIGJlbmNoIn0="}`, i, i%97, i%10000)
 }
