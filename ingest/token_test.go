@@ -113,7 +113,7 @@ func TestNobodyElseWithoutTokens(t *testing.T) {
 		require.ErrorContains(t, cfg.Check(guard.Hosts{}), "--insecure", addr)
 		cfg.Access.Insecure = true
 		require.NoError(t, cfg.Check(guard.Hosts{}), addr)
-		cfg.Access.Insecure, cfg.Access.APITokensFile = false, "tokens"
+		cfg.Access.Insecure, cfg.Access.APITokensFile = false, tokenFile(t, "send sha256:"+strings.Repeat("0", 64)+"\n")
 		require.NoError(t, cfg.Check(guard.Hosts{}), addr)
 	}
 }
