@@ -55,8 +55,7 @@ func TestTokenFile(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// TestTokensReload: a change is in force with the next look at the file; a broken file
-// changes nothing, and is reported once.
+// TestTokensReload: a change takes effect at the next poll; a broken file changes nothing, and is reported once.
 func TestTokensReload(t *testing.T) {
 	t.Parallel()
 	path := ingesttest.TokenFile(t, ingesttest.TokenLine("send", "old"))
