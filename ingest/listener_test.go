@@ -176,7 +176,7 @@ func TestLogsHoldNoSecrets(t *testing.T) {
 	}
 	require.NoError(t, os.WriteFile(path, []byte("send "+secret+"\n"), 0o600))
 	testkit.WaitFor(t, testTimeout, "the broken file to be reported", func(context.Context) error {
-		if !strings.Contains(log.String(), "could not be read again") {
+		if !strings.Contains(log.String(), "cannot reload files") {
 			return errors.New("it is not")
 		}
 		return nil

@@ -77,7 +77,7 @@ func TestTokensReload(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(ingesttest.TokenLine("send", "new")), 0o600))
 		require.True(t, known("new"))
 		require.False(t, known("old"))
-		require.Equal(t, 1, strings.Count(log.String(), "read again"))
+		require.Equal(t, 1, strings.Count(log.String(), "reloaded files"))
 
 		require.NoError(t, os.WriteFile(path, []byte("send broken\n"), 0o600))
 		require.True(t, known("new"), "the tokens of before stay")

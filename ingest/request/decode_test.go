@@ -28,7 +28,7 @@ func decoded(pool *Pool, body []byte) (*Request, outcome.Problem) {
 	return r, r.Validate(testPayloadBytesMax)
 }
 
-// compare checks the decoder and the validation against the reference. Decode documents where they may differ.
+// compare checks the decoder and the validation against the reference. See Decode for the allowed differences.
 func compare(t require.TestingT, pool *Pool, body []byte) {
 	compareScan(t, pool, body)
 	r, p := decoded(pool, body)
