@@ -82,7 +82,7 @@ func TestFailedRequestIsNamed(t *testing.T) {
 	for range 3 {
 		require.Equal(t, g.code(), ask(http.MethodPost, "/message/send", example, "").code())
 	}
-	failed := log.with(t, "a request failed")
+	failed := log.with(t, "request failed")
 	require.Len(t, failed, 1)
 	require.Equal(t, "proxy-7", failed[0]["request_id"])
 	require.Equal(t, "send", failed[0]["route"])
@@ -94,7 +94,7 @@ func TestFailedRequestIsNamed(t *testing.T) {
 	id := g.header.Get("X-Request-Id")
 	require.NotEmpty(t, id)
 	require.NotEqual(t, "two words", id)
-	panics := log.with(t, "a request panicked")
+	panics := log.with(t, "request panicked")
 	require.Len(t, panics, 1)
 	require.Equal(t, id, panics[0]["request_id"])
 
@@ -102,7 +102,7 @@ func TestFailedRequestIsNamed(t *testing.T) {
 	require.Equal(t, http.StatusOK, ask(http.MethodGet, "/flush", "", "").status)
 	require.Equal(t, http.StatusServiceUnavailable, ask(http.MethodGet, "/busy", "", "reader-1").status)
 	require.Equal(t, http.StatusServiceUnavailable, ask(http.MethodGet, "/busy", "", "reader-2").status)
-	failed = log.with(t, "a request failed")
+	failed = log.with(t, "request failed")
 	require.Len(t, failed, 2)
 	require.Equal(t, "reader-1", failed[1]["request_id"])
 	require.Equal(t, "/busy", failed[1]["route"])
@@ -111,7 +111,7 @@ func TestFailedRequestIsNamed(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, g.status)
 	require.NotEmpty(t, g.header.Get("X-Request-Id"))
 	require.NotEqual(t, id, g.header.Get("X-Request-Id"))
-	require.Len(t, log.with(t, "a request failed"), 2, "that a caller is wrong is not for the operator's log")
+	require.Len(t, log.with(t, "request failed"), 2, "that a caller is wrong is not for the operator's log")
 }
 
 // traceSetup is a service that traces what its callers want traced, to a collector. Flush ends the tracing.

@@ -145,7 +145,7 @@ func TestServersOwnAnswers(t *testing.T) {
 	}{
 		{"a malformed request line", "nonsense\r\n\r\n", 400, "malformed_request", "the request is not valid HTTP/1.1"},
 		{"a malformed header", "GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400, "malformed_request", "the request is not valid HTTP/1.1"},
-		{"a header flood", "GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 100_000) + "\r\n\r\n", 431, "header_too_large", "the header of the request is larger than is taken"},
+		{"a header flood", "GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 100_000) + "\r\n\r\n", 431, "header_too_large", "the header of the request is too large"},
 		{"no host", "GET / HTTP/1.1\r\n\r\n", 400, "malformed_request", "missing required Host header"},
 		{"a malformed host", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "malformed_request", "malformed Host header"},
 		{"a bad header value", "GET / HTTP/1.1\r\nHost: x\r\nX: a\x01b\r\n\r\n", 400, "malformed_request", "the request is not valid HTTP/1.1"},

@@ -63,9 +63,9 @@ func (l *Lingerer) Linger(c net.Conn) error {
 	return nil
 }
 
-// Linger closes the writing side of a connection, discards a little of what the client is still sending, and gives it a
-// little time to read the response. It takes at most half a second, plus the time of the connection's own CloseWrite. The
-// caller then closes the connection.
+// Linger closes the writing side of a connection, discards a little of what the client is still sending, and allows the
+// client a little time to read the response. It takes at most half a second, plus the time of the connection's own
+// CloseWrite. The caller then closes the connection.
 func Linger(c net.Conn) {
 	if CloseWrite(c) != nil {
 		return

@@ -211,7 +211,7 @@ func (i *inbox) probeProblem(msg *nats.Msg) string {
 	a, err := parseAck(&i.json, msg.Data)
 	switch {
 	case err != nil:
-		return "cannot parse the response to a probe:  " + err.Error()
+		return "cannot parse the response to a probe: " + err.Error()
 	case !a.refused():
 		return fmt.Sprintf("it stored a probe as record %d instead of refusing it", a.streamSeq)
 	case a.errCode == int(jetstream.JSErrCodeStreamWrongLastSequence), a.errCode == int(jetstream.JSErrCodeStreamWrongLastSequenceConstant):
@@ -266,7 +266,7 @@ func (c *Committer) followOwners(ctx context.Context) {
 		}
 		if err.Error() != said && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, errReconnected) { // once each; the first sequencer makes it
 			said = err.Error()
-			c.log.Warn("cannot watch the sequencers' leases; sends to a refused partition wait until AnswerTimeout; retrying", "error", err)
+			c.log.Warn("cannot watch the sequencers' leases; sends to a refused partition wait for --ingest-answer-timeout; retrying", "error", err)
 		}
 		if lifecycle.Pause(ctx, pause) != nil {
 			return
