@@ -67,9 +67,9 @@ func TestTimeouts(t *testing.T) {
 		says    string
 		answers int
 	}{
-		"silent from the start":   {func(s *http.Server) *time.Duration { return &s.ReadHeaderTimeout }, "", 0},
+		"silent from the start":  {func(s *http.Server) *time.Duration { return &s.ReadHeaderTimeout }, "", 0},
 		"silent after a request": {func(s *http.Server) *time.Duration { return &s.IdleTimeout }, post("{}"), 1},
-		"half a body":             {func(s *http.Server) *time.Duration { return &s.ReadTimeout }, post("{}")[:len(post("{}"))-1], 1},
+		"half a body":            {func(s *http.Server) *time.Duration { return &s.ReadTimeout }, post("{}")[:len(post("{}"))-1], 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -19,7 +19,7 @@ type halfPipe struct {
 func (p *halfPipe) CloseWrite() error { p.ended.Store(true); return nil }
 
 // linger lets a connection linger whose client writes a piece at each interval until a write fails, and returns how long
-// that took. done, if set, is called before the last write.
+// that took. during, if set, runs concurrently.
 func linger(t *testing.T, l *Lingerer, piece int, interval time.Duration, during func()) time.Duration {
 	t.Helper()
 	client, accepted := net.Pipe()
