@@ -403,7 +403,7 @@ func TestStale(t *testing.T) {
 	require.Equal(t, Allowed, s.ask("v", g))
 }
 
-// TestServerRestartsMissNothing: changes that other processes make while this one cannot reach NATS are in force once it
+// TestServerRestarts: changes that other processes make while this one cannot reach NATS are in force once it
 // can.
 func TestServerRestarts(t *testing.T) {
 	t.Parallel()
