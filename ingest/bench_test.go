@@ -26,8 +26,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// toy answers every batch as soon as the log delivers it: the least a sequencer
-// could cost.
+// toy answers every batch as soon as the log delivers it: the lower bound of a sequencer's cost.
 func (b *bundle) toy() {
 	for p := range int(b.service.topology) {
 		nc := connect(b.t, b.server)
@@ -60,8 +59,8 @@ func (b *bundle) toy() {
 	}
 }
 
-// load keeps n connections busy with raw HTTP/1.1, so that the client costs little,
-// and returns when total requests are answered.
+// load keeps n connections busy with raw HTTP/1.1, so that the client costs little, and returns when total requests have
+// been answered.
 func load(b *testing.B, addr string, n, total int, body func(i int) string) {
 	b.Helper()
 	var next atomic.Int64
@@ -95,7 +94,7 @@ func load(b *testing.B, addr string, n, total int, body func(i int) string) {
 					b.Error(err)
 					return
 				}
-				m, err := conn.Read(in) // an answer fits one packet
+				m, err := conn.Read(in) // a response fits in one packet
 				if err != nil {
 					b.Error(err)
 					return
@@ -112,8 +111,8 @@ func load(b *testing.B, addr string, n, total int, body func(i int) string) {
 	wg.Wait()
 	b.StopTimer()
 	took := time.Since(start)
-	// On a machine that others use too, this says more than the rate. It includes the
-	// client and, for BenchmarkHandler, the NATS server.
+	// On a shared machine this is more meaningful than the rate. It includes the client and, for BenchmarkHandler, the NATS
+	// server.
 	b.ReportMetric(float64((cpuTime(b)-cpu).Microseconds())/float64(total), "cpu-µs/op")
 	b.ReportMetric(float64(total)/took.Seconds(), "req/s")
 	var all []time.Duration
@@ -131,8 +130,8 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkHandler is the whole way: HTTP over loopback, group commit into an
-// embedded server with fsync, a toy answerer.
+// BenchmarkHandler measures the whole path: HTTP over loopback, group commit into an embedded server with fsync, and a toy
+// sequencer.
 func BenchmarkHandler(b *testing.B) {
 	for _, n := range []int{1, 64, 256} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
@@ -185,8 +184,7 @@ func BenchmarkBulk(b *testing.B) {
 	b.ReportMetric(float64(next.Load())/s.metric("sendhouse_ingest_batch_sends", ""), "sends/batch")
 }
 
-// BenchmarkNothing is a chi handler that reads the body and answers a constant: what
-// HTTP alone costs here.
+// BenchmarkNothing measures a chi handler that reads the body and answers a constant: the cost of HTTP alone.
 func BenchmarkNothing(b *testing.B) {
 	for _, n := range []int{1, 64, 256} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
@@ -206,7 +204,7 @@ func BenchmarkNothing(b *testing.B) {
 	}
 }
 
-// quantile is the q-quantile of d in milliseconds.
+// quantile returns the q-quantile of d in milliseconds.
 func quantile(d []time.Duration, q float64) float64 {
 	if len(d) == 0 {
 		return 0
@@ -215,8 +213,8 @@ func quantile(d []time.Duration, q float64) float64 {
 	return float64(d[int(q*float64(len(d)-1))]) / float64(time.Millisecond)
 }
 
-// BenchmarkTracing is BenchmarkHandler at 64 connections with tracing off, as it is by default, and with a share of the requests
-// traced, whose spans go to a collector that reads them and does nothing.
+// BenchmarkTracing is BenchmarkHandler at 64 connections with tracing off, which is the default, and with a share of the
+// requests traced, whose spans go to a collector that discards them.
 func BenchmarkTracing(b *testing.B) {
 	for _, row := range []struct {
 		name string
@@ -243,8 +241,8 @@ func BenchmarkTracing(b *testing.B) {
 	}
 }
 
-// BenchmarkTracingOff is all that tracing adds to a request where it is off: the calls that a send makes which is alone in its
-// group commit.
+// BenchmarkTracingOff measures what tracing adds to a request when it is off: the tracing calls of a send that is alone in
+// its group commit.
 func BenchmarkTracingOff(b *testing.B) {
 	provider, err := tracing.New(b.Context(), tracing.Config{}, tracing.Deps{Service: "bench", Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	require.NoError(b, err)

@@ -19,11 +19,10 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// shortTimeout is for tests in which one request must run into a timeout and another
-// must not, on a machine that does much else.
+// shortTimeout is for tests in which one request must time out and another must not, on a loaded machine.
 const shortTimeout = 2 * time.Second
 
-// What a group commit may hold.
+// Limits of a group commit.
 const batchSendsMax, batchBytesMax = 1024, 512 << 10
 
 func one() options { return options{partitions: 1, noStreams: true} }
@@ -37,10 +36,10 @@ func TestAnswerBeforeAck(t *testing.T) {
 	r1 := wal.Next()
 	second := b.async(send("g", "2"))
 	b.queued(0, 1)
-	r1.Answer(7) // proves that it is durable: the next one may go
+	r1.Answer(7) // proves that it is durable, so the next one is published
 	require.Contains(t, receive(t, first).raw, `"message_seq":7`)
 	r2 := wal.Next()
-	r1.Ack() // late, and of no interest
+	r1.Ack() // late, and ignored
 	third := b.async(send("g", "3"))
 	b.queued(0, 1)
 	r2.Answer(8)
@@ -89,8 +88,7 @@ func TestGroupCommitGathersWhileOneIsInFlight(t *testing.T) {
 	}
 }
 
-// TestManyAtOnce is the whole on the real log: each request gets its own answer, and
-// every send stands in the log once.
+// TestManyAtOnce uses the real log: each request gets its own answer, and every send is in the log once.
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 3})
@@ -200,8 +198,8 @@ func TestLargeSendGoesAlone(t *testing.T) {
 	}
 }
 
-// TestEnqueueRace lets all that can end a batch run against one another; the race
-// detector looks on. Every request must be answered with its own answer or a failure.
+// TestEnqueueRace runs everything that can end a batch concurrently, under the race detector. Every request must get its
+// own answer or a failure.
 func TestEnqueueRace(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
@@ -224,7 +222,7 @@ func TestEnqueueRace(t *testing.T) {
 				r.Answer(1)
 				continue
 			}
-			id := func(r *record) { // the answer says which send it is for
+			id := func(r *record) { // the answer identifies its send
 				answers := &message.AnswerBatch{}
 				for _, s := range r.Sends {
 					var n uint64
@@ -288,11 +286,11 @@ func TestEnqueueRace(t *testing.T) {
 	requireForgotten(t, b)
 }
 
-// crowdMin is how many sends must wait for a crowd.
+// crowdMin is the number of waiting sends from which admission control applies.
 const crowdMin = 256
 
-// TestCrowd: where a crowd has waited too long newcomers are refused at once; who is few may wait, and when
-// the crowd has been answered all is as before.
+// TestCrowd: if more than crowdMin sends wait too long, new ones are refused at once; fewer may wait, and once they have
+// been answered new ones are accepted again.
 func TestCrowd(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) { c.WaitMax = time.Nanosecond }})
@@ -300,7 +298,7 @@ func TestCrowd(t *testing.T) {
 
 	answers := []<-chan got{b.async(send("g", "0"))}
 	first := wal.Next()
-	for i := range crowdMin - 1 { // each of them would wait too long, but they are no crowd
+	for i := range crowdMin - 1 { // each waits too long, but they are too few
 		answers = append(answers, b.async(send("g", fmt.Sprint(i+1))))
 	}
 	b.queued(0, crowdMin-1)
@@ -329,8 +327,8 @@ func TestCrowd(t *testing.T) {
 	requireForgotten(t, b)
 }
 
-// TestOneIsNoCrowd: the many sends of one request wait for each other, however long that takes, and none of them
-// is refused for it.
+// TestOneIsNoCrowd: the many sends of one request wait for each other, however long that takes, and none of them is
+// refused.
 func TestOneIsNoCrowd(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 2, config: func(c *Config) { c.WaitMax, c.QueueSendsMax = time.Nanosecond, 2*crowdMin }})
@@ -366,7 +364,7 @@ func TestNoAckInTime(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, g.status)
 	require.Equal(t, "outcome_unknown", g.code())
 	requireShape(t, g)
-	// The slot is free again, and the batch that was given up stays that.
+	// The slot is free again, and the batch that was given up stays so.
 	r := wal.Next()
 	silent.Ack()
 	silent.Answer(1)
@@ -392,7 +390,7 @@ func TestNoSequencer(t *testing.T) {
 	requireForgotten(t, b)
 }
 
-// requireForgotten checks that nothing is kept of requests that have been answered.
+// requireForgotten checks that nothing is kept of answered requests.
 func requireForgotten(t *testing.T, b *bundle) {
 	t.Helper()
 	require.Eventually(t, func() bool {

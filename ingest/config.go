@@ -14,45 +14,45 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
-// Config is what an operator may set. The defaults stand in the tags; kong fills them in.
+// Config has the settings of ingest. The struct tags hold the defaults, which kong applies.
 type Config struct {
 	APIAddr config.Addr `name:"api-addr" help:"Address of the HTTP API that producers send to." default:"127.0.0.1:5001"`
 
 	Access access.Config `embed:""`
 
-	ConnectionsMax int `name:"api-connections-max" help:"Connections to the HTTP API that may be open at one time; further ones are answered 503. The limit of open files may allow fewer." default:"16384"`
+	ConnectionsMax int `name:"api-connections-max" help:"Connections to the HTTP API that may be open at the same time; further ones are answered 503. The limit of open files may allow fewer." default:"16384"`
 
 	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
 	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`
-	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies being read, and what is made of them, at one time, without the first 2KiB of each; beyond it requests are answered 503." default:"256MiB"`
+	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies and the data decoded from them, excluding the first 2KiB of each; above it requests are answered 503." default:"256MiB"`
 
-	PayloadRules string `name:"ingest-payload-rules" help:"What to do with payloads that are not as WuKongIM's protocol recommends for their message type: off does not look, warn takes and counts them, enforce answers 400." enum:"off,warn,enforce" default:"warn"`
+	PayloadRules string `name:"ingest-payload-rules" help:"What to do with payloads that differ from what WuKongIM's protocol recommends for their message type: off does not check, warn accepts and counts them, enforce answers 400." enum:"off,warn,enforce" default:"warn"`
 
 	Permission permission.Config `embed:""`
 
-	RequestsMax   int             `name:"ingest-requests-max" help:"Requests in flight at one time; beyond it they are answered 503." default:"16384"`
-	QueueSendsMax int             `name:"ingest-queue-sends-max" help:"Sends that may wait for their group commit, per partition; beyond it they are answered 503." default:"8192"`
-	QueueBytesMax config.ByteSize `name:"ingest-queue-bytes-max" help:"Bytes that may wait for their group commit, per partition; beyond it sends are answered 503." default:"32MiB"`
-	WaitMax       time.Duration   `name:"ingest-wait-max" help:"How long sends may wait for their answer, per partition, while a crowd of them does; as long as it takes longer, new ones are answered 503." default:"500ms"`
+	RequestsMax   int             `name:"ingest-requests-max" help:"Requests in flight at the same time; above it they are answered 503." default:"16384"`
+	QueueSendsMax int             `name:"ingest-queue-sends-max" help:"Sends that may wait for their group commit, per partition; above it sends are answered 503." default:"8192"`
+	QueueBytesMax config.ByteSize `name:"ingest-queue-bytes-max" help:"Bytes that may wait for their group commit, per partition; above it sends are answered 503." default:"32MiB"`
+	WaitMax       time.Duration   `name:"ingest-wait-max" help:"How long sends may wait for their answer, per partition, while more than 256 of them wait; above it new sends are answered 503." default:"500ms"`
 
 	AckTimeout    time.Duration `name:"ingest-ack-timeout" help:"How long the write-ahead log may take to acknowledge a group commit." default:"3s"`
 	AnswerTimeout time.Duration `name:"ingest-answer-timeout" help:"How long a request waits for its answer before it is answered 503." default:"5s"`
-	DrainTimeout  time.Duration `name:"ingest-drain-timeout" help:"How long accepted requests may take to be answered when the process stops." default:"20s"`
+	DrainTimeout  time.Duration `name:"ingest-drain-timeout" help:"How long the process waits for accepted requests to be answered when it stops." default:"20s"`
 
 	HeaderReadTimeout time.Duration `name:"ingest-header-read-timeout" help:"How long a client may take to send the header of a request." default:"5s"`
 	BodyReadTimeout   time.Duration `name:"ingest-body-read-timeout" help:"How long a client may take to send a whole request." default:"15s"`
 	WriteTimeout      time.Duration `name:"ingest-write-timeout" help:"How long a request may take from its header to the last byte of its answer. Must exceed the body-read and answer timeouts together." default:"30s"`
-	IdleTimeout       time.Duration `name:"ingest-idle-timeout" help:"How long a connection is kept with no request on it." default:"2m"`
+	IdleTimeout       time.Duration `name:"ingest-idle-timeout" help:"How long an idle connection is kept open." default:"2m"`
 	HeaderBytesMax    int           `name:"ingest-header-bytes-max" help:"Largest header of a request, in bytes." default:"16384"`
 }
 
-// Limits that are part of the format and not settings.
+// Limits that are part of the format, not settings.
 const (
 	payloadBytesMaxMax = 4 << 20
 )
 
-// Check reports everything that is wrong with the settings; hosts are the names under which pages may reach the API. It reads the files that
-// the settings name.
+// Check reports every invalid setting. hosts are the host names under which pages may reach the API. Check reads the files
+// that the settings name.
 func (c Config) Check(hosts guard.Hosts) error {
 	_, err := access.New(c.Access, hosts, slog.New(slog.DiscardHandler))
 	return errors.Join(c.check(), err)
@@ -72,7 +72,7 @@ func (c Config) check() error {
 	check(c.ConnectionsMax >= 1, "api-connections-max %d: must be at least 1", c.ConnectionsMax)
 	check(c.PayloadBytesMax >= 1 && c.PayloadBytesMax <= payloadBytesMaxMax,
 		"ingest-payload-bytes-max %s: must be 1B to %s", c.PayloadBytesMax, config.ByteSize(payloadBytesMaxMax))
-	// Base64 makes four bytes of three; a KiB is for the other fields.
+	// Base64 encodes three bytes as four; 1 KiB is for the other fields.
 	least := (c.PayloadBytesMax+2)/3*4 + config.KiB
 	check(c.BodyBytesMax >= least && c.BodyBytesMax <= 64*config.MiB,
 		"ingest-body-bytes-max %s: must be %s (to hold the largest payload) to 64MiB", c.BodyBytesMax, least)

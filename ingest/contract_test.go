@@ -20,7 +20,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/request"
 )
 
-// TestContract reads as the contract's table of fields: a body, and the answer to it.
+// TestContract follows the contract's table of fields: a body, and the response to it.
 func TestContract(t *testing.T) {
 	t.Parallel()
 	payload := func(n int) string {
@@ -53,7 +53,7 @@ func TestContract(t *testing.T) {
 	}{
 		{"the page's example", example, ok, "", ""},
 		{"only what is required", with(``), ok, "", ""},
-		{"fields that nobody knows", with(`"device_id":"d","x":{"y":[1,{"z":null}]}`), ok, "", ""},
+		{"unknown fields", with(`"device_id":"d","x":{"y":[1,{"z":null}]}`), ok, "", ""},
 
 		{"payload missing", `{"from_uid":"a","channel_id":"g","channel_type":2}`, bad, invalid, "payload"},
 		{"payload null", with(`"payload":null`), bad, invalid, "payload"},
@@ -147,7 +147,7 @@ func TestContract(t *testing.T) {
 		{"flags 1", with(`"header":{"no_persist":1,"red_dot":1,"sync_once":1}`), ok, "", ""},
 		{"flags at top level", with(`"no_persist":1,"red_dot":1,"sync_once":1`), ok, "", ""},
 		{"flags 0", with(`"header":{"no_persist":0,"red_dot":0,"sync_once":0}`), ok, "", ""},
-		{"flags that nobody knows", with(`"header":{"x":[]}`), ok, "", ""},
+		{"unknown flags", with(`"header":{"x":[]}`), ok, "", ""},
 		{"flags null", with(`"header":{"no_persist":null},"red_dot":null`), ok, "", ""},
 		{"header null", with(`"header":null`), ok, "", ""},
 		{"header a string", with(`"header":"x"`), bad, invalid, "header"},
@@ -263,8 +263,8 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// TestContractPage holds the page that clients read against the code: every field of a body, and every error with
-// its status, stands there.
+// TestContractPage checks the page that clients read against the code: it must have every field of a body, and every error
+// with its status.
 func TestContractPage(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../docs/reference/api.md")
@@ -282,21 +282,21 @@ func TestContractPage(t *testing.T) {
 	}
 	for f := range request.FieldsCount {
 		name := f.String()
-		if !slices.Contains([]string{"sender_uid", "header", "no_persist", "red_dot", "sync_once"}, name) { // they stand in the rows of others
+		if !slices.Contains([]string{"sender_uid", "header", "no_persist", "red_dot", "sync_once"}, name) { // they share rows with others
 			require.True(t, has("`"+name), name)
 		}
 		require.Contains(t, string(page), strings.TrimPrefix(name, "header."))
 	}
 	for o := range outcome.Count {
 		s := o.Spec()
-		if o == outcome.Accepted || o == outcome.Duplicate || o == outcome.ClientGone { // not told, or 200
+		if o == outcome.Accepted || o == outcome.Duplicate || o == outcome.ClientGone { // not reported, or 200
 			continue
 		}
 		require.True(t, has(strconv.Itoa(s.Status), "`"+s.Code+"`"), "%d %s", s.Status, s.Code)
 	}
 }
 
-// requireReply checks the form of a 200.
+// requireReply checks the shape of a 200.
 func requireReply(t *testing.T, g got) {
 	t.Helper()
 	require.Len(t, g.body, 4, g.raw)
@@ -308,7 +308,7 @@ func requireReply(t *testing.T, g got) {
 	require.Contains(t, g.body, "message_seq")
 }
 
-// requireShape checks the form of everything that is not 200.
+// requireShape checks the shape of every other response.
 func requireShape(t *testing.T, g got) {
 	t.Helper()
 	require.Equal(t, "application/json", g.header.Get("Content-Type"))
@@ -325,7 +325,7 @@ func requireShape(t *testing.T, g got) {
 	}
 }
 
-// TestRequests is what HTTP around the body can be.
+// TestRequests covers the HTTP around the body.
 func TestRequests(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
@@ -379,7 +379,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// spaces is an endless body.
+// spaces is an endless body of spaces.
 type spaces struct{}
 
 func (spaces) Read(p []byte) (int, error) {
@@ -405,7 +405,7 @@ func TestClientMsgNo(t *testing.T) {
 	b := setup(t, options{})
 	b.sequence()
 
-	t.Run("made here where there is none", func(t *testing.T) {
+	t.Run("generated if there is none", func(t *testing.T) {
 		t.Parallel()
 		one, err := b.try(with(``))
 		require.NoError(t, err)
@@ -427,7 +427,7 @@ func TestClientMsgNo(t *testing.T) {
 	}
 }
 
-// TestPayloadRulesWarn: the default takes everything, and counts what the rules would refuse.
+// TestPayloadRulesWarn: the default accepts everything, and counts violations.
 func TestPayloadRulesWarn(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})

@@ -13,7 +13,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// requestOf is a send with a value of its own in every described field, and those values as they are in the write-ahead log.
+// requestOf returns a send with a distinct value in every described field, and those values as they appear in the
+// write-ahead log.
 func requestOf() (body map[string]any, want map[string]any) {
 	body, want = make(map[string]any), make(map[string]any)
 	header := make(map[string]any)
@@ -43,7 +44,8 @@ func requestOf() (body map[string]any, want map[string]any) {
 	return body, want
 }
 
-// Every field that message.Fields describes as one of a send is read from a request, checked, and in the write-ahead log as it was sent.
+// Every field that message.Fields describes as a send's is read from a request, validated, and stored in the write-ahead
+// log as sent.
 func TestEveryFieldOfASendIsTaken(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
@@ -79,7 +81,7 @@ func TestEveryFieldOfASendIsTaken(t *testing.T) {
 		}
 	}
 
-	// What is of another type is refused, with the field's name.
+	// A value of another type is refused, with the field's name.
 	for name := range body {
 		wrong, _ := requestOf()
 		wrong[name] = map[string]any{"no_persist": map[string]any{}}
@@ -91,7 +93,7 @@ func TestEveryFieldOfASendIsTaken(t *testing.T) {
 	}
 }
 
-// The document has every field of a send, and every field that readers of a channel get.
+// The document has every field of a send, and every field that readers of a channel receive.
 func TestEveryFieldIsInTheDocument(t *testing.T) {
 	t.Parallel()
 	schemas := description(t).Components.Schemas

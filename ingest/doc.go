@@ -1,31 +1,29 @@
-// Package ingest is the way in: it takes POST /message/send, and many sends in one request by
-// /message/sendbatch and /message/sendbulk; it checks each, commits it to the write-ahead
-// log, and answers with the sequencer's result. It keeps no state that outlives a request.
+// Package ingest is the role that receives sends over HTTP: POST /message/send, and /message/sendbatch and
+// /message/sendbulk for many sends in one request. It checks each send, commits it to the write-ahead log, and answers
+// with the sequencer's result. It keeps no state that outlives a request.
 //
 // # Delivery
 //
-// A 200 means that the send is durable in the write-ahead log and has its ID and
-// sequence number; it will be in every derived log. A 4xx means that nothing was
-// written. A 503 with code outcome_unknown or no_answer means that the send may
-// have been written: the caller repeats it with the same client_msg_no, and receives
-// the first result if it was written. The service itself never publishes a send twice.
+// A 200 means that the send is durable in the write-ahead log and has its ID and sequence number; it will be in every
+// derived log. A 4xx means that nothing was written. A 503 with code outcome_unknown or no_answer means that the send may
+// have been written: the caller repeats it with the same client_msg_no, and receives the first result if it was written.
+// The service itself never publishes a send twice.
 //
 // # Ordering
 //
-// Sends of one channel go to one partition. A partition has one publish in flight
-// from this process; later sends gather meanwhile, and leave as the next group
-// commit in the order of their arrival. So two sends of one process to one channel,
-// the second begun after the first was queued, keep that order in the log. Between
-// two processes the log alone decides.
+// Sends of one channel belong to one partition. This process has at most one publish per partition in flight; later sends
+// gather meanwhile, and leave as the next group commit in the order of their arrival. So if one process receives two sends
+// to one channel, the second after the first was queued, the log keeps their order. Between two processes only the log
+// decides.
 //
 // # When a neighbour fails
 //
 //   - NATS is unreachable: sends in flight are answered outcome_unknown at once, queued
 //     and new ones wal_unavailable; /readyz answers 503; the client reconnects indefinitely.
-//   - A partition would not answer a send, as far as is known (groupcommit/readiness.go): /readyz
-//     names it and the reason. Sends to it are still tried, unless its sequencer refuses it.
-//   - The log refuses (full, no leader, no stream): the batch is answered at once,
-//     wal_full, wal_refused or wal_unavailable.
+//   - A partition is known not to answer sends (groupcommit/readiness.go): /readyz names it and the reason. Sends to it are
+//     still tried, unless its sequencer refuses it.
+//   - The log refuses a batch (full, no leader, no stream): its sends are answered at once, wal_full, wal_refused or
+//     wal_unavailable.
 //   - No acknowledgement within AckTimeout: outcome_unknown, and the next batch leaves. Until
 //     the log responds again, sends that arrive while one is in flight are refused at once,
 //     wal_stalled.
@@ -34,10 +32,9 @@
 //   - The bucket of permissions cannot be read: the policies last seen stay in force for StaleMax;
 //     then permissions_unavailable, and /readyz answers 503.
 //   - The producers send too much: overloaded, at once, with Retry-After.
-//   - A client disconnects while it waits: its send is committed all the same, and
-//     no other request is affected.
-//   - A client is slow, or sends too much or malformed data: it is cut off or
-//     refused; its memory comes from a budget that all requests share.
+//   - A client disconnects while it waits: its send is still committed, and no other request is affected.
+//   - A client is slow, or sends too much or malformed data: it is disconnected or refused; its memory comes from a budget
+//     that all requests share.
 //
 // # How a request is served
 //
@@ -54,5 +51,5 @@
 //	memory/       the budget of memory that requests share, and pools of buffers
 //	openapi/      the description of all routes, for programs, and the page made of it
 //
-// Imports go down this list's packages and never back up; the linter (depguard) enforces it.
+// Packages import only those further down this list; the linter (depguard) enforces it.
 package ingest

@@ -13,8 +13,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// logFailure logs that a request was answered 5xx, with the name by which the caller knows it: for each reason at once, and then at
-// growing intervals. How many there are is for the metrics.
+// logFailure logs a request that was answered 5xx, with the request ID that the caller received: the first one for each
+// reason at once, later ones at growing intervals. The metrics count all of them.
 func (s *Service) logFailure(w http.ResponseWriter, route string, p outcome.Problem) {
 	status := p.Outcome.Spec().Status
 	if status < http.StatusInternalServerError {
@@ -28,17 +28,17 @@ func (s *Service) logFailure(w http.ResponseWriter, route string, p outcome.Prob
 	if p.Outcome == outcome.Internal {
 		log = s.log.Error
 	}
-	log("a request failed", "request_id", api.RequestID(w), "route", route, "status", status, "code", p.Outcome.Spec().Code, "detail", p.Message(), "skipped", skipped)
+	log("request failed", "request_id", api.RequestID(w), "route", route, "status", status, "code", p.Outcome.Spec().Code, "detail", p.Message(), "skipped", skipped)
 }
 
-// logHostedFailure does the same for a route of somebody else's, who knows the cause.
+// logHostedFailure does the same for a route of another package, which knows the cause.
 func (s *Service) logHostedFailure(w *statusWriter, route api.Route, failing *lifecycle.Repeated) {
 	if skipped, due := failing.Due(route.Path); due {
-		s.log.Warn("a request failed", "request_id", api.RequestID(w), "route", route.Path, "status", w.status, "skipped", skipped)
+		s.log.Warn("request failed", "request_id", api.RequestID(w), "route", route.Path, "status", w.status, "skipped", skipped)
 	}
 }
 
-// statusWriter remembers the status of an answer.
+// statusWriter remembers the status of a response.
 type statusWriter struct {
 	http.ResponseWriter
 	status int // 0: none was written
@@ -46,16 +46,16 @@ type statusWriter struct {
 
 // WriteHeader implements http.ResponseWriter.
 func (w *statusWriter) WriteHeader(status int) {
-	if w.status == 0 && status >= http.StatusOK { // not one that only informs
+	if w.status == 0 && status >= http.StatusOK { // not an informational one
 		w.status = status
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap lets http.ResponseController reach the writer below.
+// Unwrap gives http.ResponseController access to the underlying writer.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// traced begins the span of a request, where it is traced.
+// traced starts the span of a request, if the request is traced.
 func (s *Service) traced(r *http.Request, start time.Time) (*http.Request, *tracing.Span) {
 	if s.tracer == nil {
 		return r, nil
@@ -63,7 +63,7 @@ func (s *Service) traced(r *http.Request, start time.Time) (*http.Request, *trac
 	return s.tracer.Request(r, chi.RouteContext(r.Context()).RoutePattern(), start)
 }
 
-// endTrace ends the span of a request, and shows its trace at the place in the histogram where its duration is.
+// endTrace ends the span of a request, and adds its trace as an exemplar to the duration histogram.
 func endTrace(w http.ResponseWriter, span *tracing.Span, p outcome.Problem, duration prometheus.Observer, start time.Time) {
 	answer := p.Outcome.Spec()
 	span.Int("http.response.status_code", int64(answer.Status))

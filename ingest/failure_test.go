@@ -20,7 +20,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// lines collects a log, a JSON object a line.
+// lines collects a log as JSON objects, one per line.
 type lines struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -32,7 +32,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// with gives the lines that have a message.
+// with returns the lines with a message.
 func (l *lines) with(t *testing.T, msg string) (found []map[string]any) {
 	t.Helper()
 	l.mu.Lock()
@@ -47,8 +47,8 @@ func (l *lines) with(t *testing.T, msg string) (found []map[string]any) {
 	return found
 }
 
-// A failed request is in the log under the name that its answer has: the caller's, if it gave one, or ours. Of many that
-// fail for one reason in a short time the first is.
+// A failed request is logged with its request ID: the caller's, if it sent one, or a generated one. Of many that fail for
+// the same reason in a short time, the first is logged.
 func TestFailedRequestIsNamed(t *testing.T) {
 	t.Parallel()
 	var log lines
@@ -82,7 +82,7 @@ func TestFailedRequestIsNamed(t *testing.T) {
 	for range 3 {
 		require.Equal(t, g.code(), ask(http.MethodPost, "/message/send", example, "").code())
 	}
-	failed := log.with(t, "a request failed")
+	failed := log.with(t, "request failed")
 	require.Len(t, failed, 1)
 	require.Equal(t, "proxy-7", failed[0]["request_id"])
 	require.Equal(t, "send", failed[0]["route"])
@@ -94,15 +94,15 @@ func TestFailedRequestIsNamed(t *testing.T) {
 	id := g.header.Get("X-Request-Id")
 	require.NotEmpty(t, id)
 	require.NotEqual(t, "two words", id)
-	panics := log.with(t, "a request panicked")
+	panics := log.with(t, "request panicked")
 	require.Len(t, panics, 1)
 	require.Equal(t, id, panics[0]["request_id"])
 
-	// Routes that others answer too.
+	// Routes of other packages.
 	require.Equal(t, http.StatusOK, ask(http.MethodGet, "/flush", "", "").status)
 	require.Equal(t, http.StatusServiceUnavailable, ask(http.MethodGet, "/busy", "", "reader-1").status)
 	require.Equal(t, http.StatusServiceUnavailable, ask(http.MethodGet, "/busy", "", "reader-2").status)
-	failed = log.with(t, "a request failed")
+	failed = log.with(t, "request failed")
 	require.Len(t, failed, 2)
 	require.Equal(t, "reader-1", failed[1]["request_id"])
 	require.Equal(t, "/busy", failed[1]["route"])
@@ -111,10 +111,11 @@ func TestFailedRequestIsNamed(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, g.status)
 	require.NotEmpty(t, g.header.Get("X-Request-Id"))
 	require.NotEqual(t, id, g.header.Get("X-Request-Id"))
-	require.Len(t, log.with(t, "a request failed"), 2, "that a caller is wrong is not for the operator's log")
+	require.Len(t, log.with(t, "request failed"), 2, "that a caller is wrong is not for the operator's log")
 }
 
-// traceSetup is a service that traces what its callers want traced, to a collector. Flush ends the tracing.
+// traceSetup returns a service that sends traces of the requests that its callers trace to a collector. flush ends the
+// tracing.
 func traceSetup(t *testing.T) (b *bundle, collector *testkit.Collector, flush func()) {
 	t.Helper()
 	collector = testkit.StartCollector(t)
@@ -127,7 +128,7 @@ func traceSetup(t *testing.T) (b *bundle, collector *testkit.Collector, flush fu
 	b = setup(t, o)
 	return b, collector, func() {
 		t.Helper()
-		b.stop() // behind the last request
+		b.stop() // after the last request
 		require.NoError(t, <-b.ended)
 		b.ended <- nil
 		require.NoError(t, provider.Close())
@@ -142,13 +143,13 @@ func (b *bundle) traced(path, body string, n int) <-chan got {
 	req.Header.Set("Traceparent", fmt.Sprintf("00-%032x-%016x-01", n, n))
 	c := make(chan got, 1)
 	go func() {
-		g, _ := b.do(req) // that of a bulk is an array
+		g, _ := b.do(req) // the response to a bulk is an array
 		c <- g
 	}()
 	return c
 }
 
-// A group commit says beside its record which of its sends are traced: of each request one, and no more than there is room for.
+// A group commit names, next to its record, which of its sends are traced: one per request, up to a limit.
 func TestGroupCommitNamesWhatIsTraced(t *testing.T) {
 	t.Parallel()
 	b, collector, flush := traceSetup(t)
@@ -190,7 +191,7 @@ func TestGroupCommitNamesWhatIsTraced(t *testing.T) {
 	require.Zero(t, commits[0].GetStatus().GetCode())
 }
 
-// What goes wrong is seen in the trace, of the commit and of the request.
+// Failures appear in the traces of the commit and of the request.
 func TestTraceOfAFailure(t *testing.T) {
 	t.Parallel()
 	b, collector, flush := traceSetup(t)

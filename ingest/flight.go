@@ -11,22 +11,21 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/request"
 )
 
-// Limits of requests that hold many sends.
+// Limits of a request with many sends.
 const (
 	flightItemsMax    = 2_000 // items of one request that may wait for their answers
 	flightDeferredMax = 256   // items held back before they are released
-	itemBytes         = 512   // what an item counts in the budget, beside its text
+	itemBytes         = 512   // what an item is charged to the budget, in addition to its text
 
 	flightItemsKept = 1_024    // flights with more, or with more text, go to the garbage collector
 	flightTextKept  = 64 << 10 // bytes
 )
 
-// flight is the sends of one request on their way: each in its place, committed in the
-// order of their coming, and answered in it. They gather in the partitions' batches like
-// the sends of others.
+// flight holds the sends of one request with many sends. They are committed in the order of arrival, gather in the
+// partitions' batches together with sends of other requests, and are answered in the same order.
 //
-// What it keeps of an item is small, and counted in the budget that all requests share;
-// where that has no room the item is not taken.
+// A flight keeps little per item, and charges it to the budget that all requests share; if the budget has no room, the
+// item is not accepted.
 type flight struct {
 	s       *Service
 	items   []item
@@ -34,26 +33,26 @@ type flight struct {
 	settled int    // items[:settled] are answered
 
 	deferred int
-	touched  []bool    // partitions that hold something back
-	deadline time.Time // for the answers to what is held back: of the first of it
+	touched  []bool    // partitions with deferred sends
+	deadline time.Time // for the answers to the deferred sends, starting with the first
 
-	waited   time.Duration // for answers, altogether
-	failing  bool          // the last one to be settled had no answer: waiting for more is in vain
+	waited   time.Duration // total time spent waiting for answers
+	failing  bool          // the last settled item had no answer, so waiting for more is pointless
 	reserved int64
 }
 
-// item is one send and, once it is settled, what became of it.
+// item is one send and, once settled, its outcome.
 type item struct {
-	ticket    groupcommit.Ticket // not taken: it never got as far
+	ticket    groupcommit.Ticket // not taken: the send was refused before it was enqueued
 	deadline  time.Time
 	answer    groupcommit.Answer
 	problem   outcome.Problem
-	from, to  int // of its client_msg_no in text
+	from, to  int // of its client_msg_no in flight.text
 	generated bool
 }
 
-// newFlight gives an empty flight, perhaps with the memory of one that has ended; that counts as if it were made now. The
-// caller owes end.
+// newFlight returns an empty flight, possibly with the recycled memory of another, which is charged as if it were new. The
+// caller must call end.
 func (s *Service) newFlight() *flight {
 	if f, ok := s.flights.Get().(*flight); ok && f.reserve(cap(f.items)*int(unsafe.Sizeof(item{}))+cap(f.text)) {
 		return f
@@ -61,7 +60,7 @@ func (s *Service) newFlight() *flight {
 	return &flight{s: s, touched: make([]bool, int(s.topology))}
 }
 
-// reserve takes room for so many bytes out of the budget.
+// reserve takes bytes from the budget.
 func (f *flight) reserve(bytes int) bool {
 	if !f.s.requests.Budget.Take(int64(bytes)) {
 		return false
@@ -70,7 +69,8 @@ func (f *flight) reserve(bytes int) bool {
 	return true
 }
 
-// tryPush is push for an item whose memory is not reserved. Where there is no room for it, it does nothing and says so.
+// tryPush is push for an item whose memory has not been reserved. If the budget has no room for it, tryPush does nothing
+// and reports false.
 func (f *flight) tryPush(ctx context.Context, req *request.Request, p outcome.Problem) bool {
 	cost := itemBytes + len(p.Msg) + len(p.Field)
 	if p.OK() {
@@ -83,9 +83,8 @@ func (f *flight) tryPush(ctx context.Context, req *request.Request, p outcome.Pr
 	return true
 }
 
-// push takes the next item: a send that has been checked, or the problem with it. It
-// waits for the oldest one's answer where too many are under way. The request may be
-// used again when it returns; it may be nil where there is a problem.
+// push adds the next item: a checked send, or the problem with it. If too many items are unsettled, it first waits for the
+// answer to the oldest. req may be reused when push returns; it may be nil if there is a problem.
 func (f *flight) push(ctx context.Context, req *request.Request, p outcome.Problem) {
 	if len(f.items)-f.settled >= flightItemsMax {
 		f.settle(ctx)
@@ -99,7 +98,7 @@ func (f *flight) push(ctx context.Context, req *request.Request, p outcome.Probl
 		f.text = append(f.text, req.Send.ClientMsgNo...)
 		next.to, next.generated = len(f.text), req.Generated
 		next.ticket, next.problem = f.enqueue(ctx, req)
-		if f.deferred <= 1 { // it is the first, or nothing is held
+		if f.deferred <= 1 { // the first deferred item, or none is deferred
 			f.deadline = time.Now().Add(f.s.cfg.AnswerTimeout)
 		}
 		next.deadline = f.deadline
@@ -110,8 +109,8 @@ func (f *flight) push(ctx context.Context, req *request.Request, p outcome.Probl
 	}
 }
 
-// enqueue sends the request on its way. Where there is no room, perhaps the sends of this flight are
-// what fills it: they may wait for each other, and only where it has none under way is it others who do.
+// enqueue enqueues the send. If the partition has no room, this flight's own sends may be what fills it, so it waits for
+// them and retries; if it has none unsettled, other requests fill the partition and the send is refused.
 func (f *flight) enqueue(ctx context.Context, req *request.Request) (groupcommit.Ticket, outcome.Problem) {
 	partition, size, span := f.s.partitionOf(req), req.Send.SizeVT(), f.s.tracer.Of(ctx)
 	for {
@@ -133,8 +132,7 @@ func (f *flight) enqueue(ctx context.Context, req *request.Request) (groupcommit
 	}
 }
 
-// flush lets the deferred items leave. It must be called before anything
-// that may take time.
+// flush publishes the deferred items. It must be called before anything that may block.
 func (f *flight) flush() {
 	if f.deferred == 0 {
 		return
@@ -155,21 +153,21 @@ func (f *flight) settle(ctx context.Context) {
 	if it.ticket.Taken() {
 		f.flush()
 		var became outcome.Outcome
-		if it.ticket.Settled() { // as all are of a batch but the first, which spares looking at the clock
+		if it.ticket.Settled() { // true for all items of a batch but the first; saves reading the clock
 			it.answer, became = it.ticket.Result()
 		} else {
 			start := time.Now()
 			it.answer, became = it.ticket.Wait(ctx, it.deadline.Sub(start))
 			f.waited += time.Since(start)
 		}
-		it.ticket = groupcommit.Ticket{} // lets go of the batch
+		it.ticket = groupcommit.Ticket{} // releases the batch
 		it.problem = problemOf(it.answer, became, f.clientMsgNo(it), it.generated)
 		f.failing = became.Spec().Status >= http.StatusInternalServerError
 	}
 	f.s.metrics.items[it.problem.Outcome].Inc()
 }
 
-// at is the item in a place, settled.
+// at returns item i, settled.
 func (f *flight) at(ctx context.Context, i int) *item {
 	for f.settled <= i {
 		f.settle(ctx)
@@ -179,7 +177,7 @@ func (f *flight) at(ctx context.Context, i int) *item {
 
 func (f *flight) clientMsgNo(it *item) []byte { return f.text[it.from:it.to] }
 
-// append appends the answer to an item that is settled.
+// append appends the answer to a settled item.
 func (f *flight) append(dst []byte, it *item) []byte {
 	switch it.problem.Outcome {
 	case outcome.Accepted, outcome.Duplicate:
@@ -189,8 +187,8 @@ func (f *flight) append(dst []byte, it *item) []byte {
 	}
 }
 
-// end gives back what the flight has taken, and the flight itself: it must not be touched any more. Items that are not
-// settled go their way; nobody waits for them any more.
+// end returns the flight and its memory; the flight must not be used afterwards. Unsettled items are still committed, but
+// no longer waited for.
 func (f *flight) end() {
 	f.flush()
 	for i := f.settled; i < len(f.items); i++ {
@@ -202,7 +200,7 @@ func (f *flight) end() {
 	if cap(f.items) > flightItemsKept || cap(f.text) > flightTextKept {
 		return
 	}
-	clear(f.items) // lets go of batches and texts
+	clear(f.items) // releases batches and texts
 	*f = flight{s: f.s, items: f.items[:0], text: f.text[:0], touched: f.touched}
 	f.s.flights.Put(f)
 }

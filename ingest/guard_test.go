@@ -29,7 +29,7 @@ func eachRoute(t *testing.T, s *Service, do func(method, path string)) {
 	require.Greater(t, routes, 20)
 }
 
-// guarded makes a service that is not run, with other settings, beside that of a bundle.
+// guarded returns a service with other settings on the server of a bundle. It does not run.
 func (b *bundle) guarded(hosts guard.Hosts, config func(*Config)) *Service {
 	b.t.Helper()
 	cfg := defaultConfig(b.t)
@@ -41,8 +41,8 @@ func (b *bundle) guarded(hosts guard.Hosts, config func(*Config)) *Service {
 	return s
 }
 
-// TestRebindingIsRefused: without tokens no route answers to a name that anyone may have pointed here, and with them, or with a certificate,
-// every name will do.
+// TestRebindingIsRefused: without tokens no route answers to a name that anyone may have pointed at this host; with
+// tokens, or with a certificate, every name is accepted.
 func TestRebindingIsRefused(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
@@ -75,7 +75,7 @@ func TestRebindingIsRefused(t *testing.T) {
 	}
 }
 
-// TestPagesOfOthersChangeNothing: whatever a page of another origin sends that is not a mere read is refused, with a token too.
+// TestPagesOfOthersChangeNothing: a page of another origin can make no request that changes anything, even with a token.
 func TestPagesOfOthersChangeNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
@@ -102,7 +102,7 @@ func TestPagesOfOthersChangeNothing(t *testing.T) {
 	})
 }
 
-// A route of somebody else's is one of the API: who may, which methods, and the shape of errors are the same.
+// A route of another package is part of the API: access, methods and the shape of errors are the same.
 func TestHostedRoute(t *testing.T) {
 	t.Parallel()
 	entered, leave := make(chan struct{}), make(chan struct{})
@@ -144,7 +144,7 @@ func TestHostedRoute(t *testing.T) {
 	require.Equal(t, "method_not_allowed", g.code())
 	require.Equal(t, "GET", g.header.Get("Allow"))
 
-	// Any one of the scopes will do; and a drain waits for it.
+	// Any one of the scopes suffices; and a drain waits for the request.
 	late := make(chan got, 1)
 	go func() {
 		g, err := try(http.MethodGet, "/wait", "sender")

@@ -23,10 +23,10 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// pathSend is where single sends go.
+// pathSend is the route of single sends.
 const pathSend = "/message/send"
 
-// routes lays out the API. Each route has to be in openapi/openapi.yaml; page is made of that.
+// routes builds the router. Every route must be in openapi/openapi.yaml, from which page is generated.
 func (s *Service) routes(page []byte) http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
@@ -34,7 +34,7 @@ func (s *Service) routes(page []byte) http.Handler {
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
 		methods := allowed(r, req.URL.Path)
-		if len(methods) == 0 { // chi knows no such method, and has not looked further
+		if len(methods) == 0 { // a method unknown to chi, for which it does not match routes
 			s.refuse(w, outcome.Problem{Outcome: outcome.NotFound})
 			return
 		}
@@ -63,7 +63,7 @@ func (s *Service) routes(page []byte) http.Handler {
 	return s.recovered(lastChunked(s.guarded(s.access.CORS(func(path string) []string { return allowed(r, path) }, r))))
 }
 
-// guarded refuses what a page in a browser may not ask.
+// guarded refuses requests that a browser page may not make.
 func (s *Service) guarded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p := s.access.CheckPage(r); !p.OK() {
@@ -74,9 +74,9 @@ func (s *Service) guarded(next http.Handler) http.Handler {
 	})
 }
 
-// lastChunked closes a connection behind a request that was sent in chunks. Where a Content-Length came
-// with it, net/http hides that; a proxy that went by that one saw another end of the request than
-// we do, and what is behind it must not be taken for a request (RFC 9112, 6.1).
+// lastChunked closes the connection after a request with a chunked body. If the request also had a Content-Length,
+// net/http hides that; a proxy that used the Content-Length saw another end of the request, and what follows must not be
+// read as a request (RFC 9112, section 6.1).
 func lastChunked(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(r.TransferEncoding) > 0 {
@@ -86,7 +86,7 @@ func lastChunked(next http.Handler) http.Handler {
 	})
 }
 
-// allowed is the methods that a path takes.
+// allowed returns the methods of a path.
 func allowed(r chi.Routes, path string) []string {
 	var methods []string
 	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
@@ -97,7 +97,7 @@ func allowed(r chi.Routes, path string) []string {
 	return methods
 }
 
-// recovered turns a panic into a 500 whose details are in the log.
+// recovered turns a panic into a 500 and logs the details.
 func (s *Service) recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -108,7 +108,7 @@ func (s *Service) recovered(next http.Handler) http.Handler {
 			if cause == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
 				panic(cause)
 			}
-			s.log.Error("a request panicked", "request_id", api.RequestID(w), "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			s.log.Error("request panicked", "request_id", api.RequestID(w), "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
 			s.refuse(w, outcome.Problem{Outcome: outcome.Internal})
 		}()
 		api.TakeRequestID(w, r)
@@ -138,7 +138,8 @@ func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
 	writeText(w, "ready\n")
 }
 
-// describe serves what describes the API. It is the same for everybody, and a browser need not trust it with anything.
+// describe serves the description of the API. It is the same for every caller and needs no protection from pages in a
+// browser.
 func describe(contentType string, body []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		h := w.Header()
@@ -146,14 +147,14 @@ func describe(contentType string, body []byte) http.HandlerFunc {
 		h.Set("Cache-Control", "no-cache")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-		_, _ = w.Write(body) // a reader that has gone need not know
+		_, _ = w.Write(body) // the reader may have disconnected
 	}
 }
 
 func writeText(w http.ResponseWriter, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write([]byte(text)) // a prober that has gone need not know
+	_, _ = w.Write([]byte(text)) // the prober may have disconnected
 }
 
 // refuse answers with a problem and counts it.
@@ -162,11 +163,10 @@ func (s *Service) refuse(w http.ResponseWriter, p outcome.Problem) {
 	p.Write(w)
 }
 
-// endpoint answers a request that has been admitted, and returns what became of it.
+// endpoint answers an admitted request and returns its outcome.
 type endpoint func(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) outcome.Problem
 
-// counted admits requests that may use an endpoint, and keeps the books. The endpoint answers,
-// and returns what became of the request.
+// counted wraps an endpoint: it admits authorized requests and records metrics and logs.
 func (s *Service) counted(route string, needs api.Scope, endpoint endpoint) http.HandlerFunc {
 	duration := s.metrics.requestDuration.WithLabelValues(route)
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -196,7 +196,7 @@ func (s *Service) counted(route string, needs api.Scope, endpoint endpoint) http
 	}
 }
 
-// host lets those requests through to another's route that may go there. The route counts its own.
+// host wraps a route of another package: it admits authorized requests. The route records its own metrics.
 func (s *Service) host(route api.Route) http.HandlerFunc {
 	failing := new(lifecycle.Repeated)
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -217,7 +217,7 @@ func (s *Service) host(route api.Route) http.HandlerFunc {
 	}
 }
 
-// send is POST /message/send: it takes a request through its steps and answers it.
+// send serves POST /message/send: the steps of a send in their order.
 func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, nth uint64) outcome.Problem {
 	req := s.requests.Get()
 	p := s.check(w, r, req)
@@ -228,8 +228,7 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	if p.OK() {
 		t, p = s.commits.Enqueue(s.partitionOf(req), &req.Send, req.Send.SizeVT(), s.tracer.Of(r.Context()))
 	}
-	// The answer echoes client_msg_no; everything else of the request can be reused
-	// while it waits.
+	// The response echoes client_msg_no; everything else of the request can be reused while it waits.
 	var echo [message.ClientMsgNoBytesMax]byte
 	clientMsgNo := echo[:copy(echo[:], req.Send.ClientMsgNo)]
 	generated := req.Generated
@@ -253,7 +252,7 @@ func (s *Service) partitionOf(req *request.Request) int {
 	return s.topology.Of(req.Send.ChannelId, message.ChannelType(req.Send.ChannelType))
 }
 
-// problemOf makes the answer's problem of what became of a send.
+// problemOf returns the problem for the outcome of a send.
 func problemOf(a groupcommit.Answer, became outcome.Outcome, clientMsgNo []byte, generated bool) outcome.Problem {
 	p := outcome.Problem{Outcome: became}
 	switch {
@@ -266,7 +265,7 @@ func problemOf(a groupcommit.Answer, became outcome.Outcome, clientMsgNo []byte,
 	return p
 }
 
-// check reads, decodes and validates, and holds the payload against the rules.
+// check reads, decodes and validates a send, and applies the payload rules.
 func (s *Service) check(w http.ResponseWriter, r *http.Request, req *request.Request) outcome.Problem {
 	if p := s.requests.Receive(w, r, req); !p.OK() {
 		return p
@@ -274,7 +273,7 @@ func (s *Service) check(w http.ResponseWriter, r *http.Request, req *request.Req
 	return s.checkSend(req)
 }
 
-// checkSend makes a whole send of a body that has been read, and asks whether it may be sent.
+// checkSend decodes and validates a send from a body that has been read, and checks the permissions.
 func (s *Service) checkSend(req *request.Request) outcome.Problem {
 	if p := req.Decode(); !p.OK() {
 		return p
@@ -290,36 +289,35 @@ func (s *Service) checkSend(req *request.Request) outcome.Problem {
 
 func (s *Service) reply(w http.ResponseWriter, a groupcommit.Answer, became outcome.Outcome, clientMsgNo []byte) {
 	h := w.Header()
-	h["Content-Type"] = s.contentType // shared, and so not allocated; net/http only reads it
+	h["Content-Type"] = s.contentType // shared to avoid an allocation; net/http only reads it
 	if became == outcome.Duplicate {
 		h.Set("Idempotent-Replayed", "true")
 	}
 	body := s.replies.Get()
 	*body = appendReply(*body, a, clientMsgNo)
-	_, _ = w.Write(*body) // a caller that has gone asks again
+	_, _ = w.Write(*body) // a disconnected caller repeats the request
 	s.replies.Put(body)
 }
 
-// permit asks the permissions about a send that is whole otherwise. Nothing has been
-// written yet.
+// permit checks the permissions of an otherwise valid send. Nothing has been written yet.
 func (s *Service) permit(req *request.Request) outcome.Problem {
 	return outcome.Problem{Outcome: outcome.Of(s.permissions.Decide(req.ForPermission()))}
 }
 
-// answerWriteBytes is what is written at one time of an answer that may be long.
+// answerWriteBytes is the size of each write of a response that may be long.
 const answerWriteBytes = 32 << 10
 
 // appendReply appends the body of a 200:
 // {"message_id":1,"message_idstr":"1","message_seq":1,"client_msg_no":"…"}.
-// The ID stands there twice because it passes 2^53, and JavaScript would round it.
+// The ID is also a string because it exceeds 2^53, above which JavaScript rounds integers.
 func appendReply(dst []byte, a groupcommit.Answer, clientMsgNo []byte) []byte {
 	dst = append(dst, '{')
 	dst = appendReplyFields(dst, a, clientMsgNo)
 	return append(dst, "}\n"...)
 }
 
-// appendReplyElement appends a 200 as an element of the answer to many. What else is said
-// by the HTTP status and by a header stands in fields of its own there.
+// appendReplyElement appends a 200 as an element of the response to many sends. There, fields carry what the HTTP status
+// and a header carry for a single send.
 func appendReplyElement(dst []byte, a groupcommit.Answer, replayed bool, clientMsgNo []byte) []byte {
 	dst = append(dst, `{"status":200,`...)
 	dst = appendReplyFields(dst, a, clientMsgNo)

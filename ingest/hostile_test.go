@@ -24,8 +24,8 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/internal/ingesttest"
 )
 
-// TestHostileInputs writes what should break a server to its port. Each is told what is wrong with it, in
-// the error shape and with a status of the caller's fault; nobody else notices.
+// TestHostileInputs writes malicious and malformed input to the API's port. Each gets a 4xx in the error shape, and no
+// other client is affected.
 func TestHostileInputs(t *testing.T) { //nolint:paralleltest // counts all goroutines
 	var log syncBuffer
 	b := setup(t, options{log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -41,7 +41,7 @@ func TestHostileInputs(t *testing.T) { //nolint:paralleltest // counts all gorou
 	t.Logf("%d inputs", len(rows))
 	for _, row := range rows { //nolint:paralleltest // see above
 		t.Run(row.name, func(t *testing.T) { b.attack(t, row, false) })
-		t.Run(row.name+", behind a send", func(t *testing.T) { b.attack(t, row, true) })
+		t.Run(row.name+", after a send", func(t *testing.T) { b.attack(t, row, true) })
 	}
 
 	require.Equal(t, http.StatusOK, b.post(with(``)).status, "it serves as before")
@@ -53,7 +53,7 @@ func TestHostileInputs(t *testing.T) { //nolint:paralleltest // counts all gorou
 	require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.Budget.Left(), "all memory was given back")
 }
 
-// goroutinesOf is how many goroutines have one of these words in their stack.
+// goroutinesOf counts the goroutines with one of these words in their stack.
 func goroutinesOf(words ...string) (n int) {
 	for stack := range strings.SplitSeq(stacks(), "\n\n") {
 		if slices.ContainsFunc(words, func(word string) bool { return strings.Contains(stack, word) }) {
@@ -63,7 +63,8 @@ func goroutinesOf(words ...string) (n int) {
 	return n
 }
 
-// attack writes an input and checks every answer to it. Behind a send, it comes where the connection is on the fast path.
+// attack writes an input and checks every response to it. After a send, the input arrives on a connection of the fast
+// path.
 func (b *bundle) attack(t *testing.T, row hostileInput, behindSend bool) {
 	t.Helper()
 	c, err := net.Dial("tcp", b.service.Addr().String())
@@ -82,9 +83,9 @@ func (b *bundle) attack(t *testing.T, row hostileInput, behindSend bool) {
 		require.Equal(t, http.StatusOK, res.StatusCode)
 	}
 	written := make(chan struct{})
-	go func() { // beside the reading: the answer may come before all is written
+	go func() { // concurrently with reading: the response may arrive before everything is written
 		defer close(written)
-		_, _ = io.WriteString(c, row.raw) // the server may have heard enough
+		_, _ = io.WriteString(c, row.raw) // the server may have closed the connection
 		if row.cut {
 			_ = c.(*net.TCPConn).CloseWrite()
 		}
@@ -106,7 +107,7 @@ func (b *bundle) attack(t *testing.T, row hostileInput, behindSend bool) {
 		requireRefused(t, res, method == http.MethodHead)
 		if answers == 1 && !row.cut {
 			<-written
-			_ = c.(*net.TCPConn).CloseWrite() // whatever else there is to say comes now
+			_ = c.(*net.TCPConn).CloseWrite() // the rest of the responses must come now
 		}
 	}
 	<-written
@@ -115,7 +116,7 @@ func (b *bundle) attack(t *testing.T, row hostileInput, behindSend bool) {
 	}
 }
 
-// requireRefused checks that an answer is 4xx and has the error shape.
+// requireRefused checks that a response is 4xx and has the error shape.
 func requireRefused(t *testing.T, res *http.Response, headOnly bool) {
 	t.Helper()
 	raw, err := io.ReadAll(res.Body)
@@ -133,8 +134,8 @@ func requireRefused(t *testing.T, res *http.Response, headOnly bool) {
 	requireShape(t, g)
 }
 
-// TestServersOwnAnswers: where a request does not come as far as a handler, net/http answers by itself. Those
-// answers have the error shape too, a case each.
+// TestServersOwnAnswers: if a request does not reach a handler, net/http responds by itself. Each of these responses has
+// the error shape too.
 func TestServersOwnAnswers(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())
@@ -145,7 +146,7 @@ func TestServersOwnAnswers(t *testing.T) {
 	}{
 		{"a malformed request line", "nonsense\r\n\r\n", 400, "malformed_request", "the request is not valid HTTP/1.1"},
 		{"a malformed header", "GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400, "malformed_request", "the request is not valid HTTP/1.1"},
-		{"a header flood", "GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 100_000) + "\r\n\r\n", 431, "header_too_large", "the header of the request is larger than is taken"},
+		{"a header flood", "GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 100_000) + "\r\n\r\n", 431, "header_too_large", "the header of the request is too large"},
 		{"no host", "GET / HTTP/1.1\r\n\r\n", 400, "malformed_request", "missing required Host header"},
 		{"a malformed host", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "malformed_request", "malformed Host header"},
 		{"a bad header value", "GET / HTTP/1.1\r\nHost: x\r\nX: a\x01b\r\n\r\n", 400, "malformed_request", "the request is not valid HTTP/1.1"},
@@ -153,7 +154,7 @@ func TestServersOwnAnswers(t *testing.T) {
 		{"a bad length", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400, "malformed_request", "the request is not valid HTTP/1.1"},
 		{"another version", "GET / HTTP/3.0\r\nHost: x\r\n\r\n", 400, "malformed_request", "unsupported protocol version"},
 		{"an expectation", "POST /message/send HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: more\r\n\r\n{}", 417, "expectation_failed", "100-continue"},
-		{"behind a good request", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n", 400, "malformed_request", "the request is not valid HTTP/1.1"},
+		{"after a good request", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n", 400, "malformed_request", "the request is not valid HTTP/1.1"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -186,8 +187,8 @@ func TestServersOwnAnswers(t *testing.T) {
 	}
 }
 
-// TestRefusedWhileUploading: a client that writes all of its request before it reads, as most do, gets the answer to a large body, and
-// the same one on the fast path, by net/http, and over TLS.
+// TestRefusedWhileUploading: a client that writes its whole request before it reads, as most do, gets the response to a
+// large body, on the fast path, from net/http, and over TLS.
 func TestRefusedWhileUploading(t *testing.T) {
 	t.Parallel()
 	tokens := tokenFile(t, tokenLine("send", "sender"))
@@ -257,7 +258,7 @@ func TestRefusedWhileUploading(t *testing.T) {
 	})
 }
 
-// TestLingeringEndsWithTheService: a client that sends and sends does not hold up the drain.
+// TestLingeringEndsWithTheService: a client that keeps sending does not delay the drain.
 func TestLingeringEndsWithTheService(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())
@@ -285,17 +286,17 @@ func TestLingeringEndsWithTheService(t *testing.T) {
 	<-refused
 }
 
-// hostileInput is bytes that somebody writes to the API's port.
+// hostileInput is input written to the API's port.
 type hostileInput struct {
 	name string
 	raw  string
-	// cut: the client stops in the middle, and closes its side. No answer is an answer then.
+	// cut: the client stops in the middle, and closes its side. No response is acceptable then.
 	cut bool
-	// alone: there must be one answer, whatever the bytes may look like to somebody else.
+	// alone: there must be exactly one response, however another parser might split the bytes.
 	alone bool
 }
 
-// hostileInputs is the scan: what has broken servers, parsers and validators, a row each.
+// hostileInputs are inputs that have broken servers, parsers and validators, one per row.
 func hostileInputs() []hostileInput {
 	var rows []hostileInput
 	add := func(group string, more []hostileInput) {
@@ -319,7 +320,7 @@ func hostileInputs() []hostileInput {
 	return rows
 }
 
-// head is the header of a request up to its last line; more are lines of one's own.
+// head returns the header of a request without its final empty line; more are additional lines.
 func head(path string, more ...string) string {
 	return "POST " + path + " HTTP/1.1\r\nHost: localhost\r\n" + strings.Join(append(more, ""), "\r\n") + "\r\n"
 }
@@ -328,7 +329,7 @@ func posted(path, contentType, body string) string {
 	return head(path, "Content-Type: "+contentType, fmt.Sprintf("Content-Length: %d", len(body))) + body
 }
 
-// bodies makes requests of bodies.
+// bodies returns requests with hostile bodies.
 func bodies(named map[string]string) (rows []hostileInput) {
 	for name, body := range named {
 		rows = append(rows, hostileInput{name: name, raw: posted("/message/send", "application/json", body)})
@@ -368,15 +369,15 @@ func hostileBodies() []hostileInput {
 	return rows
 }
 
-// hostileFields gives every field a value of every type that it cannot have.
+// hostileFields gives every field a value of every type that it must not have.
 func hostileFields() []hostileInput {
 	values := map[string]string{
 		"true": `true`, "an object": `{"a":1}`, "an array": `["a"]`, "a number": `7.5`, "a string": `"\u0001"`, "a huge number": `1e400`, "an empty object": `{}`, "a nested one": `[[{"a":[{}]}]]`,
 	}
-	fits := func(field, value string) bool { // or is ignored
+	fits := func(field, value string) bool { // or the field is ignored
 		text := field != "channel_type" && field != "expire" && !strings.Contains(field, "_once") && field != "red_dot" && field != "no_persist" && field != "header" && field != "subscribers"
 		switch value {
-		case "a string": // a control character is wrong in a name, and right in a tag
+		case "a string": // a control character is invalid in a name, and valid in a tag
 			return text && field != "from_uid" && field != "channel_id" && field != "payload"
 		case "an object", "an empty object":
 			return field == "header"
@@ -399,7 +400,7 @@ func hostileFields() []hostileInput {
 	return rows
 }
 
-// hostileTexts puts bytes that are no good text where names are expected.
+// hostileTexts puts invalid text where names are expected.
 func hostileTexts() []hostileInput {
 	var rows []hostileInput
 	for name, text := range map[string]string{
@@ -459,7 +460,7 @@ func hostileMedia() []hostileInput {
 	return rows
 }
 
-// chunked is a request with a chunked body, as raw as that is given.
+// chunked returns a request with the raw chunks as its body.
 func chunked(raw string, more ...string) string {
 	return head("/message/send", append([]string{"Content-Type: application/json", "Transfer-Encoding: chunked"}, more...)...) + raw
 }
@@ -534,7 +535,7 @@ func hostileHeaders() []hostileInput {
 	return rows
 }
 
-// hostileLines is request lines.
+// hostileLines are request lines.
 func hostileLines() []hostileInput {
 	var rows []hostileInput
 	for name, line := range map[string]string{
@@ -561,8 +562,8 @@ func hostileLines() []hostileInput {
 	return rows
 }
 
-// hostileSmuggling is requests that two readers may take for different ones. Behind each stands one
-// that must never be answered.
+// hostileSmuggling are requests that two parsers may delimit differently. Each is followed by a request that must never be
+// answered.
 func hostileSmuggling() []hostileInput {
 	const inner = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 	var rows []hostileInput
@@ -599,7 +600,7 @@ func hostileBulks() []hostileInput {
 	)
 }
 
-// hostileManaging is what the routes that change permissions must not take.
+// hostileManaging are bodies that the routes that change permissions must refuse.
 func hostileManaging() []hostileInput {
 	var rows []hostileInput
 	for _, path := range []string{
@@ -623,7 +624,7 @@ func hostileManaging() []hostileInput {
 func gzipped(text string) string {
 	var b bytes.Buffer
 	w := gzip.NewWriter(&b)
-	_, _ = w.Write([]byte(text)) // memory takes it
+	_, _ = w.Write([]byte(text)) // writing to memory never fails
 	_ = w.Close()
 	return b.String()
 }

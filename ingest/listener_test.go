@@ -23,7 +23,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
-// dial opens a connection to the API that a test may use for as long as it likes.
+// dial opens a connection to the API without a deadline.
 func (b *bundle) dial(t *testing.T) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", b.service.Addr().String())
@@ -33,7 +33,7 @@ func (b *bundle) dial(t *testing.T) net.Conn {
 	return c
 }
 
-// TestTooManyConnections: those above the limit are told so, and those below it do not notice.
+// TestTooManyConnections: connections above the limit receive 503, and those below it are not affected.
 func TestTooManyConnections(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, config: func(c *Config) { c.ConnectionsMax = 10 }})
@@ -64,8 +64,8 @@ func TestTooManyConnections(t *testing.T) {
 	require.Equal(t, http.StatusOK, b.post(example).status)
 }
 
-// TestSlowClients: who sends a byte now and then is cut off when the time for the whole is up, however
-// lively it looks, and holds up nobody.
+// TestSlowClients: a client that sends a byte now and then is disconnected when the time for the whole request is up, and
+// delays no other client.
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	const headerTimeout, bodyTimeout = 300 * time.Millisecond, 600 * time.Millisecond
@@ -75,14 +75,14 @@ func TestSlowClients(t *testing.T) {
 	b.sequence()
 	for _, row := range []struct {
 		name, begin string
-		answer      string // "": it is just closed
+		answer      string // "": closed without a response
 	}{
 		{"nothing", "", ""},
 		{"a header", "POST /message/send HTTP/1.1\r\nHost: x\r\nX: ", ""},
 		{"a body", "POST /message/send HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n", `"code":"body_unreadable"`},
 		{"chunks", "POST /message/send HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n100000\r\n", `"code":"body_unreadable"`},
 		{"a bulk", "POST /message/sendbulk HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n", `"code":"body_unreadable"`},
-		{"nothing behind an answer", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "ok"},
+		{"nothing after a response", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "ok"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -111,7 +111,8 @@ func TestSlowClients(t *testing.T) {
 	require.Equal(t, http.StatusOK, b.post(example).status, "meanwhile")
 }
 
-// TestClientThatDoesNotRead: who asks again and again and reads no answer is cut off when the time for an answer is up.
+// TestClientThatDoesNotRead: a client that keeps sending requests and reads no response is disconnected when the write
+// timeout is up.
 func TestClientThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, config: func(c *Config) {
@@ -136,7 +137,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	require.Eventually(t, func() bool { return b.service.listener.Open() == 0 }, testTimeout, time.Millisecond)
 }
 
-// TestLogsHoldNoSecrets: whatever goes wrong, and however much is logged, payloads and tokens are not.
+// TestLogsHoldNoSecrets: whatever fails, and however much is logged, payloads and tokens are not.
 func TestLogsHoldNoSecrets(t *testing.T) {
 	t.Parallel()
 	const secret = "Tr0ub4dor"
@@ -176,12 +177,12 @@ func TestLogsHoldNoSecrets(t *testing.T) {
 	}
 	require.NoError(t, os.WriteFile(path, []byte("send "+secret+"\n"), 0o600))
 	testkit.WaitFor(t, testTimeout, "the broken file to be reported", func(context.Context) error {
-		if !strings.Contains(log.String(), "could not be read again") {
+		if !strings.Contains(log.String(), "cannot reload files") {
 			return errors.New("it is not")
 		}
 		return nil
 	})
-	sequencers[0].b.server.Shutdown() // requests that fail behind the door
+	sequencers[0].b.server.Shutdown() // requests that fail after access was granted
 	require.Eventually(t, func() bool { return errors.Is(b.service.Check(), groupcommit.ErrDisconnected) }, testTimeout, time.Millisecond)
 	require.Equal(t, http.StatusServiceUnavailable, post(b, secret+"-token", body).status)
 
@@ -194,8 +195,8 @@ func TestLogsHoldNoSecrets(t *testing.T) {
 	}
 }
 
-// TestFirstSendWaits: a send that is the first of its connection, and one that is sent behind another before that is answered,
-// wait for their answers for as long as any, though the client had less time for its header.
+// TestFirstSendWaits: the first send of a connection, and one sent before the previous one is answered, wait for their
+// answers as long as any other, though the client had less time for its header.
 func TestFirstSendWaits(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{config: func(c *Config) {

@@ -18,7 +18,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// call posts a body to a route, or gets it where there is no body.
+// call posts a body to a route, or gets it if the body is empty.
 func (b *bundle) call(path, body string) got {
 	b.t.Helper()
 	method := http.MethodPost
@@ -44,7 +44,7 @@ func (b *bundle) manage(path, body string) {
 	require.JSONEq(b.t, `{"status":200}`, g.raw)
 }
 
-// sends is what becomes of a send: "accepted", or the code of its refusal.
+// sends is the outcome of a send: "accepted", or the code of its refusal.
 func (b *bundle) sends(from, channel string, channelType int, more string) string {
 	b.t.Helper()
 	g := b.post(fmt.Sprintf(`{"from_uid":%q,"channel_id":%q,"channel_type":%d,"payload":"aGk="%s}`, from, channel, channelType, more))
@@ -55,8 +55,7 @@ func (b *bundle) sends(from, channel string, channelType int, more string) strin
 	return fmt.Sprintf("%s %s", g.code(), g.body["reason"])
 }
 
-// TestPermissionRoutes goes through WuKongIM's routes: each step is a change, and what
-// becomes of sends after it.
+// TestPermissionRoutes goes through WuKongIM's routes: each step makes a change and checks the outcomes of sends after it.
 func TestPermissionRoutes(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
@@ -70,7 +69,7 @@ func TestPermissionRoutes(t *testing.T) {
 		disbanded     = "channel_disbanded 24"
 		senderBanned  = "sender_banned 25"
 	)
-	type sends map[string]string // from: what becomes of it
+	type sends map[string]string // sender: outcome
 	for _, step := range []struct {
 		path, body string
 		group      sends // to the group g
@@ -107,7 +106,7 @@ func TestPermissionRoutes(t *testing.T) {
 		{path: "/channel/info", body: `{"channel_id":"g","channel_type":2,"disband":0}`, group: sends{"a": ok, "b": ok, "s": ok}},
 		{path: "/user/systemuids_remove", body: `{"uids":["s"]}`, group: sends{"s": notSubscribed, "____system": ok}},
 		{path: "/channel/subscriber_remove_all", body: `{"channel_id":"g","channel_type":2}`, group: sends{"a": notSubscribed}},
-		{path: "/channel/delete", body: `{"channel_id":"nobody has defined it"}`, group: sends{}},
+		{path: "/channel/delete", body: `{"channel_id":"undefined channel"}`, group: sends{}},
 
 		{path: "/channel/blacklist_add", body: `{"channel_id":"p","channel_type":1,"uids":["a"]}`, person: sends{"a": denied, "b": ok}},
 		{path: "/channel/blacklist_remove_all", body: `{"channel_id":"p","channel_type":1}`, person: sends{"a": ok}},
@@ -116,7 +115,7 @@ func TestPermissionRoutes(t *testing.T) {
 		{path: "/channel", body: `{"channel_id":"p","channel_type":1,"ban":1}`, person: sends{"a": banned}},
 	} {
 		switch {
-		case strings.Contains(step.body, "nobody has defined it"):
+		case strings.Contains(step.body, "undefined channel"):
 			b.manage(step.path, `{"channel_id":"undefined","channel_type":2}`)
 			require.Equal(t, ok, b.sends("a", "undefined", 2, ""), "it is as it was")
 		case step.path != "":
@@ -133,7 +132,7 @@ func TestPermissionRoutes(t *testing.T) {
 	}
 }
 
-// TestRefusedIsWritten nowhere.
+// TestRefusedIsNotWritten: a refused send is written nowhere.
 func TestRefusedIsNotWritten(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
@@ -176,7 +175,7 @@ func TestPersonAllowlists(t *testing.T) {
 	require.Equal(t, "accepted", b.sends("v", "u", 1, ""))
 }
 
-// TestManyAreDecidedOneByOne: of a batch and of a bulk each send has its own answer.
+// TestManyAreDecidedOneByOne: each send of a batch or a bulk has its own verdict.
 func TestManyAreDecidedOneByOne(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
@@ -216,8 +215,8 @@ func TestPermissionLists(t *testing.T) {
 	}
 }
 
-// TestWhoMaySendCanBeNamed: each uid that can send can be put on a list, is shown there as it is, and can be banned; each that cannot is
-// refused everywhere.
+// TestWhoMaySendCanBeNamed: each uid that can send can be put on a list, is returned unchanged, and can be banned; any
+// other uid is refused everywhere.
 func TestWhoMaySendCanBeNamed(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
@@ -256,7 +255,7 @@ func TestWhoMaySendCanBeNamed(t *testing.T) {
 	require.ElementsMatch(t, sent, shown)
 }
 
-// TestNamesThatBreakTheRule: what is stored of them, which the API cannot have written, is told in the log, and can be removed.
+// TestNamesThatBreakTheRule: stored names that the API cannot have written are logged, and can be removed.
 func TestNamesThatBreakTheRule(t *testing.T) {
 	t.Parallel()
 	var log syncBuffer
@@ -288,7 +287,7 @@ func TestNamesThatBreakTheRule(t *testing.T) {
 	require.JSONEq(t, `["fine"]`, b.call("/user/systemuids", "").raw)
 }
 
-// slowWriter is a client that looks at what the service holds while it is written to.
+// slowWriter is a client that inspects the service's budget while it is written to.
 type slowWriter struct {
 	*httptest.ResponseRecorder
 	budget              *memory.Budget
@@ -304,7 +303,8 @@ func (w *slowWriter) Write(text []byte) (int, error) {
 	return w.ResponseRecorder.Write(text)
 }
 
-// TestLargeListIsBounded: a list goes out in pieces, and what it takes counts in the budget until the last of them is written.
+// TestLargeListIsBounded: a list is written in pieces, and its memory is charged to the budget until the last of them is
+// written.
 func TestLargeListIsBounded(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())
@@ -443,7 +443,7 @@ func TestManageScopes(t *testing.T) {
 	}
 }
 
-// TestTwoInstances: what is changed at one is in force at the other.
+// TestTwoInstances: changes made through one instance are in force at the other.
 func TestTwoInstances(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
@@ -458,7 +458,7 @@ func TestTwoInstances(t *testing.T) {
 	require.Eventually(t, func() bool { return second.sends("u", "g", 2, "") == "not_subscribed 3" }, testTimeout, 1)
 }
 
-// TestStalePermissions: when NATS has been away for too long, sends and changes are 503.
+// TestStalePermissions: when NATS has been unreachable for too long, sends and changes are answered 503.
 func TestStalePermissions(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, config: func(c *Config) { c.Permission.StaleMax = 1e9 }})

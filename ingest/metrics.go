@@ -10,16 +10,15 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/outcome"
 )
 
-// metrics is what the role shows of itself. Every child is resolved here, so that
-// the hot path looks nothing up.
+// metrics are the metrics of the role. Every child is resolved at the start, so the hot path performs no lookups.
 type metrics struct {
 	requests        [outcome.Count]prometheus.Counter
-	items           [outcome.Count]prometheus.Counter // of requests that hold many sends
+	items           [outcome.Count]prometheus.Counter // sends of requests with many sends
 	requestDuration *prometheus.HistogramVec          // by route
 	decodeDuration  prometheus.Histogram
 }
 
-// newMetrics registers the role's metrics, and reports every one that could not be.
+// newMetrics registers the role's metrics, and reports every one that fails to register.
 func newMetrics(reg prometheus.Registerer, load prometheus.Collector) (*metrics, error) {
 	var errs []error
 	register := func(c prometheus.Collector) {
@@ -40,13 +39,13 @@ func newMetrics(reg prometheus.Registerer, load prometheus.Collector) (*metrics,
 
 	m := &metrics{
 		requestDuration: prometheus.NewHistogramVec(histogramOpts("request_duration_seconds", "From the header of a request to its answer, by route.", seconds), []string{"route"}),
-		decodeDuration:  prometheus.NewHistogram(histogramOpts("decode_duration_seconds", "From the header of a request until it is checked; includes reading the body. Of one request in 16.", micros)),
+		decodeDuration:  prometheus.NewHistogram(histogramOpts("decode_duration_seconds", "From the header of a request until it is checked, including reading the body. Sampled: one request in 16.", micros)),
 	}
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "sendhouse_ingest_requests_total", Help: "Requests answered, by HTTP status and by what became of them.",
+		Name: "sendhouse_ingest_requests_total", Help: "Requests answered, by HTTP status and outcome.",
 	}, []string{"code", "reason"})
 	items := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "sendhouse_ingest_items_total", Help: "Sends of sendbatch and sendbulk answered, by status and by what became of them.",
+		Name: "sendhouse_ingest_items_total", Help: "Sends of sendbatch and sendbulk answered, by status and outcome.",
 	}, []string{"code", "reason"})
 	for o := range outcome.Count {
 		s := o.Spec()
@@ -61,8 +60,8 @@ func newMetrics(reg prometheus.Registerer, load prometheus.Collector) (*metrics,
 	return m, errors.Join(errs...)
 }
 
-// loadCollector shows how much there is of everything that has a limit, beside the limit. It looks when it is
-// asked, so that the hot path keeps no gauges.
+// loadCollector exports the usage of everything that has a limit, and the limit. It reads the state when scraped, so the
+// hot path maintains no gauges.
 type loadCollector struct {
 	s *Service
 
@@ -76,13 +75,13 @@ func newLoadCollector(s *Service) *loadCollector {
 	}
 	return &loadCollector{
 		s:              s,
-		requests:       desc("in_flight_requests", "Requests being worked on."),
-		requestsMax:    desc("in_flight_requests_max", "Requests that may be worked on at one time; more are answered 503."),
-		bodyBytes:      desc("body_bytes", "Memory of the request bodies being worked on, but for the first 2 KiB of each."),
+		requests:       desc("in_flight_requests", "Requests in flight."),
+		requestsMax:    desc("in_flight_requests_max", "Requests that may be in flight; more are answered 503."),
+		bodyBytes:      desc("body_bytes", "Memory of the request bodies in flight, excluding the first 2 KiB of each."),
 		bodyBytesMax:   desc("body_bytes_max", "Memory that request bodies may take; more are answered 503."),
-		connections:    desc("connections", "Connections of the HTTP API that are open."),
+		connections:    desc("connections", "Open connections of the HTTP API."),
 		connectionsMax: desc("connections_max", "Connections that may be open; further ones are answered 503."),
-		// Only where the API speaks TLS.
+		// Set only if the API uses TLS.
 		certificateExpiry: desc("tls_certificate_expiry_timestamp_seconds", "When the certificate of the HTTP API expires, in seconds since 1970."),
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/openapi"
 )
 
-// described is openapi.yaml as a program reads it.
+// described is openapi.yaml as parsed by a program.
 var described = sync.OnceValues(func() (*openapi3.T, error) {
 	loader := openapi3.NewLoader()
 	doc, err := loader.LoadFromData(openapi.Document())
@@ -38,7 +38,7 @@ func description(t testing.TB) *openapi3.T {
 	return doc
 }
 
-// operationOf is what the document says of a route; nil: nothing.
+// operationOf returns the document's operation of a route; nil if there is none.
 func operationOf(t testing.TB, method, path string) *openapi3.Operation {
 	t.Helper()
 	item := description(t).Paths.Find(path)
@@ -48,7 +48,8 @@ func operationOf(t testing.TB, method, path string) *openapi3.Operation {
 	return item.GetOperation(method)
 }
 
-// TestEveryRouteIsDescribed holds the routes against the document, both ways. Routes that ingest only hosts are marked there with x-hosted.
+// TestEveryRouteIsDescribed checks the routes against the document, both ways. Routes of other packages are marked there
+// with x-hosted.
 func TestEveryRouteIsDescribed(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{noStreams: true})
@@ -72,7 +73,7 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 	}
 }
 
-// answersAsDescribed checks an answer against the document.
+// answersAsDescribed checks a response against the document.
 func answersAsDescribed(t testing.TB, method, path string, status int, header http.Header, body []byte) {
 	t.Helper()
 	op := operationOf(t, method, path)
@@ -110,7 +111,7 @@ func answersAsDescribed(t testing.TB, method, path string, status int, header ht
 	}
 }
 
-// fits says whether a JSON text is as a schema wants it.
+// fits checks a JSON text against a schema.
 func fits(s *openapi3.Schema, text []byte) error {
 	var value any
 	if err := json.Unmarshal(text, &value); err != nil {
@@ -119,8 +120,9 @@ func fits(s *openapi3.Schema, text []byte) error {
 	return s.VisitJSON(value, openapi3.EnableJSONSchema2020())
 }
 
-// schemaCannotSay are rows of the contract that are refused for what a schema cannot express: bytes where it counts characters, what two
-// fields mean together, a type that a second key of the same name mends, and rules of JSON that encoding/json does not have.
+// schemaCannotSay are rows of the contract that are refused for reasons that a schema cannot express: lengths in bytes
+// instead of characters, rules about two fields together, a wrong type that a duplicate key replaces, and rules of JSON
+// that encoding/json does not have.
 var schemaCannotSay = []string{
 	"payload of 64 KiB and 1 byte",
 	"from_uid of 258 bytes in 86 characters", "from_uid with half a surrogate pair",
@@ -134,7 +136,8 @@ var schemaCannotSay = []string{
 	"a wrong type mended by a second key", "not UTF-8", "too deep", "too large",
 }
 
-// describedAsAnswered holds the body of a request against the document: it has to say yes to what is taken, and no to what is refused.
+// describedAsAnswered checks the body of a request against the document, which must accept what the service accepts, and
+// reject what it refuses.
 func describedAsAnswered(t testing.TB, name, body string, status int) {
 	t.Helper()
 	schema := operationOf(t, http.MethodPost, "/message/send").RequestBody.Value.Content["application/json"].Schema.Value
@@ -145,7 +148,7 @@ func describedAsAnswered(t testing.TB, name, body string, status int) {
 	case status == http.StatusOK:
 		require.NoError(t, err, "the document refuses what is taken")
 	case slices.Contains(schemaCannotSay, name):
-		// No schema says it. That the list is no longer than it must be:
+		// No schema can express it. Check that the list of exceptions has no unnecessary entries:
 		if err != nil {
 			require.Fail(t, "the document does say it", "take %q out of schemaCannotSay: %v", name, err)
 		}
@@ -154,7 +157,7 @@ func describedAsAnswered(t testing.TB, name, body string, status int) {
 	}
 }
 
-// TestExamplesOfTheDocument sends every example of a request as it stands in the document, and holds the answer against it.
+// TestExamplesOfTheDocument sends every example request of the document, and checks the response against the document.
 func TestExamplesOfTheDocument(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
@@ -176,7 +179,7 @@ func TestExamplesOfTheDocument(t *testing.T) {
 				require.Equal(t, http.StatusOK, res.status, "%s %s: %s", method, path, res.raw)
 				answersAsDescribed(t, method, path, res.status, res.header, res.raw)
 				sent++
-				if op.RequestBody != nil { // and what is not as described
+				if op.RequestBody != nil { // and a body that is not as described
 					res = b.exchange(t, method, path, contentType, "7")
 					require.True(t, res.status >= 400 || path == "/message/sendbulk", "%s %s takes a number: %s", method, path, res.raw)
 					answersAsDescribed(t, method, path, res.status, res.header, res.raw)
@@ -193,7 +196,7 @@ func TestExamplesOfTheDocument(t *testing.T) {
 	require.Greater(t, sent, 20)
 }
 
-// examples are the requests' bodies by content type. Each must have one, and it must be as its own schema says.
+// examples returns the requests' bodies by content type. Each content type must have one that its own schema accepts.
 func examples(t *testing.T, op *openapi3.Operation) map[string]string {
 	t.Helper()
 	bodies := make(map[string]string)
@@ -211,7 +214,7 @@ func examples(t *testing.T, op *openapi3.Operation) map[string]string {
 	return bodies
 }
 
-// query names a channel to a route that wants one.
+// query names a channel to a route that requires one.
 func query(op *openapi3.Operation) string {
 	values := url.Values{}
 	for _, p := range op.Parameters {
@@ -223,7 +226,7 @@ func query(op *openapi3.Operation) string {
 	return "?" + values.Encode()
 }
 
-// exchange makes a request and reads the whole answer.
+// exchange makes a request and reads the whole response.
 func (b *bundle) exchange(t *testing.T, method, path, contentType, body string) whole {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, b.url+path, strings.NewReader(body))
@@ -239,7 +242,7 @@ func (b *bundle) exchange(t *testing.T, method, path, contentType, body string) 
 	return whole{status: res.StatusCode, header: res.Header, raw: raw}
 }
 
-// TestDescriptionNeedsNoToken: whoever wants to know how to get in is let in so far. The page needs nothing from elsewhere.
+// TestDescriptionNeedsNoToken: the description can be read without a token, and the page loads nothing from elsewhere.
 func TestDescriptionNeedsNoToken(t *testing.T) {
 	t.Parallel()
 	path := tokenFile(t, tokenLine("send", "sender"))

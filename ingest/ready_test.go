@@ -21,7 +21,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// awaitReadyz waits until /readyz answers with the status and a text that contains what is said.
+// awaitReadyz waits until /readyz answers with the status and a text that contains the given parts.
 func (b *bundle) awaitReadyz(status int, said ...string) {
 	b.t.Helper()
 	testkit.WaitFor(b.t, testTimeout, fmt.Sprint("/readyz to say ", status, said), func(ctx context.Context) error {
@@ -42,7 +42,8 @@ func (b *bundle) awaitReadyz(status int, said ...string) {
 	})
 }
 
-// Readiness follows the leases and the logs while nothing is sent, names the partition, and has the code that a send would get.
+// Readiness follows the leases and the logs of idle partitions, names the partition, and has the code that a send would
+// get.
 func TestReadinessWithoutSends(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 2, noOwners: true})
@@ -64,7 +65,7 @@ func TestReadinessWithoutSends(t *testing.T) {
 		probes := make(chan *nats.Msg, 64)
 		seen, err := b.nc.ChanSubscribe(topology.WALSubject(partition), probes)
 		require.NoError(t, err)
-		for range 2 { // when the second is sent the first has been answered, or it would be no second one
+		for range 2 { // a second probe is sent only after the first has been answered
 			require.NotEmpty(t, receive(t, probes).Header.Get(jetstream.ExpectedLastSeqHeader))
 		}
 		require.NoError(t, seen.Unsubscribe())
@@ -102,7 +103,7 @@ func TestReadinessAfterSends(t *testing.T) {
 	require.NoError(t, b.service.Check())
 }
 
-// channelOf is the name of a group channel of a partition.
+// channelOf returns the name of a group channel of a partition.
 func (b *bundle) channelOf(partition int) string {
 	for i := 0; ; i++ {
 		if name := fmt.Sprint("g", i); b.service.topology.Of(name, message.ChannelGroup) == partition {
@@ -111,9 +112,8 @@ func (b *bundle) channelOf(partition int) string {
 	}
 }
 
-// A send to a partition that its sequencer refuses is answered at once, names the
-// partition, and is not written; the other partition is served, and this one again when
-// it is mended or its owner is gone.
+// A send to a partition that its sequencer refuses is answered at once, names the partition, and is not written. The other
+// partition is served, and so is this one again once it is repaired or its owner is gone.
 func TestRefusedPartition(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 2})
@@ -164,7 +164,7 @@ func TestRefusedPartition(t *testing.T) {
 	}
 }
 
-// What is no lease of a partition that there is, or says nothing, refuses nothing.
+// A value that is not a lease of an existing partition, or an empty one, refuses nothing.
 func TestStrayLeasesRefuseNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})

@@ -8,16 +8,16 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
-// receiverBytes is what a receiver of sendBatch counts in the budget: its item, and client_msg_no or its reason in the answer. The
-// names in the answer are no more than the body, which counts for itself.
+// receiverBytes is what a receiver of sendBatch is charged to the budget: its item, and client_msg_no or its reason in the
+// response. The names in the response are no longer than the body, which is charged separately.
 const receiverBytes = itemBytes + 128
 
-// sendBatch is POST /message/sendbatch: one message to each of many persons, as
-// WuKongIM v2 has it. What is wrong for all is one error; a receiver to whom it could not
-// be sent is named in the answer, with the reason.
+// sendBatch serves POST /message/sendbatch: one message to each of many persons, as in WuKongIM v2. A problem that
+// concerns all receivers is a single error; otherwise the response names each receiver to whom the message could not be
+// sent, with the reason.
 //
-// All messages have the request's client_msg_no. Their channels differ, so that is no
-// duplicate, and the whole request can be sent again.
+// All messages have the request's client_msg_no. Their channels differ, so they are not duplicates of each other, and the
+// whole request can be repeated.
 func (s *Service) sendBatch(w http.ResponseWriter, r *http.Request, _ time.Time, _ uint64) outcome.Problem {
 	req := s.requests.Get()
 	defer s.requests.Put(req)
@@ -36,7 +36,7 @@ func (s *Service) sendBatch(w http.ResponseWriter, r *http.Request, _ time.Time,
 	f := s.newFlight()
 	defer f.end()
 	if p.OK() && !f.reserve(len(uids)*receiverBytes) {
-		p = outcome.Problem{Outcome: outcome.Overloaded, Msg: "no memory for so many receivers at this time; nothing was written"}
+		p = outcome.Problem{Outcome: outcome.Overloaded, Msg: "not enough memory for so many receivers now; nothing was written"}
 	}
 	if !p.OK() {
 		p.Write(w)
@@ -69,6 +69,6 @@ func (s *Service) sendBatch(w http.ResponseWriter, r *http.Request, _ time.Time,
 	out = append(out, "]}\n"...)
 	s.extend(w)
 	w.Header()["Content-Type"] = s.contentType
-	_, _ = w.Write(out) // a caller that has gone asks again
+	_, _ = w.Write(out) // a disconnected caller repeats the request
 	return outcome.Problem{Sends: len(uids)}
 }

@@ -48,7 +48,7 @@ func TestSendBatch(t *testing.T) {
 	require.InDelta(t, 3, b.metric("sendhouse_ingest_items_total", `reason="accepted"`), 0)
 }
 
-// normal puts alice's side of a person's channel last.
+// normal reorders a person's channel so that alice is last.
 func normal(channels []string) []string {
 	var out []string
 	for _, c := range channels {
@@ -60,7 +60,7 @@ func normal(channels []string) []string {
 	return out
 }
 
-// TestSendBatchFails: a receiver to whom it cannot be sent is named, and the others get it.
+// TestSendBatchFails: a receiver to whom the message cannot be sent is named, and the others receive it.
 func enforcing() options {
 	return options{partitions: 1, config: func(c *Config) { c.PayloadRules = request.PayloadRulesEnforce }}
 }
@@ -116,7 +116,7 @@ func TestSendBatchRefused(t *testing.T) {
 	}
 }
 
-// TestSendBatchOfMany: more receivers than may be under way at one time.
+// TestSendBatchOfMany: more receivers than may be unsettled at a time.
 func TestSendBatchOfMany(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 2})
@@ -132,7 +132,7 @@ func TestSendBatchOfMany(t *testing.T) {
 	require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.Budget.Left())
 }
 
-// TestSendBatchWithoutMemory: where the budget has no room for all receivers none is sent to.
+// TestSendBatchWithoutMemory: if the budget has no room for all receivers, nothing is sent.
 func TestSendBatchWithoutMemory(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})

@@ -12,16 +12,14 @@ import (
 // bulkItemsMax bounds the items of POST /message/sendbulk.
 const bulkItemsMax = 10_000
 
-// sendBulk is POST /message/sendbulk: up to bulkItemsMax sends, as lines (NDJSON) or as
-// elements of an array, each answered in its place.
+// sendBulk serves POST /message/sendbulk: up to bulkItemsMax sends, as lines (NDJSON) or as elements of an array, each
+// answered in its place.
 //
-// The body is split while it comes, and each item is on its way before the next is read.
-// The answer begins when the body has ended: many clients do not read before they have
-// written all, and would wait for us while we wait for them. Until then an item that is
-// answered costs a few hundred bytes.
+// The body is split while it arrives, and each item is enqueued before the next is read. The response starts when the body
+// has ended: many clients read nothing before they have written everything, so writing earlier could deadlock. Until then
+// a settled item costs a few hundred bytes.
 //
-// What ends the reading early is one more element behind those of the items before it,
-// since they have been sent.
+// A problem that ends reading early is reported as one more element, after those of the items that have been sent.
 func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Time, _ uint64) outcome.Problem {
 	lines, p := request.CheckBulkMediaType(r.Header)
 	if p.OK() && r.ContentLength > request.BulkBytesMax {
@@ -34,10 +32,10 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 	defer in.Close()
 	control := http.NewResponseController(w)
 	var extended time.Duration
-	extend := func() { // the client's time to send does not run while it waits for us
+	extend := func() { // the read deadline excludes the time that the service takes
 		if f.waited > extended {
 			extended = f.waited
-			_ = control.SetReadDeadline(start.Add(s.cfg.BodyReadTimeout + extended)) // only a test's writer has none
+			_ = control.SetReadDeadline(start.Add(s.cfg.BodyReadTimeout + extended)) // fails only for the writer of a test
 		}
 	}
 	in.Before = func() {
@@ -58,14 +56,14 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 		switch {
 		case !more:
 		case len(f.items) == bulkItemsMax:
-			more, p = false, outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("more than %d items; those behind were not read", bulkItemsMax)}
+			more, p = false, outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("more than %d items; further ones were not read", bulkItemsMax)}
 		case !s.addItem(r, f, text):
-			more, p = false, outcome.Problem{Outcome: outcome.Overloaded, Msg: "no memory for more items at this time; from here on none was sent"}
+			more, p = false, outcome.Problem{Outcome: outcome.Overloaded, Msg: "not enough memory for more items now; this and later items were not sent"}
 		}
 		if !more {
 			if !p.OK() {
 				w.Header().Set("Connection", "close")
-				f.push(ctx, nil, p) // not reserved: it is one, and it is what says that there is no memory
+				f.push(ctx, nil, p) // not charged: it is only one, and reports the lack of memory
 			}
 			break
 		}
@@ -75,7 +73,7 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 	return outcome.Problem{Sends: len(f.items)}
 }
 
-// addItem sends one item on its way. It says whether there was memory to keep what becomes of it; otherwise it was not sent.
+// addItem enqueues one item. It reports false, and does not send the item, if there was no memory to keep its outcome.
 func (s *Service) addItem(r *http.Request, f *flight, text []byte) bool {
 	if len(text) > int(s.cfg.BodyBytesMax) {
 		return f.tryPush(r.Context(), nil, outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("the item is larger than %s", s.cfg.BodyBytesMax)})
@@ -88,7 +86,7 @@ func (s *Service) addItem(r *http.Request, f *flight, text []byte) bool {
 	return f.tryPush(r.Context(), req, s.checkSend(req))
 }
 
-// answerBulk writes the answers in their order, and waits for those that are not there.
+// answerBulk writes the answers in order, waiting for each.
 func (s *Service) answerBulk(w http.ResponseWriter, r *http.Request, f *flight, array bool) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -111,7 +109,7 @@ func (s *Service) answerBulk(w http.ResponseWriter, r *http.Request, f *flight, 
 		out = f.append(out, f.at(r.Context(), i))
 		if len(out) >= answerWriteBytes {
 			s.extend(w)
-			_, _ = w.Write(out) // a caller that has gone asks again
+			_, _ = w.Write(out) // a disconnected caller repeats the request
 			out = out[:0]
 		}
 	}
@@ -123,11 +121,10 @@ func (s *Service) answerBulk(w http.ResponseWriter, r *http.Request, f *flight, 
 	*body = out
 }
 
-// extend gives a request that has to wait for the answers to many sends time to be
-// answered. The deadline to read counts too: net/http goes on reading behind the body, and
-// takes one that passes for a client that has gone.
+// extend extends the deadlines of a request that waits for the answers to many sends. This includes the read deadline:
+// net/http keeps reading after the body, and treats an expired deadline as a disconnect.
 func (s *Service) extend(w http.ResponseWriter) {
 	control, deadline := http.NewResponseController(w), time.Now().Add(s.cfg.WriteTimeout)
-	_ = control.SetReadDeadline(deadline) // only a test's writer has none
+	_ = control.SetReadDeadline(deadline) // fails only for the writer of a test
 	_ = control.SetWriteDeadline(deadline)
 }

@@ -23,7 +23,7 @@ import (
 
 const ndjson = "application/x-ndjson"
 
-// many is the answer to many sends.
+// many is the response to many sends.
 type many struct {
 	got
 	items []got
@@ -38,13 +38,13 @@ func (m many) codes() []string {
 	return codes
 }
 
-// bulk posts a bulk, and takes the answer apart.
+// bulk posts a bulk, and parses the response.
 func (b *bundle) bulk(t *testing.T, contentType string, body io.Reader) many {
 	t.Helper()
 	return takeApart(t, b.tryBulk(contentType, body))
 }
 
-// asyncBulk is bulk in the background; the function it gives waits for the answer.
+// asyncBulk is bulk in the background; the returned function waits for the response.
 func (b *bundle) asyncBulk(t *testing.T, body io.Reader) (answer func() many) {
 	t.Helper()
 	c := make(chan whole, 1)
@@ -52,7 +52,7 @@ func (b *bundle) asyncBulk(t *testing.T, body io.Reader) (answer func() many) {
 	return func() many { return takeApart(t, receive(t, c)) }
 }
 
-// whole is an answer that has been read.
+// whole is a response that has been read completely.
 type whole struct {
 	status int
 	header http.Header
@@ -60,7 +60,7 @@ type whole struct {
 	err    error
 }
 
-// tryBulk is bulk for goroutines that may not end the test.
+// tryBulk is bulk for goroutines that must not end the test.
 func (b *bundle) tryBulk(contentType string, body io.Reader) (w whole) {
 	req, err := http.NewRequest(http.MethodPost, b.url+"/message/sendbulk", body)
 	if err != nil {
@@ -160,7 +160,7 @@ func TestBulk(t *testing.T) {
 	}
 }
 
-// TestBulkForms is what the body around the items can be.
+// TestBulkForms covers the syntax around the items.
 func TestBulkForms(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
@@ -186,8 +186,8 @@ func TestBulkForms(t *testing.T) {
 		{"a comma too many", "application/json", "[" + one + ",]", "", []string{"", "invalid_json"}},
 		{"two commas", "application/json", "[" + one + ",," + one + "]", "", []string{"", "invalid_json", ""}},
 		{"only a comma", "application/json", "[,]", "", []string{"invalid_json", "invalid_json"}},
-		{"something behind the array", "application/json", "[" + one + "] x", "", []string{"", "invalid_json"}},
-		{"another array behind it", "application/json", "[" + one + "][" + one + "]", "", []string{"", "invalid_json"}},
+		{"data after the array", "application/json", "[" + one + "] x", "", []string{"", "invalid_json"}},
+		{"another array after it", "application/json", "[" + one + "][" + one + "]", "", []string{"", "invalid_json"}},
 		{"an array that does not end", "application/json", "[" + one + "," + one, "", []string{"", "invalid_json"}},
 		{"invalid UTF-8", ndjson, one + "\n{\"from_uid\":\"\xff\"}\n" + one, "", []string{"", "invalid_json", ""}},
 		{"brackets 100,000 deep", ndjson, strings.Repeat("[", 100_000) + "\n" + one, "", []string{"invalid_json", ""}},
@@ -255,10 +255,10 @@ func TestBulkTooLarge(t *testing.T) {
 	require.Equal(t, int64(b.service.cfg.BodiesBytesMax), b.service.requests.Budget.Left(), "all of it was given back")
 }
 
-// splitterBytesFirst is what a bulk takes of the budget to begin with.
+// splitterBytesFirst is what a bulk takes from the budget at its start.
 const splitterBytesFirst = 32 << 10
 
-// TestBulkSharesTheBudget: where there is no memory for it, a bulk is refused, and items are.
+// TestBulkSharesTheBudget: without memory a bulk, or its items, are refused.
 func TestBulkSharesTheBudget(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, config: func(c *Config) { c.BodiesBytesMax = 8 << 20 }})
@@ -273,8 +273,8 @@ func TestBulkSharesTheBudget(t *testing.T) {
 	require.Equal(t, int64(8<<20), budget.Left())
 }
 
-// TestBulkEndsWithoutMemory: where the budget has no room for an item the bulk ends there, whatever else is coming, and what
-// was accepted before is answered.
+// TestBulkEndsWithoutMemory: if the budget has no room for an item the bulk ends there, whatever else follows, and the
+// items accepted before are answered.
 func TestBulkEndsWithoutMemory(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
@@ -289,7 +289,7 @@ func TestBulkEndsWithoutMemory(t *testing.T) {
 	require.Eventually(t, func() bool { return budget.Left() < all-splitterBytesFirst }, testTimeout, time.Millisecond)
 	left := budget.Left()
 	require.True(t, budget.Take(left))
-	// A byte of the body is missing: it is not its end that ends the bulk.
+	// One byte of the body is missing, so the bulk does not end because its body does.
 	_, err = io.WriteString(conn, strings.Repeat("x\n", rest))
 	require.NoError(t, err)
 
@@ -308,7 +308,7 @@ func TestBulkEndsWithoutMemory(t *testing.T) {
 	requireForgotten(t, b)
 }
 
-// TestFlightCountsWhatItKeeps: memory of an earlier flight is not free.
+// TestFlightCountsWhatItKeeps: recycled memory of an earlier flight is charged too.
 func TestFlightCountsWhatItKeeps(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
@@ -330,13 +330,13 @@ func TestFlightCountsWhatItKeeps(t *testing.T) {
 
 	require.True(t, budget.Take(all))
 	f := b.service.newFlight()
-	require.Zero(t, cap(f.items), "where there is no room for it, it is let go")
+	require.Zero(t, cap(f.items), "if the budget has no room for it, it is released")
 	require.False(t, f.tryPush(t.Context(), nil, outcome.Problem{Outcome: outcome.InvalidJSON}))
 	require.Empty(t, f.items)
 	f.end()
 }
 
-// TestBulkLeavesTogether: a bulk does not begin with a group commit of one.
+// TestBulkLeavesTogether: a bulk does not start with a group commit of one.
 func TestBulkLeavesTogether(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())
@@ -350,7 +350,8 @@ func TestBulkLeavesTogether(t *testing.T) {
 	}
 }
 
-// TestBulkOverload: what the queue does not hold waits for what the bulk itself has there, as long as that is answered.
+// TestBulkOverload: items for which the queue has no room wait for the bulk's own queued items, as long as these are
+// answered.
 func TestBulkOverload(t *testing.T) {
 	t.Parallel()
 	fill := func(t *testing.T, items int) (b *bundle, wal *scripted, second *record, answer func() many) {
@@ -382,7 +383,7 @@ func TestBulkOverload(t *testing.T) {
 		r.Refuse(503, 10008, "JetStream system temporarily unavailable")
 		r = wal.Next()
 		require.Len(t, r.Sends, 10)
-		require.Eventually(t, func() bool { // then the answer has begun, and all items are where they belong
+		require.Eventually(t, func() bool { // then the response has started, and all items have been enqueued
 			return b.metric("sendhouse_ingest_items_total", `reason="wal_unavailable"`) == 10
 		}, testTimeout, time.Millisecond)
 		r.Answer(2)
@@ -418,7 +419,7 @@ func TestBulkWindow(t *testing.T) {
 	requireForgotten(t, b)
 }
 
-// TestBulkNobodyAnswers: the items' time-outs run side by side, not one behind the other.
+// TestBulkNobodyAnswers: the items' timeouts run concurrently, not one after the other.
 func TestBulkNobodyAnswers(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, config: func(c *Config) { c.AckTimeout, c.AnswerTimeout = 200*time.Millisecond, 200*time.Millisecond }})
@@ -431,8 +432,8 @@ func TestBulkNobodyAnswers(t *testing.T) {
 	requireForgotten(t, b)
 }
 
-// TestBulkClientGoesAway in the middle of its body, and while it waits: what came whole is
-// committed, and nothing is left behind.
+// TestBulkClientGoesAway: the client disconnects in the middle of its body, or while it waits. Complete items are
+// committed, and nothing is leaked.
 func TestBulkClientGoesAway(t *testing.T) {
 	t.Parallel()
 	for _, whole := range []bool{false, true} {
@@ -462,7 +463,7 @@ func TestBulkClientGoesAway(t *testing.T) {
 	}
 }
 
-// TestBulkDrain: a bulk that is on its way when the process stops is answered.
+// TestBulkDrain: a bulk that has started when the process stops is answered.
 func TestBulkDrain(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())

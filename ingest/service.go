@@ -32,26 +32,26 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// Deps is what the role works with. All fields but Tracer and Routes must be set.
+// Deps are the dependencies of the role. All fields but Tracer and Routes must be set.
 type Deps struct {
-	// NATS is a connection that reconnects for ever and buffers nothing meanwhile, as
-	// broker.Connect makes it. The role does not close it.
+	// NATS is a connection that reconnects indefinitely and buffers nothing while disconnected, as made by broker.Connect. The
+	// role does not close it.
 	NATS *nats.Conn
-	// JetStream is that connection's.
+	// JetStream is the JetStream context of that connection.
 	JetStream jetstream.JetStream
-	// Partitions is the deployment's number of them.
+	// Partitions is the deployment's number of partitions.
 	Partitions topology.Partitions
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
-	// Tracer follows sends; nil if nothing is traced.
+	// Tracer traces sends; nil disables tracing.
 	Tracer *tracing.Tracer
-	// Routes are answered by others, on the same listener; there may be none.
+	// Routes are routes of other packages on the same listener; there may be none.
 	Routes []api.Route
-	// Hosts are the names by which requests may ask for the API if it needs no token.
+	// Hosts are the host names by which requests may reach the API if it needs no token.
 	Hosts guard.Hosts
 }
 
-// Service is the role. It is a lifecycle.Service and a lifecycle.Readier.
+// Service is the ingest role. It implements lifecycle.Service and lifecycle.Readier.
 type Service struct {
 	cfg         Config
 	topology    topology.Partitions
@@ -69,15 +69,15 @@ type Service struct {
 	router      chi.Routes
 	handler     http.Handler
 	commits     *groupcommit.Committer
-	tracer      *tracing.Tracer // nil: nothing is traced
+	tracer      *tracing.Tracer // nil disables tracing
 
-	failures [outcome.Count]lifecycle.Repeated // one for each outcome that is answered 5xx
+	failures [outcome.Count]lifecycle.Repeated // one for each outcome; used by those answered 5xx
 
 	state       atomic.Int32
 	inFlight    atomic.Int64 // requests
 	uploadGrace time.Duration
-	admitted    atomic.Uint64 // requests, ever
-	idle        chan struct{} // told when, in a drain, the last request has gone
+	admitted    atomic.Uint64 // requests, in total
+	idle        chan struct{} // signalled when the last request ends during a drain
 	bound       chan struct{} // closed once addr is set
 	addr        net.Addr
 }
@@ -91,28 +91,28 @@ const (
 )
 
 const (
-	// decodeSampled is how many requests share one look at the clock after decoding.
+	// decodeSampled: the decode duration is measured for one request in so many.
 	decodeSampled = 16
-	// permissionsWait is how long a start waits for the permissions before it accepts
-	// connections. They go on being read; until they are, sends are answered 503.
+	// permissionsWait is how long a start waits for the permissions before it accepts connections. Reading continues
+	// afterwards; until it is complete, sends are answered 503.
 	permissionsWait = 5 * time.Second
-	// uploadGrace is how long a client that is in the middle of a request may go on sending it once the process stops.
+	// uploadGrace is how long, once the process stops, a client may continue sending a request that it has started.
 	uploadGrace = time.Second
-	uploadsLook = 20 * time.Millisecond // between two looks whether only such requests are left
-	// cutTimeout is how long connections may take to close that were cut off.
+	uploadsLook = 20 * time.Millisecond // how often a drain checks whether only such requests are left
+	// cutTimeout is how long connections that were cut off may take to close.
 	cutTimeout = 5 * time.Second
 )
 
 // Reasons for which a service is not ready or does not run.
 var (
-	// ErrNotServing says that the service has not been started, or is stopping.
+	// ErrNotServing means that the service has not been started, or is stopping.
 	ErrNotServing = errors.New("ingest: not serving")
 	// ErrRunTwice is returned by the second Run of a service.
 	ErrRunTwice = errors.New("ingest: a service can be run only once")
 )
 
-// New checks cfg and deps and reports everything that is wrong with them. It opens
-// nothing; of files it reads that of the tokens.
+// New checks cfg and deps and reports everything that is wrong with them. It opens no connection; it reads the files that
+// cfg.Access names.
 func New(cfg Config, deps Deps) (*Service, error) {
 	errs := []error{cfg.check()}
 	require := func(ok bool, what string) {
@@ -127,7 +127,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if _, err := topology.NewPartitions(int(deps.Partitions)); err != nil {
 		errs = append(errs, err)
 	}
-	log := slog.New(slog.DiscardHandler) // that there is none is an error of its own
+	log := slog.New(slog.DiscardHandler) // a missing logger is reported by require
 	if deps.Logger != nil {
 		log = deps.Logger.With("component", "ingest")
 	}
@@ -178,15 +178,13 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	return s, nil
 }
 
-// Handler is the API. It takes sends while Run runs, and refuses them before and
-// after.
+// Handler returns the API. It accepts sends while Run runs, and refuses them before and after.
 func (s *Service) Handler() http.Handler { return s.handler }
 
 // Ready is closed once the service accepts connections.
 func (s *Service) Ready() <-chan struct{} { return s.bound }
 
-// Addr is the address that is listened on, with the port that the system chose if it
-// was to. It is nil before Ready.
+// Addr returns the listening address, with the port chosen by the system if none was configured. It is nil before Ready.
 func (s *Service) Addr() net.Addr {
 	select {
 	case <-s.bound:
@@ -196,8 +194,8 @@ func (s *Service) Addr() net.Addr {
 	}
 }
 
-// Check is nil while a send to any partition would be taken and answered; otherwise it says why not, and of which
-// partitions, by a PartitionsError. It answers from what is known: see groupcommit/readiness.go.
+// Check returns nil while a send to any partition would be accepted and answered; otherwise it returns the reason, as a
+// PartitionsError if partitions are the cause. It uses only what is known already: see groupcommit/readiness.go.
 func (s *Service) Check() error {
 	if s.state.Load() != stateServing {
 		return ErrNotServing
@@ -206,13 +204,12 @@ func (s *Service) Check() error {
 		return err
 	}
 	if err := s.permissions.Check(); err != nil {
-		return err //nolint:wrapcheck // says what is wrong
+		return err //nolint:wrapcheck // the error describes the problem
 	}
 	return s.commits.CheckPartitions()
 }
 
-// Run serves until ctx ends, then drains: it stops accepting, answers every request
-// that it has accepted, and returns.
+// Run serves until ctx ends, then drains: it stops accepting, answers every request that it has accepted, and returns.
 func (s *Service) Run(ctx context.Context) error {
 	if !s.state.CompareAndSwap(stateNew, stateServing) {
 		return ErrRunTwice
@@ -239,7 +236,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.log.Info("ingest is up", "addr", s.addr.String(), "tls", s.access.TLS() != nil, "partitions", int(s.topology))
 
 	select {
-	case err = <-served: // the listener broke
+	case err = <-served: // the listener failed
 		err = fmt.Errorf("ingest: serve: %w", err)
 	case <-ctx.Done():
 	}
@@ -253,21 +250,21 @@ func (s *Service) Run(ctx context.Context) error {
 	return errors.Join(err, stopCommits())
 }
 
-// followPermissions keeps the permissions fresh until the returned function is called. It
-// waits a little until they have been read.
+// followPermissions keeps the permissions up to date until the returned function is called. It waits up to permissionsWait
+// for the first complete read.
 func (s *Service) followPermissions(ctx context.Context) (stop func()) {
 	following, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a drain still needs them
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = s.permissions.Run(following) // ends with its context, and then without an error
+		_ = s.permissions.Run(following) // ends with its context, without an error
 	}()
 	timer := time.NewTimer(permissionsWait)
 	defer timer.Stop()
 	select {
 	case <-s.permissions.Ready():
 	case <-timer.C:
-		s.log.Warn("the permissions could not be read in time; sends are answered 503 until they are", "waited", permissionsWait)
+		s.log.Warn("permissions not read in time; answering sends with 503 until they are", "waited", permissionsWait)
 	case <-ctx.Done():
 	}
 	return func() {
@@ -289,9 +286,8 @@ func (s *Service) server() *http.Server {
 	}
 }
 
-// drain waits until every accepted request is answered. Clients that are still
-// sending a request when the grace is over are cut off; a request that waits for its
-// answer cannot be, since AnswerTimeout is shorter than the time of a drain.
+// drain waits until every accepted request is answered. Clients that are still sending a request when the grace period
+// ends are cut off. Requests that wait for their answers are not: AnswerTimeout is shorter than DrainTimeout.
 func (s *Service) drain(ctx context.Context, server *fastpath.Server) error {
 	s.log.Info("ingest is draining", "requests", s.inFlight.Load())
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
@@ -300,12 +296,12 @@ func (s *Service) drain(ctx context.Context, server *fastpath.Server) error {
 	defer cut(nil)
 	go s.cutUploads(answered, cut) // ends with answered
 	if err := server.Shutdown(answered); err != nil {
-		s.log.Warn("clients that did not finish their request are cut off", "error", context.Cause(answered))
-		_ = server.Close() // nothing is lost that was not lost before
+		s.log.Warn("cutting off clients that have not finished sending their request", "error", context.Cause(answered))
+		_ = server.Close() // nothing accepted is lost
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), cutTimeout)
 		defer cancel()
 	}
-	// Requests that came through Handler and not through the server.
+	// Requests that arrived through Handler instead of the server.
 	for s.inFlight.Load() > 0 {
 		select {
 		case <-s.idle:
@@ -316,13 +312,13 @@ func (s *Service) drain(ctx context.Context, server *fastpath.Server) error {
 	return nil
 }
 
-// errUploads is why a drain is not waited for any longer.
-var errUploads = fmt.Errorf("they are still sending it %s after the stop began", uploadGrace)
+// errUploads is the reason for ending a drain early.
+var errUploads = fmt.Errorf("still sending %s after the stop began", uploadGrace)
 
-// cutUploads calls cut when the grace is over and every request that is left is one whose client is still sending it.
+// cutUploads calls cut when the grace period is over and every remaining request is still being sent by its client.
 func (s *Service) cutUploads(ctx context.Context, cut context.CancelCauseFunc) {
 	for wait := s.uploadGrace; lifecycle.Pause(ctx, wait) == nil; wait = uploadsLook {
-		// None begins any more, so the two differ while there is one that is being answered.
+		// No new request starts, so the two differ as long as one is being answered.
 		before := s.requests.Uploading.Load()
 		if s.inFlight.Load() == before && s.requests.Uploading.Load() == before {
 			cut(errUploads)
@@ -330,7 +326,7 @@ func (s *Service) cutUploads(ctx context.Context, cut context.CancelCauseFunc) {
 	}
 }
 
-// admit lets a request in, or says why not. Either way leave must be called.
+// admit admits a request, or returns why not. Either way leave must be called.
 func (s *Service) admit() (nth uint64, p outcome.Problem) {
 	n := s.inFlight.Add(1)
 	switch {

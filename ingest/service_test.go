@@ -71,7 +71,7 @@ func TestAddressTaken(t *testing.T) {
 	require.ErrorContains(t, s.Run(t.Context()), "--api-addr")
 }
 
-// TestDrain: what was accepted is answered, what comes later is refused.
+// TestDrain: accepted requests are answered, later ones are refused.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())
@@ -107,8 +107,8 @@ func TestDrain(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestDrainCutsUploads: a client that does not go on sending its request keeps the process from stopping for no longer than
-// the grace, also while others are answered; those are waited for.
+// TestDrainCutsUploads: a client that stops sending its request delays the end of the process by no more than the grace
+// period, even while other requests, which are waited for, are answered.
 func TestDrainCutsUploads(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
@@ -141,7 +141,7 @@ func TestDrainCutsUploads(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestDrainWaitsForHandler: requests that did not come through the server count too.
+// TestDrainWaitsForHandler: requests that did not arrive through the server count too.
 func TestDrainWaitsForHandler(t *testing.T) {
 	t.Parallel()
 	b := setup(t, one())
@@ -167,7 +167,7 @@ func TestDrainWaitsForHandler(t *testing.T) {
 	require.Equal(t, http.StatusOK, res.Code, res.Body.String())
 }
 
-// TestDrainCutsOffSlowClients: a client that never finishes its body holds nobody up.
+// TestDrainCutsOffSlowClients: a client that never finishes its body does not delay the drain.
 func TestDrainCutsOffSlowClients(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
@@ -185,7 +185,7 @@ func TestDrainCutsOffSlowClients(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestSlowBody: a body that does not come is answered, and the connection closed.
+// TestSlowBody: a request whose body does not arrive is answered, and the connection closed.
 func TestSlowBody(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
@@ -237,13 +237,13 @@ func TestPanicIsA500(t *testing.T) {
 	})
 }
 
-// TestServerRestarts: the server goes away under requests, and comes back.
+// TestServerRestarts: the NATS server stops during requests, and restarts.
 func TestServerRestarts(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
 	require.NoError(t, b.service.Check())
 
-	// The log's stream is there, but nobody answers: a request that waits.
+	// The log's stream exists, but no sequencer answers: a request that waits.
 	waits := b.async(send("g", "waits"))
 	require.Eventually(t, func() bool {
 		return b.service.commits.Load(0).Unanswered == 1 && b.metric("sendhouse_ingest_ack_duration_seconds", "") == 1
@@ -262,7 +262,7 @@ func TestServerRestarts(t *testing.T) {
 
 	b.startServer(b.addr)
 	require.Eventually(t, func() bool { return b.service.Check() == nil }, testTimeout, time.Millisecond)
-	b.sequence() // reads the log from its beginning, and answers what waits
+	b.sequence() // reads the log from its beginning, and answers the waiting request
 	g = receive(t, waits)
 	require.Contains(t, []string{"", "no_answer"}, g.code(), "it was durable")
 	// JetStream may need a moment to have its streams again.
@@ -276,8 +276,7 @@ func TestServerRestarts(t *testing.T) {
 	requireForgotten(t, b)
 }
 
-// TestDisconnectAnswersAtOnce: what is in flight when the connection breaks does not
-// wait for a timeout.
+// TestDisconnectAnswersAtOnce: sends in flight when the connection breaks do not wait for a timeout.
 func TestDisconnectAnswersAtOnce(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
@@ -326,8 +325,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// metric is the value of a counter or gauge, or the count of a histogram, whose
-// labels hold label.
+// metric returns the value of a counter or gauge, or the count of a histogram, whose labels contain label.
 func (b *bundle) metric(name, label string) float64 {
 	b.t.Helper()
 	families, err := b.registry.Gather()
@@ -350,7 +348,7 @@ func (b *bundle) metric(name, label string) float64 {
 	return 0
 }
 
-// TestNoGoroutineIsLeft runs alone, since others' goroutines look like its own.
+// TestNoGoroutineIsLeft is not parallel, since goroutines of other tests would be counted.
 func TestNoGoroutineIsLeft(t *testing.T) { //nolint:paralleltest // see above
 	server, err := broker.StartEmbedded(broker.EmbeddedConfig{DataDir: t.TempDir(), Addr: "127.0.0.1:0", StoreBytesMax: 1 << 30, Logger: logger(t)})
 	require.NoError(t, err)
@@ -364,7 +362,7 @@ func TestNoGoroutineIsLeft(t *testing.T) { //nolint:paralleltest // see above
 		_, err := js.CreateKeyValue(t.Context(), bucket)
 		require.NoError(t, err)
 	}
-	before := nc.NumSubscriptions() // the client's own, for answers
+	before := nc.NumSubscriptions() // the client's own, for replies
 	for range 3 {
 		s, err := New(defaultConfig(t), Deps{NATS: nc, JetStream: js, Partitions: 8, Logger: logger(t), Registerer: prometheus.NewRegistry()})
 		require.NoError(t, err)

@@ -30,7 +30,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// What the tests of ingest's packages share.
+// Shared with the tests of ingest's packages.
 const (
 	example     = ingesttest.Example
 	testTimeout = ingesttest.Timeout
@@ -59,7 +59,7 @@ type bundle struct {
 	registry *prometheus.Registry
 	owned    bool               // the partitions have leases
 	stop     context.CancelFunc // begins the drain
-	ended    chan error         // Run's answer
+	ended    chan error         // the result of Run
 	client   *http.Client
 	url      string
 }
@@ -71,11 +71,11 @@ type options struct {
 	noStreams  bool
 	noOwners   bool // no sequencer has a lease
 	routes     []api.Route
-	log        *slog.Logger // nil: quiet
+	log        *slog.Logger // nil: discards
 	tracer     *tracing.Tracer
 }
 
-// defaultConfig is what kong makes of the tags, on a free port.
+// defaultConfig is the configuration that kong builds from the tags, on a free port.
 func defaultConfig(t testing.TB) Config {
 	t.Helper()
 	var cfg Config
@@ -100,7 +100,7 @@ func setup(t testing.TB, o options) *bundle {
 	if o.partitions == 0 {
 		o.partitions = 2
 	}
-	if o.noStreams { // but for the permissions, which every send asks
+	if o.noStreams { // except that of the permissions, which every send needs
 		for _, bucket := range topology.DefaultOptions().BucketConfigs() {
 			_, err := js.CreateKeyValue(ctx, bucket)
 			require.NoError(t, err)
@@ -123,7 +123,7 @@ func setup(t testing.TB, o options) *bundle {
 	}
 
 	cfg := defaultConfig(t)
-	// That the machine is slow is no fault of the test's: those that are about waiting set these themselves.
+	// A slow machine must not fail tests: those about waiting set these timeouts themselves.
 	cfg.WaitMax, cfg.AckTimeout, cfg.AnswerTimeout = testTimeout, testTimeout, testTimeout
 	cfg.DrainTimeout, cfg.WriteTimeout = testTimeout, 2*testTimeout
 	if o.config != nil {
@@ -139,7 +139,7 @@ func setup(t testing.TB, o options) *bundle {
 	return b
 }
 
-// lease writes the lease of a partition with a status. It counts as renewed for the time of a test.
+// lease writes the lease of a partition with a status. It counts as renewed for the duration of a test.
 func (b *bundle) lease(kv jetstream.KeyValue, partition int, status string) {
 	b.t.Helper()
 	_, err := kv.Put(b.t.Context(), fmt.Sprint("sequencer.partition.", partition), []byte(`{"instance":"a","ttl_ms":3600000,"status":`+status+`}`))
@@ -191,10 +191,10 @@ func connect(t testing.TB, server *broker.Embedded) *nats.Conn {
 	return nc
 }
 
-// logger is quiet: what a test wants to know it asks for.
+// logger discards logs; tests that need them set their own.
 func logger(testing.TB) *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// got is an answer as a client sees it.
+// got is a response as a client sees it.
 type got struct {
 	status int
 	header http.Header
@@ -214,7 +214,7 @@ func (b *bundle) post(body string) got {
 	return g
 }
 
-// try is post for goroutines that may not end the test.
+// try is post for goroutines that must not end the test.
 func (b *bundle) try(body string) (got, error) {
 	req, err := http.NewRequest(http.MethodPost, b.url+"/message/send", bytes.NewReader([]byte(body)))
 	if err != nil {
@@ -243,13 +243,12 @@ func (b *bundle) do(req *http.Request) (got, error) {
 	return g, nil
 }
 
-// send is a body with these parts.
+// send returns a body with these parts.
 func send(channel, clientMsgNo string) string {
 	return fmt.Sprintf(`{"from_uid":"u","channel_id":%q,"channel_type":2,"client_msg_no":%q,"payload":"aGk="}`, channel, clientMsgNo)
 }
 
-// sequencer is a tiny sequencer that speaks the real protocol: it reads the
-// write-ahead log in order and answers each batch.
+// sequencer is a tiny sequencer that uses the real protocol: it reads the write-ahead log in order and answers each batch.
 type sequencer struct {
 	b         *bundle
 	partition int
@@ -369,8 +368,7 @@ func (b *bundle) async(body string) <-chan got {
 	return c
 }
 
-// queued waits until n sends wait in partition p. It looks again and again, since a
-// queue that fills has nobody to tell.
+// queued waits until n sends wait in partition p. A queue that fills signals nothing, so it polls.
 func (b *bundle) queued(p, n int) {
 	b.t.Helper()
 	deadline := time.Now().Add(testTimeout)

@@ -18,8 +18,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
-// secureClient trusts an authority, and shows a certificate if it is given one. It makes a connection
-// for each request.
+// secureClient trusts an authority, and presents a certificate if it has one. It opens a connection for each request.
 func secureClient(t testing.TB, ca *ingesttest.Authority, pair ...[]byte) *http.Client {
 	t.Helper()
 	cfg := &tls.Config{RootCAs: x509.NewCertPool()}
@@ -43,7 +42,7 @@ func (b *bundle) secure(client *http.Client) (got, error) {
 	return other.do(req)
 }
 
-// TestTLS: the certificate is changed while the API serves, a broken one changes nothing.
+// TestTLS: the certificate is replaced while the API serves; a broken one changes nothing.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	old, renewed := ingesttest.NewAuthority(t, "old"), ingesttest.NewAuthority(t, "new")
@@ -73,7 +72,7 @@ func TestTLS(t *testing.T) {
 	require.NoError(t, err, "a connection keeps what it was made with")
 	require.Equal(t, http.StatusOK, g.status)
 
-	// Plain HTTP to the same port is told so, in the error shape.
+	// Plain HTTP to the same port receives an error in the error shape.
 	g, err = b.try(example)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusBadRequest, g.status)
@@ -110,7 +109,7 @@ func TestTLSOwnAnswers(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestSlowHandshake: a client that does not go on with its handshake is cut off.
+// TestSlowHandshake: a client that does not continue its handshake is disconnected.
 func TestSlowHandshake(t *testing.T) {
 	t.Parallel()
 	ca := ingesttest.NewAuthority(t, "ca")
@@ -131,8 +130,8 @@ func TestSlowHandshake(t *testing.T) {
 	require.Eventually(t, func() bool { return b.service.listener.Open() == 0 }, testTimeout, time.Millisecond)
 }
 
-// TestClientCertificates: who shows none, or one that nobody known has signed, is not let in; and which
-// authorities are known is seen anew.
+// TestClientCertificates: a client without a certificate, or with one of an unknown authority, is refused; and a change of
+// the authorities takes effect.
 func TestClientCertificates(t *testing.T) {
 	t.Parallel()
 	server, clients, others := ingesttest.NewAuthority(t, "server"), ingesttest.NewAuthority(t, "clients"), ingesttest.NewAuthority(t, "others")

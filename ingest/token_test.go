@@ -22,7 +22,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
-// authorized posts the example with an Authorization header, if it is not empty.
+// authorized posts the example with an Authorization header, unless it is empty.
 func (b *bundle) authorized(t *testing.T, path, authorization string) got {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url+path, strings.NewReader(example))
@@ -97,7 +97,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestNobodyElseWithoutTokens: an address that others reach needs tokens, or a word.
+// TestNobodyElseWithoutTokens: an address that others can reach requires tokens, or --insecure.
 func TestNobodyElseWithoutTokens(t *testing.T) {
 	t.Parallel()
 	for addr, loopback := range map[string]bool{
@@ -127,7 +127,7 @@ func TestNewReportsTheTokenFile(t *testing.T) {
 	require.ErrorContains(t, err, "requests-max")
 }
 
-// TestTokenRate: each token has a rate of its own; what is over it is 429, with the time to wait.
+// TestTokenRate: each token has its own rate; sends above it are answered 429, with the time to wait.
 func TestTokenRate(t *testing.T) {
 	t.Parallel()
 	path := tokenFile(t, tokenLine("send", "one")+tokenLine("send", "two"))
@@ -149,7 +149,7 @@ func TestTokenRate(t *testing.T) {
 	require.Equal(t, http.StatusOK, b.authorized(t, "/message/send", "Bearer two").status)
 	require.Equal(t, "unauthorized", b.authorized(t, "/message/send", "Bearer three").code())
 
-	// A change of the file gives nobody a new rate.
+	// A change of the file resets no rate.
 	require.NoError(t, os.WriteFile(path, []byte(tokenLine("send,read", "one")+tokenLine("send", "three")), 0o600))
 	testkit.WaitFor(t, testTimeout, "the third token", func(context.Context) error {
 		if g := b.authorized(t, "/message/send", "Bearer three"); g.status != http.StatusOK {
@@ -160,7 +160,7 @@ func TestTokenRate(t *testing.T) {
 	require.Equal(t, "rate_limited", b.authorized(t, "/message/send", "Bearer one").code())
 }
 
-// TestAddressRate: guessing tokens costs too, and everything in a bulk counts.
+// TestAddressRate: guessing tokens is charged too, and so is every item of a bulk.
 func TestAddressRate(t *testing.T) {
 	t.Parallel()
 	path := tokenFile(t, tokenLine("send", "one"))

@@ -22,25 +22,25 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
-// Config is what an operator may set of access.
+// Config has the settings of access.
 type Config struct {
-	APITokensFile string `name:"api-tokens-file" help:"File of the tokens that the HTTP API takes, a line each: scopes (send, manage, read; separated by commas), a space, sha256: and the token's SHA-256 in hex. Changes are seen within seconds." placeholder:"PATH"`
-	Insecure      bool   `name:"insecure" help:"Listen on addresses that others can reach though they need no credentials: for the HTTP API without tokens, and for the embedded NATS."`
+	APITokensFile string `name:"api-tokens-file" help:"File of the tokens that the HTTP API accepts, one per line: scopes (send, manage, read; separated by commas), a space, sha256: and the token's SHA-256 in hex. Changes take effect within seconds." placeholder:"PATH"`
+	Insecure      bool   `name:"insecure" help:"Allow listening on addresses that others can reach without credentials: for the HTTP API without tokens, and for the embedded NATS."`
 
-	TLSCertFile     string `name:"api-tls-cert-file" help:"Certificate of the HTTP API, with its chain, in PEM; with it the API speaks HTTPS only. Changes of the three files are seen within seconds." placeholder:"PATH"`
+	TLSCertFile     string `name:"api-tls-cert-file" help:"Certificate of the HTTP API, with its chain, in PEM; with it the API speaks HTTPS only. Changes of the three files take effect within seconds." placeholder:"PATH"`
 	TLSKeyFile      string `name:"api-tls-key-file" help:"Private key of the certificate, in PEM." placeholder:"PATH"`
-	TLSClientCAFile string `name:"api-tls-client-ca-file" help:"Authorities, in PEM, one of which must have signed the certificate that every client then has to show." placeholder:"PATH"`
+	TLSClientCAFile string `name:"api-tls-client-ca-file" help:"Certificate authorities, in PEM. If set, every client must present a certificate signed by one of them." placeholder:"PATH"`
 
-	TokenRate      float64  `name:"api-token-rate" help:"Sends per second that each token may make on average; beyond it they are answered 429. Any other request counts as one. 0 means no limit." default:"0"`
-	TokenBurst     int      `name:"api-token-burst" help:"Sends that a token may make at one time. 0 means as many as in one second." default:"0"`
-	AddressRate    float64  `name:"api-address-rate" help:"Sends per second that each client address (of IPv6 each network of 64 bits) may make on average; beyond it they are answered 429. 0 means no limit." default:"0"`
-	AddressBurst   int      `name:"api-address-burst" help:"Sends that a client address may make at one time. 0 means as many as in one second." default:"0"`
-	TrustedProxies []string `name:"api-trusted-proxies" help:"Networks (10.0.0.0/8) and addresses, separated by commas, of proxies whose X-Forwarded-For is believed. By default nobody's is." placeholder:"NETWORK"`
+	TokenRate      float64  `name:"api-token-rate" help:"Sends per second that each token may make on average; above it they are answered 429. Any other request counts as one. 0 means no limit." default:"0"`
+	TokenBurst     int      `name:"api-token-burst" help:"Burst of sends allowed to a token. 0 means as many as in one second." default:"0"`
+	AddressRate    float64  `name:"api-address-rate" help:"Sends per second that each client address (of IPv6 each network of 64 bits) may make on average; above it they are answered 429. 0 means no limit." default:"0"`
+	AddressBurst   int      `name:"api-address-burst" help:"Burst of sends allowed to a client address. 0 means as many as in one second." default:"0"`
+	TrustedProxies []string `name:"api-trusted-proxies" help:"Networks (10.0.0.0/8) and addresses, separated by commas, of proxies whose X-Forwarded-For is trusted. By default none is." placeholder:"NETWORK"`
 	CORSOrigins    []string `name:"api-cors-origins" help:"Origins (https://chat.example.org), separated by commas, whose pages may call the HTTP API from a browser; * means all. By default none may." placeholder:"ORIGIN"`
 }
 
 const (
-	// Rates of callers, per second: from one in 100 seconds to more than there can be.
+	// Rates of callers, per second: from one in 100 seconds to more than can be reached.
 	rateMin, rateMax = 0.01, 1e9
 )
 
@@ -74,11 +74,11 @@ func (c Config) Check() error {
 
 // Gate decides who may call.
 type Gate struct {
-	tokens       *tokens       // nil: none are needed
-	addresses    *addresses    // nil: their rate is not limited
-	certificates *certificates // nil: the API is in plain HTTP
+	tokens       *tokens       // nil if no token is required
+	addresses    *addresses    // nil if their rate is not limited
+	certificates *certificates // nil if the API serves plain HTTP
 	guard        *guard.Guard
-	origins      []string // whose pages may call
+	origins      []string // whose pages may call the API
 }
 
 // New checks the settings, and reads the files of tokens and certificates.
@@ -101,8 +101,8 @@ func New(cfg Config, hosts guard.Hosts, log *slog.Logger) (*Gate, error) {
 	if trusted, err := parseProxies(cfg.TrustedProxies); err == nil && cfg.AddressRate > 0 { // check reports the error
 		g.addresses = newAddresses(cfg.AddressRate, cfg.AddressBurst, trusted)
 	}
-	// Without a token a page that has this machine's address under a name of its own would be let in; with TLS
-	// it has no certificate for that name, and with tokens it has none.
+	// Without tokens, a page that resolves its own name to this machine's address (DNS rebinding) would be let in, so the host
+	// is checked. With TLS the API has no certificate for that name, and with tokens the page has none.
 	g.guard, err = guard.New(guard.Config{Hosts: hosts, AnyHost: cfg.APITokensFile != "" || cfg.TLSCertFile != "", Origins: cfg.CORSOrigins})
 	if err != nil {
 		errs = append(errs, fmt.Errorf("who may call from a browser: %w", err))
@@ -126,7 +126,7 @@ func (g *Gate) Watch() (stop func()) {
 	}
 }
 
-// TLS is what connections need to be encrypted, or nil.
+// TLS returns the TLS configuration of connections, or nil for plain HTTP.
 func (g *Gate) TLS() *tls.Config {
 	if g.certificates == nil {
 		return nil
@@ -134,7 +134,7 @@ func (g *Gate) TLS() *tls.Config {
 	return g.certificates.config()
 }
 
-// CertificateExpiry is when the certificate that is in force expires, if there is one.
+// CertificateExpiry returns when the certificate in use expires, if there is one.
 func (g *Gate) CertificateExpiry() (at time.Time, ok bool) {
 	if g.certificates == nil {
 		return time.Time{}, false
@@ -142,7 +142,7 @@ func (g *Gate) CertificateExpiry() (at time.Time, ok bool) {
 	return g.certificates.expiry(), true
 }
 
-// CheckPage refuses what a page in a browser may not ask.
+// CheckPage refuses requests that a browser page may not make.
 func (g *Gate) CheckPage(r *http.Request) outcome.Problem {
 	err := g.guard.Check(r)
 	switch {

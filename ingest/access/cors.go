@@ -10,11 +10,11 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
-// corsMaxAge is how long a browser may remember what it was told, in seconds.
+// corsMaxAge is how long a browser may cache the response to a preflight, in seconds.
 const corsMaxAge = "600"
 
-// CORS lets pages of some origins call the API from a browser. Cookies are not used, so credentials
-// in the sense of CORS are never allowed: a page sends its token in a header. MethodsOf names the methods that a path takes.
+// CORS lets pages of the configured origins call the API from a browser. Cookies are not used, so credentials in the sense
+// of CORS are never allowed: a page sends its token in a header. methodsOf returns the methods of a path.
 func (g *Gate) CORS(methodsOf func(path string) []string, next http.Handler) http.Handler {
 	origins := g.origins
 	if len(origins) == 0 {
@@ -40,7 +40,7 @@ func (g *Gate) CORS(methodsOf func(path string) []string, next http.Handler) htt
 			next.ServeHTTP(w, r)
 			return
 		}
-		// A browser asks before it calls, without a token.
+		// A preflight request: the browser sends it before the call, without a token.
 		methods := methodsOf(r.URL.Path)
 		if len(methods) == 0 {
 			next.ServeHTTP(w, r) // no such route
@@ -53,14 +53,14 @@ func (g *Gate) CORS(methodsOf func(path string) []string, next http.Handler) htt
 	})
 }
 
-// checkOrigin says what is wrong with an origin that pages are to come from.
+// checkOrigin reports what is wrong with a configured origin.
 func checkOrigin(text string) error {
 	if text == "*" {
 		return nil
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Scheme+"://"+u.Host != text || strings.ToLower(text) != text {
-		return fmt.Errorf("%q is no origin: want * or a scheme and a host in lower case, and perhaps a port, as in https://chat.example.org", text)
+		return fmt.Errorf("%q is not an origin: want * or a scheme, a host in lower case and optionally a port, as in https://chat.example.org", text)
 	}
 	return nil
 }

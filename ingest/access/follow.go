@@ -14,24 +14,23 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
-// followPollDefault is how soon a change of a followed file is seen.
+// followPollDefault is how often followed files are checked for changes.
 const followPollDefault = 2 * time.Second
 
-// follower reads files that belong together, and again when one of them has changed. It
-// compares what is in them: two changes may have one time, and what an orchestrator mounts
-// is a link that begins to lead elsewhere.
+// follower reads a group of files, and reads them again when one of them has changed. It compares their contents: two
+// changes may have the same modification time, and an orchestrator mounts symbolic links whose target changes.
 type follower struct {
-	what     string // they are, for the log
+	what     string // describes the files in the log
 	paths    []string
 	bytesMax int // of one file
 	poll     time.Duration
 	log      *slog.Logger
-	// take puts the files' contents, in the order of paths, in force, or says what is wrong with them.
+	// take applies the files' contents, in the order of paths, or reports what is wrong with them.
 	take func(files [][]byte) error
 
-	// Only the goroutine that follows uses them.
-	seen   []byte // hash of what is in force
-	broken string // what was last said of what is not
+	// Used only by the goroutine that follows the files.
+	seen   []byte // hash of the contents in force
+	broken string // the last error logged
 }
 
 // open reads the files for the first time.
@@ -44,8 +43,7 @@ func (f *follower) open() error {
 	return err
 }
 
-// watch follows the files until the returned function is called, which waits for its
-// goroutine.
+// watch follows the files. The returned function stops it and waits for its goroutine.
 func (f *follower) watch() (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -67,8 +65,7 @@ func (f *follower) watch() (stop func()) {
 	}
 }
 
-// reload takes the files if they have changed. What is broken is reported once, and what
-// was before stays in force.
+// reload applies the files if they have changed. An error is logged once, and the previous contents stay in force.
 func (f *follower) reload() {
 	files, sum, err := f.read()
 	if err == nil && bytes.Equal(sum, f.seen) && f.broken == "" {
@@ -80,10 +77,10 @@ func (f *follower) reload() {
 	switch {
 	case err == nil:
 		f.seen, f.broken = sum, ""
-		f.log.Info("files were read again", "what", f.what, "files", f.paths)
+		f.log.Info("reloaded files", "what", f.what, "files", f.paths)
 	case err.Error() != f.broken:
 		f.broken = err.Error()
-		f.log.Error("files could not be read again; what was read before stays in force", "what", f.what, "files", f.paths, "error", err)
+		f.log.Error("cannot reload files; the previous contents stay in force", "what", f.what, "files", f.paths, "error", err)
 	}
 }
 
@@ -112,7 +109,7 @@ func (f *follower) readOne(path string, h hash.Hash) ([]byte, error) {
 	if len(data) > f.bytesMax {
 		return nil, errors.New("is larger than " + config.ByteSize(f.bytesMax).String())
 	}
-	fmt.Fprintf(h, "%d\n", len(data)) // so that where one file ends counts too
+	fmt.Fprintf(h, "%d\n", len(data)) // so that the hash also covers where each file ends
 	h.Write(data)
 	return data, nil
 }

@@ -12,15 +12,15 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// addressesMax bounds the addresses whose rate is remembered; beyond it the one that has been
-// silent longest is forgotten, and begins anew. It costs some 240 bytes for each (BenchmarkAddresses).
+// addressesMax bounds the addresses whose rate is tracked; above it the address silent for the longest time is dropped,
+// and starts again with a full burst. Each costs some 240 bytes (BenchmarkAddresses).
 const addressesMax = 65_536
 
-// retryAfterMax is the longest that a caller over its rate is asked to wait, in seconds.
+// retryAfterMax bounds how long a caller over its rate is asked to wait, in seconds.
 const retryAfterMax = 60
 
-// newLimiter makes a limiter for one caller: perSecond sends on average, and burst at one time
-// (0: as many as in one second).
+// newLimiter returns a limiter for one caller: perSecond sends on average, in bursts of up to burst sends (0: one second's
+// worth).
 func newLimiter(perSecond float64, burst int) *rate.Limiter {
 	if burst == 0 {
 		burst = int(math.Ceil(perSecond))
@@ -28,7 +28,7 @@ func newLimiter(perSecond float64, burst int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), burst)
 }
 
-// spend takes one send off a limiter, or says after how many seconds there will be one again.
+// spend takes one send from a limiter, or returns the seconds until the next one is available.
 func spend(l *rate.Limiter, now time.Time) (retryAfter int, ok bool) {
 	if l == nil || l.AllowN(now, 1) {
 		return 0, true
@@ -37,8 +37,8 @@ func spend(l *rate.Limiter, now time.Time) (retryAfter int, ok bool) {
 	return int(min(max(math.Ceil(missing), 1), retryAfterMax)), false
 }
 
-// owe takes more sends off a limiter, although there are not so many: what one request holds is
-// known only when it has been read. Who owes is refused until time has paid for it.
+// owe takes n more sends from a limiter, even if it has fewer: the number of sends in a request is known only after
+// reading it. A caller in debt is refused until time has paid for it.
 func owe(l *rate.Limiter, now time.Time, n int) {
 	if l == nil {
 		return
@@ -48,7 +48,7 @@ func owe(l *rate.Limiter, now time.Time, n int) {
 	}
 }
 
-// addresses has a limiter for each address that calls.
+// addresses holds a limiter for each calling address.
 type addresses struct {
 	perSecond float64
 	burst     int
@@ -56,8 +56,8 @@ type addresses struct {
 	trusted   []netip.Prefix
 
 	mu     sync.Mutex
-	known  map[netip.Addr]*list.Element // of addressLimit
-	recent list.List                    // the latest first
+	known  map[netip.Addr]*list.Element // elements hold an addressLimit
+	recent list.List                    // most recent first
 }
 
 type addressLimit struct {
@@ -69,8 +69,8 @@ func newAddresses(perSecond float64, burst int, trusted []netip.Prefix) *address
 	return &addresses{perSecond: perSecond, burst: burst, max: addressesMax, trusted: trusted, known: make(map[netip.Addr]*list.Element)}
 }
 
-// of is the limiter of the address that a request comes from. It is nil where there is none to be
-// seen, which is not so for TCP.
+// of returns the limiter of the address that a request comes from, or nil if the address is not known, which cannot happen
+// with TCP.
 func (a *addresses) of(r *http.Request) *rate.Limiter {
 	addr, ok := clientAddress(r, a.trusted)
 	if !ok {
@@ -92,8 +92,7 @@ func (a *addresses) of(r *http.Request) *rate.Limiter {
 	return one.limit
 }
 
-// limitedAs is what an address shares its rate with: of IPv6 the network of 64 bits, which is what
-// one customer has.
+// limitedAs returns the network whose addresses share a rate: for IPv6 the /64, which is what one customer has.
 func limitedAs(addr netip.Addr) netip.Addr {
 	if !addr.Is6() {
 		return addr
@@ -101,11 +100,11 @@ func limitedAs(addr netip.Addr) netip.Addr {
 	return netip.PrefixFrom(addr.WithZone(""), 64).Masked().Addr()
 }
 
-// Spender has the limiters that a request is charged to; nil if there is no limit. The address comes first, so that guessing tokens
-// costs too.
+// Spender holds the limiters that a request is charged to; nil means no limit. The address is charged before the token, so
+// guessing tokens costs too.
 type Spender struct{ address, token *rate.Limiter }
 
-// Owe takes n more sends off both.
+// Owe takes n more sends from both limiters.
 func (s Spender) Owe(n int) {
 	if n <= 0 || s == (Spender{}) {
 		return
@@ -115,9 +114,9 @@ func (s Spender) Owe(n int) {
 	owe(s.token, now, n)
 }
 
-// clientAddress is the address that a request comes from: that of its connection or, where that is a
-// trusted proxy, the last one in X-Forwarded-For that is not. A proxy appends the address that it
-// saw, so what stands further left is what the client says of itself, and proves nothing.
+// clientAddress returns the address that a request comes from: the peer's or, if that is a trusted proxy, the last address
+// in X-Forwarded-For that is not one. A proxy appends the address that it saw, so entries further left are claims of the
+// client and prove nothing.
 func clientAddress(r *http.Request, trusted []netip.Prefix) (addr netip.Addr, ok bool) {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -139,17 +138,17 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) (addr netip.Addr, ok
 			}
 			next, err := forwardedFor(strings.TrimSpace(hop))
 			if err != nil {
-				return addr, true // what is left of it cannot be told
+				return addr, true // the rest is not an address
 			}
 			if addr = next; !within(addr, trusted) {
 				return addr, true
 			}
 		}
 	}
-	return addr, true // they are all proxies
+	return addr, true // all entries are trusted proxies
 }
 
-// forwardedFor reads an address, with or without a port, as proxies write it.
+// forwardedFor parses an address, with or without a port, as proxies write it.
 func forwardedFor(hop string) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(hop, "["), "]"))
 	if err == nil {
@@ -168,7 +167,7 @@ func within(addr netip.Addr, prefixes []netip.Prefix) bool {
 	return false
 }
 
-// parseProxies reads networks (10.0.0.0/8) and single addresses.
+// parseProxies parses networks (10.0.0.0/8) and single addresses.
 func parseProxies(texts []string) (prefixes []netip.Prefix, err error) {
 	for _, text := range texts {
 		prefix, err := netip.ParsePrefix(text)

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestRatesComeBack: a limiter pays back with time.
+// TestRatesComeBack: a limiter recovers with time.
 func TestRatesComeBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestRatesComeBack(t *testing.T) {
 	require.True(t, ok)
 }
 
-// TestAddressesAreBounded: the one that has been silent longest is forgotten.
+// TestAddressesAreBounded: the address silent for the longest time is forgotten.
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
 	a := newAddresses(1, 1, nil)
@@ -70,7 +70,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	require.Same(t, second, a.of(req(1)))
 }
 
-// BenchmarkAddresses is what looking up an address costs, and what remembering it does.
+// BenchmarkAddresses measures looking up an address, and the memory that a remembered one costs.
 func BenchmarkAddresses(b *testing.B) {
 	a := newAddresses(1000, 0, nil)
 	requests := make([]*http.Request, addressesMax)
@@ -96,7 +96,7 @@ func BenchmarkAddresses(b *testing.B) {
 	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/addressesMax, "B/address")
 }
 
-// TestClientAddress is who a request is taken to come from.
+// TestClientAddress checks which address a request is attributed to.
 func TestClientAddress(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -104,7 +104,7 @@ func TestClientAddress(t *testing.T) {
 		forwarded           []string
 		want                string
 	}{
-		{"nobody is trusted", "10.0.0.1:99", "", []string{"1.1.1.1"}, "10.0.0.1"},
+		{"no proxy is trusted", "10.0.0.1:99", "", []string{"1.1.1.1"}, "10.0.0.1"},
 		{"another is trusted", "10.0.0.1:99", "10.0.0.2", []string{"1.1.1.1"}, "10.0.0.1"},
 		{"the proxy is trusted", "10.0.0.1:99", "10.0.0.1", []string{"1.1.1.1"}, "1.1.1.1"},
 		{"its network is trusted", "10.0.0.1:99", "10.0.0.0/8", []string{"1.1.1.1"}, "1.1.1.1"},
@@ -143,7 +143,7 @@ func TestClientAddress(t *testing.T) {
 	require.NotEqual(t, limitedAs(netip.MustParseAddr("1.1.1.1")), limitedAs(netip.MustParseAddr("1.1.1.2")))
 }
 
-// FuzzForwarded: whatever a client says of where it comes from, it is an address or the proxy's own.
+// FuzzForwarded: for any header, the result is an address in it or the proxy's own.
 func FuzzForwarded(f *testing.F) {
 	f.Add("9.9.9.9, 1.1.1.1:2 ,[::1]:3,")
 	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::/1")}

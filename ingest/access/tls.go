@@ -13,15 +13,14 @@ const (
 	certificateBytesMax = 1 << 20 // of each file
 )
 
-// certificates is what TLS needs, followed while the files change. A connection that has been
-// made keeps what it was made with.
+// certificates holds the TLS configuration, which follows changes of the files. An established connection keeps the
+// configuration of its handshake.
 type certificates struct {
 	*follower
 	current atomic.Pointer[tls.Config]
 }
 
-// openCertificates reads the files for the first time. Without a clientCA clients need no
-// certificate.
+// openCertificates reads the files for the first time. Without a clientCA clients need no certificate.
 func openCertificates(cert, key, clientCA string, log *slog.Logger) (*certificates, error) {
 	c := &certificates{}
 	c.follower = &follower{
@@ -37,10 +36,10 @@ func openCertificates(cert, key, clientCA string, log *slog.Logger) (*certificat
 	return c, nil
 }
 
-// take puts a certificate, its key and perhaps the clients' authorities in force.
+// take applies a certificate, its key and, if configured, the authorities of clients.
 func (c *certificates) take(files [][]byte) error {
 	pair, err := tls.X509KeyPair(files[0], files[1])
-	if err != nil { // names no secrets
+	if err != nil { // the error contains no secrets
 		return fmt.Errorf("certificate %s and key %s: %w", c.paths[0], c.paths[1], err)
 	}
 	cfg := baseTLS()
@@ -51,26 +50,25 @@ func (c *certificates) take(files [][]byte) error {
 			return fmt.Errorf("client authorities %s: holds no certificate in PEM", c.paths[2])
 		}
 		cfg.ClientAuth = tls.RequireAndVerifyClientCert
-		// A resumed session would bring along a certificate that was checked against the
-		// authorities of before.
+		// A resumed session would carry a certificate that was checked against the previous authorities.
 		cfg.SessionTicketsDisabled = true
 	}
 	c.current.Store(cfg)
 	return nil
 }
 
-// baseTLS is what holds for every connection. HTTP/2 is not spoken: what it gains, many requests
-// on one connection, bulks have too, and a proxy in front may speak it.
+// baseTLS returns the configuration common to all connections. HTTP/2 is not offered: bulks have its main benefit, many
+// requests on one connection, and a proxy in front may offer it.
 func baseTLS() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 }
 
-// config asks for what is in force with each handshake.
+// config returns a configuration that uses, for each handshake, what is in force at that time.
 func (c *certificates) config() *tls.Config {
 	cfg := baseTLS()
 	cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Load(), nil }
 	return cfg
 }
 
-// expiry is when the certificate that is in force expires.
+// expiry returns when the certificate in force expires.
 func (c *certificates) expiry() time.Time { return c.current.Load().Certificates[0].Leaf.NotAfter }

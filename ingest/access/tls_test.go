@@ -46,7 +46,8 @@ func TestCertificateFiles(t *testing.T) {
 	}
 }
 
-// TestBrokenCertificateChangesNothing: a certificate without its key, as it is while files are replaced.
+// TestBrokenCertificateChangesNothing: a certificate that does not match its key, as happens while files are being
+// replaced.
 func TestBrokenCertificateChangesNothing(t *testing.T) {
 	t.Parallel()
 	ca := ingesttest.NewAuthority(t, "ca")

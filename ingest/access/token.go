@@ -19,21 +19,21 @@ import (
 
 const (
 	tokensMax      = 1_000
-	tokensBytesMax = 1 << 20 // of the file
+	tokensBytesMax = 1 << 20 // size of the file
 )
 
-// token is a line of the file: who shows what has this hash may do that.
+// token is a line of the file: the scopes of the token with this hash.
 type token struct {
 	hash   [sha256.Size]byte
 	scopes api.Scope
-	limit  *rate.Limiter // nil: none
+	limit  *rate.Limiter // nil: no limit
 }
 
-// tokens is the file of tokens, followed while it changes. The tokens themselves stand
-// nowhere: the file has their hashes.
+// tokens holds the file of tokens, and follows its changes. The file has only hashes; the tokens themselves are stored
+// nowhere.
 type tokens struct {
 	*follower
-	newLimiter func() *rate.Limiter // nil: no token has a limit
+	newLimiter func() *rate.Limiter // nil: tokens have no limit
 	set        atomic.Pointer[[]token]
 }
 
@@ -50,8 +50,7 @@ func openTokens(path string, newLimiter func() *rate.Limiter, log *slog.Logger) 
 	return t, nil
 }
 
-// take puts the tokens of a file in force. What a token that stays has used of its rate stays
-// used.
+// take applies the tokens of a file. A token that is still present keeps its limiter's state.
 func (t *tokens) take(text string) error {
 	set, err := parseTokens(text)
 	if err != nil {
@@ -73,8 +72,8 @@ func (t *tokens) take(text string) error {
 	return nil
 }
 
-// parseTokens reads lines of "scope[,scope] sha256:<hex>". What is behind a # is a
-// comment. Its errors name lines and never what stands in them: that may be a token.
+// parseTokens parses lines of "scope[,scope] sha256:<hex>". A # starts a comment. Errors name lines and never their
+// content, which may be a token.
 func parseTokens(text string) (set []token, err error) {
 	var errs []error
 	lines := make(map[[sha256.Size]byte]int)
@@ -129,7 +128,7 @@ func parseToken(parts []string) (t token, err error) {
 	return t, nil
 }
 
-// find gives the token that has this text, if there is one. It takes as long for each, known or not.
+// find returns the token with this text, if there is one. It takes as long for an unknown token as for a known one.
 func (t *tokens) find(text string) (found token, known bool) {
 	hash := sha256.Sum256([]byte(text))
 	set := *t.set.Load()
@@ -143,7 +142,7 @@ func (t *tokens) find(text string) (found token, known bool) {
 	return set[which], true
 }
 
-// authorize checks the token of a request, where tokens are in use, and gives what limits its rate.
+// authorize checks the token of a request, if tokens are required, and returns the limiter of its rate.
 func (g *Gate) authorize(w http.ResponseWriter, r *http.Request, needs api.Scope) (limit *rate.Limiter, p outcome.Problem) {
 	if g.tokens == nil {
 		return nil, outcome.Problem{}
@@ -166,7 +165,7 @@ func (g *Gate) authorize(w http.ResponseWriter, r *http.Request, needs api.Scope
 	}
 }
 
-// bearer is the token of a request that has one.
+// bearer returns the bearer token of a request, if there is one.
 func bearer(h http.Header) (text string, ok bool) {
 	values := h["Authorization"]
 	if len(values) != 1 {

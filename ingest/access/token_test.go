@@ -55,8 +55,7 @@ func TestTokenFile(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// TestTokensReload: a change is in force with the next look at the file; a broken file
-// changes nothing, and is reported once.
+// TestTokensReload: a change takes effect at the next poll; a broken file changes nothing, and is reported once.
 func TestTokensReload(t *testing.T) {
 	t.Parallel()
 	path := ingesttest.TokenFile(t, ingesttest.TokenLine("send", "old"))
@@ -78,7 +77,7 @@ func TestTokensReload(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(ingesttest.TokenLine("send", "new")), 0o600))
 		require.True(t, known("new"))
 		require.False(t, known("old"))
-		require.Equal(t, 1, strings.Count(log.String(), "read again"))
+		require.Equal(t, 1, strings.Count(log.String(), "reloaded files"))
 
 		require.NoError(t, os.WriteFile(path, []byte("send broken\n"), 0o600))
 		require.True(t, known("new"), "the tokens of before stay")

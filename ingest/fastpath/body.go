@@ -5,14 +5,14 @@ import (
 	"io"
 )
 
-// body is what is behind the head, as long as Content-Length says.
+// body is the Content-Length bytes that follow the head.
 type body struct {
 	c      *conn
 	left   int64
 	failed bool
 }
 
-// Read takes what has been read already, and then from the connection.
+// Read first returns what has already been read, then reads from the connection.
 func (b *body) Read(p []byte) (n int, err error) {
 	c := b.c
 	switch {
@@ -42,16 +42,16 @@ func (b *body) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Close has nothing to do: what is left unread is read behind the handler.
+// Close does nothing: skip reads the rest after the handler returns.
 func (*body) Close() error { return nil }
 
-// skip reads what the handler left, unless it is too much, and says whether the next request is next.
+// skip reads what the handler left unread, up to a limit, and reports whether the next request follows.
 func (b *body) skip() bool {
 	if b.failed || b.left > unreadBytesMax {
 		return false
 	}
 	if b.left > 0 {
-		_, _ = io.Copy(io.Discard, b) // failed says the rest
+		_, _ = io.Copy(io.Discard, b) // errors are recorded in failed
 	}
 	return !b.failed
 }

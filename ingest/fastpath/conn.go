@@ -15,34 +15,35 @@ import (
 )
 
 const (
-	// headBytesMax is how long the head of a plain request may be, and what is read at one time.
+	// headBytesMax bounds the head of a plain request, and a single read.
 	headBytesMax = 4 << 10
-	// unreadBytesMax is how much of a body that the handler did not read is read to keep the connection; net/http has the same.
+	// unreadBytesMax bounds how much of a body that the handler left unread is read to keep the connection; net/http has the
+	// same limit.
 	unreadBytesMax = 256 << 10
 	// lineEndsMax is how many bytes of empty lines may precede a request that is not the first.
 	lineEndsMax = 4
-	// responseBytesKept is how large an answer's buffer may be to be used for the next.
+	// responseBytesKept is the largest response buffer that is reused.
 	responseBytesKept = 64 << 10
 )
 
 // The states of a conn.
 const (
-	stateIdle int32 = iota // waits for a request
+	stateIdle int32 = iota // waiting for a request
 	stateActive
-	stateClosed // by somebody else
+	stateClosed // by Shutdown or Close
 )
 
-// conn is a connection, and everything that its requests use one after the other.
+// conn is a connection, and everything that its requests use in turn.
 type conn struct {
 	net.Conn
 	s     *Server
 	state atomic.Int32
 
 	buf  []byte
-	in   []byte // of buf: read, and not used yet
+	in   []byte // part of buf: read, and not yet consumed
 	head head
 
-	fresh    http.Request // what all requests have in common
+	fresh    http.Request // the template of all requests
 	request  *http.Request
 	url      url.URL
 	route    *chi.Context
@@ -50,12 +51,12 @@ type conn struct {
 	body     body
 	response response
 	out      []byte
-	served   bool // a request, at least
-	empty    int  // bytes of empty lines since
-	given    bool // to net/http
+	served   bool // at least one request
+	empty    int  // bytes of empty lines since the last request
+	given    bool // handed to net/http
 
-	arrived    time.Time // the request
-	answered   time.Time // the one before
+	arrived    time.Time // of the current request
+	answered   time.Time // of the previous response
 	readUntil  time.Time // the deadlines in force
 	writeUntil time.Time
 }
@@ -74,7 +75,7 @@ func newConn(s *Server, accepted net.Conn) *conn {
 	return c
 }
 
-// run serves the connection to its end, or until it is given to net/http.
+// run serves the connection until it ends or is handed to net/http.
 func (c *conn) run() {
 	defer c.s.leave(c)
 	defer c.finish()
@@ -93,7 +94,7 @@ func (c *conn) run() {
 	}
 }
 
-// finish closes the connection, unless it was given to net/http: all has been said, or nothing can be.
+// finish closes the connection, unless it was handed to net/http.
 func (c *conn) finish() {
 	cause := recover()
 	if c.given {
@@ -102,12 +103,12 @@ func (c *conn) finish() {
 	_ = c.Close()
 	c.ctx.end()
 	//nolint:errorlint // net/http compares it so
-	if cause != nil && cause != http.ErrAbortHandler { // the handler recovers its own, so this is one of ours
-		c.s.log.Error("a connection panicked", "panic", cause, "stack", string(debug.Stack()))
+	if cause != nil && cause != http.ErrAbortHandler { // the handler recovers its own panics, so this one is in this package
+		c.s.log.Error("panic on a connection", "panic", cause, "stack", string(debug.Stack()))
 	}
 }
 
-// wait waits until something of the next request is there.
+// wait waits for the first bytes of the next request.
 func (c *conn) wait() bool {
 	if len(c.in) == 0 {
 		c.state.Store(stateIdle)
@@ -119,7 +120,7 @@ func (c *conn) wait() bool {
 		}
 		n, err := c.Conn.Read(c.buf)
 		if n == 0 || err != nil && !errors.Is(err, io.EOF) {
-			return false // it has gone, or said nothing in time
+			return false // the client disconnected, or sent nothing in time
 		}
 		if !c.state.CompareAndSwap(stateIdle, stateActive) {
 			return false
@@ -130,7 +131,7 @@ func (c *conn) wait() bool {
 	return true
 }
 
-// between drops what old clients send behind the body of a POST, of which net/http tolerates as much.
+// between skips the line ends that old clients send after the body of a POST, as many as net/http tolerates.
 func (c *conn) between() {
 	if !c.served {
 		return
@@ -140,14 +141,14 @@ func (c *conn) between() {
 	}
 }
 
-// plain says whether what has been read begins with the whole head of a plain request, and makes it the request.
+// plain reports whether the bytes read start with the complete head of a plain request, and sets up the request from it.
 func (c *conn) plain() bool {
 	end := bytes.Index(c.in, []byte("\r\n\r\n"))
 	if end < 0 {
 		return false
 	}
 	end += len("\r\n\r\n")
-	// One string for all: what the header holds is cut from it.
+	// A single string for the whole head: the header's strings are substrings of it.
 	if !c.head.parse(string(c.in[:end]), c.s.line) {
 		return false
 	}
@@ -155,14 +156,14 @@ func (c *conn) plain() bool {
 	return true
 }
 
-// giveUp gives the connection to net/http.
+// giveUp hands the connection to net/http.
 func (c *conn) giveUp() {
 	c.given = true
-	_ = c.SetDeadline(time.Time{}) // fails only where reading will
+	_ = c.SetDeadline(time.Time{}) // fails only if reading will
 	c.s.given.give(&given{Conn: c.Conn, read: c.in})
 }
 
-// serve answers the request whose head has been read, and says whether the connection can have another.
+// serve answers the request whose head has been read, and reports whether the connection can serve another.
 func (c *conn) serve() bool {
 	c.readyToWrite()
 	c.served, c.empty = true, 0
@@ -179,7 +180,7 @@ func (c *conn) serve() bool {
 
 	c.answered = time.Now()
 	whole := c.body.skip()
-	c.ctx.end() // behind the last of the body
+	c.ctx.end() // after the whole body has been read
 	last := !whole || c.response.last() || c.s.closing.Load()
 	c.out = c.response.append(c.out[:0], &c.s.dates, c.answered, last)
 	c.head.forget()
@@ -195,7 +196,7 @@ func (c *conn) serve() bool {
 	return !last
 }
 
-// readyToWait sets the deadline for the silence behind a request, unless that of one before will do.
+// readyToWait sets the deadline for the idle time after a request, unless the previous deadline is close enough.
 func (c *conn) readyToWait() {
 	until := c.answered.Add(c.s.rest.IdleTimeout)
 	if beyond := c.readUntil.Sub(until); beyond < c.s.slack || beyond > 3*c.s.slack {
@@ -203,20 +204,20 @@ func (c *conn) readyToWait() {
 	}
 }
 
-// readyToWrite sets the deadline for this request's answer, unless that of one before will do.
+// readyToWrite sets the deadline for writing the response, unless the previous deadline is close enough.
 func (c *conn) readyToWrite() {
 	if until := c.arrived.Add(c.s.rest.WriteTimeout); c.writeUntil.Before(until) {
 		c.writeUntil = until.Add(c.s.slack)
-		_ = c.SetWriteDeadline(c.writeUntil) // fails only where writing will
+		_ = c.SetWriteDeadline(c.writeUntil) // fails only if writing will
 	}
 }
 
 func (c *conn) setReadDeadline(t time.Time) {
 	c.readUntil = t
-	_ = c.SetReadDeadline(t) // fails only where reading will
+	_ = c.SetReadDeadline(t) // fails only if reading will
 }
 
-// closeIdle closes the connection if it waits for a request.
+// closeIdle closes the connection if it is waiting for a request.
 func (c *conn) closeIdle() {
 	if c.state.CompareAndSwap(stateIdle, stateClosed) {
 		_ = c.Close()

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// dial opens a connection that a test may use for as long as it likes.
+// dial opens a connection without a deadline.
 func (f *front) dial(t *testing.T) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", f.addr)
@@ -33,7 +33,7 @@ func write(t *testing.T, c net.Conn, text string) {
 	require.NoError(t, err)
 }
 
-// read reads an answer, and says whether the connection is closed behind it.
+// read reads a response, and reports whether the connection is closed after it.
 func read(t *testing.T, in *bufio.Reader) (closes bool) {
 	t.Helper()
 	res, err := http.ReadResponse(in, nil)
@@ -45,7 +45,7 @@ func read(t *testing.T, in *bufio.Reader) (closes bool) {
 	return res.Close
 }
 
-// requireClosed waits until the server has closed the connection, with nothing more to say.
+// requireClosed waits until the server has closed the connection without sending more.
 func requireClosed(t *testing.T, in io.Reader) {
 	t.Helper()
 	rest, err := io.ReadAll(in)
@@ -55,7 +55,7 @@ func requireClosed(t *testing.T, in io.Reader) {
 	require.Empty(t, string(rest))
 }
 
-// short gives net/http one timeout that is short.
+// short sets a short timeout of net/http.
 func short(timeout func(*http.Server) *time.Duration) func(*http.Server) {
 	return func(s *http.Server) { *timeout(s) = 50 * time.Millisecond }
 }
@@ -67,9 +67,9 @@ func TestTimeouts(t *testing.T) {
 		says    string
 		answers int
 	}{
-		"silent from the start":   {func(s *http.Server) *time.Duration { return &s.ReadHeaderTimeout }, "", 0},
-		"silent behind a request": {func(s *http.Server) *time.Duration { return &s.IdleTimeout }, post("{}"), 1},
-		"half a body":             {func(s *http.Server) *time.Duration { return &s.ReadTimeout }, post("{}")[:len(post("{}"))-1], 1},
+		"silent from the start":  {func(s *http.Server) *time.Duration { return &s.ReadHeaderTimeout }, "", 0},
+		"silent after a request": {func(s *http.Server) *time.Duration { return &s.IdleTimeout }, post("{}"), 1},
+		"half a body":            {func(s *http.Server) *time.Duration { return &s.ReadTimeout }, post("{}")[:len(post("{}"))-1], 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -118,7 +118,7 @@ func TestCutBody(t *testing.T) {
 	requireClosed(t, in)
 }
 
-// TestIdleFromTheAnswer: the time that a handler takes is not the client's.
+// TestIdleFromTheAnswer: the idle timeout excludes the time that a handler takes.
 func TestIdleFromTheAnswer(t *testing.T) {
 	t.Parallel()
 	const idle = 400 * time.Millisecond
@@ -132,7 +132,7 @@ func TestIdleFromTheAnswer(t *testing.T) {
 	}
 }
 
-// TestRequestsKeepNothing: what a handler writes into a request is not in the next.
+// TestRequestsKeepNothing: what a handler writes into a request does not appear in the next one.
 func TestRequestsKeepNothing(t *testing.T) {
 	t.Parallel()
 	f := setup(t, func(w http.ResponseWriter, r *http.Request) {
@@ -194,7 +194,7 @@ func TestShutdown(t *testing.T) {
 	require.NoError(t, f.Close())
 }
 
-// TestClose: a request that is not answered in time is cut off.
+// TestClose: requests that are not answered in time are cut off.
 func TestClose(t *testing.T) {
 	t.Parallel()
 	waiting, proceed := make(chan struct{}), make(chan struct{})
@@ -215,7 +215,7 @@ func TestClose(t *testing.T) {
 	require.NoError(t, <-closed)
 }
 
-// TestShutdownBeforeServe: what was ended does not begin.
+// TestShutdownBeforeServe: a server that was shut down does not serve.
 func TestShutdownBeforeServe(t *testing.T) {
 	t.Parallel()
 	s := New(path, reference(echo), slog.New(slog.DiscardHandler))
@@ -247,7 +247,7 @@ func TestPanic(t *testing.T) {
 	require.NoError(t, f.Shutdown(t.Context()))
 }
 
-// failing is a listener that first fails some times.
+// failing is a listener whose first calls of Accept fail.
 type failing struct {
 	net.Listener
 	mu   sync.Mutex
@@ -265,7 +265,7 @@ func (l *failing) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-// TestAcceptFails: having too many files open passes; what does not pass ends Serve.
+// TestAcceptFails: too many open files is a temporary error; a permanent one ends Serve.
 func TestAcceptFails(t *testing.T) {
 	t.Parallel()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")

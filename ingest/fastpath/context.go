@@ -8,24 +8,24 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// requestContext is the context of a connection's requests, one after the other. The client is watched only if somebody wants
-// to know whether it has gone.
+// requestContext is the context of a connection's requests, one after the other. The connection is watched for a
+// disconnect only if the handler calls Done.
 type requestContext struct {
 	c *conn
 
 	mu      sync.Mutex
-	inner   context.Context // nil: nobody has asked for Done
+	inner   context.Context // nil until Done is called
 	cancel  context.CancelFunc
-	read    bool          // the request has been read to its end, and nothing behind it
-	watched chan struct{} // closed when the watch has ended; nil: there is none
-	ahead   int           // bytes of the next request that it read into the connection's buffer
+	read    bool          // the request, and nothing after it, has been read
+	watched chan struct{} // closed when the watch has ended; nil if there is none
+	ahead   int           // bytes of the next request that the watch read into the connection's buffer
 	ending  bool
 }
 
-// Deadline says that there is none.
+// Deadline reports that there is no deadline.
 func (*requestContext) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
 
-// Done is closed when the client goes away, or the request has been answered.
+// Done returns a channel that is closed when the client disconnects or the request has been answered.
 func (x *requestContext) Done() <-chan struct{} {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -36,7 +36,7 @@ func (x *requestContext) Done() <-chan struct{} {
 	return x.inner.Done()
 }
 
-// Err says why Done is closed.
+// Err returns why Done is closed.
 func (x *requestContext) Err() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -46,8 +46,8 @@ func (x *requestContext) Err() error {
 	return x.inner.Err()
 }
 
-// Value has a context for chi, which needs to make none then, nor a copy of the request that has it. What package context
-// asks for, to derive from this one without a goroutine, inner knows.
+// Value returns a chi context, so that chi allocates neither one nor a copy of the request to hold it. For the key that
+// package context uses to derive a context without a goroutine, it asks inner.
 func (x *requestContext) Value(key any) any {
 	if key == chi.RouteCtxKey {
 		return x.c.route
@@ -60,7 +60,8 @@ func (x *requestContext) Value(key any) any {
 	return x.inner.Value(key)
 }
 
-// bodyRead notes that the body has been read. A client that has more to say is there, and need not be watched.
+// bodyRead records that the body has been read. With more data from the client, it is still connected and need not be
+// watched.
 func (x *requestContext) bodyRead(more bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -68,17 +69,19 @@ func (x *requestContext) bodyRead(more bool) {
 	x.beginWatch()
 }
 
-// beginWatch watches the client if somebody wants to know, as soon as nothing but the next request can come. Under the lock.
+// beginWatch starts watching the client if Done was called, once only the next request can arrive. The caller holds the
+// lock.
 func (x *requestContext) beginWatch() {
 	if x.inner == nil || !x.read || x.watched != nil {
 		return
 	}
 	x.watched = make(chan struct{})
-	_ = x.c.SetReadDeadline(time.Time{}) // the handler's patience is the limit; end sets one
+	_ = x.c.SetReadDeadline(time.Time{}) // the handler limits the wait; end sets a deadline
 	go x.watch(x.watched)                // ends with the request
 }
 
-// watch reads on, as net/http does with every request: nothing comes before the client has its answer, unless it sends requests ahead.
+// watch reads from the connection, as net/http does during every request: no data arrives before the response, unless the
+// client pipelines requests.
 func (x *requestContext) watch(watched chan struct{}) {
 	defer close(watched)
 	n, err := x.c.Conn.Read(x.c.buf)
@@ -90,7 +93,7 @@ func (x *requestContext) watch(watched chan struct{}) {
 	}
 }
 
-// end ends the request's context and the watch, and readies it for the next request.
+// end ends the request's context and the watch, and prepares both for the next request.
 func (x *requestContext) end() {
 	x.mu.Lock()
 	x.read = false
@@ -103,7 +106,7 @@ func (x *requestContext) end() {
 	watched := x.watched
 	x.mu.Unlock()
 	if watched != nil {
-		x.c.setReadDeadline(time.Unix(1, 0)) // long ago
+		x.c.setReadDeadline(time.Unix(1, 0)) // in the past: interrupts the read
 		<-watched
 		x.c.in = x.c.buf[:x.ahead]
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// saying answers with what the context says while the handler waits: "gone", or "there" when it has waited for long enough.
+// saying answers with what the context reports while the handler waits: "gone", or "there" after a long enough wait.
 func saying(w http.ResponseWriter, r *http.Request, long time.Duration) {
 	select {
 	case <-r.Context().Done():
@@ -22,7 +22,7 @@ func saying(w http.ResponseWriter, r *http.Request, long time.Duration) {
 	}
 }
 
-// readBody reads an answer's body.
+// readBody reads a response's body.
 func readBody(t *testing.T, in *bufio.Reader) string {
 	t.Helper()
 	res, err := http.ReadResponse(in, nil)
@@ -33,7 +33,8 @@ func readBody(t *testing.T, in *bufio.Reader) string {
 	return string(raw)
 }
 
-// TestClientGone: who asks the context is told that the client has gone, whether they ask before or behind the body.
+// TestClientGone: a handler that calls Done learns that the client has disconnected, whether it calls it before or after
+// reading the body.
 func TestClientGone(t *testing.T) {
 	t.Parallel()
 	for name, early := range map[string]bool{"asked early": true, "asked late": false} {
@@ -59,7 +60,7 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
-// TestWatchHasNoDeadline: a handler may take longer than the client had for its header, or has for its next request.
+// TestWatchHasNoDeadline: a handler may take longer than the client's timeout for its header, or for its next request.
 func TestWatchHasNoDeadline(t *testing.T) {
 	t.Parallel()
 	f := setup(t, func(w http.ResponseWriter, r *http.Request) {
@@ -74,7 +75,8 @@ func TestWatchHasNoDeadline(t *testing.T) {
 	}
 }
 
-// TestWatchedBehindWatched: what ended the watch of one request is not in force for the next, which came meanwhile.
+// TestWatchedBehindWatched: the deadline that ends the watch of one request does not affect the next, which arrived
+// meanwhile.
 func TestWatchedBehindWatched(t *testing.T) {
 	t.Parallel()
 	waiting, proceed := make(chan struct{}), make(chan struct{})
@@ -98,7 +100,7 @@ func TestWatchedBehindWatched(t *testing.T) {
 	require.Equal(t, "there", readBody(t, in))
 }
 
-// TestWatchedClientGoesOn: a client that was watched, and whose next request came meanwhile, gets every answer.
+// TestWatchedClientGoesOn: a client that was watched, and whose next request arrived meanwhile, gets every response.
 func TestWatchedClientGoesOn(t *testing.T) {
 	t.Parallel()
 	var contexts []<-chan struct{}
@@ -115,7 +117,7 @@ func TestWatchedClientGoesOn(t *testing.T) {
 	write(t, c, post("first"))
 	for range 20 {
 		<-waiting
-		write(t, c, post("next")) // while the one before is watched
+		write(t, c, post("next")) // while the previous one is watched
 		proceed <- struct{}{}
 		require.False(t, read(t, in))
 	}
@@ -128,7 +130,7 @@ func TestWatchedClientGoesOn(t *testing.T) {
 	require.Equal(t, int64(21), f.here.Load())
 }
 
-// TestUnreadBodyIsNotWatched: what is left of the body is not what comes behind it.
+// TestUnreadBodyIsNotWatched: the unread rest of the body is not mistaken for the next request.
 func TestUnreadBodyIsNotWatched(t *testing.T) {
 	t.Parallel()
 	f := setup(t, func(w http.ResponseWriter, r *http.Request) {
@@ -142,7 +144,7 @@ func TestUnreadBodyIsNotWatched(t *testing.T) {
 	require.Contains(t, s.answers[1], "{}")
 }
 
-// TestDerivedContexts: contexts that a handler derives end with its request, and read nothing of the next.
+// TestDerivedContexts: contexts that a handler derives end with its request, and are not affected by the next.
 func TestDerivedContexts(t *testing.T) {
 	t.Parallel()
 	type key struct{}
@@ -172,7 +174,7 @@ func TestDerivedContexts(t *testing.T) {
 	}
 }
 
-// TestDoneBehindTheAnswer: who asks too late does not get what belongs to the next request.
+// TestDoneBehindTheAnswer: a call of Done after the response does not affect the next request.
 func TestDoneBehindTheAnswer(t *testing.T) {
 	t.Parallel()
 	contexts, begun, proceed := make(chan context.Context, 2), make(chan struct{}), make(chan struct{})
@@ -198,7 +200,7 @@ func TestDoneBehindTheAnswer(t *testing.T) {
 	require.Equal(t, "the body", readBody(t, in))
 }
 
-// TestAbortEndsTheContext: a handler that aborts ends its context, and the watch, as any other does.
+// TestAbortEndsTheContext: a handler that aborts ends its context and the watch, as any other does.
 func TestAbortEndsTheContext(t *testing.T) {
 	t.Parallel()
 	done := make(chan (<-chan struct{}), 1)
@@ -213,7 +215,7 @@ func TestAbortEndsTheContext(t *testing.T) {
 	<-<-done
 }
 
-// TestNoWatchBehindASkippedBody: that the body of a request was read behind its handler says nothing of the next one's.
+// TestNoWatchBehindASkippedBody: that the body of one request was skipped after its handler does not affect the next.
 func TestNoWatchBehindASkippedBody(t *testing.T) {
 	t.Parallel()
 	begun := make(chan struct{})

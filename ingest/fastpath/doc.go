@@ -1,19 +1,23 @@
 // Package fastpath serves the plain requests to one path of an HTTP API with less work than net/http, and leaves all others to it.
 //
-// net/http starts a goroutine for each request, to see whether the client goes away, sets five deadlines, makes some twenty objects, and
-// switches goroutines twice more than the request itself needs. For a send that is a fifth of all the processor time that it costs from the
-// socket to its row (docs/performance.md). Nothing of that is needed for the requests that nearly all clients send: one POST
-// with a Content-Length behind another.
+// net/http starts a goroutine for each request to detect a disconnect, sets five deadlines, allocates some twenty objects,
+// and causes two more goroutine switches than the request itself needs. For a send that is a fifth of all processor time
+// from the socket to its row (docs/performance.md). The requests that nearly all clients send, a sequence of POSTs with a
+// Content-Length, need none of it.
 //
-// So a connection begins here. As long as its requests are plain, they are read here, given to the same handler that net/http has, and
-// answered here. The first that is not plain, in whatever respect, is not looked at further: the connection goes to net/http, with all
-// that has been read of it, and stays there. What is plain is a strict subset of HTTP/1.1 (see head), so that no rule of that protocol is
-// decided on in two places: what the fast path takes, net/http reads in the same way, which a fuzz test holds against it, and what is
-// malformed, odd or hostile is net/http's. Connections with TLS are net/http's from the start.
+// So every connection starts here. As long as its requests are plain, this package reads them, calls the same handler as
+// net/http, and writes the responses. At the first request that is not plain, the connection is handed to net/http, with
+// everything read so far, and stays there. Plain requests are a strict subset of HTTP/1.1 (see head), so no rule of the
+// protocol is decided in two places: net/http would read every plain request in the same way, which a fuzz test checks,
+// and anything malformed, unusual or hostile is left to net/http. Connections with TLS start in net/http.
 //
-// What a handler sees is what it would see of net/http, with these differences: it must not keep the request, its header, its context or the
-// writer behind its return, since the next request of the connection uses them again; its answer is held in memory until it returns; the
-// writer has no other methods than those of http.ResponseWriter, sends no informational status, and takes what stands in the header in the
-// end; and the context has none of net/http's values. That a client has gone is noticed by whoever asks the request's context for Done, and
-// looked for only from then on.
+// A handler sees the same as under net/http, except:
+//
+//   - It must not use the request, its header, its context or the writer after it returns, since the next request of the
+//     connection reuses them.
+//   - The response is buffered in memory until the handler returns.
+//   - The writer has only the methods of http.ResponseWriter, sends no informational status, and sends the header as it is
+//     when the handler returns.
+//   - The context has none of net/http's values.
+//   - A disconnect is detected only after the handler has called Done on the request's context.
 package fastpath

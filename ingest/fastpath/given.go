@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// givenListener is how net/http gets connections that the fast path gives up.
+// givenListener passes the connections that the fast path gives up to net/http.
 type givenListener struct {
 	addr   net.Addr
 	conns  chan net.Conn
@@ -17,12 +17,12 @@ func newGivenListener() *givenListener {
 	return &givenListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-// give gives a connection to net/http, or closes it where that accepts none any more.
+// give hands a connection to net/http, or closes it if net/http no longer accepts any.
 func (l *givenListener) give(c net.Conn) {
 	select {
 	case l.conns <- c:
 	case <-l.closed:
-		_ = c.Close() // nothing has been answered on it
+		_ = c.Close() // its request has not been answered
 	}
 }
 
@@ -35,7 +35,7 @@ func (l *givenListener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close is called by net/http; more than once does no harm.
+// Close is called by net/http, possibly more than once.
 func (l *givenListener) Close() error {
 	l.close()
 	return nil
@@ -45,7 +45,7 @@ func (l *givenListener) close() { l.once.Do(func() { close(l.closed) }) }
 
 func (l *givenListener) Addr() net.Addr { return l.addr }
 
-// given is a connection of which something has been read already.
+// given is a connection of which a part has already been read.
 type given struct {
 	net.Conn
 	read []byte
@@ -57,10 +57,10 @@ func (g *given) Read(b []byte) (int, error) {
 	}
 	n := copy(b, g.read)
 	if g.read = g.read[n:]; len(g.read) == 0 {
-		g.read = nil // lets go of the buffer
+		g.read = nil // releases the buffer
 	}
 	return n, nil
 }
 
-// CloseWrite lets net/http say that it has said all.
+// CloseWrite lets net/http close the writing side.
 func (g *given) CloseWrite() error { return CloseWrite(g.Conn) }

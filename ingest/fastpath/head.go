@@ -6,20 +6,20 @@ import (
 	"strings"
 )
 
-// contentLengthDigitsMax bounds the lengths that are plain: up to 999,999,999 bytes.
+// contentLengthDigitsMax bounds the length of a plain request: up to 999,999,999 bytes.
 const contentLengthDigitsMax = 9
 
-// head is what stands before the body of a plain request.
+// head is the header of a plain request.
 type head struct {
 	header http.Header // without Host
-	values []string    // what the header's slices are cut from
+	values []string    // backs the header's slices
 	host   string
 	length int64
 }
 
-// parse reads a head, from its request line, which must be line, to the empty line behind the last field. It says whether the request is
-// plain: every field well-formed, one Host, one Content-Length above 0, and nothing that asks for more than an answer on a connection
-// that stays open. h must be empty.
+// parse parses a head, from its request line, which must be line, to the empty line after the last field. It reports
+// whether the request is plain: every field well-formed, one Host, one Content-Length above 0, and no field that asks for
+// more than a response on a connection that stays open. h must be empty.
 func (h *head) parse(text, line string) (plain bool) {
 	fields, plain := strings.CutPrefix(text, line)
 	if !plain {
@@ -28,7 +28,7 @@ func (h *head) parse(text, line string) (plain bool) {
 	for len(fields) > len("\r\n") {
 		end := strings.IndexByte(fields, '\r')
 		colon := strings.IndexByte(fields, ':')
-		if colon <= 0 || end < colon || fields[end+1] != '\n' { // there is always one more: the last line is empty
+		if colon <= 0 || end < colon || fields[end+1] != '\n' { // end+1 is in range: the last line is empty
 			return false
 		}
 		key, value := fields[:colon], trim(fields[colon+1:end])
@@ -40,14 +40,14 @@ func (h *head) parse(text, line string) (plain bool) {
 	return h.host != "" && h.length > 0
 }
 
-// forget empties it, so that it keeps nothing of the last request.
+// forget clears the head, so that it retains nothing of the last request.
 func (h *head) forget() {
 	clear(h.header)
 	clear(h.values)
 	h.values, h.host, h.length = h.values[:0], "", 0
 }
 
-// take adds a field, unless it makes the request one that is not plain.
+// take adds a field, and reports false if it makes the request not plain.
 func (h *head) take(key, value string) (plain bool) {
 	switch key {
 	case "Host":
@@ -80,7 +80,7 @@ func (h *head) take(key, value string) (plain bool) {
 	return true
 }
 
-// parseLength reads a Content-Length of digits only that does not begin with a 0.
+// parseLength parses a Content-Length of digits only without a leading 0.
 func parseLength(text string) (length int64, plain bool) {
 	if text == "" || len(text) > contentLengthDigitsMax || text[0] == '0' {
 		return 0, false
@@ -104,7 +104,7 @@ func trim(value string) string {
 	return value
 }
 
-// validKey takes letters, digits and hyphens, which is less than RFC 9110 allows (5.6.2).
+// validKey accepts letters, digits and hyphens, a subset of RFC 9110, section 5.6.2.
 func validKey(key string) bool {
 	for i := range len(key) {
 		if !alphanumeric(key[i]) && key[i] != '-' {
@@ -114,7 +114,7 @@ func validKey(key string) bool {
 	return true
 }
 
-// validValue takes visible ASCII and spaces, which is less than RFC 9110 allows (5.5).
+// validValue accepts visible ASCII and spaces, a subset of RFC 9110, section 5.5.
 func validValue(value string) bool {
 	for i := range len(value) {
 		if value[i] < ' ' || value[i] > '~' {
@@ -124,7 +124,7 @@ func validValue(value string) bool {
 	return true
 }
 
-// validHost takes names, addresses and ports.
+// validHost accepts names, addresses and ports.
 func validHost(host string) bool {
 	for i := range len(host) {
 		if c := host[i]; !alphanumeric(c) && c != '.' && c != '-' && c != ':' && c != '[' && c != ']' {

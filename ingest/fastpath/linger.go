@@ -8,26 +8,26 @@ import (
 	"time"
 )
 
-// A client that is refused while it sends a large body reads the answer only when it has sent all of it, as most HTTP clients do. To close
-// a connection with bytes unread resets it, and the client sees that in place of the answer. So what it still sends is read away, within
-// these limits.
+// A client that is refused while it sends a large body reads the response only after it has sent everything, as most HTTP
+// clients do. Closing a connection with unread bytes resets it, and the client sees the reset instead of the response. So
+// the rest of the body is read and discarded, within these limits.
 const (
-	// LingerTimeout bounds the whole: enough for 10 MB at 1 MB/s.
+	// LingerTimeout bounds the whole linger: enough for 10 MB at 1 MB/s.
 	LingerTimeout = 10 * time.Second
-	// LingerSilenceMax is how long a client may say nothing meanwhile.
+	// LingerSilenceMax bounds how long a client may send nothing meanwhile.
 	LingerSilenceMax = 2 * time.Second
-	// LingerBytesMax is how much is read away.
+	// LingerBytesMax bounds how much is discarded.
 	LingerBytesMax = 64 << 20
-	// LingerConnectionsMax is how many connections linger at one time. Further ones are closed without.
+	// LingerConnectionsMax bounds the lingering connections. Further ones are closed at once.
 	LingerConnectionsMax = 256
 
-	// The same for [Linger], whose clients have been told all that they need to know.
+	// The limits of [Linger], whose clients have already received a complete response.
 	briefTimeout  = 500 * time.Millisecond
 	briefBytesMax = 256 << 10
 )
 
-// Lingerer reads away what clients send that have been refused, for so many connections at one time. Make it with [NewLingerer]; it is safe
-// for concurrent use.
+// Lingerer discards what refused clients still send, for a limited number of connections at a time. Make it with
+// [NewLingerer]; it is safe for concurrent use.
 type Lingerer struct {
 	slots  chan struct{} // a token for each connection
 	hurry  atomic.Bool
@@ -39,16 +39,16 @@ type limits struct {
 	bytes            int64
 }
 
-// NewLingerer makes one with the limits above.
+// NewLingerer returns a Lingerer with the limits above.
 func NewLingerer() *Lingerer {
 	return &Lingerer{slots: make(chan struct{}, LingerConnectionsMax), limits: limits{LingerTimeout, LingerSilenceMax, LingerBytesMax}}
 }
 
-// Hurry makes connections linger for half a second after their next byte at most, because the server stops.
+// Hurry limits lingering to half a second after a connection's next byte, because the server is stopping.
 func (l *Lingerer) Hurry() { l.hurry.Store(true) }
 
-// Linger ends the writing side of a connection and reads away what the client sends until it has seen that and closes its own side, or a
-// limit is reached. The caller closes the connection then.
+// Linger closes the writing side of a connection and discards what the client sends until the client closes its own side,
+// or a limit is reached. The caller then closes the connection.
 func (l *Lingerer) Linger(c net.Conn) error {
 	if err := CloseWrite(c); err != nil {
 		return err
@@ -63,8 +63,9 @@ func (l *Lingerer) Linger(c net.Conn) error {
 	return nil
 }
 
-// Linger ends the writing side of a connection, reads a little of what the client is still sending, and waits a little longer for it to
-// read the answer. It takes half a second at most, beside what the connection's own CloseWrite takes; the caller closes the connection then.
+// Linger closes the writing side of a connection, discards a little of what the client is still sending, and allows the
+// client a little time to read the response. It takes at most half a second, plus the time of the connection's own
+// CloseWrite. The caller then closes the connection.
 func Linger(c net.Conn) {
 	if CloseWrite(c) != nil {
 		return
@@ -72,11 +73,11 @@ func Linger(c net.Conn) {
 	timer := time.NewTimer(briefTimeout)
 	defer timer.Stop()
 	if !discard(c, limits{briefTimeout, briefTimeout, briefBytesMax}, new(atomic.Bool)) {
-		<-timer.C // it says more than it may
+		<-timer.C // the client sends more than the limit
 	}
 }
 
-// discard reads a connection to its end, and reports false if there was more than may be read away.
+// discard reads a connection to its end, and reports false if it reached the limit of bytes.
 func discard(c net.Conn, most limits, hurry *atomic.Bool) bool {
 	_, err := io.CopyN(io.Discard, &lingering{Conn: c, limits: most, until: time.Now().Add(most.timeout), hurry: hurry}, most.bytes)
 	return err != nil
@@ -103,11 +104,12 @@ func (l *lingering) Read(b []byte) (int, error) {
 	if until.After(l.until) {
 		until = l.until
 	}
-	_ = l.SetReadDeadline(until) // fails only where reading will
+	_ = l.SetReadDeadline(until) // fails only if reading will
 	return l.Conn.Read(b)
 }
 
-// CloseWrite says that no more will be said on a connection, if it is of a kind that can; errors.ErrUnsupported otherwise.
+// CloseWrite closes the writing side of a connection, if its type supports that; otherwise it returns
+// errors.ErrUnsupported.
 func CloseWrite(c net.Conn) error {
 	if half, ok := c.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()

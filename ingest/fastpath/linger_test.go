@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// halfPipe is a net.Pipe that can end one direction, as far as the server is concerned.
+// halfPipe is a net.Pipe whose server side supports CloseWrite.
 type halfPipe struct {
 	net.Conn
 	ended atomic.Bool
@@ -18,8 +18,8 @@ type halfPipe struct {
 
 func (p *halfPipe) CloseWrite() error { p.ended.Store(true); return nil }
 
-// linger makes a connection linger whose client writes a piece at each interval until it cannot, and returns how long that took. Done is
-// called before the last of it, if it is set.
+// linger lets a connection linger whose client writes a piece at each interval until a write fails, and returns how long
+// that took. during, if set, runs concurrently.
 func linger(t *testing.T, l *Lingerer, piece int, interval time.Duration, during func()) time.Duration {
 	t.Helper()
 	client, accepted := net.Pipe()

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// response is the http.ResponseWriter of a connection. It keeps all until it is appended.
+// response is the http.ResponseWriter of a connection. It buffers the response until append.
 type response struct {
 	header http.Header
 	status int
@@ -28,7 +28,7 @@ func (r *response) reset() {
 
 func (r *response) Header() http.Header { return r.header }
 
-// WriteHeader sets the status; the first counts. Informational ones are not sent.
+// WriteHeader sets the status; only the first call counts. Informational statuses are not sent.
 func (r *response) WriteHeader(status int) {
 	if r.status == 0 && status >= http.StatusOK {
 		r.status = status
@@ -41,13 +41,13 @@ func (r *response) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// last says whether the handler wants the connection closed.
+// last reports whether the handler wants the connection closed.
 func (r *response) last() bool {
 	given := r.header["Connection"]
 	return len(given) > 0 && strings.EqualFold(given[0], "close")
 }
 
-// append appends the answer as it is sent.
+// append appends the response in wire format.
 func (r *response) append(dst []byte, dates *dates, now time.Time, last bool) []byte {
 	r.WriteHeader(http.StatusOK)
 	dst = append(dst, "HTTP/1.1 "...)
@@ -55,7 +55,7 @@ func (r *response) append(dst []byte, dates *dates, now time.Time, last bool) []
 	dst = append(dst, ' ')
 	dst = append(dst, http.StatusText(r.status)...)
 	dst = append(dst, "\r\n"...)
-	delete(r.header, "Connection") // these are said below
+	delete(r.header, "Connection") // written below
 	delete(r.header, "Content-Length")
 	delete(r.header, "Transfer-Encoding")
 	bodiless := r.status == http.StatusNoContent || r.status == http.StatusNotModified
@@ -78,18 +78,18 @@ func (r *response) append(dst []byte, dates *dates, now time.Time, last bool) []
 	return append(dst, r.body...)
 }
 
-// appendHeader appends the fields. Most answers have but one, which needs no order.
+// appendHeader appends the header fields. Most responses have a single field, which needs no sorting.
 func appendHeader(dst []byte, header http.Header) []byte {
 	if values := header["Content-Type"]; len(header) == 1 && len(values) == 1 && !strings.ContainsAny(values[0], "\r\n") {
 		dst = append(append(dst, "Content-Type: "...), values[0]...)
 		return append(dst, "\r\n"...)
 	}
 	buf := bytes.NewBuffer(dst)
-	_ = header.Write(buf) // a buffer takes everything
+	_ = header.Write(buf) // writing to a buffer never fails
 	return buf.Bytes()
 }
 
-// dates makes the Date of answers, once a second.
+// dates formats the Date of responses, once a second.
 type dates struct{ last atomic.Pointer[date] }
 
 type date struct {

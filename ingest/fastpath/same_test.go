@@ -13,8 +13,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/guard"
 )
 
-// TestSameAsNetHTTP says the same to the fast path and to net/http alone, and hears the same. Where a row is plain, that was answered
-// on the fast path, and where it is not, by net/http.
+// TestSameAsNetHTTP sends the same to the fast path and to net/http alone, and expects the same responses. Plain requests
+// must be served by the fast path, all others by net/http.
 func TestSameAsNetHTTP(t *testing.T) {
 	t.Parallel()
 	guarded := guard.Protect(newGuard(t).Check, http.HandlerFunc(echo)).ServeHTTP
@@ -24,7 +24,7 @@ func TestSameAsNetHTTP(t *testing.T) {
 		name    string
 		pieces  []string
 		answers int
-		here    int // of the answers
+		here    int // responses from the fast path
 	}{
 		{"one", []string{post("{}")}, 1, 1},
 		{"two", []string{post("{}"), post("[1]")}, 2, 2},
@@ -71,13 +71,13 @@ func TestSameAsNetHTTP(t *testing.T) {
 		{"beyond ASCII", []string{post("{}", "X-A: b\xffc")}, 1, 0},
 		{"pragma", []string{post("{}", "Pragma: no-cache")}, 1, 0},
 		{"a long head", []string{post("{}", "X-A: "+large[:2*headBytesMax])}, 1, 0},
-		{"nonsense behind a request", []string{post("{}") + "nonsense\r\n\r\n"}, 2, 1},
+		{"nonsense after a request", []string{post("{}") + "nonsense\r\n\r\n"}, 2, 1},
 		{"a foreign host", []string{postTo("evil.example", "{}"), postTo("evil.example:5001", "{}"), postTo("h", "{}")}, 3, 3},
 		{"hosts of this machine", []string{postTo("localhost", "{}"), postTo("127.0.0.1:5001", "{}"), postTo("[::1]:5001", "{}"), postTo("sub.localhost", "{}")}, 4, 4},
 		{"odd hosts", []string{postTo("EVIL.example.", "{}"), postTo("LOCALHOST.", "{}"), postTo("[::1", "{}"), postTo("a:b:c.d", "{}"), postTo("1.2.3", "{}")}, 5, 5},
 		{"another origin", []string{post("{}", "Origin: http://evil.example"), post("{}", "Origin: null"), post("{}", "Origin: http://h"), post("{}", "origin: https://page.example")}, 4, 4},
 		{"another site", []string{post("{}", "Sec-Fetch-Site: cross-site"), post("{}", "sec-fetch-site: same-site"), post("{}", "Sec-Fetch-Site: same-origin"), post("{}", "Sec-Fetch-Site: none", "Origin: http://evil.example")}, 4, 4},
-		{"said twice", []string{post("{}", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"), post("{}", "Origin:", "Origin: http://evil.example"), post("{}", "Sec-Fetch-Site:", "Origin: http://evil.example")}, 3, 3},
+		{"sent twice", []string{post("{}", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"), post("{}", "Origin:", "Origin: http://evil.example"), post("{}", "Sec-Fetch-Site:", "Origin: http://evil.example")}, 3, 3},
 		{"silence", nil, 0, 0},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestSameAsNetHTTP(t *testing.T) {
 	}
 }
 
-// newGuard makes a guard with a name and an origin of its own.
+// newGuard returns a guard with a known name and origin.
 func newGuard(t testing.TB) *guard.Guard {
 	t.Helper()
 	g, err := guard.New(guard.Config{Hosts: guard.Hosts{AllowedHosts: []string{"known.example"}}, Origins: []string{"https://page.example"}})
@@ -97,7 +97,8 @@ func newGuard(t testing.TB) *guard.Guard {
 	return g
 }
 
-// FuzzPlain: what parse takes, net/http reads as a request with the same header, host and length, and the guard decides the same about both.
+// FuzzPlain: net/http parses what parse accepts into the same header, host and length, and the guard decides the same for
+// both.
 func FuzzPlain(f *testing.F) {
 	for _, fields := range [][]string{
 		nil, {"content-type: application/json"}, {"X-a:b", "x-A:  c "}, {"Empty:"}, {"Connection: keep-alive"}, {"Connection: close"}, {"Pragma: no-cache"},
@@ -149,7 +150,7 @@ func FuzzPlain(f *testing.F) {
 	})
 }
 
-// answerOfReference is the status that net/http answers a head with, and a body of that length.
+// answerOfReference returns the status of net/http's response to a head and a body of that length.
 func answerOfReference(t *testing.T, handler http.Handler, raw []byte, length int64) (status int) {
 	t.Helper()
 	ours, theirs := net.Pipe()

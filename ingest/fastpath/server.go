@@ -17,9 +17,9 @@ import (
 type Server struct {
 	rest  *http.Server
 	log   *slog.Logger
-	line  string // the request line of what is served here
+	line  string // the request line of the requests served here
 	url   url.URL
-	slack time.Duration // three times this is how much longer an idle connection may be kept
+	slack time.Duration // an idle connection may be kept up to three times this longer
 
 	given   *givenListener
 	closing atomic.Bool
@@ -28,23 +28,23 @@ type Server struct {
 	mu       sync.Mutex
 	listener net.Listener
 	conns    map[*conn]struct{}
-	ended    chan struct{} // of the last connection; nil until somebody waits for it
+	ended    chan struct{} // closed when the last connection ends; nil until Shutdown or Close waits for it
 
 	resting sync.WaitGroup // rest.Serve
 }
 
 const (
-	// idleShare is which part of the idle timeout the slack is: to set a deadline with each request costs more than
-	// to read it.
+	// idleShare is the part of the idle timeout that is slack: setting a deadline for each request costs more than reading the
+	// request.
 	idleShare = 8
-	// Behind a connection that could not be accepted there is a pause, twice as long each time, as net/http makes it.
+	// After a failed accept there is a pause, which doubles each time, as in net/http.
 	acceptPauseMin = 5 * time.Millisecond
 	acceptPauseMax = time.Second
 )
 
-// New makes a server for POSTs to path, which net/http would find in a request line as it stands. All else is rest's, and its
-// handler, timeouts and limits hold for what is served here too. All four timeouts must be positive. Its ConnState, ConnContext and
-// BaseContext are not for what is served here.
+// New returns a server for POSTs to path, which must appear in the request line as it is. All other requests go to rest,
+// whose handler, timeouts and limits also apply to requests served here. All four timeouts must be positive. Its
+// ConnState, ConnContext and BaseContext do not apply here.
 func New(path string, rest *http.Server, log *slog.Logger) *Server {
 	return &Server{
 		rest: rest, log: log,
@@ -54,8 +54,8 @@ func New(path string, rest *http.Server, log *slog.Logger) *Server {
 	}
 }
 
-// Serve accepts connections until the listener is closed, which Shutdown and Close do. It returns http.ErrServerClosed behind those,
-// and otherwise what the listener said.
+// Serve accepts connections until the listener is closed, by Shutdown or Close. It then returns http.ErrServerClosed, and
+// otherwise the listener's error.
 func (s *Server) Serve(l net.Listener) error {
 	if !s.begin(l) {
 		return errors.Join(http.ErrServerClosed, l.Close())
@@ -67,12 +67,12 @@ func (s *Server) Serve(l net.Listener) error {
 		switch {
 		case s.closing.Load():
 			if err == nil {
-				_ = accepted.Close() // nothing has been said yet
+				_ = accepted.Close() // nothing has been sent yet
 			}
 			return http.ErrServerClosed
-		case errors.As(err, &temporary) && temporary.Temporary(): // most often, there are too many open files
+		case errors.As(err, &temporary) && temporary.Temporary(): // most often too many open files
 			pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
-			s.log.Warn("a connection could not be accepted", "error", err, "again_after", pause)
+			s.log.Warn("cannot accept a connection", "error", err, "again_after", pause)
 			<-time.After(pause)
 			continue
 		case err != nil:
@@ -92,7 +92,7 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// begin notes the listener, unless the server is closing.
+// begin registers the listener, unless the server is closing.
 func (s *Server) begin(l net.Listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,7 +105,7 @@ func (s *Server) begin(l net.Listener) bool {
 	return true
 }
 
-// enter notes a connection, unless the server is closing.
+// enter registers a connection, unless the server is closing.
 func (s *Server) enter(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +156,8 @@ func (s *Server) Close() error {
 	return err
 }
 
-// stop stops accepting, does something to each connection, and returns what is closed when the last of them has ended.
+// stop stops accepting, calls each for every connection, and returns a channel that is closed when the last of them has
+// ended.
 func (s *Server) stop(each func(*conn)) (ended <-chan struct{}, err error) {
 	s.rest.SetKeepAlivesEnabled(false) // its Shutdown comes when the connections here have ended
 	s.mu.Lock()

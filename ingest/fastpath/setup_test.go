@@ -22,7 +22,7 @@ const (
 	path        = "/message/send"
 )
 
-// front is a server on the loopback, and what it has served itself.
+// front is a server on the loopback interface that counts the requests of the fast path.
 type front struct {
 	*Server
 	addr   string
@@ -78,7 +78,8 @@ func serveReference(t *testing.T, handler http.HandlerFunc) (addr string) {
 	return l.Addr().String()
 }
 
-// echo tells everything that a handler sees of a request. By its header a request asks for answers of other kinds.
+// echo answers with everything that a handler sees of a request. A header field of the request selects other kinds of
+// response.
 func echo(w http.ResponseWriter, r *http.Request) {
 	seen := struct {
 		Method, URI, Path, RawQuery, Host, Proto string
@@ -128,14 +129,14 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(raw)
 }
 
-// said is what a server said on a connection.
+// said is what a server sent on a connection.
 type said struct {
-	answers []string // each a status, its header without Date, and the body
+	answers []string // each: status, header without Date, and body
 	end     string   // why there are no more
 }
 
-// talk writes pieces to a server, one packet each, and reads until it closes the connection. With so many answers, or behind the last piece
-// where there is none to come, it says that no more comes.
+// talk writes pieces to a server, one packet each, and reads until the server closes the connection. It closes its writing
+// side after the given number of responses, or after the last piece if no response is expected.
 func talk(t *testing.T, addr string, pieces []string, answers int) (s said) {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -146,7 +147,7 @@ func talk(t *testing.T, addr string, pieces []string, answers int) (s said) {
 	go func() {
 		defer close(written)
 		for _, piece := range pieces {
-			_, _ = io.WriteString(c, piece) // the server may have heard enough
+			_, _ = io.WriteString(c, piece) // the server may have closed the connection
 		}
 	}()
 	in := bufio.NewReader(c)

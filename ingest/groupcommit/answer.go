@@ -13,7 +13,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Answer is the sequencer's word on one send.
+// Answer is the sequencer's result for one send.
 type Answer struct {
 	MessageID  uint64
 	MessageSeq uint64
@@ -25,8 +25,8 @@ var errNotAnAnswer = errors.New("not an encoded AnswerBatch")
 // fieldAnswers is AnswerBatch.answers.
 const fieldAnswers protowire.Number = 1
 
-// parseAnswers decodes an AnswerBatch into one slice. The generated decoder of AnswerBatch would allocate each answer, so only
-// that of one Answer is used, into the same one.
+// parseAnswers decodes an AnswerBatch into one slice. It walks the outer message itself and reuses one Answer, since the
+// generated decoder of AnswerBatch would allocate each answer.
 func parseAnswers(data []byte, sends int) ([]Answer, error) {
 	answers := make([]Answer, 0, sends)
 	var one message.Answer
@@ -64,7 +64,7 @@ func parseAnswers(data []byte, sends int) ([]Answer, error) {
 	return answers, nil
 }
 
-// check refuses an answer that no sequencer gives.
+// check rejects an answer that no sequencer sends.
 func (a Answer) check() error {
 	if a.MessageID == 0 || a.MessageID > 1<<63-1 {
 		return fmt.Errorf("%w: message_id %d", errNotAnAnswer, a.MessageID)
@@ -75,15 +75,14 @@ func (a Answer) check() error {
 	return nil
 }
 
-// JetStream's error codes for a stream that takes no more (nats-server
-// server/errors.json).
+// JetStream's error codes for a stream that accepts no more messages (nats-server server/errors.json).
 const (
 	errCodeStreamStoreFailed     = 10077 // "maximum bytes exceeded", "maximum messages exceeded", and disk errors
 	errCodeInsufficientResources = 10023
 	errCodeStorageExceeded       = 10047
 )
 
-// ack is JetStream's word on a publish: PubAck, or the error in its place.
+// ack is JetStream's response to a publish: PubAck, or the error in its place.
 type ack struct {
 	stream      []byte
 	streamSeq   uint64
@@ -139,7 +138,7 @@ func (a *ack) outcome() outcome.Outcome {
 		if bytes.HasPrefix(a.description, []byte("maximum ")) {
 			return outcome.WALFull
 		}
-		return outcome.Unknown // the disk failed somewhere on the way
+		return outcome.Unknown // a disk error; the record may have been written
 	}
 	switch {
 	case a.code == http.StatusServiceUnavailable:

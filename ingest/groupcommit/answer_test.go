@@ -35,7 +35,7 @@ func TestParseAnswersReadsWhatProtobufWrites(t *testing.T) {
 	})
 }
 
-// FuzzParseAnswers holds the parser against the generated code for any bytes.
+// FuzzParseAnswers compares the parser with the generated code for any bytes.
 func FuzzParseAnswers(f *testing.F) {
 	data, err := proto.Marshal(&message.AnswerBatch{Answers: []*message.Answer{{MessageId: 1, MessageSeq: 2, Outcome: 1}, {MessageId: 3}}})
 	require.NoError(f, err)
@@ -47,7 +47,7 @@ func FuzzParseAnswers(f *testing.F) {
 		var batch message.AnswerBatch
 		wrong := proto.Unmarshal(data, &batch)
 		answers, err := parseAnswers(data, len(batch.GetAnswers()))
-		if err != nil || wrong != nil { // the parser lets pass field numbers that no field can have
+		if err != nil || wrong != nil { // the parser accepts field numbers that are out of range
 			return
 		}
 		for i, a := range batch.GetAnswers() {
@@ -89,7 +89,7 @@ func TestParseAck(t *testing.T) {
 	}
 }
 
-// BenchmarkParseAnswers is what decoding the answer to a group commit costs.
+// BenchmarkParseAnswers measures decoding the answer to a group commit.
 func BenchmarkParseAnswers(b *testing.B) {
 	for _, sends := range []int{1, 64, batchSendsMax} {
 		batch := &message.AnswerBatch{}

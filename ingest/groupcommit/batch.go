@@ -10,37 +10,35 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// batch is one group commit: the encoded sends of many requests, and the place
-// where those requests wait. It goes gathering → in flight → answered or failed.
+// batch is one group commit: the encoded sends of many requests, and what those requests wait on. Its states are described
+// above the type partition.
 //
-// A batch is never used twice. Whoever waits holds on to the batch itself and is
-// woken by its done channel, so an answer that comes too late finds nobody, and
-// can never wake a request that it was not meant for.
+// A batch is never reused. Each waiter holds the batch itself and is woken by its done channel, so a late answer finds no
+// waiter and cannot wake a request that it was not meant for.
 type batch struct {
 	no     uint64  // its number in the partition, from 1; 0 until it is in flight
 	bytes  []byte  // the encoded SendBatch; gone once published
-	buffer *[]byte // where bytes goes back to
+	buffer *[]byte // bytes' pooled buffer, returned after the publish
 	sends  int
 
-	samples tracing.Samples // the sends that are traced
-	span    *tracing.Span   // of the commit, from when it is in flight; nil where it is not traced
+	samples tracing.Samples // the traced sends
+	span    *tracing.Span   // of the commit, set when it is in flight; nil if it is not traced
 
-	gathered  time.Time // when its first send came
+	gathered  time.Time // when its first send was added
 	published time.Time
 
 	// Under the partition's lock.
 	acknowledged bool
-	left         int  // requests that no longer wait
-	over         bool // published, and no longer asked for
+	left         int  // requests that have stopped waiting
+	over         bool // published, and no longer tracked
 
 	// Written before done is closed, read after.
 	done    chan struct{}
 	answers []Answer
-	became  outcome.Outcome // outcomeAccepted: none
+	became  outcome.Outcome // outcomeAccepted: all sends have an answer
 }
 
-// settle ends the wait of all. It is called once, by whoever took the batch out of
-// the partition.
+// settle wakes all waiters. It is called once, by the caller that removed the batch from the partition.
 func (b *batch) settle(answers []Answer, became outcome.Outcome) {
 	b.answers, b.became = answers, became
 	close(b.done)
@@ -49,7 +47,7 @@ func (b *batch) settle(answers []Answer, became outcome.Outcome) {
 	}
 }
 
-// endSpan ends the span of a commit that is over, unless it ended when the log had it.
+// endSpan ends the span of a commit that is over, unless the acknowledgement ended it.
 func (b *batch) endSpan(became outcome.Outcome) {
 	if became != outcome.Accepted {
 		b.span.Fail(became.Spec().Code)
@@ -57,8 +55,8 @@ func (b *batch) endSpan(became outcome.Outcome) {
 	b.span.End()
 }
 
-// derivedBytesMax is how large the record of the message log can be that the sequencer makes of the batch; it must pass through
-// the same server. A message is longer than its send by the identity, and its length by one byte.
+// derivedBytesMax bounds the size of the message-log record that the sequencer derives from the batch, which must pass
+// through the same server. A message is longer than its send by its identity, and its length prefix by one byte.
 func (b *batch) derivedBytesMax() int { return len(b.bytes) + b.sends*(message.IdentitySizeMax+1) }
 
 const batchBytesFirst = 4 << 10
@@ -70,14 +68,14 @@ type Ticket struct {
 	index     int
 }
 
-// patience is how long a request waits before it asks whether its client is still there, which costs
-// more than most answers do.
+// patience is how long a request waits before it checks whether its client is still connected, a check that costs more
+// than most answers take.
 const patience = 250 * time.Millisecond
 
-// Wait waits for the answer to a ticket. ctx is the request's own.
+// Wait waits for the answer to a ticket. ctx is the request's own context.
 func (t Ticket) Wait(ctx context.Context, timeout time.Duration) (Answer, outcome.Outcome) {
 	b := t.batch
-	if t.Settled() { // often, under load: spares the timer
+	if t.Settled() { // common under load, and saves the timer
 		return t.Result()
 	}
 	timers := t.partition.timers
@@ -100,13 +98,13 @@ func (t Ticket) Wait(ctx context.Context, timeout time.Duration) (Answer, outcom
 	}
 }
 
-// Taken reports whether the ticket is one: a send that was refused has none.
+// Taken reports whether the send was accepted into a batch; the ticket of a refused send was not.
 func (t Ticket) Taken() bool { return t.batch != nil }
 
-// Leave gives up the ticket: nobody waits for its answer any more.
+// Leave gives up the ticket: the caller no longer waits for its answer.
 func (t Ticket) Leave() { t.partition.leave(t.batch, true) }
 
-// Settled says whether the result is there.
+// Settled reports whether the result is available.
 func (t Ticket) Settled() bool {
 	select {
 	case <-t.batch.done:
@@ -116,7 +114,7 @@ func (t Ticket) Settled() bool {
 	}
 }
 
-// Result is what became of the send. The ticket must be settled.
+// Result returns the outcome of the send. The ticket must be settled.
 func (t Ticket) Result() (Answer, outcome.Outcome) {
 	if t.batch.became != outcome.Accepted {
 		return Answer{}, t.batch.became
@@ -132,8 +130,8 @@ func (t Ticket) Result() (Answer, outcome.Outcome) {
 	}
 }
 
-// leave notes that a request no longer waits. A published batch that nobody waits
-// for is forgotten, so that a sequencer that never answers costs no memory. gone: its client does not wait either.
+// leave records that a request no longer waits. A published batch without waiters is dropped, so that a sequencer that
+// never answers costs no memory. gone means that the client has disconnected too.
 func (p *partition) leave(b *batch, gone bool) outcome.Outcome {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -151,8 +149,8 @@ func (p *partition) leave(b *batch, gone bool) outcome.Outcome {
 	return became
 }
 
-// timerPool recycles timers. Since Go 1.23 a timer that is stopped or reset sends
-// nothing that was set before, so a recycled one cannot fire for its former user.
+// timerPool recycles timers. Since Go 1.23 a stopped or reset timer delivers no stale value, so a recycled timer cannot
+// fire for its previous user.
 type timerPool struct{ pool sync.Pool }
 
 func (p *timerPool) get(after time.Duration) *time.Timer {

@@ -10,8 +10,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// TestWhatBecomesOfACommitFits: the record of the message log that the sequencer makes of a group commit is never larger than what the commit was
-// reckoned at, but for its head, which room is kept for.
+// TestWhatBecomesOfACommitFits: the message-log record that the sequencer derives from a group commit is never larger than
+// derivedBytesMax, plus the head, for which room is reserved.
 func TestWhatBecomesOfACommitFits(t *testing.T) {
 	t.Parallel()
 	require.Less(t, message.BatchHeadSizeMax, headerRoomBytes)

@@ -82,12 +82,12 @@ type partition struct {
 
 	stalled bool
 
-	owner atomic.Pointer[owner] // nil: no lease was seen yet
+	owner atomic.Pointer[owner] // nil until a lease has been seen
 
 	// What readiness is derived from (readiness.go).
-	answeredAt time.Time       // when a batch was answered last
-	failedAt   time.Time       // when one failed last
-	failed     outcome.Outcome // as what
+	answeredAt time.Time       // when a batch was last answered
+	failedAt   time.Time       // when one last failed
+	failed     outcome.Outcome // with which outcome
 	probe      probe
 
 	ackTimer      *time.Timer
@@ -97,8 +97,8 @@ type partition struct {
 	delayTimer *time.Timer
 }
 
-// crowdMin is how many sends must wait in a partition, for whatever, before one is refused for how
-// long they do. Fewer are answered together, once the log and the sequencer are well.
+// crowdMin is how many sends must wait in a partition, queued or published, before a new one is refused because of
+// WaitMax. Fewer are answered together as soon as the log and the sequencer recover.
 const crowdMin = 256
 
 func newPartition(number int, c *Committer) *partition {
@@ -110,7 +110,7 @@ func newPartition(number int, c *Committer) *partition {
 	return p
 }
 
-// add is enqueue and enqueueHeld.
+// add implements Enqueue and EnqueueDeferred.
 func (p *partition) add(s *message.Send, size int, span *tracing.Span, deferred bool) (Ticket, outcome.Outcome) {
 	size += message.MessageFrameOverheadMax
 	if !p.connected.Load() {
@@ -129,7 +129,7 @@ func (p *partition) add(s *message.Send, size int, span *tracing.Span, deferred 
 	return t, failed
 }
 
-// flush publishes what was added to be held, if the way is free.
+// flush publishes deferred sends if no batch is in flight.
 func (p *partition) flush() {
 	p.mu.Lock()
 	var next *batch
@@ -140,8 +140,7 @@ func (p *partition) flush() {
 	p.publish(next)
 }
 
-// gather is enqueue under the lock; it also takes the batch to be published, if the
-// way is free.
+// gather is the part of add under the lock. It also returns the batch to publish, if none is in flight.
 func (p *partition) gather(s *message.Send, size int, span *tracing.Span, deferred bool) (t Ticket, next *batch, became outcome.Outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -154,8 +153,8 @@ func (p *partition) gather(s *message.Send, size int, span *tracing.Span, deferr
 	b := p.gathering(size)
 	before := len(b.bytes)
 	encoded, err := message.AppendSend(b.bytes, s)
-	if err != nil { // cannot happen: it writes into memory it has measured
-		p.log.Error("a send could not be encoded", "error", err)
+	if err != nil { // cannot happen: the buffer was sized for it
+		p.log.Error("cannot encode a send", "error", err)
 		b.bytes = encoded[:before]
 		return Ticket{}, nil, outcome.Internal
 	}
@@ -171,9 +170,8 @@ func (p *partition) gather(s *message.Send, size int, span *tracing.Span, deferr
 	return t, next, outcome.Accepted
 }
 
-// gathering is the batch that a send of size bytes goes to: the last one if it has
-// room, or a new one. A send that is larger than a batch may be goes alone. Under the
-// lock.
+// gathering returns the batch for a send of size bytes: the last one if it has room, otherwise a new one. A send larger
+// than batchBytes has a batch of its own. The caller holds the lock.
 func (p *partition) gathering(size int) *batch {
 	if n := len(p.queue); n > 0 {
 		if b := p.queue[n-1]; b.sends == 0 || b.sends < batchSendsMax && b.derivedBytesMax()+size <= p.batchBytes {
@@ -186,20 +184,20 @@ func (p *partition) gathering(size int) *batch {
 	return b
 }
 
-// takeNext takes the oldest batch off the queue and makes it the one in flight.
-// Under the lock; the caller publishes it after unlocking.
+// takeNext removes the oldest batch from the queue and makes it the one in flight. The caller holds the lock, and
+// publishes the batch after unlocking.
 func (p *partition) takeNext() *batch {
 	p.delayed = false
 	if len(p.queue) == 0 {
 		return nil
 	}
 	b := p.queue[0]
-	if b.sends == 0 { // its only send could not be encoded
+	if b.sends == 0 { // encoding its only send failed
 		return nil
 	}
 	p.queue[0] = nil
 	if len(p.queue) == 1 {
-		p.queue = p.queue[:0] // the usual case; keeps the memory
+		p.queue = p.queue[:0] // the usual case; keeps the slice's capacity
 	} else {
 		p.queue = p.queue[1:]
 	}
@@ -213,7 +211,7 @@ func (p *partition) takeNext() *batch {
 	p.inFlight = b
 	p.waiting[b.no] = b
 	p.unended += b.sends
-	p.oldest() // lets go of those that are over
+	p.oldest() // drops those that are over
 	p.order = append(p.order, b)
 	if !p.ackTimerArmed {
 		p.ackTimerArmed = true
@@ -222,8 +220,8 @@ func (p *partition) takeNext() *batch {
 	return b
 }
 
-// trace begins the span of a commit that holds sends which are traced: from the first send that it gathered until the log
-// has it. Under the lock, since whoever ends the commit ends the span.
+// trace starts the span of a commit that holds traced sends. The span lasts from the first send gathered until the log
+// acknowledges the commit. The caller holds the lock, since any goroutine that ends the commit ends the span.
 func (p *partition) trace(b *batch) {
 	b.span = p.tracer.Batch("group commit", b.gathered, b.samples)
 	b.span.Int("sendhouse.partition", int64(p.number))
@@ -231,8 +229,8 @@ func (p *partition) trace(b *batch) {
 	b.span.Int("sendhouse.batch.bytes", int64(len(b.bytes)))
 }
 
-// fail answers a batch with a failure and returns the batch to be published next, if
-// the way is free now. A batch that is no longer waited for is left alone.
+// fail settles a batch with a failure and returns the batch to publish next, if none is in flight now. It ignores a batch
+// that is over.
 func (p *partition) fail(no uint64, became outcome.Outcome) (next *batch) {
 	p.mu.Lock()
 	b, next := p.takeOut(no)
@@ -244,15 +242,15 @@ func (p *partition) fail(no uint64, became outcome.Outcome) (next *batch) {
 	return next
 }
 
-// takeOut ends the partition's hold on a published batch: the caller settles it. It
-// is nil if it had ended before. Under the lock.
+// takeOut removes a published batch from the partition; the caller settles it. It returns nil if the batch was already
+// over. The caller holds the lock.
 func (p *partition) takeOut(no uint64) (b, next *batch) {
 	b = p.waiting[no]
 	p.forget(b)
 	return b, p.free(b)
 }
 
-// forget notes that nobody asks for a published batch any more. Under the lock.
+// forget stops tracking a published batch. The caller holds the lock.
 func (p *partition) forget(b *batch) {
 	if b == nil || b.over {
 		return
@@ -262,8 +260,7 @@ func (p *partition) forget(b *batch) {
 	p.unended -= b.sends
 }
 
-// oldest is the batch that was published first and is not over, if there is one. Under the
-// lock.
+// oldest returns the batch published first that is not over, or nil. The caller holds the lock.
 func (p *partition) oldest() *batch {
 	for len(p.order) > 0 {
 		if !p.order[0].over {
@@ -275,9 +272,9 @@ func (p *partition) oldest() *batch {
 	return nil
 }
 
-// crowded says whether a send that came now would wait too long: so long as the one that has
-// waited longest, for those ahead of it are as many. A few sends that wait, for a sequencer that is
-// being replaced say, are no crowd, and may go on to wait. Under the lock.
+// crowded reports whether a new send would wait too long. The estimate is the longest current wait, since as many sends
+// are ahead of the new one. Fewer than crowdMin sends, for example while a sequencer is being replaced, are not a crowd
+// and may continue to wait. The caller holds the lock.
 func (p *partition) crowded() bool {
 	if p.sends+p.unended < crowdMin {
 		return false
@@ -285,8 +282,7 @@ func (p *partition) crowded() bool {
 	return p.longestWait() > p.WaitMax
 }
 
-// longestWait is how long the send that has waited longest for its answer has done so. Under the
-// lock.
+// longestWait returns how long the longest-waiting send has waited for its answer. The caller holds the lock.
 func (p *partition) longestWait() time.Duration {
 	first := p.oldest()
 	if first == nil {
@@ -298,8 +294,7 @@ func (p *partition) longestWait() time.Duration {
 	return time.Since(first.gathered)
 }
 
-// free notes that b is no longer in flight, and takes the next batch if it was.
-// Under the lock.
+// free records that b is no longer in flight, and takes the next batch if b was. The caller holds the lock.
 func (p *partition) free(b *batch) (next *batch) {
 	if b == nil || p.inFlight != b {
 		return nil
@@ -308,12 +303,12 @@ func (p *partition) free(b *batch) (next *batch) {
 	return p.takeNext()
 }
 
-// onAck is told that the log has the batch.
+// onAck handles JetStream's acknowledgement of batch no.
 func (p *partition) onAck(no uint64) {
 	p.mu.Lock()
-	p.stalled = false // late or not
+	p.stalled = false // even if the acknowledgement is late
 	b := p.inFlight
-	if b == nil || b.no != no { // late, or answered already
+	if b == nil || b.no != no { // late, or already answered
 		p.mu.Unlock()
 		return
 	}
@@ -333,18 +328,18 @@ func (p *partition) onAck(no uint64) {
 	p.metrics.ackDuration.Observe(took.Seconds())
 }
 
-// onRefusal is told that the log has not taken the batch.
+// onRefusal handles JetStream's refusal of batch no.
 func (p *partition) onRefusal(no uint64, became outcome.Outcome) {
 	p.mu.Lock()
-	p.stalled = false // whatever is wrong, it says so
+	p.stalled = false // the log responds again
 	p.mu.Unlock()
 	p.publish(p.fail(no, became))
 }
 
-// onAnswer is told what became of the batch. An answer also says that the log has it.
+// onAnswer handles the sequencer's answer to batch no, which also proves that the record is durable.
 func (p *partition) onAnswer(no uint64, data []byte) {
 	p.mu.Lock()
-	if p.inFlight != nil && p.inFlight.no == no { // an answer to an older one says nothing of the log now
+	if p.inFlight != nil && p.inFlight.no == no { // an answer to an older batch proves nothing about the log's present state
 		p.stalled = false
 	}
 	b, next := p.takeOut(no)
@@ -355,14 +350,14 @@ func (p *partition) onAnswer(no uint64, data []byte) {
 		next = p.endDelay()
 	}
 	p.mu.Unlock()
-	p.publish(next) // first, so that the log works while the requests are woken
+	p.publish(next) // first, so that the log writes while requests are woken
 	if b == nil {
 		p.metrics.lateAnswers.Inc()
 		return
 	}
 	answers, err := parseAnswers(data, b.sends)
 	if err != nil {
-		p.log.Error("the sequencer's answer makes no sense", "partition", p.number, "batch", no, "sends", b.sends, "error", err)
+		p.log.Error("invalid answer from the sequencer", "partition", p.number, "batch", no, "sends", b.sends, "error", err)
 		b.settle(nil, outcome.Internal)
 		return
 	}
@@ -370,8 +365,8 @@ func (p *partition) onAnswer(no uint64, data []byte) {
 	p.metrics.answerDuration.Observe(time.Since(b.published).Seconds())
 }
 
-// onAckTimer runs at most once per AckTimeout while there is work: publishing does
-// not touch the timer, the timer looks how old the batch in flight is.
+// onAckTimer runs at most once per AckTimeout while there is work. Publishing does not reset the timer; instead the timer
+// checks the age of the batch in flight.
 func (p *partition) onAckTimer() {
 	p.mu.Lock()
 	b := p.inFlight
@@ -395,11 +390,11 @@ func (p *partition) onAckTimer() {
 	p.publish(next)
 }
 
-// onDisconnect answers what is in flight and what is queued. What is acknowledged
-// and not yet answered goes on waiting: its answer may come after a reconnect.
+// onDisconnect fails the batch in flight and the queued ones. Acknowledged batches keep waiting: their answers may arrive
+// after a reconnect.
 func (p *partition) onDisconnect() {
 	p.mu.Lock()
-	p.stalled = false // what comes behind a reconnect is another matter
+	p.stalled = false // the state of the log after a reconnect is not known
 	p.failedAt, p.probe = time.Time{}, probe{}
 	failed := p.queue
 	p.queue, p.sends, p.bytes, p.delayed = nil, 0, 0, false
@@ -417,18 +412,18 @@ func (p *partition) onDisconnect() {
 	}
 }
 
-// A group commit costs much the same whatever it holds, and the clients whose sends are durable but not answered cannot send
-// more yet. So where the way is free and little has gathered, the next commit is held back: until it holds as many sends as
-// are under way, or a commit is answered, or the time is up, since there may be nobody to answer.
+// The cost of a group commit hardly depends on its size, and clients whose sends are durable but unanswered cannot send
+// more yet. So if no batch is in flight and few sends have gathered, the next commit is delayed until it holds as many
+// sends as are unanswered, a commit is answered, or delayMax has passed, since no sequencer may be running.
 const (
-	// delayUnansweredMin: with fewer sends under way there is little to gather, and nobody is kept waiting for it.
+	// delayUnansweredMin: with fewer unanswered sends there is little to gather, so the commit leaves at once.
 	delayUnansweredMin = 8
 	// delayMax bounds the wait. An answer follows its acknowledgement within a millisecond or two.
 	delayMax = 2 * time.Millisecond
 )
 
-// delay reports whether the next commit is held back, now that the way is free, and sees to it that it goes in time. Under the
-// lock.
+// delay reports whether the next commit is held back now that none is in flight, and arms the timer that bounds the delay.
+// The caller holds the lock.
 func (p *partition) delay() bool {
 	if p.unended < delayUnansweredMin || p.enough() {
 		return false
@@ -438,15 +433,16 @@ func (p *partition) delay() bool {
 	return true
 }
 
-// enough says whether as many sends are gathered as are under way, or as many as one commit takes. Under the lock.
+// enough reports whether the gathered sends match the unanswered ones in number, or fill a batch. The caller holds the
+// lock.
 func (p *partition) enough() bool {
 	return p.sends >= p.unended || len(p.queue) > 1 || p.sends >= batchSendsMax
 }
 
-// mayLeave says whether the way is free and what has gathered need not wait. Under the lock.
+// mayLeave reports whether no batch is in flight and the gathered sends need not wait. The caller holds the lock.
 func (p *partition) mayLeave() bool { return p.inFlight == nil && (!p.delayed || p.enough()) }
 
-// onDelayTimer lets go what has been held back for as long as may be.
+// onDelayTimer publishes what has been held back for delayMax.
 func (p *partition) onDelayTimer() {
 	p.mu.Lock()
 	next := p.endDelay()
@@ -454,7 +450,7 @@ func (p *partition) onDelayTimer() {
 	p.publish(next)
 }
 
-// endDelay takes the next commit if it was held back. Under the lock.
+// endDelay takes the next commit if it was held back. The caller holds the lock.
 func (p *partition) endDelay() (next *batch) {
 	if !p.delayed {
 		return nil

@@ -54,7 +54,7 @@ func TestGroupCommitLimits(t *testing.T) {
 	require.Zero(t, p.bytes)
 }
 
-// smallPublisher is a connection to a server that takes little.
+// smallPublisher is a connection to a server with a small max_payload.
 type smallPublisher struct{ publisher }
 
 func (smallPublisher) MaxPayload() int64 { return 1 << 20 }
@@ -69,7 +69,7 @@ func TestSendLargerThanTheServerTakes(t *testing.T) {
 	b.forgotten()
 }
 
-// A log that says nothing is tried with one batch at a time, and what comes meanwhile is refused at once.
+// A silent log is tried with one batch at a time, and sends that arrive meanwhile are refused at once.
 func TestStalledLog(t *testing.T) {
 	t.Parallel()
 	b, wal := setup(t)
@@ -102,7 +102,7 @@ func TestStalledLog(t *testing.T) {
 			return !b.p.stalled
 		}, ingesttest.Timeout, time.Millisecond)
 		second := b.enqueue(send(fmt.Sprint("taken", round)))
-		if round == 1 { // the probe is in flight yet
+		if round == 1 { // the probing batch is still in flight
 			b.queued(1)
 			probe.Ack()
 		}
@@ -116,7 +116,7 @@ func TestStalledLog(t *testing.T) {
 		}
 		b.await(first)
 
-		// It falls silent again.
+		// The log falls silent again.
 		again := b.enqueue(send(fmt.Sprint("again", round)))
 		silent = wal.Next()
 		timeOut()
@@ -134,8 +134,8 @@ type failingPublisher struct {
 
 func (p failingPublisher) PublishMsg(*nats.Msg) error { return p.err }
 
-// TestPublishFailures: what an error of the client library means for the send. Only a
-// connection that breaks in the middle of a write leaves it open.
+// TestPublishFailures: how errors of the client library are classified. Only a connection that breaks during a write
+// leaves the outcome open.
 func TestPublishFailures(t *testing.T) {
 	t.Parallel()
 	rows := []struct {
@@ -180,7 +180,7 @@ func TestAnswersThatMakeNoSense(t *testing.T) {
 	}
 	t.Run("subjects of no batch", func(t *testing.T) {
 		for _, tail := range []string{"", ".", ".r", ".r.", ".r.0", ".r.0.", ".r.9.1", ".r.-1.1", ".x.0.1", ".r.0.1.1", ".a.0.x", ".a.0.77", ".r.0.77"} {
-			_ = b.nc.Publish(b.inbox.prefix+tail, []byte("x")) // some of these the client itself refuses
+			_ = b.nc.Publish(b.inbox.prefix+tail, []byte("x")) // the client itself rejects some of these
 		}
 		ticket := b.enqueue(send("after"))
 		wal.Next().Answer(5)

@@ -21,17 +21,17 @@ import (
 )
 
 const (
-	// A group commit at most (docs/adr/0009-larger-group-commits.md). Readers of the log do not rely on it.
+	// Bounds a group commit (docs/adr/0009-larger-group-commits.md). Readers of the log do not rely on it.
 	batchSendsMax = 1024
 	batchBytesMax = 512 << 10
 
-	// headerRoomBytes is kept free of the server's max_payload for the headers of a
-	// record: our reply subject, and what JetStream may add; and for the head of a message batch.
+	// headerRoomBytes of the server's max_payload are reserved for a record's headers (the reply subject and what JetStream
+	// may add) and for the head of a message batch.
 	headerRoomBytes = 4 << 10
 )
 
-// batchBytes is how large a group commit may be where the server takes maxPayload
-// bytes; 0 means that it has not said.
+// batchBytes returns the size limit of a group commit for a server with this max_payload; 0 means that the server has not
+// sent one.
 func batchBytes(maxPayload int64) int {
 	if maxPayload <= headerRoomBytes {
 		return batchBytesMax
@@ -42,19 +42,19 @@ func batchBytes(maxPayload int64) int {
 // Config has the limits of a Committer; they are settings of ingest.
 type Config struct {
 	AckTimeout time.Duration
-	SendsMax   int           // that may wait, per partition
+	SendsMax   int           // that may wait, per partition; see Bounds above
 	BytesMax   int           // that may wait, per partition
-	WaitMax    time.Duration // how long sends may wait for their answer while a crowd of them does
+	WaitMax    time.Duration // how long sends may wait for their answers while more than crowdMin of them wait
 }
 
-// Deps is what a Committer works with. All fields but Tracer must be set.
+// Deps are the dependencies of a Committer. All fields but Tracer must be set.
 type Deps struct {
 	NATS       *nats.Conn
 	JetStream  jetstream.JetStream
 	Partitions topology.Partitions
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
-	Tracer     *tracing.Tracer // nil: nothing is traced
+	Tracer     *tracing.Tracer // nil disables tracing
 }
 
 // Committer commits sends to the write-ahead logs of all partitions.
@@ -66,8 +66,8 @@ type Committer struct {
 	inbox      *inbox
 	log        *slog.Logger
 	metrics    *metrics
-	tracer     *tracing.Tracer // nil: nothing is traced
-	delayMax   time.Duration   // how long a commit is held back at most
+	tracer     *tracing.Tracer // nil disables tracing
+	delayMax   time.Duration   // the longest delay of a commit
 	batchBytes int             // in one batch
 	buffers    *memory.Buffers
 	timers     *timerPool
@@ -76,7 +76,7 @@ type Committer struct {
 	partitions []*partition
 }
 
-// New makes a Committer and registers its metrics. Start begins its work.
+// New makes a Committer and registers its metrics. It sends nothing before Start.
 func New(cfg Config, deps Deps) (*Committer, error) {
 	c := &Committer{
 		Config: cfg,
@@ -93,8 +93,8 @@ func New(cfg Config, deps Deps) (*Committer, error) {
 	return c, err
 }
 
-// Start begins to commit what is enqueued, and to follow the partitions' owners. Until the returned function is called, acknowledgements
-// and answers are taken; the owners are followed until ctx ends.
+// Start starts committing enqueued sends and following the partitions' owners. Acknowledgements and answers are handled
+// until the returned function is called; owners are followed until ctx ends.
 func (c *Committer) Start(ctx context.Context) (stop func() error, err error) {
 	closeInbox, err := c.openInbox()
 	if err != nil {
@@ -111,33 +111,32 @@ func (c *Committer) Start(ctx context.Context) (stop func() error, err error) {
 		stopWatching()
 		err := closeInbox()
 		for _, p := range c.partitions {
-			p.ackTimer.Stop() // delayTimer ends by itself: what it lets go is on its way, though nobody waits for it
+			p.ackTimer.Stop() // delayTimer fires once: its batch is still published, though no request waits for it
 		}
 		return err
 	}, nil
 }
 
-// Enqueue encodes a send of size bytes into the gathering batch of a partition. The send may be
-// reused when it returns. Span is that of its request, nil where that is not traced.
+// Enqueue encodes a send of size bytes into the gathering batch of a partition. The send may be reused once Enqueue
+// returns. span is the request's, nil if it is not traced.
 func (c *Committer) Enqueue(partition int, s *message.Send, size int, span *tracing.Span) (Ticket, outcome.Problem) {
 	p := c.partitions[partition]
 	t, became := p.add(s, size, span, false)
 	return t, p.problem(became)
 }
 
-// EnqueueDeferred is Enqueue for one of many: it does not publish, so that a bulk does not
-// begin with a group commit of one. Flush must follow, and soon: until then the send
-// leaves only if another one takes it along.
+// EnqueueDeferred is Enqueue for one of many sends: it does not publish, so that a bulk does not start with a group commit
+// of one. Flush must follow soon; until then the send leaves only if another send triggers the commit.
 func (c *Committer) EnqueueDeferred(partition int, s *message.Send, size int, span *tracing.Span) (Ticket, outcome.Problem) {
 	p := c.partitions[partition]
 	t, became := p.add(s, size, span, true)
 	return t, p.problem(became)
 }
 
-// Flush publishes what EnqueueDeferred has deferred, if no batch is in flight; otherwise it leaves after that batch.
+// Flush publishes deferred sends if no batch is in flight; otherwise they leave after that batch.
 func (c *Committer) Flush(partition int) { c.partitions[partition].flush() }
 
-// CheckConnection is ErrDisconnected while NATS cannot be reached.
+// CheckConnection returns ErrDisconnected while NATS is unreachable.
 func (c *Committer) CheckConnection() error {
 	if !c.connected.Load() {
 		return ErrDisconnected
@@ -145,14 +144,14 @@ func (c *Committer) CheckConnection() error {
 	return nil
 }
 
-// Load is what a partition has on its way.
+// Load describes the unfinished work of a partition.
 type Load struct {
-	Sends, Bytes int           // that wait for their group commit
-	Unanswered   int           // sends of commits that are published and not yet answered
-	Wait         time.Duration // how long the send that has waited longest for its answer has done so
+	Sends, Bytes int           // waiting for their group commit
+	Unanswered   int           // sends published and not yet answered
+	Wait         time.Duration // the longest time that a send has waited for its answer so far
 }
 
-// Load is the current load of a partition.
+// Load returns the current load of a partition.
 func (c *Committer) Load(partition int) Load {
 	p := c.partitions[partition]
 	p.mu.Lock()
@@ -160,13 +159,13 @@ func (c *Committer) Load(partition int) Load {
 	return Load{Sends: p.sends, Bytes: p.bytes, Unanswered: p.unended, Wait: p.longestWait()}
 }
 
-// ErrDisconnected says that NATS cannot be reached.
+// ErrDisconnected means that NATS is unreachable.
 var ErrDisconnected = errors.New("ingest: not connected to NATS")
 
 // closeTimeout is how long the inbox may take to close.
 const closeTimeout = 5 * time.Second
 
-// openInbox subscribes to what is said to this process.
+// openInbox subscribes to the inbox of this process.
 func (c *Committer) openInbox() (closeInbox func() error, err error) {
 	sub, err := c.nc.Subscribe(c.inbox.prefix+".>", func(m *nats.Msg) { c.inbox.receive(c.partitions, m) })
 	if err != nil {
@@ -187,8 +186,7 @@ func (c *Committer) openInbox() (closeInbox func() error, err error) {
 	}, nil
 }
 
-// watchConnection follows the state of the connection until the returned function
-// is called, which waits for its goroutine.
+// watchConnection follows the state of the connection. The returned function stops it and waits for its goroutine.
 func (c *Committer) watchConnection() (stop func()) {
 	changes := c.nc.StatusChanged()
 	c.connected.Store(c.nc.IsConnected())
@@ -202,8 +200,7 @@ func (c *Committer) watchConnection() (stop func()) {
 					p.onDisconnect()
 				}
 			}
-			// Changes may be lost where they come fast, so the last word is the
-			// connection's.
+			// Rapid changes may be dropped, so read the connection's own state.
 			c.connected.Store(c.nc.IsConnected())
 			if end := c.endWatch.Load(); end != nil && status == nats.CONNECTED {
 				(*end)(errReconnected)

@@ -10,10 +10,10 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/internal/ingesttest"
 )
 
-// underWay is how many sends the tests have acknowledged and not answered when the next commit is held back.
+// underWay is the number of sends that the tests have acknowledged and not answered when the next commit is delayed.
 const underWay = 10
 
-// delayed acknowledges a commit of underWay sends, which leaves the way free, and does not answer it.
+// delayed acknowledges a commit of underWay sends, so that no batch is in flight, and does not answer it.
 func delayed(t *testing.T, delayMax time.Duration) (b *bundle, wal *ingesttest.Script, unanswered *ingesttest.Record) {
 	t.Helper()
 	b, wal = setup(t)
@@ -31,7 +31,7 @@ func delayed(t *testing.T, delayMax time.Duration) (b *bundle, wal *ingesttest.S
 	return b, wal, unanswered
 }
 
-// freed waits until the acknowledgement has been seen.
+// freed waits until the acknowledgement has been handled.
 func (b *bundle) freed() {
 	b.t.Helper()
 	require.Eventually(b.t, func() bool {
@@ -66,7 +66,7 @@ func TestAFullCommitIsNotDelayed(t *testing.T) {
 	t.Parallel()
 	b, wal, _ := delayed(t, time.Hour)
 	b.freed()
-	// Two of them fill a commit, and are fewer than those under way.
+	// Two of them fill a commit, and are fewer than the unanswered ones.
 	large := send("large")
 	large.Payload = make([]byte, 300<<10)
 	for range 2 {
@@ -78,7 +78,7 @@ func TestAFullCommitIsNotDelayed(t *testing.T) {
 func TestACommitIsNotDelayedForLong(t *testing.T) {
 	t.Parallel()
 	b, wal, _ := delayed(t, time.Millisecond)
-	b.enqueue(send("nobody answers the others"))
+	b.enqueue(send("the others are not answered"))
 	require.Len(t, wal.Next().Sends, 1)
 }
 
@@ -97,7 +97,7 @@ func TestALostConnectionEndsTheDelay(t *testing.T) {
 	b, wal, _ := delayed(t, time.Hour)
 	b.freed()
 	b.p.onDisconnect()
-	// What is acknowledged goes on waiting, and is no reason to hold back what comes behind.
+	// Acknowledged sends keep waiting, and are no reason to delay later ones.
 	b.enqueue(send("after it"))
 	require.Len(t, wal.Next().Sends, 1)
 }

@@ -16,18 +16,17 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// inbox is the one subscription that everything said to this process comes to:
+// inbox is the single subscription for every message addressed to this process:
 //
 //	<prefix>.a.<partition>.<batch>   JetStream acknowledges or refuses a group commit
 //	<prefix>.r.<partition>.<batch>   the sequencer answers it
 //	<prefix>.p.<partition>.<probe>   JetStream refuses a probe (readiness.go)
 //
-// The prefix is unique to the process, so an answer to an earlier life of it finds
-// nobody.
+// The prefix is unique to the process, so an answer addressed to a previous run is not delivered.
 type inbox struct {
 	prefix string
 	log    *slog.Logger
-	json   jx.Decoder // only the subscription's goroutine uses it
+	json   jx.Decoder // used only by the subscription's goroutine
 }
 
 const (
@@ -60,7 +59,7 @@ func (i *inbox) subject(kind byte, partition int, no uint64) string {
 
 var errForeignSubject = errors.New("not a subject of this inbox")
 
-// parse reads a subject of the inbox.
+// parse splits a subject of the inbox.
 func (i *inbox) parse(subject string) (kind byte, partition int, no uint64, err error) {
 	rest, ok := strings.CutPrefix(subject, i.prefix+".")
 	if !ok || len(rest) < len("a.0.1") || rest[1] != '.' {
@@ -76,12 +75,12 @@ func (i *inbox) parse(subject string) (kind byte, partition int, no uint64, err 
 	return kind, partition, no, nil
 }
 
-// receive handles one message of the inbox. The subscription calls it for one at a
-// time; it must not block, for every request waits behind it.
+// receive handles one message of the inbox. The subscription calls it serially; it must not block, since every request
+// waits for its answer here.
 func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 	kind, number, no, err := i.parse(msg.Subject)
 	if err != nil || number < 0 || number >= len(partitions) {
-		i.log.Warn("a message that nobody waits for", "subject", msg.Subject)
+		i.log.Warn("discarding an unexpected message on the reply inbox", "subject", msg.Subject)
 		return
 	}
 	p := partitions[number]
@@ -103,8 +102,8 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 	a, err := parseAck(&i.json, msg.Data)
 	switch {
 	case err != nil:
-		// It may have been taken or not; the acknowledgement timer says so in time.
-		i.log.Error("an acknowledgement that makes no sense", "partition", number, "error", err)
+		// The record may have been written or not; the acknowledgement timer reports the batch in time.
+		i.log.Error("invalid acknowledgement from JetStream", "partition", number, "error", err)
 	case a.refused():
 		if skipped, due := p.faults.Due(faultWAL); due {
 			i.log.Warn("the write-ahead log refused a group commit", "partition", number,
@@ -112,17 +111,18 @@ func (i *inbox) receive(partitions []*partition, msg *nats.Msg) {
 		}
 		p.onRefusal(no, a.outcome())
 	case a.streamSeq == 0 || string(a.stream) != topology.WALStream(number):
-		i.log.Error("acknowledged by another stream than the write-ahead log", "partition", number, "stream", string(a.stream), "stream_seq", a.streamSeq)
+		i.log.Error("group commit was acknowledged by a stream other than the write-ahead log", "partition", number, "stream", string(a.stream), "stream_seq", a.streamSeq)
 		p.onRefusal(no, outcome.Internal)
 	default:
 		p.onAck(no)
 	}
 }
 
-// noStream reports whether an answer is NATS's own that nothing listens on the log's subject: the stream is missing, or has no leader.
+// noStream reports whether msg is NATS's no-responders status for the log's subject: the stream is missing or has no
+// leader.
 func noStream(msg *nats.Msg) bool { return len(msg.Data) == 0 && msg.Header.Get("Status") == "503" }
 
-// faultWAL is what a partition's log lines about its write-ahead log have in common: together they are limited.
+// faultWAL is the key under which a partition's log lines about its write-ahead log are rate-limited together.
 const faultWAL = "write-ahead log"
 
 // publisher is the part of nats.Conn that a commit needs.
@@ -131,8 +131,8 @@ type publisher interface {
 	MaxPayload() int64
 }
 
-// publish sends a batch, and goes on to the next where that fails at once. Nothing
-// is ever published twice.
+// publish sends a batch. If that fails at once, it fails the batch and continues with the next. Nothing is published
+// twice.
 func (p *partition) publish(b *batch) {
 	for b != nil {
 		p.metrics.gathered(b)
@@ -153,15 +153,14 @@ func (p *partition) publish(b *batch) {
 			return
 		}
 		if skipped, due := p.faults.Due(faultWAL); due {
-			p.log.Warn("a group commit could not be published", "partition", p.number, "sends", b.sends, "error", broker.Explain(err), "skipped", skipped)
+			p.log.Warn("cannot publish a group commit", "partition", p.number, "sends", b.sends, "error", broker.Explain(err), "skipped", skipped)
 		}
 		b = p.fail(b.no, publishFailure(err, b.sends))
 	}
 }
 
-// publishFailure says what an error of PublishMsg means for the sends of a batch.
-// Most say that nothing left; an error of writing does not, since the server may have
-// got enough before it.
+// publishFailure classifies an error of PublishMsg for the sends of a batch. After most errors nothing was sent; after a
+// write error the server may already have received the whole message.
 func publishFailure(err error, sends int) outcome.Outcome {
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload) && sends == 1:

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// commitMetrics is what a committer shows of itself.
+// metrics are the metrics of a Committer.
 type metrics struct {
 	gatherDuration prometheus.Histogram
 	ackDuration    prometheus.Histogram
@@ -18,7 +18,7 @@ type metrics struct {
 	lateAnswers    prometheus.Counter
 }
 
-// newCommitMetrics registers the metrics, and reports every one that could not be.
+// newMetrics registers the metrics, and reports every one that fails to register.
 func newMetrics(reg prometheus.Registerer, committer *Committer) (*metrics, error) {
 	var errs []error
 	register := func(c prometheus.Collector) {
@@ -39,12 +39,12 @@ func newMetrics(reg prometheus.Registerer, committer *Committer) (*metrics, erro
 	seconds := []float64{.0005, .001, .002, .004, .008, .015, .03, .06, .125, .25, .5, 1, 2.5, 5}
 	m := &metrics{
 		gatherDuration: histogram("gather_duration_seconds", "From the first send of a group commit until it is published.", seconds),
-		ackDuration:    histogram("ack_duration_seconds", "From publishing a group commit until the write-ahead log acknowledged it. Not of those whose answer came first.", seconds),
+		ackDuration:    histogram("ack_duration_seconds", "From publishing a group commit until the write-ahead log acknowledged it. Excludes those whose answer came first.", seconds),
 		answerDuration: histogram("answer_duration_seconds", "From publishing a group commit until the sequencer's answer.", seconds),
 		batchSends:     histogram("batch_sends", "Sends in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, batchSendsMax}),
 		batchBytes:     histogram("batch_size_bytes", "Bytes of a group commit.", prometheus.ExponentialBuckets(256, 4, 8)),
 		lateAnswers: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "sendhouse_ingest_late_answers_total", Help: "Answers of the sequencer that nobody waited for any more.",
+			Name: "sendhouse_ingest_late_answers_total", Help: "Answers of the sequencer for which no request was waiting any more.",
 		}),
 	}
 	register(m.lateAnswers)
@@ -52,14 +52,15 @@ func newMetrics(reg prometheus.Registerer, committer *Committer) (*metrics, erro
 	return m, errors.Join(errs...)
 }
 
-// gathered is told of each batch that leaves.
+// gathered observes a batch that is about to be published.
 func (m *metrics) gathered(b *batch) {
 	m.batchSends.Observe(float64(b.sends))
 	m.batchBytes.Observe(float64(len(b.bytes)))
 	m.gatherDuration.Observe(b.published.Sub(b.gathered).Seconds())
 }
 
-// queueCollector shows what waits in each partition, beside the limits. It looks when it is asked, so that the hot path keeps no gauges.
+// queueCollector exports what waits in each partition, and the limits. It reads the state when scraped, so the hot path
+// maintains no gauges.
 type queueCollector struct {
 	committer *Committer
 
@@ -73,13 +74,13 @@ func newQueueCollector(c *Committer) *queueCollector {
 	}
 	return &queueCollector{
 		committer: c,
-		sends:     desc("queue_sends", "Sends that wait for their group commit.", "partition"),
+		sends:     desc("queue_sends", "Sends waiting for their group commit.", "partition"),
 		sendsMax:  desc("queue_sends_max", "Sends that may wait, in each partition; more are answered 503."),
-		bytes:     desc("queue_bytes", "Bytes that wait for their group commit.", "partition"),
+		bytes:     desc("queue_bytes", "Bytes waiting for their group commit.", "partition"),
 		bytesMax:  desc("queue_bytes_max", "Bytes that may wait, in each partition; more are answered 503."),
-		wait:      desc("wait_seconds", "How long the send that has waited longest for its answer has done so.", "partition"),
+		wait:      desc("wait_seconds", "The longest time that a send of the partition has waited for its answer so far.", "partition"),
 		ready:     desc("partition_ready", "1 if a send to the partition would be answered now, as far as this process knows, else 0; /readyz says why.", "partition"),
-		waitMax:   desc("wait_max_seconds", "How long that may be, in each partition, while many wait; new ones are then answered 503."),
+		waitMax:   desc("wait_max_seconds", "Limit of sendhouse_ingest_wait_seconds in each partition while many sends wait; above it new ones are answered 503."),
 	}
 }
 

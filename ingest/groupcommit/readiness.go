@@ -17,56 +17,56 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// Whether a partition would answer a send now is known from, in this order:
+// Whether a partition would answer a send now is derived from, in this order:
 //
-//   - Its owner refuses it: a send would be refused.
-//   - What became of the last sends: one failed, and none was answered since; or one has waited for long.
-//   - A send was answered a moment ago: the partition works, whatever else is said.
-//   - The owner's lease: there is none, it is not renewed, or the owner says that it cannot serve.
-//   - A probe of the write-ahead log, if nothing was sent lately: a publish that the log must refuse, since the sequence
-//     that it expects cannot be. The leader refuses it before it writes anything. It shows that there is a leader and that it
-//     can be reached; that the leader can write, the owner looks after and says in its lease, which it writes to the same storage.
+//   - Its owner refuses the partition: a send would be refused.
+//   - The last sends: one failed and none was answered since, or one has waited too long.
+//   - A send was answered a moment ago: the partition works, whatever the other sources report.
+//   - The owner's lease: there is none, it is not being renewed, or it reports that the owner cannot serve.
+//   - A probe of the write-ahead log, if nothing was sent lately: a publish whose expected sequence no record can have. The
+//     leader refuses it before writing, which shows that there is a reachable leader. Whether the leader can write is
+//     monitored by the owner and reported in its lease, which is written to the same storage.
 const (
-	// probeInterval is how often a write-ahead log is probed to which nothing is sent.
+	// probeInterval is how often an idle write-ahead log is probed.
 	probeInterval = time.Second
-	// probeLate is how long the answer to a probe may take.
+	// probeLate is how long the response to a probe may take.
 	probeLate = 3 * time.Second
-	// answeredLately: a partition that has answered a send so recently works.
+	// answeredLately: a partition that answered a send this recently works.
 	answeredLately = 2 * time.Second
-	// failureCounts is how long a failed send counts if nothing is sent any more; at least for the time of an acknowledgement and
-	// failureMargin, so that a log that stays silent is not ready between two attempts.
+	// failureCounts is how long a failed send counts when nothing else is sent. It is at least the acknowledgement timeout
+	// plus failureMargin, so that a silent log does not look ready between two attempts.
 	failureCounts = 4 * time.Second
 	failureMargin = time.Second
-	// waitLate is how long a send waits that will hardly be answered.
+	// waitLate is the wait after which a send is unlikely to be answered.
 	waitLate = 4 * time.Second
-	// ownerSilent is how long a lease is not renewed, at least and in parts of the holder's time to live, until its
-	// holder counts as away. A holder renews four times in its time to live.
+	// ownerSilent bounds how long a lease may go without renewal before its holder counts as away: the larger of this time and
+	// a part of the holder's time to live. A holder renews four times in its time to live.
 	ownerSilent     = 4 * time.Second
 	ownerSilentPart = 3. / 4
-	// ownerBetween is how long a partition may be between two owners.
+	// ownerBetween is how long a partition may be between two owners and still count as ready.
 	ownerBetween = 2 * time.Second
-	// unreadyShown bounds the partitions that an error names.
+	// unreadyShown bounds the partitions that an error lists.
 	unreadyShown = 16
 )
 
 // expectedNever is a sequence that no record has.
 const expectedNever = "18446744073709551615"
 
-// probe is what is known from probes; under the partition's lock.
+// probe is the state of a partition's probes, guarded by the partition's lock.
 type probe struct {
-	asked   time.Time // when the oldest one was sent that is not answered; zero if all are
-	problem string    // that the last answer told of
+	asked   time.Time // when the oldest unanswered probe was sent; zero if there is none
+	problem string    // reported by the last response
 	no      uint64
 }
 
-// Unready is a partition that would not answer a send.
+// Unready describes a partition that would not answer a send.
 type Unready struct {
 	Partition int
 	Reason    string
-	Outcome   outcome.Outcome // what the send would probably get
+	Outcome   outcome.Outcome // the probable outcome of the send
 }
 
-// PartitionsError says which partitions would not answer a send now, and why.
+// PartitionsError lists the partitions that would not answer a send now, and why.
 type PartitionsError struct{ Partitions []Unready }
 
 // Error names each partition with its reason.
@@ -86,7 +86,7 @@ func (e *PartitionsError) Error() string {
 	return text.String()
 }
 
-// CheckPartitions is a PartitionsError if there are such partitions.
+// CheckPartitions returns a PartitionsError if any partition would not answer a send.
 func (c *Committer) CheckPartitions() error {
 	var unready []Unready
 	now := time.Now()
@@ -101,7 +101,8 @@ func (c *Committer) CheckPartitions() error {
 	return nil
 }
 
-// unready returns why a send to the partition would not be answered, and what it would get; the reason is "" if it would be.
+// unready returns why a send to the partition would not be answered, and its probable outcome; the reason is "" if it
+// would be answered.
 func (p *partition) unready(now time.Time) (became outcome.Outcome, reason string) {
 	o := p.owner.Load()
 	if o.refuses(now) {
@@ -133,7 +134,7 @@ func (p *partition) unready(now time.Time) (became outcome.Outcome, reason strin
 // unready returns why the owner of a partition would not answer a send, or "".
 func (o *owner) unready(now time.Time) string {
 	if o == nil {
-		return "no sequencer has a lease of it, as far as was seen"
+		return "no sequencer has a lease of it, as far as is known"
 	}
 	age := now.Sub(o.at)
 	silent := max(ownerSilent, time.Duration(float64(o.TTL)*ownerSilentPart))
@@ -154,14 +155,14 @@ func (o *owner) unready(now time.Time) string {
 
 func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecond) }
 
-// noteFailure notes what became of sends that were not answered. Under the lock.
+// noteFailure records the outcome of sends that failed. The caller holds the lock.
 func (p *partition) noteFailure(became outcome.Outcome) {
 	if became.Spec().Status >= http.StatusInternalServerError {
 		p.failedAt, p.failed = time.Now(), became
 	}
 }
 
-// probeIdle probes the write-ahead logs to which nothing is sent, until ctx ends.
+// probeIdle probes the idle write-ahead logs until ctx ends.
 func (c *Committer) probeIdle(ctx context.Context) {
 	for lifecycle.Pause(ctx, probeInterval) == nil {
 		if !c.connected.Load() {
@@ -173,7 +174,7 @@ func (c *Committer) probeIdle(ctx context.Context) {
 	}
 }
 
-// probeIfIdle sends a probe, unless sends show how the log is.
+// probeIfIdle sends a probe, unless recent sends show the state of the log.
 func (p *partition) probeIfIdle(now time.Time) {
 	p.mu.Lock()
 	if now.Sub(p.answeredAt) < answeredLately {
@@ -187,7 +188,7 @@ func (p *partition) probeIfIdle(now time.Time) {
 		p.probe.asked = now
 	}
 	p.mu.Unlock()
-	// An error is one of the connection, which is followed by itself.
+	// An error concerns the connection, whose state is followed separately.
 	_ = p.publisher.PublishMsg(&nats.Msg{
 		Subject: topology.WALSubject(p.number),
 		Reply:   p.inbox.subject(kindProbe, p.number, no),
@@ -195,14 +196,14 @@ func (p *partition) probeIfIdle(now time.Time) {
 	})
 }
 
-// onProbe takes in the answer to a probe.
+// onProbe handles the response to a probe.
 func (p *partition) onProbe(problem string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.probe.asked, p.probe.problem = time.Time{}, problem
 }
 
-// probeProblem returns what the answer to a probe says is wrong, or "".
+// probeProblem returns the problem that the response to a probe shows, or "".
 func (i *inbox) probeProblem(msg *nats.Msg) string {
 	if noStream(msg) {
 		return "no stream takes its subject: it is missing, or has no leader"
@@ -210,9 +211,9 @@ func (i *inbox) probeProblem(msg *nats.Msg) string {
 	a, err := parseAck(&i.json, msg.Data)
 	switch {
 	case err != nil:
-		return "the answer to a probe cannot be read: " + err.Error()
+		return "cannot parse the response to a probe: " + err.Error()
 	case !a.refused():
-		return fmt.Sprintf("it took a probe as record %d, which it must refuse", a.streamSeq)
+		return fmt.Sprintf("it stored a probe as record %d instead of refusing it", a.streamSeq)
 	case a.errCode == int(jetstream.JSErrCodeStreamWrongLastSequence), a.errCode == int(jetstream.JSErrCodeStreamWrongLastSequenceConstant):
 		return ""
 	}
@@ -220,21 +221,21 @@ func (i *inbox) probeProblem(msg *nats.Msg) string {
 }
 
 const (
-	// ownersAskTimeout is for one question to NATS about the bucket of the leases.
+	// ownersAskTimeout bounds one request to NATS about the lease bucket.
 	ownersAskTimeout = 2 * time.Second
-	// ownersPauseMin and ownersPauseMax bound the pauses between two watches, which double.
+	// ownersPauseMin and ownersPauseMax bound the pause between two watches, which doubles.
 	ownersPauseMin = 250 * time.Millisecond
 	ownersPauseMax = 2 * time.Second
 )
 
-// owner is what the sequencer of a partition said last in its lease.
+// owner is what the sequencer of a partition last reported in its lease.
 type owner struct {
 	lease.Owner
-	at time.Time // when that came
+	at time.Time // when it was received
 }
 
-// refuses reports whether the partition's owner refuses to serve it. A send that came now
-// would be written and not answered. The word of an owner counts for its time to live.
+// refuses reports whether the partition's owner refuses to serve it: a new send would be written and not answered. A
+// report counts for the owner's time to live.
 func (p *partition) refuses() bool {
 	o := p.owner.Load()
 	return o != nil && o.Refused && o.refuses(time.Now())
@@ -242,17 +243,17 @@ func (p *partition) refuses() bool {
 
 func (o *owner) refuses(now time.Time) bool { return o != nil && o.Refused && now.Sub(o.at) < o.TTL }
 
-// problem is the answer to a send that the partition did not take, or took.
+// problem returns the problem to answer a send with, if the partition did not take it.
 func (p *partition) problem(became outcome.Outcome) outcome.Problem {
 	if became != outcome.PartitionRefused {
 		return outcome.Problem{Outcome: became}
 	}
 	return outcome.Problem{Outcome: became, Msg: fmt.Sprintf("partition %d is not served, because its logs or checkpoints are damaged or incomplete "+
-		"(`sendhouse sequencer status` says more); nothing was written; channels of other partitions are served", p.number)}
+		"(`sendhouse sequencer status` shows why); nothing was written; channels of other partitions are served", p.number)}
 }
 
-// followOwners keeps known what the partitions' owners say in their leases, until ctx ends. While the leases cannot be watched
-// this process is not ready, and a send to a partition that is refused is written, and answered 503 when no answer has come in time.
+// followOwners follows the leases of the partitions' owners until ctx ends. While the leases cannot be watched, this
+// process is not ready, and a send to a refused partition is written and answered 503 when its time is up.
 func (c *Committer) followOwners(ctx context.Context) {
 	pause, said := ownersPauseMin, ""
 	for ctx.Err() == nil {
@@ -265,7 +266,7 @@ func (c *Committer) followOwners(ctx context.Context) {
 		}
 		if err.Error() != said && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, errReconnected) { // once each; the first sequencer makes it
 			said = err.Error()
-			c.log.Warn("cannot watch the sequencers' leases; sends to a partition that is refused wait until their time is up; retrying", "error", err)
+			c.log.Warn("cannot watch the sequencers' leases; sends to a refused partition wait for --ingest-answer-timeout; retrying", "error", err)
 		}
 		if lifecycle.Pause(ctx, pause) != nil {
 			return
@@ -274,10 +275,11 @@ func (c *Committer) followOwners(ctx context.Context) {
 	}
 }
 
-// errReconnected ends a watch that the server may have forgotten.
+// errReconnected ends a watch that the server may have dropped.
 var errReconnected = errors.New("reconnected to NATS")
 
-// watchOwners follows the leases until the watch breaks or the connection is made again; seen reports whether it had begun.
+// watchOwners follows the leases until the watch breaks or the connection is re-established; seen reports whether the
+// watch had started.
 func (c *Committer) watchOwners(ctx context.Context) (seen bool, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -297,7 +299,7 @@ func (c *Committer) watchOwners(ctx context.Context) (seen bool, err error) {
 	return seen, err
 }
 
-// see takes in what the owner says of the partition in its lease.
+// see applies the state in the owner's lease.
 func (p *partition) see(o lease.Owner) {
 	before := p.owner.Load()
 	p.owner.Store(&owner{Owner: o, at: time.Now()})

@@ -10,7 +10,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lease"
 )
 
-// What is known of a partition, and what follows from it.
+// Partition states and the readiness derived from them.
 func TestUnready(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

@@ -18,7 +18,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// bundle is a committer of one partition on a real server, without a stream: a Script stands in for the log and the sequencer.
+// bundle is a committer of one partition on a real server without a stream: a Script plays the log and the sequencer.
 type bundle struct {
 	*Committer
 	t testing.TB
@@ -40,7 +40,7 @@ func setup(t testing.TB) (*bundle, *ingesttest.Script) {
 	nc := connect()
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
-	// The timers that a test does not fire itself are none of its subject.
+	// Timers that a test does not fire itself must not interfere.
 	c, err := New(Config{AckTimeout: time.Hour, SendsMax: 8192, BytesMax: 32 << 20, WaitMax: ingesttest.Timeout},
 		Deps{NATS: nc, JetStream: js, Partitions: 1, Logger: log, Registerer: prometheus.NewRegistry()})
 	require.NoError(t, err)
@@ -50,12 +50,12 @@ func setup(t testing.TB) (*bundle, *ingesttest.Script) {
 	return &bundle{Committer: c, t: t, p: c.partitions[0]}, ingesttest.NewScript(t, connect(), 0)
 }
 
-// send is a small send with this client_msg_no.
+// send returns a small send with this client_msg_no.
 func send(clientMsgNo string) *message.Send {
 	return &message.Send{ChannelId: "g", ChannelType: 2, FromUid: "u", ClientMsgNo: clientMsgNo, Payload: []byte("x")}
 }
 
-// enqueue enqueues a send that must be taken.
+// enqueue enqueues a send that must be accepted.
 func (b *bundle) enqueue(s *message.Send) Ticket {
 	b.t.Helper()
 	ticket, p := b.Enqueue(0, s, s.SizeVT(), nil)
@@ -71,13 +71,13 @@ func (b *bundle) refused(s *message.Send) outcome.Outcome {
 	return p.Outcome
 }
 
-// await waits for what became of a send.
+// await waits for the outcome of a send.
 func (b *bundle) await(ticket Ticket) (Answer, outcome.Outcome) {
 	b.t.Helper()
 	return ticket.Wait(b.t.Context(), ingesttest.Timeout)
 }
 
-// queued waits until n sends wait. A queue that fills notifies nothing, so it looks again and again.
+// queued waits until n sends wait. A queue that fills signals nothing, so it polls.
 func (b *bundle) queued(n int) {
 	b.t.Helper()
 	for deadline := time.Now().Add(ingesttest.Timeout); b.Load(0).Sends != n; runtime.Gosched() {
@@ -85,7 +85,7 @@ func (b *bundle) queued(n int) {
 	}
 }
 
-// forgotten checks that nothing is kept of sends that have been answered.
+// forgotten checks that the partition keeps nothing of answered sends.
 func (b *bundle) forgotten() {
 	b.t.Helper()
 	require.Eventually(b.t, func() bool {

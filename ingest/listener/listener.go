@@ -27,14 +27,14 @@ import (
 )
 
 const (
-	// turningAwayMin, turningAwayMax and, between the two, turningAwayShare as a divisor of the limit are how many connections above the limit are
-	// told so at one time; more are just closed.
+	// The number of connections above the limit that receive a 503 at a time is the limit divided by turningAwayShare, but at
+	// least turningAwayMin and at most turningAwayMax; further ones are closed without a response.
 	turningAwayMin   = 8
 	turningAwayMax   = 256
 	turningAwayShare = 4
-	// turnAwayTimeout is how long such a client may take to begin its request.
+	// turnAwayTimeout is how long such a client may take to start its request.
 	turnAwayTimeout = time.Second
-	// plainAnswerTimeout is how long it may take to tell a client that it should speak TLS.
+	// plainAnswerTimeout bounds the response to a client that should use TLS.
 	plainAnswerTimeout = 500 * time.Millisecond
 )
 
@@ -42,24 +42,24 @@ const (
 type Config struct {
 	ConnectionsMax   int
 	HandshakeTimeout time.Duration
-	TLS              *tls.Config // nil: connections are in plain HTTP
+	TLS              *tls.Config // nil: plain HTTP
 }
 
-// Listener accepts connections up to a limit, and makes each a conn.
+// Listener accepts connections up to a limit, and wraps each in a conn.
 type Listener struct {
 	net.Listener
 	Config
-	refused          func(outcome.Outcome) // counts what was answered without a handler
+	refused          func(outcome.Outcome) // counts responses written without a handler
 	handshakesFailed prometheus.Counter
 	log              *slog.Logger
 	connections      atomic.Int64
 
-	turning  chan struct{} // a token for each connection that is being turned away
+	turning  chan struct{} // one token for each connection being turned away
 	lingerer *fastpath.Lingerer
 	ending   sync.WaitGroup
 }
 
-// New makes a Listener and registers its metric. Refused is called for each response that was written without a handler.
+// New makes a Listener and registers its metric. refused is called for each response that was written without a handler.
 func New(cfg Config, refused func(outcome.Outcome), log *slog.Logger, reg prometheus.Registerer) (*Listener, error) {
 	l := &Listener{
 		Config: cfg, refused: refused, log: log,
@@ -72,19 +72,19 @@ func New(cfg Config, refused func(outcome.Outcome), log *slog.Logger, reg promet
 	return l, reg.Register(l.handshakesFailed)
 }
 
-// Open is how many connections are open.
+// Open returns the number of open connections.
 func (l *Listener) Open() int64 { return l.connections.Load() }
 
-// Hurry cuts short the lingering of connections, because the service stops.
+// Hurry shortens the lingering of connections, because the service is stopping.
 func (l *Listener) Hurry() { l.lingerer.Hurry() }
 
-// Listen begins to listen.
+// Listen starts listening.
 func (l *Listener) Listen(ctx context.Context, addr string) (err error) {
 	l.Listener, err = new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	return err
 }
 
-// Accept gives the next connection that there is room for. The others are turned away on the way.
+// Accept returns the next connection below the limit. Connections above the limit are turned away.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		accepted, err := l.Listener.Accept()
@@ -103,11 +103,11 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// turnAway tells a client that there are too many, as long as there are few of those.
+// turnAway tells a client that there are too many connections, for a limited number of clients at a time.
 func (l *Listener) turnAway(c net.Conn) {
 	l.refused(outcome.Overloaded)
 	over := func() {
-		_ = c.Close() // nobody is left to be told
+		_ = c.Close() // too many are being turned away already
 		l.connections.Add(-1)
 	}
 	select {
@@ -116,13 +116,13 @@ func (l *Listener) turnAway(c net.Conn) {
 		over()
 		return
 	}
-	l.ending.Go(func() { // ends with its deadlines
+	l.ending.Go(func() { // bounded by its deadlines
 		defer func() { <-l.turning }()
 		defer over()
 		if l.TLS != nil {
-			return // a handshake is more than such a client may cost
+			return // a handshake costs too much for a refused client
 		}
-		// Clients take an answer that comes before their request for a broken server.
+		// Clients treat a response that arrives before their request as a protocol error, so wait for the request.
 		_ = c.SetDeadline(time.Now().Add(turnAwayTimeout))
 		if n, _ := c.Read(make([]byte, 512)); n > 0 {
 			_, _ = c.Write(outcome.Problem{Outcome: outcome.Overloaded, Msg: "too many connections; nothing was written"}.Response())
@@ -131,19 +131,18 @@ func (l *Listener) turnAway(c net.Conn) {
 	})
 }
 
-// Wait waits for those that are being turned away. The listener is closed before.
+// Wait waits for the connections that are being turned away. The listener must be closed.
 func (l *Listener) Wait() { l.ending.Wait() }
 
-// conn is a connection whose every answer has the error shape, also where net/http answers
-// by itself.
+// conn is a connection whose every response has the API's error shape, including those that net/http writes by itself.
 type conn struct {
 	net.Conn
 	listener *Listener
-	silent   atomic.Bool // all has been said
+	silent   atomic.Bool // the response is complete; reads return EOF
 	closed   atomic.Bool
 }
 
-// Write passes on what net/http writes, but for its own plain-text answers.
+// Write passes on what net/http writes, except for net/http's own plain-text responses.
 func (c *conn) Write(b []byte) (int, error) {
 	p, own := parseServerReply(b)
 	if !own {
@@ -157,7 +156,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Read is at the end once all has been said.
+// Read returns io.EOF once the response is complete.
 func (c *conn) Read(b []byte) (int, error) {
 	if c.silent.Load() {
 		return 0, io.EOF
@@ -165,8 +164,8 @@ func (c *conn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-// CloseWrite is how net/http and the fast path say that they have said all, when the client may still be sending. It reads that away, so that
-// the client gets to read the answer.
+// CloseWrite is called by net/http and the fast path when the response is complete and the client may still be sending. It
+// discards what the client sends, so that the client can read the response.
 func (c *conn) CloseWrite() error {
 	if c.silent.Swap(true) {
 		return nil
@@ -174,7 +173,7 @@ func (c *conn) CloseWrite() error {
 	return c.listener.lingerer.Linger(c.Conn)
 }
 
-// Close closes it; more than once does no harm.
+// Close closes the connection; it may be called more than once.
 func (c *conn) Close() error {
 	if c.closed.Swap(true) {
 		return net.ErrClosed
@@ -189,9 +188,9 @@ type tlsConn struct {
 	tls *tls.Conn
 }
 
-// ConnectionState is where net/http asks what a connection is that is not its own kind of TLS,
-// in the connection's goroutine and before it reads. So it is the place to shake hands under a
-// time limit of its own. Where that fails, every later read says so.
+// ConnectionState is called by net/http, in the connection's goroutine and before the first read, on connections that are
+// not its own TLS type. So the handshake is done here, with its own time limit. If it fails, every later read returns the
+// error.
 func (c *tlsConn) ConnectionState() tls.ConnectionState {
 	l := c.listener
 	ctx, cancel := context.WithTimeout(context.Background(), l.HandshakeTimeout)
@@ -201,14 +200,14 @@ func (c *tlsConn) ConnectionState() tls.ConnectionState {
 		return c.tls.ConnectionState()
 	}
 	l.handshakesFailed.Inc()
-	l.log.Debug("a TLS handshake failed", "client", c.RemoteAddr().String(), "error", err)
+	l.log.Debug("TLS handshake failed", "client", c.RemoteAddr().String(), "error", err)
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
 		answerPlain(plain.Conn)
 	}
 	return tls.ConnectionState{}
 }
 
-// looksLikeHTTP says whether the first bytes of a connection are those of a request in plain text.
+// looksLikeHTTP reports whether the first bytes of a connection are those of a plain-text request.
 func looksLikeHTTP(b [5]byte) bool {
 	switch string(b[:]) {
 	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "PATCH", "DELET":
@@ -218,7 +217,7 @@ func looksLikeHTTP(b [5]byte) bool {
 	}
 }
 
-// answerPlain tells a client that speaks HTTP to speak HTTPS.
+// answerPlain tells a client that sent plain HTTP to use HTTPS.
 func answerPlain(c net.Conn) {
 	_ = c.SetDeadline(time.Now().Add(plainAnswerTimeout))
 	p := outcome.Problem{Outcome: outcome.Malformed, Msg: "this is an HTTPS address: send the request with TLS"}
@@ -227,20 +226,19 @@ func answerPlain(c net.Conn) {
 	}
 }
 
-// What net/http writes by itself where a request does not come as far as a handler: a status
-// line, these two headers, and a line of text, in one write. An answer of a handler always
-// has a Date among its headers, so it is never taken for one.
+// What net/http writes by itself if a request does not reach a handler: a status line, these two headers, and a line of
+// text, in one write. A handler's response always has a Date header, so it cannot be mistaken for one of these.
 const (
 	serverReplyHeaders = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
-	// serverReplyBytesMax is more than any of them has. Looking at longer writes would be for nothing.
+	// serverReplyBytesMax is longer than any of them, so longer writes are not examined.
 	serverReplyBytesMax = 512
 )
 
-// parseServerReply says whether a write is an answer of net/http's own, and what it says in the
-// terms of the contract. All of them are the caller's fault, so that they are 4xx there, also
-// where net/http says 501 (a Transfer-Encoding it does not know) or 505.
+// parseServerReply reports whether a write is one of net/http's own responses, and returns the problem to send instead.
+// All of them are the client's fault, so the problem is always 4xx, even if net/http uses 501 (an unknown
+// Transfer-Encoding) or 505.
 func parseServerReply(b []byte) (p outcome.Problem, own bool) {
-	// The first digit of the status ends it for nearly all.
+	// For nearly all writes the first digit of the status rules it out.
 	const at, end = len("HTTP/1.1 "), len("HTTP/1.1 400")
 	if len(b) < end || b[at] < '4' || len(b) > serverReplyBytesMax || !bytes.HasPrefix(b, []byte("HTTP/1.")) {
 		return outcome.Problem{}, false
@@ -250,7 +248,7 @@ func parseServerReply(b []byte) (p outcome.Problem, own bool) {
 	if err != nil || line < 0 {
 		return outcome.Problem{}, false
 	}
-	if status == http.StatusExpectationFailed { // has no text, and no handler says it
+	if status == http.StatusExpectationFailed { // has no text, and no handler uses it
 		return outcome.Problem{Outcome: outcome.Expectation}, true
 	}
 	text, own := bytes.CutPrefix(b[line:], []byte(serverReplyHeaders))

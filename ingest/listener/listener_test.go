@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestHandlersReplyIsNotTheServers: nothing that a handler writes is taken for an answer of net/http's own.
+// TestHandlersReplyIsNotTheServers: no response of a handler is mistaken for one of net/http's own.
 func TestHandlersReplyIsNotTheServers(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{

@@ -1,8 +1,8 @@
 // Package manage has WuKongIM's routes that show and change permissions: channels, their lists, and system accounts.
 //
-// A change is answered 200 when it is stored and in force in this process; see package permission for when others apply it. A body is
-// decoded and checked by package request, so one error names every bad field. Large lists count in the budget of memory that all
-// requests share.
+// A change is answered 200 when it is stored and in force in this process; see package permission for when others apply
+// it. Bodies are decoded and checked by package request, so one error names every bad field. Large lists are charged to
+// the budget of memory that all requests share.
 package manage
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
-// writeBytes is what is written at one time of an answer that may be long.
+// writeBytes is the size of each write of a response that may be long.
 const writeBytes = 32 << 10
 
 // Manager serves the routes that change permissions.
@@ -28,19 +28,19 @@ type Manager struct {
 	Permissions *permission.Store
 	Requests    *request.Pool
 	Replies     *memory.Buffers
-	Extend      func(w http.ResponseWriter) // gives a request more time
+	Extend      func(w http.ResponseWriter) // extends the deadlines of a request
 	Log         *slog.Logger
 }
 
-// Route is one of them. Serve answers, and returns what became of the request.
+// Route is one route. Serve answers a request and returns its outcome.
 type Route struct {
 	Method, Path string
 	Needs        api.Scope
 	Serve        func(w http.ResponseWriter, r *http.Request) outcome.Problem
 }
 
-// Routes is WuKongIM's routes for channels and system accounts: what each takes,
-// and what it changes.
+// Routes returns WuKongIM's routes for channels and system accounts, each with the fields that it takes and the edit that
+// it makes.
 func (m *Manager) Routes() (routes []Route) {
 	const flags = permission.FlagLarge | permission.FlagBanned | permission.FlagDisbanded | permission.FlagSendBanned | permission.FlagStrangers
 	change := func(path string, takes request.Accepts, edit func(m request.Managed) permission.Edit) {
@@ -100,12 +100,12 @@ func editOf(l permission.List, edit func(request.Managed) permission.ListEdit) f
 	}
 }
 
-// change is a route that changes permissions. It answers 200 when the change is stored and
-// in force in this process.
+// change returns the handler of a route that changes permissions. It answers 200 when the change is stored and in force in
+// this process.
 func (m *Manager) change(takes request.Accepts, edit func(request.Managed) permission.Edit) func(w http.ResponseWriter, r *http.Request) outcome.Problem {
 	return func(w http.ResponseWriter, r *http.Request) outcome.Problem {
 		req := m.Requests.Get()
-		defer m.Requests.Put(req) // until then it counts in the budget, for the copies of its uids
+		defer m.Requests.Put(req) // until then the request stays charged to the budget, for the copies of its uids
 		p := m.Requests.Receive(w, r, req)
 		var given request.Managed
 		if p.OK() {
@@ -119,7 +119,7 @@ func (m *Manager) change(takes request.Accepts, edit func(request.Managed) permi
 			if takes.NoChannel {
 				ch = permission.SystemAccounts()
 			}
-			m.Extend(w) // a large list may take longer than a client's time to send
+			m.Extend(w) // a large list may take longer than the read timeout
 			p = m.problemOfChange(m.Permissions.Change(r.Context(), ch, edit(given)), takes)
 		}
 		if !p.OK() {
@@ -127,7 +127,7 @@ func (m *Manager) change(takes request.Accepts, edit func(request.Managed) permi
 			return p
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{"status":200}`)) // a caller that has gone asks again
+		_, _ = w.Write([]byte(`{"status":200}`)) // a disconnected caller repeats the request
 		return p
 	}
 }
@@ -139,19 +139,19 @@ func (m *Manager) problemOfChange(err error, takes request.Accepts) outcome.Prob
 	case errors.Is(err, permission.ErrTooMany) && takes.Uids != request.FieldsCount:
 		return outcome.Problem{Outcome: outcome.InvalidRequest, Field: takes.Uids.String(), Msg: takes.Uids.String() + " cannot be taken: " + err.Error()}
 	case errors.Is(err, permission.ErrUnknown):
-		m.Log.Warn("a change of permissions did not come to its end", "error", err)
+		m.Log.Warn("a change of permissions did not complete", "error", err)
 		return outcome.Problem{Outcome: outcome.ChangeUnknown}
 	case errors.Is(err, permission.ErrDamaged):
-		m.Log.Error("permissions could not be changed", "error", err)
-		return outcome.Problem{Outcome: outcome.PermissionsUnavailable, Msg: "what is stored of the channel's permissions is damaged; nothing was changed. " +
-			"Replacing the whole list (reset, or the _set route) mends it"}
+		m.Log.Error("cannot change permissions", "error", err)
+		return outcome.Problem{Outcome: outcome.PermissionsUnavailable, Msg: "the channel's stored permissions are damaged; nothing was changed. " +
+			"Replacing the whole list (reset, or the _set route) repairs them"}
 	default:
-		m.Log.Warn("permissions could not be changed", "error", err)
+		m.Log.Warn("cannot change permissions", "error", err)
 		return outcome.Problem{Outcome: outcome.PermissionsUnavailable, Msg: "the permissions cannot be changed now; nothing was changed"}
 	}
 }
 
-// checkStored refuses names that break the rules and are not stored, on a route that removes.
+// checkStored refuses names that break the rules, unless they are stored, on a route that only removes.
 func (m *Manager) checkStored(req *request.Request, given request.Managed, takes request.Accepts) outcome.Problem {
 	ch := given.Channel
 	if takes.NoChannel {
@@ -164,12 +164,12 @@ func (m *Manager) checkStored(req *request.Request, given request.Managed, takes
 	return req.CheckStored(given, takes, policy)
 }
 
-// appendMember appends an entry of a list as WuKongIM shows it. Its id has no meaning here.
+// appendMember appends an entry of a list in WuKongIM's format. Its id has no meaning here.
 func appendMember(dst []byte, uid string) []byte {
 	return append(api.AppendString(append(dst, `{"id":0,"uid":`...), uid), '}')
 }
 
-// allowlist is GET /channel/whitelist.
+// allowlist serves GET /channel/whitelist.
 func (m *Manager) allowlist(w http.ResponseWriter, r *http.Request) outcome.Problem {
 	req := m.Requests.Get()
 	defer m.Requests.Put(req)
@@ -181,13 +181,13 @@ func (m *Manager) allowlist(w http.ResponseWriter, r *http.Request) outcome.Prob
 	return m.list(w, ch, permission.Allowlist, appendMember)
 }
 
-// systemUIDs is GET /user/systemuids.
+// systemUIDs serves GET /user/systemuids.
 func (m *Manager) systemUIDs(w http.ResponseWriter, _ *http.Request) outcome.Problem {
 	return m.list(w, permission.SystemAccounts(), permission.Subscribers, api.AppendString)
 }
 
-// list answers with a list, sorted. What it takes beside what the store holds anyway counts in the budget until the answer
-// is written; the answer itself may be many times that, and goes out in pieces.
+// list answers with a sorted list. Its memory, apart from what the store holds anyway, is charged to the budget until the
+// response is written; the response itself may be many times as large, and is written in pieces.
 func (m *Manager) list(w http.ResponseWriter, ch permission.Channel, l permission.List, element func(dst []byte, uid string) []byte) outcome.Problem {
 	policy, err := m.Permissions.Policy(ch)
 	if err != nil {
@@ -198,7 +198,7 @@ func (m *Manager) list(w http.ResponseWriter, ch permission.Channel, l permissio
 	count := policy.List(l).Len()
 	cost := int64(count)*int64(unsafe.Sizeof("")) + 2*writeBytes
 	if !m.Requests.Budget.Take(cost) {
-		p := outcome.Problem{Outcome: outcome.Overloaded, Msg: fmt.Sprintf("the list has %d uids: no memory to show it at this time", count)}
+		p := outcome.Problem{Outcome: outcome.Overloaded, Msg: fmt.Sprintf("the list has %d uids: not enough memory to return it now", count)}
 		p.Write(w)
 		return p
 	}
@@ -211,7 +211,7 @@ func (m *Manager) list(w http.ResponseWriter, ch permission.Channel, l permissio
 	return outcome.Problem{}
 }
 
-// writeList writes an array, in pieces.
+// writeList writes an array in pieces.
 func (m *Manager) writeList(w http.ResponseWriter, uids []string, element func(dst []byte, uid string) []byte) {
 	body := m.Replies.Get()
 	defer m.Replies.Put(body)
@@ -223,7 +223,7 @@ func (m *Manager) writeList(w http.ResponseWriter, uids []string, element func(d
 		out = element(out, uid)
 		if len(out) >= writeBytes {
 			if _, err := w.Write(out); err != nil {
-				return // a caller that has gone asks again
+				return // a disconnected caller repeats the request
 			}
 			out = out[:0]
 		}

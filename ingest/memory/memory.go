@@ -6,20 +6,20 @@ import (
 	"sync/atomic"
 )
 
-// Budget is memory that all requests share.
+// Budget is a limited amount of memory that all requests share.
 type Budget struct{ free atomic.Int64 }
 
-// NewBudget makes a budget of so many bytes.
+// NewBudget returns a budget of bytes.
 func NewBudget(bytes int64) *Budget {
 	b := new(Budget)
 	b.free.Store(bytes)
 	return b
 }
 
-// Left is what may still be taken.
+// Left returns the number of bytes that may still be taken.
 func (b *Budget) Left() int64 { return b.free.Load() }
 
-// Take takes n bytes, and reports false if there are not as many.
+// Take takes n bytes, and reports false if fewer are left.
 func (b *Budget) Take(n int64) bool {
 	if b.free.Add(-n) < 0 {
 		b.free.Add(n)
@@ -35,13 +35,13 @@ func (b *Budget) GiveBack(n int64) {
 	}
 }
 
-// bytesKept is how large a buffer may have grown to be recycled: twice what a group commit holds.
+// bytesKept is the largest buffer that is recycled: twice the size of a group commit.
 const bytesKept = 1 << 20
 
-// Buffers recycles buffers: what batches are encoded in, bulks are read into and answers are written in.
+// Buffers recycles the buffers that batches are encoded in, bulks are read into and responses are written in.
 type Buffers struct{ pool sync.Pool }
 
-// NewBuffers makes a pool whose new buffers have a capacity of first bytes.
+// NewBuffers returns a pool whose new buffers have a capacity of first bytes.
 func NewBuffers(first int) *Buffers {
 	p := &Buffers{}
 	p.pool.New = func() any {
@@ -54,7 +54,7 @@ func NewBuffers(first int) *Buffers {
 // Get returns an empty buffer.
 func (p *Buffers) Get() *[]byte { return p.pool.Get().(*[]byte) } //nolint:forcetypeassert // the pool holds nothing else
 
-// Put recycles a buffer, which the caller must not use any more.
+// Put recycles a buffer, which the caller must no longer use.
 func (p *Buffers) Put(b *[]byte) {
 	if cap(*b) <= bytesKept {
 		*b = (*b)[:0]

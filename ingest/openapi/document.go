@@ -1,7 +1,7 @@
-// Package openapi is the description of the HTTP API for programs, OpenAPI 3.1, and the page for people that is made of it.
+// Package openapi holds the OpenAPI 3.1 description of the HTTP API, and the HTML page generated from it.
 //
-// openapi.yaml is written by hand. Tests of package ingest hold it against the handlers in both directions: each route is in it and each of
-// its routes is served; requests that are taken, and all answers, are as it says.
+// openapi.yaml is written by hand. Tests of package ingest check it against the handlers in both directions: every served
+// route is described and every described route is served; accepted requests, and all responses, match the description.
 package openapi
 
 import (
@@ -17,13 +17,13 @@ import (
 //go:embed openapi.yaml
 var source []byte
 
-// Document is the description as it is served.
+// Document returns the description as it is served.
 func Document() []byte { return source }
 
-// methods in the order in which a path's are shown.
+// methods returns the methods of a path in the order in which the page shows them.
 func methods() []string { return []string{"get", "head", "post", "put", "patch", "delete"} }
 
-// document is what of the description the page shows.
+// document is the part of the description that the page shows.
 type document struct {
 	Info struct {
 		Title       string `yaml:"title"`
@@ -60,7 +60,7 @@ type parameter struct {
 	Schema      *schema `yaml:"schema"`
 }
 
-// response is also a request's body.
+// response also describes a request's body.
 type response struct {
 	Ref         string              `yaml:"$ref"`
 	Description string              `yaml:"description"`
@@ -95,10 +95,10 @@ func parse() (*document, error) {
 	return &d, nil
 }
 
-// name is the last part of a reference.
+// name returns the last part of a reference.
 func name(ref string) string { return ref[strings.LastIndexByte(ref, '/')+1:] }
 
-// schema gives the schema that a reference means, with the description that stands beside the reference.
+// schema resolves a reference to a schema, and keeps the description next to the reference.
 func (d *document) schema(s *schema) *schema {
 	target := d.Components.Schemas[name(s.Ref)]
 	if s.Ref == "" || target == nil {

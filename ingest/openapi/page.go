@@ -15,7 +15,7 @@ import (
 //go:embed page.html
 var pageSource string
 
-// Page makes the page. It holds all that it needs, and no script.
+// Page generates the page. It is self-contained and has no script.
 func Page() ([]byte, error) {
 	d, err := parse()
 	if err != nil {
@@ -32,7 +32,7 @@ func Page() ([]byte, error) {
 	return page.Bytes(), nil
 }
 
-// prose makes paragraphs of text in which `code` is marked.
+// prose converts text with `code` spans to paragraphs.
 func prose(text string) template.HTML {
 	var out strings.Builder
 	for paragraph := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
@@ -46,10 +46,10 @@ func prose(text string) template.HTML {
 		}
 		out.WriteString("</p>")
 	}
-	return template.HTML(out.String()) //nolint:gosec // all text in it is escaped above
+	return template.HTML(out.String()) //nolint:gosec // all its text is escaped above
 }
 
-// What the template shows.
+// The data of the template.
 type (
 	pageView struct {
 		Title, Summary, Description string
@@ -122,7 +122,7 @@ func (d *document) operation(path, method string, op *operation) operationView {
 			r = d.Components.Responses[name(r.Ref)]
 		}
 		one := responseView{Status: status, Description: r.Description}
-		if status == "200" { // the others are all alike
+		if status == "200" { // all others have the same shape
 			one.Content = d.contents(r.Content)
 		}
 		v.Responses = append(v.Responses, one)
@@ -146,7 +146,7 @@ func (d *document) fields(s *schema) (all []fieldView) {
 	return all
 }
 
-// kind says in a few words what a value may be.
+// kind describes the values of a schema in a few words.
 func (d *document) kind(s *schema) string {
 	if s == nil {
 		return ""
@@ -162,7 +162,7 @@ func (d *document) kind(s *schema) string {
 	case s.Items != nil:
 		words = append(words, "array of "+d.kind(s.Items))
 	case s.Type.Kind == yaml.SequenceNode && len(s.Type.Content) > 0:
-		words = append(words, s.Type.Content[0].Value) // null is taken everywhere
+		words = append(words, s.Type.Content[0].Value) // null is accepted everywhere
 	default:
 		words = append(words, s.Type.Value)
 	}
@@ -177,7 +177,7 @@ func (d *document) kind(s *schema) string {
 	return strings.Join(words, " ")
 }
 
-// example is an example as it would be sent.
+// example formats an example as it would be sent.
 func example(node *yaml.Node) string {
 	var value any
 	if node.IsZero() || node.Decode(&value) != nil {

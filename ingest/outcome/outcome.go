@@ -12,8 +12,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
-// Outcome is what became of a request. It decides everything else about the
-// answer: see spec.
+// Outcome is the result of a request. It determines everything else about the response: see Spec.
 type Outcome uint8
 
 // The outcomes. Which status, code and reason each has is in the table of spec.
@@ -60,8 +59,7 @@ const (
 	Count // the number of them
 )
 
-// WuKongIM's reason codes, as far as they say something about a send
-// (WuKongIM pkg/protocol/frame).
+// WuKongIM's reason codes that apply to a send (WuKongIM pkg/protocol/frame).
 const (
 	ReasonNone          = 0
 	ReasonSuccess       = 1
@@ -74,16 +72,16 @@ const (
 	ReasonConflict      = 28
 )
 
-// Spec is how an outcome is told to the caller.
+// Spec is how an outcome is reported to the caller.
 type Spec struct {
 	Status     int
-	Code       string // stable; also the metrics' label
+	Code       string // stable; also the label of the metrics
 	Reason     int    // WuKongIM's
-	RetryAfter int    // seconds; 0 means that trying again does not help
-	Msg        string // where the case has nothing better to say
+	RetryAfter int    // seconds; 0 means that retrying does not help
+	Msg        string // the default text
 }
 
-// Spec is the one place where the status of an answer is decided.
+// Spec is the only place that decides the status of a response.
 func (o Outcome) Spec() Spec {
 	const safe = "; sending it again with the same client_msg_no is safe"
 	switch o {
@@ -101,11 +99,11 @@ func (o Outcome) Spec() Spec {
 		return Spec{Status: http.StatusBadRequest, Code: "invalid_payload", Reason: ReasonPayloadDecode}
 	case TooLarge:
 		return Spec{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
-			Msg: "the send is larger than the write-ahead log takes in one record"}
+			Msg: "the send is larger than a record of the write-ahead log may be"}
 	case MediaType:
 		return Spec{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type"}
 	case MethodNotAllowed:
-		return Spec{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Msg: "this route does not take this method; see Allow"}
+		return Spec{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Msg: "this route does not support this method; see Allow"}
 	case NotFound:
 		return Spec{Status: http.StatusNotFound, Code: "not_found", Msg: "no such route"}
 	case BodyUnreadable:
@@ -117,7 +115,7 @@ func (o Outcome) Spec() Spec {
 	case Malformed:
 		return Spec{Status: http.StatusBadRequest, Code: "malformed_request", Msg: "the request is not valid HTTP/1.1"}
 	case HeaderTooLarge:
-		return Spec{Status: http.StatusRequestHeaderFieldsTooLarge, Code: "header_too_large", Msg: "the header of the request is larger than is taken"}
+		return Spec{Status: http.StatusRequestHeaderFieldsTooLarge, Code: "header_too_large", Msg: "the header of the request is too large"}
 	case Expectation:
 		return Spec{Status: http.StatusExpectationFailed, Code: "expectation_failed", Msg: "Expect may only be 100-continue"}
 	case SenderBanned, ChannelBanned, Disbanded, Denylisted, NotSubscribed, NotAllowlisted, NoSuchChannel,
@@ -125,19 +123,19 @@ func (o Outcome) Spec() Spec {
 		return o.permissionSpec()
 	case Overloaded:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "overloaded", Reason: ReasonRateLimit, RetryAfter: 1,
-			Msg: "more is being sent than can be taken; nothing was written"}
+			Msg: "the service is overloaded; nothing was written"}
 	case Draining:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "draining", Reason: ReasonSystemError, RetryAfter: 1,
 			Msg: "this process is not serving: it is starting or stopping; nothing was written"}
 	case WALUnavailable:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "wal_unavailable", Reason: ReasonSystemError, RetryAfter: 1,
-			Msg: "the write-ahead log cannot be reached; nothing was written"}
+			Msg: "the write-ahead log is unreachable; nothing was written"}
 	case WALFull:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "wal_full", Reason: ReasonSystemError, RetryAfter: 5,
 			Msg: "the write-ahead log is full; nothing was written"}
 	case WALStalled:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "wal_stalled", Reason: ReasonSystemError, RetryAfter: 3,
-			Msg: "the write-ahead log does not acknowledge what is written to it: its disk may be full, or too slow; nothing was written"}
+			Msg: "the write-ahead log does not acknowledge writes: its disk may be full or too slow; nothing was written"}
 	case WALRefused:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "wal_refused", Reason: ReasonSystemError, RetryAfter: 1,
 			Msg: "the write-ahead log refused the send; nothing was written"}
@@ -151,15 +149,15 @@ func (o Outcome) Spec() Spec {
 		return Spec{Status: http.StatusServiceUnavailable, Code: "no_answer", Reason: ReasonSystemError, RetryAfter: 1,
 			Msg: "the send is stored, but no sequencer answered in time" + safe}
 	case ClientGone:
-		// Nobody reads this; the status, nginx's, is for the metrics.
+		// The client is gone and receives nothing; the status, nginx's, is for the metrics.
 		return Spec{Status: 499, Code: "client_gone"}
 	default:
 		return Spec{Status: http.StatusInternalServerError, Code: "internal", Reason: ReasonSystemError,
-			Msg: "a fault in this service; its log says more"}
+			Msg: "internal error; see the log of the service"}
 	}
 }
 
-// accessSpec is the spec of what refuses a caller whatever he asks for.
+// accessSpec is the spec of outcomes that refuse a caller regardless of the request.
 func (o Outcome) accessSpec() Spec {
 	switch o {
 	case Unauthorized:
@@ -168,28 +166,27 @@ func (o Outcome) accessSpec() Spec {
 		return Spec{Status: http.StatusForbidden, Code: "insufficient_scope", Reason: ReasonAuthFail, Msg: "the token does not allow this"}
 	case UnknownHost:
 		return Spec{Status: http.StatusForbidden, Code: "unknown_host", Reason: ReasonAuthFail}
-	default: // outcomeOrigin
+	default: // CrossOrigin
 		return Spec{Status: http.StatusForbidden, Code: "cross_origin", Reason: ReasonAuthFail}
 	}
 }
 
-// Problem is an answer other than 200. The zero value means that there is none.
+// Problem is a response other than 200. The zero value means that there is none.
 type Problem struct {
 	Outcome Outcome
 	Msg     string // "" means the outcome's own
 	Field   string // names of the bad fields, separated by commas
 	Reason  int    // 0 means the outcome's own
-	// retryAfter is in seconds; 0 means the outcome's own.
+	// RetryAfter is in seconds; 0 means the outcome's own.
 	RetryAfter int
-	// sends is how many sends the request held, where that may be more than one. They count
-	// against the caller's rate.
+	// Sends is the number of sends in the request, if that may be more than one. They count against the caller's rate.
 	Sends int
 }
 
 // OK reports whether there is no problem.
 func (p Problem) OK() bool { return p.Outcome == Accepted }
 
-// Message is what the problem says.
+// Message returns the problem's text.
 func (p Problem) Message() string {
 	if p.Msg != "" {
 		return p.Msg
@@ -197,7 +194,7 @@ func (p Problem) Message() string {
 	return p.Outcome.Spec().Msg
 }
 
-// shape is the problem as the contract wants it.
+// shape converts the problem to the API's error shape.
 func (p Problem) shape() api.Problem {
 	s := p.Outcome.Spec()
 	if p.Reason != ReasonNone {
@@ -212,8 +209,8 @@ func (p Problem) Append(body []byte) []byte { return p.shape().Append(body) }
 // Write answers with the problem.
 func (p Problem) Write(w http.ResponseWriter) { p.shape().Write(w) }
 
-// Response is a problem as a whole HTTP answer, for where there is no ResponseWriter. The connection
-// is closed behind it.
+// Response returns the problem as a complete HTTP response, for use without a ResponseWriter. The connection is closed
+// after it.
 func (p Problem) Response() []byte {
 	s := p.Outcome.Spec()
 	body := p.Append(make([]byte, 0, 256))
@@ -230,7 +227,7 @@ func (p Problem) Response() []byte {
 	return append(append(out, "\r\n\r\n"...), body...)
 }
 
-// Of is the outcome of a send on which the permissions decided v.
+// Of returns the outcome of a send for the verdict v.
 func Of(v permission.Verdict) Outcome {
 	switch v {
 	case permission.Allowed:
@@ -254,7 +251,7 @@ func Of(v permission.Verdict) Outcome {
 	}
 }
 
-// permissionSpec is spec for what the permissions decide.
+// permissionSpec is Spec for the outcomes of permissions.
 func (o Outcome) permissionSpec() Spec {
 	refusal := func(v permission.Verdict, code, msg string) Spec {
 		return Spec{Status: http.StatusForbidden, Code: code, Reason: v.Reason(), Msg: msg}
@@ -269,16 +266,16 @@ func (o Outcome) permissionSpec() Spec {
 	case Denylisted:
 		return refusal(permission.Denylisted, "denylisted", "the sender is on the channel's denylist")
 	case NotSubscribed:
-		return refusal(permission.NotSubscribed, "not_subscribed", "the sender is no subscriber of the channel")
+		return refusal(permission.NotSubscribed, "not_subscribed", "the sender is not a subscriber of the channel")
 	case NotAllowlisted:
 		return refusal(permission.NotAllowlisted, "not_allowlisted", "the sender is not on the channel's allowlist")
 	case NoSuchChannel:
-		return refusal(permission.Undefined, "no_such_channel", "nobody has defined the channel")
+		return refusal(permission.Undefined, "no_such_channel", "the channel is not defined")
 	case ChangeUnknown:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "change_unknown", Reason: ReasonSystemError, RetryAfter: 1,
-			Msg: "the change may be in force or not; making it again is safe"}
+			Msg: "the change may be in force or not; repeating it is safe"}
 	default:
 		return Spec{Status: http.StatusServiceUnavailable, Code: "permissions_unavailable", Reason: ReasonSystemError, RetryAfter: 1,
-			Msg: "the permissions cannot be read now; nothing was written"}
+			Msg: "the permissions are not available; nothing was written"}
 	}
 }

@@ -23,7 +23,7 @@ func TestEveryOutcomeIsWhole(t *testing.T) {
 	}
 }
 
-// Every verdict has an outcome of its own, with the verdict's reason.
+// Every verdict has its own outcome, with the verdict's reason.
 func TestVerdictsHaveOutcomes(t *testing.T) {
 	t.Parallel()
 	seen := make(map[Outcome]permission.Verdict)

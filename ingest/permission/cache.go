@@ -7,20 +7,20 @@ import (
 
 const shards = 64
 
-// cache holds every policy. Sends read it from many goroutines and never wait for one
-// another; one goroutine writes, and holds a shard for as long as it takes to set a pointer.
+// cache holds every policy. Many goroutines read it without blocking each other; a single goroutine writes it, and locks a
+// shard only for as long as it takes to set a pointer.
 type cache struct {
 	shards [shards]shard
 	system atomic.Pointer[Set]
-	// complete: everything that the bucket held at some time is here.
+	// complete: the cache has held everything that the bucket held at some point in time.
 	complete atomic.Bool
 
-	// Written by the one that writes.
+	// Written only by the writing goroutine.
 	channels, members, bytes atomic.Int64
 	held                     atomic.Pointer[extent]
 }
 
-// extent is how much of the bucket is in the cache.
+// extent returns how much of the bucket is in the cache.
 func (c *cache) extent() extent {
 	if held := c.held.Load(); held != nil {
 		return *held
@@ -28,7 +28,7 @@ func (c *cache) extent() extent {
 	return extent{}
 }
 
-// reached notes that the record of a channel, of this revision, is in the cache.
+// reached records that the channel record of this revision is in the cache.
 func (c *cache) reached(revision uint64) {
 	c.held.Store(&extent{Last: max(c.extent().Last, revision), Channels: c.channels.Load()})
 }
@@ -36,7 +36,7 @@ func (c *cache) reached(revision uint64) {
 type shard struct {
 	mu       sync.RWMutex
 	policies map[Channel]*Policy
-	_        [32]byte // a cache line each
+	_        [32]byte // pads a shard to its own cache line
 }
 
 func newCache() *cache {
@@ -63,7 +63,7 @@ func (c *cache) Policy(ch Channel) *Policy {
 // System implements View.
 func (c *cache) System(uid string) bool { return c.system.Load().Has(uid) }
 
-// put takes a policy, unless a newer one is there.
+// put stores a policy, unless the cache has a newer one.
 func (c *cache) put(ch Channel, p *Policy) {
 	s := c.shard(ch)
 	s.mu.Lock()
@@ -87,7 +87,7 @@ func (c *cache) put(ch Channel, p *Policy) {
 	c.bytes.Add(int64(p.bytes() - old.bytes()))
 }
 
-// remove forgets the policy of a channel.
+// remove deletes the policy of a channel.
 func (c *cache) remove(ch Channel) {
 	s := c.shard(ch)
 	s.mu.Lock()
@@ -104,7 +104,7 @@ func (c *cache) remove(ch Channel) {
 	}
 }
 
-// bytes is about the memory that a policy takes, its place in the map included.
+// bytes estimates the memory that a policy takes, including its entry in the map.
 func (p *Policy) bytes() int {
 	if p == nil {
 		return 0

@@ -20,30 +20,29 @@ import (
 const (
 	changeTimeout  = 10 * time.Second
 	attemptsMax    = 20
-	attemptPause   = 20 * time.Millisecond // times the attempt, with jitter
+	attemptPause   = 20 * time.Millisecond // multiplied by the attempt's number, with jitter
 	pagesInFlight  = 64
 	purgeTimeout   = 3 * time.Second
 	lockStripes    = 256
-	purgeEachMax   = 8 // more pages than these are purged in one call, where that is possible
+	purgeEachMax   = 8 // more pages than this are purged in one call, if possible
 	recordRoom     = 1 << 10
 	bucketSubjects = "$KV." + topology.PermissionBucket + "."
 )
 
-// Errors of a change that did not come to its end.
+// Errors of a change that did not complete.
 var (
-	// ErrUnchanged: nothing has been changed, and NATS or this process is why.
+	// ErrUnchanged: nothing was changed, because of NATS or this process.
 	ErrUnchanged = errors.New("nothing was changed")
-	// ErrUnknown: the change may be in force or not, or is not yet in force in this process.
-	// Making it again is safe.
+	// ErrUnknown: the change may be in force or not, or is not yet in force in this process. Repeating it is safe.
 	ErrUnknown = errors.New("the change may be in force or not")
 )
 
-// errConflict: the record was changed by somebody else meanwhile.
-var errConflict = errors.New("changed by others meanwhile")
+// errConflict: another process changed the record in the meantime.
+var errConflict = errors.New("another process changed it in the meantime")
 
-// Change makes an edit of a channel's policy. Where it returns nil the edit is stored, with its mark, and in
-// force in this process. An edit that changes nothing is nothing to store. Otherwise the error
-// is one of ErrTooMany and ErrDamaged, ErrUnchanged, or ErrUnknown.
+// Change applies an edit to a channel's policy. If it returns nil, the edit and its mark are stored, and the edit is in
+// force in this process. An edit that changes nothing is not stored. The error wraps ErrTooMany, ErrDamaged, ErrUnchanged
+// or ErrUnknown.
 func (s *Store) Change(ctx context.Context, ch Channel, e Edit) error {
 	start := time.Now()
 	err := s.change(ctx, ch, e, false)
@@ -54,12 +53,12 @@ func (s *Store) Change(ctx context.Context, ch Channel, e Edit) error {
 func (s *Store) change(ctx context.Context, ch Channel, e Edit, force bool) error {
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
-	lock := s.locks[hash(ch.Name)%lockStripes] // those of this process need not fight each other
+	lock := s.locks[hash(ch.Name)%lockStripes] // avoids conflicts within this process
 	select {
 	case lock <- struct{}{}:
 		defer func() { <-lock }()
 	case <-ctx.Done():
-		return fmt.Errorf("%w: too many changes of the same channel at one time", ErrUnchanged)
+		return fmt.Errorf("%w: too many concurrent changes of the same channel", ErrUnchanged)
 	}
 	for n := range attemptsMax {
 		err := s.attempt(ctx, ch, e, force)
@@ -75,17 +74,17 @@ func (s *Store) change(ctx context.Context, ch Channel, e Edit, force bool) erro
 			return fmt.Errorf("%w: %w", ErrUnchanged, err)
 		}
 	}
-	return fmt.Errorf("%w: other instances changed the same channel %d times meanwhile", ErrUnchanged, attemptsMax)
+	return fmt.Errorf("%w: %d attempts conflicted with changes of the same channel by other instances", ErrUnchanged, attemptsMax)
 }
 
-// attempt makes the edit of the policy that the cache holds. It is errConflict where that is
-// not, or is no longer, what the bucket holds.
+// attempt applies the edit to the cached policy. It returns errConflict if that is not, or is no longer, what the bucket
+// holds.
 func (s *Store) attempt(ctx context.Context, ch Channel, e Edit, force bool) error {
 	if err := s.Check(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnchanged, err)
 	}
 	if !s.js.Conn().IsConnected() {
-		return fmt.Errorf("%w: NATS cannot be reached", ErrUnchanged)
+		return fmt.Errorf("%w: NATS is unreachable", ErrUnchanged)
 	}
 	cache := s.cache.Load()
 	base := cache.Policy(ch)
@@ -94,14 +93,14 @@ func (s *Store) attempt(ctx context.Context, ch Channel, e Edit, force bool) err
 		err = ErrDamaged
 	}
 	if err != nil || next == base && !force {
-		// The cache may be a moment behind, so make sure before saying so.
+		// The cache may lag behind the bucket, so make sure before reporting no change.
 		if syncErr := s.sync(ctx); syncErr != nil {
 			return fmt.Errorf("%w: %w", ErrUnchanged, syncErr)
 		}
 		if cache.Policy(ch) != base || s.cache.Load() != cache {
 			return errConflict
 		}
-		if err == nil { // of the change that made it so, the mark may not be stored
+		if err == nil { // the mark of the earlier change may not be stored
 			if markErr := s.raise(ctx); markErr != nil {
 				return fmt.Errorf("%w: %w", ErrUnchanged, markErr)
 			}
@@ -118,30 +117,30 @@ func (s *Store) attempt(ctx context.Context, ch Channel, e Edit, force bool) err
 	}
 	revision, err := s.storeRecord(ctx, ch, next, base)
 	if err != nil {
-		if !errors.Is(err, ErrUnknown) { // a record that points to them may have been written
+		if !errors.Is(err, ErrUnknown) { // otherwise a record that points to them may have been written
 			s.purge(ctx, pages)
 		}
 		return err
 	}
 	if err := s.reach(ctx, revision); err != nil {
-		return fmt.Errorf("%w: it is stored as revision %d, which has not come back in time: %w", ErrUnknown, revision, err)
+		return fmt.Errorf("%w: it is stored as revision %d, which the watch has not delivered in time: %w", ErrUnknown, revision, err)
 	}
 	s.purgeReplaced(ctx, ch, base, next, pages, revision)
 	if err := s.raise(ctx); err != nil {
-		return fmt.Errorf("%w: it is in force, and a loss of it would not be noticed: %w", ErrUnknown, err)
+		return fmt.Errorf("%w: it is in force, but a loss of it would not be noticed: %w", ErrUnknown, err)
 	}
 	return nil
 }
 
-// storedPage is a page as it was stored.
+// storedPage is a page in the bucket.
 type storedPage struct {
 	list     List
 	key      string
 	revision uint64
 }
 
-// storePages stores the pages of a policy that are not stored yet, and gives them their ids.
-// It returns those that it stored, also where it fails.
+// storePages stores the pages of a policy that are not stored yet, and assigns their ids. It returns the pages that it
+// stored, even if it fails.
 func (s *Store) storePages(ctx context.Context, ch Channel, p *Policy) (stored []storedPage, err error) {
 	type sent struct {
 		page   storedPage
@@ -174,7 +173,7 @@ func (s *Store) storePages(ctx context.Context, ch Channel, p *Policy) (stored [
 				settle()
 			}
 			id := newID()
-			set.leaves[i].id = id // the set was made by this edit: nobody else has it
+			set.leaves[i].id = id // safe: this edit made the set, and nothing else refers to it
 			data, encodeErr := set.leaves[i].page.record()
 			if encodeErr != nil {
 				err = errors.Join(err, encodeErr)
@@ -195,21 +194,21 @@ func (s *Store) storePages(ctx context.Context, ch Channel, p *Policy) (stored [
 	return stored, err
 }
 
-// newID names a page for ever.
+// newID returns a page id that is never used again.
 func newID() uint64 {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return binary.BigEndian.Uint64(b[:]) | 1
 }
 
-// The codes of a refused compare-and-swap.
+// JetStream's error codes for a failed compare-and-swap.
 const (
 	errCodeWrongLastSequence         jetstream.ErrorCode = 10071
 	errCodeWrongLastSequenceConstant jetstream.ErrorCode = 10164
 )
 
-// storeRecord writes the policy in the place of base: the change itself. An empty policy has a record too, so that one that
-// was deleted by hand is told from it; no process keeps it in memory.
+// storeRecord replaces base with the policy, which is the change itself. An empty policy is stored as a record too, so
+// that it differs from one that was deleted by hand; it is not kept in memory.
 func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (revision uint64, err error) {
 	msg := &nats.Msg{Subject: bucketSubjects + ch.key()}
 	if msg.Data, err = p.record(); err != nil {
@@ -227,7 +226,7 @@ func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (r
 	if !errors.Is(err, errConflict) {
 		return revision, err
 	}
-	// There is none, and yet something is stored: that it is empty, or a record that the cache does not have.
+	// The cache has no policy, but the key exists: it holds an empty record, or one that the cache has not seen.
 	empty, err := s.emptyAt(ctx, msg.Subject)
 	if err != nil {
 		return 0, err
@@ -235,7 +234,7 @@ func (s *Store) storeRecord(ctx context.Context, ch Channel, p, base *Policy) (r
 	return storeAfter(ctx, s.js, msg, empty)
 }
 
-// storeAfter writes a record if the newest message of its key is the expected one; otherwise it is errConflict.
+// storeAfter writes a record if the newest message of its key has the expected sequence; otherwise it returns errConflict.
 func storeAfter(ctx context.Context, js jetstream.JetStream, msg *nats.Msg, expected uint64) (revision uint64, err error) {
 	ack, err := js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(expected), jetstream.WithRetryAttempts(0))
 	var refusal *jetstream.APIError
@@ -252,7 +251,7 @@ func storeAfter(ctx context.Context, js jetstream.JetStream, msg *nats.Msg, expe
 	}
 }
 
-// emptyAt returns the revision of an empty record; errConflict if another one is there.
+// emptyAt returns the revision of an empty record, or errConflict if the record is not empty.
 func (s *Store) emptyAt(ctx context.Context, subject string) (revision uint64, err error) {
 	stream, err := s.js.Stream(ctx, bucketStream)
 	var last *jetstream.RawStreamMsg
@@ -272,7 +271,7 @@ func (s *Store) emptyAt(ctx context.Context, subject string) (revision uint64, e
 	return last.Sequence, nil
 }
 
-// purgeReplaced removes the pages that base pointed to and next does not.
+// purgeReplaced removes the pages that base points to and next does not.
 func (s *Store) purgeReplaced(ctx context.Context, ch Channel, base, next *Policy, stored []storedPage, revision uint64) {
 	for l := range lists {
 		kept := make(map[uint64]bool)
@@ -298,7 +297,7 @@ func (s *Store) purgeReplaced(ctx context.Context, ch Channel, base, next *Polic
 			s.purge(ctx, gone)
 			continue
 		}
-		// All pages from before this change are gone. Those that came later are not ours.
+		// All pages older than this change are purged. Later ones belong to other changes.
 		before := revision
 		for _, page := range stored {
 			if page.list == l {
@@ -309,8 +308,8 @@ func (s *Store) purgeReplaced(ctx context.Context, ch Channel, base, next *Polic
 	}
 }
 
-// purge removes pages that nobody points to. What it cannot remove costs nothing but its space
-// until a process starts and sweeps.
+// purge removes pages that no record points to. A page that it fails to remove only takes up space until a process starts
+// and sweeps it.
 func (s *Store) purge(ctx context.Context, pages []storedPage) {
 	if len(pages) == 0 {
 		return
@@ -324,7 +323,7 @@ func (s *Store) purge(ctx context.Context, pages []storedPage) {
 		}
 	}
 	if err != nil {
-		s.log.Warn("pages of permissions that are no longer used could not be removed; they are swept at a later start", "pages", len(pages), "error", err)
+		s.log.Warn("cannot remove unused pages of permissions; a later start will sweep them", "pages", len(pages), "error", err)
 	}
 }
 
@@ -336,6 +335,6 @@ func (s *Store) purgeBefore(ctx context.Context, keys string, revision uint64) {
 		err = stream.Purge(ctx, jetstream.WithPurgeSubject(bucketSubjects+keys), jetstream.WithPurgeSequence(revision))
 	}
 	if err != nil {
-		s.log.Warn("pages of permissions that are no longer used could not be removed; they are swept at a later start", "keys", keys, "error", err)
+		s.log.Warn("cannot remove unused pages of permissions; a later start will sweep them", "keys", keys, "error", err)
 	}
 }

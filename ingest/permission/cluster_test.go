@@ -17,8 +17,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// TestEndToEndCluster changes permissions through two instances while each of three NATS
-// servers is killed in turn. What was answered is there in the end, everywhere.
+// TestEndToEndCluster changes permissions through two instances while each of three NATS servers is killed in turn. Every
+// acknowledged change must be in force in both at the end.
 func TestEndToEndCluster(t *testing.T) { //nolint:paralleltest // it starts three servers, and kills them
 	servers := testkit.StartNATSCluster(t, testkit.NATSOptions{})
 	url := servers[0].URL + "," + servers[1].URL + "," + servers[2].URL
@@ -61,7 +61,7 @@ func TestEndToEndCluster(t *testing.T) { //nolint:paralleltest // it starts thre
 	progress := func(n int64) {
 		t.Helper()
 		target := count.Load() + n
-		require.Eventually(t, func() bool { return count.Load() >= target }, time.Minute, time.Millisecond, "changes go on")
+		require.Eventually(t, func() bool { return count.Load() >= target }, time.Minute, time.Millisecond, "changes continue")
 	}
 	for _, server := range servers {
 		progress(30)

@@ -20,7 +20,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// TestEachBitOfARecordCounts: whatever bit flips of a channel's record or of a page, nobody is let in.
+// TestEachBitOfARecordCounts: whichever bit of a channel's record or page flips, no one may send.
 func TestEachBitOfARecordCounts(t *testing.T) {
 	t.Parallel()
 	p, err := (*Policy)(nil).edit(Edit{Raise: FlagDefined, Lists: [lists]ListEdit{Denylist: {Add: []string{"u", "<&>"}}, Subscribers: {Add: []string{"v"}}}})
@@ -51,7 +51,7 @@ func flipped(right []byte, try func([]byte)) {
 	}
 }
 
-// TestRecordsOfBefore have no checksum, and no field that is not known.
+// TestRecordsOfBefore: records of earlier versions have no checksum and no unknown fields.
 func TestRecordsOfBefore(t *testing.T) {
 	t.Parallel()
 	p, err := readPolicy([]byte(`{"v":1,"defined":true,"denylist":{"count":1,"uids":["u"]}}`), 1, nil)
@@ -89,13 +89,13 @@ func TestADamagedRecordInTheBucket(t *testing.T) {
 	require.Equal(t, Allowed, s.ask("u", h), "the channel alone")
 	require.Equal(t, Unavailable, b.store().ask("u", g))
 
-	// Who the system accounts are decides who may send everywhere.
+	// The system accounts decide who may send everywhere.
 	b.put(SystemAccounts(), `{"v":1,"x":1}`)
 	eventually(t, "the system accounts are not known", func() bool { return s.ask("v", h) == Unavailable })
 	require.Equal(t, Allowed, s.ask("u", h))
 }
 
-// waiting runs a store that does not become ready, and returns what it says.
+// waiting runs a store that does not become ready, and returns its reason.
 func (b *bundle) waiting() *Store {
 	b.t.Helper()
 	s := b.idle(30 * time.Second)
@@ -109,7 +109,7 @@ func (b *bundle) waiting() *Store {
 	return s
 }
 
-// TestAnEmptiedBucketAllowsNobody until it is repaired.
+// TestAnEmptiedBucketAllowsNobody: an emptied bucket admits no sender until it is repaired.
 func TestAnEmptiedBucketAllowsNobody(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -126,7 +126,7 @@ func TestAnEmptiedBucketAllowsNobody(t *testing.T) {
 	require.Equal(t, Allowed, s.ask("v", g))
 }
 
-// repair runs `sendhouse repair permissions`, first without --yes, and looks how many channels' permissions it keeps.
+// repair runs `sendhouse repair permissions`, first without --yes, and checks how many channels' permissions it keeps.
 func (b *bundle) repair(channels int) {
 	b.t.Helper()
 	run := func(yes bool) (string, error) {
@@ -143,7 +143,7 @@ func (b *bundle) repair(channels int) {
 	require.ErrorIs(b.t, err, command.ErrNotConfirmed)
 	_, err = run(true)
 	require.NoError(b.t, err)
-	if channels > 0 { // twice is no more than once
+	if channels > 0 { // a second repair changes nothing
 		text, err := run(true)
 		require.NoError(b.t, err)
 		require.Contains(b.t, text, fmt.Sprintf("the permissions of %d channels, no fewer than it had", channels))
@@ -161,8 +161,8 @@ func (b *bundle) bucketDir() string {
 	return filepath.Join(b.dir, "jetstream", "$G", "streams", bucketStream)
 }
 
-// TestABucketBehindItsMark: a bucket that was replaced by an older copy, was cut off, or has lost a record without a trace
-// admits no sender, also in a process that has known better, until it is repaired.
+// TestABucketBehindItsMark: a bucket that was replaced by an older copy, was truncated, or silently lost a record admits
+// no sender until it is repaired, even in a process that has read more.
 func TestABucketBehindItsMark(t *testing.T) {
 	t.Parallel()
 	deny := Edit{Raise: FlagDefined, Lists: [lists]ListEdit{Denylist: {Add: []string{"u"}}}}
@@ -172,7 +172,7 @@ func TestABucketBehindItsMark(t *testing.T) {
 		running func(b *bundle)
 		says    string
 		kept    int
-		then    Verdict // of u in h, after the repair
+		then    Verdict // on a send of u to h, after the repair
 	}{
 		"older copy": {
 			stopped: func(b *bundle, older string) { b.copyBucket(older, b.bucketDir()) },
@@ -193,7 +193,7 @@ func TestABucketBehindItsMark(t *testing.T) {
 				_, err := b.kv.Put(b.t.Context(), g.key(), []byte(`{"v":1,"defined":true}`))
 				require.NoError(b.t, err)
 			},
-			says: "it was made again", kept: 1, then: Allowed,
+			says: "it was created again", kept: 1, then: Allowed,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -238,14 +238,14 @@ func (b *bundle) purge(key string) {
 	require.NoError(b.t, stream.Purge(b.t.Context(), jetstream.WithPurgeSubject(bucketSubjects+key)))
 }
 
-// TestRepairMakesTheBucketAgain with what can be read of it, lists in pages among it.
+// TestRepairMakesTheBucketAgain: the repair keeps everything that can be read, including lists in pages.
 func TestRepairMakesTheBucketAgain(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	s := b.store()
 	g, h := group("g"), group("h")
 	b.change(s, g, define(numbered("member", 3000)...))
-	for _, uid := range []string{"u", "v"} { // the second has its place in the stream as a condition
+	for _, uid := range []string{"u", "v"} { // the second write has a condition on its sequence
 		b.change(s, h, define(uid))
 	}
 	b.change(s, group("lost"), Edit{Raise: FlagDefined, Lists: [lists]ListEdit{Denylist: {Add: []string{"denied-in-lost"}}}})
@@ -262,8 +262,8 @@ func TestRepairMakesTheBucketAgain(t *testing.T) {
 	require.Equal(t, Allowed, b.store().ask("w", h))
 }
 
-// TestMarkIsNeverFalse: processes change channels at once, die between a change and its mark, delete and define again; no start
-// is ever refused.
+// TestMarkIsNeverFalse: processes change channels concurrently, die between a change and its mark, and delete and define
+// channels again; no start is ever refused.
 func TestMarkIsNeverFalse(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -293,13 +293,13 @@ func TestMarkIsNeverFalse(t *testing.T) {
 	}
 }
 
-// TestDeathBetweenRecordAndMark: the bucket is ahead of its mark, which the next process raises.
+// TestDeathBetweenRecordAndMark: the bucket is ahead of its mark, and the next process raises it.
 func TestDeathBetweenRecordAndMark(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	s := b.store()
 	b.change(s, group("g"), define("u"))
-	b.put(group("h"), `{"v":1,"defined":true}`) // as of a process that died, or of a version without marks
+	b.put(group("h"), `{"v":1,"defined":true}`) // as left by a process that died, or by a version without marks
 	again := b.store()
 	eventually(t, "raised", func() bool {
 		stored, err := readMark(t.Context(), b.js)
@@ -308,7 +308,7 @@ func TestDeathBetweenRecordAndMark(t *testing.T) {
 	require.EqualValues(t, 2, again.cache.Load().extent().Channels)
 }
 
-// TestRestoredBucket: a cluster gives a stream that is restored from a backup another time of creation. One that has everything is right.
+// TestRestoredBucket: a cluster sets a new creation time for a stream restored from a backup. A complete one is accepted.
 func TestRestoredBucket(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -327,7 +327,7 @@ func TestRestoredBucket(t *testing.T) {
 	b.change(again, group("h"), define("u"))
 }
 
-// TestNoMark: the bucket of a version without marks gets one, and so does one whose mark was lost or is damaged.
+// TestNoMark: a bucket without a mark, or whose mark was lost or is damaged, gets a new one.
 func TestNoMark(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -353,7 +353,7 @@ func TestNoMark(t *testing.T) {
 	}
 }
 
-// TestABitOnTheServersDisk: the server passes over a record that is not what it wrote, and says nothing.
+// TestABitOnTheServersDisk: the server silently skips a record that is damaged on its disk.
 func TestABitOnTheServersDisk(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -368,7 +368,7 @@ func TestABitOnTheServersDisk(t *testing.T) {
 	require.Equal(t, Unavailable, s.ask("u", group("b")))
 }
 
-// flipOnDisk changes one bit of a text in the bucket's files.
+// flipOnDisk flips one bit of a text in the bucket's files.
 func (b *bundle) flipOnDisk(text string) {
 	b.t.Helper()
 	files, err := filepath.Glob(filepath.Join(b.bucketDir(), "msgs", "*.blk"))

@@ -4,10 +4,10 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// SystemUID is WuKongIM's built-in system account. It passes as those do that are listed.
+// SystemUID is WuKongIM's built-in system account. It has the rights of the listed system accounts.
 const SystemUID = "____system"
 
-// Verdict is what the policies say of a send.
+// Verdict is the decision on a send.
 type Verdict uint8
 
 // The verdicts. Their reason codes are WuKongIM's; see [Verdict.Reason].
@@ -20,12 +20,12 @@ const (
 	NotSubscribed
 	NotAllowlisted
 	Undefined
-	// Unavailable means that the policies are not known: nothing may be sent on their word.
+	// Unavailable means that the policies are not known, so no send can be allowed.
 	Unavailable
 	Verdicts // the number of them
 )
 
-// Reason is WuKongIM's reason code for a refusal; 0 for the other verdicts.
+// Reason returns WuKongIM's reason code for a refusal; 0 for the other verdicts.
 func (v Verdict) Reason() int {
 	return [Verdicts]int{
 		SenderBanned: 25, ChannelBanned: 19, Disbanded: 24, Denylisted: 4,
@@ -33,7 +33,7 @@ func (v Verdict) Reason() int {
 	}[v]
 }
 
-// String is the verdict's name in metrics.
+// String returns the verdict's name in metrics.
 func (v Verdict) String() string {
 	return [Verdicts]string{
 		"allowed", "sender_banned", "channel_banned", "disbanded", "denylisted",
@@ -41,40 +41,37 @@ func (v Verdict) String() string {
 	}[v]
 }
 
-// Rules are the settings that the verdicts depend on.
+// Rules are the settings that affect the verdicts.
 type Rules struct {
-	// RefuseUndefined refuses sends to group-like channels that nobody has defined.
+	// RefuseUndefined refuses sends to group-like channels that are not defined.
 	RefuseUndefined bool
-	// PersonAllowlists lets a person be sent to only by those on the person's allowlist, unless
-	// the person allows strangers.
+	// PersonAllowlists allows sends to a person only from uids on the person's allowlist, unless the person allows strangers.
 	PersonAllowlists bool
 }
 
-// Send is what is asked for.
+// Send is a send to decide on.
 type Send struct {
 	From string
-	// Type and Name are the channel's, without the command suffix. Of a person channel Name
-	// is the other side's uid.
+	// Type and Name are the channel's, without the command suffix. For a person channel Name is the other side's uid.
 	Type message.ChannelType
 	Name string
-	// ReceiversNamed says that the send itself names who receives it, and no channel.
+	// ReceiversNamed means that the send names its receivers instead of a channel.
 	ReceiversNamed bool
 }
 
-// View is where policies are looked up.
+// View looks up policies.
 type View interface {
-	// Policy is nil where nothing is known of the channel.
+	// Policy returns nil if the channel has no policy.
 	Policy(Channel) *Policy
-	// System says whether a uid is a system account.
+	// System reports whether a uid is a system account.
 	System(uid string) bool
 }
 
-// Decide is a pure function of what the view holds.
+// Decide returns the verdict on a send. It is a pure function of the view, the rules and the send.
 //
-// The order: a system account passes, but not into a disbanded channel; then the sender's
-// ban; the channel's own state; the denylist; membership; the allowlist. A command has the
-// policy of its channel. A send that names its receivers in place of a channel passes, as in
-// WuKongIM: there is no policy that could speak of it.
+// The order of checks: a system account may send anywhere but to a disbanded channel; then the sender's ban; the channel's
+// state; the denylist; membership; the allowlist. A command falls under the policy of its channel. A send that names its
+// receivers instead of a channel is allowed, as in WuKongIM: no policy applies to it.
 func Decide(v View, rules Rules, s Send) Verdict {
 	if s.ReceiversNamed {
 		return Allowed
@@ -108,8 +105,8 @@ func Decide(v View, rules Rules, s Send) Verdict {
 	}
 }
 
-// decideSender looks whether the sender is banned: as a person, or with all others in the
-// channel. A banned person neither sends nor receives; a send-banned one does not send.
+// decideSender checks whether the sender is banned, as a person or together with all others in the channel. A banned
+// person can neither send nor receive; a send-banned one cannot send.
 func decideSender(v View, s Send, channel *Policy) Verdict {
 	person := v.Policy(Channel{Type: message.ChannelPerson, Name: s.From})
 	switch {
@@ -135,9 +132,9 @@ func decidePerson(v View, rules Rules, s Send, receiver *Policy) Verdict {
 	return Allowed
 }
 
-// decideVisitors: a visitors channel bears the visitor's uid. The visitor passes. Who may
-// answer is in the lists of the customer service channel of that name (WuKongIM v3) or, where
-// there is none, in its own (v2).
+// decideVisitors decides on a visitors channel, whose name is the visitor's uid. The visitor may send. Who may answer is
+// determined by the lists of the customer service channel of that name (WuKongIM v3) or, if there is none, by the
+// channel's own (v2).
 func decideVisitors(v View, rules Rules, s Send, channel *Policy) Verdict {
 	if s.From == s.Name {
 		return Allowed
@@ -169,8 +166,8 @@ func decideLists(rules Rules, s Send, channel *Policy, membersOnly bool) Verdict
 	return Allowed
 }
 
-// groupLike says whether only members send to channels of a type. Customer service, info
-// and agent channels are open to all.
+// groupLike reports whether only members may send to channels of a type. Customer service, info and agent channels are
+// open to everyone.
 func groupLike(t message.ChannelType) bool {
 	switch t {
 	case message.ChannelGroup, message.ChannelCommunity, message.ChannelCommunityTopic, message.ChannelData,

@@ -8,7 +8,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// known is a view of what a row of a table says.
+// known is a view of one row of the table.
 type known struct {
 	policies map[Channel]*Policy
 	system   map[string]bool
@@ -31,8 +31,7 @@ func policy(t testing.TB, flags Flags, lists map[List][]string) *Policy {
 	return p
 }
 
-// TestDecideOrder goes through the contract's order. In each row everything that comes later
-// in the order is wrong, too, and does not count yet.
+// TestDecideOrder follows the contract's order. In each row every later check would also fail, and must not count.
 func TestDecideOrder(t *testing.T) {
 	t.Parallel()
 	const all = FlagDefined | FlagBanned | FlagDisbanded
@@ -159,7 +158,7 @@ func TestDecideVisitors(t *testing.T) {
 	require.Equal(t, NotSubscribed, decide("agent", Rules{}, map[Channel]*Policy{service: with("x"), own: with("agent")}))
 }
 
-// What is damaged lets nobody in.
+// A damaged policy lets no one send.
 func TestDecideDamaged(t *testing.T) {
 	t.Parallel()
 	broken, err := readPolicy([]byte(`{"v":2}`), 1, nil)

@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	askTimeout   = time.Second            // for one question to NATS
-	watchTimeout = 2 * time.Second        // to begin a watch, and to end one
-	followPause  = 250 * time.Millisecond // between two tries to watch
-	// notWholePause is the pause where all of the bucket was read and is not all that it should be. It may be a server that is behind.
+	askTimeout   = time.Second            // for one request to NATS
+	watchTimeout = 2 * time.Second        // to start a watch, and to stop one
+	followPause  = 250 * time.Millisecond // between two attempts to watch
+	// notWholePause is the pause after the whole bucket was read and is incomplete. The server may be lagging.
 	notWholePause = 2 * time.Second
 )
 
 var errWatchEnded = errors.New("the watch ended")
 
-// follow keeps a watch on the bucket until ctx ends. It alone writes the cache.
+// follow keeps a watch on the bucket until ctx ends. It is the only writer of the cache.
 func (s *Store) follow(ctx context.Context) {
 	var faults lifecycle.Repeated
 	for ctx.Err() == nil {
@@ -34,16 +34,16 @@ func (s *Store) follow(ctx context.Context) {
 			return
 		}
 		s.metrics.watches.Inc()
-		if err == nil { // a new one was asked for
+		if err == nil { // a new watch was requested
 			continue
 		}
 		pause := followPause
 		if errors.Is(err, ErrNotWhole) {
 			pause = notWholePause
-			s.forget() // so that all of it is read again
+			s.forget() // so that the whole bucket is read again
 		}
 		if skipped, due := faults.Due("watch"); due {
-			s.log.Warn("permissions cannot be followed; retrying", "error", broker.Explain(err), "skipped", skipped)
+			s.log.Warn("cannot watch the permissions; retrying", "error", broker.Explain(err), "skipped", skipped)
 		}
 		select {
 		case <-time.After(pause):
@@ -52,12 +52,12 @@ func (s *Store) follow(ctx context.Context) {
 	}
 }
 
-// watch applies what comes until ctx ends or a new watch is asked for. It goes on where the last one was.
+// watch applies updates until ctx ends or a new watch is requested. It starts after the last message applied.
 func (s *Store) watch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	select {
-	case <-s.restart: // was meant for the last one
+	case <-s.restart: // drops a request meant for the previous watch
 	default:
 	}
 	asked, before := time.Now(), s.progress.now()
@@ -66,7 +66,7 @@ func (s *Store) watch(ctx context.Context) error {
 		return err
 	}
 	if s.replaced(at, before) {
-		s.log.Warn("the bucket of permissions was replaced or set back; reading all of it again", "bucket", topology.PermissionBucket)
+		s.log.Warn("the bucket of permissions was replaced or rolled back; reading it from the start", "bucket", topology.PermissionBucket)
 		s.forget()
 	}
 	s.created.Store(at.created.UnixNano())
@@ -90,15 +90,15 @@ func (s *Store) watch(ctx context.Context) error {
 			case !open:
 				return errWatchEnded
 			case entry == nil:
-				// All has come that the watch's server has. Where that is less than the leader has,
-				// or the last messages are gone, probe finds out which.
+				// The watch has delivered everything that its server has. If the leader has more, or the newest messages are gone, probe
+				// finds out which.
 				if s.progress.now() >= at.last {
 					switch err := s.whole(ctx, cache); {
 					case err == nil:
 						s.confirm(cache, asked)
 					case errors.Is(err, ErrNotWhole):
 						return err
-					} // else probe asks again
+					} // otherwise probe asks again
 				}
 			default:
 				s.apply(entry)
@@ -108,17 +108,17 @@ func (s *Store) watch(ctx context.Context) error {
 	}
 }
 
-// errUnsettled: the bucket is being changed, so that its keys cannot be counted.
+// errUnsettled: the bucket is being changed, so its keys cannot be counted.
 var errUnsettled = errors.New("the bucket of permissions is being changed")
 
-// whole refuses a cache that has fewer keys than the bucket's leader counts in the bucket: the server passes over those that cannot
-// be read without a word. A bucket that was written and is empty was purged: records are replaced and never removed. And it refuses a
-// bucket that is behind its mark. It is asked before a cache is used for the first time.
+// whole rejects a cache with fewer keys than the leader counts in the bucket: the server silently skips messages that it
+// cannot read. A bucket that was written and is now empty was purged, since records are replaced and never removed. It
+// also rejects a bucket with less than its mark. It runs before a cache is used for the first time.
 func (s *Store) whole(ctx context.Context, cache *cache) error {
 	if cache.complete.Load() {
 		return nil
 	}
-	stored, err := readMark(ctx, s.js) // before the bucket is asked, which only grows
+	stored, err := readMark(ctx, s.js) // before the position, which only grows
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (s *Store) whole(ctx context.Context, cache *cache) error {
 	if err != nil {
 		return err
 	}
-	if at.last > applied { // or the newest messages are gone
+	if at.last > applied { // otherwise the newest messages are gone
 		if missing, err := s.missing(ctx); err != nil || missing {
 			return errors.Join(errUnsettled, err)
 		}
@@ -150,7 +150,7 @@ func (s *Store) whole(ctx context.Context, cache *cache) error {
 	return problem
 }
 
-// open begins a watch. The context is the watch's for its whole life; cancel ends it.
+// open starts a watch. ctx lasts for the whole life of the watch; cancel ends it.
 func (s *Store) open(ctx context.Context, cancel func()) (updates <-chan jetstream.KeyValueEntry, stop func(), err error) {
 	late := time.AfterFunc(watchTimeout, cancel)
 	defer late.Stop()
@@ -167,23 +167,23 @@ func (s *Store) open(ctx context.Context, cancel func()) (updates <-chan jetstre
 		return nil, nil, fmt.Errorf("watch bucket %s: %w", topology.PermissionBucket, err)
 	}
 	return watcher.Updates(), func() {
-		_ = watcher.Stop() // fails only where the connection has ended, and the watch with it
+		_ = watcher.Stop() // fails only if the connection, and with it the watch, has ended
 		closed := time.After(watchTimeout)
 		for {
 			select {
-			case _, open := <-watcher.Updates(): // it may be waiting to hand over one more
+			case _, open := <-watcher.Updates(): // it may be blocked delivering one more
 				if !open {
 					return
 				}
 			case <-closed:
-				s.log.Warn("a watch on the permissions did not end", "timeout", watchTimeout)
+				s.log.Warn("a watch on the permissions did not stop", "timeout", watchTimeout)
 				return
 			}
 		}
 	}, nil
 }
 
-// forget empties the cache: what it holds is not what the bucket holds.
+// forget empties the cache, because it no longer matches the bucket.
 func (s *Store) forget() {
 	s.usable.Store(false)
 	s.cache.Store(newCache())
@@ -192,13 +192,13 @@ func (s *Store) forget() {
 	s.progress.reset()
 }
 
-// apply brings one message of the bucket into the cache.
+// apply applies one message of the bucket to the cache.
 func (s *Store) apply(entry jetstream.KeyValueEntry) {
 	key, err := parseKey(entry.Key())
 	if err != nil {
 		s.metrics.damaged.Inc()
 		s.others.Add(1)
-		s.log.Warn("a foreign key stands in the bucket of permissions", "bucket", topology.PermissionBucket, "error", err)
+		s.log.Warn("unexpected key in the bucket of permissions", "bucket", topology.PermissionBucket, "error", err)
 		return
 	}
 	stored := entry.Operation() == jetstream.KeyValuePut
@@ -211,9 +211,9 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 	}
 	cache := s.cache.Load()
 	defer cache.reached(entry.Revision())
-	if !stored { // by hand: a record is replaced, and never deleted. Whom it refused is not known any more
+	if !stored { // by hand: a record is replaced, and never deleted. Whom it refused is no longer known
 		s.metrics.damaged.Inc()
-		s.log.Error("the permissions of a channel were deleted; nobody can send to it until it is defined again", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision())
+		s.log.Error("the permissions of a channel were deleted; no one can send to it until it is defined again", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision())
 		cache.put(key.channel, &Policy{flags: damaged, revision: entry.Revision()})
 		return
 	}
@@ -226,10 +226,10 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 	})
 	if err != nil {
 		s.metrics.damaged.Inc()
-		s.log.Error("the permissions of a channel are damaged; nobody can send to it", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision(), "error", err)
+		s.log.Error("the permissions of a channel are damaged; no one can send to it", "bucket", topology.PermissionBucket, "key", entry.Key(), "revision", entry.Revision(), "error", err)
 	}
-	if policy.isEmpty() { // the same as none
-		s.others.Add(1) // the key is there all the same
+	if policy.isEmpty() { // an empty policy is the same as none
+		s.others.Add(1) // but the key exists
 		cache.remove(key.channel)
 		return
 	}
@@ -244,7 +244,7 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 	cache.put(key.channel, policy)
 }
 
-// checkNames warns of uids that requests cannot have. They were written by other ways than the API, or under another rule.
+// checkNames warns of uids that requests cannot have. They were not written through the API, or under another rule.
 func (s *Store) checkNames(key string, l List, uids iter.Seq[string]) {
 	count, first, broken := 0, "", ""
 	for uid := range uids {
@@ -271,7 +271,7 @@ func (s *Store) applyPage(key parsedKey, entry jetstream.KeyValueEntry) {
 	s.loose.add(key, p, entry.Created())
 }
 
-// page is a page of the policy by its id.
+// page returns the page with an id, or nil.
 func (p *Policy) page(id uint64) *page {
 	for l := range lists {
 		if set := p.List(l); set != nil {

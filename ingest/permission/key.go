@@ -13,9 +13,8 @@ import (
 //	channel.<channel_type>.<name>                the channel's record
 //	page.<channel_type>.<name>.<list>.<page id>  a part of a list that does not fit in there
 //
-// A key-value key takes letters, digits and a few signs; not what a subject takes, so the
-// channel token of the message log will not do. The name's other bytes are written as '=' and
-// two hex digits.
+// A key of a bucket may contain fewer characters than a subject token, so the channel token of the message log cannot be
+// used. Bytes of the name that are not allowed are written as '=' and two hex digits.
 const (
 	channelKeys = "channel."
 	pageKeys    = "page."
@@ -48,7 +47,7 @@ func plain(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 }
 
-// parsedKey is a key taken apart.
+// parsedKey is a parsed key.
 type parsedKey struct {
 	channel Channel
 	isPage  bool
@@ -68,7 +67,7 @@ func parseKey(key string) (parsedKey, error) {
 		}
 		id, err := strconv.ParseUint(parts[4], 16, 64)
 		if err != nil || p.list == lists {
-			return p, fmt.Errorf("key %q: no page of a list", key)
+			return p, fmt.Errorf("key %q: not a page of a list", key)
 		}
 		p.id = id
 	default:
@@ -94,7 +93,7 @@ func unescape(token string) (string, error) {
 			continue
 		}
 		if i+2 >= len(token) {
-			return "", fmt.Errorf("the name is cut at byte %d", i)
+			return "", fmt.Errorf("the name is truncated at byte %d", i)
 		}
 		high, low := strings.IndexByte(hexDigits, token[i+1]), strings.IndexByte(hexDigits, token[i+2])
 		if high < 0 || low < 0 {

@@ -13,12 +13,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// laggard is a connection whose watches begin, while it lags, on a server that has none of the
-// bucket's newest messages: it says at once that all has come, and brings nothing.
+// laggard is a connection whose watches, while it lags, start on a server that lacks the bucket's newest messages: the
+// server reports at once that it has delivered everything, and delivers nothing.
 type laggard struct {
 	jetstream.JetStream
 	lags    atomic.Bool
-	watches atomic.Int64 // that began there
+	watches atomic.Int64 // that started on the lagging server
 }
 
 type laggingBucket struct {
@@ -53,7 +53,7 @@ func (w *laggingWatch) Stop() error {
 	return nil
 }
 
-// lagging is a store whose watches can be made to lag; it does not run yet.
+// lagging returns a store whose watches can be made to lag; it is not running yet.
 func (b *bundle) lagging() (*Store, *laggard) {
 	b.t.Helper()
 	s := b.idle(time.Minute)
@@ -62,7 +62,7 @@ func (b *bundle) lagging() (*Store, *laggard) {
 	return s, l
 }
 
-// begin lets the store go on with a watch that lags.
+// begin restarts the store's watch while the connection lags.
 func (l *laggard) begin(t *testing.T, s *Store) {
 	t.Helper()
 	before := l.watches.Load()
@@ -71,7 +71,7 @@ func (l *laggard) begin(t *testing.T, s *Store) {
 	eventually(t, "a watch that lags", func() bool { return l.watches.Load() > before })
 }
 
-// confirmedAgain waits until the store is confirmed as it is from now on.
+// confirmedAgain waits until the store is confirmed again.
 func confirmedAgain(t *testing.T, s *Store) {
 	t.Helper()
 	now := int64(time.Since(s.began))
@@ -87,8 +87,8 @@ func (b *bundle) put(ch Channel, record string) {
 
 const bannedRecord = `{"v":1,"defined":true,"ban":true}`
 
-// TestStartBehindALaggingServer: that a watch has brought all of its server's messages does not
-// mean that it has brought all.
+// TestStartBehindALaggingServer: that a watch has delivered all messages of its server does not mean that it has delivered
+// all messages of the bucket.
 func TestStartBehindALaggingServer(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -108,8 +108,8 @@ func TestStartBehindALaggingServer(t *testing.T) {
 	eventually(t, "the ban is in force", func() bool { return s.ask("u", g) == ChannelBanned })
 }
 
-// TestNothingIsMissedBehindALaggingServer bans a channel while a store's watches lag. Later
-// changes of others must not hide that one.
+// TestNothingIsMissedBehindALaggingServer bans a channel while a store's watches lag. Later changes by other processes
+// must not hide the ban.
 func TestNothingIsMissedBehindALaggingServer(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -130,7 +130,7 @@ func TestNothingIsMissedBehindALaggingServer(t *testing.T) {
 	b.change(s, g, define("u"))
 }
 
-// TestNewestMessagesAreGone: what was removed before the watch could bring it is not waited for.
+// TestNewestMessagesAreGone: the store does not wait for messages that were removed before the watch could deliver them.
 func TestNewestMessagesAreGone(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -149,7 +149,7 @@ func TestNewestMessagesAreGone(t *testing.T) {
 	require.NoError(t, s.sync(ctx))
 	confirmedAgain(t, s)
 	confirmedAgain(t, s)
-	require.LessOrEqual(t, lag.watches.Load(), watches+1, "no watch after another") // one may have been begun in between
+	require.LessOrEqual(t, lag.watches.Load(), watches+1, "no watch after another") // one may have been started in between
 	require.Equal(t, ChannelBanned, b.store().ask("u", g), "a start is not held up either")
 
 	lag.lags.Store(false)
@@ -163,7 +163,7 @@ func TestNewestMessagesAreGone(t *testing.T) {
 	eventually(t, "seen by others", func() bool { return s.ask("v", g) == NotSubscribed })
 }
 
-// TestEmptyBucket: where there is nothing, nothing can be missing.
+// TestEmptyBucket: nothing can be missing from an empty bucket.
 func TestEmptyBucket(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -173,7 +173,7 @@ func TestEmptyBucket(t *testing.T) {
 	require.Equal(t, Allowed, s.ask("u", group("g")))
 }
 
-// slowAnswer is a connection on which something happens between the stream's answer and its arrival.
+// slowAnswer is a connection that runs a function between the stream's response and its delivery.
 type slowAnswer struct {
 	jetstream.JetStream
 	meanwhile atomic.Pointer[func()]
@@ -187,8 +187,8 @@ func (l *slowAnswer) Stream(ctx context.Context, name string) (jetstream.Stream,
 	return stream, err
 }
 
-// TestChangeWhileThePositionIsAsked: that the watch has got further than the leader was when it answered does not
-// mean that the bucket was set back.
+// TestChangeWhileThePositionIsAsked: a watch that is ahead of the leader's position, because a change was made after the
+// leader responded, does not mean that the bucket was rolled back.
 func TestChangeWhileThePositionIsAsked(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

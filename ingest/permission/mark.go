@@ -14,42 +14,43 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// The mark is kept beside the deployment's record, in another stream than what it speaks of: it must not be lost with it.
+// The mark is stored in the bucket of the deployment's record, not in the bucket that it describes, so that the two are
+// not lost together.
 const (
 	markStream  = "KV_" + topology.DeploymentBucket
 	markKey     = "permissions"
 	markSubject = "$KV." + topology.DeploymentBucket + "." + markKey
 
-	operationHeader = "KV-Operation" // of a key that was deleted (ADR-8 of NATS)
+	operationHeader = "KV-Operation" // present on a deleted key (ADR-8 of NATS)
 )
 
-// extent is how much the bucket holds. Only the records of channels count: pages come and go, and a record is replaced but
-// never removed. So Last only grows, and Channels is a function of the bucket's content up to Last.
+// extent is how much the bucket holds. Only channel records count: pages are added and removed, while a record is replaced
+// but never removed. So Last only grows, and Channels is a function of the bucket's content up to Last.
 type extent struct {
 	Last     uint64 `json:"last"`     // revision of the newest record of a channel
-	Channels int64  `json:"channels"` // channels with a policy that says something
+	Channels int64  `json:"channels"` // channels with a policy that is not empty
 }
 
-// mark is what the bucket held at least when it was last changed. It shows a bucket that was replaced by an older copy, cut
-// off, or purged of a record, none of which leaves a trace in the bucket itself.
+// mark is a lower bound of what the bucket held when it was last changed. It reveals a bucket that was replaced by an
+// older copy, truncated, or purged of a record, none of which leaves a trace in the bucket itself.
 //
-// A change writes the record first and the mark after it, and is answered when both are stored. So a process that dies in between
-// leaves a bucket that is ahead of its mark, never one that is behind. Every instance raises a mark that it finds behind the
-// bucket, by compare-and-set and never to less, so it does not matter how many do. A mark that is not there, because a version
-// without marks has written the bucket, is made from what is there.
+// A change writes the record first and the mark after it, and is answered when both are stored. So a process that dies in
+// between leaves a bucket that is ahead of its mark, never one that lags. Every instance raises a mark that lags, by
+// compare-and-swap and never to less, so any number of instances may do so. A missing mark, of a bucket written by a
+// version without marks, is created from the bucket's content.
 type mark struct {
-	Created time.Time `json:"created"` // of the bucket's stream: another one counts from 1 again
+	Created time.Time `json:"created"` // when the bucket's stream was created; the sequences of another stream start at 1 again
 	extent
 }
 
-// storedMark is the mark as it is stored; the zero value if there is none.
+// storedMark is the mark as stored; the zero value if there is none.
 type storedMark struct {
 	mark
-	revision uint64 // of the key, for the next compare-and-set; 0: it was never written
+	revision uint64 // of the key, for the next compare-and-swap; 0: never written
 	damaged  error
 }
 
-// readMark asks the leader for the mark.
+// readMark reads the mark from the leader.
 func readMark(ctx context.Context, js jetstream.JetStream) (storedMark, error) {
 	record, err := broker.LastRecord(ctx, js, markStream, markSubject)
 	switch {
@@ -68,7 +69,7 @@ func readMark(ctx context.Context, js jetstream.JetStream) (storedMark, error) {
 	return stored, nil
 }
 
-// writeMark replaces the mark of a revision. It is errConflict if another process was first.
+// writeMark replaces the mark of a revision. It returns errConflict if another process was faster.
 func writeMark(ctx context.Context, js jetstream.JetStream, m mark, revision uint64) error {
 	data, err := json.Marshal(m)
 	if err != nil {
@@ -81,31 +82,31 @@ func writeMark(ctx context.Context, js jetstream.JetStream, m mark, revision uin
 	return nil
 }
 
-// isNone reports whether there is no mark that says anything.
+// isNone reports whether the mark is absent.
 func (m mark) isNone() bool { return m.Created.IsZero() }
 
-// covers reports whether the mark says at least that the bucket holds this.
+// covers reports whether the mark records at least this extent.
 func (m mark) covers(created time.Time, held extent) bool {
 	return m.Created.Equal(created) && m.Last >= held.Last
 }
 
-// shortfall says what the bucket lacks of what the mark says; nil if nothing.
+// shortfall describes what the bucket lacks compared with the mark; nil if nothing.
 func (m mark) shortfall(created time.Time, held extent) error {
 	switch {
 	case m.isNone():
 		return nil
-	case !m.Created.Equal(created) && held != m.extent: // a cluster gives a stream that is restored a new time
-		return fmt.Errorf("it was made again, at %s, in place of one of %s that had %d channels",
+	case !m.Created.Equal(created) && held != m.extent: // a cluster sets a new creation time for a restored stream
+		return fmt.Errorf("it was created again at %s and replaces one created at %s with %d channels",
 			created.UTC().Format(time.RFC3339), m.Created.UTC().Format(time.RFC3339), m.Channels)
 	case held.Last < m.Last:
-		return fmt.Errorf("its newest channel record is revision %d, and revision %d was written; it has %d channels, and had %d", held.Last, m.Last, held.Channels, m.Channels)
+		return fmt.Errorf("its newest channel record is revision %d, but revision %d was written; it has %d channels, and had %d", held.Last, m.Last, held.Channels, m.Channels)
 	case held.Last == m.Last && held.Channels < m.Channels:
 		return fmt.Errorf("%d of %d channels are missing", m.Channels-held.Channels, m.Channels)
 	}
 	return nil
 }
 
-// renew writes a mark again that is of the stream from which this one was restored.
+// renew rewrites a mark whose stream was restored from a backup, with the new stream's time of creation.
 func (s *Store) renew(ctx context.Context, stored storedMark, created time.Time) error {
 	if stored.isNone() || stored.Created.Equal(created) {
 		return nil
@@ -114,15 +115,16 @@ func (s *Store) renew(ctx context.Context, stored storedMark, created time.Time)
 	return writeMark(ctx, s.js, stored.mark, stored.revision)
 }
 
-// reportMark logs a mark that is damaged. It is written again from what the bucket holds.
+// reportMark logs that a mark is damaged. It is then written again from the bucket's content.
 func (s *Store) reportMark(stored storedMark) {
 	if stored.damaged != nil {
-		s.log.Error("the mark by which a loss of permissions is noticed is damaged; writing it again from what the bucket holds",
+		s.log.Error("the mark that reveals a loss of permissions is damaged; writing it again from the bucket's content",
 			"bucket", topology.DeploymentBucket, "key", markKey, "of", topology.PermissionBucket, "error", stored.damaged)
 	}
 }
 
-// raise makes the stored mark say at least what the cache holds. Usually another call, or another instance, has done that.
+// raise raises the stored mark to at least what the cache holds. Usually another call, or another instance, has already
+// done so.
 func (s *Store) raise(ctx context.Context) error {
 	if s.isMarked() {
 		return nil
@@ -145,7 +147,7 @@ func (s *Store) raise(ctx context.Context) error {
 		created, held := time.Unix(0, s.created.Load()).UTC(), s.cache.Load().extent()
 		switch {
 		case !stored.isNone() && !stored.Created.Equal(created):
-			return fmt.Errorf("the bucket %s was made again meanwhile", topology.PermissionBucket)
+			return fmt.Errorf("the bucket %s was created again in the meantime", topology.PermissionBucket)
 		case stored.covers(created, held):
 			s.marked.Store(&stored.mark)
 			return nil
@@ -160,10 +162,10 @@ func (s *Store) raise(ctx context.Context) error {
 			return err
 		}
 	}
-	return fmt.Errorf("other instances changed the mark of the permissions %d times meanwhile", attemptsMax)
+	return fmt.Errorf("%d attempts conflicted with changes of the mark of the permissions by other instances", attemptsMax)
 }
 
-// isMarked reports whether the mark is known to say what the cache holds.
+// isMarked reports whether the stored mark is known to cover the cache.
 func (s *Store) isMarked() bool {
 	held, known := s.cache.Load().extent(), s.marked.Load()
 	return held.Last == 0 || known != nil && known.covers(time.Unix(0, s.created.Load()), held)

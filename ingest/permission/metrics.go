@@ -17,7 +17,7 @@ type metrics struct {
 	damaged     prometheus.Counter
 }
 
-// newMetrics registers the metrics, and reports every one that could not be.
+// newMetrics registers the metrics, and reports every one that fails to register.
 func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 	const prefix = "sendhouse_ingest_permission_"
 	var errs []error
@@ -35,20 +35,20 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + name, Help: help}, value))
 	}
 	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: prefix + "decisions_total", Help: "Sends decided on, by what the permissions say of them.",
+		Name: prefix + "decisions_total", Help: "Sends decided on, by verdict.",
 	}, []string{"decision"})
 	register(decisions)
 	m := &metrics{
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: prefix + "changes_total", Help: "Changes of permissions asked of this process, by what became of them.",
+			Name: prefix + "changes_total", Help: "Changes of permissions requested from this process, by result.",
 		}, []string{"result"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: prefix + "change_duration_seconds", Help: "From asking for a change until it is in force here.",
+			Name: prefix + "change_duration_seconds", Help: "From the request for a change until it is in force in this process.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
-		conflicts:   counter("conflicts_total", "Attempts at a change that another instance was faster than; they are made again."),
-		watches:     counter("watch_restarts_total", "Watches on the bucket that ended or stood still and were begun again."),
-		unconfirmed: counter("unconfirmed_total", "Times that NATS could not confirm in time that the cache is complete."),
+		conflicts:   counter("conflicts_total", "Attempts at a change that lost against another instance and were retried."),
+		watches:     counter("watch_restarts_total", "Watches on the bucket that ended or stalled and were restarted."),
+		unconfirmed: counter("unconfirmed_total", "Times that NATS did not confirm in time that the cache is complete."),
 		damaged:     counter("damaged_total", "Records of the bucket that could not be read."),
 	}
 	register(m.changes)
@@ -61,11 +61,11 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 	}
 	gauge("channels", "Channels in the cache.", func() float64 { return float64(s.cache.Load().channels.Load()) })
 	gauge("uids", "Entries of all lists in the cache.", func() float64 { return float64(s.cache.Load().members.Load()) })
-	gauge("cache_bytes", "About the memory that the cache takes.", func() float64 { return float64(s.cache.Load().bytes.Load()) })
+	gauge("cache_bytes", "Approximate memory of the cache.", func() float64 { return float64(s.cache.Load().bytes.Load()) })
 	gauge("loose_pages", "Pages in the bucket that no channel's record points to; swept after some minutes.", func() float64 { return float64(s.loose.count()) })
-	gauge("cache_age_seconds", "Since when the cache was last known to be complete; below 1 while NATS answers.", func() float64 { return s.age().Seconds() })
-	gauge("stale_max_seconds", "How old it may be.", func() float64 { return s.staleMax.Seconds() })
-	gauge("usable", "1 while sends can be decided on.", func() float64 {
+	gauge("cache_age_seconds", "Time since the cache was last known to be complete; below 1 while NATS answers.", func() float64 { return s.age().Seconds() })
+	gauge("stale_max_seconds", "Limit of sendhouse_ingest_permission_cache_age_seconds; above it sends are not decided on.", func() float64 { return s.staleMax.Seconds() })
+	gauge("usable", "1 while sends can be decided on, else 0.", func() float64 {
 		if s.Check() != nil {
 			return 0
 		}

@@ -8,22 +8,21 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// tableMin is the number of uids from which a page gets a table. Fewer are found sooner
-// by looking at each.
+// tableMin is the number of uids from which a page has a table. With fewer, a linear scan is faster.
 const tableMin = 16
 
-// page is a set of uids in two pieces of memory without pointers inside, whatever their number: the
-// garbage collector has nothing to follow in it. It is never changed.
+// page is an immutable set of uids in two pieces of memory without pointers, so the garbage collector has nothing to
+// follow, however many uids there are.
 type page struct {
-	packed string   // each uid behind a byte that is its length less one
-	table  []uint32 // open addressing by hash; 1 + where the uid's length stands in packed
+	packed string   // each uid after a byte with its length less one
+	table  []uint32 // open addressing by hash; 1 + the offset of the uid's length in packed
 	count  int
 }
 
-// hash places a uid. Other processes read pages that are divided by it, so it never changes.
+// hash hashes a uid. It must never change, since other processes read pages divided by it.
 func hash(uid string) uint64 { return xxhash.Sum64String(uid) }
 
-// newPage makes a page of uids, each given once; it sorts them.
+// newPage makes a page of distinct uids, which it sorts.
 func newPage(uids []string) *page {
 	slices.Sort(uids)
 	size := 0
@@ -76,7 +75,7 @@ func (p *page) at(offset int) string {
 	return p.packed[offset+1 : offset+2+int(p.packed[offset])]
 }
 
-// all gives the uids, in their order.
+// all iterates over the uids in order.
 func (p *page) all() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for at := 0; at < len(p.packed); {
@@ -89,5 +88,5 @@ func (p *page) all() iter.Seq[string] {
 	}
 }
 
-// bytes is the memory that the page takes.
+// bytes returns the memory that the page takes.
 func (p *page) bytes() int { return len(p.packed) + 4*len(p.table) + 48 }

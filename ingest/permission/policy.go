@@ -6,13 +6,14 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Channel names what a policy is about. A person's policy has type 1 and the uid.
+// Channel names what a policy applies to. A person's policy has type 1 and the uid.
 type Channel struct {
 	Type message.ChannelType
 	Name string
 }
 
-// Rule says which rule the channel's name breaks; see [message.ChannelIDRule]. A person is named by the uid, which can be any that may send.
+// Rule returns the rule that the channel's name breaks, or ""; see [message.ChannelIDRule]. A person is named by the uid,
+// which can be any that may send.
 func (c Channel) Rule() string {
 	if c.Type == message.ChannelPerson {
 		return message.UIDRule(c.Name, 0)
@@ -20,35 +21,34 @@ func (c Channel) Rule() string {
 	return message.ChannelIDRule(c.Name, c.Type)
 }
 
-// systemAccounts is where the system accounts are kept: the subscribers of a channel that no
-// client can name.
+// systemAccounts is where the system accounts are stored: the subscribers of a channel that no client can name.
 const (
 	systemType message.ChannelType = 0
 	systemName                     = "systemuids"
 )
 
-// SystemAccounts names the list of system accounts, to be changed like any other.
+// SystemAccounts returns the channel that holds the system accounts. Its list is changed like any other.
 func SystemAccounts() Channel { return Channel{Type: systemType, Name: systemName} }
 
-// Flags are what a policy says with one bit each.
+// Flags are the boolean properties of a policy.
 type Flags uint8
 
 // The flags.
 const (
-	// FlagDefined: somebody has defined the channel.
+	// FlagDefined: the channel is defined.
 	FlagDefined Flags = 1 << iota
-	// FlagLarge: kept and given back, without a meaning here.
+	// FlagLarge: stored and returned, without effect.
 	FlagLarge
-	// FlagBanned: nobody may send; of a person: neither send nor be sent to.
+	// FlagBanned: no one may send; a person can neither send nor be sent to.
 	FlagBanned
-	// FlagDisbanded: nobody may send, system accounts included.
+	// FlagDisbanded: no one may send, system accounts included.
 	FlagDisbanded
-	// FlagSendBanned: nobody may send; of a person: not send.
+	// FlagSendBanned: no one may send; a person cannot send.
 	FlagSendBanned
-	// FlagStrangers: a person is sent to by those who are not on the allowlist, too.
+	// FlagStrangers: uids that are not on the person's allowlist may send to the person too.
 	FlagStrangers
 
-	// damaged: what is stored cannot be read. It is never stored itself.
+	// damaged: the stored policy cannot be read. This flag itself is never stored.
 	damaged
 )
 
@@ -63,21 +63,21 @@ const (
 	lists // the number of them
 )
 
-// String is the list's name in errors and in storage.
+// String returns the list's name in errors and in storage.
 func (l List) String() string { return [lists]string{"subscribers", "denylist", "allowlist"}[l] }
 
-// Policy is what is known of one channel. It is never changed: a change makes a new one. A nil
-// policy is that of a channel of which nothing is known.
+// Policy is the policy of one channel. It is immutable: a change makes a new one. A nil policy is that of a channel that
+// is not defined and has no lists.
 type Policy struct {
 	flags    Flags
 	revision uint64 // of the key
 	lists    [lists]*Set
 }
 
-// Has says whether a flag is set.
+// Has reports whether a flag is set.
 func (p *Policy) Has(f Flags) bool { return p != nil && p.flags&f != 0 }
 
-// List is one of the lists; nil if it is empty.
+// List returns one of the lists; nil if it is empty.
 func (p *Policy) List(l List) *Set {
 	if p == nil {
 		return nil
@@ -97,21 +97,21 @@ func (p *Policy) members() (n int) {
 
 // Edit is a change of one channel's policy.
 type Edit struct {
-	// IfDefined makes the edit one that does nothing where the channel is not defined.
+	// IfDefined makes the edit a no-op if the channel is not defined.
 	IfDefined bool
-	// Lower and Raise are flags to take away and, after that, to set.
+	// Lower are flags to clear; Raise are flags to set afterwards.
 	Lower, Raise Flags
 	Lists        [lists]ListEdit
 }
 
-// ListEdit is a change of one list: emptied if Clear, then without Remove and with Add. The
-// uids have been checked: 1 to 256 bytes of UTF-8.
+// ListEdit is a change of one list: first Clear, then Remove, then Add. The uids have been checked: 1 to 256 bytes of
+// UTF-8.
 type ListEdit struct {
 	Clear       bool
 	Add, Remove []string
 }
 
-// edit makes the policy behind an edit. It is the same one where nothing changes.
+// edit returns the policy after an edit, or p itself if nothing changes.
 func (p *Policy) edit(e Edit) (*Policy, error) {
 	if e.IfDefined && !p.Has(FlagDefined) && !p.Has(damaged) {
 		return p, nil

@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	// probeInterval and lagMax together bound how late a change is seen where the watch has
-	// died without a word: the consumer's server is gone, and nobody says so for ten seconds.
+	// probeInterval and lagMax together bound how late a change is seen if the watch has failed silently: when the consumer's
+	// server is gone, the client is not notified for ten seconds.
 	probeInterval = 250 * time.Millisecond
 	lagMax        = 500 * time.Millisecond
 	// deliveryTime is how long the watch may take before the leader is asked what is missing.
 	deliveryTime = 100 * time.Millisecond
 )
 
-// probe asks the bucket again and again how far it is. Where the watch has come as far, or
-// nothing is there behind it, the cache was complete when it was asked.
+// probe asks the bucket repeatedly for its position. If the watch has reached it, or the bucket holds nothing after what
+// the watch delivered, the cache was complete at the time of the question.
 func (s *Store) probe(ctx context.Context) {
 	ticker := time.NewTicker(probeInterval)
 	defer ticker.Stop()
@@ -37,7 +37,7 @@ func (s *Store) probe(ctx context.Context) {
 func (s *Store) probeOnce(ctx context.Context) {
 	watching := s.watching.Load()
 	if watching == 0 {
-		return // follow is at it
+		return // follow is already dealing with it
 	}
 	asked, before, cache := time.Now(), s.progress.now(), s.cache.Load()
 	at, err := s.position(ctx)
@@ -67,20 +67,21 @@ func (s *Store) probeOnce(ctx context.Context) {
 	}
 	s.metrics.unconfirmed.Inc()
 	if s.watching.Load() == watching && s.progress.now() == before {
-		s.again() // it does not move at all
+		s.again() // the watch makes no progress
 	}
 }
 
-// raiseLater raises the mark of what others have changed, who may have died before they did. If it fails, the next probe tries again.
+// raiseLater raises the mark for changes of other instances, which may have died before raising it. If it fails, the next
+// probe retries.
 func (s *Store) raiseLater(ctx context.Context) {
 	if err := s.raise(ctx); err != nil && ctx.Err() == nil {
 		if skipped, due := s.probeFaults.Due("mark"); due {
-			s.log.Warn("cannot raise the mark by which a loss of permissions is noticed; retrying", "bucket", topology.DeploymentBucket, "key", markKey, "error", broker.Explain(err), "skipped", skipped)
+			s.log.Warn("cannot raise the mark that reveals a loss of permissions; retrying", "bucket", topology.DeploymentBucket, "key", markKey, "error", broker.Explain(err), "skipped", skipped)
 		}
 	}
 }
 
-// again asks for a new watch.
+// again requests a new watch.
 func (s *Store) again() {
 	select {
 	case s.restart <- struct{}{}:
@@ -88,15 +89,15 @@ func (s *Store) again() {
 	}
 }
 
-// confirm notes that a cache was complete at a time.
+// confirm records that a cache was complete at a time.
 func (s *Store) confirm(c *cache, at time.Time) {
 	s.confirmed.Store(int64(at.Sub(s.began)) + 1)
 	s.usable.Store(true)
 	if !c.complete.Swap(true) {
-		s.log.Info("permissions are read", "channels", c.channels.Load(), "uids", c.members.Load())
+		s.log.Info("permissions have been read", "channels", c.channels.Load(), "uids", c.members.Load())
 	}
 	s.once.Do(func() { close(s.ready) })
 }
 
-// fresh says whether the cache is fresh enough to be answered from.
+// fresh reports whether the cache is fresh enough to decide on sends.
 func (s *Store) fresh() bool { return s.confirmed.Load() != 0 && s.age() <= s.staleMax }

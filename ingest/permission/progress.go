@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// progress is how far the cache is, as the stream_seq of the last message that was applied, for
-// those who wait for it. It never says more than that: a watch goes on from here.
+// progress is the position of the cache: the stream_seq of the last message applied. Goroutines can wait for it. It is
+// never ahead of the cache, since a new watch starts from it.
 type progress struct {
 	mu      sync.Mutex
 	applied uint64
@@ -24,7 +24,7 @@ func (p *progress) now() uint64 {
 	return p.applied
 }
 
-// advance says that everything up to a stream_seq has been applied.
+// advance records that everything up to a stream_seq has been applied.
 func (p *progress) advance(to uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -44,7 +44,7 @@ func (p *progress) advance(to uint64) {
 	p.waiting = left
 }
 
-// reset begins again. Those who wait go on waiting.
+// reset starts again from the beginning. Waiters keep waiting.
 func (p *progress) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -11,12 +11,13 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/broker"
 )
 
-// recordVersion is that of both records. A reader that does not know it takes the channel
-// for damaged, and lets nobody in.
+// recordVersion is the version of both records. A reader that does not know the version treats the channel as damaged and
+// admits no sender.
 const recordVersion = 1
 
-// channelRecord is what the bucket holds of a channel, as JSON, so that `nats kv get` shows it. It and a page end with a checksum
-// (broker.WithChecksum): one bit can make another list of it, or another flag, that reads well. Records of before have none.
+// channelRecord is a channel's record in the bucket, in JSON so that `nats kv get` shows it. Records and pages end with a
+// checksum (broker.WithChecksum), since a flipped bit can turn one into another valid list or flag. Records from earlier
+// versions have none.
 type channelRecord struct {
 	Version       int         `json:"v"`
 	Defined       bool        `json:"defined,omitempty"`
@@ -30,20 +31,20 @@ type channelRecord struct {
 	Allowlist     *listRecord `json:"allowlist,omitempty"`
 }
 
-// listRecord is a list: its uids, or where they are.
+// listRecord is a list: its uids, or pointers to its pages.
 type listRecord struct {
 	Count int          `json:"count"`
 	UIDs  []string     `json:"uids,omitempty"`
 	Pages []pageRecord `json:"pages,omitempty"`
 }
 
-// pageRecord points to a page: the uids whose hash's upper half is From or more.
+// pageRecord points to a page: the uids whose hash has an upper half of From or more.
 type pageRecord struct {
 	From uint32 `json:"from"`
 	ID   string `json:"id"`
 }
 
-// uidsRecord is what a page's key holds.
+// uidsRecord is the value of a page's key.
 type uidsRecord struct {
 	Version int      `json:"v"`
 	UIDs    []string `json:"uids"`
@@ -61,7 +62,7 @@ func (r *channelRecord) flags() (f Flags) {
 	return f
 }
 
-// record writes the policy. Every page that it points to has an id.
+// record encodes the policy. Every page that it points to must have an id.
 func (p *Policy) record() ([]byte, error) {
 	return encode(channelRecord{
 		Version: recordVersion,
@@ -95,18 +96,18 @@ func encode(record any) ([]byte, error) {
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false) // uids may hold such characters
 	if err := e.Encode(record); err != nil {
-		return nil, fmt.Errorf("encode a record: %w", err)
+		return nil, fmt.Errorf("encode a channel's record: %w", err)
 	}
 	return broker.WithChecksum(bytes.TrimRight(b.Bytes(), "\n")), nil
 }
 
-// readPolicy is the inverse of record. Find gives a page by its id. What cannot be read makes
-// the policy damaged; the error says what it is.
+// readPolicy is the inverse of record. find returns a page by its id. If anything cannot be read, the policy is marked as
+// damaged, and the error is the reason.
 func readPolicy(data []byte, revision uint64, find func(id uint64) *page) (*Policy, error) {
 	var r channelRecord
 	err := broker.UnmarshalChecked(data, &r)
 	if err == nil && r.Version != recordVersion {
-		err = fmt.Errorf("version %d is not known", r.Version)
+		err = fmt.Errorf("unknown version %d", r.Version)
 	}
 	p := &Policy{revision: revision}
 	if err != nil {
@@ -133,7 +134,7 @@ func (r *listRecord) set(find func(id uint64) *page) (*Set, error) {
 	s := &Set{count: r.Count}
 	if len(r.Pages) == 0 {
 		if len(r.UIDs) != r.Count {
-			return &Set{leaves: []leaf{{}}}, fmt.Errorf("%d uids where there should be %d", len(r.UIDs), r.Count)
+			return &Set{leaves: []leaf{{}}}, fmt.Errorf("%d uids instead of %d", len(r.UIDs), r.Count)
 		}
 		if !slices.ContainsFunc(r.UIDs, badUID) {
 			s.leaves = []leaf{{page: newPage(r.UIDs)}}
@@ -154,7 +155,7 @@ func (r *listRecord) set(find func(id uint64) *page) (*Set, error) {
 		case l.page == nil:
 			err = fmt.Errorf("page %s is missing", page.ID)
 		case i == 0 && l.from != 0 || i > 0 && l.from <= s.leaves[i-1].from:
-			err = fmt.Errorf("page %s is out of its place", page.ID)
+			err = fmt.Errorf("page %s is out of order", page.ID)
 			l.page = nil
 		}
 		s.leaves = append(s.leaves, l)
@@ -164,7 +165,7 @@ func (r *listRecord) set(find func(id uint64) *page) (*Set, error) {
 
 var errBadUID = errors.New("a uid is not 1 to 256 bytes")
 
-// uidBytesMax is the longest uid; a page keeps the length in one byte.
+// uidBytesMax is the longest uid; a page stores the length in one byte.
 const uidBytesMax = 256
 
 func badUID(uid string) bool { return uid == "" || len(uid) > uidBytesMax }
@@ -176,7 +177,7 @@ func readPage(data []byte) (*page, error) {
 	}
 	switch {
 	case r.Version != recordVersion:
-		return nil, fmt.Errorf("version %d is not known", r.Version)
+		return nil, fmt.Errorf("unknown version %d", r.Version)
 	case slices.ContainsFunc(r.UIDs, badUID):
 		return nil, errBadUID
 	}

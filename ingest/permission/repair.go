@@ -19,16 +19,16 @@ import (
 // RepairCommand is `sendhouse repair permissions`.
 type RepairCommand struct{ command.Repair }
 
-// keptRecord is a record of the bucket that can be read.
+// keptRecord is a readable record of the bucket.
 type keptRecord struct {
 	subject  string
 	revision uint64
-	deleted  string // what the client says of a key that was deleted by hand; empty of one that was not
+	deleted  string // the operation header of a key that was deleted by hand; otherwise empty
 	data     []byte
 }
 
-// Run makes the bucket again with those of its records that can be read, or takes one that can be read and is behind its mark as it
-// is. What is lost must be put right by hand: a channel without a record admits every sender.
+// Run rebuilds the bucket from its readable records, or accepts a readable bucket that has less than its mark. What is
+// lost must be restored by hand: a channel without a record admits every sender.
 func (c *RepairCommand) Run(in *command.Invocation) error {
 	return c.Ask(in, func(ctx context.Context, js jetstream.JetStream, d topology.Deployment) error {
 		if err := c.repair(ctx, js, d, in); err != nil {
@@ -101,7 +101,7 @@ func (c *RepairCommand) repair(ctx context.Context, js jetstream.JetStream, d to
 	return command.Say(in.Stdout, "Done: %d records. Start ingest again.\n", len(kept)) //nolint:wrapcheck // Run says what was being done
 }
 
-// accept takes the bucket as it is, though it holds less than was put into it.
+// accept accepts the bucket as it is, though it holds less than its mark.
 func (c *RepairCommand) accept(ctx context.Context, js jetstream.JetStream, there mark, stored storedMark, in *command.Invocation) error {
 	shortfall := stored.shortfall(there.Created, there.extent)
 	if shortfall == nil {
@@ -118,7 +118,7 @@ func (c *RepairCommand) accept(ctx context.Context, js jetstream.JetStream, ther
 	return command.Say(in.Stdout, "Done: %d channels have permissions.\n", there.Channels) //nolint:wrapcheck // Run says what was being done
 }
 
-// extentOf is what a process that has read these records knows of the bucket.
+// extentOf returns the extent of a bucket with these records.
 func extentOf(records []keptRecord) (held extent) {
 	for _, r := range records {
 		key, err := parseKey(strings.TrimPrefix(r.subject, bucketSubjects))
@@ -126,8 +126,8 @@ func extentOf(records []keptRecord) (held extent) {
 			continue
 		}
 		held.Last = max(held.Last, r.revision)
-		if r.deleted == "" { // else it closes the channel
-			// Pages are not needed: a list that has some is not empty.
+		if r.deleted == "" { // a deleted record closes the channel
+			// Pages are not needed: a list that has pages is not empty.
 			if p, _ := readPolicy(r.data, r.revision, func(uint64) *page { return nil }); p.isEmpty() {
 				continue
 			}
@@ -137,8 +137,8 @@ func extentOf(records []keptRecord) (held extent) {
 	return held
 }
 
-// readable reads the newest record of each key, and names the keys of which it cannot be read. One that can be read and is
-// damaged is kept: its channel admits no sender until its lists are set again.
+// readable reads the newest record of each key, and returns the keys whose record cannot be read. A record that can be
+// read and is damaged is kept: its channel admits no sender until its lists are set again.
 func readable(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream) (kept []keptRecord, lost []string, err error) {
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
 	if err != nil {
@@ -156,7 +156,7 @@ func readable(ctx context.Context, js jetstream.JetStream, stream jetstream.Stre
 			return nil, nil, fmt.Errorf("read %s: %w", key, err)
 		}
 	}
-	// As they were written: a record is read after the pages that it points to.
+	// In the order of writing: pages come before the record that points to them.
 	slices.SortFunc(kept, func(a, b keptRecord) int { return cmp.Compare(a.revision, b.revision) })
 	slices.Sort(lost)
 	return kept, lost, nil

@@ -13,40 +13,39 @@ import (
 const (
 	// MembersMax is the most uids that a list may hold.
 	MembersMax = 1_000_000
-	// inlineBytesMax is the size up to which a list stands in the channel's own record;
-	// pageBytesMax is that of a page where it does not.
+	// inlineBytesMax is the largest list that is stored in the channel's own record; pageBytesMax bounds each page of a larger
+	// list.
 	inlineBytesMax = 8 << 10
 	pageBytesMax   = 64 << 10
-	// pageBytesHard is what a page may have where it cannot be divided, because its uids have
-	// the same hash. Nothing but intent brings that about.
+	// pageBytesHard bounds a page that cannot be divided because its uids have the same hash, which happens only on purpose.
 	pageBytesHard = 256 << 10
 )
 
 // Errors of an edit.
 var (
-	// ErrTooMany is returned where a list would hold more than MembersMax uids.
+	// ErrTooMany is returned if a list would hold more than MembersMax uids.
 	ErrTooMany = errors.New("the list would hold more than 1000000 uids")
-	// ErrDamaged is returned where a list cannot be read, and the edit does not replace it.
-	ErrDamaged = errors.New("the list is damaged: a part of it is missing; replace the whole of it")
+	// ErrDamaged is returned if a list cannot be read and the edit does not replace it.
+	ErrDamaged = errors.New("the list is damaged: a part of it is missing; replace the whole list")
 
 	errHash = errors.New("too many of the uids have the same hash")
 )
 
-// Set is a list of uids. It is divided by their hash into leaves, each with a page: one
-// leaf for the usual list. It is never changed. A nil set is empty.
+// Set is an immutable list of uids. It is divided by their hash into leaves, each with a page; a typical list has one
+// leaf. A nil set is empty.
 type Set struct {
 	leaves []leaf
 	count  int
 }
 
-// leaf holds the uids whose hash's upper half is from or more, and less than the next leaf's.
+// leaf holds the uids whose hash has an upper half of at least from, and less than the next leaf's from.
 type leaf struct {
 	from uint32
-	id   uint64 // of the stored page; 0: it is not stored by itself
-	page *page  // nil: it is missing
+	id   uint64 // of the stored page; 0: it has no key of its own
+	page *page  // nil if it is missing
 }
 
-// Len is the number of uids.
+// Len returns the number of uids.
 func (s *Set) Len() int {
 	if s == nil {
 		return 0
@@ -54,7 +53,7 @@ func (s *Set) Len() int {
 	return s.count
 }
 
-// Has says whether a uid is in the set.
+// Has reports whether a uid is in the set.
 func (s *Set) Has(uid string) bool {
 	if s == nil {
 		return false
@@ -66,7 +65,7 @@ func (s *Set) Has(uid string) bool {
 	return p != nil && p.has(uid)
 }
 
-// All gives the uids, in no order that means anything.
+// All iterates over the uids, in no particular order.
 func (s *Set) All() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		if s == nil {
@@ -85,7 +84,7 @@ func (s *Set) All() iter.Seq[string] {
 	}
 }
 
-// find is the leaf that a uid belongs to.
+// find returns the index of the leaf that a uid belongs to.
 func (s *Set) find(uid string) int {
 	at := upper(uid)
 	return sort.Search(len(s.leaves), func(i int) bool { return s.leaves[i].from > at }) - 1
@@ -95,12 +94,12 @@ func (s *Set) isDamaged() bool {
 	return s != nil && slices.ContainsFunc(s.leaves, func(l leaf) bool { return l.page == nil })
 }
 
-// inline says whether the set stands in the channel's own record.
+// inline reports whether the set is stored in the channel's own record.
 func (s *Set) inline() bool {
 	return s == nil || len(s.leaves) == 1 && s.leaves[0].page != nil && len(s.leaves[0].page.packed) <= inlineBytesMax
 }
 
-// bytes is the memory that the set takes.
+// bytes returns the memory that the set takes.
 func (s *Set) bytes() int {
 	if s == nil {
 		return 0
@@ -114,8 +113,8 @@ func (s *Set) bytes() int {
 	return n
 }
 
-// edit makes the set behind an edit, the same one where nothing changes. Leaves that changed
-// have no id; the others are the old ones.
+// edit returns the set after an edit, or s itself if nothing changes. Changed leaves have no id; the others are shared
+// with s.
 func (s *Set) edit(e ListEdit) (*Set, error) {
 	old := s
 	if e.Clear {
@@ -149,7 +148,7 @@ func (s *Set) edit(e ListEdit) (*Set, error) {
 	return next, nil
 }
 
-// within says whether every uid of a changed leaf is in other.
+// within reports whether every uid of a changed leaf is in other.
 func (s *Set) within(other *Set) bool {
 	for _, l := range s.leaves {
 		if l.id != 0 {
@@ -164,7 +163,7 @@ func (s *Set) within(other *Set) bool {
 	return true
 }
 
-// merge puts the edit's uids into the leaves they belong to.
+// merge applies the edit to the leaves that its uids belong to.
 func (s *Set) merge(e ListEdit) ([]leaf, error) {
 	type change struct{ add, remove map[string]struct{} }
 	changes := make(map[int]*change)
@@ -213,8 +212,7 @@ func (s *Set) merge(e ListEdit) ([]leaf, error) {
 	return leaves, nil
 }
 
-// appendLeaves appends as many leaves as the uids need. The first begins where the old one
-// did.
+// appendLeaves appends as many leaves as the uids need. The first starts at from.
 func appendLeaves(dst []leaf, from uint32, uids []string) ([]leaf, error) {
 	size := 0
 	for _, uid := range uids {
@@ -228,7 +226,7 @@ func appendLeaves(dst []leaf, from uint32, uids []string) ([]leaf, error) {
 	})
 	middle := upper(uids[len(uids)/2])
 	at := sort.Search(len(uids), func(i int) bool { return upper(uids[i]) >= middle })
-	if at == 0 { // the lower half has one hash: divide behind it
+	if at == 0 { // the lower half has a single hash: divide after it
 		at = sort.Search(len(uids), func(i int) bool { return upper(uids[i]) > middle })
 	}
 	if at == len(uids) {
@@ -244,12 +242,11 @@ func appendLeaves(dst []leaf, from uint32, uids []string) ([]leaf, error) {
 	return appendLeaves(dst, upper(uids[at]), uids[at:])
 }
 
-// upper is the half of the hash by which leaves are divided; the lower one finds a uid in its
-// page.
+// upper returns the half of the hash by which leaves are divided; the lower half finds a uid within its page.
 func upper(uid string) uint32 { return uint32(hash(uid) >> 32) }
 
-// tidy joins neighbours that have become small, so that there are never many more pages than
-// the uids need. A leaf that joins takes the place of the one before it.
+// tidy joins neighbouring leaves that have become small, so that the number of pages stays in proportion to the uids. A
+// joined leaf takes the place of the one before it.
 func tidy(leaves []leaf) []leaf {
 	out := leaves[:1]
 	for _, l := range leaves[1:] {

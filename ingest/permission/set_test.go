@@ -15,7 +15,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// seeded gives random numbers, and says how to get the same again.
+// seeded returns a random generator, and prints how to replay it.
 func seeded(t testing.TB) *rand.Rand {
 	t.Helper()
 	seed := rand.Uint64()
@@ -32,7 +32,7 @@ func seeded(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, seed))
 }
 
-// stored gives a set as another process reads it: written and read again.
+// stored returns a set as another process reads it, after encoding and decoding.
 func stored(t testing.TB, s *Set) *Set {
 	t.Helper()
 	pages := make(map[uint64]*page)
@@ -59,7 +59,7 @@ func stored(t testing.TB, s *Set) *Set {
 	return read.List(Subscribers)
 }
 
-// TestSetAgainstMap holds a set against a map through random edits, each stored and read.
+// TestSetAgainstMap compares a set with a map through random edits, each stored and read back.
 func TestSetAgainstMap(t *testing.T) {
 	t.Parallel()
 	random := seeded(t)
@@ -133,7 +133,7 @@ func TestSetLimits(t *testing.T) {
 
 	var long, short []string
 	for i := range MembersMax {
-		if i%20 == 0 { // a record is largest where the uids are long
+		if i%20 == 0 { // a record is largest when the uids are long
 			long = append(long, fmt.Sprintf("%0256d", i))
 		}
 		short = append(short, strconv.Itoa(i))

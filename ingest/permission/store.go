@@ -17,11 +17,11 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// Config is what an operator may set.
+// Config has the settings of permissions.
 type Config struct {
-	UndefinedChannels string        `name:"ingest-undefined-channels" help:"Sends to group-like channels that nobody has defined: allow takes them, refuse answers 403." enum:"allow,refuse" default:"allow"`
-	PersonAllowlists  bool          `name:"ingest-person-allowlists" help:"Take sends to a person only from those on the person's allowlist, unless the person allows strangers."`
-	StaleMax          time.Duration `name:"ingest-permissions-stale-max" help:"How long permissions are used as they were last seen while NATS cannot confirm them; beyond it sends are answered 503." default:"30s"`
+	UndefinedChannels string        `name:"ingest-undefined-channels" help:"Sends to group-like channels that are not defined: allow accepts them, refuse answers 403." enum:"allow,refuse" default:"allow"`
+	PersonAllowlists  bool          `name:"ingest-person-allowlists" help:"Accept sends to a person only from uids on the person's allowlist, unless the person allows strangers."`
+	StaleMax          time.Duration `name:"ingest-permissions-stale-max" help:"How long the permissions last seen stay in use while NATS does not confirm them; after that, sends are answered 503." default:"30s"`
 }
 
 // The values of UndefinedChannels.
@@ -42,15 +42,14 @@ func (c Config) Check() error {
 	return errors.Join(errs...)
 }
 
-// Deps is what a Store works with. All fields must be set.
+// Deps are the dependencies of a Store. All fields must be set.
 type Deps struct {
 	JetStream  jetstream.JetStream
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
-// Store is the policies of a deployment: a cache that follows the bucket, and the way to
-// change what is in there.
+// Store holds the policies of a deployment: a cache that follows the bucket, and changes of the bucket.
 type Store struct {
 	rules    Rules
 	staleMax time.Duration
@@ -59,7 +58,7 @@ type Store struct {
 	metrics  *metrics
 
 	cache    atomic.Pointer[cache]
-	usable   atomic.Bool // it is fresh enough to answer from
+	usable   atomic.Bool // the cache is fresh enough to decide on sends
 	progress progress
 	loose    loose
 	locks    [lockStripes]chan struct{}
@@ -67,19 +66,19 @@ type Store struct {
 	ready       chan struct{}        // closed when the cache is complete for the first time
 	once        sync.Once            // closes ready
 	marking     chan struct{}        // held while the mark is raised
-	marked      atomic.Pointer[mark] // what is known to be stored
+	marked      atomic.Pointer[mark] // the mark known to be stored
 	probeFaults lifecycle.Repeated
-	restart     chan struct{} // asks for a new watch
+	restart     chan struct{} // requests a new watch
 	watching    atomic.Int64  // the number of the watch; 0: there is none
-	watches     int64         // the number of the last one; follow's own
+	watches     int64         // the number of the last one; used only by follow
 	others      atomic.Int64  // pages and foreign keys that were read into the cache
 	notWhole    atomic.Pointer[error]
 	began       time.Time
 	confirmed   atomic.Int64 // when the cache was last known to be complete, in nanoseconds since began; 0: never
-	created     atomic.Int64 // when the stream was made, in Unix nanoseconds: another one is another bucket
+	created     atomic.Int64 // when the stream was created, in Unix nanoseconds; another time means another bucket
 }
 
-// New checks cfg and makes a store. It asks NATS nothing before Run.
+// New checks cfg and makes a Store. It sends nothing to NATS before Run.
 func New(cfg Config, deps Deps) (*Store, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
@@ -101,7 +100,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
-// Run follows the bucket until ctx ends. Changes need it; they fail when it has ended.
+// Run follows the bucket until ctx ends. Changes fail unless Run is running.
 func (s *Store) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	work.Go(func() { s.follow(ctx) })
@@ -115,13 +114,14 @@ func (s *Store) Run(ctx context.Context) error {
 // Ready is closed when the cache is complete for the first time.
 func (s *Store) Ready() <-chan struct{} { return s.ready }
 
-// ErrNotWhole says that the bucket holds less than was put into it. Which channels are concerned cannot be told, so nothing is allowed.
-var ErrNotWhole = errors.New("the bucket " + topology.PermissionBucket + " has lost records; nobody can be allowed to send (restore its stream with `nats stream restore`, or see `sendhouse repair permissions`)")
+// ErrNotWhole means that the bucket holds less than was written to it. Which channels are affected is not known, so no
+// send is allowed.
+var ErrNotWhole = errors.New("the bucket " + topology.PermissionBucket + " has lost records; no send can be allowed (restore its stream with `nats stream restore`, or see `sendhouse repair permissions`)")
 
 // ErrNotReady is wrapped by Check.
-var ErrNotReady = errors.New("permissions cannot be answered for")
+var ErrNotReady = errors.New("permissions are not available")
 
-// Check is nil while sends can be decided on.
+// Check returns nil while sends can be decided on.
 func (s *Store) Check() error {
 	cache := s.cache.Load()
 	switch {
@@ -135,26 +135,26 @@ func (s *Store) Check() error {
 	return nil
 }
 
-// age is how long ago the cache was last known to be complete.
+// age returns the time since the cache was last known to be complete.
 func (s *Store) age() time.Duration {
 	return time.Since(s.began) - time.Duration(s.confirmed.Load())
 }
 
-// Decide says whether a send is allowed. It asks nobody and allocates nothing.
+// Decide returns the verdict on a send. It makes no request and does not allocate.
 func (s *Store) Decide(send Send) Verdict {
 	verdict := Unavailable
 	if cache := s.cache.Load(); s.usable.Load() && cache.complete.Load() {
 		verdict = Decide(cache, s.rules, send)
 		if verdict != Allowed && cache.Policy(SystemAccounts()).Has(damaged) {
-			verdict = Unavailable // the sender may be one of the system accounts, which cannot be read
+			verdict = Unavailable // the system accounts cannot be read, and the sender may be one of them
 		}
 	}
 	s.metrics.decisions[verdict].Inc()
 	return verdict
 }
 
-// Policy is what is known of a channel now; nil if nothing is. It fails where that may be
-// too old to be answered, or is damaged.
+// Policy returns the current policy of a channel; nil if there is none. It fails if the cache may be too old, or the
+// policy is damaged.
 func (s *Store) Policy(ch Channel) (*Policy, error) {
 	if err := s.Check(); err != nil {
 		return nil, err
@@ -166,23 +166,23 @@ func (s *Store) Policy(ch Channel) (*Policy, error) {
 	return p, nil
 }
 
-// bucketStream is the stream behind the bucket.
+// bucketStream is the stream of the bucket.
 const bucketStream = "KV_" + topology.PermissionBucket
 
-// position is how far the bucket's stream is.
+// position is the state of the bucket's stream.
 type position struct {
 	last    uint64 // stream_seq of its newest message
-	keys    uint64 // that it holds
+	keys    uint64 // number of keys
 	created time.Time
 }
 
-// position asks the stream's leader.
+// position asks the stream's leader for its position.
 func (s *Store) position(ctx context.Context) (position, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	stream, err := s.js.Stream(ctx, bucketStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		err = fmt.Errorf("there is no bucket %s: a sequencer makes it at the first start of a deployment; one that was lost since comes back from a backup (`nats stream restore`), or empty by `sendhouse repair permissions`: %w", topology.PermissionBucket, err)
+		err = fmt.Errorf("there is no bucket %s: a sequencer creates it at the first start of a deployment; if it was lost since, restore it from a backup (`nats stream restore`), or create an empty one with `sendhouse repair permissions`: %w", topology.PermissionBucket, err)
 	}
 	if err != nil {
 		return position{}, err
@@ -191,15 +191,14 @@ func (s *Store) position(ctx context.Context) (position, error) {
 	return position{last: info.State.LastSeq, keys: info.State.NumSubjects, created: info.Created}, nil
 }
 
-// replaced reports whether the stream is another one than that which the cache was read from, or
-// has been set back behind what was applied before its position was asked for. The cache may
-// have got further while the answer was on its way.
+// replaced reports whether the stream is not the one that the cache was read from, or was rolled back to before what had
+// been applied when its position was requested. The cache may have advanced while the response was on its way.
 func (s *Store) replaced(at position, applied uint64) bool {
 	created := s.created.Load()
 	return created != 0 && created != at.created.UnixNano() || at.last < applied
 }
 
-// sync waits until the cache has everything that the bucket held when it was asked.
+// sync waits until the cache has everything that the bucket held when sync was called.
 func (s *Store) sync(ctx context.Context) error {
 	at, err := s.position(ctx)
 	if err != nil {
@@ -208,8 +207,8 @@ func (s *Store) sync(ctx context.Context) error {
 	return s.reach(ctx, at.last)
 }
 
-// reach waits until the cache has everything up to a revision, or, where the newest messages
-// are gone and will never come, everything that the bucket holds.
+// reach waits until the cache has everything up to a revision or, if the newest messages are gone and will never arrive,
+// everything that the bucket holds.
 func (s *Store) reach(ctx context.Context, revision uint64) error {
 	var unanswered error
 	for {
@@ -230,8 +229,8 @@ func (s *Store) reach(ctx context.Context, revision uint64) error {
 	}
 }
 
-// missing says whether the bucket holds anything behind what has been applied. It asks the
-// stream's leader: the server of the watch may itself be behind.
+// missing reports whether the bucket holds any message after the last one applied. It asks the stream's leader, since the
+// watch's server may itself lag.
 func (s *Store) missing(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

@@ -120,7 +120,7 @@ func (b *bundle) change(s *Store, ch Channel, e Edit) {
 	require.NoError(b.t, s.Change(b.t.Context(), ch, e))
 }
 
-// eventually waits for something that another goroutine brings about.
+// eventually waits for a condition that another goroutine establishes.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	require.Eventually(t, ok, testTimeout, time.Millisecond, what)
@@ -150,7 +150,7 @@ func numbered(prefix string, n int) (uids []string) {
 	return uids
 }
 
-// keys is what the bucket holds, how many of each kind.
+// keys counts the bucket's keys by kind.
 func (b *bundle) keys() (channels, pages int) {
 	b.t.Helper()
 	lister, err := b.kv.ListKeys(b.t.Context())
@@ -172,7 +172,7 @@ func TestChangeIsInForce(t *testing.T) {
 	b := setup(t)
 	here, there := b.store(), b.store()
 	g := group("g.*> é")
-	require.Equal(t, Allowed, here.ask("u", g), "nobody has defined it")
+	require.Equal(t, Allowed, here.ask("u", g), "the channel is not defined")
 
 	b.change(here, g, define("u"))
 	require.Equal(t, NotSubscribed, here.ask("v", g), "at once where it was made")
@@ -196,7 +196,7 @@ func TestChangeIsInForce(t *testing.T) {
 	require.Equal(t, here.cache.Load().bytes.Load(), again.cache.Load().bytes.Load(), "the books do not drift")
 }
 
-// TestLargeList takes a list through its life, and looks what of it stays in the bucket.
+// TestLargeList takes a list through its life, and checks what remains of it in the bucket.
 func TestLargeList(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -239,8 +239,7 @@ func TestLargeList(t *testing.T) {
 	require.Equal(t, here.cache.Load().bytes.Load(), there.cache.Load().bytes.Load())
 }
 
-// TestConcurrentChanges lets two instances change one channel at the same time. Nothing that
-// was answered may be lost.
+// TestConcurrentChanges lets two instances change one channel at the same time. No acknowledged change may be lost.
 func TestConcurrentChanges(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -284,8 +283,7 @@ func TestConcurrentChanges(t *testing.T) {
 	require.Len(t, last.cache.Load().Policy(g).List(Subscribers).leaves, pages, "no page is left over")
 }
 
-// TestResetIsOneChange asks all the time while a list is replaced: it is the old one or the
-// new one, never a part.
+// TestResetIsOneChange reads a list continuously while it is replaced: it is the old or the new one, never a part.
 func TestResetIsOneChange(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -316,8 +314,8 @@ func TestResetIsOneChange(t *testing.T) {
 	require.Equal(t, Allowed, <-stopped)
 }
 
-// TestDeathBetweenPagesAndRecord is a change that dies half way: it has not happened, and
-// what it left is swept.
+// TestDeathBetweenPagesAndRecord: a change whose process dies half way has no effect, and the pages that it left are
+// swept.
 func TestDeathBetweenPagesAndRecord(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -345,20 +343,19 @@ func TestDeathBetweenPagesAndRecord(t *testing.T) {
 	require.Zero(t, last.loose.count())
 	require.Equal(t, Allowed, last.ask("u", g))
 
-	// The one that seemed dead goes on: it is too late.
+	// The process that seemed dead continues, too late.
 	_, err = dying.storeRecord(t.Context(), g, next, base)
 	require.ErrorIs(t, err, errConflict)
 	require.NoError(t, dying.sync(t.Context()))
 	require.Equal(t, Allowed, dying.ask("u", g))
 
-	// Others forget the pages, too.
+	// Other processes forget the pages, too.
 	require.NoError(t, other.sync(t.Context()))
 	require.NoError(t, other.sweepOnce(t.Context(), 0))
 	require.Zero(t, other.loose.count())
 }
 
-// TestDeathBetweenRecordAndPurge: the change has happened, and the pages that it replaced are
-// found at a later start.
+// TestDeathBetweenRecordAndPurge: the change is in force, and the pages that it replaced are found at a later start.
 func TestDeathBetweenRecordAndPurge(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -380,7 +377,7 @@ func TestDeathBetweenRecordAndPurge(t *testing.T) {
 	require.Equal(t, NotSubscribed, last.ask("m-0000001", g))
 }
 
-// TestStale: without NATS the cache stands for its time, and then nobody is let in or out.
+// TestStale: without NATS the cache may be used for StaleMax; after that no send is decided on.
 func TestStale(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -406,8 +403,8 @@ func TestStale(t *testing.T) {
 	require.Equal(t, Allowed, s.ask("v", g))
 }
 
-// TestServerRestartsMissNothing: what others change while this process cannot reach NATS is in
-// force when it can.
+// TestServerRestarts: changes that other processes make while this one cannot reach NATS are in force once it
+// can.
 func TestServerRestarts(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -423,7 +420,7 @@ func TestServerRestarts(t *testing.T) {
 	}
 }
 
-// TestBucketReplaced: a bucket that was made anew, or restored, is read from its beginning.
+// TestBucketReplaced: a bucket that was created again or restored is read from its beginning.
 func TestBucketReplaced(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -444,7 +441,7 @@ func TestBucketReplaced(t *testing.T) {
 	require.Equal(t, NotSubscribed, s.ask("anybody", g))
 }
 
-// TestNoBucket: a start without the bucket answers nothing, says why, and goes on when it is there.
+// TestNoBucket: a store started without the bucket decides nothing, reports why, and recovers when the bucket exists.
 func TestNoBucket(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -458,7 +455,7 @@ func TestNoBucket(t *testing.T) {
 	require.Equal(t, Allowed, s.ask("u", group("g")))
 }
 
-// TestDeadWatch: a watch that is cut off without a word is replaced within a second.
+// TestDeadWatch: a watch that fails silently is replaced within a second.
 func TestDeadWatch(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -467,7 +464,7 @@ func TestDeadWatch(t *testing.T) {
 	b.change(other, g, define("u"))
 	eventually(t, "in force", func() bool { return s.ask("v", g) == NotSubscribed })
 
-	// Both watches lose their consumers; nobody is told before a heartbeat is missed.
+	// Both watches lose their consumers; no client is notified before it misses a heartbeat.
 	stream, err := b.js.Stream(t.Context(), bucketStream)
 	require.NoError(t, err)
 	for consumer := range stream.ListConsumers(t.Context()).Info() {
@@ -480,7 +477,7 @@ func TestDeadWatch(t *testing.T) {
 	t.Logf("seen after %s", time.Since(put))
 }
 
-// TestForeignKeys: what others put into the bucket stops nobody but its own channel.
+// TestForeignKeys: unexpected content in the bucket affects no channel but its own.
 func TestForeignKeys(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -509,8 +506,8 @@ func TestForeignKeys(t *testing.T) {
 	require.Equal(t, NotSubscribed, s.ask("w", h))
 }
 
-// TestEmptyPolicyIsForgotten: a policy that says nothing any more takes no place, in any process, and the channel can
-// be given another one, by a process that knew it and by one that did not.
+// TestEmptyPolicyIsForgotten: an empty policy takes no memory in any process, and the channel can be given another policy,
+// by a process that knew the old one and by one that did not.
 func TestEmptyPolicyIsForgotten(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

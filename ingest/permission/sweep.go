@@ -14,14 +14,13 @@ import (
 
 const (
 	sweepInterval = 5 * time.Minute
-	// sweepAge is how old a page must be that is swept, so that a change under way is not
-	// disturbed for nothing. It is not what makes sweeping safe.
+	// sweepAge is the minimum age of a page to be swept, which avoids disturbing a change in progress. Safety does not depend
+	// on it.
 	sweepAge      = 2 * time.Minute
 	sweepPagesMax = 1_000 // at a time
 )
 
-// loose is the pages that no record points to: yet, or because the change that stored them
-// died.
+// loose holds the pages that no record points to: not yet, or because the change that stored them died.
 type loose struct {
 	mu    sync.Mutex
 	pages map[uint64]loosePage
@@ -39,7 +38,7 @@ func (l *loose) add(key parsedKey, p *page, created time.Time) {
 	l.pages[key.id] = loosePage{key: key, page: p, created: created}
 }
 
-// take gives a page to the record that points to it.
+// take removes the page with an id, for the record that points to it.
 func (l *loose) take(id uint64) *page {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,7 +53,7 @@ func (l *loose) clear() {
 	clear(l.pages)
 }
 
-// forget drops a page that is gone, if nobody has taken it.
+// forget drops a page that was removed from the bucket, and reports whether it was still loose.
 func (l *loose) forget(id uint64) (was bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,7 +62,7 @@ func (l *loose) forget(id uint64) (was bool) {
 	return was
 }
 
-// old gives the keys of pages that are older than an age, by channel.
+// old returns the keys of pages older than age, by channel.
 func (l *loose) old(age time.Duration) map[Channel][]parsedKey {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -83,7 +82,7 @@ func (l *loose) count() int {
 	return len(l.pages)
 }
 
-// sweep removes, now and then, what dead changes have left.
+// sweep periodically removes the pages that dead changes have left.
 func (s *Store) sweep(ctx context.Context) {
 	select {
 	case <-s.ready:
@@ -94,7 +93,7 @@ func (s *Store) sweep(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		if err := s.sweepOnce(ctx, sweepAge); err != nil && ctx.Err() == nil {
-			s.log.Warn("pages of permissions that nobody uses could not be swept; trying again later", "error", err)
+			s.log.Warn("cannot sweep unused pages of permissions; retrying later", "error", err)
 		}
 		select {
 		case <-ticker.C:
@@ -104,9 +103,8 @@ func (s *Store) sweep(ctx context.Context) {
 	}
 }
 
-// sweepOnce removes the loose pages of an age. First it writes each channel's record again as it is:
-// whoever had stored the page for a change of the record as it was, and still lives, can no longer
-// make that change.
+// sweepOnce removes the loose pages older than age. It first rewrites each channel's record unchanged: a process that had
+// stored the page for a change of the previous record, and is still alive, can then no longer make that change.
 func (s *Store) sweepOnce(ctx context.Context, age time.Duration) error {
 	kv, err := s.js.KeyValue(ctx, topology.PermissionBucket)
 	if err != nil {
@@ -118,7 +116,7 @@ func (s *Store) sweepOnce(ctx context.Context, age time.Duration) error {
 		for _, key := range keys {
 			_, err := kv.Get(ctx, key.channel.pageKey(key.list, key.id))
 			switch {
-			case errors.Is(err, jetstream.ErrKeyNotFound): // its own writer has removed it
+			case errors.Is(err, jetstream.ErrKeyNotFound): // the process that wrote it has removed it
 				s.loose.forget(key.id)
 			case err != nil:
 				return err
@@ -135,12 +133,12 @@ func (s *Store) sweepOnce(ctx context.Context, age time.Duration) error {
 		}
 		var pages []storedPage
 		for _, key := range there {
-			if s.loose.forget(key.id) { // nobody has taken it meanwhile
+			if s.loose.forget(key.id) { // no record has taken it in the meantime
 				pages = append(pages, storedPage{list: key.list, key: channel.pageKey(key.list, key.id)})
 			}
 		}
 		s.purge(ctx, pages)
-		s.log.Info("pages of permissions that nobody used were removed", "pages", len(pages))
+		s.log.Info("removed unused pages of permissions", "pages", len(pages))
 	}
 	return errors.Join(errs...)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
-// checkMediaType takes application/json, in UTF-8 and not compressed.
+// checkMediaType accepts application/json, in UTF-8 and not compressed.
 func checkMediaType(h http.Header) outcome.Problem {
 	if rule := api.MediaTypeRule(h); rule != "" {
 		return outcome.Problem{Outcome: outcome.MediaType, Msg: rule}
@@ -29,14 +29,14 @@ func (p *Pool) Receive(w http.ResponseWriter, r *http.Request, req *Request) out
 	failed := req.read(r, p.bodyBytesMax)
 	p.Uploading.Add(-1)
 	if !failed.OK() {
-		// What is left of the body would have to be read to use the connection again.
+		// Keep-alive would require reading the rest of the body.
 		w.Header().Set("Connection", "close")
 	}
 	return failed
 }
 
-// read reads the body into r.body. The buffer grows with what really comes, not
-// with what Content-Length promises, and out of the shared budget.
+// read reads the body into r.body. The buffer grows with the bytes received, not with Content-Length, and its memory comes
+// from the shared budget.
 func (r *Request) read(in *http.Request, bytesMax int) outcome.Problem {
 	if in.ContentLength > int64(bytesMax) {
 		return TooLarge(bytesMax)
@@ -61,7 +61,7 @@ func (r *Request) read(in *http.Request, bytesMax int) outcome.Problem {
 	}
 }
 
-// grow doubles the buffer, up to one byte more than a body may have.
+// grow doubles the buffer, up to one byte more than the body limit.
 func (r *Request) grow(bytesMax int) bool {
 	size := min(2*cap(r.body), bytesMax+1)
 	more := int64(size - cap(r.body))
@@ -75,7 +75,7 @@ func (r *Request) grow(bytesMax int) bool {
 	return true
 }
 
-// upload is a body that is read in parts, between which its request does other things.
+// upload wraps a body that is read in parts, with other work between the reads.
 func (p *Pool) upload(body io.Reader) io.Reader { return upload{body, p} }
 
 type upload struct {
@@ -89,7 +89,7 @@ func (u upload) Read(p []byte) (int, error) {
 	return u.Reader.Read(p)
 }
 
-// TooLarge is the problem of a body larger than bytesMax.
+// TooLarge returns the problem of a body larger than bytesMax.
 func TooLarge(bytesMax int) outcome.Problem {
 	return outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("the body is larger than %s", config.ByteSize(bytesMax))}
 }

@@ -11,23 +11,21 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/outcome"
 )
 
-// subscribersMax is the most receivers that a request may name.
+// subscribersMax is the largest number of receivers in a request.
 const subscribersMax = 10_000
 
-// Decode reads r.body into r.fields. It returns a problem only where the body is
-// not one JSON object; a field of a wrong type is noted and the reading goes on, so
-// that one error can name every bad field.
+// Decode parses r.body into r.fields. It returns a problem only if the body is not a single JSON object. A field of a
+// wrong type is recorded and decoding continues, so that one error can name every bad field.
 //
-// It takes what encoding/json takes for a struct with pointer fields and exact
-// names, and refuses what that refuses, but for these:
-//   - bytes that are not UTF-8, and unpaired surrogates in a field that is used, are
-//     refused: replacing them could make two names one
-//   - an element of subscribers must not be null
-//   - the payload must be a string; encoding/json also takes an array of numbers
-//   - nesting deeper than depthMax is refused
+// It accepts and rejects what encoding/json does for a struct with pointer fields and exact names, except:
+//   - Bytes that are not UTF-8, and unpaired surrogates in a field that is used, are rejected: replacing them could make
+//     two names equal.
+//   - An element of subscribers must not be null.
+//   - The payload must be a string; encoding/json also accepts an array of numbers.
+//   - Nesting deeper than depthMax is rejected.
 //
-// A key that stands there twice counts once: the last value wins, null included,
-// which means absent; but a wrong type is wrong wherever it stands.
+// For a duplicate key the last value wins, null included, which means absent; but a wrong type is an error in any of the
+// values.
 func (r *Request) Decode() outcome.Problem {
 	if p := r.checkText(); !p.OK() || r.scan() {
 		return p
@@ -35,7 +33,7 @@ func (r *Request) Decode() outcome.Problem {
 	return r.decodeText(r.object)
 }
 
-// decodeWith checks that the body is one JSON object, which object reads.
+// decodeWith checks that the body is a single JSON object, which the function object parses.
 func (r *Request) decodeWith(object func(d *jx.Decoder) error) outcome.Problem {
 	if p := r.checkText(); !p.OK() {
 		return p
@@ -43,7 +41,7 @@ func (r *Request) decodeWith(object func(d *jx.Decoder) error) outcome.Problem {
 	return r.decodeText(object)
 }
 
-// checkText checks that the body is a text.
+// checkText checks that the body is neither empty nor invalid UTF-8.
 func (r *Request) checkText() outcome.Problem {
 	if len(r.body) == 0 {
 		return outcome.Problem{Outcome: outcome.InvalidJSON, Msg: "the body is empty; it must be a JSON object"}
@@ -54,7 +52,7 @@ func (r *Request) checkText() outcome.Problem {
 	return outcome.Problem{}
 }
 
-// decodeText is decodeWith behind checkText.
+// decodeText is decodeWith after checkText.
 func (r *Request) decodeText(object func(d *jx.Decoder) error) outcome.Problem {
 	d := &r.json
 	d.ResetBytes(r.body)
@@ -71,7 +69,7 @@ func (r *Request) decodeText(object func(d *jx.Decoder) error) outcome.Problem {
 	return outcome.Problem{}
 }
 
-// object reads the body's own object.
+// object parses the top-level object.
 func (r *Request) object(d *jx.Decoder) error {
 	f := &r.fields
 	it, err := d.ObjIter()
@@ -180,8 +178,8 @@ func (r *Request) string(d *jx.Decoder, f Field, dst *string) error {
 	return nil
 }
 
-// integer reads an integer field into dst. What is no integer, or none of 64 bits,
-// is noted; ranges are the validation's.
+// integer reads an integer field into dst. A value that is not a 64-bit integer is recorded as an issue; validation checks
+// the range.
 func (r *Request) integer(d *jx.Decoder, f Field, dst *int64) error {
 	r.fields.given.remove(f)
 	*dst = 0
@@ -237,7 +235,7 @@ func (r *Request) base64(d *jx.Decoder) error {
 	return nil
 }
 
-// decodePayload reads the payload into r.payload. As for encoding/json, line breaks in it are passed over.
+// decodePayload decodes the payload into r.payload. Like encoding/json, it ignores line breaks in the text.
 func (r *Request) decodePayload(text []byte) bool {
 	most := base64.StdEncoding.DecodedLen(len(text))
 	if cap(r.payload) < most {
@@ -252,7 +250,7 @@ func (r *Request) decodePayload(text []byte) bool {
 	return true
 }
 
-// uids reads an array of uids into r.fields.subscribers. A body has one such field.
+// uids reads an array of uids into r.fields.subscribers. A body has only one such field.
 func (r *Request) uids(d *jx.Decoder, name Field) error {
 	f := &r.fields
 	f.given.remove(name)

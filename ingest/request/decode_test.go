@@ -18,7 +18,7 @@ import (
 
 const testPayloadBytesMax = 1 << 10
 
-// decoded is a body through the decoder and the validation under test.
+// decoded is the result of the decoder and the validation under test.
 func decoded(pool *Pool, body []byte) (*Request, outcome.Problem) {
 	r := pool.Get()
 	r.body = append(r.body, body...)
@@ -28,8 +28,7 @@ func decoded(pool *Pool, body []byte) (*Request, outcome.Problem) {
 	return r, r.Validate(testPayloadBytesMax)
 }
 
-// compare holds the decoder and the validation against the reference. See decode for
-// where they may differ.
+// compare checks the decoder and the validation against the reference. See Decode for the allowed differences.
 func compare(t require.TestingT, pool *Pool, body []byte) {
 	compareScan(t, pool, body)
 	r, p := decoded(pool, body)
@@ -60,7 +59,7 @@ func compare(t require.TestingT, pool *Pool, body []byte) {
 	require.ElementsMatch(t, bad, strings.Split(p.Field, ","), p.Msg)
 }
 
-// compareScan holds the quick reading against the decoder, and says whether it takes the body.
+// compareScan checks scan against the decoder, and reports whether scan accepts the body.
 func compareScan(t require.TestingT, pool *Pool, body []byte) bool {
 	fast, slow := pool.Get(), pool.Get()
 	defer pool.Put(fast)
@@ -77,13 +76,13 @@ func compareScan(t require.TestingT, pool *Pool, body []byte) bool {
 	require.Empty(t, fast.fields.subscribers)
 	require.Equal(t, string(slow.fields.payload), string(fast.fields.payload))
 	for _, f := range []*fields{&slow.fields, &fast.fields} {
-		f.subscribers, f.payload = nil, nil // where empty, in the pool's memory or in none
+		f.subscribers, f.payload = nil, nil // if empty, they may be in the pool's memory or nil
 	}
 	require.Equal(t, slow.fields, fast.fields)
 	return true
 }
 
-// excused says whether a refusal is one that encoding/json does not make.
+// excused reports whether a refusal is one that encoding/json does not make.
 func excused(body []byte, p outcome.Problem) bool {
 	switch {
 	case p.Outcome == outcome.InvalidJSON:
@@ -115,7 +114,7 @@ func hostile() []string {
 	return append(bodies, pagePayloads()...)
 }
 
-// pagePayloads are sends of what the seed page shows.
+// pagePayloads are sends with the payloads of the seed page.
 func pagePayloads() []string {
 	var bodies []string
 	for _, flags := range []string{`"red_dot":1`, `"sync_once":1`, `"no_persist":1,"sync_once":1`} {
@@ -126,7 +125,7 @@ func pagePayloads() []string {
 	return bodies
 }
 
-// exampleSends are sends of every payload that the seed page shows, with the flags that it shows them with.
+// exampleSends are sends of every payload on the seed page, with the flags shown for it.
 func exampleSends() []string {
 	var bodies []string
 	for _, e := range payloadExamples() {
@@ -195,7 +194,7 @@ func TestDecodeProperty(t *testing.T) {
 	})
 }
 
-// TestSend is what becomes of a good body.
+// TestSend checks the send made from a valid body.
 func TestSend(t *testing.T) {
 	t.Parallel()
 	base := func(change func(*message.Send)) *message.Send {
@@ -244,7 +243,7 @@ func TestSend(t *testing.T) {
 			pool.Put(r)
 		})
 	}
-	// printf "b\nc" | sha256sum. Changing it would part the messages of a set from those before.
+	// printf "b\nc" | sha256sum. Changing the name would move a set's later messages to another channel.
 	require.Equal(t, "6c516cfc306e5363", temporaryChannel([]string{"b", "c"})[:16])
 }
 

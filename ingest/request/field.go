@@ -7,7 +7,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/outcome"
 )
 
-// Field is a part of the body that can be wrong. Errors name fields in this order.
+// Field is a part of the body that can be invalid. Errors name fields in this order.
 type Field uint8
 
 // The fields, in the order of a request.
@@ -47,7 +47,7 @@ const (
 	flagSyncOnce
 )
 
-// String is the name of the field in a request and in errors.
+// String returns the field's name in requests and errors.
 func (f Field) String() string {
 	return [FieldsCount]string{
 		"payload", "from_uid", "sender_uid", "channel_id", "channel_type",
@@ -57,7 +57,7 @@ func (f Field) String() string {
 	}[f]
 }
 
-// reason is WuKongIM's code for a bad field, if it has one.
+// reason returns WuKongIM's code for a bad field, or 0.
 func (f Field) reason() int {
 	switch f {
 	case fieldPayload:
@@ -71,23 +71,23 @@ func (f Field) reason() int {
 	}
 }
 
-// fieldSet is a set of fields, a bit each.
+// fieldSet is a set of fields, one bit each.
 type fieldSet uint32
 
 func (s fieldSet) has(f Field) bool { return s&(1<<f) != 0 }
 func (s *fieldSet) add(f Field)     { *s |= 1 << f }
 func (s *fieldSet) remove(f Field)  { *s &^= 1 << f }
 
-// issue is one thing that is wrong with a field: "must be an integer", to be read
-// behind the field's name.
+// issue is one thing that is wrong with a field; what completes a sentence that starts with the field's name, such as
+// "must be an integer".
 type issue struct {
 	field Field
 	what  string
-	// large marks an issue that is 413 where it is the only one.
+	// large marks an issue that is answered 413 if it is the only one.
 	large bool
 }
 
-// bad notes what is wrong with a field. The first note on a field stands.
+// bad records what is wrong with a field. The first issue of a field is kept.
 func (r *Request) bad(f Field, what string) {
 	r.note(issue{field: f, what: what})
 }
@@ -102,7 +102,7 @@ func (r *Request) isBad(f Field) bool {
 	return slices.ContainsFunc(r.issues, func(i issue) bool { return i.field == f })
 }
 
-// problem makes one error of all issues; it names every bad field.
+// problem combines all issues in one error that names every bad field.
 func (r *Request) problem() outcome.Problem {
 	if len(r.issues) == 0 {
 		return outcome.Problem{}

@@ -12,8 +12,7 @@ import (
 	"github.com/go-faster/jx"
 )
 
-// depthMax bounds the nesting of a body. Ours has two levels; the rest is for
-// fields that are ignored.
+// depthMax bounds the nesting of a body. Known fields use two levels; the rest is for ignored fields.
 const depthMax = 64
 
 var (
@@ -21,7 +20,7 @@ var (
 	errTrailing = errors.New("something follows the object")
 )
 
-// atEnd checks that nothing but white space follows.
+// atEnd checks that only white space follows.
 func atEnd(d *jx.Decoder) error {
 	if d.Next() != jx.Invalid {
 		return errTrailing
@@ -32,8 +31,7 @@ func atEnd(d *jx.Decoder) error {
 	return nil
 }
 
-// skip passes over a value that stands at the given depth. jx's own Skip recurses
-// 10,000 deep.
+// skip skips a value at the given depth. jx's own Skip recurses up to 10,000 levels.
 func skip(d *jx.Decoder, depth int) error {
 	if depth > depthMax {
 		return errDepth
@@ -66,13 +64,13 @@ func skip(d *jx.Decoder, depth int) error {
 	}
 }
 
-// alias is a string over b, without a copy. It lives as long as b is not changed.
+// alias returns b as a string without copying. It is valid as long as b is not changed.
 func alias(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// isSpace says whether JSON knows a byte as white space.
+// isSpace reports whether a byte is JSON white space.
 func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }
 
-// trimLeft cuts white space off the front.
+// trimLeft removes leading white space.
 func trimLeft(b []byte) []byte {
 	for len(b) > 0 && isSpace(b[0]) {
 		b = b[1:]
@@ -80,7 +78,7 @@ func trimLeft(b []byte) []byte {
 	return b
 }
 
-// trimSpace cuts it off both ends.
+// trimSpace removes leading and trailing white space.
 func trimSpace(b []byte) []byte {
 	b = trimLeft(b)
 	for len(b) > 0 && isSpace(b[len(b)-1]) {
@@ -91,8 +89,8 @@ func trimSpace(b []byte) []byte {
 
 const unpairedSurrogate = "holds an escaped surrogate without its other half"
 
-// unquote reads a JSON string whose form has been checked, quotes included. Without
-// escapes the answer aliases raw, otherwise r.text. It refuses unpaired surrogates.
+// unquote decodes a JSON string, quotes included, whose syntax has been checked. The result aliases raw if there are no
+// escapes, otherwise r.text. Unpaired surrogates are rejected.
 func (r *Request) unquote(raw []byte) (text []byte, ok bool) {
 	inner := raw[1 : len(raw)-1]
 	escape := bytes.IndexByte(inner, '\\')
@@ -123,7 +121,7 @@ func (r *Request) unquote(raw []byte) (text []byte, ok bool) {
 					return nil, false
 				}
 				char = utf16.DecodeRune(char, hex4(inner[2:]))
-				if char == unicode.ReplacementChar { // no pair has this value
+				if char == unicode.ReplacementChar { // no pair encodes this value
 					return nil, false
 				}
 				inner = inner[6:]
@@ -137,7 +135,7 @@ func (r *Request) unquote(raw []byte) (text []byte, ok bool) {
 	return r.text[start:len(r.text):len(r.text)], true
 }
 
-// hex4 reads four hex digits that have been checked.
+// hex4 decodes four hex digits that have been checked.
 func hex4(b []byte) rune {
 	var v rune
 	for _, c := range b[:4] {

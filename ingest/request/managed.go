@@ -13,25 +13,25 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Managed is the body of a management route, decoded and checked.
+// Managed is the decoded and checked body of a management route.
 type Managed struct {
 	Channel permission.Channel
-	Uids    []string // each once
+	Uids    []string // without duplicates
 	Reset   bool
 	Flags   permission.Flags // of a channel that is defined
 }
 
-// Accepts says what a management route takes beside the channel.
+// Accepts describes what a management route takes besides the channel.
 type Accepts struct {
-	NoChannel   bool  // it is not about a channel
-	Uids        Field // the name of its uids; fieldsCount: it has none
+	NoChannel   bool  // the route has no channel
+	Uids        Field // the name of its uids; fieldsCount: the route has none
 	UidsMayLack bool
 	Flags       bool // large, ban, disband, send_ban, allow_stranger
 	Reset       bool
 	GroupUnsaid bool // an absent channel_type means a group
-	NoPerson    bool // a person's channel has no such thing
-	// Of a route that only removes: the list. Names that break the rules are taken if they are stored: somebody has written them there by
-	// other ways, and they have to be removable.
+	NoPerson    bool // the route does not apply to a person's channel
+	// Removes and RemovesFrom are set for a route that only removes. Names that break the rules are accepted if they are
+	// stored: they were written by other means, and must be removable.
 	Removes     bool
 	RemovesFrom permission.List
 }
@@ -48,8 +48,8 @@ const (
 	manageFlags // the number of them
 )
 
-// DecodeManaged reads r.body as the body of a management route. As for a send, one error names
-// every bad field, and fields that the route does not know are passed over.
+// DecodeManaged parses and checks r.body as the body of a management route. As for a send, one error names every bad
+// field, and unknown fields are ignored.
 func (r *Request) DecodeManaged(takes Accepts) (m Managed, p outcome.Problem) {
 	var flags [manageFlags]int64
 	if p := r.decodeWith(func(d *jx.Decoder) error { return r.managedObject(d, takes, &flags) }); !p.OK() {
@@ -87,7 +87,7 @@ func managedFlags(given [manageFlags]int64) permission.Flags {
 	return flags
 }
 
-// managedObject reads the body's object.
+// managedObject parses the body's object.
 func (r *Request) managedObject(d *jx.Decoder, takes Accepts, flags *[manageFlags]int64) error {
 	f := &r.fields
 	it, err := d.ObjIter()
@@ -115,7 +115,7 @@ func (r *Request) managedObject(d *jx.Decoder, takes Accepts, flags *[manageFlag
 	return it.Err()
 }
 
-// managedField is the field of a key; fieldsCount where the route does not know it.
+// managedField returns the field for a key, or fieldsCount if the route does not have it.
 func managedField(key string, takes Accepts) Field {
 	for _, name := range []Field{fieldChannelID, fieldChannelType} {
 		if key == name.String() && !takes.NoChannel {
@@ -164,7 +164,7 @@ func (r *Request) managedChannel(takes Accepts) permission.Channel {
 	return ch
 }
 
-// managedUIDs checks the uids: empty ones left out, each once.
+// managedUIDs checks the uids; it drops empty ones and duplicates.
 func (r *Request) managedUIDs(takes Accepts, ch permission.Channel) []string {
 	uids := make([]string, 0, len(r.fields.subscribers))
 	for _, uid := range r.fields.subscribers {
@@ -186,7 +186,7 @@ func (r *Request) managedUIDs(takes Accepts, ch permission.Channel) []string {
 	return slices.Compact(uids)
 }
 
-// ManagedQuery reads the channel that a query names.
+// ManagedQuery reads the channel named in a query string.
 func (r *Request) ManagedQuery(query url.Values) (permission.Channel, outcome.Problem) {
 	f := &r.fields
 	f.channelID = query.Get("channel_id")
@@ -202,7 +202,7 @@ func (r *Request) ManagedQuery(query url.Values) (permission.Channel, outcome.Pr
 	return ch, r.problem()
 }
 
-// CheckStored refuses names that break the rules and that a policy does not hold.
+// CheckStored rejects names that break the rules, unless the policy holds them.
 func (r *Request) CheckStored(given Managed, takes Accepts, policy *permission.Policy) outcome.Problem {
 	if policy == nil && !takes.NoChannel {
 		r.badIf(fieldChannelID, given.Channel.Rule())

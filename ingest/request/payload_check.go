@@ -13,19 +13,19 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// PayloadRules checks payloads against the table. It is read-only.
+// PayloadRules checks payloads against the table of rules. It is read-only.
 type PayloadRules struct {
 	mode           string                        // payloadRulesOff, payloadRulesWarn or payloadRulesEnforce
-	violations     map[string]prometheus.Counter // by the rule's name, for every name that there is
+	violations     map[string]prometheus.Counter // by rule name, for all rules
 	table          []payloadRule
 	system, custom *payloadRule
 }
 
-// NewPayloadRules makes the rules, and registers the metric of their violations.
+// NewPayloadRules returns the rules for a mode, and registers the metric of their violations.
 func NewPayloadRules(mode string, reg prometheus.Registerer) (*PayloadRules, error) {
 	p := &PayloadRules{mode: mode, violations: make(map[string]prometheus.Counter), table: payloadRuleTable()}
 	violations := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "sendhouse_ingest_payload_violations_total", Help: "Sends whose payload breaks a rule, by the rule; taken or refused, as ingest-payload-rules says.",
+		Name: "sendhouse_ingest_payload_violations_total", Help: "Sends whose payload breaks a rule, by the rule; accepted or refused, depending on ingest-payload-rules.",
 	}, []string{"rule"})
 	for _, rule := range payloadRuleNames(p.table) {
 		p.violations[rule] = violations.WithLabelValues(rule)
@@ -36,7 +36,7 @@ func NewPayloadRules(mode string, reg prometheus.Registerer) (*PayloadRules, err
 	return p, reg.Register(violations)
 }
 
-// of is the rule of a type. The commonest stand first.
+// of returns the rule of a type. The most common types come first.
 func (p *PayloadRules) of(kind int64) *payloadRule {
 	for i := range p.table {
 		if p.table[i].kind == kind {
@@ -49,12 +49,12 @@ func (p *PayloadRules) of(kind int64) *payloadRule {
 	return p.custom
 }
 
-// violation is the first thing in which a payload breaks a rule. The zero value says
-// that it breaks none. Making one allocates nothing; only the telling does.
+// violation is the first violation found in a payload. The zero value means that there is none. Creating one does not
+// allocate; only formatting it does.
 type violation struct {
 	rule  string
 	field string // path in the payload; "" is the payload itself
-	what  string // to be read behind the field
+	what  string // completes a sentence that starts with the field
 }
 
 func (v violation) ok() bool { return v.rule == "" }
@@ -70,7 +70,7 @@ func (v violation) problem() outcome.Problem {
 	}
 }
 
-// Apply holds a checked send against the rules, as the setting says.
+// Apply checks a validated send against the rules. The mode decides what a violation means.
 func (p *PayloadRules) Apply(req *Request) outcome.Problem {
 	if p.mode == PayloadRulesOff {
 		return outcome.Problem{}
@@ -88,8 +88,8 @@ func (p *PayloadRules) Apply(req *Request) outcome.Problem {
 
 const notJSONOrDeep = "it is not valid JSON, or nested deeper than 64"
 
-// check finds the rule by the payload's type, and then reads the payload by it: for a
-// payload that begins with its type, as most do, that is one reading.
+// check finds the rule by the payload's type, then checks the payload against it. A payload that starts with its type, as
+// most do, is read only once.
 func (p *PayloadRules) check(d *jx.Decoder, s *message.Send) violation {
 	if !utf8.Valid(s.Payload) {
 		return violation{rule: ruleNotJSON, what: "it is not UTF-8"}
@@ -119,7 +119,7 @@ func (p *PayloadRules) check(d *jx.Decoder, s *message.Send) violation {
 	return violation{}
 }
 
-// payloadType reads as far as the type.
+// payloadType reads the payload up to its type.
 func payloadType(d *jx.Decoder) (int64, violation) {
 	notJSON := violation{rule: ruleNotJSON, what: notJSONOrDeep}
 	it, err := d.ObjIter()
@@ -148,26 +148,26 @@ func payloadType(d *jx.Decoder) (int64, violation) {
 	return 0, violation{rule: ruleType, field: "type", what: isRequired}
 }
 
-// payloadReading is one payload being read.
+// payloadReading is the state of reading one payload.
 type payloadReading struct {
 	d     *jx.Decoder
 	rule  string
-	types int // how many there are at top level
+	types int // number of "type" keys at top level
 }
 
 func (p *payloadReading) broken(f *payloadField, what string) violation {
 	return violation{rule: p.rule, field: f.path, what: what}
 }
 
-// object reads an object at a depth and holds its fields against the rule's. It counts
-// those that hold something, not 0 and not empty. Of a key that stands there twice the
-// last value counts, but each must be right. A syntax error is err, not a violation.
+// object reads an object at the given depth and checks its fields against the rule's. It counts the fields whose value is
+// neither 0 nor empty. For a duplicate key the last value counts, but every value must be valid. err is a syntax error; a
+// violation is returned separately.
 func (p *payloadReading) object(fields []payloadField, depth int) (filled int, v violation, err error) {
 	it, err := p.d.ObjIter()
 	if err != nil {
 		return 0, v, err
 	}
-	var given, full uint32 // of fields, a bit each
+	var given, full uint32 // one bit per field
 	for it.Next() {
 		key := it.Key()
 		if depth == 1 && string(key) == "type" {
@@ -209,7 +209,7 @@ func (p *payloadReading) object(fields []payloadField, depth int) (filled int, v
 	return bits.OnesCount32(full), v, nil
 }
 
-// value reads the value of a field, and says whether it holds something.
+// value reads the value of a field, and reports whether it is neither 0 nor empty.
 func (p *payloadReading) value(f *payloadField, depth int) (holds bool, v violation, err error) {
 	wrong := p.broken(f, f.value.String())
 	switch next := p.d.Next(); {
@@ -267,7 +267,7 @@ func (p *payloadReading) array(f *payloadField, wrong violation, depth int) (hol
 	return holds, v, it.Err()
 }
 
-// parseCount reads an integer from 0.
+// parseCount parses a non-negative integer.
 func parseCount(raw []byte) (int64, bool) {
 	n, err := strconv.ParseInt(alias(raw), 10, 64)
 	return n, err == nil && n >= 0

@@ -1,22 +1,22 @@
 package request
 
-// The settings of ingest-payload-rules.
+// The values of ingest-payload-rules.
 const (
-	PayloadRulesOff     = "off"     // payloads are bytes
-	PayloadRulesWarn    = "warn"    // what breaks a rule is counted, and taken
-	PayloadRulesEnforce = "enforce" // what breaks a rule is refused
+	PayloadRulesOff     = "off"     // payloads are not examined
+	PayloadRulesWarn    = "warn"    // violations are counted and accepted
+	PayloadRulesEnforce = "enforce" // violations are refused
 )
 
-// Rules that come before a message's type is known.
+// Rules that apply before a message's type is known.
 const (
 	ruleNotJSON = "not_json"
 	ruleType    = "type"
 )
 
-// payloadRule is what the protocol says of one message type.
+// payloadRule is the protocol's rule for one message type.
 type payloadRule struct {
 	kind   int64  // the payload's "type"
-	name   string // the rule's, in errors and metrics; that of its flags is name + flagsSuffix
+	name   string // in errors and metrics; violations of flags are reported as name + flagsSuffix
 	fields []payloadField
 	flags  payloadFlags
 }
@@ -24,23 +24,23 @@ type payloadRule struct {
 // payloadField is one field of a payload.
 type payloadField struct {
 	key      string
-	path     string // as an error names it
+	path     string // as named in errors
 	value    payloadValue
 	optional bool
 	fields   []payloadField // of valueObject, and of each element of valueObjects
-	// exclusive says that at most one of fields may hold something: not 0, not empty.
+	// exclusive is the rule that at most one of fields may be neither 0 nor empty.
 	exclusive string
 }
 
-// payloadValue is what a field may hold. Null is as good as no field at all.
+// payloadValue is the kind of value that a field may have. Null counts as absent.
 type payloadValue uint8
 
 const (
 	valueText    payloadValue = iota // a string
-	valueName                        // a string that is not empty
-	valueCount                       // an integer from 0
+	valueName                        // a non-empty string
+	valueCount                       // a non-negative integer
 	valueFlag                        // 0 or 1
-	valueObject                      // an object; of fields that the rule does not know anything is taken
+	valueObject                      // an object; unknown fields may have any value
 	valueTexts                       // an array of strings
 	valueObjects                     // an array of objects
 )
@@ -64,7 +64,7 @@ func (v payloadValue) String() string {
 	}
 }
 
-// payloadFlags are the header flags that a message of a type must be sent with.
+// payloadFlags are the header flags required for messages of a type.
 type payloadFlags uint8
 
 const (
@@ -102,10 +102,9 @@ func (f payloadFlags) String() string {
 	}
 }
 
-// payloadRuleTable is WuKongIM's recommended payloads, as its page on
-// POST /message/send shows them: a row for each type, a field for each one shown. A
-// type that the page does not show is an application's own, and may hold anything;
-// above 1000 the page keeps all types for system messages, so those share a row.
+// payloadRuleTable holds WuKongIM's recommended payloads, as documented on its page about POST /message/send: one row per
+// type, one field per documented field. Other types belong to applications and may hold anything; the page reserves all
+// types above 1000 for system messages, so those share a row.
 func payloadRuleTable() []payloadRule {
 	req := func(key string, value payloadValue) payloadField {
 		return payloadField{key: key, path: key, value: value}
@@ -121,7 +120,7 @@ func payloadRuleTable() []payloadRule {
 		return f
 	}
 	mention := of(opt("mention", valueObject), opt("all", valueFlag), opt("uids", valueTexts))
-	mention.exclusive = "uids must be empty where all is 1"
+	mention.exclusive = "uids must be empty when all is 1"
 	reply := of(opt("reply", valueObject),
 		req("root_mid", valueText), req("message_id", valueName), req("message_seq", valueCount),
 		req("from_uid", valueName), req("from_name", valueText), req("payload", valueObject))
@@ -149,14 +148,14 @@ func payloadRuleTable() []payloadRule {
 	}
 }
 
-// The last two rows of the table are for the types that have none of their own.
+// The last two rows of the table are for types without a row of their own.
 const (
 	systemTypesAbove = 1000
 	anySystemType    = -1
 	anyType          = -2
 )
 
-// payloadRuleNames is every name that an error can give: the metric's labels.
+// payloadRuleNames returns every name that an error can have: the metric's labels.
 func payloadRuleNames(table []payloadRule) []string {
 	names := []string{ruleNotJSON, ruleType}
 	for _, rule := range table {

@@ -24,7 +24,7 @@ const (
 	systemUnread = `"no_persist":0,"red_dot":1,"sync_once":0`
 )
 
-// payloadExample is a payload as the seed page shows it, with what breaks it.
+// payloadExample is a payload from the seed page, with changes that break its rule.
 type payloadExample struct {
 	name    string
 	flags   string
@@ -33,7 +33,7 @@ type payloadExample struct {
 	breaks  []payloadBreak
 }
 
-// payloadBreak makes a broken variant: it replaces from by to.
+// payloadBreak makes an invalid variant: it replaces from by to.
 type payloadBreak struct{ from, to, says string }
 
 const wuwang = `{"uid": "xxx", "name": "张三"},
@@ -56,7 +56,7 @@ func payloadExamples() []payloadExample {
         "uids": ["1223", "2323"]
     }
 }`, "text", []payloadBreak{
-			{`"all": 0`, `"all": 1`, "mention uids must be empty where all is 1"}, {`"all": 0`, `"all": 2`, "mention.all must be 0 or 1"},
+			{`"all": 0`, `"all": 1`, "mention uids must be empty when all is 1"}, {`"all": 0`, `"all": 2`, "mention.all must be 0 or 1"},
 			{`"all": 0`, `"all": true`, "mention.all must be 0 or 1"}, {`"1223"`, `1223`, "mention.uids must be an array of strings"}, {`["1223", "2323"]`, `"1223"`, "mention.uids must be"},
 		}},
 		{"text with reply", noFlags, `{
@@ -183,7 +183,7 @@ func payloadExamples() []payloadExample {
 	}
 }
 
-// rulesOf is the rules with a setting.
+// rulesOf returns the rules for a mode.
 func rulesOf(t testing.TB, mode string) *PayloadRules {
 	t.Helper()
 	rules, err := NewPayloadRules(mode, prometheus.NewRegistry())
@@ -196,7 +196,7 @@ func payloadSend(flags, payload string) string {
 	return fmt.Sprintf(`{"header":{%s},"from_uid":"u1","channel_id":"g1","channel_type":2,"payload":%q}`, flags, base64.StdEncoding.EncodeToString([]byte(payload)))
 }
 
-// ruled is what the rules, with a setting, make of a body.
+// ruled applies the rules of a mode to a body.
 func ruled(t *testing.T, rules *PayloadRules, body string) outcome.Problem {
 	t.Helper()
 	pool := NewPool(4<<20, 1<<30)
@@ -215,8 +215,8 @@ func requireBroken(t *testing.T, rules *PayloadRules, body, rule, says string) {
 	require.Contains(t, p.Msg, says)
 }
 
-// TestPayloadExamples: what the page shows passes, with the flags that the page names; and
-// each fails in every way given, and with any of its flags the other way round.
+// TestPayloadExamples: the page's payloads pass with the flags that the page names, and fail with each break and with any
+// of these flags inverted.
 func TestPayloadExamples(t *testing.T) {
 	t.Parallel()
 	rules := rulesOf(t, PayloadRulesEnforce)
@@ -305,7 +305,7 @@ func TestPayloadCheckAllocatesNothing(t *testing.T) { //nolint:paralleltest // A
 	}
 }
 
-// FuzzPayloadCheck: it agrees with encoding/json on what is JSON, and panics on nothing.
+// FuzzPayloadCheck: the check agrees with encoding/json on what is valid JSON, and never panics.
 func FuzzPayloadCheck(f *testing.F) {
 	for _, e := range payloadExamples() {
 		f.Add([]byte(e.payload), e.flags == systemUnread, e.flags == systemSilent)

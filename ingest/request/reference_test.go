@@ -12,7 +12,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// reference is a body as encoding/json reads it.
+// reference is a body as decoded by encoding/json.
 type reference struct {
 	Header *struct {
 		NoPersist *int64 `json:"no_persist"`
@@ -40,8 +40,8 @@ func referenceDecode(body []byte) (reference, error) {
 	return r, err
 }
 
-// referenceValidate is validate once more, written for reading and not for speed.
-// It returns the names of the bad fields, or the send.
+// referenceValidate is a second implementation of Validate, written for clarity and not for speed. It returns the names of
+// the bad fields, or the send.
 func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *message.Send) {
 	fault := func(is bool, name string) {
 		if is && !slices.Contains(bad, name) {
@@ -128,7 +128,7 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 	}
 	canonical, err := message.CanonicalChannel(s.FromUid, channelID, message.ChannelType(channelType), s.SyncOnce)
 	if err != nil {
-		panic(err) // what it could mean has been looked at
+		panic(err) // all expected errors have been handled
 	}
 	s.ChannelId, s.ChannelType = canonical, uint32(channelType)
 	s.Payload = *r.Payload
@@ -144,8 +144,8 @@ func isUID(s string) bool {
 
 func controls() *regexp.Regexp { return regexp.MustCompile(`\p{Cc}`) }
 
-// foldedKey says whether a key stands in the body that encoding/json would take for
-// one of ours, and we do not: it does not look at case.
+// foldedKey reports whether the body has a key that encoding/json would match to a field regardless of case, and Decode
+// does not.
 func foldedKey(body []byte) bool {
 	known := []string{
 		"header", "no_persist", "red_dot", "sync_once", "from_uid", "sender_uid", "channel_id", "channel_type",
@@ -156,7 +156,7 @@ func foldedKey(body []byte) bool {
 	for {
 		token, err := d.Token()
 		if err != nil {
-			return false // the end, or no JSON: then there is nothing to compare
+			return false // the end, or invalid JSON: then there is nothing to compare
 		}
 		if s, ok := token.(string); ok {
 			for _, k := range known {

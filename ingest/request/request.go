@@ -1,9 +1,9 @@
 // Package request turns the body of a request into a checked message.Send.
 //
-// A body is read into a pooled buffer whose memory is taken from a budget shared by all requests; a request for which there is no memory is
-// refused, not queued. Decoding accepts what encoding/json accepts, except as the comment of Decode lists; a form that most clients send is
-// scanned faster, with the same result. Validation reports every bad field in one error. Strings of a Request and its Send alias its
-// buffers: nothing of them may be kept after Put.
+// A body is read into a pooled buffer whose memory is taken from a budget shared by all requests; a request for which
+// there is no memory is refused, not queued. Decoding accepts what encoding/json accepts, with the exceptions listed at
+// Decode; bodies in the form that most clients send take a faster path (scan) with the same result. Validation reports
+// every bad field in one error. The strings of a Request and its Send alias its buffers and must not be used after Put.
 package request
 
 import (
@@ -19,32 +19,31 @@ import (
 )
 
 const (
-	bodyBytesFirst  = 2 << 10   // what a buffer begins with; holds the usual body, and is not counted
-	bodyBytesKept   = 128 << 10 // larger buffers go to the garbage collector; holds a payload of 64 KiB
+	bodyBytesFirst  = 2 << 10   // initial size of a buffer; fits the usual body, and is not counted in the budget
+	bodyBytesKept   = 128 << 10 // larger buffers go to the garbage collector; fits a payload of 64 KiB
 	subscribersKept = 256
 )
 
-// Request is one request from its first byte until its send is in the gathering
-// batch; then it goes back to the pool.
+// Request holds one request from its first byte until its send is in the gathering batch; then it returns to the pool.
 //
-// The strings of fields and send alias body and text. Nothing of them may be kept
-// after release: what the answer needs is copied before (see Service.send).
+// The strings of fields and send alias body and text and must not be used after Put: copy what the response needs first
+// (see Service.send).
 type Request struct {
-	body    []byte // as it came
-	text    []byte // strings that had escapes, unescaped
+	body    []byte // as received
+	text    []byte // unescaped copies of strings with escapes
 	payload []byte // decoded
 	json    jx.Decoder
 	fields  fields
 	issues  []issue
 	Send    message.Send
-	// generated says that client_msg_no was made here.
+	// Generated reports that the service generated client_msg_no.
 	Generated bool
 
-	reserved int64 // of budget, for the buffers
+	reserved int64 // taken from the budget for the buffers
 	budget   *memory.Budget
 }
 
-// fields is a decoded body. What is absent or null is zero, and not in given.
+// fields is a decoded body. An absent or null field is zero, and not in given.
 type fields struct {
 	given       fieldSet
 	fromUID     string
@@ -61,16 +60,16 @@ type fields struct {
 	subscribers []string
 }
 
-// Pool recycles requests, so that a usual one allocates no buffer.
+// Pool recycles requests, so that a typical one allocates no buffer.
 type Pool struct {
 	pool         sync.Pool
 	Budget       *memory.Budget
-	splits       *memory.Buffers // what splitters read into
+	splits       *memory.Buffers // buffers of splitters
 	bodyBytesMax int             // of one request
-	Uploading    atomic.Int64    // requests whose client has not sent the next part of its body yet
+	Uploading    atomic.Int64    // requests waiting for the next part of their body
 }
 
-// NewPool makes a pool for bodies of up to bodyBytesMax each and bodiesBytesMax altogether.
+// NewPool returns a pool for bodies of up to bodyBytesMax each and bodiesBytesMax in total.
 func NewPool(bodyBytesMax int, bodiesBytesMax int64) *Pool {
 	p := &Pool{Budget: memory.NewBudget(bodiesBytesMax), bodyBytesMax: bodyBytesMax, splits: memory.NewBuffers(splitterBytesFirst)}
 	p.pool.New = func() any {
@@ -79,8 +78,8 @@ func NewPool(bodyBytesMax int, bodiesBytesMax int64) *Pool {
 	return p
 }
 
-// Get hands out a request. Large buffers that it has from before count as if they
-// were made now; where there is no room for them it gets small ones.
+// Get returns a request from the pool. Its large recycled buffers are charged to the budget as if they were new; if there
+// is no room for them, it gets small ones.
 func (p *Pool) Get() *Request {
 	r := p.pool.Get().(*Request) //nolint:forcetypeassert // the pool holds nothing else
 	extra := int64(cap(r.body) + cap(r.payload) + cap(r.text) - bodyBytesFirst)
@@ -95,8 +94,7 @@ func (p *Pool) Get() *Request {
 	return r
 }
 
-// GetWith is Get with a body that was read elsewhere; it is copied. There is none where
-// there is no room for it.
+// GetWith returns a request with a copy of a body that was read elsewhere, or false if the budget has no room for it.
 func (p *Pool) GetWith(body []byte) (r *Request, ok bool) {
 	r = p.Get()
 	for cap(r.body) < len(body) {
@@ -109,7 +107,7 @@ func (p *Pool) GetWith(body []byte) (r *Request, ok bool) {
 	return r, true
 }
 
-// Put takes r back. The caller must not touch r, nor what aliases it, any more.
+// Put returns r to the pool. The caller must no longer use r or anything that aliases it.
 func (p *Pool) Put(r *Request) {
 	p.Budget.GiveBack(r.reserved)
 	r.reserved = 0
@@ -126,16 +124,16 @@ func (p *Pool) Put(r *Request) {
 	p.pool.Put(r)
 }
 
-// resetSend empties s. Reset of the generated code also touches the message's
-// reflection state, which costs more than the rest together.
+// resetSend clears s. The generated Reset also touches the message's reflection state, which costs more than everything
+// else together.
 func resetSend(s *message.Send) {
 	s.ChannelId, s.ChannelType, s.FromUid, s.ClientMsgNo = "", 0, "", ""
 	s.NoPersist, s.RedDot, s.SyncOnce = false, false, false
 	s.StreamNo, s.TagKey, s.Expire, s.Subscribers, s.Payload = "", "", 0, nil, nil
 }
 
-// ForPermission is what the permissions are asked about a send. Its strings alias the request. A
-// command has the policy of its channel.
+// ForPermission returns the send as the permissions see it. Its strings alias the request. A command falls under the
+// policy of its channel.
 func (r *Request) ForPermission() permission.Send {
 	send := &r.Send
 	name := send.ChannelId
@@ -152,8 +150,7 @@ func (r *Request) ForPermission() permission.Send {
 	}
 }
 
-// otherSide is the uid at the other side of a canonical person channel, which the sender is
-// one side of.
+// otherSide returns the other uid of a canonical person channel, of which the sender is one side.
 func otherSide(from, channel string) string {
 	left, right, _ := strings.Cut(channel, "@")
 	if left == from {

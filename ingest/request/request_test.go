@@ -11,7 +11,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// FuzzManage: whatever comes, a body is refused or names a channel and uids that can be stored.
+// FuzzManage: any body is either refused or names a channel and uids that can be stored.
 func FuzzManage(f *testing.F) {
 	for _, body := range []string{
 		`{"channel_id":"g","channel_type":2,"subscribers":["a"],"reset":1,"ban":1}`, `{"uids":["a","b"]}`, `{"channel_id":"p","channel_type":1,"uids":[]}`,
@@ -44,7 +44,7 @@ func FuzzManage(f *testing.F) {
 	})
 }
 
-// BenchmarkDecode is decoding and validating the example body, as it stands on the page.
+// BenchmarkDecode measures decoding and validating the example body of the seed page.
 func BenchmarkDecode(b *testing.B) {
 	bodies := map[string]string{
 		"example":   ingesttest.Example,
@@ -72,7 +72,7 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// BenchmarkEncodingJSON is what the standard library takes for the same, without validating.
+// BenchmarkEncodingJSON measures decoding the same body with the standard library, without validation.
 func BenchmarkEncodingJSON(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
@@ -89,7 +89,7 @@ func TestEveryFieldHasAName(t *testing.T) {
 	}
 }
 
-// Buffers that were large before are counted as soon as they are handed out.
+// Large recycled buffers are charged to the budget as soon as they are handed out.
 func TestLargeBuffersCount(t *testing.T) {
 	t.Parallel()
 	pool := NewPool(4<<20, 100<<10)

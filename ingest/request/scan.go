@@ -5,9 +5,9 @@ import (
 	"math/bits"
 )
 
-// scan reads r.body into r.fields where it is what nearly all senders send: an object of the known fields, with strings that
-// escape nothing and integers of at most 18 digits. Of such a body it makes what the decoder makes, and sooner. The
-// body is UTF-8. Where it says no, nothing is said about the body, and the fields are empty.
+// scan parses r.body into r.fields if it has the form that nearly all clients send: an object of known fields, strings
+// without escapes, and integers of at most 18 digits. The result is the decoder's, but faster. The body must be UTF-8. If
+// scan returns false, the body may still be valid, and the fields are empty.
 func (r *Request) scan() bool {
 	if s := scanner(r.body); s.byte('{') && r.scanObject(&s) && s.end() {
 		return true
@@ -90,10 +90,10 @@ func (r *Request) scanPayload(s *scanner) bool {
 	return ok && r.decodePayload(text)
 }
 
-// scanner is what is left of a body.
+// scanner is the unread rest of a body.
 type scanner []byte
 
-// byte takes a byte and the white space before it, if it is this one.
+// byte consumes white space and then the byte c, if that is next.
 func (s *scanner) byte(c byte) bool {
 	text := trimLeft(*s)
 	if len(text) == 0 || text[0] != c {
@@ -103,10 +103,10 @@ func (s *scanner) byte(c byte) bool {
 	return true
 }
 
-// end says whether only white space is left.
+// end reports whether only white space is left.
 func (s *scanner) end() bool { return len(trimSpace(*s)) == 0 }
 
-// key takes a name and the colon behind it; it is empty where they are not there.
+// key consumes a name and the colon after it; it returns an empty name if they are not next.
 func (s *scanner) key() []byte {
 	if key, ok := s.text(); ok && s.byte(':') {
 		return key
@@ -114,7 +114,7 @@ func (s *scanner) key() []byte {
 	return nil
 }
 
-// text takes a string in which nothing is escaped.
+// text consumes a string without escapes.
 func (s *scanner) text() (text []byte, ok bool) {
 	if !s.byte('"') {
 		return nil, false
@@ -128,10 +128,11 @@ func (s *scanner) text() (text []byte, ok bool) {
 	return rest[:n], true
 }
 
-// plainBytes counts the bytes at the beginning of a text that stand for themselves in a JSON string: neither a quote nor a
-// backslash nor below 0x20. It looks at eight at one time. A byte of a word is below n if taking n from it, and from no byte that
-// had its top bit set, sets its top bit; it is zero if it is below 1 (S. E. Anderson, Bit Twiddling Hacks, "Determine if a word has
-// a byte less than n"). What a lower byte borrows makes a higher one look wrong, never a lower one, and the lowest is what counts.
+// plainBytes returns the length of the longest prefix of text that needs no unescaping in a JSON string: no quote, no
+// backslash, no byte below 0x20. It examines eight bytes at a time. A byte of a word is below n if subtracting n sets its
+// top bit and the top bit was clear; it is zero if it is below 1 (S. E. Anderson, Bit Twiddling Hacks, "Determine if a
+// word has a byte less than n"). A borrow from a lower byte can cause a false match in a higher byte only, and only the
+// lowest match counts.
 func plainBytes(text []byte) int {
 	const ones, tops = 0x0101010101010101, 0x8080808080808080
 	n := 0
@@ -150,7 +151,7 @@ func plainBytes(text []byte) int {
 	return n
 }
 
-// integer takes an integer of at most 18 digits, which is what always fits.
+// integer consumes an integer of at most 18 digits, which always fits in 64 bits.
 func (s *scanner) integer() (n int64, ok bool) {
 	text := trimLeft(*s)
 	i := 0

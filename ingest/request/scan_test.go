@@ -9,7 +9,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/internal/ingesttest"
 )
 
-// What clients send goes the quick way, and what it cannot read is left to the decoder.
+// scan accepts what clients send, and leaves what it cannot read to the decoder.
 func TestScanTakesTheUsual(t *testing.T) {
 	t.Parallel()
 	pool := NewPool(4<<20, 1<<30)
@@ -33,7 +33,7 @@ func TestScanTakesTheUsual(t *testing.T) {
 	}
 }
 
-// Every byte in every place of a word: eight are looked at together.
+// Every byte at every position of a word, since eight are examined together.
 func TestPlainBytes(t *testing.T) {
 	t.Parallel()
 	for length := range 20 {
@@ -50,7 +50,7 @@ func TestPlainBytes(t *testing.T) {
 				}
 			}
 			text := []byte(strings.Repeat("\"", length))
-			copy(text, strings.Repeat("!", at)) // one below a quote, and one that a borrow could make a quote of
+			copy(text, strings.Repeat("!", at)) // one less than a quote, which a borrow could turn into a match
 			require.Equal(t, at, plainBytes(text), "%q", text)
 		}
 	}

@@ -17,36 +17,35 @@ import (
 // BulkBytesMax bounds the body of POST /message/sendbulk.
 const BulkBytesMax = 16 << 20
 
-const splitterBytesFirst = 32 << 10 // what the buffer begins with
+const splitterBytesFirst = 32 << 10 // initial size of the buffer
 
-// Splitter takes the items of a bulk out of its body, while that comes. It looks only for
-// where they end; what is in them is the decoder's. So an item that is wrong is one item,
-// as long as its quotes and brackets are closed.
+// Splitter splits the body of a bulk into items while the body arrives. It only looks for the end of each item; the
+// decoder parses the content. So an invalid item affects only itself, as long as its quotes and brackets are closed.
 type Splitter struct {
 	in     io.Reader
-	Before func() // called before each read, which may take time
+	Before func() // called before each read, which may block
 	budget *memory.Budget
 
 	pool     *memory.Buffers
-	pooled   *[]byte // where buf goes back to; nil: nothing has been read
-	buf      []byte  // buf[at:] is what has been read and not yet given out
+	pooled   *[]byte // buf's pooled buffer; nil until something has been read
+	buf      []byte  // buf[at:] is what has been read and not yet returned
 	at       int
-	searched int // of buf[at:]
+	searched int // length of the searched prefix of buf[at:]
 	total    int
-	ended    bool // in has
+	ended    bool // in has ended
 	reserved int64
 
-	lines  bool // NDJSON, whatever it begins with
+	lines  bool // NDJSON, whatever the body starts with
 	Array  bool
-	closed bool // the array is
-	given  bool // an item
-	// Where in the element the search is.
+	closed bool // the array has ended
+	given  bool // an item has been returned
+	// The state of the search within an element.
 	depth    int
 	inString bool
 	escaped  bool
 }
 
-// Split begins to take the items of a bulk out of its body. The caller owes close.
+// Split starts splitting a body into the items of a bulk. The caller must call Close.
 func (p *Pool) Split(body io.Reader, lines bool) *Splitter {
 	return newSplitter(p.upload(body), lines, p.splits, p.Budget)
 }
@@ -55,7 +54,7 @@ func newSplitter(in io.Reader, lines bool, pool *memory.Buffers, b *memory.Budge
 	return &Splitter{in: in, lines: lines, pool: pool, budget: b}
 }
 
-// Close gives the memory back. No item may be touched any more.
+// Close releases the memory. No item may be used afterwards.
 func (s *Splitter) Close() {
 	s.budget.GiveBack(s.reserved)
 	if s.pooled != nil {
@@ -65,7 +64,7 @@ func (s *Splitter) Close() {
 	s.pooled, s.buf, s.reserved = nil, nil, 0
 }
 
-// Begin reads as far as the first item, to see whether it stands in an array.
+// Begin reads up to the first item, to see whether the items are in an array.
 func (s *Splitter) Begin() outcome.Problem {
 	for {
 		rest := trimLeft(s.buf[s.at:])
@@ -85,8 +84,8 @@ func (s *Splitter) Begin() outcome.Problem {
 	}
 }
 
-// Next is the next item, until there is no more: then p says why, if it is not the body's
-// end. The text stands until the next call.
+// Next returns the next item. more is false after the last one; p then holds the reason, unless the body simply ended.
+// text is valid until the next call.
 func (s *Splitter) Next() (text []byte, more bool, p outcome.Problem) {
 	for {
 		if s.closed {
@@ -116,7 +115,7 @@ func (s *Splitter) Next() (text []byte, more bool, p outcome.Problem) {
 	}
 }
 
-// line is the next line that is not blank, if all of it is there.
+// line returns the next non-blank line, if it is complete.
 func (s *Splitter) line() (text []byte, ok bool) {
 	for s.at < len(s.buf) {
 		end := bytes.IndexByte(s.buf[s.at+s.searched:], '\n')
@@ -136,8 +135,8 @@ func (s *Splitter) line() (text []byte, ok bool) {
 	return nil, false
 }
 
-// element is the next element, if its end is there. An empty one, as between two commas,
-// is one too; only an empty array has none.
+// element returns the next element, if it is complete. An empty one, as between two commas, counts; only an empty array
+// has none.
 func (s *Splitter) element() (text []byte, ok bool) {
 	for s.at+s.searched < len(s.buf) {
 		c := s.buf[s.at+s.searched]
@@ -162,7 +161,7 @@ func (s *Splitter) element() (text []byte, ok bool) {
 	return nil, false
 }
 
-// take gives n bytes out, and passes over some more.
+// take consumes n bytes and returns them, and skips the following over bytes.
 func (s *Splitter) take(n, over int) []byte {
 	text := s.buf[s.at : s.at+n]
 	s.at += n + over
@@ -170,11 +169,11 @@ func (s *Splitter) take(n, over int) []byte {
 	return text
 }
 
-// trailing reads the rest behind an array, which must be white space.
+// trailing reads what follows an array, which must be white space.
 func (s *Splitter) trailing() outcome.Problem {
 	for {
 		if len(trimSpace(s.buf[s.at:])) > 0 {
-			return outcome.Problem{Outcome: outcome.InvalidJSON, Msg: "something follows the array; it was not read"}
+			return outcome.Problem{Outcome: outcome.InvalidJSON, Msg: "data after the array was not read"}
 		}
 		s.at = len(s.buf)
 		if s.ended {
@@ -186,10 +185,10 @@ func (s *Splitter) trailing() outcome.Problem {
 	}
 }
 
-// fill reads more.
+// fill reads more of the body.
 func (s *Splitter) fill() outcome.Problem {
 	if !s.room() {
-		return outcome.Problem{Outcome: outcome.Overloaded, Msg: "too many large bodies at one time; what is behind was not read"}
+		return outcome.Problem{Outcome: outcome.Overloaded, Msg: "too many large bodies at one time; the rest was not read"}
 	}
 	s.Before()
 	n, err := s.in.Read(s.buf[len(s.buf):cap(s.buf)])
@@ -206,8 +205,8 @@ func (s *Splitter) fill() outcome.Problem {
 	return outcome.Problem{}
 }
 
-// room makes room for a read: at the front, or by doubling the buffer where an item fills
-// most of it. It is never larger than twice what a body may have.
+// room makes room for a read, by moving the data to the front, or by doubling the buffer if an item fills most of it. The
+// buffer never exceeds twice the body limit.
 func (s *Splitter) room() bool {
 	switch {
 	case s.at == len(s.buf):
@@ -233,7 +232,7 @@ func (s *Splitter) room() bool {
 	return true
 }
 
-// start takes the buffer to begin with: that of an earlier bulk, which may have grown, or a small one where there is no room for it.
+// start takes the first buffer: one that an earlier bulk may have grown, or a small one if the budget has no room for it.
 func (s *Splitter) start() bool {
 	pooled := s.pool.Get()
 	if !s.reserve(cap(*pooled)) {
@@ -247,7 +246,7 @@ func (s *Splitter) start() bool {
 	return true
 }
 
-// reserve takes room for so many bytes out of the budget.
+// reserve takes bytes from the budget.
 func (s *Splitter) reserve(bytes int) bool {
 	if !s.budget.Take(int64(bytes)) {
 		return false
@@ -256,7 +255,7 @@ func (s *Splitter) reserve(bytes int) bool {
 	return true
 }
 
-// CheckBulkMediaType takes what checkMediaType takes, and NDJSON by its usual names.
+// CheckBulkMediaType accepts what checkMediaType accepts, and NDJSON under its usual names.
 func CheckBulkMediaType(h http.Header) (lines bool, p outcome.Problem) {
 	if mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type")); err == nil {
 		switch mediaType {
@@ -277,7 +276,7 @@ func CheckBulkMediaType(h http.Header) (lines bool, p outcome.Problem) {
 	return lines, p
 }
 
-// bulkTooLarge says that a body goes on behind its limit.
+// bulkTooLarge returns the problem of a body that exceeds its limit.
 func bulkTooLarge() outcome.Problem {
-	return outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("the body is larger than %s; what is behind was not read", config.ByteSize(BulkBytesMax))}
+	return outcome.Problem{Outcome: outcome.TooLarge, Msg: fmt.Sprintf("the body is larger than %s; the rest was not read", config.ByteSize(BulkBytesMax))}
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/outcome"
 )
 
-// splits has the buffers of one test for the next, as the service has.
+// splits keeps the buffers of one split for the next, as the service does.
 var splits = memory.NewBuffers(splitterBytesFirst)
 
-// split takes a body apart, as it comes from in.
+// split splits a body read from in.
 func split(in io.Reader, lines bool) (items []string, p outcome.Problem) {
 	b := memory.NewBudget(1 << 40)
 	s := newSplitter(in, lines, splits, b)
@@ -35,7 +35,7 @@ func split(in io.Reader, lines bool) (items []string, p outcome.Problem) {
 	}
 }
 
-// TestSplitterProperty: whatever elements there are, and in whatever pieces they come.
+// TestSplitterProperty: any elements, in pieces of any size.
 func TestSplitterProperty(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -63,7 +63,7 @@ func TestSplitterProperty(t *testing.T) {
 	})
 }
 
-// TestSplitterBuffer: items larger than the buffer, at every place in it.
+// TestSplitterBuffer: items larger than the buffer, at every offset in it.
 func TestSplitterBuffer(t *testing.T) {
 	t.Parallel()
 	var want []string
@@ -77,7 +77,8 @@ func TestSplitterBuffer(t *testing.T) {
 	}
 }
 
-// TestSplitterBudget: a buffer of an earlier bulk counts as if it were made now, and where there is no room for it a small one does.
+// TestSplitterBudget: a recycled buffer is charged as if it were new; if the budget has no room for it, a small one is
+// used.
 func TestSplitterBudget(t *testing.T) {
 	t.Parallel()
 	const grown = 8 * splitterBytesFirst
@@ -98,8 +99,8 @@ func TestSplitterBudget(t *testing.T) {
 	}
 }
 
-// FuzzSplitter: every array that encoding/json reads has the same elements here, lines are lines, and
-// the pieces in which a body comes make no difference.
+// FuzzSplitter: every array that encoding/json reads yields the same elements here, lines are lines, and the sizes of the
+// pieces read make no difference.
 func FuzzSplitter(f *testing.F) {
 	for _, body := range []string{`[]`, `[1,{"a":["]"]},"\\\"]"]`, "{}\n{}\n", `[,]`, `[{]},1`, `["`, "\n[1] x"} {
 		f.Add([]byte(body), true)

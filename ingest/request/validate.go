@@ -15,20 +15,19 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// tagBytesMax bounds stream_no and tag_key. The limits of names are those of pkg/message.
+// tagBytesMax bounds stream_no and tag_key. The limits of names are in pkg/message.
 const tagBytesMax = 128
 
-// What is said of a field in more than one place.
+// Issues that several fields share.
 const (
 	isRequired = "is required"
 	isFlag     = "must be 0 or 1"
 )
 
-// Validate makes r.send of r.fields, or notes everything that is wrong with them.
-// The send's strings alias the request.
+// Validate builds r.send from r.fields, or records everything that is wrong with them. The send's strings alias the
+// request.
 //
-// Of a field that has two places, from_uid goes before sender_uid, and a flag in
-// header before the same at top level.
+// from_uid takes precedence over sender_uid, and a flag in header over the same flag at top level.
 func (r *Request) Validate(payloadBytesMax int) outcome.Problem {
 	f, s := &r.fields, &r.Send
 	r.checkPayload(payloadBytesMax)
@@ -49,12 +48,12 @@ func (r *Request) Validate(payloadBytesMax int) outcome.Problem {
 	}
 
 	canonical, err := message.CanonicalChannel(from, channelID, channelType, s.SyncOnce)
-	if err != nil { // checkChannel has seen to it that the sender is a side of it
+	if err != nil { // cannot happen: checkChannel has checked that the sender is one side
 		return outcome.Problem{Outcome: outcome.Internal}
 	}
 	if f.clientMsgNo == "" {
 		id, err := uuid.NewV7()
-		if err != nil { // the system has no randomness
+		if err != nil { // the system's random source failed
 			return outcome.Problem{Outcome: outcome.Internal}
 		}
 		f.clientMsgNo, r.Generated = id.String(), true
@@ -78,11 +77,11 @@ func (r *Request) checkPayload(bytesMax int) {
 		r.bad(fieldPayload, "must not be empty")
 	case n > bytesMax:
 		r.note(issue{field: fieldPayload, large: true,
-			what: fmt.Sprintf("is %d bytes; at most %s are taken", n, config.ByteSize(bytesMax))})
+			what: fmt.Sprintf("is %d bytes; at most %s are allowed", n, config.ByteSize(bytesMax))})
 	}
 }
 
-// flag is a flag's value.
+// flag returns the value of a flag.
 func (r *Request) flag(flag int) bool {
 	f := &r.fields
 	inHeader, atTop := fieldHeaderNoPersist+Field(flag), fieldNoPersist+Field(flag)
@@ -102,21 +101,21 @@ func (r *Request) checkLength(f Field, s string, bytesMax int) {
 	r.badIf(f, message.LengthRule(s, bytesMax))
 }
 
-// badIf notes a rule that a field breaks, if it breaks one.
+// badIf records the rule that a field breaks, unless it is "".
 func (r *Request) badIf(f Field, rule string) {
 	if rule != "" {
 		r.bad(f, rule)
 	}
 }
 
-// checkUID notes which rule a uid of a list breaks, if it breaks one.
+// checkUID records the rule that a uid of a list breaks, if any.
 func (r *Request) checkUID(list Field, uid string) {
 	if rule := message.UIDRule(uid, 0); rule != "" {
 		r.bad(list, "must be uids: one "+rule)
 	}
 }
 
-// checkSender picks and checks the sender's uid.
+// checkSender selects and checks the sender's uid.
 func (r *Request) checkSender() string {
 	where, uid := fieldFromUID, r.fields.fromUID
 	if uid == "" && r.fields.given.has(fieldSenderUID) && !r.isBad(fieldFromUID) {
@@ -125,13 +124,13 @@ func (r *Request) checkSender() string {
 	switch {
 	case uid != "":
 		r.badIf(where, message.UIDRule(uid, r.channelType()))
-	case !r.isBad(fieldSenderUID): // one of the two is enough to say
+	case !r.isBad(fieldSenderUID): // one issue is enough
 		r.bad(fieldFromUID, isRequired)
 	}
 	return uid
 }
 
-// channelType is that of the fields, or 0 where that is none.
+// channelType returns the channel type in the fields, or 0 if it is invalid.
 func (r *Request) channelType() message.ChannelType {
 	if t := message.ChannelType(r.fields.channelType); r.fields.channelType <= math.MaxUint8 && t.Valid() {
 		return t
@@ -139,8 +138,7 @@ func (r *Request) channelType() message.ChannelType {
 	return 0
 }
 
-// checkChannel checks the channel, or names the temporary one where the request has
-// receivers in its place.
+// checkChannel checks the channel, or names the temporary channel if the request has receivers instead of one.
 func (r *Request) checkChannel(from string) (string, message.ChannelType) {
 	f := &r.fields
 	channelType := r.channelType()
@@ -154,20 +152,20 @@ func (r *Request) checkChannel(from string) (string, message.ChannelType) {
 	}
 	if temporary {
 		if len(r.issues) > 0 {
-			return "", 0 // no need for a name
+			return "", 0 // no name is needed
 		}
 		return temporaryChannel(f.subscribers), message.ChannelTemporary
 	}
 	rule := message.ChannelIDRule(f.channelID, channelType)
 	if left, right, composed := strings.Cut(f.channelID, "@"); rule == "" && composed && from != "" && from != left && from != right {
-		rule = "names a person channel that the sender is no side of" // only a person's may be composed
+		rule = "names a person channel that the sender is no side of" // only a person channel can have a composed name
 	}
 	r.badIf(fieldChannelID, rule)
 	return f.channelID, channelType
 }
 
-// checkSubscribers brings the receivers to their canonical form: empty ones left out, sorted
-// by bytes, each once. So the same set in another order is the same send.
+// checkSubscribers brings the receivers into canonical form: sorted by bytes, without empty ones and duplicates. So the
+// same set in another order is the same send.
 func (r *Request) checkSubscribers(syncOnce bool) {
 	f := &r.fields
 	if len(f.subscribers) == 0 {
@@ -188,9 +186,8 @@ func (r *Request) checkSubscribers(syncOnce bool) {
 	}
 }
 
-// temporaryChannel names the channel of a set of receivers, given sorted: the first
-// 128 bits of the SHA-256 of the uids joined by line feeds, which no uid holds, in
-// hex. It is the same in every process and for every order of the same uids.
+// temporaryChannel names the channel of a sorted set of receivers: the first 128 bits, in hex, of the SHA-256 of the uids
+// joined by line feeds, which no uid contains. The name is the same in every process.
 func temporaryChannel(sorted []string) string {
 	h := sha256.New()
 	for i, uid := range sorted {
@@ -202,8 +199,7 @@ func temporaryChannel(sorted []string) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// TakeReceivers takes the receivers out of the request: empty ones left out, sorted, each
-// once.
+// TakeReceivers removes the receivers from the request and returns them sorted, without empty ones and duplicates.
 func (r *Request) TakeReceivers() []string {
 	f := &r.fields
 	uids := make([]string, 0, len(f.subscribers))
@@ -221,17 +217,17 @@ func (r *Request) TakeReceivers() []string {
 	return uids
 }
 
-// ValidateBatch checks what is the same for all receivers: everything but the channel.
+// ValidateBatch checks what all receivers have in common: everything but the channel.
 func (r *Request) ValidateBatch(payloadBytesMax int) outcome.Problem {
 	f := &r.fields
 	f.channelType = int64(message.ChannelPerson)
-	// A wrong channel is none of ours, so what decode noted of it does not count.
+	// sendbatch has no channel field, so issues of one that decoding recorded do not count.
 	r.issues = slices.DeleteFunc(r.issues, func(i issue) bool { return i.field == fieldChannelID || i.field == fieldChannelType })
 	f.channelID = "somebody"
 	return r.Validate(payloadBytesMax)
 }
 
-// Address makes the send to one receiver. What else is in the request has been checked.
+// Address builds the send to one receiver. Everything else in the request has been validated.
 func (r *Request) Address(uid string, payloadBytesMax int) outcome.Problem {
 	r.issues = r.issues[:0]
 	if strings.Contains(uid, "@") {

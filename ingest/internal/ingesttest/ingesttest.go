@@ -1,5 +1,5 @@
-// Package ingesttest has what the tests of ingest and its packages share: bodies, files of tokens and certificates, and a write-ahead log
-// that does what a test says.
+// Package ingesttest has what the tests of ingest and its packages share: bodies, files of tokens and certificates, and a
+// scripted write-ahead log.
 package ingesttest
 
 import (
@@ -24,8 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// With is a valid body with more fields behind it; where a key stands there twice,
-// the last one counts.
+// With returns a valid body followed by more fields; for a duplicate key the last value counts.
 func With(more string) string {
 	const valid = `{"from_uid":"alice","channel_id":"g1","channel_type":2,"payload":"aGk="`
 	if more == "" {
@@ -64,12 +63,12 @@ const Example = `{
     "tag_key": "important"
   }`
 
-// TokenLine is what `printf %s TOKEN | sha256sum` makes of a token.
+// TokenLine returns the line of a token, as made with `printf %s TOKEN | sha256sum`.
 func TokenLine(scopes, text string) string {
 	return fmt.Sprintf("%s sha256:%x\n", scopes, sha256.Sum256([]byte(text)))
 }
 
-// TokenFile is a file of tokens.
+// TokenFile writes a file of tokens and returns its path.
 func TokenFile(t testing.TB, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "tokens")
@@ -85,7 +84,7 @@ type Authority struct {
 	PEM  []byte
 }
 
-// NewAuthority makes one.
+// NewAuthority returns a new authority.
 func NewAuthority(t testing.TB, name string) *Authority {
 	t.Helper()
 	a := &Authority{t: t}
@@ -115,7 +114,7 @@ func certificateTemplate(name string) *x509.Certificate {
 	}
 }
 
-// Sign makes a certificate and its key, in PEM.
+// Sign returns a certificate and its key, in PEM.
 func (a *Authority) Sign(name string) (cert, key []byte) {
 	a.t.Helper()
 	private := newKey(a.t)
@@ -126,24 +125,24 @@ func (a *Authority) Sign(name string) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: encoded})
 }
 
-// TLSFiles are the three files in a folder of the test.
+// TLSFiles are the paths of the three files, in a directory of the test.
 type TLSFiles struct{ Cert, Key, ClientCA string }
 
-// NewTLSFiles names them.
+// NewTLSFiles returns the paths.
 func NewTLSFiles(t testing.TB) TLSFiles {
 	t.Helper()
 	dir := t.TempDir()
 	return TLSFiles{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "ca.pem")}
 }
 
-// Write writes a certificate and its key.
+// Write writes a certificate and its key to their files.
 func (f TLSFiles) Write(t testing.TB, cert, key []byte) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(f.Cert, cert, 0o600))
 	require.NoError(t, os.WriteFile(f.Key, key, 0o600))
 }
 
-// Log is a log that can be written to from anywhere.
+// Log is a buffer for log output that is safe for concurrent use.
 type Log struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -156,7 +155,7 @@ func (b *Log) Write(p []byte) (int, error) {
 	return b.buf.Write(p)
 }
 
-// String is what was written.
+// String returns what was written.
 func (b *Log) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

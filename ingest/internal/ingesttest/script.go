@@ -20,22 +20,22 @@ import (
 // Timeout bounds every wait of a test; no test takes this long unless it fails.
 const Timeout = 30 * time.Second
 
-// Script stands where the stream of a write-ahead log and its sequencer would be,
-// on a real server: the test decides when, and whether, each speaks.
+// Script plays the stream of a write-ahead log and its sequencer on a real server: the test decides when, and whether,
+// each responds.
 type Script struct {
 	t       testing.TB
 	nc      *nats.Conn
 	Records chan *Record
 }
 
-// Record is one group commit as it came.
+// Record is one group commit as received.
 type Record struct {
 	*Script
 	Msg   *nats.Msg
 	Sends []*message.Send
 }
 
-// NewScript begins to take the group commits of a partition. The test closes nc.
+// NewScript starts receiving the group commits of a partition. The test closes nc.
 func NewScript(t testing.TB, nc *nats.Conn, partition int) *Script {
 	t.Helper()
 	s := &Script{t: t, nc: nc, Records: make(chan *Record, 1000)}
@@ -54,24 +54,24 @@ func NewScript(t testing.TB, nc *nats.Conn, partition int) *Script {
 	return s
 }
 
-// Next is the next group commit.
+// Next returns the next group commit.
 func (s *Script) Next() *Record {
 	s.t.Helper()
 	return Receive(s.t, s.Records)
 }
 
-// Ack is JetStream's acknowledgement.
+// Ack sends JetStream's acknowledgement.
 func (r *Record) Ack() {
 	stream := "SENDS_" + strings.TrimPrefix(r.Msg.Subject, "sends.")
 	r.must(r.Msg.Respond([]byte(`{"stream":"` + stream + `","seq":1}`)))
 }
 
-// Refuse is JetStream's refusal.
+// Refuse sends JetStream's refusal.
 func (r *Record) Refuse(code, errCode int, description string) {
 	r.must(r.Msg.Respond(fmt.Appendf(nil, `{"error":{"code":%d,"err_code":%d,"description":%q},"stream":"SENDS_0","seq":0}`, code, errCode, description)))
 }
 
-// Answer is the sequencer's, with sequences from first.
+// Answer sends the sequencer's answer, with sequences from first.
 func (r *Record) Answer(first uint64) {
 	answers := &message.AnswerBatch{}
 	for i := range r.Sends {
@@ -82,19 +82,19 @@ func (r *Record) Answer(first uint64) {
 	r.Say(data)
 }
 
-// Say sends an answer of the sequencer, whatever it is.
+// Say sends arbitrary data as the sequencer's answer.
 func (r *Record) Say(data []byte) {
 	r.must(r.nc.Publish(r.Msg.Header.Get(topology.HeaderReply), data))
 }
 
-// must is for any goroutine.
+// must fails the test on an error, from any goroutine.
 func (r *Record) must(err error) {
 	if err != nil {
 		r.t.Errorf("record: %v", err)
 	}
 }
 
-// Receive is what comes from a channel, within the time of a test.
+// Receive receives from a channel, within the timeout of a test.
 func Receive[T any](t testing.TB, c <-chan T) T {
 	t.Helper()
 	select {
