@@ -302,7 +302,7 @@ func TestAReplicaMayBeBehind(t *testing.T) {
 	p.rows = func(_ int, question string) string { return stale(question) }
 	inserted, err := b.replay()
 	require.Zero(t, inserted)
-	require.ErrorContains(t, err, "partition 0: ClickHouse took 100 messages of partition_seq 1 to 100 twice")
+	require.ErrorContains(t, err, "partition 0: ClickHouse accepted 100 messages of partition_seq 1 to 100 twice")
 	tokens := p.inserts()
 	require.Len(t, tokens, 2)
 	require.NotEqual(t, tokens[0], tokens[1])
