@@ -248,12 +248,12 @@ func TestStartWaitsForTheTable(t *testing.T) {
 	}{
 		"the table may not be made": {
 			config: func(c *Config) { c.ClickHouseMigrate = false },
-			says:   "the table is not there",
+			says:   "the table does not exist",
 		},
 		"a column has another type": {
 			spoil: []string{"ALTER TABLE messages MODIFY COLUMN red_dot UInt16"},
 			mend:  []string{"ALTER TABLE messages MODIFY COLUMN red_dot UInt8"},
-			says:  "column red_dot is UInt16, needed is UInt8 (run: ALTER TABLE",
+			says:  "column red_dot is UInt16, but must be UInt8 (run: ALTER TABLE",
 		},
 		"the ledger is of another schema": {
 			spoil: []string{"INSERT INTO schema_migrations (version, name, checksum, applied_at) SELECT 999, 'foreign', 1, now()"},

@@ -146,13 +146,13 @@ func TestMigrateDryRun(t *testing.T) {
 	}
 	text := run(clickhouse.MigrateOptions{DryRun: true})
 	require.Contains(t, text, "-- 0003_messages\nCREATE TABLE IF NOT EXISTS `"+b.database+"`.messages\n")
-	require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there", "a dry run changes nothing")
+	require.ErrorContains(t, b.client.Check(b.ctx), "the table does not exist", "a dry run changes nothing")
 	b.script(t, text)
 	require.NoError(t, b.client.Check(b.ctx))
 	require.Equal(t, "-- nothing is pending\n", run(clickhouse.MigrateOptions{DryRun: true}))
 	require.Empty(t, run(clickhouse.MigrateOptions{}))
 	require.Equal(t, text, run(clickhouse.MigrateOptions{DryRun: true, All: true}))
-	require.ErrorContains(t, clickhouse.RunMigrate(b.ctx, cfg, clickhouse.MigrateOptions{All: true}, nil, nil), "--all: goes with --dry-run")
+	require.ErrorContains(t, clickhouse.RunMigrate(b.ctx, cfg, clickhouse.MigrateOptions{All: true}, nil, nil), "--all: requires --dry-run")
 }
 
 // The statements for a cluster. There is no cluster here, so this proves less than for the others: the text is
