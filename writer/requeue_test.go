@@ -78,7 +78,7 @@ func (b *bundle) letters() []deadletter.Entry {
 	return all
 }
 
-// requeue runs the command and gives what it says of each letter.
+// requeue runs the command and returns its result for each letter.
 func (b *bundle) requeue(cfg Config, s deadletter.Selection) (map[uint64]Requeued, error) {
 	b.t.Helper()
 	var out bytes.Buffer
@@ -152,7 +152,7 @@ func TestRequeue(t *testing.T) {
 	require.Empty(t, said)
 }
 
-// Whoever requeues dies before each of the steps that change something, and somebody does it again.
+// The requeuer crashes before each step that changes something, and a second run completes the work.
 func TestRequeueDiesBetweenSteps(t *testing.T) {
 	t.Parallel()
 	r := refuse(t)
@@ -219,7 +219,7 @@ func TestRequeueTwiceAtOnce(t *testing.T) {
 }
 
 // The writer died when it had put the letter there and not yet recorded that it is past the record: its successor
-// will try the row again. Whoever requeues meanwhile is sent away, and a late insert of either adds nothing.
+// will try the row again. A requeuer is refused in the meantime, and a late insert of either adds nothing.
 func TestRequeueBeforeTheWriterHasGoneOn(t *testing.T) {
 	t.Parallel()
 	r := refuse(t)

@@ -118,7 +118,7 @@ func TestServerHangs(t *testing.T) {
 // WRITER_PAUSE=60s go test -run …
 const pauseVariable = "WRITER_PAUSE"
 
-// A server is stopped in the middle of inserts and goes on later, with what it had been sent and what it is
+// A server is paused in the middle of inserts and resumes later, with what it had been sent and what it is
 // sent again.
 func TestServerStoppedInMidInsert(t *testing.T) {
 	t.Parallel()
@@ -170,7 +170,7 @@ func TestServerStoppedInMidInsert(t *testing.T) {
 	require.EqualValues(t, 2*2*burst, different)
 }
 
-// While ClickHouse is away the writer takes no more memory than it may, and is told to stop at any time.
+// While ClickHouse is unreachable, the writer stays within its memory limit and can be stopped at any time.
 func TestServerAwayUnderLoad(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)

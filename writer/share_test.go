@@ -73,7 +73,7 @@ func TestWritersShareThePartitions(t *testing.T) {
 	flow(map[*Service]int{three: 5})
 	require.NoError(t, stopThree())
 
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts() // nobody died, so not even FINAL is needed
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts() // no writer died, so not even FINAL is needed
 	require.EqualValues(t, partitions*published, rows)
 	require.EqualValues(t, partitions*published, different)
 }

@@ -55,7 +55,7 @@ func TestRetentionShorterThanTheTable(t *testing.T) {
 
 func TestPlantedFaultsAreFound(t *testing.T) {
 	t.Parallel()
-	// 18.16 cannot delete or change rows: there a table is filled anew with what the fault leaves.
+	// 18.16 cannot delete or change rows: there a new table is filled with what the fault leaves.
 	replace := func(b *bundle, selection string) {
 		b.exec("CREATE TABLE " + b.table + "_other AS " + b.table)
 		b.exec("INSERT INTO " + b.table + "_other SELECT " + selection)
@@ -212,7 +212,7 @@ func TestCannotTell(t *testing.T) {
 	b.requireBehind(b.js)
 }
 
-// loseMessages makes the log anew, so that nothing of it is derived again yet.
+// loseMessages recreates the log, empty, before anything is derived again.
 func (b *bundle) loseMessages() {
 	b.t.Helper()
 	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))

@@ -16,7 +16,7 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// open makes a client, and gives what it logs.
+// open returns a client and its log.
 func open(t *testing.T, cfg clickhouse.Config) (*clickhouse.Client, *bytes.Buffer) {
 	t.Helper()
 	var text bytes.Buffer

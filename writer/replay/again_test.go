@@ -85,7 +85,7 @@ func (p *proxy) change(query url.Values, body *[]byte) bool {
 	return false
 }
 
-// inserts gives the tokens of the inserts, and forgets them.
+// inserts returns the tokens of the inserts, and forgets them.
 func (p *proxy) inserts() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -289,7 +289,7 @@ func TestAReplicaMayBeBehind(t *testing.T) {
 	b.exec("SYSTEM STOP MERGES " + b.table)
 	b.replicated = true
 	p.rows = func(asked int, question string) string {
-		if asked == 1 { // behind the insert, and before it
+		if asked == 1 { // the first query precedes the insert
 			return stale(question)
 		}
 		return question

@@ -12,7 +12,7 @@ func ingest() board {
 				lines("By instance", "reqps", "How evenly clients are spread.", q(`sum by (instance) (rate(sendhouse_ingest_requests_total{$at}[$__rate_interval]))`, "{{instance}}")).stacked(),
 				lines("Sends of batches and bulks", perSecond, "Their items, by what became of them.", q(`sum by (code, reason) (rate(sendhouse_ingest_items_total{$at}[$__rate_interval]))`, "{{code}} {{reason}}")).stacked(),
 				lines("Payloads that break a rule", perSecond, "By the rule; taken or refused, as --ingest-payload-rules says.", q(`sum by (rule) (rate(sendhouse_ingest_payload_violations_total{$at}[$__rate_interval]))`, "{{rule}}")).stacked(),
-				lines("Late answers and failed handshakes", perSecond, "Answers of the sequencer that nobody waited for any more, and TLS handshakes that failed.",
+				lines("Late answers and failed handshakes", perSecond, "Replies of the sequencer whose request had timed out, and failed TLS handshakes.",
 					q(`sum(rate(sendhouse_ingest_late_answers_total{$at}[$__rate_interval]))`, "late answers"), q(`sum(rate(sendhouse_ingest_tls_handshakes_failed_total{$at}[$__rate_interval]))`, "failed handshakes")),
 			}},
 			{"How long", []panel{
@@ -39,7 +39,7 @@ func ingest() board {
 					q(`max by (instance) (sendhouse_ingest_queue_bytes{$part} / on (instance, job) group_left () sendhouse_ingest_queue_bytes_max)`, "bytes that wait {{instance}}")).limits(0.5, 0.8),
 				lines("Requests in flight", count, "Being worked on, most of them waiting for their answer; and open connections.", q(`sum by (instance) (sendhouse_ingest_in_flight_requests{$at})`, "requests {{instance}}"), q(`sum by (instance) (sendhouse_ingest_connections{$at})`, "connections {{instance}}")),
 				lines("Sends that wait", count, "For their group commit, by partition. One that stands out is hot.", q(`sum by (partition) (sendhouse_ingest_queue_sends{$part})`, "{{partition}}")).stacked(),
-				lines("Longest wait for an answer", seconds, "By partition. Where it is too long and many wait, new sends are refused at once: overloaded.", q(`max by (partition) (sendhouse_ingest_wait_seconds{$part})`, "{{partition}}")).size(12, 8),
+				lines("Longest wait for an answer", seconds, "By partition. If it is too long and many sends wait, new sends are refused at once: overloaded.", q(`max by (partition) (sendhouse_ingest_wait_seconds{$part})`, "{{partition}}")).size(12, 8),
 				lines("Partitions that would answer a send", count, "As each process sees it: 1, or 0, and /readyz of the API says why.", q(`min by (partition) (sendhouse_ingest_partition_ready{$part})`, "{{partition}}")).size(24, 6),
 				lines("Days until the certificate expires", "d", "Of the API's TLS; nothing to see without.", q(`min by (instance) (sendhouse_ingest_tls_certificate_expiry_timestamp_seconds{$at} - time()) / 86400`, "{{instance}}")).size(12, 8),
 			}},

@@ -24,7 +24,7 @@ func jetStream() board {
 			}},
 			{"Connections", []panel{
 				lines("Connected", count, "1 while a role's connection stands.", q(`sendhouse_nats_connected{$at}`, "{{connection}} {{instance}}")).least(1).size(6, 8),
-				lines("Made anew", count, "In 15 minutes.", q(`increase(sendhouse_nats_reconnects_total{$at}[15m])`, "{{connection}} {{instance}}")).size(6, 8),
+				lines("Reconnects", count, "In 15 minutes.", q(`increase(sendhouse_nats_reconnects_total{$at}[15m])`, "{{connection}} {{instance}}")).size(6, 8),
 				lines("Sent", "Bps", "By the roles.", q(`sum by (connection) (rate(sendhouse_nats_sent_bytes_total{$at}[$__rate_interval]))`, "{{connection}}")).size(6, 8),
 				lines("Received", "Bps", "By the roles.", q(`sum by (connection) (rate(sendhouse_nats_received_bytes_total{$at}[$__rate_interval]))`, "{{connection}}")).size(6, 8),
 				lines("Embedded: clients", count, "Only where NATS runs inside.", q(`sendhouse_nats_server_connections{$at}`, "clients"), q(`sendhouse_nats_server_subscriptions{$at}`, "subscriptions")).size(12, 8),

@@ -48,7 +48,7 @@ func newPanel(kind, title, unit, description string, targets []object) panel {
 	return panel{kind: kind, title: title, unit: unit, description: description, targets: targets, source: prometheus, width: 8, height: 8, custom: object{}, options: object{}}
 }
 
-// lines show how something goes on in time.
+// lines shows series over time.
 func lines(title, unit, description string, targets ...object) panel {
 	p := newPanel("timeseries", title, unit, description, targets)
 	p.custom = object{"lineWidth": 1, "fillOpacity": 10, "showPoints": "never", "spanNulls": false}
@@ -82,7 +82,7 @@ func gauges(title, description string, targets ...object) panel {
 	return p
 }
 
-// heat shows how a histogram goes on in time.
+// heat shows a histogram over time.
 func heat(title, unit, description, histogram, selector string) panel {
 	target := q("sum by (le) (rate("+histogram+"_bucket{"+selector+"}[$__rate_interval]))", "{{le}}")
 	target["format"] = "heatmap"

@@ -18,8 +18,8 @@ func writer() board {
 			{"Who, and in which state", []panel{
 				table("Holders", "The instance that writes each partition, and the epoch of its lease.", q(`sendhouse_writer_lease_epoch{$part}`, "")),
 				lines("States", count, "Partitions in each. Paused: a person must look. Behind or retrying for long: see the log.", q(`sum by (state) (sendhouse_writer_partition_state{$part})`, "{{state}}")).stacked(),
-				lines("Read anew", count, "Partitions that were read anew after an error, and positions that another writer had moved, in 15 minutes.",
-					q(`sum(increase(sendhouse_writer_reader_restarts_total{$part}[15m]))`, "read anew"), q(`sum(increase(sendhouse_writer_fenced_total{$part}[15m]))`, "moved by another"), q(`sum(increase(sendhouse_writer_nats_retries_total{$at}[15m]))`, "NATS asked again")),
+				lines("Restarts and retries", count, "Partitions that were read again after an error, positions that another writer had moved, and retried writes to NATS, in 15 minutes.",
+					q(`sum(increase(sendhouse_writer_reader_restarts_total{$part}[15m]))`, "restarted"), q(`sum(increase(sendhouse_writer_fenced_total{$part}[15m]))`, "moved by another"), q(`sum(increase(sendhouse_writer_nats_retries_total{$at}[15m]))`, "NATS retried")),
 			}},
 			{"Batches", []panel{
 				lines("Rows", count, "Of an inserted batch. Many small ones make many parts.", quantiles("sendhouse_writer_batch_rows", "$at")...).size(6, 8),
