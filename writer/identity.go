@@ -274,7 +274,7 @@ func (r *runner) noneMissing(ctx context.Context, table clickhouse.TableID) erro
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
 	if rows == 0 {
-		return refuseTable("according to the position %d messages are in the table, but table %s is empty (%s)", r.position.Done, table, repairTable)
+		return refuseTable("according to the position, %d messages are in the table, but table %s is empty (%s)", r.position.Done, table, repairTable)
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ type Config struct {
 	TokenBurst     int      `name:"api-token-burst" help:"Sends that a token may make at one time. 0 means as many as in one second." default:"0"`
 	AddressRate    float64  `name:"api-address-rate" help:"Sends per second that each client address (of IPv6 each network of 64 bits) may make on average; beyond it they are answered 429. 0 means no limit." default:"0"`
 	AddressBurst   int      `name:"api-address-burst" help:"Sends that a client address may make at one time. 0 means as many as in one second." default:"0"`
-	TrustedProxies []string `name:"api-trusted-proxies" help:"Networks (10.0.0.0/8) and addresses, separated by commas, of proxies whose X-Forwarded-For is believed. By default nobody's is." placeholder:"NETWORK"`
+	TrustedProxies []string `name:"api-trusted-proxies" help:"Networks (10.0.0.0/8) and addresses, separated by commas, of proxies whose X-Forwarded-For is believed. By default, none is." placeholder:"NETWORK"`
 	CORSOrigins    []string `name:"api-cors-origins" help:"Origins (https://chat.example.org), separated by commas, whose pages may call the HTTP API from a browser; * means all. By default none may." placeholder:"ORIGIN"`
 }
 

@@ -19,7 +19,7 @@ import (
 
 // Config is what an operator may set.
 type Config struct {
-	UndefinedChannels string        `name:"ingest-undefined-channels" help:"Sends to group-like channels that nobody has defined: allow takes them, refuse answers 403." enum:"allow,refuse" default:"allow"`
+	UndefinedChannels string        `name:"ingest-undefined-channels" help:"Sends to group-like channels without a definition: allow accepts them, refuse answers 403." enum:"allow,refuse" default:"allow"`
 	PersonAllowlists  bool          `name:"ingest-person-allowlists" help:"Take sends to a person only from those on the person's allowlist, unless the person allows strangers."`
 	StaleMax          time.Duration `name:"ingest-permissions-stale-max" help:"How long permissions are used as they were last seen while NATS cannot confirm them; beyond it sends are answered 503." default:"30s"`
 }
