@@ -396,7 +396,7 @@ func (c *migrateCommand) Check() error {
 		return c.CheckGiven()
 	}
 	if !c.DryRun {
-		return errors.Join(c.Config.Check(), errors.New("--all: goes with --dry-run"))
+		return errors.Join(c.Config.Check(), errors.New("--all: requires --dry-run"))
 	}
 	return c.Config.Check()
 }

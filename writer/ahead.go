@@ -15,10 +15,11 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// AheadOfLog refuses a partition of whose messages the table has rows from behind the end of its logs: they were given out before, by
-// a log that was newer, and would be given out again. What ingest has appended to the write-ahead log since does not change that:
-// a row's timestamp is never older than the record that it was made from, unless no message has a time as the record's. It asks nothing of the parts that are older than the
-// message log's last message.
+// AheadOfLog refuses a partition if the table has rows of messages after the end of the partition's logs. A newer
+// log, now lost, assigned their sequence numbers, and the current one would assign them again. Records that ingest has
+// appended to the write-ahead log since do not hide this: a row's timestamp is never older than the record that it was
+// made from, unless the clock of the record is beyond what a message can carry. The query skips parts that are older
+// than the message log's last message.
 func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, partition int) error {
 	emitted, since, err := emittedUntil(ctx, js, partition)
 	if err != nil {
@@ -26,7 +27,7 @@ func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 	}
 	stream, err := js.Stream(ctx, topology.WALStream(partition))
 	if err != nil {
-		return fmt.Errorf("look at the write-ahead log: %w", err)
+		return fmt.Errorf("read the state of the write-ahead log: %w", err)
 	}
 	end := stream.CachedInfo().State.LastSeq
 	last, found, err := client.LastRow(ctx, partition, since)
@@ -36,22 +37,22 @@ func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 	if last.WALSeq <= end {
 		record, err := broker.RecordAt(ctx, js, topology.WALStream(partition), last.WALSeq)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil // trimmed: it was folded
+			return nil // trimmed, so it was sequenced
 		}
 		if err != nil {
-			return fmt.Errorf("look for record %d of the write-ahead log: %w", last.WALSeq, err)
+			return fmt.Errorf("read record %d of the write-ahead log: %w", last.WALSeq, err)
 		}
 		if at := record.Time.UnixMilli(); at <= last.AcceptedAt.UnixMilli() || at >= message.FollowedMilliMax {
-			return nil // the message log is about to be derived
+			return nil // the sequencer has yet to derive these messages
 		}
-		end = emitted // what follows was appended later
+		end = emitted // later records were appended after the loss
 	}
-	return refuseTable("database %s has rows of partition %d that were made from record %d of the write-ahead log, which ends at record %d: the streams are older than the table, or were lost, and would give out the same places again. Restore NATS as it was. If those rows are to be given up, delete them, and the partition is sequenced again: "+
+	return refuseTable("database %s has rows of partition %d that were made from record %d of the write-ahead log, which ends at record %d: the streams are older than the table, or were lost, and the sequencer would assign the same sequence numbers again. Restore NATS as it was. To give up those rows instead, delete them, and the partition is sequenced again: "+
 		"ALTER TABLE %s.messages DELETE WHERE partition = %d AND wal_seq > %d SETTINGS mutations_sync = 2",
 		client.Database(), partition, last.WALSeq, end, client.Database(), partition, min(emitted, end))
 }
 
-// emittedUntil is the last record of the message log, and a time before those of all rows that come after it; zero if none is known.
+// emittedUntil returns the last record of the message log and a time before the timestamps of all later rows; zero if unknown.
 func emittedUntil(ctx context.Context, js jetstream.JetStream, partition int) (uint64, time.Time, error) {
 	log, err := messagelog.Open(ctx, js, partition)
 	if err != nil {
@@ -70,7 +71,7 @@ func emittedUntil(ctx context.Context, js jetstream.JetStream, partition int) (u
 	}
 	var batch message.BatchView
 	if err := message.ViewBatch(record.Data, &batch); err != nil || len(batch.Messages) == 0 {
-		return records.Last, time.Time{}, nil //nolint:nilerr // the sequencer names a record that is none
+		return records.Last, time.Time{}, nil //nolint:nilerr // the sequencer reports a record that is not a batch
 	}
 	return records.Last, rowsSince(batch.Messages[len(batch.Messages)-1]), nil
 }

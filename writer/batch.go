@@ -12,48 +12,48 @@ import (
 )
 
 const (
-	// recordOverheadBytes is what a record takes in memory besides its own bytes: some 200 for its columns,
-	// its digest and its place, and what the allocator rounds up.
+	// recordOverheadBytes is the memory of a record beyond its own bytes: about 200 for its columns, its digest and
+	// its index entry, and what the allocator rounds up.
 	recordOverheadBytes = 256
-	// A batch keeps its slices for the next one. After a time of large batches they are let go when so many
-	// in a row have used less than an eighth of them.
+	// A batch keeps its slices for the next one. It frees them after so many batches in a row that used less than an
+	// eighth of them.
 	smallBatchesMax   = 64
 	recordsKeptAlways = 8192
 )
 
-// batch is a run of messages of the message log without a gap, decoded into columns. Its records are encoded messages. It is made once per
-// partition and side of the pipeline, and filled again and again.
+// batch is a contiguous run of messages of the message log, decoded into columns. Its records are encoded messages.
+// Each side of a partition's pipeline has one batch and reuses it.
 type batch struct {
 	block   clickhouse.Block
-	first   uint64   // partition_seq of the first
-	records [][]byte // as they are in the log, by partition_seq - first
+	first   uint64   // partition_seq of the first record
+	records [][]byte // encoded as in the log, indexed by partition_seq - first
 	digests []uint64 // of the records
 	bad     []badRecord
 	samples tracing.Samples // of the records, by partition_seq
 
-	due      time.Time // when it is to be inserted at the latest
-	closed   bool      // it takes no more records
-	memory   int64     // bytes that its records take
+	due      time.Time // latest time to insert it
+	closed   bool      // it accepts no more records
+	memory   int64     // bytes that its records occupy
 	reserved int64     // bytes taken from the budget
-	small    int       // batches in a row that have used little of the slices
+	small    int       // batches in a row that used less than an eighth of the slices
 }
 
 // badRecord is a record that cannot become a row.
 type badRecord struct {
 	seq    uint64
-	reason string // of the dead letter: one of a few words
+	reason string // of the dead letter, one of the reason constants
 	err    error
-	token  string // of the insert that was refused, if it came to one
+	token  string // of the refused insert, if there was one
 }
 
 func (b *batch) empty() bool { return len(b.records) == 0 }
 
-// span is the range of the batch, which must not be empty.
+// span returns the range of the batch, which must not be empty.
 func (b *batch) span() seqRange {
 	return seqRange{First: b.first, Last: b.first + uint64(len(b.records)) - 1}
 }
 
-// add takes the record that follows the last one.
+// add appends the record that follows the last one.
 func (b *batch) add(seq uint64, encoded []byte) {
 	if b.empty() {
 		b.first = seq
@@ -84,7 +84,7 @@ func (b *batch) reset() {
 	b.first, b.due, b.closed, b.memory = 0, time.Time{}, false, 0
 }
 
-// rows is where the rows of a range are in the block. Bad records have none.
+// rows returns the indices in the block of a range's rows. Bad records have no row.
 func (b *batch) rows(r seqRange) (first, end int) {
 	at := func(seq uint64) int {
 		return sort.Search(b.block.Rows(), func(i int) bool { return b.block.PartitionSeq(i) >= seq })
@@ -92,7 +92,7 @@ func (b *batch) rows(r seqRange) (first, end int) {
 	return at(r.First), at(r.Last + 1)
 }
 
-// badIn lists the bad records of a range.
+// badIn returns the bad records of a range.
 func (b *batch) badIn(r seqRange) []badRecord {
 	var in []badRecord
 	for _, bad := range b.bad {
@@ -105,10 +105,10 @@ func (b *batch) badIn(r seqRange) []badRecord {
 
 func (b *batch) record(seq uint64) []byte { return b.records[seq-b.first] }
 
-// digestAt is the digest of one record.
+// digestAt returns the digest of one record.
 func (b *batch) digestAt(seq uint64) uint64 { return b.digests[seq-b.first] }
 
-// digest is that of all records of a range: the digest of their digests.
+// digest returns the digest of a range: the digest of its records' digests.
 func (b *batch) digest(r seqRange) uint64 {
 	var d xxhash.Digest
 	d.Reset()

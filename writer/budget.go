@@ -2,9 +2,9 @@ package writer
 
 import "sync"
 
-// budget is the memory that the batches of all partitions share, in bytes.
+// budget is the memory that the batches of all partitions share.
 type budget struct {
-	most int64
+	most int64 // bytes
 
 	mu      sync.Mutex
 	free    int64
@@ -15,7 +15,7 @@ func newBudget(bytes int64) *budget {
 	return &budget{most: bytes, free: bytes, changed: make(chan struct{})}
 }
 
-// take takes n bytes if they are free. Where not, the channel is closed when it is worth to ask again.
+// take reserves n bytes if they are free. If not, it returns a channel that is closed at the next release.
 func (b *budget) take(n int64) (ok bool, changed <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -26,14 +26,14 @@ func (b *budget) take(n int64) (ok bool, changed <-chan struct{}) {
 	return true, nil
 }
 
-// force takes n bytes whether they are free or not.
+// force reserves n bytes even if they are not free.
 func (b *budget) force(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.free -= n
 }
 
-// release gives bytes back.
+// release returns n bytes.
 func (b *budget) release(n int64) {
 	if n == 0 {
 		return
@@ -45,7 +45,7 @@ func (b *budget) release(n int64) {
 	b.changed = make(chan struct{})
 }
 
-// taken is how many bytes are in use.
+// taken returns the number of reserved bytes.
 func (b *budget) taken() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()

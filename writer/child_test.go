@@ -35,15 +35,15 @@ type child struct {
 	DataDir string // of the engine
 	Addr    string // of the engine
 
-	// Kill is the step at which it kills itself, empty for none: before it, or behind it if Applied, or, if
-	// During is not 0, so long after it has begun.
+	// Kill is the step at which the child kills itself, empty for none: before the step, after it if Applied, or, if
+	// During is not 0, that long after its start.
 	Kill    step
 	Applied bool
 	During  time.Duration
 	Skip    int32 // steps of this kind that go well before
 }
 
-// runChild plays the part and gives the exit status.
+// runChild plays the part and returns the exit status.
 func runChild(text string) int {
 	var c child
 	err := json.Unmarshal([]byte(text), &c)
@@ -103,7 +103,7 @@ func (c *child) strike(do func() error) error {
 	switch {
 	case c.During > 0:
 		go func() {
-			_ = do() // nobody is there to hear of it
+			_ = do() // the test has ended, so ignore the error
 		}()
 		<-time.After(c.During)
 	case c.Applied:
@@ -163,7 +163,7 @@ func (b *bundle) keepDuplicates(addr string) *table {
 }
 
 // A process with the embedded engine and the writer in it is killed by kill -9 at each step of a batch. The
-// next one goes on, and each message is there once, as the rows lie in the table.
+// next one continues, and the table holds each message once, without FINAL.
 func TestEndToEndKilledAtEveryStep(t *testing.T) {
 	t.Parallel()
 	for _, c := range []child{

@@ -15,24 +15,24 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// Config is how the writer is set up. Embed it in the command line.
+// Config holds the settings of the writer. Embed it in the command line.
 type Config struct {
 	clickhouse.Config
 
-	ClickHouseMigrate bool `name:"clickhouse-migrate" help:"Create the database and its tables at start, or bring them up to date." default:"true" negatable:""`
+	ClickHouseMigrate bool `name:"clickhouse-migrate" help:"At start, create the database and its tables, or bring them up to date." default:"true" negatable:""`
 
 	FlushRowsMax      int           `help:"A batch is inserted when it has this many rows." default:"100000"`
 	FlushBytesMax     int64         `help:"A batch is inserted when it has this many bytes." default:"33554432"`
-	FlushInterval     time.Duration `help:"A batch is inserted this long after its first message at the latest, and after half of that if it has 5,000 rows. Each batch of each partition makes a part in ClickHouse: with many partitions, wait longer." default:"1s"`
-	WriterBytesMax    int64         `help:"Memory for batches of all partitions together, in bytes; a partition that finds none waits." default:"268435456"`
-	WriterInsertsMax  int           `help:"Inserts at the same time. Each needs about three times the size of its batch besides." default:"2"`
-	WriterLeaseTTL    time.Duration `help:"Time after which the partitions of a writer that has died go to another, from 1s to 1h." default:"6s"`
-	WriterStopTimeout time.Duration `help:"When told to stop, an insert that is under way may take this long; after that it is left to the next start." default:"10s"`
+	FlushInterval     time.Duration `help:"A batch is inserted at most this long after its first message, and after half of that once it has 5,000 rows. Each batch of each partition creates a part in ClickHouse, so raise this if there are many partitions." default:"1s"`
+	WriterBytesMax    int64         `help:"Memory for the batches of all partitions together, in bytes. A partition waits if none is free." default:"268435456"`
+	WriterInsertsMax  int           `help:"Concurrent inserts. Each needs about three times the size of its batch in additional memory." default:"2"`
+	WriterLeaseTTL    time.Duration `help:"Time after which another writer takes over the partitions of one that has died, from 1s to 1h." default:"6s"`
+	WriterStopTimeout time.Duration `help:"On shutdown, an insert in progress may take this long; after that the next start finishes it." default:"10s"`
 }
 
 // Limits of the settings.
 const (
-	flushBytesMaxLimit  = clickhouse.BlockBytesMax / 2 // a batch ends behind the record that passes the limit
+	flushBytesMaxLimit  = clickhouse.BlockBytesMax / 2 // a batch ends after the record that exceeds the limit
 	flushIntervalLimit  = time.Minute
 	writerBytesMaxFloor = 16 << 20
 	insertsMaxLimit     = 64
@@ -62,19 +62,19 @@ func (c Config) Check() error {
 	return errors.Join(errs...)
 }
 
-// Deps is what the writer works with. All fields but Instance and Tracer must be set.
+// Deps holds the dependencies of the writer. All fields but Instance and Tracer must be set.
 type Deps struct {
 	JetStream jetstream.JetStream
-	// Partitions is the number of partitions of the deployment, as pkg/broker.EnsureDeployment gives it.
+	// Partitions is the number of partitions of the deployment, as pkg/broker.EnsureDeployment returns it.
 	Partitions int
-	// Deployment is the one that the messages are of; the database is claimed for it. Without an ID, nothing is claimed.
+	// Deployment is the one that the messages belong to; the writer claims the database for it. Without an ID, it claims nothing.
 	Deployment topology.Deployment
-	// Instance, if given, is a name that no other process can have, such as one tied to a locked folder. What
-	// an earlier run under it still held is taken at once.
+	// Instance, if set, is a name that no other process can have, such as one tied to a locked folder. The writer
+	// takes over at once the leases that an earlier run under the same name still holds.
 	Instance   string
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
-	// Tracer follows sends; nil if nothing is traced.
+	// Tracer traces sends; nil disables tracing.
 	Tracer *tracing.Tracer
 }
 

@@ -21,7 +21,7 @@ type step string
 const (
 	stepRecord  step = "record"  // a range becomes pending
 	stepInsert  step = "insert"  // its rows are inserted
-	stepAdvance step = "advance" // the position moves behind it
+	stepAdvance step = "advance" // the position moves past it
 )
 
 var errFault = errors.New("fault")

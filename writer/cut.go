@@ -9,20 +9,20 @@ import (
 )
 
 const (
-	// memoryRecordsMin: a piece of so few records is not cut for want of memory. The server has none at all
-	// then, and many small parts would only make it worse.
+	// memoryRecordsMin is the size up to which a piece is not cut for lack of memory. The server then has none at
+	// all, and many small parts would only make it worse.
 	memoryRecordsMin = 1000
-	// memoryTriesLarger: after so many pieces that went in, twice as large ones are tried again.
+	// memoryTriesLarger is the number of successful pieces after which the limit doubles.
 	memoryTriesLarger = 16
 )
 
-// cut cuts a refused piece of more than one record, in two as a rule:
+// cut splits a refused piece of more than one record:
 //
-//   - Where ClickHouse names the row that it refuses, that row comes by itself, between what is before and
-//     what is behind it. Should it be another one, it goes in, and nothing is worse for it.
-//   - One that is refused for its size is cut where a month ends, if one does in it: the table is partitioned by
-//     the month, so there are no more parts than there had to be.
-//   - All else is halved.
+//   - If ClickHouse names the row that it refuses, into the records before it, that record alone, and those after it.
+//     If ClickHouse named the wrong row, that one is inserted, at no loss.
+//   - If the piece was refused for its size and spans months, at the end of the first month: the table is partitioned
+//     by month, so this creates no extra parts.
+//   - Otherwise in halves.
 func (b *batch) cut(piece seqRange, refused *refusedError) []seqRange {
 	first, end := b.rows(piece)
 	if row := first + refused.row - 1; refused.row > 0 && row < end {
@@ -41,7 +41,7 @@ func (b *batch) cut(piece seqRange, refused *refusedError) []seqRange {
 	return []seqRange{{First: piece.First, Last: second - 1}, {First: second, Last: piece.Last}}
 }
 
-// around cuts out a sequence.
+// around splits a piece at one record.
 func around(piece seqRange, seq uint64) []seqRange {
 	var parts []seqRange
 	if seq > piece.First {
@@ -59,14 +59,14 @@ func monthOf(t time.Time) int {
 	return year*12 + int(month)
 }
 
-// memoryLimit keeps batches at a size for which ClickHouse has had memory.
+// memoryLimit keeps pieces at a size for which ClickHouse has had memory.
 type memoryLimit struct {
-	records uint64 // of a piece at the most; 0 where there is no limit
-	taken   int    // pieces of that size that went in since it was set
+	records uint64 // maximum of a piece; 0 if there is no limit
+	taken   int    // pieces of that size inserted since it was set
 }
 
-// withinMemory cuts from a piece what can go in by itself. A range that is pending is cut only where it was
-// refused: its token stands for the whole.
+// withinMemory splits off the head of a piece that fits the memory limit. It leaves a pending range whole, because its
+// token stands for all of it; such a range is cut only when it is refused.
 func (r *runner) withinMemory(piece seqRange) (head seqRange, tail *seqRange) {
 	most := r.memory.records
 	if most == 0 || piece.count() <= most || (r.position.Pending != nil && r.position.Pending.seqRange == piece) {
@@ -75,32 +75,32 @@ func (r *runner) withinMemory(piece seqRange) (head seqRange, tail *seqRange) {
 	return seqRange{First: piece.First, Last: piece.First + most - 1}, &seqRange{First: piece.First + most, Last: piece.Last}
 }
 
-// mayCut decides whether a piece that was refused for want of memory can be cut: only if nothing of it is in.
-// The server can have run out of memory behind the insert, or in the middle of it, or be at work still on an attempt
-// that it did not answer, and parts of the piece have other tokens.
+// mayCut reports whether a piece that was refused for lack of memory can be cut: only if none of it is in the table.
+// The server may have run out of memory after the insert or during it, or may still be running an attempt that it did
+// not answer, and smaller pieces have other tokens.
 func (r *runner) mayCut(work context.Context, b *batch, piece seqRange) bool {
 	if piece.count() <= memoryRecordsMin || r.now().Before(r.unsure) {
 		return false
 	}
 	first, end := b.rows(piece)
 	if lacking, known := r.lacking(work, b, piece); !known || lacking < end-first {
-		return false // the same again: the token makes it whole
+		return false // repeat it whole: the token deduplicates it
 	}
 	r.memory = memoryLimit{records: piece.count() / 2}
 	return true
 }
 
-// lacking counts the records of a refused piece that have no rows; it is not known if ClickHouse does not say.
+// lacking counts the records of a refused piece that have no rows; known is false if ClickHouse cannot be asked.
 func (r *runner) lacking(work context.Context, b *batch, piece seqRange) (count int, known bool) {
 	first, end := b.rows(piece)
 	lacking, err := r.filler.Lacking(work, r.entries(b, first, end))
 	if err != nil {
-		r.logOnce(slog.LevelWarn, "ClickHouse does not say whether it has rows of a batch, trying it again whole", err)
+		r.logOnce(slog.LevelWarn, "cannot find out which rows of a refused batch are in ClickHouse; retrying the whole batch", err)
 	}
 	return len(lacking), err == nil
 }
 
-// tookWithinMemory lets the pieces grow again after a while.
+// tookWithinMemory raises the limit after enough successful pieces.
 func (r *runner) tookWithinMemory() {
 	if r.memory.records == 0 {
 		return

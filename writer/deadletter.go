@@ -20,20 +20,19 @@ import (
 const (
 	// reasonUndecodable: the record is not a message that can be stored. The body is the record.
 	reasonUndecodable = "undecodable"
-	// reasonRefused: ClickHouse refuses this one row. The body is the record.
+	// reasonRefused: ClickHouse refuses this row. The body is the record.
 	reasonRefused = "refused"
-	// reasonLost: records were gone from the stream before they were read. The body is a JSON object that
-	// names their range.
+	// reasonLost: records disappeared from the stream before they were read. The body is a JSON object with their range.
 	reasonLost = "lost"
 )
 
-// errorBytesMax is how much of an error's text goes into the header of a dead letter. ClickHouse repeats constraints and values in it, and JetStream
-// refuses a message with more than 64 KiB of headers.
+// errorBytesMax limits the error text in the header of a dead letter. ClickHouse repeats constraints and values in its
+// errors, and JetStream refuses a message with more than 64 KiB of headers.
 const errorBytesMax = 4 << 10
 
-// deadLetters puts what cannot become a row where it can be looked at. A letter may be put there twice
-// after a failure: its Nats-Msg-Id is the same, so JetStream drops the second within its duplicate window,
-// and behind that the partition_seq tells.
+// deadLetters publishes records that cannot become rows to the dead-letter stream. A failure can make it publish a
+// letter twice: JetStream drops the second one within its duplicate window, because both have the same Nats-Msg-Id;
+// after that, the partition_seq identifies them.
 type deadLetters struct {
 	js      jetstream.JetStream
 	stream  string
@@ -63,7 +62,7 @@ func (d *deadLetters) put(ctx context.Context, reason string, seq uint64, body [
 	return nil
 }
 
-// headerText is a text as the value of a header: one line, since the value ends with it, and not too long.
+// headerText turns a text into the value of a header: one line of limited length.
 func headerText(text string) string {
 	if whole := len(text); whole > errorBytesMax {
 		text = fmt.Sprintf("%s… (the beginning of %d bytes)", strings.ToValidUTF8(text[:errorBytesMax], ""), whole)
@@ -80,5 +79,5 @@ func (d *deadLetters) putLost(ctx context.Context, partition int, lost seqRange)
 	if err != nil {
 		return fmt.Errorf("encode lost range: %w", err)
 	}
-	return d.put(ctx, reasonLost, lost.First, body, "application/json", "", fmt.Errorf("%d records were gone before they were read", lost.count()))
+	return d.put(ctx, reasonLost, lost.First, body, "application/json", "", fmt.Errorf("%d records disappeared before they were read", lost.count()))
 }

@@ -127,7 +127,7 @@ func TestHeaderText(t *testing.T) {
 	require.Equal(t, whole[1:]+"… (the beginning of 4097 bytes)", headerText(whole[1:]+"ä"), "no half of a character")
 }
 
-// A table that refuses everything is wrong, not the rows: the writer pauses, and goes on when it was mended.
+// If a table refuses every row, the table is wrong: the writer pauses, and continues once it is repaired.
 func TestTableRefusesEverything(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)

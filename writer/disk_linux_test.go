@@ -35,7 +35,7 @@ func smallDisk(t *testing.T) string {
 	return dir
 }
 
-// fill leaves a disk with little room, and gives the file that takes it.
+// fill leaves a disk with little room, and returns the file that occupies it.
 func fill(t *testing.T, dir string) string {
 	t.Helper()
 	var disk syscall.Statfs_t

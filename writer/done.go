@@ -11,13 +11,13 @@ const doneTimeout = 5 * time.Second
 
 // Recorded is what the writers have recorded of a partition.
 type Recorded struct {
-	// Any says that there is a record. A writer that is at its first batch has one with nothing done.
+	// Any reports whether there is a record. A writer at its first batch has one with nothing done.
 	Any bool
-	// Done is the last place up to which every message is in ClickHouse, or is a dead letter, or is named as
-	// lost. 0 means none.
+	// Done is the last partition_seq up to which every message is in ClickHouse, is a dead letter, or is recorded as
+	// lost; 0 if none is.
 	Done uint64
-	// Begun is the last place of the range that is being inserted, which may have rows already. It is Done where
-	// none is.
+	// Begun is the last partition_seq of the range that is being inserted, which may have rows already; Done if there
+	// is no such range.
 	Begun uint64
 }
 

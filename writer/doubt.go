@@ -10,13 +10,13 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// askTimeout bounds a question for the rows of a range.
+// askTimeout limits a query for the rows of a range.
 const askTimeout = time.Minute
 
-// errMayStillCome says that the table has a part of a range and that the rest may be on its way.
-var errMayStillCome = errors.New("the table has a part of the range, and an earlier insert may still bring in the rest: waiting until none can")
+// errMayStillCome reports that the table has a part of a range and that an earlier insert may still add the rest.
+var errMayStillCome = errors.New("the table has a part of the range, and an earlier insert may still add the rest: waiting until it has ended")
 
-// doubt notes that rows of a range may be in the table, or come in.
+// doubt records that rows of a range may be in the table, or may still arrive.
 func (r *runner) doubt(piece seqRange) {
 	if r.doubtful != nil {
 		piece = seqRange{First: min(piece.First, r.doubtful.First), Last: max(piece.Last, r.doubtful.Last)}
@@ -24,7 +24,7 @@ func (r *runner) doubt(piece seqRange) {
 	r.doubtful = &piece
 }
 
-// entries are the messages of rows of a batch.
+// entries returns the messages of rows of a batch.
 func (r *runner) entries(b *batch, first, end int) []messagelog.Entry {
 	out := make([]messagelog.Entry, 0, end-first)
 	for row := first; row < end; row++ {
@@ -34,7 +34,7 @@ func (r *runner) entries(b *batch, first, end int) []messagelog.Entry {
 	return out
 }
 
-// bringIn inserts rows of a batch; of a doubtful range, what the table lacks of them. See runner.
+// bringIn inserts rows of a batch; of a doubtful range only those that the table lacks. See runner.
 func (r *runner) bringIn(work context.Context, b *batch, first, end int) error {
 	if d := r.doubtful; !r.asks || d == nil || b.block.PartitionSeq(first) > d.Last || b.block.PartitionSeq(end-1) < d.First {
 		return r.insertWhole(work, b, first, end)
@@ -48,7 +48,7 @@ func (r *runner) bringIn(work context.Context, b *batch, first, end int) error {
 	}
 	log := r.log.With("first", all[0].Seq, "last", all[len(all)-1].Seq, "rows", len(all), "lacking", len(lacking))
 	if len(lacking) == 0 {
-		log.Info("the table has the rows of a range whose insert was broken off")
+		log.Info("the table has all rows of a range whose insert was interrupted")
 		return nil
 	}
 	if len(lacking) == len(all) {
@@ -61,7 +61,7 @@ func (r *runner) bringIn(work context.Context, b *batch, first, end int) error {
 		if err != nil || len(lacking) == 0 {
 			return err
 		}
-		log.Error("ClickHouse knows the token of rows that it has lost; inserting them under another", "token", r.position.Pending.Token)
+		log.Error("ClickHouse remembers the token of rows that it has lost; inserting them under a new token", "token", r.position.Pending.Token)
 	} else if left := r.unsure.Sub(r.now()); left > 0 {
 		return fmt.Errorf("%w (%s left): %d of %d rows are missing", errMayStillCome, left.Round(time.Second), len(lacking), len(all))
 	}
@@ -73,7 +73,7 @@ func (r *runner) insertWhole(work context.Context, b *batch, first, end int) err
 	return r.notAnswered(r.store.Insert(work, &b.block, first, end, r.position.Pending.Token))
 }
 
-// notAnswered notes that rows of an insert that ClickHouse did not answer may still come in.
+// notAnswered records that an insert without an answer may still add its rows.
 func (r *runner) notAnswered(err error) error {
 	if err != nil && clickhouse.ClassOf(err) == clickhouse.Ambiguous {
 		r.unsure = r.now().Add(r.timing.unsure)

@@ -19,43 +19,43 @@ import (
 const (
 	fillAttempts     = 5
 	fillAttemptPause = time.Second
-	// replicaPauseMax is the longest pause between two questions to a cluster whether the rows that it took are there. The first
-	// is fillAttemptPause and each is twice the last, so a replica may be half a minute behind.
+	// replicaPauseMax is the longest pause between two queries of a cluster for inserted rows. The first pause is
+	// fillAttemptPause, and each is twice the last, so a replica may lag by half a minute.
 	replicaPauseMax = 16 * time.Second
-	// expiryMargin is how long before its time a row may be missed: the server's clock may be ahead.
+	// expiryMargin is how long before its expiry a row may already be missing: the server's clock may be ahead.
 	expiryMargin = time.Minute
 )
 
-// store is what is needed of ClickHouse to insert and to ask what is there.
+// store is the part of the ClickHouse client that inserts rows and queries them.
 type store interface {
 	Insert(ctx context.Context, b *clickhouse.Block, first, end int, token string) error
 	CountRange(ctx context.Context, partition int, first, last uint64) (uint64, error)
 	Messages(ctx context.Context, span clickhouse.Span) (map[clickhouse.MessageAt]bool, error)
 }
 
-// Filler inserts those of some messages that the table lacks. It asks the table before an insert, so that no message is there
-// twice, whoever inserted it, and after it, so that none is taken for inserted that is not.
+// Filler inserts those of the given messages that the table lacks. It queries the table before an insert, so that no
+// message is inserted twice, and after it, so that no message counts as inserted without a row.
 //
-// The token of an insert says which rows it has, so one that a killed process has left behind in the server has the
-// same as its repetition. ClickHouse also remembers the token of rows that it has lost since, and inserts nothing
-// then: what is still missing is inserted once more, under a token with the filler's mark.
+// The token of an insert identifies its rows, so an insert that a killed process has left running in the server has the
+// same token as its repetition. ClickHouse also remembers the token of rows that it has lost since, and then inserts
+// nothing: Filler inserts what is still missing once more, under a token with its mark.
 //
 // It is not safe for concurrent use.
 type Filler struct {
-	// Mark makes the tokens of second inserts differ from those of other fillers. It is random; one that continues another's work
-	// may take over its mark.
+	// Mark distinguishes the tokens of second inserts from those of other fillers. It is random; a filler that
+	// continues the work of another may take over its mark.
 	Mark uint64
 
 	store      store
 	digester   *clickhouse.Digester
-	replicated bool // a row that was inserted may be seen only after a while
+	replicated bool // an inserted row may become visible only after a while
 	attempts   int
 	log        *slog.Logger
 	block      clickhouse.Block
 	skipped    uint64
 }
 
-// NewFiller makes a filler. If the tables are replicated, a row that was inserted may be seen only after a while.
+// NewFiller returns a filler. If the tables are replicated, an inserted row may become visible only after a while.
 func NewFiller(client *clickhouse.Client, replicated bool, log *slog.Logger) *Filler {
 	return newFiller(client, client.Digester(), replicated, fillAttempts, log)
 }
@@ -64,10 +64,10 @@ func newFiller(s store, digester *clickhouse.Digester, replicated bool, attempts
 	return &Filler{Mark: rand.Uint64(), store: s, digester: digester, replicated: replicated, attempts: attempts, log: log}
 }
 
-// Skipped is how many messages could not be rows: the writer has put them into the dead letters.
+// Skipped returns the number of messages that could not become rows: the writer has put them into the dead letters.
 func (f *Filler) Skipped() uint64 { return f.skipped }
 
-// Fill inserts those of a partition's messages, which must be in order, that have no row, and returns how many those were.
+// Fill inserts those of a partition's messages, which must be in order, that have no row, and returns their number.
 func (f *Filler) Fill(ctx context.Context, batch []messagelog.Entry) (inserted uint64, err error) {
 	lacking, err := f.Lacking(ctx, batch)
 	if err != nil {
@@ -90,14 +90,14 @@ func (f *Filler) Fill(ctx context.Context, batch []messagelog.Entry) (inserted u
 		inserted += uint64(rows - len(lacking))
 	}
 	if len(lacking) > 0 {
-		return inserted, fmt.Errorf("partition %d: ClickHouse took %d messages of partition_seq %d to %d twice, and the table has no rows of them: "+
-			"see whether something removes rows there (a TTL, a mutation) or a replica is far behind, then try again",
+		return inserted, fmt.Errorf("partition %d: ClickHouse accepted %d messages of partition_seq %d to %d twice, but the table has no rows of them: "+
+			"check whether something removes rows there (a TTL, a mutation) or a replica is far behind, then try again",
 			lacking[0].Partition, len(lacking), lacking[0].Seq, lacking[len(lacking)-1].Seq)
 	}
 	return inserted, nil
 }
 
-// take makes the block of messages, and returns those that are in it.
+// take fills the block with messages, and returns those that are in it.
 func (f *Filler) take(messages []messagelog.Entry) ([]messagelog.Entry, error) {
 	f.block.Reset()
 	var in []messagelog.Entry
@@ -105,7 +105,7 @@ func (f *Filler) take(messages []messagelog.Entry) ([]messagelog.Entry, error) {
 		switch err := f.block.Append(m.Seq, m.Data); {
 		case errors.Is(err, clickhouse.ErrUndecodable):
 			f.skipped++
-			f.log.Warn("a record is no message, it is left out", "partition", m.Partition, "error", err)
+			f.log.Warn("skipping a record that is not a message", "partition", m.Partition, "error", err)
 		case err != nil:
 			return nil, err //nolint:wrapcheck // says which record
 		default:
@@ -115,7 +115,7 @@ func (f *Filler) take(messages []messagelog.Entry) ([]messagelog.Entry, error) {
 	return in, nil
 }
 
-// token names the rows of the block by their number, ends and a digest of which they are.
+// token identifies the rows of the block by their count, their ends and a digest of their partition_seqs.
 func (f *Filler) token(messages []messagelog.Entry) string {
 	var places []byte
 	for i, m := range messages {
@@ -126,8 +126,8 @@ func (f *Filler) token(messages []messagelog.Entry) string {
 	return fmt.Sprintf("replay/%d/%d-%d/%d/%x", messages[0].Partition, messages[0].Seq, messages[len(messages)-1].Seq, len(messages), digest[:16])
 }
 
-// insert inserts the block of the messages. If it fails it is repeated as it was, under the same token: the
-// server may still be at work on the first.
+// insert inserts the block of the messages. After a failure it repeats the same block under the same token: the server
+// may still be running the first attempt.
 func (f *Filler) insert(ctx context.Context, messages []messagelog.Entry, token string) error {
 	for attempt := 1; ; attempt++ {
 		err := f.store.Insert(ctx, &f.block, 0, len(messages), token)
@@ -137,15 +137,15 @@ func (f *Filler) insert(ctx context.Context, messages []messagelog.Entry, token 
 		if err := f.pause(ctx, attempt, err); err != nil {
 			return err
 		}
-		// A server that lost power has lost the token too: rows of which only the answer was lost must not be inserted again.
+		// A server that lost power has lost the token too: do not insert again rows of which only the answer was lost.
 		if lacking, err := f.Lacking(ctx, messages); err != nil || len(lacking) == 0 {
 			return err
 		}
 	}
 }
 
-// settled returns the messages that have no row though they were inserted, and whose time has not come. Of a cluster the replica that
-// answers may be behind the one that took them.
+// settled returns the inserted messages that still have no row although they have not expired. In a cluster, the
+// queried replica may lag the one that accepted the insert.
 func (f *Filler) settled(ctx context.Context, messages []messagelog.Entry) ([]messagelog.Entry, error) {
 	for pause := fillAttemptPause; ; pause *= 2 {
 		lacking, err := f.Lacking(ctx, messages)
@@ -161,7 +161,7 @@ func (f *Filler) settled(ctx context.Context, messages []messagelog.Entry) ([]me
 	}
 }
 
-// unexpired leaves out those whose rows ClickHouse may have removed already, and what is no message.
+// unexpired leaves out messages whose rows ClickHouse may have removed already, and entries that are not messages.
 func (f *Filler) unexpired(messages []messagelog.Entry) ([]messagelog.Entry, error) {
 	by := uint64(time.Now().Add(expiryMargin).Unix())
 	var out []messagelog.Entry
@@ -178,8 +178,8 @@ func (f *Filler) unexpired(messages []messagelog.Entry) ([]messagelog.Entry, err
 	return out, nil
 }
 
-// Lacking asks the table which of a partition's messages, which must be in order, have no row. A row of another message at the same place,
-// of a deployment that used the table before, is not one of theirs.
+// Lacking returns those of a partition's messages, which must be in order, that have no row. A row with another
+// message_id at the same partition_seq, left by an earlier deployment, does not count.
 func (f *Filler) Lacking(ctx context.Context, messages []messagelog.Entry) ([]messagelog.Entry, error) {
 	if len(messages) == 0 {
 		return nil, nil
@@ -220,7 +220,7 @@ func (f *Filler) Lacking(ctx context.Context, messages []messagelog.Entry) ([]me
 	}
 }
 
-// pause comes before another attempt. If there is to be none it returns the error of the last.
+// pause waits before another attempt. After the last attempt it returns the attempt's error.
 func (f *Filler) pause(ctx context.Context, attempt int, err error) error {
 	class := clickhouse.ClassOf(err)
 	if attempt >= f.attempts || ctx.Err() != nil || class == clickhouse.Configuration || class == clickhouse.Data {

@@ -15,18 +15,19 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// flush makes a batch durable: its limits and its token are recorded, its rows inserted under the token,
-// and the position moved behind it; see runner for the states of a range. ctx reports whether to begin another attempt, work is for what has begun.
+// flush makes a batch durable: it records the limits and the token, inserts the rows under the token, and moves the
+// position past the batch; see runner for the states of a range. ctx allows further attempts; work outlives it and
+// bounds those that have begun.
 //
-// A batch that ClickHouse refuses for its size or its content is cut, each part with limits and a token of its
-// own, down to the single row. One that is refused for its content becomes a dead letter.
+// If ClickHouse refuses the batch for its size or its content, flush cuts it into parts with their own limits and
+// tokens, down to the single row. A single row that is refused for its content becomes a dead letter.
 //
-// Of the last piece the position is moved in memory only: the caller decides when it is recorded.
+// For the last piece it moves the position in memory only: the caller decides when to record it.
 func (r *runner) flush(ctx, work context.Context, b *batch) error {
 	if err := r.checkPending(b); err != nil {
 		return err
 	}
-	pieces := []seqRange{b.span()} // the next one is at the end
+	pieces := []seqRange{b.span()} // a stack: the next piece is the last
 	for len(pieces) > 0 {
 		piece := pieces[len(pieces)-1]
 		pieces = pieces[:len(pieces)-1]
@@ -58,7 +59,7 @@ func (r *runner) flush(ctx, work context.Context, b *batch) error {
 	return nil
 }
 
-// checkPending compares a batch that was read again with what was recorded of it.
+// checkPending compares a batch that was read again with its recorded digest.
 func (r *runner) checkPending(b *batch) error {
 	p := r.position.Pending
 	if p == nil {
@@ -73,8 +74,8 @@ func (r *runner) checkPending(b *batch) error {
 	return nil
 }
 
-// begin records the limits and the token of a piece, and with it that what is before it is done. A piece
-// that is recorded already, since it was pending at the start, keeps its token.
+// begin records the limits and the token of a piece, and thereby that everything before it is done. A piece that was
+// already pending at the start keeps its token.
 func (r *runner) begin(work context.Context, b *batch, piece seqRange) error {
 	if p := r.position.Pending; p != nil && p.seqRange == piece {
 		return nil
@@ -89,12 +90,12 @@ func (r *runner) begin(work context.Context, b *batch, piece seqRange) error {
 	return r.advance(work)
 }
 
-// finish moves the position behind a piece, in memory.
+// finish moves the position past a piece, in memory.
 func (r *runner) finish(b *batch, piece seqRange) {
 	r.position.Pending = nil
 	record, err := message.ViewWALSeq(b.record(piece.Last))
 	if err != nil {
-		record = 0 // it is a dead letter; where to read on is then looked for
+		record = 0 // it is a dead letter; the next session searches for its record
 	}
 	r.position.moved(piece.Last, b.digestAt(piece.Last), record)
 	if r.doubtful != nil && piece.Last >= r.doubtful.Last {
@@ -104,11 +105,12 @@ func (r *runner) finish(b *batch, piece seqRange) {
 	r.show()
 }
 
-// refusedError says that ClickHouse refused a piece, and may take parts of it. It has none of it, but where some of a Distributed table's
-// servers took theirs: these get them once more then, and ReplacingMergeTree makes them one.
+// refusedError reports that ClickHouse refused a piece and may accept parts of it. The table has none of its rows,
+// except that some servers of a Distributed table may have accepted theirs: these get them again, and
+// ReplacingMergeTree merges the duplicates.
 type refusedError struct {
 	class clickhouse.Class
-	row   int // of the piece, from 1, that is said to be the cause; 0 if none is
+	row   int // of the piece, from 1, that ClickHouse names as the cause; 0 if it names none
 	err   error
 }
 
@@ -123,8 +125,8 @@ func refusedBy(err error) *refusedError {
 
 func (e *refusedError) Error() string { return "refused: " + e.err.Error() }
 
-// insertPiece puts the bad records of a piece into the dead letters and inserts its rows. It goes on
-// trying for ever, until ctx ends: the error is then that of the last attempt.
+// insertPiece puts the bad records of a piece into the dead letters and inserts its rows. It retries until ctx ends,
+// and then returns the error of the last attempt.
 func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange) error {
 	for _, bad := range b.badIn(piece) {
 		if err := r.bury(ctx, work, b, bad); err != nil {
@@ -162,7 +164,7 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 				return refusedBy(err)
 			}
 			if known {
-				r.log.Error("the rows of a batch are in the table, but a view of it refused them", "stream", r.stream, "range", piece.String(), "error", err)
+				r.log.Error("a view refused the rows of a batch, which are in the table", "stream", r.stream, "range", piece.String(), "error", err)
 				r.well()
 				return nil
 			}
@@ -172,7 +174,7 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 			state, level = statePaused, slog.LevelError
 		}
 		r.setStatus(state, err)
-		r.logOnce(level, "ClickHouse does not take a batch, trying again: "+class.String(), err)
+		r.logOnce(level, "insert failed; retrying: "+class.String(), err)
 		if r.timing.backoff(ctx, attempt, err) != nil {
 			return err
 		}
@@ -182,27 +184,27 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 	}
 }
 
-// refuse deals with a single row that ClickHouse refused: it becomes a dead letter. When very many in a row
-// were, it is more likely that the table is wrong than that all rows are: then the runner is paused between
-// them, so that a person can see and mend it, and each is tried once more.
+// refuse handles a single row that ClickHouse refused: it becomes a dead letter. If very many rows in a row were
+// refused, the table is more likely wrong than all of them: the runner then pauses before each, so that a person can
+// notice and repair it, and tries each row once more.
 func (r *runner) refuse(ctx, work context.Context, b *batch, piece seqRange, cause error) error {
 	if r.refusedInARow >= r.limits.refusedInARow {
 		r.setStatus(statePaused, cause)
-		r.logOnce(slog.LevelError, "ClickHouse refuses one row after another", cause)
+		r.logOnce(slog.LevelError, "ClickHouse refuses many rows in succession; pausing between them", cause)
 		if err := lifecycle.Pause(ctx, r.timing.backoffMax); err != nil {
 			return err
 		}
 		first, end := b.rows(piece)
 		err := r.insertOnce(work, b, first, end)
 		if err == nil || clickhouse.ClassOf(err) != clickhouse.Data {
-			return err // it is in, or the next session tries again
+			return err // inserted, or the next session retries
 		}
 	}
 	r.refusedInARow++
 	return r.bury(ctx, work, b, badRecord{seq: piece.First, reason: reasonRefused, err: cause, token: r.position.Pending.Token})
 }
 
-// insertOnce makes one attempt, when its turn has come.
+// insertOnce makes one attempt when it gets an insert slot.
 func (r *runner) insertOnce(work context.Context, b *batch, first, end int) error {
 	select {
 	case r.inserts <- struct{}{}:
@@ -226,7 +228,7 @@ func (r *runner) insertOnce(work context.Context, b *batch, first, end int) erro
 	return nil
 }
 
-// trace notes an attempt to insert rows of which some are traced.
+// trace records an attempt to insert rows of which some are traced.
 func (r *runner) trace(b *batch, first, end int, begun time.Time, err error) {
 	from, to := b.block.PartitionSeq(first), b.block.PartitionSeq(end-1)
 	span := r.tracer.Batch("insert", begun, b.samples.Between(from, to))
@@ -240,9 +242,9 @@ func (r *runner) trace(b *batch, first, end int, begun time.Time, err error) {
 	span.End()
 }
 
-// bury puts one record into the dead letters, trying for ever until ctx ends.
+// bury puts one record into the dead letters, retrying until ctx ends.
 func (r *runner) bury(ctx, work context.Context, b *batch, bad badRecord) error {
-	r.log.Error("a record becomes a dead letter", "stream", r.stream, "partition_seq", bad.seq, "reason", bad.reason, "error", bad.err)
+	r.log.Error("putting a record into the dead letters", "stream", r.stream, "partition_seq", bad.seq, "reason", bad.reason, "error", bad.err)
 	for attempt := 0; ; attempt++ {
 		err := r.letters.putRecord(work, bad, b.record(bad.seq))
 		if err == nil {
@@ -251,7 +253,7 @@ func (r *runner) bury(ctx, work context.Context, b *batch, bad badRecord) error 
 		}
 		r.metrics.natsRetries.Inc()
 		r.setStatus(stateRetrying, err)
-		r.logOnce(slog.LevelError, "the dead letters cannot be reached, trying again", err)
+		r.logOnce(slog.LevelError, "cannot write to the dead letters; retrying", err)
 		if r.timing.backoff(ctx, attempt, err) != nil {
 			return err
 		}

@@ -8,22 +8,22 @@ import (
 )
 
 const (
-	// reserveStep is how much memory a batch takes from the budget at a time.
+	// reserveStep is the amount of memory that a batch reserves from the budget at a time.
 	reserveStep = 1 << 20
-	// halfTimeRows: a batch with so many rows is inserted after half of the time. An insert has a core to itself for 10 ms and
-	// 3 to 4 µs a row; where rows come fast, two short ones keep requests waiting for less than one that is twice as long, and
-	// where they come slowly, parts are what costs.
+	// halfTimeRows is the size from which a batch is inserted after half of the interval. An insert takes a core for 10 ms
+	// plus 3 to 4 µs a row. At high rates, two short inserts delay requests less than one long one; at low rates, the
+	// number of parts is what costs.
 	halfTimeRows = 5_000
 )
 
-// gapError says that the log went on behind a message that did not come.
+// gapError reports that the log delivered a message after one that is missing.
 type gapError struct{ missing seqRange }
 
 func (e *gapError) Error() string {
-	return fmt.Sprintf("the log goes on at message %d without %s", e.missing.Last+1, e.missing)
+	return fmt.Sprintf("gap in the message log: messages %s are missing before %d", e.missing, e.missing.Last+1)
 }
 
-// limits is when a batch is full, and when something must be wrong.
+// limits is when a batch is full.
 type limits struct {
 	rows          int
 	bytes         int64
@@ -31,11 +31,10 @@ type limits struct {
 	refusedInARow int
 }
 
-// gatherer is the middle of a partition's pipeline: the consumer adds messages to one batch while the other
-// one is being inserted. It checks that their places follow each other.
+// gatherer is the middle of a partition's pipeline: the consumer adds messages to one batch while the other is being
+// inserted. It checks that partition_seqs are consecutive.
 //
-// A batch whose time is up goes on growing for as long as nobody takes it: when ClickHouse is slow, batches
-// get larger, not more.
+// A batch that is due keeps growing until it is taken: when ClickHouse is slow, batches get larger, not more numerous.
 type gatherer struct {
 	limits limits
 	budget *budget
@@ -48,8 +47,8 @@ type gatherer struct {
 	mu       sync.Mutex
 	filling  *batch
 	spare    *batch // nil while it is being inserted
-	next     uint64 // the place that must come next
-	endAt    uint64 // if not 0, the batch ends exactly here, whatever its size: it is a pending range
+	next     uint64 // the partition_seq that must come next
+	endAt    uint64 // if not 0, the batch is a pending range and ends exactly here, regardless of its size
 	received uint64 // records taken, for the watchdog
 	blocked  bool   // the feeder waits for room
 	err      error  // why nothing more will come
@@ -62,9 +61,9 @@ func newGatherer(bounds limits, budget *budget, next, endAt uint64, batches [2]*
 	}
 }
 
-// add takes a message from the consumer. It blocks while there is no room, and returns at once when the
-// gatherer has stopped or failed. A message from before what is expected is passed over: a batch ended within its record, or the consumer was
-// set up anew behind a tail that was lost and is being derived again. Traceparent is empty unless it is traced.
+// add adds a message from the consumer. It blocks while there is no room, and returns at once when the gatherer has
+// stopped or failed. It skips messages before the expected one: a batch ended within their record, or the consumer was
+// recreated after a lost tail that is being derived again. traceparent is empty unless the message is traced.
 func (g *gatherer) add(seq uint64, encoded []byte, traceparent string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -112,8 +111,8 @@ func (g *gatherer) fullLocked(b *batch, seq uint64) bool {
 	return len(b.records) >= g.limits.rows || int64(b.block.Bytes()) >= g.limits.bytes
 }
 
-// reserveLocked makes room for n bytes in the batch. Where it cannot, the channel says when to ask again;
-// nil means when the batch has been taken.
+// reserveLocked reserves n bytes for the batch. If it cannot, it returns the channel that signals when to retry; nil
+// means that the batch must be taken first.
 func (g *gatherer) reserveLocked(n int64) (changed <-chan struct{}, ok bool) {
 	b := g.filling
 	if b == nil || b.closed {
@@ -130,20 +129,20 @@ func (g *gatherer) reserveLocked(n int64) (changed <-chan struct{}, ok bool) {
 		return nil, true
 	}
 	if g.endAt != 0 {
-		// A pending range cannot end early. If several waited for each other's memory, none would ever end.
+		// A pending range cannot end early. If several partitions waited for each other's memory, none would ever end.
 		g.budget.force(need)
 		b.reserved += need
 		return nil, true
 	}
 	if !b.empty() {
-		b.closed = true // insert what is there; that gives memory back
+		b.closed = true // insert what is there, which frees memory
 		wake(g.changed)
 		return nil, false
 	}
 	return changed, false
 }
 
-// waitLocked waits for room and reports whether to go on.
+// waitLocked waits for room and reports whether to continue.
 func (g *gatherer) waitLocked(changed <-chan struct{}) bool {
 	g.blocked = true
 	g.mu.Unlock()
@@ -154,15 +153,15 @@ func (g *gatherer) waitLocked(changed <-chan struct{}) bool {
 	select {
 	case <-g.room:
 		return true
-	case <-changed: // nil blocks for ever
+	case <-changed: // nil blocks forever
 		return true
 	case <-g.done:
 		return false
 	}
 }
 
-// take waits for a batch that is to be inserted. The batch belongs to the caller until give. An error comes
-// after the records before it: ctx's, or that of fail.
+// take waits for a batch that is due. The caller owns the batch until it calls give. It returns an error (ctx's, or
+// that of fail) only after the records before it.
 func (g *gatherer) take(ctx context.Context) (*batch, error) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -181,7 +180,7 @@ func (g *gatherer) take(ctx context.Context) (*batch, error) {
 	}
 }
 
-// tryTake gives a batch that can be inserted now, or says how long to wait at most.
+// tryTake returns a batch that can be inserted now, or the longest time to wait for one.
 func (g *gatherer) tryTake() (b *batch, wait time.Duration, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -203,7 +202,7 @@ func (g *gatherer) tryTake() (b *batch, wait time.Duration, err error) {
 	return nil, time.Until(b.due), nil
 }
 
-// give hands a taken batch back when its rows are not needed any more.
+// give returns a batch when its rows are not needed any more.
 func (g *gatherer) give(b *batch) {
 	b.reset()
 	g.budget.release(b.reserved)
@@ -225,15 +224,15 @@ func (g *gatherer) idle() bool {
 	return g.filling == nil || g.filling.empty()
 }
 
-// progress is for the watchdog: the next sequence that is expected, the number of records taken so far, and
-// whether the consumer is being kept waiting.
+// progress returns what the watchdog compares: the partition_seq that is expected next, the number of records received,
+// and whether the consumer is blocked.
 func (g *gatherer) progress() (next, received uint64, blocked bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.next, g.received, g.blocked
 }
 
-// fail ends the flow of records: take gives what is there and then err. Only the first error counts.
+// fail ends the flow of records: take returns what is there and then err. Only the first error counts.
 func (g *gatherer) fail(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -248,7 +247,7 @@ func (g *gatherer) failLocked(err error) {
 	wake(g.room)
 }
 
-// stop lets a blocked add return, and gives the memory of what was not taken back.
+// stop unblocks add, and releases the memory of batches that were not taken.
 func (g *gatherer) stop(err error) {
 	g.fail(err)
 	g.stopped.Do(func() { close(g.done) })

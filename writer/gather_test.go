@@ -116,7 +116,7 @@ func TestLargeBatchEndsAtHalfTime(t *testing.T) {
 	}
 }
 
-// While the last batch is still being inserted, the next one goes on growing, up to its limit, and then
+// While the last batch is still being inserted, the next one keeps growing, up to its limit, and then
 // the consumer waits.
 func TestBatchGrowsWhileNobodyTakesIt(t *testing.T) {
 	t.Parallel()
@@ -155,7 +155,7 @@ func TestBatchesShareTheBudget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		// Of two partitions with room for less than one and a half batches, the second gets what is left,
-		// inserts that, and goes on when the first gives its memory back.
+		// inserts that, and continues when the first releases its memory.
 		const memory = 3 << 20
 		a := gather(t, wide, memory, 1, 0)
 		b := gather(t, wide, memory, 1, 0)
@@ -210,7 +210,7 @@ func TestGapEndsTheFlowBehindWhatCameBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := gather(t, wide, 1<<30, 1, 0)
-		for _, seq := range []uint64{1, 2, 1, 2, 3, 7} { // 1 and 2 again: a tail derived anew
+		for _, seq := range []uint64{1, 2, 1, 2, 3, 7} { // 1 and 2 again: a tail derived again
 			g.add(seq, testRecord(t, seq, 1), "")
 		}
 		require.Equal(t, []seqRange{{1, 3}}, g.spans(3))

@@ -12,15 +12,14 @@ import (
 )
 
 const (
-	// healthInterval is how often ClickHouse is asked how it is, and healthTimeout how long it may take to say it.
+	// healthInterval is the interval of ClickHouse's health check, healthTimeout its timeout.
 	healthInterval = 10 * time.Second
 	healthTimeout  = 5 * time.Second
-	// fewerRowsInterval is how often rows are counted because there are fewer.
+	// fewerRowsInterval is the shortest interval between counts that a smaller table triggers.
 	fewerRowsInterval = time.Minute
 )
 
-// watchHealth shows ClickHouse's health until ctx ends. What is wrong with it is logged by those who need it for more
-// than a look.
+// watchHealth exports ClickHouse's health as metrics until ctx ends. Operations that need ClickHouse log its failures.
 func (s *Service) watchHealth(ctx context.Context) {
 	var before clickhouse.Signs
 	for {
@@ -48,10 +47,10 @@ func (s *Service) watchHealth(ctx context.Context) {
 	}
 }
 
-// recheckTable notices that the table was changed by hand since the writer has found it as it must be, also while nothing is inserted.
+// recheckTable detects changes made by hand to a table that the writer has checked before, also while it inserts nothing.
 func (s *Service) recheckTable(ctx context.Context) {
 	if !s.tableOpen.Load() {
-		return // openTable is at it, and reports
+		return // openTable is still checking it, and reports
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
@@ -61,30 +60,30 @@ func (s *Service) recheckTable(ctx context.Context) {
 	case err == nil && before != nil:
 		s.tableWrong.Store(nil)
 		s.metrics.tableUnusable.Set(0)
-		s.log.Info("ClickHouse's table is as it must be again", "database", s.client.Database())
-	case err == nil, clickhouse.ClassOf(err) != clickhouse.Configuration: // or it cannot be asked now
+		s.log.Info("ClickHouse's table has the required form again", "database", s.client.Database())
+	case err == nil, clickhouse.ClassOf(err) != clickhouse.Configuration: // the query failed for another reason
 	default:
 		s.tableWrong.Store(&err)
 		s.metrics.tableUnusable.Set(1)
 		if before == nil || (*before).Error() != err.Error() {
-			s.log.Error("ClickHouse's table was changed and is not as it must be", "error", err)
+			s.log.Error("ClickHouse's table was changed and lacks the required form", "error", err)
 		}
 	}
 }
 
-// noticeLoss has the rows of all partitions that are held counted if there is a sign that some are lost. It returns what the next signs are to be
-// compared with.
+// noticeLoss starts a count of the rows of all held partitions if ClickHouse shows a sign that some are lost. It returns
+// the signs to compare the next ones with.
 func (s *Service) noticeLoss(before, now clickhouse.Signs) clickhouse.Signs {
 	same := now.Table == before.Table && now.Detached == before.Detached
 	switch {
-	case before.Table == "" || now.Table == "": // the table has just been found, or is not there yet
+	case before.Table == "" || now.Table == "": // the table was just created, or does not exist yet
 		return now
 	case same && now.Rows >= before.Rows:
 		return now
-	case same && time.Since(s.fewerAt) < fewerRowsInterval: // rows that expire make it fewer all the time
+	case same && time.Since(s.fewerAt) < fewerRowsInterval: // expiring rows reduce the number all the time
 		return before
 	case now.Table != before.Table:
-		s.log.Warn("the table of messages is another one than before; counting its rows", "before", before.Table, "now", now.Table)
+		s.log.Warn("the table of messages was replaced; counting its rows", "before", before.Table, "now", now.Table)
 	case now.Detached != before.Detached:
 		s.log.Warn("parts of the table were detached or attached; counting its rows", "broken", now.Broken, "rows_before", before.Rows, "rows", now.Rows)
 	default:
@@ -99,7 +98,7 @@ func (s *Service) noticeLoss(before, now clickhouse.Signs) clickhouse.Signs {
 	return now
 }
 
-// serverMetrics show ClickHouse as it was when it was last asked.
+// serverMetrics show ClickHouse's state at the last health check.
 type serverMetrics struct {
 	up                    prometheus.Gauge
 	answer                prometheus.Histogram
@@ -110,13 +109,13 @@ type serverMetrics struct {
 
 func newServerMetrics(reg prometheus.Registerer) serverMetrics {
 	m := serverMetrics{
-		up:       gauge("clickhouse_up", "1 if ClickHouse answered when it was last asked how it is, else 0."),
-		answer:   histogram("clickhouse_answer_duration_seconds", "How long ClickHouse took to say how it is.", prometheus.ExponentialBuckets(0.001, 2, 13)),
+		up:       gauge("clickhouse_up", "1 if ClickHouse answered the last health check, else 0."),
+		answer:   histogram("clickhouse_answer_duration_seconds", "Duration of ClickHouse's answers to health checks.", prometheus.ExponentialBuckets(0.001, 2, 13)),
 		rows:     gauge("clickhouse_table_rows", "Rows of the table of messages."),
 		bytes:    gauge("clickhouse_table_bytes", "Size of the table of messages on disk, compressed."),
-		partsMax: gauge("clickhouse_parts_max", "Active parts of the partition of a table that has the most; from 1,000 on ClickHouse slows inserts down, from 3,000 on it refuses them, by its defaults."),
+		partsMax: gauge("clickhouse_parts_max", "Active parts of the table partition with the most; by default, ClickHouse slows inserts down from 1,000 and refuses them from 3,000."),
 		broken:   gauge("clickhouse_parts_broken", "Parts of the table of messages that ClickHouse set aside because it could not read them."),
-		diskFree: gauge("clickhouse_disk_free_bytes", "Free space of the disk that has the smallest share of it free; 0 if unknown."),
+		diskFree: gauge("clickhouse_disk_free_bytes", "Free space of the disk with the smallest share of free space; 0 if unknown."),
 		disk:     gauge("clickhouse_disk_bytes", "Size of that disk; 0 if unknown."),
 	}
 	reg.MustRegister(m.up, m.answer, m.rows, m.bytes, m.partsMax, m.broken, m.diskFree, m.disk)
@@ -126,7 +125,7 @@ func newServerMetrics(reg prometheus.Registerer) serverMetrics {
 func (m *serverMetrics) show(h clickhouse.Health, signs clickhouse.Signs, err error, took time.Duration) {
 	if err != nil {
 		m.up.Set(0)
-		return // of what is not known now, the last word stands
+		return // keep the last known values
 	}
 	m.up.Set(1)
 	m.answer.Observe(took.Seconds())

@@ -20,8 +20,8 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// identityError says that the table is not the one that the position is of, or that it holds what the logs have not made.
-// The partition is paused: only a person can tell which of the two is right.
+// identityError reports that the table is not the one that the position belongs to, or that it holds rows that the logs
+// did not produce. The partition is paused: only a person can tell which of the two is right.
 type identityError struct{ text string }
 
 func (e *identityError) Error() string { return e.text }
@@ -30,10 +30,10 @@ func refuseTable(format string, args ...any) error {
 	return &identityError{text: fmt.Sprintf(format, args...)}
 }
 
-// repairTable is the way out where the table is another one.
-const repairTable = "point --clickhouse-dsn to the right one, or say with `sendhouse repair table` that this one is right"
+// repairTable is the way out if the table is another one.
+const repairTable = "point --clickhouse-dsn to the right one, or run `sendhouse repair table` to adopt this one"
 
-// known is the table that a guard looks at.
+// known is the part of the ClickHouse client that identifies the table.
 type known interface {
 	Table(ctx context.Context) (clickhouse.TableID, error)
 	Owners(ctx context.Context) ([]string, error)
@@ -44,25 +44,25 @@ type known interface {
 
 // guard keeps the partitions of this instance from being written into a table that is not theirs:
 //
-//   - A position is of one table. Where there is another one, the partition is paused.
-//   - The database is claimed for one deployment, in its ledger. Another deployment is refused.
-//   - The table has no row that lies behind the position but those that the message log has there, too. Otherwise the logs are
-//     older than the table, or were lost: they give out again what was given out before.
+//   - A position belongs to one table. If the table is another one, the partition is paused.
+//   - One deployment claims the database, in the ledger of the database. Another deployment is refused.
+//   - Every row of the table after the position must match the message log. Otherwise the logs are older than the table,
+//     or were lost, and the sequencer assigns the same sequence numbers again.
 //
-// A session asks at its start; in between, look asks from time to time, and what it finds ends the sessions.
+// A session checks this at its start. In between, look checks it periodically, and a finding ends the sessions.
 type guard struct {
 	table      known
 	deployment topology.Deployment
 	target     string // for the errors
 	log        *slog.Logger
-	claiming   sync.Mutex  // so that partitions do not each enter it
-	unclaimed  atomic.Bool // that the ledger cannot be used was logged
+	claiming   sync.Mutex  // serialises the claims of the partitions
+	unclaimed  atomic.Bool // the unusable ledger has been logged
 
 	confirmed atomic.Pointer[clickhouse.TableID]
-	wrong     atomic.Pointer[error] // what look has found since
+	wrong     atomic.Pointer[error] // the finding of look since
 }
 
-// err is what ends an insert before it begins.
+// err returns the error that forbids further inserts.
 func (g *guard) err() error {
 	if err := g.wrong.Load(); err != nil {
 		return *err
@@ -70,7 +70,7 @@ func (g *guard) err() error {
 	return nil
 }
 
-// look compares the table with the one that the sessions have confirmed. What cannot be asked now is not wrong.
+// look compares the table with the one that the sessions have confirmed. A failed query is not a finding.
 func (g *guard) look(ctx context.Context) {
 	confirmed := g.confirmed.Load()
 	if confirmed == nil {
@@ -90,28 +90,28 @@ func (g *guard) look(ctx context.Context) {
 	g.wrong.Store(&err)
 }
 
-// sameTable refuses another table than the one of a position.
+// sameTable refuses a table other than the one of a position.
 func sameTable(of, have clickhouse.TableID) error {
 	if of.Database == have.Database && (of.UUID == have.UUID || of.UUID == "" || have.UUID == "") {
 		return nil
 	}
-	return refuseTable("the position is of table %s, and this writer has table %s (%s)", of, have, repairTable)
+	return refuseTable("the position belongs to table %s, but this writer has table %s (%s)", of, have, repairTable)
 }
 
-// madeAgain reports whether the table is one in the place of one that was dropped, and has no row of the partition: in the same
-// database, which is this deployment's. Nothing of it can be written over.
+// madeAgain reports whether the table replaces one that was dropped, and has no row of the partition: it is in the same
+// database, which belongs to this deployment. Writing into it overwrites nothing.
 func (g *guard) madeAgain(ctx context.Context, partition int, of, have clickhouse.TableID) (bool, error) {
 	if of.Database != have.Database || g.deployment.ID == "" {
 		return false, nil
 	}
 	if err := g.mine(ctx); err != nil {
-		return false, nil //nolint:nilerr // the caller has a reason to refuse already
+		return false, nil //nolint:nilerr // the caller already has a reason to refuse
 	}
 	_, found, err := g.table.LastRow(ctx, partition, time.Time{})
 	return err == nil && !found, err
 }
 
-// mine refuses a database that is another deployment's.
+// mine refuses a database that belongs to another deployment.
 func (g *guard) mine(ctx context.Context) error {
 	if g.deployment.ID == "" {
 		return nil
@@ -122,7 +122,7 @@ func (g *guard) mine(ctx context.Context) error {
 	}
 	for _, owner := range owners {
 		if owner != g.deployment.ID {
-			return refuseTable("database %s belongs to deployment %s, and this one is deployment %s (%s)",
+			return refuseTable("database %s belongs to deployment %s, but this is deployment %s (%s)",
 				g.target, strings.Join(owners, " and "), g.deployment.ID, repairTable)
 		}
 	}
@@ -134,19 +134,19 @@ func (g *guard) mine(ctx context.Context) error {
 
 var errUnclaimed = errors.New("no deployment has claimed the database")
 
-// ledgerError lets a writer do without the ledger that may not use it, or that has none because the tables were made by hand.
+// ledgerError lets a writer work without the ledger if it has no right to use it, or if the tables were created by hand.
 func (g *guard) ledgerError(err error) error {
 	if clickhouse.ClassOf(err) != clickhouse.Configuration {
 		return err
 	}
 	if !g.unclaimed.Swap(true) {
-		g.log.Warn("the database cannot be claimed for the deployment; another one that writes into it would not be noticed (the writer needs SELECT and INSERT on schema_migrations)", "error", err)
+		g.log.Warn("cannot claim the database for the deployment, so another deployment that writes into it would not be detected (the writer needs SELECT and INSERT on schema_migrations)", "error", err)
 	}
 	return nil
 }
 
-// claim enters the deployment in the ledger of a database that is nobody's: one without rows, or one that a position of this
-// deployment is of.
+// claim records the deployment in the ledger of an unclaimed database: one without rows, or one that a position of this
+// deployment belongs to.
 func (g *guard) claim(ctx context.Context, p position, positions *positions) error {
 	g.claiming.Lock()
 	defer g.claiming.Unlock()
@@ -163,16 +163,16 @@ func (g *guard) claim(ctx context.Context, p position, positions *positions) err
 			return err
 		}
 		if !has {
-			return refuseTable("the table in database %s has %d rows, and this deployment, %s, has written none of them (%s)", g.target, rows, g.deployment.ID, repairTable)
+			return refuseTable("the table in database %s has %d rows, but this deployment, %s, has written none of them (%s)", g.target, rows, g.deployment.ID, repairTable)
 		}
 	}
 	if err := g.table.Claim(ctx, g.deployment.ID); err != nil {
 		return g.ledgerError(err)
 	}
-	if err := g.mine(ctx); !errors.Is(err, errUnclaimed) { // another one may have claimed it at the same time
+	if err := g.mine(ctx); !errors.Is(err, errUnclaimed) { // another deployment may have claimed it concurrently
 		return err
 	}
-	return errors.New("the claim on the database is not in its ledger yet")
+	return errors.New("the ledger does not show the claim on the database yet")
 }
 
 // hasWritten reports whether any partition of the deployment has a message in the table.
@@ -189,7 +189,7 @@ func hasWritten(ctx context.Context, kv bucket, partitions int) (bool, error) {
 	return false, nil
 }
 
-// confirm refuses to write a partition into a table that is not its own, and records which is. It belongs to the session.
+// confirm refuses to write a partition into a table that is not its own, and records which table is. The session owns it.
 func (r *runner) confirm(ctx context.Context) error {
 	if r.guard == nil {
 		return nil
@@ -204,7 +204,7 @@ func (r *runner) confirm(ctx context.Context) error {
 			if again, failed := r.guard.madeAgain(ctx, r.partition, *of, table); failed != nil || !again {
 				return errors.Join(err, failed)
 			}
-			r.log.Error("table was made again, and is empty; rows are filled in as far back as the message log reaches", "table", table.String(), "before", of.String())
+			r.log.Error("table was recreated and is empty; inserting its rows again as far back as the message log reaches", "table", table.String(), "before", of.String())
 			r.position.Table, madeAgain = &table, true
 		}
 	}
@@ -226,13 +226,13 @@ func (r *runner) confirm(ctx context.Context) error {
 	}
 	r.position.Table = &table
 	if r.position.revision == 0 {
-		return nil // what follows records it
+		return nil // the caller records it
 	}
 	return r.positions.save(ctx, &r.position)
 }
 
-// notBehind refuses a position that is behind the table: its rows were written by logs that are newer than these, or that are lost.
-// A position that this runner has moved itself is not asked about again.
+// notBehind refuses a position that is behind the table: newer logs, which may be lost, produced its rows.
+// It does not check a position again that this runner has moved itself.
 func (r *runner) notBehind(ctx context.Context, table clickhouse.TableID) error {
 	if r.asked {
 		return nil
@@ -253,7 +253,7 @@ func (r *runner) notBehind(ctx context.Context, table clickhouse.TableID) error 
 	case err != nil:
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	case found && r.position.revision == 0:
-		return refuseTable("table %s has rows of partition %d up to place %d, and there is no position: it was lost, or the table was filled by something else (`sendhouse repair positions` makes it again from the table)",
+		return refuseTable("table %s has rows of partition %d up to partition_seq %d, but there is no position: it was lost, or another program filled the table (`sendhouse repair positions` recreates it from the table)",
 			table, r.partition, last.PartitionSeq)
 	case found && last.PartitionSeq > written:
 		if err := r.sameHistory(ctx, last, written, table); err != nil {
@@ -264,7 +264,7 @@ func (r *runner) notBehind(ctx context.Context, table clickhouse.TableID) error 
 	return nil
 }
 
-// noneMissing refuses an empty table that a position says to be written: one of a version that recorded no table.
+// noneMissing refuses an empty table if the position has messages in it, from a version that recorded no table.
 func (r *runner) noneMissing(ctx context.Context, table clickhouse.TableID) error {
 	if r.position.Done == 0 || r.position.Table != nil {
 		return nil
@@ -274,12 +274,12 @@ func (r *runner) noneMissing(ctx context.Context, table clickhouse.TableID) erro
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
 	if rows == 0 {
-		return refuseTable("the position says that %d messages are in the table, and table %s is empty (%s)", r.position.Done, table, repairTable)
+		return refuseTable("according to the position, %d messages are in the table, but table %s is empty (%s)", r.position.Done, table, repairTable)
 	}
 	return nil
 }
 
-// doneAt is when the message at the position was accepted, the zero time if that is not known: rows behind it are no older.
+// doneAt returns when the message at the position was accepted, the zero time if unknown: rows after it are no older.
 func (r *runner) doneAt(ctx context.Context) (time.Time, error) {
 	if r.position.Done == 0 {
 		return time.Time{}, nil
@@ -289,21 +289,21 @@ func (r *runner) doneAt(ctx context.Context) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	if err != nil {
-		return time.Time{}, fmt.Errorf("look for message %d of %s: %w", r.position.Done, r.stream, err)
+		return time.Time{}, fmt.Errorf("read message %d of %s: %w", r.position.Done, r.stream, err)
 	}
 	return rowsSince(entry.Data), nil
 }
 
 const (
-	// stepBackMax is how far the broker's clock may step back so that rows of later messages are still found cheaply.
+	// stepBackMax is how far the broker's clock may step back without making the search for later rows expensive.
 	stepBackMax = 24 * time.Hour
-	// leadMax is how far an ID may be ahead of its message's timestamp without a step, by borrowing.
+	// leadMax is how far an ID may be ahead of its message's timestamp without a clock step, by borrowing.
 	leadMax = time.Second
 )
 
-// rowsSince is a time before the timestamps of all messages that follow one in the message log, so that LastRow need not read
-// the older rows. It is zero, for all rows, if the message is none or shows that the broker's clock was ahead: what follows may be
-// of any time then.
+// rowsSince returns a time before the timestamps of all messages that follow one in the message log, so that LastRow can
+// skip older rows. It returns zero, for all rows, if the message is invalid or shows that the broker's clock was ahead:
+// the following messages may then have any time.
 func rowsSince(encoded []byte) time.Time {
 	id, err := message.ViewID(encoded)
 	if err != nil {
@@ -316,28 +316,28 @@ func rowsSince(encoded []byte) time.Time {
 	return at.Add(-stepBackMax)
 }
 
-// sameHistory decides about a row behind the position: if the message log has the same message there, somebody has inserted it
-// from the log, and the writer inserts it once more with what is before it.
+// sameHistory judges a row after the position: if the message log has the same message there, someone has inserted it
+// from the log, and the writer inserts it once more along with those before it.
 func (r *runner) sameHistory(ctx context.Context, last clickhouse.LastRow, written uint64, table clickhouse.TableID) error {
 	entry, err := r.at(ctx, last.PartitionSeq, 0)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return fmt.Errorf("look for message %d of %s: %w", last.PartitionSeq, r.stream, err)
+		return fmt.Errorf("read message %d of %s: %w", last.PartitionSeq, r.stream, err)
 	}
 	if err == nil {
 		if id, wrong := message.ViewID(entry.Data); wrong == nil && int64(id) == last.MessageID {
 			return nil
 		}
-		err = fmt.Errorf("the log holds another message at place %d", last.PartitionSeq)
+		err = fmt.Errorf("the log holds another message at partition_seq %d", last.PartitionSeq)
 	}
-	return refuseTable("table %s has rows of partition %d up to place %d, and the position is at place %d: the streams or the position are older than the table, or were lost (%v). "+
-		"Restore NATS as it was. If those rows are to be given up, delete them, and the partition is written again: "+
+	return refuseTable("table %s has rows of partition %d up to partition_seq %d, but the position is at %d: the streams or the position are older than the table, or were lost (%v). "+
+		"Restore NATS as it was. To give up those rows instead, delete them, and the partition is written again: "+
 		"ALTER TABLE %s.messages DELETE WHERE partition = %d AND partition_seq > %d SETTINGS mutations_sync = 2",
 		table, r.partition, last.PartitionSeq, written, err, table.Database, r.partition, written)
 }
 
-// AdoptTable records that the table of a ClickHouse is the one that the deployment's positions are of, and that its database is the
-// deployment's. It is meant for a command that has shown a person both; no writer should run. Messages that the table lacks are not
-// inserted by it: `sendhouse replay clickhouse` does that.
+// AdoptTable records that the deployment's positions belong to the table of this ClickHouse, and that its database
+// belongs to the deployment. Use it in a command that has shown a person both, while no writer runs. It does not insert
+// messages that the table lacks: `sendhouse replay clickhouse` does.
 func AdoptTable(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, deployment topology.Deployment) error {
 	table, err := client.Table(ctx)
 	if err != nil {
@@ -371,9 +371,10 @@ func AdoptTable(ctx context.Context, js jetstream.JetStream, client *clickhouse.
 	return client.Claim(ctx, deployment.ID) //nolint:wrapcheck // a clickhouse.Error says it all
 }
 
-// RestorePosition makes the position of a partition that has none again: behind the last row that the table has of it, which the
-// message log must hold, too. Messages before that one which the table lacks are not inserted by it: `sendhouse audit`
-// finds them, and `sendhouse replay clickhouse` inserts them. It returns the place, 0 where the table has no row and nothing is recorded.
+// RestorePosition recreates the position of a partition that has none: after the last row that the table has of it, whose
+// message the message log must hold too. It does not insert earlier messages that the table lacks: `sendhouse audit`
+// finds them, and `sendhouse replay clickhouse` inserts them. It returns the partition_seq, or 0 if the table has no row
+// and nothing is recorded.
 func RestorePosition(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, partition int) (uint64, error) {
 	kv, err := openBucket(ctx, js)
 	if err != nil {
@@ -402,17 +403,17 @@ func RestorePosition(ctx context.Context, js jetstream.JetStream, client *clickh
 	}
 	entry, err := log.At(ctx, last.PartitionSeq, 0)
 	if err != nil {
-		return 0, fmt.Errorf("look for message %d of partition %d, the last one that has a row: %w", last.PartitionSeq, partition, err)
+		return 0, fmt.Errorf("read message %d of partition %d, the last one that has a row: %w", last.PartitionSeq, partition, err)
 	}
 	if id, err := message.ViewID(entry.Data); err != nil || int64(id) != last.MessageID {
-		return 0, refuseTable("the message log of partition %d holds another message at place %d than table %s: they are not of one history", partition, last.PartitionSeq, table)
+		return 0, refuseTable("the message log of partition %d and table %[3]s hold different messages at partition_seq %[2]d: they are not of one history", partition, last.PartitionSeq, table)
 	}
 	at.Table, at.StreamCreated = &table, bounds.Created
 	at.moved(last.PartitionSeq, xxhash.Sum64(entry.Data), entry.Record)
 	return at.Done, records.save(ctx, &at)
 }
 
-// commandPositions is for a command, which does not wait for a NATS that is away.
+// commandPositions returns positions for a command, which does not wait while NATS is unreachable.
 func commandPositions(kv bucket, partition int) *positions {
 	return &positions{
 		kv: kv, key: positionKey(partition), writer: "repair", timeout: progressTimeout,
@@ -420,17 +421,17 @@ func commandPositions(kv bucket, partition int) *positions {
 	}
 }
 
-// IsRefusal reports whether an error is one of AheadOfLog or NotFirst that refuses, rather than one of the question.
+// IsRefusal reports whether an error of AheadOfLog or NotFirst is a refusal rather than a failed query.
 func IsRefusal(err error) bool {
 	var identity *identityError
 	return errors.As(err, &identity)
 }
 
-// NotFirst refuses to begin a deployment beside a table that has rows: its numbers would be given out a second time. The table
-// may be missing.
+// NotFirst refuses to begin a deployment beside a table that has rows: the new deployment would assign their sequence
+// numbers a second time. The table may be missing.
 func NotFirst(ctx context.Context, client *clickhouse.Client) error {
 	if err := reach(ctx, client.Ping); err != nil {
-		return fmt.Errorf("the first start of a deployment must know that there is no table with rows: %w", err)
+		return fmt.Errorf("cannot verify before the first start of a deployment that no table has rows: %w", err)
 	}
 	there, err := client.Exists(ctx)
 	if err != nil || !there {
@@ -444,18 +445,18 @@ func NotFirst(ctx context.Context, client *clickhouse.Client) error {
 	if owners, err := client.Owners(ctx); err == nil && len(owners) > 0 {
 		of = "of deployment " + strings.Join(owners, " and ")
 	}
-	return refuseTable("NATS holds nothing of a deployment, and database %s has %d rows %s, whose numbers a new deployment would give out again (restore NATS as it was, or begin with an empty database: another one in --clickhouse-dsn, or this one after its tables were dropped or renamed)",
+	return refuseTable("NATS holds nothing of a deployment, but database %s has %d rows %s, whose sequence numbers a new deployment would assign again (restore NATS as it was, or begin with an empty database: another one in --clickhouse-dsn, or this one after its tables were dropped or renamed)",
 		client.Database(), rows, of)
 }
 
-// A first start waits so long for a ClickHouse that is started at the same time.
+// On its first start, a deployment waits this long for a ClickHouse that is started at the same time.
 const (
 	reachTimeout = 7 * time.Second
 	reachRetry   = 250 * time.Millisecond
 )
 
-// reach waits until ping has an answer, for reachTimeout at most. An attempt that this limit cuts off says nothing of
-// ClickHouse, so the error is that of the attempt before it.
+// reach retries ping for at most reachTimeout. An attempt that this limit interrupts reveals nothing about ClickHouse, so
+// reach returns the error of the attempt before it.
 func reach(ctx context.Context, ping func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()

@@ -204,10 +204,10 @@ func TestAnOlderBackupOfNATS(t *testing.T) {
 	older := setupAt(t, 1, "127.0.0.1:0", filepath.Join(dir, "older"))
 	require.Equal(t, now.deployment, older.deployment)
 	said := older.requirePaused(cfg)
-	require.Contains(t, said, "up to place 40")
-	require.Contains(t, said, "position is at place 20")
+	require.Contains(t, said, "up to partition_seq 40")
+	require.Contains(t, said, "position is at 20")
 	older.publish(0, 21, 60)
-	require.Contains(t, older.requirePaused(cfg), "another message at place 40")
+	require.Contains(t, older.requirePaused(cfg), "another message at partition_seq 40")
 	// The way out, on a copy of the table: the rows that no log has are given up.
 	way := older.requirePaused(cfg)
 	_, statement, found := strings.Cut(way, "ALTER TABLE ")

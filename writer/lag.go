@@ -9,11 +9,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// oldest is when the oldest message of a partition was accepted that is not in ClickHouse. The times are the broker's; one
-// that is ahead of this process's clock counts as the moment at which it was first seen, so that the age grows whatever the
-// broker's clock shows.
+// oldest tracks when the oldest message of a partition that is not in ClickHouse was accepted. The times are the
+// broker's. A time ahead of this process's clock counts as the moment at which it was first seen, so that the age grows
+// regardless of the broker's clock.
 type oldest struct {
-	unixMilli atomic.Int64 // 0: all are
+	unixMilli atomic.Int64 // 0: all messages are in ClickHouse
 
 	mu    sync.Mutex
 	shown time.Time // the last time that accepted was called with
@@ -34,15 +34,15 @@ func (o *oldest) accepted(at time.Time) {
 	o.unixMilli.Store(at.UnixMilli())
 }
 
-// insertedUpTo says that what is not in ClickHouse is not older than this; whether there is anything, the next look at
-// the stream tells.
+// insertedUpTo records that no message outside ClickHouse is older than newest. The next look at the stream finds out
+// whether there is any.
 func (o *oldest) insertedUpTo(newest time.Time) {
 	if o.unixMilli.Load() != 0 {
 		o.accepted(newest)
 	}
 }
 
-// age is 0 if there is none.
+// age returns 0 if there is no such message.
 func (o *oldest) age() time.Duration {
 	at := o.unixMilli.Load()
 	if at == 0 {
@@ -51,8 +51,8 @@ func (o *oldest) age() time.Duration {
 	return max(time.Since(time.UnixMilli(at)), 0)
 }
 
-// lagCollector reckons the age of what is not in ClickHouse at the moment when somebody asks, so that it grows while
-// nothing else moves. It shows the partitions that are held.
+// lagCollector computes the age of the oldest message outside ClickHouse at scrape time, so that it grows while nothing
+// else changes. It covers the partitions that this instance holds.
 type lagCollector struct {
 	desc *prometheus.Desc
 
@@ -62,7 +62,7 @@ type lagCollector struct {
 
 func newLagCollector() *lagCollector {
 	return &lagCollector{
-		desc: prometheus.NewDesc(namespace+"_"+subsystem+"_lag_seconds", "Age of the oldest message that is not in ClickHouse yet; 0 if all are.", []string{"partition"}, nil),
+		desc: prometheus.NewDesc(namespace+"_"+subsystem+"_lag_seconds", "Age of the oldest message that is not in ClickHouse yet; 0 if there is none.", []string{"partition"}, nil),
 		held: make(map[int]*oldest),
 	}
 }

@@ -21,18 +21,18 @@ type Letter struct {
 	PartitionSeq uint64
 }
 
-// lettersMax bounds how many dead letters are remembered; the newest count.
+// lettersMax limits the number of dead letters that are kept, newest first.
 const lettersMax = 1 << 20
 
-// lettersWait is how long the stream of dead letters may take to deliver what it says it has.
+// lettersWait limits the wait for the stream to deliver its dead letters.
 const lettersWait = 10 * time.Second
 
-// ReadLetters lists the records that became dead letters.
+// ReadLetters returns the records that became dead letters.
 func ReadLetters(ctx context.Context, js jetstream.JetStream) (map[Letter]bool, error) {
 	letters := make(map[Letter]bool)
 	stream, err := js.Stream(ctx, topology.DeadLettersStream)
 	if err != nil {
-		return nil, fmt.Errorf("look at the dead letters: %w", err)
+		return nil, fmt.Errorf("open the dead letters: %w", err)
 	}
 	state := stream.CachedInfo().State
 	first := max(state.FirstSeq, state.LastSeq-min(state.LastSeq, lettersMax)+1)
@@ -49,7 +49,7 @@ func ReadLetters(ctx context.Context, js jetstream.JetStream) (map[Letter]bool, 
 		m, err := messages.Next(jetstream.NextContext(wait))
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			break // the last ones were deleted
+			break // the remaining ones were deleted
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the dead letters: %w", err)
@@ -68,7 +68,7 @@ func ReadLetters(ctx context.Context, js jetstream.JetStream) (map[Letter]bool, 
 	return letters, nil
 }
 
-// letterOf reads a dead letter of a record; those of lost ranges are of no record that the log has.
+// letterOf parses a dead letter of a record. A letter of a lost range belongs to no record of the log.
 func letterOf(m jetstream.Msg) (Letter, bool) {
 	partitionText, ok := strings.CutPrefix(m.Headers().Get(deadletter.HeaderStream), topology.MessagesStream(0)[:len("MESSAGES_")])
 	partition, err1 := strconv.Atoi(partitionText)

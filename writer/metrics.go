@@ -9,15 +9,15 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// state is what a partition's runner is doing.
+// state is the state of a partition's runner.
 type state string
 
 const (
-	stateStarting state = "starting" // looking at the position and the stream
+	stateStarting state = "starting" // comparing the position with the stream
 	stateRunning  state = "running"  // reading and inserting
-	stateBehind   state = "behind"   // the stream ends before the position: waiting for it
-	stateRetrying state = "retrying" // a neighbour is away or refuses: trying again
-	statePaused   state = "paused"   // a person must look
+	stateBehind   state = "behind"   // waiting for the stream, which ends before the position
+	stateRetrying state = "retrying" // retrying: a neighbour is unreachable or refuses
+	statePaused   state = "paused"   // waiting for a person
 	stateStopped  state = "stopped"
 )
 
@@ -25,7 +25,7 @@ func states() []state {
 	return []state{stateStarting, stateRunning, stateBehind, stateRetrying, statePaused, stateStopped}
 }
 
-// metrics are those of the role.
+// metrics holds the metrics of the role.
 type metrics struct {
 	batchRows      prometheus.Histogram
 	batchBytes     prometheus.Histogram
@@ -39,13 +39,13 @@ type metrics struct {
 	tableUnusable  prometheus.Gauge
 	lag            *lagCollector
 
-	partitions []*partitionMetrics // the counters of all
+	partitions []*partitionMetrics // the counters of all partitions
 
 	lagMessages, retained, missing, byState, epoch *prometheus.GaugeVec
 }
 
-// partitionMetrics are those of one partition. The gauges are only there while it is held, so that no two
-// writers show one for the same partition.
+// partitionMetrics holds the metrics of one partition. Its gauges exist only while the partition is held, so that no two
+// writers export one for the same partition.
 type partitionMetrics struct {
 	inserted    prometheus.Counter
 	lost        prometheus.Counter
@@ -60,7 +60,7 @@ type partitionMetrics struct {
 }
 
 func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metrics {
-	retries := counterVec("retries_total", "Attempts to insert a batch that failed, by the class of the error.", "class")
+	retries := counterVec("retries_total", "Failed attempts to insert a batch, by error class.", "class")
 	letters := counterVec("dead_letters_total", "Records put into the dead letters, by reason.", "reason")
 	m := &metrics{
 		batchRows:      histogram("batch_rows", "Rows of an inserted batch.", prometheus.ExponentialBuckets(1, 4, 11)),
@@ -68,8 +68,8 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 		insertDuration: histogram("insert_duration_seconds", "Time of a successful insert.", prometheus.ExponentialBuckets(0.002, 2, 15)),
 		visibleDelay:   histogram("visible_delay_seconds", "Time from the acceptance of a batch's oldest message until its row can be read.", []float64{.1, .25, .5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 21600}),
 		splits:         counter("batch_splits_total", "Batches cut in two because ClickHouse refused them whole."),
-		natsRetries:    counter("nats_retries_total", "Writes to NATS (positions, dead letters) that had to be tried again."),
-		tableUnusable:  gauge("table_unusable", "1 while ClickHouse cannot be reached or its table cannot be made or used at the start, so that this process writes nothing, and while the table is not as it must be because it was changed since; else 0."),
+		natsRetries:    counter("nats_retries_total", "Writes to NATS (positions, dead letters) that were retried."),
+		tableUnusable:  gauge("table_unusable", "1 while this process writes nothing because at the start it cannot reach ClickHouse or create or use its table, and while the table lacks the required form after a later change; else 0."),
 		retries:        make(map[clickhouse.Class]prometheus.Counter),
 		deadLetters:    make(map[string]prometheus.Counter),
 	}
@@ -81,7 +81,7 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 		m.deadLetters[reason] = letters.WithLabelValues(reason)
 	}
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "batch_memory_bytes", Help: "Memory taken by batches, of what --writer-bytes-max allows.",
+		Namespace: namespace, Subsystem: subsystem, Name: "batch_memory_bytes", Help: "Memory reserved by batches, out of --writer-bytes-max.",
 	}, func() float64 { return float64(shared.taken()) }))
 	reg.MustRegister(retries, letters, m.batchRows, m.batchBytes, m.insertDuration, m.visibleDelay, m.splits, m.natsRetries, m.tableUnusable)
 	m.registerPartitions(reg, partitions)
@@ -90,16 +90,16 @@ func newMetrics(reg prometheus.Registerer, partitions int, shared *budget) *metr
 
 func (m *metrics) registerPartitions(reg prometheus.Registerer, partitions int) {
 	inserted := counterVec("messages_inserted_total", "Messages inserted.", "partition")
-	lost := counterVec("messages_lost_total", "Messages that were gone from the message log before they could be inserted.", "partition")
-	restored := counterVec("rows_restored_total", "Rows that the table had lost and that were inserted again from the message log.", "partition")
-	restarts := counterVec("reader_restarts_total", "Times that a partition was read anew from its recorded position, after an error.", "partition")
+	lost := counterVec("messages_lost_total", "Messages that disappeared from the message log before they could be inserted.", "partition")
+	restored := counterVec("rows_restored_total", "Rows that the table had lost and that the writer inserted again from the message log.", "partition")
+	restarts := counterVec("reader_restarts_total", "Times that the writer restarted reading a partition from its recorded position, after an error.", "partition")
 	fenced := counterVec("fenced_total", "Writes of the position that were refused because another writer had moved it.", "partition")
 	m.lagMessages = gaugeVec("lag_messages", "Messages in the message log that are not in ClickHouse yet.", "partition")
-	m.retained = gaugeVec("retained_messages", "Messages that are in ClickHouse and still in the message log: so many go before retention passes the writer.", "partition")
+	m.retained = gaugeVec("retained_messages", "Messages that are in ClickHouse and still in the message log: the margin before retention overtakes the writer.", "partition")
 	m.missing = gaugeVec("rows_missing", "Rows that the table has lost and that cannot be inserted again.", "partition")
 	m.lag = newLagCollector()
 	m.epoch = gaugeVec("lease_epoch", "Epoch of the lease of each partition that this instance owns.", "partition")
-	m.byState = gaugeVec("partition_state", "1 for the state that a partition is in.", "partition", "state")
+	m.byState = gaugeVec("partition_state", "1 for the current state of a partition.", "partition", "state")
 	for p := range partitions {
 		label := strconv.Itoa(p)
 		m.partitions = append(m.partitions, &partitionMetrics{
@@ -113,7 +113,7 @@ func (m *metrics) registerPartitions(reg prometheus.Registerer, partitions int) 
 	reg.MustRegister(inserted, lost, restored, restarts, fenced, m.lagMessages, m.retained, m.missing, m.byState, m.epoch, m.lag)
 }
 
-// take makes the gauges of a partition that is now held.
+// take creates the gauges of a partition that this instance now holds.
 func (m *metrics) take(partition int, epoch uint64) *partitionMetrics {
 	label := strconv.Itoa(partition)
 	pm := *m.partitions[partition]
@@ -127,7 +127,7 @@ func (m *metrics) take(partition int, epoch uint64) *partitionMetrics {
 	return &pm
 }
 
-// forget drops the gauges of a partition that is not held any more.
+// forget deletes the gauges of a partition that this instance no longer holds.
 func (m *metrics) forget(partition int) {
 	m.lag.forget(partition)
 	label := prometheus.Labels{"partition": strconv.Itoa(partition)}

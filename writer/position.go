@@ -13,53 +13,52 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// positionVersion is the version of the record's form. A record of another version is not touched.
+// positionVersion is the format version of the record. Records of other versions are left alone.
 const positionVersion = 1
 
-// lostRangesMax bounds how many lost ranges a record names; the count covers all.
+// lostRangesMax limits the number of lost ranges in a record; the count covers all.
 const lostRangesMax = 16
 
-// position is the record of one partition in the bucket of the writer: how far the message log is in
-// ClickHouse, and what is being inserted. It is only ever changed by compare-and-set, so of two writers
-// that both believe the partition to be theirs, one is refused.
+// position is the record of one partition in the writer's bucket: how far the message log is in ClickHouse, and what is
+// being inserted. It changes only by compare-and-set, so if two writers both believe that they own the partition, one
+// is refused.
 type position struct {
 	Version int `json:"version"`
-	// Writer is the process that wrote the record; it tells a write of ours that we were not told of from
-	// one of somebody else.
+	// Writer is the process that wrote the record. It distinguishes our own write, whose acknowledgement was lost, from
+	// another writer's.
 	Writer string `json:"writer"`
-	// StreamCreated is when the stream was created that the places are of.
+	// StreamCreated is the creation time of the stream that the partition_seqs belong to.
 	StreamCreated time.Time `json:"stream_created"`
-	// Table is the table that Done and Pending are of; nil in a record of a version that did not record it.
+	// Table is the table that Done and Pending belong to; nil in a record of a version that did not record it.
 	Table *clickhouse.TableID `json:"table,omitempty"`
-	// Done is the last place whose message is in ClickHouse, or is a dead letter or lost. 0 means none.
+	// Done is the last partition_seq whose message is in ClickHouse, is a dead letter, or is lost; 0 if there is none.
 	Done uint64 `json:"done"`
-	// DoneDigest is the digest of the message at Done, 0 if not known. The stream must still have the same
-	// message there.
+	// DoneDigest is the digest of the message at Done, 0 if unknown. The stream must still have the same message there.
 	DoneDigest uint64 `json:"done_digest,omitempty,string"`
-	// DoneRecord is the stream sequence of the record that holds the message at Done, 0 if not known.
+	// DoneRecord is the stream_seq of the record that holds the message at Done, 0 if unknown.
 	DoneRecord uint64 `json:"done_record,omitempty"`
 	// Pending is the range that is being inserted, nil if none. It starts at Done+1.
 	Pending *pendingRange `json:"pending,omitempty"`
-	// LostMessages counts what was gone from the stream before it could be inserted, Lost names the latest
-	// ranges of it.
+	// LostMessages counts messages that disappeared from the stream before they could be inserted; Lost holds the
+	// latest ranges of them.
 	LostMessages uint64     `json:"lost_messages,omitempty"`
 	Lost         []seqRange `json:"lost,omitempty"`
 
 	revision uint64 // of the record in the bucket, 0 if there is none yet
 }
 
-// pendingRange is a batch that has been given its limits and its token, for good.
+// pendingRange is a batch with its final limits and token.
 type pendingRange struct {
 	seqRange
-	// Rows is the number of rows, which can be less than the range has where records are dead letters.
+	// Rows is the number of rows; it is less than the range's length if some records are dead letters.
 	Rows int `json:"rows"`
-	// Digest is the digest of all records in the range: what is read again must be the same.
+	// Digest is the digest of all records in the range: records that are read again must match it.
 	Digest uint64 `json:"digest,string"`
 	// Token is the deduplication token of the insert.
 	Token string `json:"token"`
 }
 
-// seqRange is a range of places, both ends included.
+// seqRange is a range of partition_seqs, both ends included.
 type seqRange struct {
 	First uint64 `json:"first"`
 	Last  uint64 `json:"last"`
@@ -68,13 +67,13 @@ type seqRange struct {
 func (s seqRange) count() uint64  { return s.Last - s.First + 1 }
 func (s seqRange) String() string { return fmt.Sprintf("%d-%d", s.First, s.Last) }
 
-// tokenOf is the deduplication token of a range: the stream, its creation time and the range, so that no
-// two different batches ever share one.
+// tokenOf returns the deduplication token of a range: the stream, its creation time and the range, so that no two
+// different batches share one.
 func tokenOf(stream string, created time.Time, r seqRange) string {
 	return stream + "/" + created.UTC().Format(time.RFC3339Nano) + "/" + r.String()
 }
 
-// moved notes that all is done up to a place.
+// moved records that everything up to a partition_seq is done.
 func (p *position) moved(done, digest, record uint64) {
 	p.Done, p.DoneDigest, p.DoneRecord = done, digest, record
 }
@@ -87,10 +86,10 @@ func (p *position) lose(r seqRange) {
 	}
 }
 
-// errFenced says that another writer has moved the position.
+// errFenced reports that another writer has moved the position.
 var errFenced = errors.New("another writer has moved this partition's position")
 
-// bucket is what is needed of the key-value bucket.
+// bucket is the part of the key-value bucket that positions use.
 type bucket interface {
 	Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error)
 	Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error)
@@ -103,10 +102,10 @@ type positions struct {
 	key     string
 	writer  string
 	timeout time.Duration
-	wait    func(ctx context.Context, attempt int, err error) error // between attempts
+	wait    func(ctx context.Context, attempt int, err error) error // waits between attempts
 }
 
-// load reads the record; where there is none, the answer is a position at the start with revision 0.
+// load reads the record. If there is none, it returns a position at the start with revision 0.
 func (s *positions) load(ctx context.Context) (position, error) {
 	entry, err := s.get(ctx)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -129,9 +128,9 @@ func (s *positions) load(ctx context.Context) (position, error) {
 func (p *position) check() error {
 	switch {
 	case p.Version != positionVersion:
-		return fmt.Errorf("version %d, this program knows %d", p.Version, positionVersion)
+		return fmt.Errorf("version %d is unsupported; this program supports %d", p.Version, positionVersion)
 	case p.Pending != nil && (p.Pending.First != p.Done+1 || p.Pending.Last < p.Pending.First || p.Pending.Token == ""):
-		return fmt.Errorf("pending range %s does not follow what is done, %d", p.Pending, p.Done)
+		return fmt.Errorf("pending range %s does not follow the last message done, %d", p.Pending, p.Done)
 	default:
 		return nil
 	}
@@ -143,9 +142,9 @@ func (s *positions) get(ctx context.Context) (jetstream.KeyValueEntry, error) {
 	return s.kv.Get(ctx, s.key) //nolint:wrapcheck // the callers say what was being done
 }
 
-// save replaces the record that p was loaded from, or last saved to, and sets p's new revision. errFenced
-// means that the record is another one by now. While NATS cannot be reached it goes on trying until ctx
-// ends; a write whose answer was lost is recognised.
+// save replaces the record that p was loaded from, or last saved to, and sets p's new revision. It returns errFenced if
+// the record has changed in between. While NATS is unreachable it retries until ctx ends; it recognises a write whose
+// acknowledgement was lost.
 func (s *positions) save(ctx context.Context, p *position) error {
 	p.Writer = s.writer
 	if err := p.check(); err != nil {
@@ -188,8 +187,8 @@ func (s *positions) update(ctx context.Context, value []byte, revision uint64) (
 	return revision, nil
 }
 
-// outcome finds out what became of a write that failed: the record is what we wrote and only the answer was
-// lost, or it is what it was before and updateErr stands, or it is somebody else's.
+// outcome determines the result of a write that failed: the record is what we wrote and only the acknowledgement was
+// lost, or it is unchanged and updateErr stands, or another writer has changed it.
 func (s *positions) outcome(ctx context.Context, value []byte, before uint64, updateErr error) (uint64, error) {
 	entry, err := s.get(ctx)
 	switch {

@@ -13,8 +13,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/messagelog"
 )
 
-// prepare brings position and stream together before reading, as reconcile decides, and gives the stream
-// that is about to be read, as it was then.
+// prepare reconciles the position with the stream before reading, as the plan of reconcile requires, and returns the
+// state of the stream that the plan was made for.
 func (r *runner) prepare(ctx context.Context) (streamState, error) {
 	for {
 		s, err := r.streamState(ctx)
@@ -35,7 +35,7 @@ func (r *runner) prepare(ctx context.Context) (streamState, error) {
 	}
 }
 
-// carryOut does what is to be done before the partition is read on, and records it.
+// carryOut executes a plan before the partition is read, and records the result.
 func (r *runner) carryOut(ctx context.Context, todo plan, s streamState) error {
 	if todo.verify {
 		if err := r.verify(ctx, todo.recreated); err != nil {
@@ -46,9 +46,9 @@ func (r *runner) carryOut(ctx context.Context, todo plan, s streamState) error {
 	if todo.recreated {
 		log := r.log.With("created_before", r.position.StreamCreated, "created", s.created, "done", r.position.Done, "first", s.first)
 		if todo.verify {
-			log.Warn("the message log was made anew; it holds the same message at the position, so it is read on")
+			log.Warn("the message log was recreated; it holds the same message at the position, so reading continues there")
 		} else {
-			log.Error("the message log was made anew and no longer holds the message at the position: nothing is left to compare, and it is read on")
+			log.Error("the message log was recreated and no longer holds the message at the position; reading continues without a comparison")
 		}
 		changed = true
 	}
@@ -77,7 +77,7 @@ func (r *runner) carryOut(ctx context.Context, todo plan, s streamState) error {
 	return r.positions.save(ctx, &r.position)
 }
 
-// stopsAt is the last sequence at which a gap concerns what is to be read first.
+// stopsAt returns the last partition_seq at which a gap affects what is read first.
 func (r *runner) stopsAt() uint64 {
 	if r.position.Pending != nil {
 		return r.position.Pending.Last
@@ -85,7 +85,7 @@ func (r *runner) stopsAt() uint64 {
 	return r.position.Done + 1
 }
 
-// verify compares the message at the position with what it was when it was read.
+// verify compares the message at the position with its recorded digest.
 func (r *runner) verify(ctx context.Context, recreated bool) error {
 	entry, err := r.at(ctx, r.position.Done, r.position.DoneRecord)
 	if errors.Is(err, jetstream.ErrMsgNotFound) && !recreated {
@@ -101,25 +101,25 @@ func (r *runner) verify(ctx context.Context, recreated bool) error {
 	return nil
 }
 
-// confirmGap asks the stream's leader for each end of a gap that a reader met: nil if the messages are there after all. What is
-// confirmed is given up for lost, and a server that is behind would confirm anything.
+// confirmGap asks the stream's leader for each end of a gap that a reader met; it returns nil if the messages are there
+// after all. Confirmed messages are given up as lost, and a follower that lags would confirm any gap.
 func (r *runner) confirmGap(ctx context.Context, gap seqRange) (*seqRange, error) {
 	for _, seq := range []uint64{gap.First, gap.Last} {
 		switch _, err := r.at(ctx, seq, 0); {
 		case err == nil:
 			return nil, nil //nolint:nilnil // nothing is missing
 		case !errors.Is(err, jetstream.ErrMsgNotFound):
-			return nil, fmt.Errorf("look for message %d of %s: %w", seq, r.stream, err)
+			return nil, fmt.Errorf("read message %d of %s: %w", seq, r.stream, err)
 		}
 	}
 	return &gap, nil
 }
 
-// errDerivable says that messages are missing which the sequencer derives again.
+// errDerivable reports that the sequencer will derive the missing messages again.
 var errDerivable = errors.New("they are still in the write-ahead log: waiting until the sequencer derives them again")
 
-// givenUp is nil if the message log never will have the missing messages again. They are missing from the log's front, or
-// before a message that it has.
+// givenUp returns nil if the message log will never have the missing messages again. They are missing from its front,
+// or before a message that it has.
 func (r *runner) givenUp(ctx context.Context, missing seqRange, front bool) error {
 	asking, cancel := context.WithTimeout(ctx, r.timing.request)
 	defer cancel()
@@ -135,7 +135,7 @@ func (r *runner) givenUp(ctx context.Context, missing seqRange, front bool) erro
 	if !front {
 		next, err := r.at(ctx, missing.Last+1, 0)
 		if err != nil {
-			return fmt.Errorf("look for message %d of %s: %w", missing.Last+1, r.stream, err)
+			return fmt.Errorf("read message %d of %s: %w", missing.Last+1, r.stream, err)
 		}
 		last = next.Record - 1
 	}
@@ -146,30 +146,30 @@ func (r *runner) givenUp(ctx context.Context, missing seqRange, front bool) erro
 	return err
 }
 
-// skip goes past records that are gone from the stream: it counts them, names them in the log, the position
-// and a dead letter, and moves the position behind them. The caller records the position.
+// skip gives up records that are gone from the stream: it counts them, records them in the log, the position and a
+// dead letter, and moves the position past them. The caller saves the position.
 //
-// Records of a pending range can have been inserted before they were gone; ClickHouse is asked.
+// Records of a pending range may have been inserted before they disappeared, so skip asks ClickHouse.
 func (r *runner) skip(ctx context.Context, missing seqRange) error {
 	if p := r.position.Pending; p != nil {
 		count, err := r.store.CountRange(ctx, r.partition, p.First, p.Last)
 		if err != nil {
-			return fmt.Errorf("look for the rows of the pending range %s: %w", p, err)
+			return fmt.Errorf("count the rows of the pending range %s: %w", p, err)
 		}
 		r.position.Pending = nil
 		if count == uint64(p.Rows) {
-			r.log.Warn("the pending range is partly gone from the message log, but was inserted", "range", p.String())
+			r.log.Warn("part of the pending range is gone from the message log, but the range was inserted", "range", p.String())
 			r.position.moved(p.Last, 0, 0)
 			if missing.Last <= p.Last {
 				return nil
 			}
 			missing.First = max(missing.First, p.Last+1)
 		} else if missing.First > r.position.Done+1 {
-			// What lies before the gap is inserted first, under a range of its own.
+			// Insert the records before the gap first, under a range of their own.
 			return nil
 		}
 	}
-	r.log.Error("messages are lost: they were gone from the message log before they were inserted",
+	r.log.Error("messages lost: they disappeared from the message log before they were inserted",
 		"stream", r.stream, "first", missing.First, "last", missing.Last, "count", missing.count())
 	if err := r.letters.putLost(ctx, r.partition, missing); err != nil {
 		return err

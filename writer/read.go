@@ -15,19 +15,19 @@ import (
 
 // source delivers the messages of one message log in their order.
 type source interface {
-	// consume calls handle with each message from a record on, which is given by its stream sequence, one at a time, until the answer is called.
-	// handle may block. failed is called when the messages have ended by themselves.
+	// consume calls handle for each message from the record with stream_seq record on, one at a time, until stop is
+	// called. handle may block. consume calls failed if the delivery ends by itself.
 	consume(ctx context.Context, record uint64, handle handler, failed func(error)) (stop func(), err error)
 }
 
-// handler takes a message, and the span that it is traced by; that is empty for most.
+// handler receives a message and the span that traces it, which is empty for most messages.
 type handler func(seq uint64, encoded []byte, traceparent string)
 
 // logSource reads a message log.
 type logSource struct {
 	js     jetstream.JetStream
 	stream string
-	traced bool // what headers say about traces is read
+	traced bool // read the trace headers
 	warn   func(error)
 }
 

@@ -5,34 +5,33 @@ import (
 	"time"
 )
 
-// streamState is what there is to know of the message log of a partition.
+// streamState is the state of a partition's message log.
 type streamState struct {
 	created     time.Time
-	first, last uint64 // places; first is last+1 when there is nothing
-	gone        bool   // there were records, and none is left: which places they had is not known
+	first, last uint64 // partition_seqs; first is last+1 if the log is empty
+	gone        bool   // all records are gone, and their partition_seqs are unknown
 }
 
-// plan is what is to be done before a partition is read on.
+// plan is what must happen before a partition is read.
 type plan struct {
-	// behind: the stream ends before what was read of it. Its tail was lost and is being derived again: wait.
+	// behind: the stream ends before what was read from it. It lost its tail, which is being derived again: wait.
 	behind bool
-	// recreated: the stream is not the one that the position is of.
+	// recreated: the position belongs to an earlier stream.
 	recreated bool
-	// verify: the record at the position is still there, so that it can be compared.
+	// verify: the stream still has the record at the position, so compare it.
 	verify bool
-	// missing is what is gone from the stream before it was read, nil if nothing is.
+	// missing is the range that disappeared from the stream before it was read, nil if there is none.
 	missing *seqRange
 }
 
-// reconcile compares a position with the stream that it is of. It decides nothing that cannot be seen from
-// the two, and it never goes back to the start:
+// reconcile compares a position with its stream. It relies on nothing but the two, and never moves the position back:
 //
-//   - A stream that ends before what was read of it has lost its tail (it is written without fsync on one
-//     server). The sequencer derives the same records again, so the position stays good.
-//   - A stream made anew is derived from the same write-ahead log, and a record's place is a function of
-//     that log, so the position stays good too, if the record at the position proves to be the same. The
-//     creation time matters only for the tokens of batches to come.
-//   - Records before the stream's first that were not read are lost.
+//   - A stream that ends before what was read from it has lost its tail (on one server it is written without fsync).
+//     The sequencer derives the same records again, so the position stays valid.
+//   - A recreated stream is derived from the same write-ahead log, and the partition_seq of a message is a function of
+//     that log, so the position stays valid too, if the message at the position proves to be the same. The creation time
+//     matters only for the tokens of later batches.
+//   - Unread records before the stream's first are lost.
 func reconcile(p position, s streamState) plan {
 	var out plan
 	if p.revision != 0 && !p.StreamCreated.Equal(s.created) {
@@ -43,7 +42,7 @@ func reconcile(p position, s streamState) plan {
 		known = p.Pending.Last
 	}
 	if s.gone {
-		return out // what is lost is known when the log goes on
+		return out // the next message will show what is lost
 	}
 	if s.last < known {
 		out.behind = true
@@ -58,13 +57,13 @@ func reconcile(p position, s streamState) plan {
 	return out
 }
 
-// contentError says that the stream holds other records than it held before. Nothing is inserted then: a
-// person must find out which ones are right.
+// contentError reports that the stream holds other records than before. Nothing is inserted then: a person must find out
+// which ones are right.
 type contentError struct {
 	what       string
 	have, want uint64
 }
 
 func (e *contentError) Error() string {
-	return fmt.Sprintf("the message log holds other content than before: %s has digest %016x, recorded is %016x", e.what, e.have, e.want)
+	return fmt.Sprintf("the content of the message log has changed: %s has digest %016x, but %016x is recorded", e.what, e.have, e.want)
 }

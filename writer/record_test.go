@@ -106,8 +106,9 @@ func (s *spoken) count(part string) int {
 	return strings.Count(s.text.String(), part)
 }
 
-// TestARecordThatIsNoneBetweenOthers: what is before it is inserted, what is behind it is not, and the partition is said to be paused, once, for as
-// long as it is there: a writer that is started anew finds the same. When a person has deleted it, the writer goes on and nothing is lost.
+// TestARecordThatIsNoneBetweenOthers: the writer inserts what precedes an invalid record but nothing after it, and reports the
+// partition as paused, once, as long as the record is there; a restarted writer does the same. When a person has deleted the
+// record, the writer continues and nothing is lost.
 func TestARecordThatIsNoneBetweenOthers(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
@@ -153,10 +154,10 @@ func TestARecordThatIsNoneBetweenOthers(t *testing.T) {
 	require.Empty(t, b.deadLetters())
 }
 
-// waitRestarts waits until partition 0 has been read anew so many times.
+// waitRestarts waits until the reader of partition 0 has restarted n times.
 func (b *bundle) waitRestarts(s *Service, n int) {
 	b.t.Helper()
-	testkit.WaitFor(b.t, time.Minute, "the partition to be read anew", func(context.Context) error {
+	testkit.WaitFor(b.t, time.Minute, "the reader of the partition to restart", func(context.Context) error {
 		if have := valueOf(b.t, s.metrics.partitions[0].restarts); have < float64(n) {
 			return fmt.Errorf("%v times", have)
 		}
@@ -164,7 +165,7 @@ func (b *bundle) waitRestarts(s *Service, n int) {
 	})
 }
 
-// TestAllRecordsAreGone: how much is lost is known when the log goes on, and not before; until then nothing is made up.
+// TestAllRecordsAreGone: only the next message reveals how much is lost; until then the writer records no loss.
 func TestAllRecordsAreGone(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
@@ -198,8 +199,8 @@ func TestAllRecordsAreGone(t *testing.T) {
 	require.Len(t, b.deadLetters(), 1)
 }
 
-// TestPendingRangeOfALogThatIsGone: whether a range was inserted of which the log has nothing left is found out when the log goes on. Until then the
-// writer is ready: where it is one process with the ingest, nothing would come otherwise.
+// TestPendingRangeOfALogThatIsGone: if the log has nothing left of a pending range, only its next message shows whether the
+// range was inserted. Until then the writer is ready: in one process with ingest, no message would arrive otherwise.
 func TestPendingRangeOfALogThatIsGone(t *testing.T) {
 	t.Parallel()
 	for _, inserted := range []bool{true, false} {
@@ -257,7 +258,7 @@ func TestNothingWasReadAndAllRecordsAreGone(t *testing.T) {
 	require.EqualValues(t, 1, rows)
 }
 
-// TestOnlyEmptyRecordsAreLeft: they still say at which message the log goes on, so what is lost is counted at once.
+// TestOnlyEmptyRecordsAreLeft: empty records still contain the next partition_seq, so the loss is counted at once.
 func TestOnlyEmptyRecordsAreLeft(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)

@@ -13,7 +13,7 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// RepairOptions are the flags of the repairs of what the writers record.
+// RepairOptions are the flags of the commands that repair the writers' records.
 type RepairOptions struct {
 	command.Repair
 	clickhouse.Config
@@ -30,12 +30,12 @@ type RepairTableCommand struct{ RepairOptions }
 // RepairPositionsCommand is `sendhouse repair positions`.
 type RepairPositionsCommand struct{ RepairOptions }
 
-// Run makes missing tables and views, and records that the table is the one that the deployment writes into.
+// Run creates missing tables and views, and records that the deployment writes into this table.
 func (c *RepairTableCommand) Run(in *command.Invocation) error {
 	return c.ask(in, "repair the table", repairTableOf)
 }
 
-// Run makes the positions again that are missing, from the rows of the table.
+// Run recreates missing positions from the rows of the table.
 func (c *RepairPositionsCommand) Run(in *command.Invocation) error {
 	return c.ask(in, "repair the positions", repairPositions)
 }
@@ -57,8 +57,8 @@ func (o RepairOptions) ask(in *command.Invocation, what string, repair tableRepa
 }
 
 func repairTableOf(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, d topology.Deployment, out io.Writer, yes bool) error {
-	err := command.Confirm(out, yes, "Missing tables and views in database %s are made, and the database is recorded as the one that deployment %s writes into, for all %d partitions.\n"+
-		"Stop the writers before. They then fill in the rows that the table lacks, as far back as the message log reaches.\n", client.Database(), d.ID, d.Partitions)
+	err := command.Confirm(out, yes, "This creates missing tables and views in database %s, and records the database as the one that deployment %s writes into, for all %d partitions.\n"+
+		"Stop the writers first. After their restart they insert the rows that the table lacks, as far back as the message log reaches.\n", client.Database(), d.ID, d.Partitions)
 	if err != nil {
 		return err //nolint:wrapcheck // the caller says what was being done
 	}
@@ -75,7 +75,7 @@ func repairTableOf(ctx context.Context, js jetstream.JetStream, client *clickhou
 }
 
 func repairPositions(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, d topology.Deployment, out io.Writer, yes bool) error {
-	err := command.Confirm(out, yes, "Each of the %d partitions that has no position gets one: at the last row that database %s has of it, if the message log holds the same message. The others stay as they are.\n",
+	err := command.Confirm(out, yes, "Each of the %d partitions without a position gets one: at its last row in database %s, if the message log holds the same message. Other positions remain unchanged.\n",
 		d.Partitions, client.Database())
 	if err != nil {
 		return err //nolint:wrapcheck // the caller says what was being done

@@ -16,37 +16,37 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// requeueAttemptsMax is how often one insert is tried before the command gives up.
+// requeueAttemptsMax limits the attempts of one insert before the command gives up.
 const requeueAttemptsMax = 6
 
-// The outcomes of a letter that was to be requeued.
+// The outcomes of requeueing a letter.
 const (
-	outcomeInserted = "inserted"       // its row is in the table now, the letter gone
-	outcomeStored   = "already_stored" // its row was there before, the letter is gone
-	outcomeExpired  = "expired"        // its message's time is up, so a row would be removed again; the letter is gone
-	outcomeGone     = "gone"           // there is no such letter any more
-	outcomeFailed   = "failed"         // it stays: what was wrong is still wrong, or not settled yet
-	outcomeNever    = "impossible"     // it stays: there is nothing in it that could become a row
+	outcomeInserted = "inserted"       // its row is now in the table, and the letter is removed
+	outcomeStored   = "already_stored" // its row was in the table already, and the letter is removed
+	outcomeExpired  = "expired"        // its message has expired, so ClickHouse would remove the row again; the letter is removed
+	outcomeGone     = "gone"           // the letter no longer exists
+	outcomeFailed   = "failed"         // the letter stays: the cause persists, or is not settled yet
+	outcomeNever    = "impossible"     // the letter stays: nothing in it could become a row
 )
 
-// Requeued says what became of one letter.
+// Requeued is the outcome of one letter.
 type Requeued struct {
 	ID      uint64 `json:"id"`
 	Outcome string `json:"outcome"`
 	Error   string `json:"error,omitempty"`
 }
 
-// requeuer brings dead letters of the writer into the table, each as the row that it would have been: with its own
+// requeuer inserts dead letters of the writer into the table, each as the row that it would have been: with its own
 // channel, message_seq and message_id, exactly once.
 //
-// A letter is done in four steps, and dying between any two of them does no harm, nor does a second requeuer:
+// A letter takes four steps. A crash between any two of them does no harm, nor does a second requeuer:
 //
 //  1. The position of the partition must have passed the record. Until then its writer may still insert it.
-//  2. The table is asked for the message's place. If the message is there, only step 4 is left. If another one is
-//     there, nothing is done: a merge would take the two for one.
-//  3. The row is inserted under the token of the insert that was refused, so that even a writer that was
-//     overtaken, and whose insert arrives only now, adds nothing. The table is asked again.
-//  4. The letter is removed.
+//  2. Query the table for the message's channel and message_seq. If the message is there, only step 4 remains. If another
+//     message is there, stop: a merge would treat the two as one.
+//  3. Insert the row under the token of the refused insert, so that a late insert of a writer that was overtaken adds
+//     nothing. Query the table again.
+//  4. Remove the letter.
 type requeuer struct {
 	client *clickhouse.Client
 	js     jetstream.JetStream
@@ -54,22 +54,22 @@ type requeuer struct {
 	timing timing
 	now    func() time.Time
 	block  clickhouse.Block
-	// step is called before each step that changes something; tests die there.
+	// step is called before each step that changes something; tests crash there.
 	step func(name string) error
 }
 
-// impossibleError says that a letter can never become a row.
+// impossibleError reports that a letter can never become a row.
 type impossibleError struct{ what string }
 
 func (e *impossibleError) Error() string { return e.what }
 
-// fatalError ends the whole command: the next letter would meet the same.
+// fatalError ends the whole command: the next letter would fail the same way.
 type fatalError struct{ err error }
 
 func (e *fatalError) Error() string { return e.err.Error() }
 func (e *fatalError) Unwrap() error { return e.err }
 
-// newRequeuer reaches ClickHouse and checks its table, as the writer does at its start.
+// newRequeuer connects to ClickHouse and checks its table, as the writer does at its start.
 func newRequeuer(ctx context.Context, cfg clickhouse.Config, js jetstream.JetStream, log *slog.Logger) (*requeuer, error) {
 	box, err := deadletter.Open(ctx, js)
 	if err != nil {
@@ -88,7 +88,7 @@ func newRequeuer(ctx context.Context, cfg clickhouse.Config, js jetstream.JetStr
 	}, nil
 }
 
-// requeue deals with one letter. The error is only one that ends the whole command.
+// requeue processes one letter. It returns only errors that end the whole command.
 func (q *requeuer) requeue(ctx context.Context, letter deadletter.Entry) (Requeued, error) {
 	outcome, err := q.store(ctx, letter)
 	result := Requeued{ID: letter.ID, Outcome: outcome}
@@ -119,7 +119,7 @@ func (q *requeuer) store(ctx context.Context, letter deadletter.Entry) (outcome 
 		return "", fmt.Errorf("still %w", err)
 	}
 	if have := q.block.MessageID(0).Partition(); have != partition {
-		return "", &impossibleError{fmt.Sprintf("message_id %d is of partition %d, the letter of %s", q.block.MessageID(0), have, letter.Stream)}
+		return "", &impossibleError{fmt.Sprintf("message_id %d belongs to partition %d, but the letter to %s", q.block.MessageID(0), have, letter.Stream)}
 	}
 	if err := q.passed(ctx, partition, letter.PartitionSeq); err != nil {
 		return "", err
@@ -143,31 +143,31 @@ func (q *requeuer) store(ctx context.Context, letter deadletter.Entry) (outcome 
 		return "", err
 	}
 	if err := q.box.Remove(ctx, letter.ID); err != nil {
-		return "", &fatalError{fmt.Errorf("its row is in the table, but the letter is still there: %w", err)}
+		return "", &fatalError{fmt.Errorf("its row is in the table, but the letter cannot be removed: %w", err)}
 	}
 	return outcome, nil
 }
 
-// requeueable reports whether a letter holds what could become a row, and of which partition.
+// requeueable reports whether a letter holds something that could become a row, and returns its partition.
 func requeueable(letter deadletter.Entry) (partition int, err error) {
 	switch {
 	case letter.Role != subsystem:
-		return 0, &impossibleError{fmt.Sprintf("it is a letter of the role %s: only those of the %s can be requeued", letter.Role, subsystem)}
+		return 0, &impossibleError{fmt.Sprintf("it is a letter of the role %s, and only those of the %s can be requeued", letter.Role, subsystem)}
 	case letter.Reason == reasonLost:
-		return 0, &impossibleError{"it names records that were gone from the message log before they were read: there is nothing left of them to requeue"}
+		return 0, &impossibleError{"it stands for records that disappeared from the message log before they were read: nothing is left to requeue"}
 	case letter.Reason != reasonRefused && letter.Reason != reasonUndecodable:
-		return 0, &impossibleError{fmt.Sprintf("this program does not know the reason %q", letter.Reason)}
+		return 0, &impossibleError{fmt.Sprintf("unknown reason %q", letter.Reason)}
 	}
 	kind, partition, ok := topology.KindOf(letter.Stream)
 	if !ok || kind != topology.KindMessages || letter.PartitionSeq == 0 {
-		return 0, &impossibleError{fmt.Sprintf("the headers %s %q and %s %d do not say which record of the message log it was",
+		return 0, &impossibleError{fmt.Sprintf("the headers %s %q and %s %d do not identify a record of the message log",
 			deadletter.HeaderStream, letter.Stream, deadletter.HeaderPartitionSeq, letter.PartitionSeq)}
 	}
 	return partition, nil
 }
 
-// tokenOfLetter is the token of the insert that was refused. A letter that never came to an insert has one of its
-// own, the same each time.
+// tokenOfLetter returns the token of the refused insert. For a letter that never reached an insert it returns one that is
+// the same each time.
 func tokenOfLetter(letter deadletter.Entry) string {
 	if letter.Token != "" {
 		return letter.Token
@@ -175,7 +175,7 @@ func tokenOfLetter(letter deadletter.Entry) string {
 	return fmt.Sprintf("deadletter/%s/%d/%016x", letter.Stream, letter.PartitionSeq, xxhash.Sum64(letter.Body))
 }
 
-// passed makes sure that no writer will take the record any more.
+// passed verifies that no writer will insert the record any more.
 func (q *requeuer) passed(ctx context.Context, partition int, seq uint64) error {
 	kv, err := q.js.KeyValue(ctx, topology.WriterBucket)
 	if err != nil {
@@ -186,7 +186,7 @@ func (q *requeuer) passed(ctx context.Context, partition int, seq uint64) error 
 		return &fatalError{err}
 	}
 	if p.Done < seq {
-		return fmt.Errorf("the writer of partition %d has not recorded that it is past record %d (done: %d), and may still take it: try again when it has", partition, seq, p.Done)
+		return fmt.Errorf("the position of partition %d has not passed message %d yet (done: %d), so its writer may still insert it: try again later", partition, seq, p.Done)
 	}
 	return nil
 }
@@ -199,14 +199,14 @@ func (q *requeuer) stored(ctx context.Context) (bool, error) {
 		return false, &fatalError{err}
 	}
 	if other := slices.IndexFunc(ids, func(have int64) bool { return have != id }); other >= 0 {
-		return false, fmt.Errorf("the table has another message, %d, as number %d of channel %q (type %d): this one, %d, is not inserted beside it",
+		return false, fmt.Errorf("the table has another message, %d, at message_seq %d of channel %q (type %d), so message %d cannot be inserted",
 			ids[other], key.MessageSeq, key.ChannelID, key.ChannelType, id)
 	}
 	return len(ids) > 0, nil
 }
 
-// insert inserts the block and makes sure that it is there. What the server refuses for good is an error of this
-// letter; what it cannot do now is tried again, and in the end an error of all.
+// insert inserts the block and verifies that the table has it. A final refusal is an error of this letter; insert retries
+// other failures, and then returns an error of the whole command.
 func (q *requeuer) insert(ctx context.Context, token string) error {
 	if err := q.step("insert"); err != nil {
 		return err
@@ -228,7 +228,7 @@ func (q *requeuer) insert(ctx context.Context, token string) error {
 	}
 	there, err := q.stored(ctx)
 	if err == nil && !there {
-		err = fmt.Errorf("ClickHouse took the insert, but the row is not to be seen: a replica lags, or the table has lost the row and still knows its token, %s", token)
+		err = fmt.Errorf("ClickHouse accepted the insert, but the row is not visible: a replica lags, or the table has lost the row and still remembers its token, %s", token)
 	}
 	return err
 }

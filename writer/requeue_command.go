@@ -21,7 +21,7 @@ import (
 type RequeueOptions struct {
 	clickhouse.Config
 	deadletter.Selection
-	JSON bool `help:"Print JSON, one object a letter." env:"-"`
+	JSON bool `help:"Print one JSON object per letter." env:"-"`
 }
 
 // Check reports everything that is wrong with the options.
@@ -40,7 +40,7 @@ func (c *RequeueCommand) Check() error {
 	return errors.Join(c.ClientConfig.CheckGiven(), c.WithOwner(c.DataDir).CheckGiven(), c.Selection.Check())
 }
 
-// Run requeues.
+// Run requeues the selected dead letters.
 func (c *RequeueCommand) Run(in *command.Invocation) error {
 	c.Config = c.WithOwner(c.DataDir)
 	return in.Ask(in.Ctx, c.ClientConfig, command.Operator, func(ctx context.Context, js jetstream.JetStream, _ topology.Deployment) error {
@@ -48,9 +48,9 @@ func (c *RequeueCommand) Run(in *command.Invocation) error {
 	})
 }
 
-// Requeue brings dead letters of the writer into ClickHouse, each as the row that it would have been, and removes
-// those that are there. Letters that stay are an error at the end; those that a filter or --all selects and that
-// could never become a row are only told of.
+// Requeue inserts dead letters of the writer into ClickHouse, each as the row that it would have been, and removes those
+// whose row is there. Letters that stay cause an error at the end, except that those selected by a filter or --all that
+// can never become a row are only reported.
 func Requeue(ctx context.Context, o RequeueOptions, js jetstream.JetStream, log *slog.Logger, out io.Writer) (err error) {
 	if err := o.Check(); err != nil {
 		return err

@@ -78,7 +78,7 @@ func (b *bundle) letters() []deadletter.Entry {
 	return all
 }
 
-// requeue runs the command and gives what it says of each letter.
+// requeue runs the command and returns its result for each letter.
 func (b *bundle) requeue(cfg Config, s deadletter.Selection) (map[uint64]Requeued, error) {
 	b.t.Helper()
 	var out bytes.Buffer
@@ -152,7 +152,7 @@ func TestRequeue(t *testing.T) {
 	require.Empty(t, said)
 }
 
-// Whoever requeues dies before each of the steps that change something, and somebody does it again.
+// The requeuer crashes before each step that changes something, and a second run completes the work.
 func TestRequeueDiesBetweenSteps(t *testing.T) {
 	t.Parallel()
 	r := refuse(t)
@@ -219,7 +219,7 @@ func TestRequeueTwiceAtOnce(t *testing.T) {
 }
 
 // The writer died when it had put the letter there and not yet recorded that it is past the record: its successor
-// will try the row again. Whoever requeues meanwhile is sent away, and a late insert of either adds nothing.
+// will try the row again. A requeuer is refused in the meantime, and a late insert of either adds nothing.
 func TestRequeueBeforeTheWriterHasGoneOn(t *testing.T) {
 	t.Parallel()
 	r := refuse(t)
@@ -239,7 +239,7 @@ func TestRequeueBeforeTheWriterHasGoneOn(t *testing.T) {
 
 	said, err := r.requeue(r.cfg, deadletter.Selection{IDs: []uint64{letter.ID}})
 	require.Error(t, err)
-	require.Contains(t, said[letter.ID].Error, "has not recorded that it is past record 200 (done: 199)")
+	require.Contains(t, said[letter.ID].Error, "has not passed message 200 yet (done: 199)")
 	require.Len(t, r.letters(), 5)
 
 	// The successor inserts it now. Then the letter is only in the way.
@@ -307,14 +307,14 @@ func TestRequeueWhatCannotBe(t *testing.T) {
 		id            uint64
 		outcome, want string
 	}{
-		{b.putLetter("writer", "lost", "MESSAGES_0", 1, []byte(`{"first":1,"last":5}`)), outcomeNever, "gone from the message log before they were read"},
+		{b.putLetter("writer", "lost", "MESSAGES_0", 1, []byte(`{"first":1,"last":5}`)), outcomeNever, "disappeared from the message log before they were read"},
 		{b.putLetter("sequencer", "malformed", "SENDS_0", 1, []byte("x")), outcomeNever, "role sequencer"},
-		{b.putLetter("writer", "new", "MESSAGES_0", 1, []byte("x")), outcomeNever, `does not know the reason "new"`},
-		{b.putLetter("writer", "refused", "SENDS_0", 1, one(func(*message.Message) {})), outcomeNever, "do not say which record"},
-		{b.putLetter("writer", "refused", "MESSAGES_0", 0, one(func(*message.Message) {})), outcomeNever, "do not say which record"},
-		{b.putLetter("writer", "refused", "MESSAGES_1", 5, one(func(*message.Message) {})), outcomeNever, "is of partition 0, the letter of MESSAGES_1"},
+		{b.putLetter("writer", "new", "MESSAGES_0", 1, []byte("x")), outcomeNever, `unknown reason "new"`},
+		{b.putLetter("writer", "refused", "SENDS_0", 1, one(func(*message.Message) {})), outcomeNever, "do not identify a record"},
+		{b.putLetter("writer", "refused", "MESSAGES_0", 0, one(func(*message.Message) {})), outcomeNever, "do not identify a record"},
+		{b.putLetter("writer", "refused", "MESSAGES_1", 5, one(func(*message.Message) {})), outcomeNever, "belongs to partition 0, but the letter to MESSAGES_1"},
 		{b.putLetter("writer", "undecodable", "MESSAGES_0", 5, []byte("\xff")), outcomeFailed, "still partition_seq 5: not a message that can be stored"},
-		{b.putLetter("writer", "refused", "MESSAGES_0", 21, one(func(*message.Message) {})), outcomeFailed, "is past record 21 (done: 20)"},
+		{b.putLetter("writer", "refused", "MESSAGES_0", 21, one(func(*message.Message) {})), outcomeFailed, "has not passed message 21 yet (done: 20)"},
 		{b.putLetter("writer", "refused", "MESSAGES_0", 5, one(func(m *message.Message) { m.MessageId++ })), outcomeFailed, "the table has another message"},
 		{4711, outcomeGone, "there is no such dead letter"},
 	} {

@@ -17,43 +17,43 @@ import (
 )
 
 const (
-	// restoreWindow is how many places one question is about, and restoreRange how many of these are read from the message log if the
-	// table has not all of them.
+	// restoreWindow is the number of partition_seqs that one query covers, restoreRange the number that is read from the
+	// message log if the table lacks some of them.
 	restoreWindow = 1 << 20
 	restoreRange  = 16_384
-	// restoreInterval is how often rows are counted if nothing tells that some are lost.
+	// restoreInterval is the interval of counts without a sign of a loss.
 	restoreInterval = time.Hour
-	// restorePace: after the message log was read, the restorer rests for as many times as long as that took.
+	// restorePace: after it has read the message log, the restorer pauses for this multiple of the time that it took.
 	restorePace = 3
-	// deleteMargin is how much later than a statement a message may have been accepted, by other clocks, and have been deleted by it.
+	// deleteMargin allows for clock differences: a DELETE may have removed messages accepted this much after it.
 	deleteMargin = time.Minute
 )
 
-// rows is what the restorer needs of ClickHouse.
+// rows is the part of the ClickHouse client that the restorer uses.
 type rows interface {
 	LastDelete(ctx context.Context) (deleted, now time.Time, err error)
 	CountPlaces(ctx context.Context, s clickhouse.Span, size uint64) (map[uint64]uint64, error)
 	CountLasting(ctx context.Context, partition int, last uint64) (uint64, error)
 }
 
-// tally is the record of how many rows a partition had when they were last counted, in the bucket of the writer. By it a loss is noticed
-// of rows that the message log does not hold any more.
+// tally is the record, in the writer's bucket, of the number of rows that a partition had when they were last counted. It
+// reveals a loss of rows that the message log no longer holds.
 type tally struct {
 	Version int `json:"version"`
-	// Rows is how many places up to Last had a row that never expires, At when that was, by ClickHouse's clock.
+	// Rows is the number of partition_seqs up to Last with a row that never expires; At is the time of the count, by ClickHouse's clock.
 	Last uint64    `json:"last"`
 	Rows uint64    `json:"rows"`
 	At   time.Time `json:"at"`
-	// Missing counts rows that were lost and could not be inserted again, ever.
+	// Missing is the total of rows that were lost and could not be inserted again.
 	Missing uint64 `json:"missing,omitempty"`
 }
 
 const tallyVersion = 1
 
-// tallyKey is the key of a partition's tally in the bucket of the writer.
+// tallyKey returns the key of a partition's tally in the writer's bucket.
 func tallyKey(partition int) string { return fmt.Sprintf("rows.%d", partition) }
 
-// readTally reads a partition's tally; it is zero if there is none. A damaged one is as good as none: it is made again.
+// readTally reads a partition's tally, zero if there is none. A damaged one counts as none and is written again.
 func readTally(ctx context.Context, kv bucket, partition int) (t tally, revision uint64, err error) {
 	entry, err := kv.Get(ctx, tallyKey(partition))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -68,32 +68,33 @@ func readTally(ctx context.Context, kv bucket, partition int) (t tally, revision
 	return t, entry.Revision(), nil
 }
 
-// restorer notices that the table has lost rows of a partition, and inserts them again from the message log.
+// restorer detects that the table has lost rows of a partition, and inserts them again from the message log.
 //
-// It counts: at the start, once the partition is being written; when ClickHouse shows a sign of a loss (a part that was set aside, fewer
-// rows, another table); and every hour. It counts only up to the writer's position, by ranges, and reads the message log only for the
-// ranges of which the table has not all. These rows are missing by intent, and stay so:
+// It counts rows at the start, once the partition is being written; when ClickHouse shows a sign of a loss (a detached
+// part, fewer rows, another table); and every hour. It counts up to the writer's position, by ranges, and reads the message
+// log only for ranges that are incomplete in the table. These rows are missing by intent, and remain so:
 //
-//   - of messages that have expired, and of dead letters;
-//   - of messages that were accepted before the latest DELETE that ClickHouse remembers: which of them that has taken is not known.
+//   - rows of expired messages and of dead letters;
+//   - rows of messages accepted before the latest DELETE that ClickHouse remembers, which may have removed them.
 //
-// All others are inserted again, whatever took them: also after TRUNCATE, DROP PARTITION and DETACH, which look like a loss.
+// It inserts all others again, whatever removed them: also after TRUNCATE, DROP PARTITION and DETACH, which look like a
+// loss.
 //
-// What cannot be inserted again is noticed by the tally: it is logged, counted in the record and shown (rows_missing) until a person
-// removes the record.
+// The tally reveals losses that cannot be repaired: they are logged, counted in the record and exported (rows_missing)
+// until a person removes the record.
 type restorer struct {
 	r      *runner
 	rows   rows
 	kv     bucket
-	turn   chan struct{} // holds a token while a partition of the process is counted
-	alarm  chan struct{} // a sign of a loss was seen; holds one
+	turn   chan struct{} // holds a token while one of the process's partitions is counted
+	alarm  chan struct{} // signals a suspected loss; holds one token
 	filler *Filler
-	// explained is how many places of a range, by its first, have no row by intent.
+	// explained is the number of partition_seqs without a row by intent, by the first of their range.
 	explained map[uint64]uint64
 	letters   map[Letter]bool
 }
 
-// run counts until ctx ends.
+// run counts periodically, and on each alarm, until ctx ends.
 func (o *restorer) run(ctx context.Context) {
 	for o.r.status.Load().state != stateRunning {
 		if lifecycle.Pause(ctx, o.r.timing.watch) != nil {
@@ -136,14 +137,14 @@ func (o *restorer) inTurn(ctx context.Context) error {
 	return o.count(ctx)
 }
 
-// count compares the rows up to the position with the message log and the tally, inserts what is missing, and records the tally.
+// count compares the rows up to the position with the message log and the tally, inserts missing rows, and records the tally.
 func (o *restorer) count(ctx context.Context) error {
 	done := o.r.shown.Load()
 	before, revision, err := readTally(ctx, o.kv, o.r.partition)
 	if err != nil {
 		return err
 	}
-	if before.Last > done { // the partition was begun again
+	if before.Last > done { // the partition started over
 		before = tally{Missing: before.Missing}
 	}
 	deleted, now, err := o.rows.LastDelete(ctx)
@@ -163,9 +164,9 @@ func (o *restorer) count(ctx context.Context) error {
 	if lost := before.Rows - min(after, before.Rows); lost > 0 {
 		log := o.r.log.With("rows", lost, "up_to", before.Last, "counted_before", before.At)
 		if !deleted.IsZero() && !deleted.Before(before.At.Add(-deleteMargin)) {
-			log.Warn("rows are missing from the table, which a DELETE may have taken", "deleted_at", deleted)
+			log.Warn("rows are missing from the table; a DELETE may have removed them", "deleted_at", deleted)
 		} else {
-			log.Error("rows are lost from the table and cannot be inserted again from the message log")
+			log.Error("the table has lost rows that the message log no longer holds")
 			next.Missing += lost
 		}
 	}
@@ -195,7 +196,7 @@ func (o *restorer) record(ctx context.Context, t tally, revision uint64) error {
 	return nil
 }
 
-// compare counts the places that the message log holds, and restores what is missing. It returns how many rows ClickHouse refused.
+// compare counts the rows of the messages in the message log, and restores missing ones. It returns the number that ClickHouse refused.
 func (o *restorer) compare(ctx context.Context, done uint64, deleted time.Time) (refused uint64, err error) {
 	log, err := messagelog.Open(ctx, o.r.js, o.r.partition)
 	if err != nil {
@@ -236,7 +237,7 @@ func (o *restorer) compare(ctx context.Context, done uint64, deleted time.Time) 
 	return refused, nil
 }
 
-// acceptedAt is when the message at a place was accepted; the zero time if the log does not have it or it is no message.
+// acceptedAt returns when a message was accepted; the zero time if the log does not have it or it is not a message.
 func acceptedAt(ctx context.Context, log *messagelog.Log, place uint64) (time.Time, error) {
 	entry, err := log.At(ctx, place, 0)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -252,7 +253,7 @@ func acceptedAt(ctx context.Context, log *messagelog.Log, place uint64) (time.Ti
 	return at, nil
 }
 
-// restore reads a range of the message log and inserts those of its messages that have no row, but for those that are to have none.
+// restore reads a range of the message log and inserts those of its messages that should have a row and have none.
 func (o *restorer) restore(ctx context.Context, log *messagelog.Log, span seqRange, deleted time.Time) (refused uint64, err error) {
 	begun := time.Now()
 	var entries []messagelog.Entry
@@ -281,7 +282,7 @@ func (o *restorer) restore(ctx context.Context, log *messagelog.Log, span seqRan
 		if err != nil {
 			return refused, err
 		}
-		facts.Info("rows were inserted again", "restored", restored, "refused", refused)
+		facts.Info("inserted missing rows again", "restored", restored, "refused", refused)
 	}
 	if refused == 0 {
 		counts, err := o.rows.CountPlaces(ctx, clickhouse.Span{Partition: o.r.partition, First: span.First, Last: span.Last}, span.count())
@@ -293,7 +294,7 @@ func (o *restorer) restore(ctx context.Context, log *messagelog.Log, span seqRan
 	return refused, lifecycle.Pause(ctx, restorePace*time.Since(begun))
 }
 
-// unintended leaves out messages that are to have no row.
+// unintended leaves out messages without a row by intent.
 func (o *restorer) unintended(ctx context.Context, lacking []messagelog.Entry, deleted time.Time) ([]messagelog.Entry, error) {
 	if len(lacking) == 0 {
 		return nil, nil
@@ -317,18 +318,18 @@ func (o *restorer) unintended(ctx context.Context, lacking []messagelog.Entry, d
 		}
 	}
 	if kept > 0 {
-		o.r.log.Warn("rows are missing from the table, and are not inserted again since a DELETE may have taken them",
+		o.r.log.Warn("rows are missing from the table; not inserting them again, because a DELETE may have removed them",
 			"rows", kept, "first", lacking[0].Seq, "last", lacking[len(lacking)-1].Seq, "deleted_at", deleted)
 	}
 	return out, nil
 }
 
-// fill inserts messages. Those that ClickHouse refuses are found by halving, and left out.
+// fill inserts messages. It finds those that ClickHouse refuses by bisection, and leaves them out.
 func (o *restorer) fill(ctx context.Context, messages []messagelog.Entry) (restored, refused uint64, err error) {
 	if !o.r.good() {
 		return 0, 0, errStopped
 	}
-	select { // the batches of the live writing come through here as well
+	select { // shared with the batches of the live pipeline
 	case o.r.inserts <- struct{}{}:
 	case <-ctx.Done():
 		return 0, 0, context.Cause(ctx)
@@ -340,7 +341,7 @@ func (o *restorer) fill(ctx context.Context, messages []messagelog.Entry) (resto
 	case err == nil || (class != clickhouse.Data && class != clickhouse.Oversize):
 		return restored, 0, err
 	case len(messages) == 1:
-		o.r.log.Log(ctx, slog.LevelError, "ClickHouse refuses a row that it has lost", "partition_seq", messages[0].Seq, "error", err)
+		o.r.log.Log(ctx, slog.LevelError, "ClickHouse refuses to insert a lost row again", "partition_seq", messages[0].Seq, "error", err)
 		return restored, 1, nil
 	}
 	for _, half := range [][]messagelog.Entry{messages[:len(messages)/2], messages[len(messages)/2:]} {

@@ -18,36 +18,37 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
-// runner writes one partition. It works in sessions: a session loads the position, compares it with the
-// stream, finishes the pending range if there is one, and then reads on for as long as all goes well. What
-// goes wrong ends the session, and the next one starts from what is recorded; so there is one way to start
-// after a crash, a failure and a change of ownership.
+// runner writes one partition. It works in sessions: a session loads the position, compares it with the stream, finishes
+// the pending range if there is one, and then reads until something fails. Any failure ends the session, and the next one
+// starts from the recorded position; so a crash, a failure and a change of ownership all restart the same way.
 //
 // # How a range gets into the table once
 //
-// A range is in one of these states. Only the first two are recorded; fresh and doubtful differ in what this process knows.
+// A range is in one of these states. The record shows only pending or done; fresh and doubtful differ in what this
+// process knows.
 //
-//	fresh     recorded as pending since the start; no insert of it was tried.
+//	fresh     recorded as pending by this session; no insert of it was attempted.
 //	          → done      an insert under its token succeeded
-//	          → doubtful  an insert failed, unless a view refused it: then the table has it, or the token sees to that
-//	doubtful  pending at the start of the session, or an insert of it failed: rows of it may be in the table, all or those of some
-//	          months, or may still come in, from an insert that nobody waits for any more.
-//	          The table is asked which messages of the range it has, by place and message_id, in the turn of the insert:
-//	          → done      it has all. Nothing is inserted, so a view does not get them twice
-//	          none        insert under the range's token; then ask again: a token that is known for rows that were lost since
-//	                      inserts nothing. → done if they are there, else as with some
-//	          some        while an earlier insert may still come in (until unsure): wait and ask again.
-//	                      Then insert those that are missing under a token of their own (Filler) → done
-//	          A failure of any of this: still doubtful, asked again.
-//	done      the position is behind it.
+//	          → doubtful  an insert failed, unless a view refused it: then the table has the rows, or the token ensures
+//	                      that the next attempt adds only what is missing
+//	doubtful  pending at the start of the session, or an insert of it failed. The table may have all of its rows, or
+//	          those of some months, and an insert that this process no longer waits for may still add more. In the turn
+//	          of the insert, the table is queried for the messages of the range, by partition_seq and message_id:
+//	          → done      it has all of them. Nothing is inserted, so that a view does not receive them twice
+//	          none        insert under the range's token, then query again: if the server remembers the token of rows
+//	                      that it has lost since, it inserts nothing. → done if they are there, else as with some
+//	          some        while an earlier insert may still add rows (until unsure): wait and query again.
+//	                      Then insert the missing ones under a token of their own (Filler) → done
+//	          If any of this fails: still doubtful, query again.
+//	done      the position is past it.
 //
-// What each of the two nets is for: the token covers an insert that comes in between the question and the next insert, by this process,
-// one that died, or one that was paused until its lease was another's. It needs a server that remembers it. ClickHouse does not sync its
-// log of tokens, so after a power cut it may not; but no insert survives a power cut either, so the answer to the question is then final.
-// Not covered: a server that loses power between the answer and the insert behind it, and is back before that gets through. The same row
-// is then there twice until ReplacingMergeTree merges the two.
+// The token covers an insert that arrives between the query and the next insert: from this process, from one that died, or
+// from one that was paused until it lost its lease. It requires that the server remembers the token. ClickHouse does not
+// sync its log of tokens, so it may forget them in a power cut; but no insert survives a power cut either, so the result of
+// a later query is final. Not covered: a server that loses power between the query and the next insert, and is back before
+// that insert arrives. The same row is then there twice until ReplacingMergeTree merges the two.
 //
-// Replicated tables are not asked: a replica may be behind another one, and their tokens are in a Keeper, which syncs them.
+// Replicated tables are not queried: a replica may lag, and their tokens are in a Keeper, which syncs them.
 type runner struct {
 	partition int
 	stream    string
@@ -55,18 +56,18 @@ type runner struct {
 	source    source
 	store     store
 	filler    *Filler
-	asks      bool // the table can be asked what it has
+	asks      bool // the table can be queried for its rows
 	positions *positions
 	letters   *deadLetters
-	inserts   chan struct{} // holds a token for each insert that may be under way
-	guard     *guard        // nil: any table will do
-	good      func() bool   // whether the partition is surely ours at this moment
+	inserts   chan struct{} // a semaphore: a token for each concurrent insert
+	guard     *guard        // nil: accept any table
+	good      func() bool   // reports whether the lease is certainly valid now
 	budget    *budget
 	limits    limits
 	timing    timing
 	log       *slog.Logger
 	metrics   *metrics
-	tracer    *tracing.Tracer // nil: nothing is traced
+	tracer    *tracing.Tracer // nil disables tracing
 	own       *partitionMetrics
 	now       func() time.Time
 
@@ -74,26 +75,26 @@ type runner struct {
 	status  atomic.Pointer[status]
 	shown   atomic.Uint64 // position.Done, for the watcher
 	shownIn atomic.Uint64 // position.DoneRecord
-	alarm   chan struct{} // the table may have lost rows; holds one
+	alarm   chan struct{} // signals that the table may have lost rows; holds one token
 
-	// What follows belongs to the session that runs.
+	// The following fields belong to the running session.
 	position  position
-	asked     bool      // the table has no rows behind the position
-	unsaved   bool      // position is ahead of the record
-	suspected *seqRange // a gap that the last session met; met again, it is a fact
-	// refusedInARow counts rows that ClickHouse refused since it last took one.
+	asked     bool      // the table was checked for rows after the position
+	unsaved   bool      // position is ahead of its record in the bucket
+	suspected *seqRange // a gap that the last session met; to be confirmed
+	// refusedInARow counts the rows that ClickHouse has refused since it last accepted one.
 	refusedInARow int
 	memory        memoryLimit
-	// unsure: until then, an attempt whose end nobody knows may still bring its rows in.
+	// unsure is the time until which an attempt with an unknown outcome may still add its rows.
 	unsure   time.Time
-	doubtful *seqRange          // nil if no range is
-	faults   lifecycle.Repeated // so that a problem that lasts is not logged at each attempt
+	doubtful *seqRange          // nil if no range is doubtful
+	faults   lifecycle.Repeated // limits the log lines of a lasting problem
 }
 
 // status is what readiness and the metrics show of a runner.
 type status struct {
 	state   state
-	problem error // nil when all is well
+	problem error // nil if there is none
 }
 
 func (r *runner) setStatus(s state, problem error) {
@@ -124,8 +125,8 @@ func (r *runner) run(ctx context.Context) {
 	r.setStatus(stateStopped, errStopped)
 }
 
-// workContext is for what has been begun: it ends a while after ctx, so that an insert under way can be
-// finished and recorded. Where the partition is another's, it ends at once: the other one repeats the insert
+// workContext returns the context of work in progress: it ends some time after ctx, so that a running insert can be
+// finished and recorded. If the partition now belongs to another writer, it ends at once: that writer repeats the insert
 // under the same token.
 func (r *runner) workContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -150,11 +151,11 @@ var (
 	errStarting = errors.New("starting")
 	errStopped  = errors.New("stopped")
 	errBehind   = errors.New("the message log ends before the position: waiting until its tail is derived again")
-	errStalled  = errors.New("the consumer has stopped delivering though there are messages")
+	errStalled  = errors.New("the consumer has stopped delivering although the stream has messages")
 	errSession  = errors.New("session ended")
 )
 
-// report makes the end of a session known: once in the log, and in the state.
+// report publishes the end of a session in the log and in the state.
 func (r *runner) report(err error) {
 	var gap *gapError
 	var content *contentError
@@ -174,19 +175,19 @@ func (r *runner) report(err error) {
 	default:
 		r.setStatus(stateRetrying, err)
 	}
-	r.logOnce(level, "partition is read anew from its recorded position", err)
+	r.logOnce(level, "session failed; reading the partition again from its recorded position", err)
 }
 
-// logOnce logs a problem at once and, while it lasts, at growing intervals; in between it is seen in the metrics.
+// logOnce logs a problem at once and, while it lasts, at growing intervals. The metrics show it in between.
 func (r *runner) logOnce(level slog.Level, msg string, err error) {
 	skipped, due := r.faults.Due(msg + err.Error())
 	if !due {
 		level = slog.LevelDebug
 	}
-	r.log.Log(context.Background(), level, msg, "error", broker.Explain(err), "skipped", skipped) //nolint:sloglint // the callers give literals
+	r.log.Log(context.Background(), level, msg, "error", broker.Explain(err), "skipped", skipped) //nolint:sloglint // the callers pass literals
 }
 
-// well says that all is well again.
+// well clears the reported problem.
 func (r *runner) well() {
 	if r.faults.Over() {
 		r.log.Info("partition is being written again", "done", r.position.Done)
@@ -194,8 +195,8 @@ func (r *runner) well() {
 	r.setStatus(stateRunning, nil)
 }
 
-// session brings the partition from its record up to the live end of the stream and goes on until ctx ends
-// or something fails. work outlives ctx, for what has been begun.
+// session advances the partition from its record to the live end of the stream and continues until ctx ends or
+// something fails. work outlives ctx, for work in progress.
 func (r *runner) session(ctx, work context.Context) error {
 	moved := r.position.Done
 	var err error
@@ -203,7 +204,7 @@ func (r *runner) session(ctx, work context.Context) error {
 		return err
 	}
 	if r.position.Done < moved {
-		r.asked = false // the bucket was set back
+		r.asked = false // the bucket was restored to an earlier state
 	}
 	r.unsaved, r.doubtful = false, nil
 	r.show()
@@ -236,8 +237,8 @@ func (r *runner) session(ctx, work context.Context) error {
 		return err
 	}
 	if stream.gone {
-		// What became of a pending range is only found out when the log goes on. In one process with the ingest it
-		// would not, if the writer were not ready until then.
+		// Only the next message reveals the fate of a pending range whose log is empty. In one process with ingest, that
+		// message would never arrive if the writer were not ready until then.
 		r.well()
 	}
 	watching, unwatch := context.WithCancel(ctx)
@@ -253,12 +254,12 @@ func (r *runner) session(ctx, work context.Context) error {
 	return r.write(ctx, work, g)
 }
 
-// write takes batches and inserts them, until something fails.
+// write takes batches and inserts them until something fails.
 func (r *runner) write(ctx, work context.Context, g *gatherer) error {
 	for {
 		if r.unsaved && (ctx.Err() != nil || g.idle()) {
-			// Where records wait already, the end of this batch is recorded with the limits of the next one:
-			// one write instead of two.
+			// If records are waiting already, the limits of the next batch are recorded in the same write as the end of
+			// this one.
 			if err := r.advance(work); err != nil {
 				return err
 			}
@@ -289,15 +290,15 @@ func (r *runner) advance(ctx context.Context) error {
 	return nil
 }
 
-// unchanged makes sure that the consumer reads the stream that prepare looked at: one that was made anew in
-// between has another creation time, and the consumer of the old one is gone with it.
+// unchanged verifies that the consumer reads the stream that prepare compared: one that was recreated in between has
+// another creation time, and the consumer of the old one is gone with it.
 func (r *runner) unchanged(ctx context.Context, created time.Time) error {
 	s, err := r.streamState(ctx)
 	switch {
 	case err != nil:
 		return err
 	case !s.created.Equal(created):
-		return fmt.Errorf("stream %s was made anew", r.stream)
+		return fmt.Errorf("stream %s was recreated", r.stream)
 	case !s.gone && s.last < r.position.Done:
 		return fmt.Errorf("stream %s: %w", r.stream, errBehind)
 	default:
@@ -305,7 +306,7 @@ func (r *runner) unchanged(ctx context.Context, created time.Time) error {
 	}
 }
 
-// streamState asks for the stream as it is now.
+// streamState returns the current state of the stream.
 func (r *runner) streamState(ctx context.Context) (streamState, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
 	defer cancel()
@@ -320,7 +321,7 @@ func (r *runner) streamState(ctx context.Context) (streamState, error) {
 	return streamState{created: bounds.Created, first: bounds.First, last: bounds.Last, gone: bounds.Gone}, nil
 }
 
-// locate finds the record to begin reading with.
+// locate finds the record to start reading from.
 func (r *runner) locate(ctx context.Context, place uint64) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
 	defer cancel()
@@ -331,7 +332,7 @@ func (r *runner) locate(ctx context.Context, place uint64) (uint64, error) {
 	return log.Locate(ctx, place, r.position.DoneRecord)
 }
 
-// at reads the message at a place, which is in a record or the one behind that.
+// at reads the message at a partition_seq, which is in the given record or the one after it.
 func (r *runner) at(ctx context.Context, place, record uint64) (messagelog.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timing.request)
 	defer cancel()
@@ -342,7 +343,7 @@ func (r *runner) at(ctx context.Context, place, record uint64) (messagelog.Entry
 	return log.At(ctx, place, record)
 }
 
-// show lets the watcher see the position.
+// show publishes the position to the watcher.
 func (r *runner) show() {
 	r.shown.Store(r.position.Done)
 	r.shownIn.Store(r.position.DoneRecord)

@@ -118,7 +118,7 @@ func TestServerHangs(t *testing.T) {
 // WRITER_PAUSE=60s go test -run …
 const pauseVariable = "WRITER_PAUSE"
 
-// A server is stopped in the middle of inserts and goes on later, with what it had been sent and what it is
+// A server is paused in the middle of inserts and resumes later, with what it had been sent and what it is
 // sent again.
 func TestServerStoppedInMidInsert(t *testing.T) {
 	t.Parallel()
@@ -170,7 +170,7 @@ func TestServerStoppedInMidInsert(t *testing.T) {
 	require.EqualValues(t, 2*2*burst, different)
 }
 
-// While ClickHouse is away the writer takes no more memory than it may, and is told to stop at any time.
+// While ClickHouse is unreachable, the writer stays within its memory limit and can be stopped at any time.
 func TestServerAwayUnderLoad(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
@@ -248,12 +248,12 @@ func TestStartWaitsForTheTable(t *testing.T) {
 	}{
 		"the table may not be made": {
 			config: func(c *Config) { c.ClickHouseMigrate = false },
-			says:   "the table is not there",
+			says:   "the table does not exist",
 		},
 		"a column has another type": {
 			spoil: []string{"ALTER TABLE messages MODIFY COLUMN red_dot UInt16"},
 			mend:  []string{"ALTER TABLE messages MODIFY COLUMN red_dot UInt8"},
-			says:  "column red_dot is UInt16, needed is UInt8 (run: ALTER TABLE",
+			says:  "column red_dot is UInt16, but must be UInt8 (run: ALTER TABLE",
 		},
 		"the ledger is of another schema": {
 			spoil: []string{"INSERT INTO schema_migrations (version, name, checksum, applied_at) SELECT 999, 'foreign', 1, now()"},

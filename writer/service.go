@@ -20,12 +20,12 @@ import (
 )
 
 const (
-	// pingTimeout is how long ClickHouse may take to answer an attempt to reach it.
+	// pingTimeout limits one attempt to reach ClickHouse.
 	pingTimeout = 7 * time.Second
-	// tableTimeout is how long a ClickHouse that has been reached may take to make and check the tables. A busy one
-	// needs a second for each statement.
+	// tableTimeout limits the creation and check of the tables, once ClickHouse is reachable. A busy server needs a second
+	// per statement.
 	tableTimeout = time.Minute
-	// refusedInARowMax is how many rows in a row ClickHouse may refuse before the table is suspected.
+	// refusedInARowMax is the number of rows in succession that ClickHouse may refuse before the table is suspected.
 	refusedInARowMax = 1000
 	bucketWait       = 5 * time.Second
 )
@@ -37,38 +37,37 @@ type Service struct {
 	client *clickhouse.Client
 	store  store
 	guard  *guard
-	asks   func() bool // whether the table can be asked what it has
+	asks   func() bool // reports whether the table can be queried for its rows
 	bucket func(context.Context) (bucket, error)
 	// share writes this instance's share of the partitions with hold, until ctx ends.
 	share func(ctx context.Context, hold holdFunc) error
-	// wrapSource is nil but in tests.
+	// wrapSource is nil except in tests.
 	wrapSource       func(source) source
 	refusedInARowMax int
 	metrics          *metrics
 	log              *slog.Logger
 	timing           timing
-	name             string // of the process, in the records of its partitions
+	name             string // of the process, recorded in its partitions' positions
 	budget           *budget
-	inserts          chan struct{} // holds a token for each insert that may be under way
+	inserts          chan struct{} // a semaphore: a token for each concurrent insert
 	counting         chan struct{} // holds a token while the rows of a partition are counted
-	fewerAt          time.Time     // when they were last counted because there were fewer; of watchHealth
+	fewerAt          time.Time     // last count that a smaller table triggered; owned by watchHealth
 	ready            chan struct{}
 	ran              atomic.Bool
-	tableOpen        atomic.Bool           // the table was found as it must be
-	tableWrong       atomic.Pointer[error] // how it was changed since
+	tableOpen        atomic.Bool           // the table has passed its check
+	tableWrong       atomic.Pointer[error] // how a later change broke it
 
 	mu      sync.Mutex
-	state   error           // what Check reports until the instance has joined, and when it has ended
-	runners map[int]*runner // of the partitions that are held
+	state   error           // what Check reports before the instance has joined and after it has ended
+	runners map[int]*runner // of the held partitions
 }
 
-// New checks the configuration and the dependencies and reports everything that is wrong with them. It
-// connects to nothing.
+// New validates the configuration and the dependencies and reports all errors together. It connects to nothing.
 func New(cfg Config, deps Deps) (*Service, error) {
 	if err := errors.Join(cfg.Check(), deps.validate()); err != nil {
 		return nil, err
 	}
-	log := deps.Logger.With("role", subsystem)
+	log := deps.Logger.With("component", subsystem)
 	client, err := clickhouse.Open(cfg.Config, log)
 	if err != nil {
 		return nil, err
@@ -95,13 +94,13 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	return s, nil
 }
 
-// Ready is closed when ClickHouse has been reached, its table is as it must be, and the instance has joined
-// the writers and taken its first share of the partitions.
+// Ready is closed when the writer has reached ClickHouse, has checked its table, has joined the other writers and has
+// taken its first share of the partitions.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
-// Check is nil while all partitions that this instance holds are being written, and otherwise says what is
-// in the way. An instance that holds none, because there are more writers than partitions, is well. It is
-// meant for lifecycle.Readiness.
+// Check returns nil while all partitions that this instance holds are being written, and otherwise what prevents it. An
+// instance without partitions, because there are more writers than partitions, is ready. Check is meant for
+// lifecycle.Readiness.
 func (s *Service) Check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,12 +125,12 @@ func (s *Service) setState(err error) {
 	s.state = err
 }
 
-// Run takes its share of the partitions and writes them until ctx ends; then it finishes the inserts that
-// are under way, within the stop timeout, gives the partitions back and returns nil. What it has not finished
-// stands in the record of its partition, for whoever is next.
+// Run takes its share of the partitions and writes them until ctx ends. It then finishes running inserts within the stop
+// timeout, releases the partitions and returns nil. Unfinished inserts remain in the positions of their partitions, for
+// the next owner.
 //
-// ClickHouse's state never ends it: if ClickHouse cannot be reached, or its table cannot be made or is not as it must be,
-// the writer is not ready, says why, and tries again for ever.
+// ClickHouse's state never ends it: if ClickHouse cannot be reached, or its table cannot be created or lacks the required
+// form, the writer is not ready, reports why, and retries forever.
 func (s *Service) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("writer: can be run only once")
@@ -151,7 +150,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.setState(errors.New("connecting to ClickHouse"))
 	if err := s.openTable(ctx); err != nil {
 		s.setState(errStopped)
-		return nil // it was stopped
+		return nil // stopped
 	}
 	s.setState(errors.New("has not joined the writers yet"))
 	kv, err := s.bucket(ctx)
@@ -165,7 +164,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// joined says that the instance has its first share.
+// joined records that the instance has its first share.
 func (s *Service) joined() {
 	s.setState(nil)
 	close(s.ready)
@@ -194,8 +193,8 @@ func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
 	s.metrics.forget(h.partition)
 }
 
-// openTable reaches ClickHouse and brings its table to what is needed. It tries until that is so, with growing pauses,
-// whatever is wrong: ClickHouse's state is no reason to end the process, in which ingest may run. Its error is that of ctx.
+// openTable connects to ClickHouse and creates, updates and checks its table. It retries every failure with growing
+// pauses: ClickHouse's state is no reason to end the process, in which ingest may run. It returns only ctx's error.
 func (s *Service) openTable(ctx context.Context) error {
 	said := ""
 	for attempt := 0; ; attempt++ {
@@ -205,7 +204,7 @@ func (s *Service) openTable(ctx context.Context) error {
 		}
 		if err == nil {
 			if attempt > 0 {
-				s.log.Info("ClickHouse's table can be used now", "database", s.client.Database())
+				s.log.Info("ClickHouse's table is usable now", "database", s.client.Database())
 			}
 			s.metrics.tableUnusable.Set(0)
 			s.tableOpen.Store(true)
@@ -213,13 +212,13 @@ func (s *Service) openTable(ctx context.Context) error {
 		}
 		s.setState(fmt.Errorf("ClickHouse's table cannot be used: %w", err))
 		s.metrics.tableUnusable.Set(1)
-		if err.Error() != said { // once each
+		if err.Error() != said { // log each error once
 			said = err.Error()
 			level := slog.LevelWarn
 			if clickhouse.ClassOf(err) == clickhouse.Configuration {
 				level = slog.LevelError
 			}
-			s.log.Log(ctx, level, "cannot use ClickHouse's table; nothing is written into it until that is mended; retrying", "error", err)
+			s.log.Log(ctx, level, "cannot use ClickHouse's table; writing nothing until this is fixed; retrying", "error", err)
 		}
 		if err := s.timing.backoff(ctx, attempt, err); err != nil {
 			return err
@@ -227,7 +226,7 @@ func (s *Service) openTable(ctx context.Context) error {
 	}
 }
 
-// tryTable is one attempt.
+// tryTable makes one attempt.
 func (s *Service) tryTable(ctx context.Context) error {
 	asking, cancel := context.WithTimeout(ctx, pingTimeout)
 	err := s.client.Ping(asking)
@@ -268,13 +267,13 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 		timing:  s.timing, log: log, metrics: s.metrics, tracer: s.deps.Tracer, own: s.metrics.take(h.partition, h.epoch), now: time.Now,
 		batches: [2]*batch{{}, {}}, alarm: make(chan struct{}, 1),
 	}
-	r.filler = newFiller(s.store, s.client.Digester(), false, 1, log) // the runner tries again itself
+	r.filler = newFiller(s.store, s.client.Digester(), false, 1, log) // the runner retries
 	r.positions = &positions{
 		kv: kv, key: positionKey(h.partition), writer: s.name, timeout: s.timing.request,
 		wait: func(ctx context.Context, attempt int, err error) error {
 			s.metrics.natsRetries.Inc()
 			r.setStatus(stateRetrying, err)
-			r.logOnce(slog.LevelError, "the position cannot be recorded, trying again", err)
+			r.logOnce(slog.LevelError, "cannot save the position; retrying", err)
 			return s.timing.backoff(ctx, attempt, err)
 		},
 	}
@@ -285,5 +284,5 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 	return r
 }
 
-// positionKey is the key of a partition's record in the bucket of the writer.
+// positionKey returns the key of a partition's position in the writer's bucket.
 func positionKey(partition int) string { return "range." + strconv.Itoa(partition) }

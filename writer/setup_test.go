@@ -151,7 +151,7 @@ func (b *bundle) publishRecord(partition int, encoded []byte) {
 	b.publishBatch(partition, testkit.MessageBatch(b.last[partition], encoded))
 }
 
-// publishBatch appends a record with the headers that the sequencer gives it.
+// publishBatch appends a record with the headers that the sequencer sets.
 func (b *bundle) publishBatch(partition int, batch []byte) {
 	b.t.Helper()
 	_, err := b.js.PublishMsgAsync(&nats.Msg{
@@ -159,7 +159,7 @@ func (b *bundle) publishBatch(partition int, batch []byte) {
 		Data:    batch,
 		Header: nats.Header{
 			topology.HeaderContentType: {message.BatchContentType},
-			"Nats-Expected":            {"1000000"}, // as long as the real one, that would be refused when a stream is made anew
+			"Nats-Expected":            {"1000000"}, // as long as the real header, which would be refused by a recreated stream
 		},
 	}, jetstream.WithStallWait(time.Minute))
 	require.NoError(b.t, err)

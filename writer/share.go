@@ -17,12 +17,12 @@ const leaseRole = "writer"
 // holding is a partition that this instance may write.
 type holding struct {
 	partition int
-	epoch     uint64 // grows with each change of hands
-	// good reports whether the partition is surely still this instance's at this moment.
+	epoch     uint64 // grows with each change of ownership
+	// good reports whether this instance certainly owns the partition now.
 	good func() bool
 }
 
-// holdFunc writes a partition until ctx, whose cause says why, ends.
+// holdFunc writes a partition until ctx ends; its cause is the reason.
 type holdFunc func(ctx context.Context, h holding)
 
 // shareByLease shares the partitions with the other writers of the deployment by leases.
@@ -61,8 +61,8 @@ func (s *Service) shareByLease(ctx context.Context, hold holdFunc) error {
 	return err //nolint:wrapcheck // says that it is of the leases
 }
 
-// leaseBucket opens the bucket of the writers' leases. It is replicated as the bucket of their positions,
-// which whoever set the deployment up has made.
+// leaseBucket opens the bucket of the writers' leases. It has as many replicas as the bucket of the positions, which was
+// created when the deployment was set up.
 func (s *Service) leaseBucket(ctx context.Context) (jetstream.KeyValue, error) {
 	once, cancel := context.WithTimeout(ctx, bucketWait)
 	defer cancel()
@@ -73,10 +73,10 @@ func (s *Service) leaseBucket(ctx context.Context) (jetstream.KeyValue, error) {
 	return lease.OpenBucket(ctx, s.deps.JetStream, topology.WriterLeaseBucket, stream.CachedInfo().Config.Replicas, s.deps.Deployment.Metadata())
 }
 
-// problemBytesMax bounds what a lease says of a problem.
+// problemBytesMax limits the problem text in a lease.
 const problemBytesMax = 500
 
-// leaseStatusValue is what the holder of a partition says of it in its lease.
+// leaseStatusValue is the status that the owner of a partition publishes in its lease.
 type leaseStatusValue struct {
 	State   state  `json:"state"`
 	Problem string `json:"problem,omitempty"`

@@ -73,7 +73,7 @@ func TestWritersShareThePartitions(t *testing.T) {
 	flow(map[*Service]int{three: 5})
 	require.NoError(t, stopThree())
 
-	rows, different := openTable(t, cfg.ClickHouseDSN).counts() // nobody died, so not even FINAL is needed
+	rows, different := openTable(t, cfg.ClickHouseDSN).counts() // no writer died, so not even FINAL is needed
 	require.EqualValues(t, partitions*published, rows)
 	require.EqualValues(t, partitions*published, different)
 }
@@ -154,7 +154,7 @@ func TestStatus(t *testing.T) {
 	require.EqualValues(t, 15, all[0].StreamLast)
 	require.EqualValues(t, 10, all[0].Done)
 	require.EqualValues(t, 5, all[0].Lag)
-	require.Contains(t, all[0].Problem, "holds other content than before")
+	require.Contains(t, all[0].Problem, "content of the message log has changed")
 	var table bytes.Buffer
 	require.NoError(t, WriteStatus(&table, all))
 	require.Contains(t, table.String(), "PARTITION")

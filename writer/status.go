@@ -20,33 +20,33 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
-// PartitionStatus is what can be seen of a partition from outside. State and Problem are as old as the last
-// renewal of the lease.
+// PartitionStatus is the externally visible status of a partition. State and Problem are as old as the last renewal of
+// the lease.
 type PartitionStatus struct {
 	Partition  int    `json:"partition"`
-	Owner      string `json:"owner"` // empty where nobody owns it
+	Owner      string `json:"owner"` // empty if no instance owns it
 	Epoch      uint64 `json:"epoch"`
 	State      string `json:"state,omitempty"`
 	Problem    string `json:"problem,omitempty"`
 	StreamLast uint64 `json:"stream_last"` // last message in the message log
 	Done       uint64 `json:"done"`        // last message in ClickHouse
 	Lag        uint64 `json:"lag"`         // messages between the two
-	// Pending is the range that is being inserted, nil if none.
+	// Pending is the range that is being inserted, nil if there is none.
 	Pending *RangeStatus `json:"pending,omitempty"`
-	// LostMessages counts what was gone from the message log before it could be inserted, ever, and Lost names
-	// the latest ranges of it.
+	// LostMessages is the total of messages that disappeared from the message log before they could be inserted; Lost
+	// holds the latest ranges of them.
 	LostMessages uint64        `json:"lost_messages"`
 	Lost         []RangeStatus `json:"lost,omitempty"`
-	// MissingRows counts rows that the table has lost and that could not be inserted again from the message log, ever.
+	// MissingRows is the total of rows that the table has lost and that could not be inserted again from the message log.
 	MissingRows uint64 `json:"missing_rows"`
 }
 
-// RangeStatus is a range of places, both ends included.
+// RangeStatus is a range of partition_seqs, both ends included.
 type RangeStatus = seqRange
 
 const statusTimeout = 5 * time.Second
 
-// Status looks at all partitions of a deployment.
+// Status returns the status of all partitions of a deployment.
 func Status(ctx context.Context, js jetstream.JetStream, partitions int) ([]PartitionStatus, error) {
 	kv, err := js.KeyValue(ctx, topology.WriterLeaseBucket)
 	if err != nil {
@@ -104,17 +104,17 @@ func partitionStatus(ctx context.Context, js jetstream.JetStream, records bucket
 		return s, err
 	}
 	s.StreamLast = bounds.Last
-	if bounds.Gone || foreign { // where it ends cannot be told
+	if bounds.Gone || foreign { // its end is unknown
 		s.StreamLast = s.Done
 	}
-	if foreign && s.Problem == "" { // the other partitions are shown all the same
+	if foreign && s.Problem == "" { // the other partitions are shown regardless
 		s.Problem = err.Error()
 	}
 	s.Lag = s.StreamLast - min(s.Done, s.StreamLast)
 	return s, nil
 }
 
-// WriteStatus prints a table of it, and below it the problems.
+// WriteStatus prints a table of the partitions, followed by their problems.
 func WriteStatus(w io.Writer, all []PartitionStatus) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "PARTITION\tOWNER\tEPOCH\tSTATE\tMESSAGES\tWRITTEN\tLAG\tINSERTING\tLOST\tMISSING") // Flush reports
@@ -148,7 +148,7 @@ func WriteStatus(w io.Writer, all []PartitionStatus) error {
 // StatusCommand is `sendhouse writer status`.
 type StatusCommand struct{ command.Status }
 
-// Run prints how the partitions are.
+// Run prints the status of the partitions.
 func (c *StatusCommand) Run(in *command.Invocation) error {
 	return in.Ask(in.Ctx, c.ClientConfig, command.Operator, func(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) error {
 		all, err := Status(ctx, js, deployment.Partitions)
@@ -159,7 +159,7 @@ func (c *StatusCommand) Run(in *command.Invocation) error {
 	})
 }
 
-// Shown is the status as the front page shows it.
+// Shown returns the status in the form of the front page.
 func Shown(ctx context.Context, js jetstream.JetStream, deployment topology.Deployment) ([]frontpage.Partition, error) {
 	all, err := Status(ctx, js, deployment.Partitions)
 	if err != nil {

@@ -46,7 +46,7 @@ func (b *bundle) stream(partition int) jetstream.Stream {
 	return stream
 }
 
-// recreate deletes a partition's message log and makes it anew, empty.
+// recreate deletes a partition's message log and creates it again, empty.
 func (b *bundle) recreate(partition int) {
 	b.t.Helper()
 	cfg := b.stream(partition).CachedInfo().Config
@@ -98,12 +98,12 @@ func TestReconcile(t *testing.T) {
 		"all expired":              {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: day, first: 1, gone: true}, plan{}},
 		"next is the first":        {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{created: day, first: 6, last: 9}, plan{}},
 		"retention has passed":     {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{created: day, first: 8, last: 9}, plan{missing: &seqRange{6, 7}}},
-		"all gone, made anew":      {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{created: other, first: 1, gone: true}, plan{recreated: true}},
+		"all gone, recreated":      {position{revision: 1, StreamCreated: day, Done: 5, DoneDigest: 7}, streamState{created: other, first: 1, gone: true}, plan{recreated: true}},
 		"tail lost":                {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: day, first: 1, last: 8}, plan{behind: true}},
 		"tail of pending lost":     {position{revision: 1, StreamCreated: day, Done: 5, Pending: &pendingRange{seqRange: seqRange{6, 9}}}, streamState{created: day, first: 1, last: 8}, plan{behind: true}},
 		"pending to be read":       {position{revision: 1, StreamCreated: day, Done: 5, Pending: &pendingRange{seqRange: seqRange{6, 9}}}, streamState{created: day, first: 1, last: 9}, plan{}},
-		"made anew, still shorter": {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: other, first: 1, last: 0}, plan{behind: true, recreated: true}},
-		"made anew, long enough":   {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: other, first: 1, last: 9}, plan{recreated: true, verify: true}},
+		"recreated, still shorter": {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: other, first: 1, last: 0}, plan{behind: true, recreated: true}},
+		"recreated, long enough":   {position{revision: 1, StreamCreated: day, Done: 9, DoneDigest: 7}, streamState{created: other, first: 1, last: 9}, plan{recreated: true, verify: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -132,7 +132,7 @@ func TestTailLostAndDerivedAgain(t *testing.T) {
 	b.stopMerges(cfg)
 	b.waitDone(0, 200)
 
-	// While the writer runs the stream loses its tail. (The only way to make that happen is to make it anew.)
+	// While the writer runs the stream loses its tail. (The only way to cause that is to recreate it.)
 	b.recreate(0)
 	publish(1, 50)
 	b.waitStatus(s, 0, stateBehind)
@@ -169,7 +169,7 @@ func TestStreamMadeAnewWithOtherContent(t *testing.T) {
 	b.requireEachOnce(cfg, 100)
 }
 
-// A log that was deleted is waited for; when it is there again with the same content, the writer goes on.
+// The writer waits for a deleted log, and continues when it is there again with the same content.
 func TestStreamDeletedAndBack(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
@@ -209,7 +209,7 @@ func TestStreamDeletedAndBack(t *testing.T) {
 	require.Empty(t, b.deadLetters())
 }
 
-// A log that was made anew and begins behind the position: what is missing is counted and named, nothing that
+// A recreated log that begins after the position: what is missing is counted and named, nothing that
 // is there is written twice or left out.
 func TestStreamMadeAnewBehindThePosition(t *testing.T) {
 	t.Parallel()

@@ -13,12 +13,12 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// stalledAfter is how many looks in a row must find a consumer that delivers nothing though the stream has
-// more, before it is made anew. It happens (nats-server issues).
+// stalledAfter is the number of checks in succession that must find a consumer delivering nothing although the stream
+// has more, before it is recreated. Bugs in nats-server can cause this.
 const stalledAfter = 3
 
-// watch looks at the stream from time to time while a session reads it: for the lag, and for what the
-// consumer would not notice. What it finds ends the session. It returns when ctx ends.
+// watch checks the stream periodically while a session reads it: for the lag, and for failures that the consumer does
+// not notice. A finding ends the session. It returns when ctx ends.
 func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
 	var seen uint64
 	stalled := 0
@@ -26,16 +26,16 @@ func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
 		next, received, blocked := g.progress()
 		s, err := r.streamState(ctx)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			g.fail(err) // the consumer would wait for it in silence
+			g.fail(err) // the consumer would wait for it silently
 			return
 		}
 		if err != nil {
-			continue // NATS is away: the consumer waits for it by itself
+			continue // NATS is unreachable, and the consumer handles that
 		}
 		r.showLag(ctx, s)
 		switch {
 		case !s.created.Equal(created):
-			g.fail(fmt.Errorf("stream %s was made anew", r.stream))
+			g.fail(fmt.Errorf("stream %s was recreated", r.stream))
 			return
 		case !s.gone && s.last+1 < next:
 			g.fail(fmt.Errorf("stream %s: %w: read up to %d, last %d", r.stream, errBehind, next-1, s.last))
@@ -53,7 +53,7 @@ func (r *runner) watch(ctx context.Context, g *gatherer, created time.Time) {
 	}
 }
 
-// showLag shows how far the stream is ahead of what is in ClickHouse, and how far behind the position it begins.
+// showLag exports how far the stream is ahead of ClickHouse, and how far before the position it begins.
 func (r *runner) showLag(ctx context.Context, s streamState) {
 	done := r.shown.Load()
 	if s.gone {
@@ -67,10 +67,10 @@ func (r *runner) showLag(ctx context.Context, s streamState) {
 	}
 	if accepted, err := r.acceptedAt(ctx, max(done+1, s.first)); err == nil {
 		r.own.oldest.accepted(accepted)
-	} // else what was known goes on growing older, which is true as long as nothing was inserted
+	} // else the known age keeps growing, which is right while nothing is inserted
 }
 
-// acceptedAt is when the message at a place was accepted.
+// acceptedAt returns when a message was accepted.
 func (r *runner) acceptedAt(ctx context.Context, seq uint64) (time.Time, error) {
 	entry, err := r.at(ctx, seq, r.shownIn.Load())
 	if err != nil {
@@ -83,13 +83,13 @@ func (r *runner) acceptedAt(ctx context.Context, seq uint64) (time.Time, error) 
 	return at, nil
 }
 
-// timing is how long the runner waits for what.
+// timing holds the runner's timeouts and intervals.
 type timing struct {
-	request    time.Duration // for an answer of NATS
-	watch      time.Duration // between looks at the stream
-	health     time.Duration // between looks at ClickHouse
-	stop       time.Duration // for what has begun, when told to stop
-	unsure     time.Duration // behind an insert that ClickHouse did not answer: until it can be taken to have ended, in or not
+	request    time.Duration // timeout of a NATS request
+	watch      time.Duration // interval between checks of the stream
+	health     time.Duration // interval between health checks of ClickHouse
+	stop       time.Duration // limit of work in progress on shutdown
+	unsure     time.Duration // after an insert without an answer: until it has certainly ended, whether it succeeded or not
 	backoffMin time.Duration
 	backoffMax time.Duration
 }
@@ -98,8 +98,8 @@ func defaultTiming(stop time.Duration) timing {
 	return timing{request: 5 * time.Second, watch: 2 * time.Second, health: healthInterval, stop: stop, unsure: 2 * time.Minute, backoffMin: 100 * time.Millisecond, backoffMax: 5 * time.Second}
 }
 
-// backoff waits before another attempt: twice as long as before the last one, up to the most, and
-// half of that at random, so that partitions do not all come at once. The error is that of ctx.
+// backoff waits before another attempt: twice as long as before the last one, up to a maximum, half of it random, so that
+// the partitions do not retry in lockstep. It returns ctx's error.
 func (t timing) backoff(ctx context.Context, attempt int, _ error) error {
 	wait := t.backoffMin << min(attempt, 16)
 	if wait > t.backoffMax || wait <= 0 {

@@ -72,7 +72,7 @@ func TestZombie(t *testing.T) {
 	close(slow.release)
 	for valueOf(t, zombie.metrics.partitions[0].fenced) == 0 {
 		require.NoError(t, b.ctx.Err())
-		b.waitStatus(zombie, 0, stateRunning) // it has seen the others' position and goes on from there
+		b.waitStatus(zombie, 0, stateRunning) // it has seen the others' position and continues from there
 	}
 	b.publish(0, 1001, 1500)
 	b.waitDone(0, 1500)

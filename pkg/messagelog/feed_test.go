@@ -100,7 +100,7 @@ func (b *bundle) small(t *testing.T, n int) uint64 {
 }
 
 // A feed gives all records in their order, whatever ends its requests: their bytes, then their number, and at last
-// nothing, at the end of the log, where it waits for more.
+// nothing, at the end of the log while it waits for more.
 func TestFeed(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// The index keeps 31 bits of a position. Where they run over, and among keys that
+// The index keeps 31 bits of a position. When they overflow, and among keys that
 // collide, every entry kept is found and no other.
 func TestWindowFindsWhatItKeeps(t *testing.T) {
 	t.Parallel()

@@ -82,7 +82,7 @@ func mustRun(t *testing.T, seed uint64, metrics *runner.PartitionMetrics) Result
 	return result
 }
 
-// The same seed gives the same run, to the last event, also if it fails.
+// The same seed produces the same run, to the last event, even if it fails.
 func TestSameSeedSameRun(t *testing.T) {
 	t.Parallel()
 	wrong := deliberateBugs()["messages are appended without the expected sequence"]

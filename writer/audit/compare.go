@@ -16,34 +16,34 @@ import (
 )
 
 const (
-	// rangeSize is how many places are summed up as one, and looked at one by one where they
+	// rangeSize is the number of partition_seqs that are summed up together, and compared one by one if the sums
 	// differ.
 	rangeSize = 16_384
-	// windowRanges is how many ranges one question to ClickHouse is about: each reads the columns
-	// partition and partition_seq of the whole table.
+	// windowRanges is the number of ranges per ClickHouse query, each of which reads the columns partition and
+	// partition_seq of the whole table.
 	windowRanges = 256
-	// expiryMargin leaves out what may expire while the audit runs.
+	// expiryMargin excludes messages that may expire during the audit.
 	expiryMargin = time.Hour
 )
 
 // CheckRows is the name of the check that compares rows with messages.
 const CheckRows = "rows"
 
-// Compared is what comparing one partition covered.
+// Compared is the coverage and result of comparing one partition.
 type Compared struct {
-	First    uint64 `json:"first"` // places
+	First    uint64 `json:"first"` // partition_seqs
 	Last     uint64 `json:"last"`
 	Rows     uint64 `json:"rows"`
-	Expiring uint64 `json:"expiring"` // messages left out
-	// The rest are differences, by kind.
+	Expiring uint64 `json:"expiring"` // excluded messages
+	// The following fields count differences, by kind.
 	Missing uint64 `json:"missing"`
 	Twice   uint64 `json:"twice"`
 	Changed uint64 `json:"changed"`
-	Foreign uint64 `json:"foreign"` // rows that the message log has no message for
-	// Explained are missing rows whose messages are dead letters.
+	Foreign uint64 `json:"foreign"` // rows without a message in the message log
+	// Explained counts missing rows whose messages are dead letters.
 	Explained   uint64 `json:"dead_letters"`
-	Undecodable uint64 `json:"undecodable"` // records that are no messages
-	OldRows     uint64 `json:"old_rows"`    // whose messages retention has taken
+	Undecodable uint64 `json:"undecodable"` // entries that are not messages
+	OldRows     uint64 `json:"old_rows"`    // rows whose messages retention has removed
 }
 
 // Auditor compares the partitions of a deployment.
@@ -53,10 +53,10 @@ type Auditor struct {
 	partitions int
 	log        *slog.Logger
 	expiresBy  uint64
-	letters    map[writer.Letter]bool // read when first needed
+	letters    map[writer.Letter]bool // read on first use
 }
 
-// New makes an auditor.
+// New returns an auditor.
 func New(js jetstream.JetStream, client *clickhouse.Client, partitions int, log *slog.Logger) *Auditor {
 	return &Auditor{js: js, client: client, partitions: partitions, log: log, expiresBy: uint64(time.Now().Add(expiryMargin).Unix())}
 }
@@ -71,7 +71,7 @@ func (a *Auditor) Audit(ctx context.Context, report *audit.Report) {
 	report.Add(a.log, part, a.compareExtents(ctx, part))
 }
 
-// compareExtents looks for rows of partitions that the deployment does not have.
+// compareExtents finds rows of partitions that the deployment does not have.
 func (a *Auditor) compareExtents(ctx context.Context, part *audit.Part) error {
 	extents, err := a.client.Extents(ctx)
 	if err != nil {
@@ -80,13 +80,13 @@ func (a *Auditor) compareExtents(ctx context.Context, part *audit.Part) error {
 	for _, e := range extents {
 		part.Compared += e.Rows
 		if int(e.Partition) >= a.partitions {
-			part.Differ("%d rows are of partition %d, and there are %d partitions", e.Rows, e.Partition, a.partitions)
+			part.Differ("%d rows belong to partition %d, but there are %d partitions", e.Rows, e.Partition, a.partitions)
 		}
 	}
 	return nil
 }
 
-// Compare compares a partition. The part is never nil; its details are a [*Compared].
+// Compare compares a partition. The returned part is never nil; its details are a [*Compared].
 func (a *Auditor) Compare(ctx context.Context, partition int) (*audit.Part, error) {
 	c := &comparison{
 		Auditor: a, part: &audit.Part{Check: CheckRows, Partition: partition}, report: new(Compared),
@@ -119,7 +119,7 @@ func (c *comparison) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if bounds.Gone { // all that there was is old
+	if bounds.Gone { // all messages are old
 		bounds.First, bounds.Last = done+1, done
 	}
 	if err := behind(recorded, bounds); err != nil {
@@ -143,16 +143,15 @@ func (c *comparison) compare(ctx context.Context) error {
 	return c.compareBeyond(ctx)
 }
 
-// behind is an error where the message log ends before what the writer has read of it.
+// behind returns an error if the message log ends before what the writer has read from it.
 func behind(recorded writer.Recorded, bounds messagelog.Bounds) error {
 	if bounds.Gone || recorded.Begun <= bounds.Last {
 		return nil
 	}
-	return fmt.Errorf("the writer has read up to message %d, and the message log ends at %d: its tail is being derived again; try later", recorded.Begun, bounds.Last)
+	return fmt.Errorf("the writer has read up to message %d, but the message log ends at %d: its tail is being derived again; try again later", recorded.Begun, bounds.Last)
 }
 
-// window compares a run of ranges: the messages are summed up first, so that the rows that ClickHouse then
-// sums up are all there.
+// window compares several ranges. It sums up the messages first, so that their rows are in ClickHouse when it sums up those.
 func (c *comparison) window(ctx context.Context, first, last uint64) error {
 	var want [windowRanges]clickhouse.RangeSum
 	expiring := uint64(0)
@@ -161,7 +160,7 @@ func (c *comparison) window(ctx context.Context, first, last uint64) error {
 		d, err := c.digester.Digest(r.Seq, r.Data)
 		switch {
 		case errors.Is(err, clickhouse.ErrUndecodable):
-			c.report.Undecodable++ // a dead letter; the chain's check complains
+			c.report.Undecodable++ // a dead letter; the check of the chain reports it
 		case err != nil:
 			return err //nolint:wrapcheck // says which record
 		case c.expired(d):
@@ -206,8 +205,8 @@ func (c *comparison) expired(d clickhouse.Digested) bool {
 	return d.Expires > 0 && d.Expires <= c.expiresBy
 }
 
-// compareOld looks at the rows before the message log's first: there is nothing to compare them with, but
-// none of them may be there twice.
+// compareOld checks the rows before the message log's first message: there is nothing to compare them with, but none of
+// them may be stored twice.
 func (c *comparison) compareOld(ctx context.Context, before uint64) error {
 	if before <= 1 {
 		return nil
@@ -222,17 +221,17 @@ func (c *comparison) compareOld(ctx context.Context, before uint64) error {
 		c.report.OldRows += counts.Rows
 		if twice := counts.Rows - counts.Different; twice > 0 {
 			c.report.Twice += twice
-			c.part.Differ("%d rows of messages %d to %d are there more than once", twice, first, last)
+			c.part.Differ("%d rows of messages %d to %d are stored more than once", twice, first, last)
 		}
 		absent += last - first + 1 - counts.Different
 	}
-	c.part.Omit("%d rows of messages 1 to %d, which retention has taken from the message log; %d more of these messages have no row: expired, or dead letters, or lost",
+	c.part.Omit("%d rows of messages 1 to %d, which retention has removed from the message log; %d more of these messages have no row: expired, or dead letters, or lost",
 		c.report.OldRows, before-1, absent)
 	return nil
 }
 
-// compareBeyond looks for rows of messages that the log does not have yet. The writer's record and the log are
-// asked after the rows, since messages come in.
+// compareBeyond finds rows of messages that the log does not have yet. It reads the writer's position and the log after the
+// rows, because messages keep arriving.
 func (c *comparison) compareBeyond(ctx context.Context) error {
 	extents, err := c.client.Extents(ctx)
 	if err != nil {
@@ -252,7 +251,7 @@ func (c *comparison) compareBeyond(ctx context.Context) error {
 	for _, e := range extents {
 		if int(e.Partition) == c.part.Partition && e.Last > bounds.Last && !bounds.Gone {
 			c.report.Foreign++
-			c.part.Differ("there is a row of message %d, and the message log ends at %d", e.Last, bounds.Last)
+			c.part.Differ("there is a row of message %d, but the message log ends at %d", e.Last, bounds.Last)
 		}
 	}
 	return nil

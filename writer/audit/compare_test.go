@@ -50,12 +50,12 @@ func TestRetentionShorterThanTheTable(t *testing.T) {
 	b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE partition_seq = 17")
 	differences, _ = b.compare()
 	require.Len(t, differences, 1)
-	require.Contains(t, differences[0], "1 rows of messages 1 to 300 are there more than once")
+	require.Contains(t, differences[0], "1 rows of messages 1 to 300 are stored more than once")
 }
 
 func TestPlantedFaultsAreFound(t *testing.T) {
 	t.Parallel()
-	// 18.16 cannot delete or change rows: there a table is filled anew with what the fault leaves.
+	// 18.16 cannot delete or change rows: there a new table is filled with what the fault leaves.
 	replace := func(b *bundle, selection string) {
 		b.exec("CREATE TABLE " + b.table + "_other AS " + b.table)
 		b.exec("INSERT INTO " + b.table + "_other SELECT " + selection)
@@ -70,7 +70,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		"all rows gone": {func(b *bundle) { replace(b, "* FROM "+b.table+" WHERE partition_seq <= 197") }, "message_seq 198 of channel 2/c (partition_seq 198,"},
 		"changed payload": {func(b *bundle) {
 			replace(b, fmt.Sprintf(columns, "if(partition_seq = 77, 'other', payload)", "partition_seq")+" FROM "+b.table)
-		}, `is not what the message log holds: payload is "5:other", wanted "10:payload 77"`},
+		}, `differs from the message log: payload is "5:other", want "10:payload 77"`},
 		"changed expiry": {func(b *bundle) {
 			b.exec("SYSTEM STOP TTL MERGES " + b.table)
 			b.exec("SYSTEM STOP MERGES " + b.table)
@@ -87,7 +87,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		}, "the row of message_seq 77 of channel 2/c"},
 		"row of no message": {func(b *bundle) {
 			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "payload", "toUInt64(5000)") + " FROM " + b.table + " WHERE partition_seq = 77")
-		}, "there is a row of message 5000, and the message log ends at 200"},
+		}, "there is a row of message 5000, but the message log ends at 200"},
 		"hole in the log": {func(b *bundle) {
 			stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))
 			require.NoError(b.t, err)
@@ -119,7 +119,7 @@ func TestRowsOfNoPartition(t *testing.T) {
 	audit.New(b.js, b.client, 1, slog.New(slog.DiscardHandler)).Audit(b.ctx, whole)
 	whole.Finish(nil)
 	require.Equal(t, report.Differs, whole.Status)
-	require.ErrorContains(t, whole.Err(), "1 rows are of partition 9")
+	require.ErrorContains(t, whole.Err(), "1 rows belong to partition 9")
 }
 
 // Of a log that has lost its first record, or one within, as many messages are left out as the record had.
@@ -212,7 +212,7 @@ func TestCannotTell(t *testing.T) {
 	b.requireBehind(b.js)
 }
 
-// loseMessages makes the log anew, so that nothing of it is derived again yet.
+// loseMessages recreates the log, empty, before anything is derived again.
 func (b *bundle) loseMessages() {
 	b.t.Helper()
 	stream, err := b.js.Stream(b.ctx, topology.MessagesStream(0))

@@ -12,7 +12,7 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// wantedRow is the row that a message must have.
+// wantedRow is the row that a message should have.
 type wantedRow struct {
 	seq  uint64
 	hash uint64
@@ -26,7 +26,7 @@ func (c *comparison) rows(ctx context.Context, first, last uint64) error {
 		if err == nil && !c.expired(d) {
 			want = append(want, wantedRow{r.Seq, d.Hash})
 		}
-		return nil // what cannot be read has been counted
+		return nil // entries that cannot be read have been counted
 	})
 	if err != nil {
 		return err
@@ -60,11 +60,11 @@ func (c *comparison) rows(ctx context.Context, first, last uint64) error {
 	return nil
 }
 
-// present compares a message with the rows that it has.
+// present compares a message with its rows.
 func (c *comparison) present(ctx context.Context, want wantedRow, have []clickhouse.RowDigest) error {
 	if len(have) > 1 {
 		c.report.Twice++
-		c.part.Differ("the row of %s is there %d times", c.name(ctx, want.seq), len(have))
+		c.part.Differ("the row of %s is stored %d times", c.name(ctx, want.seq), len(have))
 		c.part.Mend("OPTIMIZE TABLE %s FINAL", c.client.MessagesTable())
 	}
 	for _, row := range have {
@@ -76,14 +76,14 @@ func (c *comparison) present(ctx context.Context, want wantedRow, have []clickho
 		if err != nil {
 			return err
 		}
-		c.part.Differ("the row of %s is not what the message log holds: %s", c.name(ctx, want.seq), what)
+		c.part.Differ("the row of %s differs from the message log: %s", c.name(ctx, want.seq), what)
 		c.part.Mend("delete the row (ALTER TABLE … DELETE … SETTINGS mutations_sync = 2), then: sendhouse replay clickhouse --replay-partition %d", c.part.Partition)
 		return nil
 	}
 	return nil
 }
 
-// name names a message, as far as the report describes differences and the log can be read.
+// name returns the name of a message, as long as the report lists differences and the log is readable.
 func (c *comparison) name(ctx context.Context, seq uint64) string {
 	name := fmt.Sprintf("partition_seq %d", seq)
 	if !c.part.Describing() {
@@ -103,7 +103,7 @@ func (c *comparison) name(ctx context.Context, seq uint64) string {
 	return name
 }
 
-// whatChanged names the columns in which the rows of a message differ from it.
+// whatChanged returns the columns in which the rows of a message differ from it.
 func (c *comparison) whatChanged(ctx context.Context, seq uint64) (string, error) {
 	rows, err := c.client.RowTexts(ctx, c.part.Partition, seq)
 	if err != nil {
@@ -121,7 +121,7 @@ func (c *comparison) whatChanged(ctx context.Context, seq uint64) (string, error
 	for i, name := range c.digester.Names() {
 		for _, row := range rows {
 			if row[i] != want[i] {
-				columns = append(columns, fmt.Sprintf("%s is %.60q, wanted %.60q", name, row[i], want[i]))
+				columns = append(columns, fmt.Sprintf("%s is %.60q, want %.60q", name, row[i], want[i]))
 				break
 			}
 		}
@@ -129,8 +129,8 @@ func (c *comparison) whatChanged(ctx context.Context, seq uint64) (string, error
 	return strings.Join(columns, ", "), nil
 }
 
-// missing looks whether a message without a row is a dead letter. It may also have a row that is taken
-// for expired, because its column was changed.
+// missing checks whether a message without a row is a dead letter. The message may also have a row that counts as expired
+// because its column was changed.
 func (c *comparison) missing(ctx context.Context, seq uint64) error {
 	if err := c.readLetters(ctx); err != nil {
 		return err
@@ -145,8 +145,8 @@ func (c *comparison) missing(ctx context.Context, seq uint64) error {
 	return nil
 }
 
-// foreign looks at the rows of a message that the log did not give: it may have been taken by retention
-// meanwhile, or be in a tail that was lost.
+// foreign handles rows of a message that was not read from the log: retention may have removed it in the meantime, or it
+// may be in a lost tail.
 func (c *comparison) foreign(ctx context.Context, have []clickhouse.RowDigest) ([]clickhouse.RowDigest, error) {
 	n := 1
 	for n < len(have) && have[n].PartitionSeq == have[0].PartitionSeq {
@@ -161,7 +161,7 @@ func (c *comparison) foreign(ctx context.Context, have []clickhouse.RowDigest) (
 		return have[n:], nil
 	}
 	if have[0].PartitionSeq > bounds.Last {
-		return nil, fmt.Errorf("there is a row of message %d, and the message log ends at %d: %w", have[0].PartitionSeq, bounds.Last, messagelog.ErrTailLost)
+		return nil, fmt.Errorf("there is a row of message %d, but the message log ends at %d: %w", have[0].PartitionSeq, bounds.Last, messagelog.ErrTailLost)
 	}
 	c.report.Foreign += uint64(n)
 	c.part.Differ("there is a row of message %d, which the message log does not have", have[0].PartitionSeq)

@@ -6,30 +6,29 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// A block above either limit can be cut in two by the server (min_insert_block_size_rows and _bytes),
-// and the deduplication token would then protect only a part of it.
+// The server can split a block above either limit (min_insert_block_size_rows and _bytes), and the deduplication token
+// would then protect only a part of it.
 const (
-	// BlockRowsMax is the most rows of a block.
+	// BlockRowsMax is the maximum number of rows of a block.
 	BlockRowsMax = 1_000_000
-	// BlockBytesMax is the most bytes of a block as ClickHouse counts them: text, and rowOverheadBytes a row.
+	// BlockBytesMax is the maximum size of a block as ClickHouse counts it: text, plus rowOverheadBytes a row.
 	BlockBytesMax = 250 << 20
-	// rowOverheadBytes is what a row takes in the server's memory besides its text: 53 bytes of numbers, an
-	// offset of 8 bytes for each of the 7 strings and the array, and a byte of termination for each string.
+	// rowOverheadBytes is the memory of a row in the server beyond its text: 53 bytes of numbers, an offset of 8 bytes for
+	// each of the 7 strings and the array, and a terminating byte for each string.
 	rowOverheadBytes = 53 + 8*8 + 7
 	// subscriberOverheadBytes is the same for one subscriber.
 	subscriberOverheadBytes = 8 + 1
 )
 
-// Block is a batch of messages as columns. It is made once and filled again and again: Reset keeps the
-// slices. The strings in it alias the encoded messages they were read from, so these must not be changed
-// before the next Reset.
+// Block is a batch of messages as columns. It is reusable: Reset keeps the slices. Its strings alias the encoded messages
+// that they were read from, so these must not change before the next Reset.
 //
 // A Block is not safe for concurrent use.
 type Block struct {
-	bytes int // as the server counts
+	bytes int // as the server counts them
 
 	columns []values // of the stored fields, in their order
-	// Those of them that the block itself reads.
+	// The columns that the block itself reads.
 	messageID    *numbers[int64]
 	messageSeq   *numbers[uint64]
 	channelID    *texts
@@ -43,7 +42,7 @@ type Block struct {
 	picked  picked
 }
 
-// prepare makes the columns.
+// prepare creates the columns.
 func (b *Block) prepare() {
 	for _, f := range storedFields() {
 		c := newValues(f)
@@ -67,8 +66,8 @@ func (b *Block) prepare() {
 	}
 }
 
-// Append decodes a message of the message log and adds it as a row. An encoding that is not a message, or
-// not one that can be stored, is an error that wraps [ErrUndecodable]; the block is then as before.
+// Append decodes a message of the message log and adds it as a row. For an encoding that is not a message, or not one that
+// can be stored, it returns an error that wraps [ErrUndecodable] and leaves the block unchanged.
 func (b *Block) Append(partitionSeq uint64, encoded []byte) error {
 	if b.columns == nil {
 		b.prepare()
@@ -83,7 +82,7 @@ func (b *Block) Append(partitionSeq uint64, encoded []byte) error {
 	return nil
 }
 
-// Rows is the number of rows.
+// Rows returns the number of rows.
 func (b *Block) Rows() int {
 	if b.columns == nil {
 		return 0
@@ -91,10 +90,10 @@ func (b *Block) Rows() int {
 	return len(b.messageID.rows)
 }
 
-// Bytes is the size of the block as the server will count it, or a little more.
+// Bytes returns the size of the block as the server will count it, or a little more.
 func (b *Block) Bytes() int { return b.bytes }
 
-// Reset empties the block and lets go of the messages it was read from.
+// Reset empties the block and releases the messages that it was read from.
 func (b *Block) Reset() {
 	b.bytes = 0
 	for _, c := range b.columns {
@@ -105,11 +104,11 @@ func (b *Block) Reset() {
 	b.picked.reset()
 }
 
-// PartitionSeq is that of a row.
+// PartitionSeq returns the partition_seq of a row.
 func (b *Block) PartitionSeq(row int) uint64 { return b.partitionSeq.rows[row] }
 
-// MessageID is the ID of a row's message.
+// MessageID returns the ID of a row's message.
 func (b *Block) MessageID(row int) message.ID { return message.ID(b.messageID.rows[row]) }
 
-// AcceptedAt is the timestamp of a row: when its message was accepted.
+// AcceptedAt returns the timestamp of a row: when its message was accepted.
 func (b *Block) AcceptedAt(row int) time.Time { return time.UnixMilli(b.timestamp.rows[row]).UTC() }

@@ -9,14 +9,14 @@ import (
 	"strings"
 )
 
-// Check looks whether the table of messages is as the writer needs it, and reports all that is missing in
-// one error of class Configuration that names each column or setting. What the table has besides is left
-// alone, so a column can be given another codec, or a table another engine that keeps the promises.
+// Check verifies that the table of messages has what the writer needs, and reports all problems in one error of class
+// Configuration that names each column or setting. It ignores anything beyond that, so an operator can change the codec of
+// a column, or choose another engine with the same guarantees.
 //
-// On a cluster it looks at the table that spans it and at the part of it on the server that it is connected to.
+// On a cluster it checks the Distributed table and its local table on the connected server.
 //
-// Settings by which a power cut can take rows from the table are no error, since a ClickHouse of one's own may have its reasons: they are
-// logged as a warning, with the statement that sets them.
+// Settings that let a power cut remove rows are not an error, because the operator of a ClickHouse may have chosen them:
+// Check logs a warning with the statement that changes them.
 func (c *Client) Check(ctx context.Context) error {
 	single, err := c.check(ctx, true)
 	if err != nil {
@@ -26,13 +26,13 @@ func (c *Client) Check(ctx context.Context) error {
 	return nil
 }
 
-// Recheck is Check without what that warns of, for a table that has passed it and may have been changed since.
+// Recheck is Check without its warnings, for a table that has passed Check and may have changed since.
 func (c *Client) Recheck(ctx context.Context) error {
 	_, err := c.check(ctx, false)
 	return err
 }
 
-// check also reports whether the table is one on one server.
+// check also reports whether the table is on a single server.
 func (c *Client) check(ctx context.Context, warn bool) (single bool, err error) {
 	tables := []string{tableMessages}
 	if c.layout.Cluster != "" {
@@ -58,7 +58,7 @@ func (c *Client) check(ctx context.Context, warn bool) (single bool, err error) 
 	return single, nil
 }
 
-// problem is what is wrong with a table, and what mends it.
+// problem is what is wrong with a table, and how to fix it.
 type problem struct{ text, fix string }
 
 type problems []problem
@@ -71,7 +71,7 @@ func (p problems) text() string {
 	return strings.Join(texts, "; ")
 }
 
-// hint names each way out once.
+// hint lists each distinct fix once.
 func (p problems) hint() string {
 	var fixes []string
 	for i := range p {
@@ -83,11 +83,11 @@ func (p problems) hint() string {
 }
 
 const (
-	fixMissing = "run `sendhouse migrate`, which makes it"
-	fixAside   = "move the table aside with RENAME TABLE, run `sendhouse migrate`, and bring its rows back with `sendhouse replay clickhouse`"
+	fixMissing = "run `sendhouse migrate`, which creates it"
+	fixAside   = "move the table aside with RENAME TABLE, run `sendhouse migrate`, and restore its rows with `sendhouse replay clickhouse`"
 )
 
-// alter is the statement that changes the table, as a way out.
+// alter returns the statement that changes the table, as a fix.
 func (c *Client) alter(table, change string) string {
 	cluster := ""
 	if c.layout.Cluster != "" {
@@ -102,7 +102,7 @@ func (c *Client) problems(ctx context.Context, table string) (engine, problems, 
 		return engine, nil, err
 	}
 	if engine.name == "" {
-		return engine, problems{{"the table is not there", fixMissing}}, nil
+		return engine, problems{{"the table does not exist", fixMissing}}, nil
 	}
 	have, err := c.columnTypes(ctx, table)
 	if err != nil {
@@ -115,7 +115,7 @@ func (c *Client) problems(ctx context.Context, table string) (engine, problems, 
 // index matches the line of a CREATE TABLE that declares an index.
 var index = regexp.MustCompile(`(?m)^\s+INDEX (\w+) (.+?),?$`)
 
-// warnOfIndexes logs each index that the migrations declare and the table does not have: reads are slower without it.
+// warnOfIndexes logs each index that the migrations declare and the table lacks: reads are slower without it.
 func (c *Client) warnOfIndexes(ctx context.Context, table string) error {
 	all, err := Migrations(c.layout)
 	if err != nil {
@@ -159,12 +159,12 @@ func (c *Client) indexes(ctx context.Context, table string) ([]string, error) {
 	return names, nil
 }
 
-// SingleServer reports whether the table, when it was last checked, was that of one server, which is asked itself: what it says it holds
-// is all that there is. A replica may be behind another one.
+// SingleServer reports whether the table, at its last check, was on a single server that is queried directly: its answers
+// are complete. A replica may lag another one.
 func (c *Client) SingleServer() bool { return c.single.Load() }
 
-// warnUnsynced logs the settings without which ClickHouse reports rows as stored that a power cut can still take. A merge replaces
-// parts that are on disk by one that is only in memory unless it syncs; mutations and TTL obey the settings of merges.
+// warnUnsynced logs the settings without which ClickHouse acknowledges rows that a power cut can still remove. Without
+// syncing, a merge replaces parts on disk by one that is only in memory; mutations and TTL obey the settings of merges.
 func (c *Client) warnUnsynced(ctx context.Context, table string, e engine) error {
 	if len(e.unsynced(nil)) == 0 {
 		return nil
@@ -186,13 +186,13 @@ func (c *Client) warnUnsynced(ctx context.Context, table string, e engine) error
 		return fmt.Errorf("query system.merge_tree_settings: %w", err)
 	}
 	if unset := e.unsynced(defaults); len(unset) > 0 {
-		c.log.Warn("a power cut can take rows from the table: it does not sync all that it writes", "table", c.target(table), "unset", strings.Join(unset, ", "),
+		c.log.Warn("a power cut can remove rows from the table, because it does not sync all its writes", "table", c.target(table), "unset", strings.Join(unset, ", "),
 			"statement", fmt.Sprintf("ALTER TABLE %s.%s MODIFY SETTING %s = 1", quoteName(c.database), table, strings.Join(unset, " = 1, ")))
 	}
 	return nil
 }
 
-// engine is what system.tables says of a table; the name is empty where there is none.
+// engine is the row of a table in system.tables; name is empty if there is none.
 type engine struct{ name, full, sortingKey string }
 
 func (c *Client) engine(ctx context.Context, table string) (engine, error) {
@@ -247,16 +247,16 @@ func columnProblems(have map[string]string, want []column, alter func(change str
 			if slices.Contains(keyColumns(), c.name) {
 				fix = fixAside // ClickHouse does not change the type of a column of the sorting key
 			}
-			found = append(found, problem{fmt.Sprintf("column %s is %s, needed is %s", c.name, typeName, c.typeName), fix})
+			found = append(found, problem{fmt.Sprintf("column %s is %s, but must be %s", c.name, typeName, c.typeName), fix})
 		}
 	}
 	return found
 }
 
-// keyColumns are those by which a merge takes two rows for one.
+// keyColumns are the columns by which a merge identifies rows.
 func keyColumns() []string { return []string{"channel_id", "channel_type", "message_seq"} }
 
-// sameType lets an operator wrap a column in LowCardinality, which takes the same values.
+// sameType also accepts a column wrapped in LowCardinality, which stores the same values.
 func sameType(have, want string) bool {
 	if inner, ok := strings.CutPrefix(have, "LowCardinality("); ok {
 		have = strings.TrimSuffix(inner, ")")
@@ -265,8 +265,8 @@ func sameType(have, want string) bool {
 	return squeeze(have) == squeeze(want)
 }
 
-// problems asks for what exactly-once rests on, and that no merge takes different messages for one. Other
-// engines than the MergeTree family (Distributed, Buffer) are the operator's own decision.
+// problems checks what exactly-once relies on, and that no merge treats different messages as one. Engines outside the
+// MergeTree family (Distributed, Buffer) are the operator's own decision.
 func (e engine) problems(alter func(change string) string) problems {
 	if !strings.HasSuffix(e.name, "MergeTree") {
 		return nil
@@ -278,20 +278,20 @@ func (e engine) problems(alter func(change string) string) problems {
 	}
 	value, set := e.setting(window)
 	if (set && value == "0") || (!set && !e.replicated()) {
-		found = append(found, problem{"setting " + window + " is not set: a batch repeated after a failure would be there twice", alter("MODIFY SETTING " + window + " = 100000")})
+		found = append(found, problem{"setting " + window + " is not set: a batch that is retried after a failure would be stored twice", alter("MODIFY SETTING " + window + " = 100000")})
 	}
 	if strings.Contains(e.name, "Replacing") {
 		key := strings.Split(strings.ReplaceAll(e.sortingKey, " ", ""), ",")
 		for _, column := range keyColumns() {
 			if !slices.Contains(key, column) {
-				found = append(found, problem{fmt.Sprintf("the sorting key (%s) has no %s: merges would take different messages for one", e.sortingKey, column), fixAside})
+				found = append(found, problem{fmt.Sprintf("the sorting key (%s) has no %s: merges would treat different messages as one", e.sortingKey, column), fixAside})
 			}
 		}
 	}
 	return found
 }
 
-// local reports whether rows that are inserted go into parts of this server, and are on no other.
+// local reports whether inserted rows are stored in parts of this server only.
 func (e engine) local() bool {
 	return strings.HasSuffix(e.name, "MergeTree") && !e.replicated()
 }
@@ -300,13 +300,13 @@ func (e engine) replicated() bool {
 	return strings.HasPrefix(e.name, "Replicated") || strings.HasPrefix(e.name, "Shared")
 }
 
-// unsynced lists the settings that would make the table sync all that it writes, and that neither it nor the server's defaults have.
+// unsynced lists the settings that are needed to sync all writes and that neither the table nor the server's defaults set.
 func (e engine) unsynced(defaults map[string]string) []string {
 	if !strings.HasSuffix(e.name, "MergeTree") || strings.HasPrefix(e.name, "Shared") {
 		return nil
 	}
 	var unset []string
-	// need takes settings of which one is enough.
+	// need takes alternatives: one of the settings is enough.
 	need := func(names ...string) {
 		for _, name := range names {
 			value, set := e.setting(name)
@@ -328,7 +328,7 @@ func (e engine) unsynced(defaults map[string]string) []string {
 	return unset
 }
 
-// setting reads a setting of the table out of the engine's text.
+// setting parses a setting of the table from the engine's text.
 func (e engine) setting(name string) (value string, set bool) {
 	_, rest, set := strings.Cut(e.full, " "+name+" = ")
 	value, _, _ = strings.Cut(rest, ",")

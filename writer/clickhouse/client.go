@@ -22,12 +22,12 @@ type Client struct {
 	columns   []column
 	types     []clickhouse.ColumnNameAndType
 	statement string
-	timeout   time.Duration // of an insert
+	timeout   time.Duration // limit of an insert
 	kept      keptColumns
 	single    atomic.Bool // see SingleServer
 }
 
-// Open checks the configuration and makes a client. It connects with the first call.
+// Open checks the configuration and returns a client, which connects with the first call.
 func Open(cfg Config, log *slog.Logger) (*Client, error) {
 	options, database, err := cfg.options()
 	if err != nil {
@@ -53,11 +53,11 @@ func Open(cfg Config, log *slog.Logger) (*Client, error) {
 	}, nil
 }
 
-// Database is the database of the DSN, or the default one.
+// Database returns the database of the DSN, or the default one.
 func (c *Client) Database() string { return c.database }
 
-// Ping reaches the server, or returns when ctx ends. The driver's handshake does not look at ctx: with a server
-// that accepts and says nothing it goes on behind our back, for the dial timeout.
+// Ping reaches the server, or returns when ctx ends. The driver's handshake ignores ctx: if a server accepts a connection
+// and sends nothing, the handshake continues in the background until the dial timeout.
 func (c *Client) Ping(ctx context.Context) error {
 	answer := make(chan error, 1)
 	go func() { answer <- c.conn.Ping(ctx) }()

@@ -2,11 +2,11 @@ package clickhouse
 
 import "strings"
 
-// Exception codes, from ClickHouse's src/Common/ErrorCodes.cpp. Codes that are not listed are ambiguous:
-// the same block again under the same token can do no harm.
+// classOfCode maps exception codes, from ClickHouse's src/Common/ErrorCodes.cpp. Codes that are not listed are ambiguous:
+// repeating the same block under the same token is always safe.
 func classOfCode(code int32, text string) Class {
 	switch code {
-	case 252: // TOO_MANY_PARTS is two things
+	case 252: // TOO_MANY_PARTS has two meanings
 		if strings.Contains(text, "partitions for single INSERT block") {
 			return Oversize
 		}
@@ -93,7 +93,7 @@ func configurationHint(code int) string {
 	case 60, 81:
 		return "run with --clickhouse-migrate, or run `sendhouse migrate`"
 	case 8, 10, 16, 20, 47, 53:
-		return "the table is not as the writer needs it: run `sendhouse migrate`"
+		return "the table lacks what the writer needs: run `sendhouse migrate`"
 	case 50, 115:
 		return "the server is older than ClickHouse 23.3"
 	default:

@@ -10,36 +10,36 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 )
 
-// compareTimeout bounds one question of an audit: it may read all of a large table.
+// compareTimeout limits one query of an audit: it may read all of a large table.
 const compareTimeout = 30 * time.Minute
 
-// RangeSum is what ClickHouse has of a range of partition_seqs.
+// RangeSum is the number of rows and the sum of their digests in a range of partition_seqs.
 type RangeSum struct {
 	Rows uint64
 	Sum  uint64 // of the rows' digests, modulo 2^64
 }
 
-// Place is a partition and a range of partition_seqs, both ends included. Rows that expire by
-// ExpiresBy, in seconds of the Unix epoch, do not belong to it.
+// Place is a partition and a range of partition_seqs, both ends included. It excludes rows that expire by
+// ExpiresBy, in seconds of the Unix epoch.
 type Place struct {
 	Partition   int
 	First, Last uint64
 	ExpiresBy   uint64
 }
 
-// where is the table with the rows of a place.
+// where returns the FROM and WHERE clauses for the rows of a place.
 func (c *Client) where(p Place) string {
 	return fmt.Sprintf("FROM %s WHERE partition = %d AND partition_seq >= %d AND partition_seq <= %d AND (expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > %d)",
 		c.MessagesTable(), p.Partition, p.First, p.Last, p.ExpiresBy)
 }
 
-// MessagesTable is the table of messages, as a statement names it.
+// MessagesTable returns the qualified name of the table of messages, quoted for a statement.
 func (c *Client) MessagesTable() string { return quoteName(c.database) + "." + tableMessages }
 
-// Conn is for questions of others. It belongs to the client.
+// Conn returns the connection for queries of other packages. The client owns it.
 func (c *Client) Conn() driver.Conn { return c.conn }
 
-// ask runs a question of an audit and hands each row to scan.
+// ask runs a query of an audit and passes each row to scan.
 func (c *Client) ask(ctx context.Context, op, statement string, scan func(driver.Rows) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
@@ -60,8 +60,8 @@ func (c *Client) ask(ctx context.Context, op, statement string, scan func(driver
 	return rows.Err()
 }
 
-// SumRanges sums up a place in ranges of size sequences, the first beginning at its First. Ranges without
-// rows are not in the answer.
+// SumRanges sums up a place in ranges of size partition_seqs, the first starting at its First. The result omits ranges
+// without rows.
 func (c *Client) SumRanges(ctx context.Context, p Place, size uint64) (map[uint64]RangeSum, error) {
 	sums := make(map[uint64]RangeSum)
 	err := c.ask(ctx, "sum up rows", fmt.Sprintf("SELECT intDiv(toUInt64(partition_seq - %d), toUInt64(%d)) AS range, count(), sum(%s) %s GROUP BY range",
@@ -77,13 +77,13 @@ func (c *Client) SumRanges(ctx context.Context, p Place, size uint64) (map[uint6
 	return sums, err
 }
 
-// RowDigest is one row.
+// RowDigest is the digest of one row.
 type RowDigest struct {
 	PartitionSeq uint64
 	Hash         uint64
 }
 
-// RowDigests gives the digests of all rows of a place by their partition_seq.
+// RowDigests returns the digests of all rows of a place, ordered by partition_seq.
 func (c *Client) RowDigests(ctx context.Context, p Place) ([]RowDigest, error) {
 	var out []RowDigest
 	err := c.ask(ctx, "read digests of rows", fmt.Sprintf("SELECT partition_seq, %s %s ORDER BY partition_seq", digestExpression(), c.where(p)), func(rows driver.Rows) error {
@@ -97,7 +97,7 @@ func (c *Client) RowDigests(ctx context.Context, p Place) ([]RowDigest, error) {
 	return out, err
 }
 
-// rowsOfMax bounds how many rows of one partition_seq are looked at.
+// rowsOfMax limits the number of rows that are read of one partition_seq.
 const rowsOfMax = 10
 
 // RowTexts returns the columns of the rows that have a partition_seq.
@@ -120,24 +120,24 @@ func (c *Client) RowTexts(ctx context.Context, partition int, partitionSeq uint6
 	return out, err
 }
 
-// Span is a range of partition_seqs of a partition, both ends included. From and Until, if they are not zero, are within which its messages
-// were accepted: a question then passes over the months and the parts that have none of that time.
+// Span is a range of partition_seqs of a partition, both ends included. From and Until, if not zero, bound the time at
+// which its messages were accepted, so that a query skips months and parts outside it.
 type Span struct {
 	Partition   int
 	First, Last uint64
 	From, Until time.Time
 }
 
-// MessageAt is a message at its place.
+// MessageAt is a message and its partition_seq.
 type MessageAt struct {
 	PartitionSeq uint64
 	ID           int64
 }
 
-// Messages lists which messages of a span have a row. It reads three columns of the parts that can have some, about 10 ns a row of these.
+// Messages returns the messages of a span that have a row. It reads three columns of the matching parts, at about 10 ns a row.
 func (c *Client) Messages(ctx context.Context, s Span) (map[MessageAt]bool, error) {
 	there := make(map[MessageAt]bool)
-	err := c.ask(ctx, "look for rows", fmt.Sprintf("SELECT partition_seq, message_id FROM %s WHERE %s", c.MessagesTable(), c.within(s)), func(rows driver.Rows) error {
+	err := c.ask(ctx, "find rows", fmt.Sprintf("SELECT partition_seq, message_id FROM %s WHERE %s", c.MessagesTable(), c.within(s)), func(rows driver.Rows) error {
 		var one MessageAt
 		if err := rows.Scan(&one.PartitionSeq, &one.ID); err != nil {
 			return err
@@ -148,7 +148,7 @@ func (c *Client) Messages(ctx context.Context, s Span) (map[MessageAt]bool, erro
 	return there, err
 }
 
-// within is the condition for rows of a span.
+// within returns the condition for rows of a span.
 func (c *Client) within(s Span) string {
 	condition := fmt.Sprintf("partition = %d AND partition_seq >= %d AND partition_seq <= %d", s.Partition, s.First, s.Last)
 	moment := func(t time.Time) string {
@@ -163,7 +163,7 @@ func (c *Client) within(s Span) string {
 	return condition
 }
 
-// RowCounts counts rows, and the different partition_seqs among them.
+// RowCounts holds a number of rows and of the distinct partition_seqs among them.
 type RowCounts struct{ Rows, Different uint64 }
 
 // Count counts the rows of a place.
@@ -175,14 +175,14 @@ func (c *Client) Count(ctx context.Context, p Place) (RowCounts, error) {
 	return out, err
 }
 
-// Extent is what a table has of a partition.
+// Extent is the number and range of the rows of a partition.
 type Extent struct {
 	Partition   uint16
 	Rows        uint64
 	First, Last uint64 // partition_seqs
 }
 
-// Extents lists the partitions that the table has rows of.
+// Extents returns the extents of all partitions that have rows in the table.
 func (c *Client) Extents(ctx context.Context) ([]Extent, error) {
 	var out []Extent
 	err := c.ask(ctx, "list partitions", fmt.Sprintf("SELECT partition, count(), min(partition_seq), max(partition_seq) FROM %s.%s GROUP BY partition ORDER BY partition",

@@ -14,33 +14,32 @@ import (
 )
 
 const (
-	// dialTimeout bounds how long one server may take to accept a connection and to say hello.
+	// dialTimeout limits how long one server may take to accept a connection and complete the handshake.
 	dialTimeout = 4 * time.Second
-	// readTimeout is how long a call may take: the driver counts a deadline of the whole call instead of the
-	// wait for a byte as soon as there is one, and without one a server that takes no more data would be
-	// waited for in vain.
+	// readTimeout limits a call. The driver applies a deadline to the whole call rather than to the wait for each byte;
+	// without a deadline it would wait forever for a server that reads no more data.
 	readTimeout = 60 * time.Second
-	// connectionsMax bounds the connections of one client. Each partition of a writer inserts one block at
-	// a time; those that find no connection wait for one, up to the dial timeout.
+	// connectionsMax limits the connections of one client. Each partition of a writer inserts one block at a time; a
+	// partition that finds no free connection waits for one, up to the dial timeout.
 	connectionsMax = 64
 )
 
-// Config says how to reach ClickHouse. Embed it in the command line.
+// Config is how to reach ClickHouse. Embed it in the command line.
 type Config struct {
-	ClickHouseDSN          string        `name:"clickhouse-dsn" help:"ClickHouse: clickhouse://host:9000/database (native protocol), http://host:8123/database or https://host:8443/database. Several hosts, separated by commas, are replicas of which the first that answers is used; unknown parameters are settings." placeholder:"DSN"`
-	ClickHouseUser         string        `name:"clickhouse-user" help:"User of ClickHouse, where the DSN names none." placeholder:"NAME"`
-	ClickHousePasswordFile string        `name:"clickhouse-password-file" help:"File that holds the password of the ClickHouse user; white space at its end is not part of it." placeholder:"PATH"`
-	ClickHousePassword     config.Secret `name:"clickhouse-password" help:"Password of the ClickHouse user. Only from the environment (SENDHOUSE_CLICKHOUSE_PASSWORD) or the configuration file: a command line can be read by others." placeholder:"-"`
-	ClickHouseTLSCA        string        `name:"clickhouse-tls-ca" help:"PEM file of the authorities that may have signed the certificate of ClickHouse, instead of the system's. Turns TLS on, as ?secure=true in the DSN does." placeholder:"PATH"`
-	ClickHouseTLSCert      string        `name:"clickhouse-tls-cert" help:"PEM file of the certificate that is shown to ClickHouse. It is read again for each connection." placeholder:"PATH"`
-	ClickHouseTLSKey       string        `name:"clickhouse-tls-key" help:"PEM file of the key of that certificate." placeholder:"PATH"`
-	ClickHouseTLSName      string        `name:"clickhouse-tls-server-name" help:"Name that the certificate of ClickHouse must have, where it is not the host's." placeholder:"NAME"`
-	// ClickHouseDial, if set, makes the connections to a ClickHouse that this process started, which may be away at any time.
+	ClickHouseDSN          string        `name:"clickhouse-dsn" help:"ClickHouse: clickhouse://host:9000/database (native protocol), http://host:8123/database or https://host:8443/database. Several hosts, separated by commas, are replicas; the first one that answers is used. Unknown parameters are passed as settings." placeholder:"DSN"`
+	ClickHouseUser         string        `name:"clickhouse-user" help:"ClickHouse user, if the DSN names none." placeholder:"NAME"`
+	ClickHousePasswordFile string        `name:"clickhouse-password-file" help:"File that holds the password of the ClickHouse user; trailing white space is ignored." placeholder:"PATH"`
+	ClickHousePassword     config.Secret `name:"clickhouse-password" help:"Password of the ClickHouse user. Accepted only from the environment (SENDHOUSE_CLICKHOUSE_PASSWORD) or the configuration file, because others can read a command line." placeholder:"-"`
+	ClickHouseTLSCA        string        `name:"clickhouse-tls-ca" help:"PEM file of the authorities that ClickHouse's certificate is verified against, instead of the system's. Enables TLS, as ?secure=true in the DSN does." placeholder:"PATH"`
+	ClickHouseTLSCert      string        `name:"clickhouse-tls-cert" help:"PEM file of the client certificate for ClickHouse. It is read again for each connection." placeholder:"PATH"`
+	ClickHouseTLSKey       string        `name:"clickhouse-tls-key" help:"PEM file of the client certificate's key." placeholder:"PATH"`
+	ClickHouseTLSName      string        `name:"clickhouse-tls-server-name" help:"Name that ClickHouse's certificate must have, if it differs from the host's." placeholder:"NAME"`
+	// ClickHouseDial, if set, connects to a ClickHouse that this process started, which may be down at any time.
 	ClickHouseDial    func(ctx context.Context, addr string) (net.Conn, error) `kong:"-" json:"-"`
-	ClickHouseCluster string                                                   `name:"clickhouse-cluster" help:"Cluster of ClickHouse, as its servers name it in remote_servers: the tables are replicated, and sharded by channel. Without it they are those of one server." placeholder:"NAME"`
+	ClickHouseCluster string                                                   `name:"clickhouse-cluster" help:"ClickHouse cluster, as its servers name it in remote_servers: the tables are replicated, and sharded by channel. Without it, the tables are on one server." placeholder:"NAME"`
 }
 
-// Layout is where the tables lie that the configuration speaks of. Without a DSN it is the default database's.
+// Layout returns the layout of the tables. Without a DSN it is that of the default database.
 func (c Config) Layout() (Layout, error) {
 	if c.ClickHouseDSN == "" {
 		c.ClickHouseDSN = "clickhouse://localhost:9000/" + DatabaseDefault
@@ -52,8 +51,8 @@ func (c Config) Layout() (Layout, error) {
 	return Layout{Database: database, Cluster: c.ClickHouseCluster}, nil
 }
 
-// Check reports everything that is wrong with the configuration. It reads the files that it names. Without a DSN there is no ClickHouse, or an
-// embedded one.
+// Check reports everything that is wrong with the configuration. It reads the files that it names. Without a DSN, the
+// process uses an embedded ClickHouse or none.
 func (c Config) Check() error {
 	if c.ClickHouseDSN == "" {
 		return c.checkEmbedded()
@@ -61,13 +60,13 @@ func (c Config) Check() error {
 	return c.CheckGiven()
 }
 
-// CheckGiven is Check if there must be a DSN.
+// CheckGiven is Check for a command that requires a DSN.
 func (c Config) CheckGiven() error {
 	_, _, err := c.options()
 	return err
 }
 
-// checkEmbedded reports settings that are for a ClickHouse that a DSN names.
+// checkEmbedded reports settings that require a DSN.
 func (c Config) checkEmbedded() error {
 	var errs []error
 	for _, flag := range []struct {
@@ -84,20 +83,20 @@ func (c Config) checkEmbedded() error {
 		{"--clickhouse-cluster", c.ClickHouseCluster != ""},
 	} {
 		if flag.given {
-			errs = append(errs, fmt.Errorf("%s: is for a ClickHouse of your own, and --clickhouse-dsn does not name one", flag.name))
+			errs = append(errs, fmt.Errorf("%s: requires --clickhouse-dsn", flag.name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// options reads the DSN and what stands beside it. The database is kept out of the connection: it may have to
-// be created first, and every statement names it.
+// options parses the DSN and the settings beside it. It leaves the database out of the connection: the database may have
+// yet to be created, and every statement names it.
 func (c Config) options() (options *clickhouse.Options, database string, err error) {
 	if c.ClickHouseDSN == "" {
 		return nil, "", errors.New("--clickhouse-dsn: is missing (for example clickhouse://localhost:9000/sendhouse)")
 	}
 	scheme, _, found := strings.Cut(c.ClickHouseDSN, "://")
-	if !found { // what there is instead can hold a password
+	if !found { // do not quote the value: it may contain a password
 		return nil, "", errors.New("--clickhouse-dsn: has no scheme: want clickhouse, tcp, http or https, as in clickhouse://localhost:9000/sendhouse")
 	}
 	if !validScheme(scheme) {
@@ -108,7 +107,7 @@ func (c Config) options() (options *clickhouse.Options, database string, err err
 	}
 	options, err = clickhouse.ParseDSN(withSecure(scheme, c.ClickHouseDSN))
 	if err != nil {
-		return nil, "", fmt.Errorf("--clickhouse-dsn: %w", err) // the driver has taken out the password
+		return nil, "", fmt.Errorf("--clickhouse-dsn: %w", err) // the driver has removed the password
 	}
 	database = options.Auth.Database
 	if database == "" {
@@ -130,7 +129,7 @@ func (c Config) options() (options *clickhouse.Options, database string, err err
 	return options, database, nil
 }
 
-// withSecure spares the user of https the parameter that the driver wants besides.
+// withSecure adds the parameter that the driver requires in addition to https.
 func withSecure(scheme, dsn string) string {
 	if scheme != "https" || strings.Contains(dsn, "secure=") {
 		return dsn
@@ -141,7 +140,7 @@ func withSecure(scheme, dsn string) string {
 	return dsn + "?secure=true"
 }
 
-// checkAddresses refuses what could only fail later, and then without saying where it came from.
+// checkAddresses refuses addresses that would only fail later, with an error that does not name the setting.
 func checkAddresses(addresses []string) error {
 	for _, addr := range addresses {
 		var parsed config.Addr
@@ -152,7 +151,7 @@ func checkAddresses(addresses []string) error {
 	return nil
 }
 
-// validName allows what needs no escaping in a statement.
+// validName reports whether a name needs no escaping in a statement.
 func validName(name string) bool {
 	for _, c := range name {
 		if c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
@@ -171,7 +170,7 @@ func validScheme(scheme string) bool {
 	}
 }
 
-// applyDefaults sets what the DSN leaves open. Settings in the DSN win.
+// applyDefaults sets options that the DSN leaves open. Settings in the DSN win.
 func applyDefaults(o *clickhouse.Options, c Config) {
 	if o.DialTimeout == 0 {
 		o.DialTimeout = dialTimeout
@@ -189,10 +188,10 @@ func applyDefaults(o *clickhouse.Options, c Config) {
 		o.Compression = &clickhouse.Compression{Method: clickhouse.CompressionLZ4}
 	}
 	if c.ClickHouseCluster != "" {
-		// An insert returns when its shards have it, and not when it is in a queue to them.
+		// An insert returns when its shards have the rows, not when they are queued.
 		o.Settings["insert_distributed_sync"] = 1
 		if o.Settings["distributed_ddl_task_timeout"] == nil {
-			// A migration that the cluster takes longer for says so itself, before the read timeout ends the call.
+			// A migration that takes longer on the cluster reports it itself, before the read timeout ends the call.
 			o.Settings["distributed_ddl_task_timeout"] = int(o.ReadTimeout.Seconds()) * 5 / 6
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// open makes a client, and gives what it logs.
+// open returns a client and its log.
 func open(t *testing.T, cfg clickhouse.Config) (*clickhouse.Client, *bytes.Buffer) {
 	t.Helper()
 	var text bytes.Buffer
@@ -240,8 +240,8 @@ func TestConfigErrors(t *testing.T) {
 		{clickhouse.Config{ClickHouseDSN: dsn, ClickHousePasswordFile: writeText(t, " \n")}, "is empty"},
 		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseTLSCA: "/no/such/file"}, "--clickhouse-tls-ca: open"},
 		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseTLSCA: pair.KeyFile}, "no certificate in PEM form"},
-		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseTLSCert: pair.CertFile}, "--clickhouse-tls-key is missing"},
-		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseTLSKey: pair.KeyFile}, "--clickhouse-tls-cert is missing"},
+		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseTLSCert: pair.CertFile}, "requires --clickhouse-tls-key"},
+		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseTLSKey: pair.KeyFile}, "requires --clickhouse-tls-cert"},
 		{clickhouse.Config{ClickHouseDSN: dsn, ClickHouseTLSCert: pair.KeyFile, ClickHouseTLSKey: pair.KeyFile}, "--clickhouse-tls-cert: "},
 		{clickhouse.Config{ClickHouseDSN: "http://h:1/x", ClickHouseTLSCA: authority.CAFile}, "not encrypted"},
 	} {
@@ -262,6 +262,6 @@ func TestConfigForTheEmbeddedEngine(t *testing.T) {
 		"SENDHOUSE_CLICKHOUSE_PASSWORD": {ClickHousePassword: config.NewSecret("x")},
 		"--clickhouse-cluster":          {ClickHouseCluster: "x"},
 	} {
-		require.ErrorContains(t, cfg.Check(), want+": is for a ClickHouse of your own")
+		require.ErrorContains(t, cfg.Check(), want+": requires --clickhouse-dsn")
 	}
 }

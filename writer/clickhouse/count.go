@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// CountRange counts the different partition_seqs of a partition that the table holds within a
-// range, both ends included. It reads much of the table: it is for what cannot be known in another way.
+// CountRange counts the distinct partition_seqs of a partition in a range, both ends included. It reads much of the
+// table: use it only if there is no cheaper way.
 func (c *Client) CountRange(ctx context.Context, partition int, first, last uint64) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()

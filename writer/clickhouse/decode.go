@@ -8,11 +8,11 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// ErrUndecodable is wrapped if a message of the message log cannot be decoded or stored.
+// ErrUndecodable is wrapped by errors about messages that cannot be decoded or stored.
 var ErrUndecodable = errors.New("not a message that can be stored")
 
-// decode reads an encoded message, whose texts s aliases. A field that this program does not know is left out: an older writer can read what a
-// newer sequencer wrote.
+// decode reads an encoded message into s, whose strings alias it. It ignores unknown fields, so that an older writer can
+// read messages of a newer sequencer.
 func decode(s *message.Stored, partitionSeq uint64, encoded []byte) error {
 	err := s.Decode(encoded)
 	if err == nil {
@@ -25,7 +25,7 @@ func decode(s *message.Stored, partitionSeq uint64, encoded []byte) error {
 	return nil
 }
 
-// check refuses what could not be told apart, or would be filed under the wrong time, in the table.
+// check refuses messages that the table could not distinguish, or would store under the wrong time.
 func check(m *message.Message) error {
 	id := int64(m.GetMessageId())
 	switch {

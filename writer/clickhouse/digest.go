@@ -10,10 +10,11 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// The digest of a row is the CityHash64 of the text of its columns, with commas between them. ClickHouse makes it of a row
-// (digestExpression), and a Digester of a message. Text of any bytes has its length in front, so that two different rows never have the same text.
+// The digest of a row is the CityHash64 of the text of its columns, separated by commas. ClickHouse computes it for a row
+// (digestExpression), and a Digester for a message. Arbitrary text is prefixed with its length, so that two different rows
+// never have the same text.
 
-// textExpression is the text of a column in ClickHouse.
+// textExpression returns the SQL expression for the text of a column.
 func textExpression(f message.Field) string {
 	switch f.Kind {
 	case message.Text, message.Bytes:
@@ -27,7 +28,7 @@ func textExpression(f message.Field) string {
 	}
 }
 
-// appendText appends the same text of a message's field.
+// appendText appends the same text, computed from a message's field.
 func appendText(dst []byte, f *message.Field, s *message.Stored) []byte {
 	switch f.Kind {
 	case message.Text, message.Bytes:
@@ -48,7 +49,7 @@ func appendSized(dst []byte, text string) []byte {
 	return append(append(strconv.AppendInt(dst, int64(len(text)), 10), ':'), text...)
 }
 
-// textExpressions are the texts of all columns.
+// textExpressions returns the SQL expressions for the texts of all columns.
 func textExpressions() []string {
 	var texts []string
 	for _, f := range storedFields() {
@@ -57,30 +58,30 @@ func textExpressions() []string {
 	return texts
 }
 
-// digestExpression is the digest of a row in ClickHouse.
+// digestExpression returns the SQL expression for the digest of a row.
 func digestExpression() string {
 	return "cityHash64(concat(" + strings.Join(textExpressions(), ", ',', ") + "))"
 }
 
-// Digester makes the digests of messages, to be held against those that ClickHouse makes of its rows. It
-// is not safe for concurrent use.
+// Digester computes the digests of messages, to be compared with those that ClickHouse computes of its rows. It is not
+// safe for concurrent use.
 type Digester struct {
 	fields  []message.Field
 	message message.Stored
 	text    []byte
 }
 
-// Digester makes one.
+// Digester returns a new digester.
 func (c *Client) Digester() *Digester { return &Digester{fields: storedFields()} }
 
-// Digested is what there is to compare of a message.
+// Digested is what an audit compares of a message.
 type Digested struct {
 	Hash    uint64
-	Expires uint64 // seconds of the Unix epoch from which on its row may be gone; 0: never
+	Expires uint64 // time, in seconds of the Unix epoch, after which ClickHouse may remove its row; 0: never
 }
 
-// Digest reads a message of the message log. One that cannot be stored is an error that wraps
-// [ErrUndecodable]; it has no row.
+// Digest decodes a message of the message log. For a message that cannot be stored, and so has no row, it returns an error
+// that wraps [ErrUndecodable].
 func (d *Digester) Digest(partitionSeq uint64, encoded []byte) (Digested, error) {
 	if err := decode(&d.message, partitionSeq, encoded); err != nil {
 		return Digested{}, err
@@ -111,7 +112,7 @@ func (d *Digester) Texts(partitionSeq uint64, encoded []byte) ([]string, error) 
 	return texts, nil
 }
 
-// Names are the columns that Texts returns.
+// Names returns the names of the columns that Texts returns.
 func (d *Digester) Names() []string {
 	names := make([]string, len(d.fields))
 	for i, f := range d.fields {

@@ -70,14 +70,14 @@ func startSharded(t *testing.T) *sharded {
 	return s
 }
 
-// store has both shards store what comes, until they are told otherwise.
+// store makes both shards store what they receive, until a test changes that.
 func (s *sharded) store() {
 	for i, one := range shards {
 		one.let(s.into(i))
 	}
 }
 
-// into is what the i-th shard does with an insert where nothing goes wrong.
+// into returns how the i-th shard handles an insert without faults.
 func (s *sharded) into(i int) func(context.Context, *shardInsert) error {
 	return func(ctx context.Context, in *shardInsert) error {
 		return in.intoEngine(ctx, engine.Named(""), s.shard(i)+".messages_local")
@@ -96,7 +96,7 @@ func (s *sharded) requireRows(t *testing.T, want uint64) {
 	require.Zero(t, rows(0, "countIf((channel_id, channel_type) IN (SELECT channel_id, channel_type FROM "+s.shard(1)+".messages_local))"))
 }
 
-// requirePieces wants each shard to have been given one piece, under the token of the whole, and gives the rows of each.
+// requirePieces requires that each shard received one piece, under the token of the whole, and returns the rows of each.
 func (s *sharded) requirePieces(t *testing.T, token string, rows int) [2][]string {
 	t.Helper()
 	var keys [2][]string

@@ -16,27 +16,27 @@ import (
 	chcolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
 )
 
-// Class says what can be done about an error.
+// Class is what a caller can do about an error.
 type Class int
 
-// The classes. Anything that is not surely one of the others is ambiguous.
+// The classes. An error that does not certainly belong to another class is ambiguous.
 const (
-	// Ambiguous: nothing is known about what was sent. Insert the same rows again under the same token.
+	// Ambiguous: the outcome is unknown. Insert the same rows again under the same token.
 	Ambiguous Class = iota
-	// Backpressure: the server refused and has too much to do, or no room. Wait, then as Ambiguous.
+	// Backpressure: the server refused because it is overloaded or out of space. Wait, then treat as Ambiguous.
 	Backpressure
-	// Oversize: the server refused this block, for good, but would take smaller ones.
+	// Oversize: the server refused this block permanently, but would accept smaller ones.
 	Oversize
-	// Memory: the server had not enough memory for this block, now. It may take smaller ones, or this one later.
-	// What it had inserted of it before that is not known.
+	// Memory: the server lacked the memory for this block. It may accept smaller ones, or this one later. Whether it has
+	// inserted parts of the block is unknown.
 	Memory
-	// Configuration: nothing will go in before a person changes something. Alert, wait, try again.
+	// Configuration: every insert fails until a person changes something. Alert, wait, retry.
 	Configuration
 	// Data: the server refused the content of at least one row of the block.
 	Data
 )
 
-// String is the class as a metric label.
+// String returns the class as a metric label.
 func (c Class) String() string {
 	switch c {
 	case Backpressure:
@@ -54,26 +54,26 @@ func (c Class) String() string {
 	}
 }
 
-// Classes lists all classes.
+// Classes returns all classes.
 func Classes() []Class {
 	return []Class{Ambiguous, Backpressure, Oversize, Memory, Configuration, Data}
 }
 
 // Error is an error of a call to ClickHouse.
 type Error struct {
-	Op     string // what was being done: connect, insert, migrate, check
-	Target string // what to: addresses and table, without the password
+	Op     string // the operation: connect, insert, migrate, check
+	Target string // addresses and table, without the password
 	Class  Class
-	Code   int    // ClickHouse's exception code, 0 if it was not the server that refused
-	Behind bool   // not the table refused, but a materialized view of it: the rows may be in the table
-	Row    int    // the row that the server names as the one it refuses, from 1; 0 if it names none. It can be wrong.
-	Hint   string // what to do about it, empty where nothing special
+	Code   int    // ClickHouse's exception code, 0 if the error is not the server's
+	Behind bool   // a materialized view refused, not the table: the rows may be in the table
+	Row    int    // the row that the server names as the cause, from 1; 0 if it names none. The server can be wrong.
+	Hint   string // what to do about it, or empty
 	Err    error
 }
 
-// Error is one line.
+// Error returns the error as one line.
 func (e *Error) Error() string {
-	// The server's own text can go over several lines, where it repeats the statement.
+	// The server's text can span several lines, because it repeats the statement.
 	text := strings.Join(strings.Fields(fmt.Sprintf("clickhouse: %s %s: %s", e.Op, e.Target, withoutRequests(e.Err.Error()))), " ")
 	if e.Hint != "" {
 		text += " (" + e.Hint + ")"
@@ -81,8 +81,8 @@ func (e *Error) Error() string {
 	return text
 }
 
-// withoutRequests takes out of a text of the driver the requests that it quotes, with all their parameters, and what it says of its
-// own steps before them: the operation and the target say more.
+// withoutRequests removes from a driver's text the requests that it quotes, with all their parameters, and its own steps
+// before them: the operation and the target are more useful.
 func withoutRequests(text string) string {
 	const begin, end = `Post "`, `": `
 	for {
@@ -98,10 +98,10 @@ func withoutRequests(text string) string {
 	}
 }
 
-// Unwrap gives the driver's error.
+// Unwrap returns the driver's error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ClassOf is the class of an error: that of the [*Error] in it, else Ambiguous.
+// ClassOf returns the class of the [*Error] in an error, else Ambiguous.
 func ClassOf(err error) Class {
 	var e *Error
 	if errors.As(err, &e) {
@@ -110,15 +110,15 @@ func ClassOf(err error) Class {
 	return Ambiguous
 }
 
-// IsBehind reports whether it was a materialized view of the table that refused: see [Error].
+// IsBehind reports whether a materialized view of the table refused: see [Error].
 func IsBehind(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Behind
 }
 
-// errColumnMismatch marks what the driver refuses before it sends anything: the table's type for a column
-// does not take what we have.
-var errColumnMismatch = errors.New("the table's column does not take the writer's values")
+// errColumnMismatch marks what the driver refuses before it sends anything: the type of the table's column does not
+// accept the writer's values.
+var errColumnMismatch = errors.New("the table's column does not accept the writer's values")
 
 const opConnect = "connect to"
 
@@ -131,7 +131,7 @@ func newError(op, target string, err error) *Error {
 	return &Error{Op: op, Target: target, Class: class, Code: code, Behind: behindTable(code, err), Row: refusedRow(code, err), Hint: hint(op, class, code, err), Err: err}
 }
 
-// classify is the one place where errors are told apart.
+// classify assigns each error its class.
 func classify(err error) (class Class, code int) {
 	var exception *clickhouse.Exception
 	var httpError *clickhouse.HTTPError
@@ -144,25 +144,25 @@ func classify(err error) (class Class, code int) {
 	case errors.Is(err, errColumnMismatch), errors.As(err, &converter), untrusted(err):
 		return Configuration, 0
 	default:
-		// The network, a timeout, a connection that was closed, a driver error that is new to us.
+		// The network, a timeout, a closed connection, an unknown driver error.
 		return Ambiguous, 0
 	}
 }
 
-// untrusted says that the server showed a certificate that is not to be believed.
+// untrusted reports whether the server's certificate failed verification.
 func untrusted(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	return errors.As(err, &certificate)
 }
 
-// behindTable reads out of what the server reports whether it was a view, which gets the rows when the table has them: "… while pushing to
-// view db.view".
+// behindTable reports whether a view refused, which receives the rows after the table, from the server's text: "… while
+// pushing to view db.view".
 func behindTable(code int, err error) bool {
 	return code != 0 && strings.Contains(err.Error(), "while pushing to view ")
 }
 
-// refusedRow reads the row out of what the server says of a violated constraint: "Constraint `c` for table t (…)
-// is violated at row 7. Expression: …".
+// refusedRow parses the row from the server's text about a violated constraint: "Constraint `c` for table t (…) is
+// violated at row 7. Expression: …".
 func refusedRow(code int, err error) int {
 	const codeViolatedConstraint = 469
 	if code != codeViolatedConstraint {
@@ -180,8 +180,8 @@ func refusedRow(code int, err error) int {
 	return row
 }
 
-// classOfStatus is for answers over HTTP that did not come from ClickHouse itself but from something
-// before it, such as a proxy.
+// classOfStatus classifies HTTP responses that come not from ClickHouse itself but from something in front of it, such as
+// a proxy.
 func classOfStatus(status int) Class {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
@@ -202,15 +202,15 @@ func hint(op string, class Class, code int, err error) string {
 	case untrusted(err):
 		return "are --clickhouse-tls-ca and --clickhouse-tls-server-name right?"
 	case errors.As(err, &alert):
-		return "the server refuses the connection: does it ask for a certificate (--clickhouse-tls-cert)?"
+		return "the server refuses the connection: does it require a client certificate (--clickhouse-tls-cert)?"
 	case class == Configuration && code != 0:
 		return configurationHint(code)
 	case errors.As(err, &netError) && netError.Op == "dial":
 		return "is ClickHouse running, and --clickhouse-dsn right?"
 	case op == opConnect && errors.Is(err, io.EOF):
-		return "the server closed the connection: does the port of --clickhouse-dsn speak the protocol of its scheme?"
+		return "the server closed the connection: does the port of --clickhouse-dsn match the protocol of its scheme?"
 	case op == opConnect && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)):
-		return "the server does not answer: is it well, and does the port of --clickhouse-dsn speak the protocol of its scheme?"
+		return "the server does not answer: is it healthy, and does the port of --clickhouse-dsn match the protocol of its scheme?"
 	default:
 		return ""
 	}

@@ -16,7 +16,7 @@ func (c *Client) WrapConn(wrap func(driver.Conn) driver.Conn) { c.conn = wrap(c.
 // StoredFields are the fields of a message that have a column.
 func StoredFields() []message.Field { return storedFields() }
 
-// MigrationsAnd are the migrations of a layout and others behind them, which add columns.
+// MigrationsAnd returns the migrations of a layout, followed by others that add columns.
 func MigrationsAnd(layout Layout, added []string, more map[string]string) ([]Migration, error) {
 	files := make(fstest.MapFS)
 	entries, err := fs.ReadDir(migrationFiles, layout.files())

@@ -12,29 +12,29 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 )
 
-// avoidedFor is how long a server that did not answer is tried after the others. One that hangs costs each new
-// connection the dial timeout, so it must not be asked first each time; one that is back should be used again.
+// avoidedFor is the time for which a server that did not answer is tried after the others. A server that hangs costs each
+// new connection the dial timeout, so it must not come first each time; one that has recovered should be used again.
 const avoidedFor = 30 * time.Second
 
-// failover chooses the server of each new connection: the first of the DSN that answers, those that lately did
-// not last of all.
+// failover chooses the server of each new connection: the first of the DSN that answers, with servers that recently failed
+// to answer at the end.
 //
-// It stands in for the driver's own strategies. With those, a server that accepts connections and says nothing
-// is tried first each time, and over HTTP it uses up the time that was meant for all servers together.
+// It replaces the driver's own strategies. Those try a server that accepts connections and sends nothing first each time,
+// and over HTTP let it consume the time of all servers together.
 type failover struct {
 	log     *slog.Logger
 	timeout time.Duration // for one server
 	now     func() time.Time
 
 	mu     sync.Mutex
-	failed map[string]time.Time // by address: when it last did not answer
+	failed map[string]time.Time // by address: the last failure to answer
 }
 
 func newFailover(log *slog.Logger, timeout time.Duration) *failover {
 	return &failover{log: log, timeout: timeout, now: time.Now, failed: make(map[string]time.Time)}
 }
 
-// dial is the DialStrategy of the driver.
+// dial is the driver's DialStrategy.
 func (f *failover) dial(ctx context.Context, id int, o *clickhouse.Options, dial clickhouse.Dial) (clickhouse.DialResult, error) {
 	var errs []error
 	for _, addr := range f.order(strategy(o, id)) {
@@ -45,7 +45,7 @@ func (f *failover) dial(ctx context.Context, id int, o *clickhouse.Options, dial
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", addr, err))
 		if ctx.Err() != nil && !errors.Is(context.Cause(ctx), clickhouse.ErrAcquireConnTimeout) {
-			break // the caller has gone
+			break // the caller has given up
 		}
 		f.silent(addr, len(o.Addr) > 1, err)
 	}
@@ -55,8 +55,8 @@ func (f *failover) dial(ctx context.Context, id int, o *clickhouse.Options, dial
 	return clickhouse.DialResult{}, errors.Join(errs...)
 }
 
-// dialOne gives each server the dial timeout for itself. The driver's context carries one for all of them; its
-// other ends, those of the caller, count.
+// dialOne allows each server the whole dial timeout. The driver's context has one for all of them, which dialOne removes;
+// it keeps the caller's cancellation.
 func (f *failover) dialOne(ctx context.Context, addr string, o *clickhouse.Options, dial clickhouse.Dial) (clickhouse.DialResult, error) {
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.timeout)
 	defer cancel()
@@ -69,16 +69,16 @@ func (f *failover) dialOne(ctx context.Context, addr string, o *clickhouse.Optio
 	return dial(own, addr, o)
 }
 
-// strategy is the order of the addresses that the DSN asks for with connection_open_strategy.
+// strategy returns the addresses in the order that connection_open_strategy of the DSN requests.
 func strategy(o *clickhouse.Options, id int) []string {
 	if o.ConnOpenStrategy == clickhouse.ConnOpenInOrder || len(o.Addr) == 0 {
 		return o.Addr
 	}
-	start := id % len(o.Addr) // round robin; random is no better
+	start := id % len(o.Addr) // round robin; also for random, which is no better
 	return slices.Concat(o.Addr[start:], o.Addr[:start])
 }
 
-// order puts those that lately did not answer behind the others, the one that failed longest ago first.
+// order moves addresses that recently failed to answer to the end, the earliest failure first.
 func (f *failover) order(addresses []string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -110,7 +110,7 @@ func (f *failover) silent(addr string, others bool, err error) {
 	_, failed := f.failed[addr]
 	f.failed[addr] = f.now()
 	f.mu.Unlock()
-	if !failed && others { // of a single one the caller speaks
-		f.log.Warn("ClickHouse server does not answer, trying the others", "address", addr, "error", err)
+	if !failed && others { // the caller reports the failure of a single server
+		f.log.Warn("ClickHouse server does not answer; trying the others", "address", addr, "error", err)
 	}
 }

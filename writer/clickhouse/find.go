@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// Key is a message's place: its channel and its number in it.
+// Key identifies a message by its channel and its message_seq.
 type Key struct {
 	ChannelID   string
 	ChannelType uint8
 	MessageSeq  uint64
 }
 
-// Key is the place of a row's message.
+// Key returns the key of a row's message.
 func (b *Block) Key(row int) Key {
 	return Key{ChannelID: b.channelID.rows[row], ChannelType: b.channelType.rows[row], MessageSeq: b.messageSeq.rows[row]}
 }
 
-// Expires is when a row's message is to be gone; the zero time if never.
+// Expires returns when a row's message expires; the zero time if never.
 func (b *Block) Expires(row int) time.Time {
 	if b.expire.rows[row] == 0 {
 		return time.Time{}
@@ -26,8 +26,8 @@ func (b *Block) Expires(row int) time.Time {
 	return b.AcceptedAt(row).Add(time.Duration(b.expire.rows[row]) * time.Second)
 }
 
-// Find gives the message_id of each row that the table has at a place: one, none, or the same one twice where a
-// repeated insert has not been merged. More than one ID means that two messages were given the same place.
+// Find returns the message_id of each row with a key: none, one, or the same one twice if a repeated insert has not been
+// merged. More than one distinct ID means that two messages have the same message_seq.
 func (c *Client) Find(ctx context.Context, key Key) ([]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -51,5 +51,5 @@ func (c *Client) Find(ctx context.Context, key Key) ([]int64, error) {
 	return ids, nil
 }
 
-// quoteText writes any bytes as a string literal. unhex spares the question which of them a literal may hold.
+// quoteText encodes any bytes as a string literal. unhex avoids having to escape them.
 func quoteText(text string) string { return fmt.Sprintf("unhex('%X')", text) }

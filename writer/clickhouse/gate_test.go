@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// gate stands before an engine: it passes connections on, with TLS where it has a configuration, and can be
-// closed, opened again on the same address, or made to hang: then it takes what comes and answers nothing.
+// gate is a proxy in front of an engine. It uses TLS if it has a configuration for it, and can be closed, opened again on
+// the same address, or made to hang: then it accepts everything and sends nothing.
 type gate struct {
 	t      *testing.T
 	addr   string

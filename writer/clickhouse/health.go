@@ -5,24 +5,24 @@ import (
 	"fmt"
 )
 
-// Health is how the server is, as far as it concerns the table of messages.
+// Health is the state of the server, as far as the table of messages depends on it.
 type Health struct {
-	Rows  uint64 // of the table, those of it that a merge will drop included
+	Rows  uint64 // of the table, including those that a merge will drop
 	Bytes uint64 // of the table, on disk
-	// PartsMax is the number of active parts in the partition of the database that has the most. From
-	// parts_to_delay_insert on (1,000 by default) ClickHouse slows inserts down, from parts_to_throw_insert on it refuses them.
+	// PartsMax is the number of active parts in the database's partition with the most. By default, ClickHouse slows inserts
+	// down from parts_to_delay_insert (1,000) and refuses them from parts_to_throw_insert (3,000).
 	PartsMax uint64
-	// DiskFreeBytes and DiskBytes are of the disk that has the smallest share free.
+	// DiskFreeBytes and DiskBytes describe the disk with the smallest share of free space.
 	DiskFreeBytes, DiskBytes uint64
 }
 
-// Health asks the server how it is. The error says that it does not answer, or not to us.
+// Health queries the server's state. An error means that it does not answer, or refuses this client.
 func (c *Client) Health(ctx context.Context) (Health, error) {
 	var h Health
 	row := c.conn.QueryRow(ctx, fmt.Sprintf(
 		"SELECT sum(rows), sum(bytes_on_disk) FROM system.parts WHERE active AND database = '%s' AND table = '%s'", c.database, tableMessages))
 	if err := row.Scan(&h.Rows, &h.Bytes); err != nil {
-		return Health{}, newError("look at the table's parts", c.target(tableMessages), err)
+		return Health{}, newError("read the table's parts", c.target(tableMessages), err)
 	}
 	row = c.conn.QueryRow(ctx, fmt.Sprintf(
 		"SELECT max(parts) FROM (SELECT count() AS parts FROM system.parts WHERE active AND database = '%s' GROUP BY table, partition)", c.database))
@@ -31,7 +31,7 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	}
 	row = c.conn.QueryRow(ctx, "SELECT argMin(free_space, free_space / total_space), argMin(total_space, free_space / total_space) FROM system.disks WHERE total_space > 0")
 	if err := row.Scan(&h.DiskFreeBytes, &h.DiskBytes); err != nil {
-		return Health{}, newError("look at the disks", c.target(tableMessages), err)
+		return Health{}, newError("read the disks", c.target(tableMessages), err)
 	}
 	return h, nil
 }

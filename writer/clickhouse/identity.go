@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// TableID tells a table of messages from every other. A writer's position is of one table.
+// TableID identifies a table of messages. A writer's position belongs to one table.
 type TableID struct {
 	Database string `json:"database"`
-	// UUID is the table's, which dropping it and making it again changes. It is empty for a cluster, whose servers may have different ones.
+	// UUID is the table's, which changes when the table is dropped and created again. It is empty for a cluster, whose servers may have different ones.
 	UUID string `json:"uuid,omitempty"`
 }
 
@@ -24,7 +24,7 @@ func (t TableID) String() string {
 
 const zeroUUID = "00000000-0000-0000-0000-000000000000"
 
-// Table identifies the table of messages. It fails if there is none.
+// Table returns the identity of the table of messages. It fails if there is none.
 func (c *Client) Table(ctx context.Context) (TableID, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -37,56 +37,56 @@ func (c *Client) Table(ctx context.Context) (TableID, error) {
 	if err := row.Scan(&id.UUID); err != nil {
 		return TableID{}, newError("identify the table", c.target(tableMessages), err)
 	}
-	if id.UUID == zeroUUID { // of a database whose engine is Ordinary
+	if id.UUID == zeroUUID { // the database's engine is Ordinary
 		id.UUID = ""
 	}
 	return id, nil
 }
 
-// claimVersion is the version of the ledger's entries that name deployments. No migration has it, and versions of the program
-// that know no deployments pass it over.
+// claimVersion is the version of ledger entries that name deployments. No migration has it, and program versions without
+// deployments ignore it.
 const claimVersion = 0
 
 // claimName begins the name of such an entry; the deployment's ID follows.
 const claimName = "deployment "
 
-// Owners are the IDs of the deployments that the ledger says the database is of: one as a rule, none in a database that no writer of a
-// version with identities has written into.
+// Owners returns the IDs of the deployments that have claimed the database in the ledger: normally one, and none in a
+// database that no writer with identities has written into.
 func (c *Client) Owners(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT DISTINCT name FROM %s.%s WHERE version = %d ORDER BY name", quoteName(c.database), tableLedger, claimVersion))
 	if err != nil {
-		return nil, newError("look whose the database is", c.target(tableLedger), err)
+		return nil, newError("read the owner of the database", c.target(tableLedger), err)
 	}
 	defer rows.Close()
 	var owners []string
 	for rows.Next() {
 		var name string
 		if err := rows.Scan(&name); err != nil {
-			return nil, newError("look whose the database is", c.target(tableLedger), err)
+			return nil, newError("read the owner of the database", c.target(tableLedger), err)
 		}
 		owners = append(owners, strings.TrimPrefix(name, claimName))
 	}
 	if err := rows.Err(); err != nil {
-		return nil, newError("look whose the database is", c.target(tableLedger), err)
+		return nil, newError("read the owner of the database", c.target(tableLedger), err)
 	}
 	return owners, nil
 }
 
-// Claim enters a deployment in the ledger. ClickHouse has no compare-and-set, so of two that claim a database at once both may
-// be entered, and a merge keeps one of them: whoever claims asks for the Owners again behind it, and from time to time.
+// Claim records a deployment in the ledger. ClickHouse has no compare-and-set, so if two claim a database at once, both may
+// be recorded until a merge keeps one of them: the caller reads the Owners after the claim, and from time to time.
 func (c *Client) Claim(ctx context.Context, deployment string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	claim := Migration{Version: claimVersion, Name: claimName + deployment}
 	if err := c.conn.Exec(ctx, claim.ledgerEntry(c.database)); err != nil {
-		return newError("enter the deployment", c.target(tableLedger), err)
+		return newError("record the deployment", c.target(tableLedger), err)
 	}
 	return nil
 }
 
-// Release takes all deployments out of the ledger, so that the next writer claims the database. It is meant for a command.
+// Release removes all deployments from the ledger, so that the next writer claims the database. It is meant for a command.
 func (c *Client) Release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -97,20 +97,20 @@ func (c *Client) Release(ctx context.Context) error {
 	return nil
 }
 
-// LastRow is the row of a partition that lies furthest in the message log.
+// LastRow is the row of a partition with the highest partition_seq.
 type LastRow struct {
 	PartitionSeq uint64
 	MessageID    int64
 	WALSeq       uint64
-	AcceptedAt   time.Time // its timestamp
+	AcceptedAt   time.Time // the row's timestamp
 }
 
-// AllPartitions stands for every partition in LastRow.
+// AllPartitions selects every partition in LastRow.
 const AllPartitions = -1
 
-// LastRow finds the last row of a partition, or of AllPartitions, among those that are of a time or later; of the zero time, among all. It is
-// false if there is none. Parts of which every row is older are not read, so a time that is near the last row's makes
-// the question cheap: it reads four columns of the rest.
+// LastRow finds the last row of a partition, or of AllPartitions, among rows from a time on; all rows for the zero time. It
+// returns false if there is none. It skips parts in which every row is older and reads four columns of the rest, so a time
+// close to the last row's makes the query cheap.
 func (c *Client) LastRow(ctx context.Context, partition int, since time.Time) (LastRow, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -126,12 +126,12 @@ func (c *Client) LastRow(ctx context.Context, partition int, since time.Time) (L
 	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(), max(partition_seq), argMax(message_id, partition_seq), argMax(wal_seq, partition_seq), argMax(timestamp, partition_seq) FROM %s.%s WHERE %s",
 		quoteName(c.database), tableMessages, strings.Join(conditions, " AND ")))
 	if err := row.Scan(&count, &last.PartitionSeq, &last.MessageID, &last.WALSeq, &last.AcceptedAt); err != nil {
-		return LastRow{}, false, newError("look for the last row", c.target(tableMessages), err)
+		return LastRow{}, false, newError("find the last row", c.target(tableMessages), err)
 	}
 	return last, count > 0, nil
 }
 
-// Rows counts the rows of the table, those that a merge will take away included. It reads no column.
+// Rows counts the rows of the table, including those that a merge will remove. It reads no column.
 func (c *Client) Rows(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -142,13 +142,13 @@ func (c *Client) Rows(ctx context.Context) (uint64, error) {
 	return rows, nil
 }
 
-// Exists reports whether the table of messages is there.
+// Exists reports whether the table of messages exists.
 func (c *Client) Exists(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	e, err := c.engine(ctx, tableMessages)
 	if err != nil {
-		return false, newError("look for the table", c.target(tableMessages), err)
+		return false, newError("find the table", c.target(tableMessages), err)
 	}
 	return e.name != "", nil
 }

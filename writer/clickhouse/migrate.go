@@ -16,24 +16,24 @@ import (
 //go:embed migrations
 var migrationFiles embed.FS
 
-// Migration brings the tables a step further. It is idempotent: to run it twice, or from two processes at once, or again after it was cut off
-// between two statements, is as good as once.
+// Migration is one step of the tables' schema. It is idempotent: it may run twice, from two processes at once, or again
+// after an interruption between two statements.
 type Migration struct {
 	Version  int
-	Name     string // of the file, without the version and the ending
+	Name     string // of the file, without the version and the extension
 	Checksum uint32 // CRC32 of the file
-	SQL      string // with the names of database and cluster in place
+	SQL      string // with the names of database and cluster filled in
 }
 
-// Layout is where the tables lie, and how.
+// Layout is the database and the distribution of the tables.
 type Layout struct {
 	Database string
-	// Cluster is the name of the cluster over which the tables are replicated and, by channel, sharded; empty
-	// for a single server.
+	// Cluster is the name of the cluster over which the tables are replicated and, by channel, sharded; empty for a
+	// single server.
 	Cluster string
 }
 
-// files is the folder of the layout's migrations.
+// files returns the folder of the layout's migrations.
 func (l Layout) files() string {
 	if l.Cluster != "" {
 		return path.Join("migrations", "cluster")
@@ -41,10 +41,10 @@ func (l Layout) files() string {
 	return path.Join("migrations", "single")
 }
 
-// Statements are what a migration runs, one after another. In its file a line that ends with a semicolon ends a statement.
+// Statements splits a migration into its statements. In its file, a line that ends with a semicolon ends a statement.
 func (m Migration) Statements() []string { return strings.Split(m.SQL, ";\n\n") }
 
-// Migrations are the steps to a layout, in their order.
+// Migrations returns the migrations of a layout in order.
 func Migrations(layout Layout) ([]Migration, error) {
 	files, err := fs.Sub(migrationFiles, layout.files())
 	if err != nil {
@@ -58,7 +58,7 @@ func readMigrations(files fs.FS, layout Layout, columns []column) ([]Migration, 
 	if err != nil {
 		return nil, fmt.Errorf("clickhouse: %w", err)
 	}
-	// What else stands in braces is left alone: macros of the server ({shard}) and parameters of views.
+	// Other names in braces remain: macros of the server ({shard}) and parameters of views.
 	names := strings.NewReplacer("{database}", layout.Database, "{cluster}", layout.Cluster)
 	var all []Migration
 	var texts []string
@@ -84,8 +84,8 @@ func readMigrations(files fs.FS, layout Layout, columns []column) ([]Migration, 
 	return all, nil
 }
 
-// viewsMark, in a migration that adds a column, stands for the statements that replace each view of whole messages by itself with all columns that
-// there are then. ClickHouse fixes what * means when a view is made, so the views name the columns.
+// viewsMark, in a migration that adds a column, stands for the statements that replace each view of whole messages by one
+// with all current columns. ClickHouse expands * when it creates a view, so the views name the columns.
 const viewsMark = "{views}"
 
 var (
@@ -94,7 +94,7 @@ var (
 	wholeView = regexp.MustCompile(`(?s)^CREATE (?:VIEW IF NOT EXISTS|OR REPLACE VIEW) ([^\n]* AS\nSELECT\n)    message_id, message_seq,.*?(\nFROM .*)$`)
 )
 
-// columnsBefore are the columns without those that later migrations add.
+// columnsBefore returns the columns without those that later migrations add.
 func columnsBefore(columns []column, later []string) []string {
 	added := make(map[string]bool)
 	for _, text := range later {
@@ -111,7 +111,7 @@ func columnsBefore(columns []column, later []string) []string {
 	return names
 }
 
-// replaceViews are the statements that viewsMark stands for: the latest form of each view, with other columns.
+// replaceViews returns the statements that viewsMark stands for: the latest form of each view, with other columns.
 func replaceViews(earlier, columns []string) string {
 	var names []string
 	latest := make(map[string]string)
@@ -135,16 +135,15 @@ func replaceViews(earlier, columns []string) string {
 	return strings.Join(statements, ";\n\n")
 }
 
-// The first migrations create the database and the ledger. They cannot be looked up there before they have
-// run, so they are run whenever the ledger is not there.
+// The first migrations create the database and the ledger. Before they have run, the ledger cannot list them, so they run
+// whenever there is no ledger.
 const (
 	databaseVersion = 1
 	ledgerVersion   = 2
 )
 
-// Pending lists the migrations that the ledger of the database does not have, and those that it has and whose table or
-// view is not there. A migration that was applied with another text, or one that this program does not know, is an error of
-// class Configuration.
+// Pending returns the migrations that the ledger lacks, and those that it has although their table or view does not exist.
+// An applied migration whose text differs, or that this program does not know, is an error of class Configuration.
 func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
 	all, err := Migrations(c.layout)
 	if err != nil {
@@ -159,7 +158,7 @@ func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
 	}
 	undone, err := c.undone(ctx, all, applied)
 	if err != nil {
-		return nil, newError("look for the tables", c.target(tableMessages), err)
+		return nil, newError("list the tables", c.target(tableMessages), err)
 	}
 	return slices.DeleteFunc(all, func(m Migration) bool {
 		_, done := applied[m.Version]
@@ -167,10 +166,10 @@ func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
 	}), nil
 }
 
-// object matches the table or view that a statement makes or changes.
+// object matches the table or view that a statement creates or changes.
 var object = regexp.MustCompile("^(CREATE|ALTER)(?: OR REPLACE)? (TABLE|VIEW|MATERIALIZED VIEW) (?:IF NOT EXISTS )?`[^`]+`\\.`?(\\w+)")
 
-// objectOf is what a statement does to which kind of thing; all are empty if that is neither a table nor a view.
+// objectOf returns the verb of a statement and the kind and name of its object; all are empty if that is not a table or view.
 func objectOf(statement string) (verb, kind, name string) {
 	if found := object.FindStringSubmatch(statement); len(found) == 4 {
 		return found[1], found[2], found[3]
@@ -178,8 +177,8 @@ func objectOf(statement string) (verb, kind, name string) {
 	return "", "", ""
 }
 
-// undone finds the migrations that were applied and of which nothing is left: those that made a table or view that is not
-// there, and the later ones that changed it.
+// undone returns the applied migrations whose effect is gone: those that created a table or view that does not exist, and
+// the later ones that changed it.
 func (c *Client) undone(ctx context.Context, all []Migration, applied map[int]uint32) (map[int]bool, error) {
 	if len(applied) == 0 {
 		return nil, nil
@@ -204,7 +203,7 @@ func (c *Client) undone(ctx context.Context, all []Migration, applied map[int]ui
 	return undone, nil
 }
 
-// tables are the names of the tables and views of the database.
+// tables returns the names of the tables and views of the database.
 func (c *Client) tables(ctx context.Context) (map[string]bool, error) {
 	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT name FROM system.tables WHERE database = '%s'", c.database))
 	if err != nil {
@@ -225,21 +224,20 @@ func (c *Client) tables(ctx context.Context) (map[string]bool, error) {
 	return there, nil
 }
 
-// sayLost logs that a migration which the ledger has was applied again.
+// sayLost logs that a migration in the ledger was applied again.
 func (c *Client) sayLost(m Migration) {
 	switch verb, kind, name := objectOf(m.Statements()[0]); {
 	case verb != "CREATE":
 	case kind == "TABLE":
-		c.log.Error("table was missing though the ledger has it; created it again, empty: the rows that it had are missing until they are brought back with `sendhouse replay clickhouse`",
+		c.log.Error("table was missing although the ledger has it; created it again, empty: restore its rows with `sendhouse replay clickhouse`",
 			"database", c.database, "table", name)
 	default:
-		c.log.Warn("view was missing though the ledger has it; created it again", "database", c.database, "view", name)
+		c.log.Warn("view was missing although the ledger has it; created it again", "database", c.database, "view", name)
 	}
 }
 
-// Migrate runs the migrations that are pending and enters each in the ledger. A table that is not there though the ledger
-// has it is made again, empty, and logged as an error. A database that is there
-// already is not created, so that the right to do so is not needed.
+// Migrate runs the pending migrations and records each in the ledger. It creates a missing table again that the ledger
+// has, empty, and logs an error. It does not create a database that exists, so that it does not need the right to.
 func (c *Client) Migrate(ctx context.Context) error {
 	pending, err := c.Pending(ctx)
 	if err != nil {
@@ -273,7 +271,7 @@ func (c *Client) Migrate(ctx context.Context) error {
 	return nil
 }
 
-// made refuses a table or view that is not there though it was just made: ClickHouse has it and does not show it.
+// made refuses a table or view that does not appear although it was just created: ClickHouse has it and does not show it.
 func (c *Client) made(ctx context.Context, m Migration) error {
 	var there map[string]bool
 	for _, statement := range m.Statements() {
@@ -284,13 +282,13 @@ func (c *Client) made(ctx context.Context, m Migration) error {
 		if there == nil {
 			var err error
 			if there, err = c.tables(ctx); err != nil {
-				return newError("look for the tables", c.target(name), err)
+				return newError("list the tables", c.target(name), err)
 			}
 		}
 		if !there[name] {
 			return &Error{
 				Op: fmt.Sprintf("migration %04d_%s", m.Version, m.Name), Target: c.target(name), Class: Configuration,
-				Err: fmt.Errorf("it was made and is not there, as if it had been detached permanently (run: ATTACH TABLE %s.%s)", quoteName(c.database), name),
+				Err: fmt.Errorf("it was created but does not appear, as if it had been detached permanently (run: ATTACH TABLE %s.%s)", quoteName(c.database), name),
 			}
 		}
 	}
@@ -302,7 +300,7 @@ func (c *Client) apply(ctx context.Context, m Migration) error {
 		var databases uint64
 		row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count() FROM system.databases WHERE name = '%s'", c.database))
 		if err := row.Scan(&databases); err != nil {
-			return fmt.Errorf("look for the database: %w", err)
+			return fmt.Errorf("find the database: %w", err)
 		}
 		if databases > 0 {
 			return nil
@@ -316,12 +314,12 @@ func (c *Client) apply(ctx context.Context, m Migration) error {
 	return nil
 }
 
-// ledger reads what has been applied: checksums by version. It is empty if there is no ledger.
+// ledger returns the checksums of the applied migrations by version. It is empty if there is no ledger.
 func (c *Client) ledger(ctx context.Context) (map[int]uint32, error) {
 	var tables uint64
 	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count() FROM system.tables WHERE database = '%s' AND name = '%s'", c.database, tableLedger))
 	if err := row.Scan(&tables); err != nil {
-		return nil, fmt.Errorf("look for the ledger: %w", err)
+		return nil, fmt.Errorf("find the ledger: %w", err)
 	}
 	applied := make(map[int]uint32)
 	if tables == 0 {
@@ -345,7 +343,7 @@ func (c *Client) ledger(ctx context.Context) (map[int]uint32, error) {
 	return applied, nil
 }
 
-// record enters migrations in the ledger.
+// record adds migrations to the ledger.
 func (c *Client) record(ctx context.Context, migrations []Migration) error {
 	for _, m := range migrations {
 		if err := c.conn.Exec(ctx, m.ledgerEntry(c.database)); err != nil {
@@ -355,7 +353,7 @@ func (c *Client) record(ctx context.Context, migrations []Migration) error {
 	return nil
 }
 
-// ledgerEntry is the statement that says that the migration was applied.
+// ledgerEntry returns the statement that records the migration as applied.
 func (m Migration) ledgerEntry(database string) string {
 	return fmt.Sprintf("INSERT INTO %s.%s (version, name, checksum, applied_at) SELECT %d, '%s', %d, now()",
 		quoteName(database), tableLedger, m.Version, m.Name, m.Checksum)

@@ -18,7 +18,7 @@ func TestMigrate(t *testing.T) {
 	all, err := clickhouse.Migrations(clickhouse.Layout{Database: b.database})
 	require.NoError(t, err)
 
-	require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there")
+	require.ErrorContains(t, b.client.Check(b.ctx), "the table does not exist")
 	pending, err := b.client.Pending(b.ctx)
 	require.NoError(t, err)
 	require.Equal(t, all, pending)
@@ -60,7 +60,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	b.exec(t, "ALTER TABLE "+b.database+".messages MODIFY COLUMN wal_index UInt64")
 	err := b.client.Check(b.ctx)
 	require.ErrorContains(t, err, "column tag_key String is missing")
-	require.ErrorContains(t, err, "column wal_index is UInt64, needed is UInt32")
+	require.ErrorContains(t, err, "column wal_index is UInt64, but must be UInt32")
 	var typed *clickhouse.Error
 	require.ErrorAs(t, err, &typed)
 	require.Equal(t, clickhouse.Configuration, typed.Class)
@@ -90,7 +90,7 @@ func TestMigrateMakesWhatIsGone(t *testing.T) {
 	require.NoError(t, b.client.Migrate(b.ctx))
 	b.exec(t, "DROP TABLE "+b.database+".messages")
 	b.exec(t, "DROP TABLE "+b.database+".channel_counts")
-	require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there (run `sendhouse migrate`, which makes it)")
+	require.ErrorContains(t, b.client.Check(b.ctx), "the table does not exist (run `sendhouse migrate`, which creates it)")
 	pending, err := b.client.Pending(b.ctx)
 	require.NoError(t, err)
 	var names []string

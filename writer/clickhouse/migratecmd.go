@@ -9,17 +9,17 @@ import (
 	"strings"
 )
 
-// MigrateOptions are the flags of the migrate command besides those of the connection.
+// MigrateOptions are the flags of the migrate command in addition to those of the connection.
 type MigrateOptions struct {
-	DryRun bool `help:"Print the statements that are pending, and run none." env:"-"`
-	All    bool `help:"With --dry-run: print the statements for an empty server; nothing is asked, so no server is needed." env:"-"`
+	DryRun bool `help:"Print the pending statements without running them." env:"-"`
+	All    bool `help:"With --dry-run: print the statements for an empty server, without connecting to one." env:"-"`
 }
 
-// RunMigrate is the migrate command: it brings the tables up to date, or prints what would do it.
+// RunMigrate is the migrate command: it updates the tables, or prints the statements that would.
 func RunMigrate(ctx context.Context, cfg Config, o MigrateOptions, log *slog.Logger, out io.Writer) (err error) {
 	if o.All {
 		if !o.DryRun {
-			return errors.New("--all: goes with --dry-run")
+			return errors.New("--all: requires --dry-run")
 		}
 		layout, err := cfg.Layout()
 		if err != nil {
@@ -49,8 +49,8 @@ func RunMigrate(ctx context.Context, cfg Config, o MigrateOptions, log *slog.Log
 	return client.Check(ctx)
 }
 
-// WriteMigrations writes statements that do what [Client.Migrate] does with these migrations, for a client that
-// runs one after another, such as clickhouse-client --multiquery. They include the entries in the ledger.
+// WriteMigrations writes the statements that [Client.Migrate] runs for these migrations, including the entries in the
+// ledger, for a client that runs one after another, such as clickhouse-client --multiquery.
 func WriteMigrations(w io.Writer, database string, migrations []Migration) error {
 	var text strings.Builder
 	if len(migrations) == 0 {

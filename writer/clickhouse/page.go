@@ -11,7 +11,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Row is a message as readers are told of it.
+// Row is a message as readers receive it.
 type Row struct {
 	MessageID   int64
 	MessageSeq  uint64
@@ -30,29 +30,29 @@ type Channel struct {
 	Type message.ChannelType
 }
 
-// Range is a part of a channel: messages with a message_seq of First to Last, both included, of which the LimitRows first are wanted, or the last
-// where NewestFirst is set.
+// Range is a part of a channel: messages with a message_seq from First to Last, both included, of which the first LimitRows
+// are wanted, or the last if NewestFirst is set.
 type Range struct {
 	First, Last uint64
 	NewestFirst bool
 	LimitRows   int
 }
 
-// liveRows is true of rows whose time has not come: one that has expired is in the table until its part is merged.
+// liveRows is the condition for rows that have not expired: an expired row remains in the table until its part is merged.
 const liveRows = "(expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > toUInt32(now()))"
 
-// Page calls each with the messages of a range in their order, as far as they are in the table and have not expired. A message may come twice in a
-// row, if an insert was repeated after the server had lost its token, until the parts are merged. To have each once the reader
-// skips it; FINAL, or LIMIT 1 BY, would cost as much again as the whole query. Both count for LimitRows.
+// Page calls each with the messages of a range in order, as far as they are in the table and have not expired. If an insert
+// was repeated after the server had lost its token, a message may come twice in a row until the parts are merged, and both
+// count for LimitRows. The caller must skip the second; FINAL, or LIMIT 1 BY, would double the cost of the query.
 //
-// The row is only good until each returns. An error of each ends the reading and is returned as it is.
+// The row is valid only until each returns. An error of each ends the query and is returned unchanged.
 func (c *Client) Page(ctx context.Context, channel Channel, r Range, each func(*Row) error) error {
 	direction := ""
 	if r.NewestFirst {
 		direction = " DESC"
 	}
-	// A channel's rows lie together in the order of the query, in each part; so the server reads only where the range is. What a page takes is
-	// latency and not work, so that one thread is as quick as many.
+	// Each part stores a channel's rows together in the order of the query, so the server reads only the range. A page costs
+	// latency rather than work, so one thread is as fast as many.
 	statement := fmt.Sprintf(`SELECT message_id, message_seq, from_uid, client_msg_no, red_dot, sync_once, expire, toUnixTimestamp(timestamp), payload
 FROM %s.%s WHERE channel_id = $1 AND channel_type = $2 AND message_seq >= $3 AND message_seq <= $4 AND %s
 ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, quoteName(c.database), tableMessages, liveRows, direction, readSettings(ctx))
@@ -63,7 +63,7 @@ ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, quoteName(c.database), tableMessag
 	var row Row
 	for rows.Next() {
 		if err := rows.Scan(&row.MessageID, &row.MessageSeq, &row.FromUID, &row.ClientMsgNo, &row.RedDot, &row.SyncOnce, &row.Expire, &row.UnixSeconds, &row.Payload); err != nil {
-			_ = rows.Close() // it says the same
+			_ = rows.Close() // returns the same error
 			return newError("read", c.target(tableMessages), err)
 		}
 		if err := each(&row); err != nil {
@@ -77,13 +77,13 @@ ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, quoteName(c.database), tableMessag
 	return nil
 }
 
-// Identity is what a message is known by.
+// Identity holds what identifies a message.
 type Identity struct {
 	MessageID  int64
 	MessageSeq uint64
 }
 
-// Sent looks for the latest message of a sender in a channel that has this client_msg_no and has not expired.
+// Sent finds the latest message of a sender in a channel that has this client_msg_no and has not expired.
 func (c *Client) Sent(ctx context.Context, channel Channel, fromUID, clientMsgNo string) (found Identity, ok bool, err error) {
 	statement := fmt.Sprintf(`SELECT message_id, message_seq FROM %s.%s
 WHERE channel_id = $1 AND channel_type = $2 AND client_msg_no = $3 AND from_uid = $4 AND %s
@@ -105,8 +105,8 @@ ORDER BY message_seq DESC LIMIT 1 SETTINGS %s`, quoteName(c.database), tableMess
 	return found, ok, nil
 }
 
-// query begins a statement, or returns when ctx ends. A server that accepts a connection and says nothing would hold the caller for the dial
-// timeout, whatever ctx says; see Ping.
+// query starts a statement, or returns when ctx ends: if a server accepts a connection and sends nothing, the driver blocks
+// until the dial timeout regardless of ctx; see Ping.
 func (c *Client) query(ctx context.Context, statement string, args ...any) (driver.Rows, error) {
 	type answer struct {
 		rows driver.Rows
@@ -123,15 +123,15 @@ func (c *Client) query(ctx context.Context, statement string, args ...any) (driv
 	case <-ctx.Done():
 		go func() { // ends with the dial timeout at the latest
 			if a := <-answers; a.err == nil {
-				_ = a.rows.Close() // nobody wants them
+				_ = a.rows.Close() // the caller has returned
 			}
 		}()
 		return nil, context.Cause(ctx)
 	}
 }
 
-// readSettings bound what a reader may cost the server. They stand in the statement: the driver puts a time of its own into the settings
-// of the call, five seconds beyond the deadline, and the server would go on for nobody.
+// readSettings limits the cost of a read on the server. The limits are part of the statement: the driver sets a time limit
+// of its own in the settings of the call, five seconds beyond the deadline, and the server would keep working for no one.
 func readSettings(ctx context.Context) string {
 	seconds := readTimeout.Seconds()
 	if deadline, ok := ctx.Deadline(); ok {

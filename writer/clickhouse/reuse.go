@@ -9,20 +9,20 @@ import (
 	drivercolumn "github.com/ClickHouse/clickhouse-go/v2/lib/column"
 )
 
-// keptFor is how long columns are kept that no insert uses, at least; twice that at most.
+// keptFor is the minimum time for which unused columns are kept; the maximum is twice that.
 const keptFor = 30 * time.Second
 
-// keptColumns are the driver's columns of inserts that are over. A batch of the driver begins with empty ones, which grow with each
-// row that is appended, and are as large as the rows in the end; here it gets those of an earlier batch, emptied. There are as many as
-// inserts have been under way at one time lately. The zero value keeps nothing yet.
+// keptColumns holds the driver's columns of finished inserts. A driver's batch starts with empty columns, which grow with
+// each row up to the size of all rows; here it receives those of an earlier batch, emptied. There are as many sets as
+// inserts recently ran concurrently. The zero value is empty.
 type keptColumns struct {
 	mu     sync.Mutex
-	sets   [][]drivercolumn.Interface // the latest is lent first
-	unused int                        // of sets, from the first on: since drop was last called
+	sets   [][]drivercolumn.Interface // a stack: the latest is lent first
+	unused int                        // number of sets, from the first on, unused since the last drop
 	timer  *time.Timer                // calls drop; runs while there are sets
 }
 
-// lend moves what was kept, if anything was, into the columns of a new batch that are the same.
+// lend moves a kept set, if there is one, into the matching columns of a new batch.
 func (k *keptColumns) lend(to []drivercolumn.Interface) {
 	kept := k.take()
 	if len(kept) != len(to) {
@@ -48,7 +48,7 @@ func (k *keptColumns) take() []drivercolumn.Interface {
 	return columns
 }
 
-// keep takes the columns of a batch that has arrived. With one that has failed, the driver may not be done yet.
+// keep takes the columns of a batch that succeeded. After a failure the driver may still use them.
 func (k *keptColumns) keep(columns []drivercolumn.Interface) {
 	for _, c := range columns {
 		c.Reset()
@@ -61,7 +61,7 @@ func (k *keptColumns) keep(columns []drivercolumn.Interface) {
 	}
 }
 
-// drop lets go of what was not used since it was last called.
+// drop frees the sets that were not used since its last call.
 func (k *keptColumns) drop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

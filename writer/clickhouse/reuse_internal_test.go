@@ -81,7 +81,7 @@ func TestUnusedColumnsGo(t *testing.T) {
 			defer kept.mu.Unlock()
 			return len(kept.sets)
 		}
-		for range 5 { // two inserts at one time, where there were three
+		for range 5 { // two concurrent inserts instead of three
 			<-time.After(keptFor * 3 / 4) // of the bubble
 			use(2)
 		}

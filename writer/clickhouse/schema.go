@@ -10,25 +10,25 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// DatabaseDefault is the database of a DSN that names none.
+// DatabaseDefault is the database of a DSN without one.
 const DatabaseDefault = "sendhouse"
 
 const (
 	tableMessages = "messages"
-	tableLocal    = "messages_local" // what one server of a cluster has of it
+	tableLocal    = "messages_local" // the part of it on one server of a cluster
 	tableLedger   = "schema_migrations"
 )
 
 // column is one column of the table of messages.
 type column struct{ name, typeName string }
 
-// storedFields are the fields of a message that have a column, in the order of the table and of the INSERT. Columns that a table has besides these
-// take their defaults.
+// storedFields returns the fields of a message that have a column, in the order of the table and of the INSERT. Additional
+// columns of a table take their defaults.
 func storedFields() []message.Field {
 	return slices.DeleteFunc(message.Fields(), func(f message.Field) bool { return f.Column == "" })
 }
 
-// tableColumns are the columns of the stored fields.
+// tableColumns returns the columns of the stored fields.
 func tableColumns() []column {
 	var columns []column
 	for _, f := range storedFields() {
@@ -37,7 +37,7 @@ func tableColumns() []column {
 	return columns
 }
 
-// insertStatement is the INSERT for these columns, as the driver wants it: without VALUES.
+// insertStatement returns the INSERT for these columns in the form that the driver expects, without VALUES.
 func insertStatement(database string, columns []column) string {
 	names := make([]string, len(columns))
 	for i, c := range columns {
@@ -46,7 +46,7 @@ func insertStatement(database string, columns []column) string {
 	return fmt.Sprintf("INSERT INTO %s.%s (%s)", quoteName(database), tableMessages, strings.Join(names, ", "))
 }
 
-// namesAndTypes spares the driver the question for the table's columns before each insert over HTTP.
+// namesAndTypes saves the driver the query of the table's columns before each insert over HTTP.
 func namesAndTypes(columns []column) []clickhouse.ColumnNameAndType {
 	out := make([]clickhouse.ColumnNameAndType, len(columns))
 	for i, c := range columns {
@@ -55,5 +55,5 @@ func namesAndTypes(columns []column) []clickhouse.ColumnNameAndType {
 	return out
 }
 
-// quoteName writes a database name into a statement. Open has checked that it holds no backtick.
+// quoteName quotes a database name for a statement. Open has verified that it contains no backtick.
 func quoteName(name string) string { return "`" + name + "`" }

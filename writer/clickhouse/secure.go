@@ -25,8 +25,8 @@ const (
 	caBytesMax       = 4 << 20
 )
 
-// setAuth completes user and password. Each may come from one place only: of two, one would be used and the
-// other one believed.
+// setAuth completes user and password. Each must have a single source: with two, an operator might rely on the one that is
+// not used.
 func (c Config) setAuth(auth *clickhouse.Auth) error {
 	if c.ClickHouseUser != "" {
 		if auth.Username != "" && auth.Username != c.ClickHouseUser {
@@ -56,13 +56,13 @@ func (c Config) setAuth(auth *clickhouse.Auth) error {
 	return nil
 }
 
-// WithOwner returns the configuration of a command that changes tables, with what the ClickHouse needs that `sendhouse up` embeds: its
-// address if none is given, and the owner's password from the data folder if the address is this machine's, nothing says who asks and
-// the folder has one.
+// WithOwner returns the configuration of a command that changes tables, completed for the ClickHouse that `sendhouse up`
+// embeds: its address if none is given, and, if the address is local, no credentials are given and the data folder has
+// one, the owner's password.
 func (c Config) WithOwner(dataDir string) Config {
 	path := filepath.Join(dataDir, embedded.PasswordFile)
 	if _, err := os.Stat(path); dataDir == "" || err != nil {
-		return c // the server says what is missing
+		return c // the server reports what is missing
 	}
 	c.ClickHouseDSN = cmp.Or(c.ClickHouseDSN, "http://127.0.0.1:8123/"+DatabaseDefault)
 	address, err := url.Parse(c.ClickHouseDSN)
@@ -74,7 +74,7 @@ func (c Config) WithOwner(dataDir string) Config {
 	return c
 }
 
-// readPassword gives what the file holds without the white space at its end, which editors leave there.
+// readPassword returns the content of a file without trailing white space, which editors add.
 func readPassword(path string) (string, error) {
 	text, err := readBounded(path, passwordBytesMax)
 	if err != nil {
@@ -87,13 +87,13 @@ func readPassword(path string) (string, error) {
 	return password, nil
 }
 
-// readBounded reads a whole file of at most that many bytes.
+// readBounded reads a whole file of at most bytesMax bytes.
 func readBounded(path string, bytesMax int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // it names the file
 	}
-	defer func() { _ = f.Close() }() // opened for reading: nothing is lost
+	defer func() { _ = f.Close() }() // read-only: nothing to lose
 	text, err := io.ReadAll(io.LimitReader(f, bytesMax+1))
 	if err != nil {
 		return nil, err //nolint:wrapcheck // it names the file
@@ -104,7 +104,7 @@ func readBounded(path string, bytesMax int64) ([]byte, error) {
 	return text, nil
 }
 
-// setTLS turns TLS on where one of its settings is given, and sets it up.
+// setTLS enables and configures TLS if one of its settings is given.
 func (c Config) setTLS(scheme string, o *clickhouse.Options) error {
 	asked := ""
 	for _, flag := range []struct{ name, value string }{
@@ -121,7 +121,7 @@ func (c Config) setTLS(scheme string, o *clickhouse.Options) error {
 		return nil
 	}
 	if scheme == "http" {
-		return fmt.Errorf("%s: http:// in --clickhouse-dsn is not encrypted, say https://", asked)
+		return fmt.Errorf("%s: http:// in --clickhouse-dsn is not encrypted, use https://", asked)
 	}
 	if o.TLS == nil {
 		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -148,17 +148,17 @@ func (c Config) setAuthorities(t *tls.Config) error {
 	return nil
 }
 
-// setCertificate has the certificate read for each connection, so that one that was renewed is used without a
-// restart. It is read once now, so that a wrong one is an error of the start.
+// setCertificate reads the certificate for each connection, so that a renewed one takes effect without a restart. It also
+// reads it once now, so that an invalid one fails the start.
 func (c Config) setCertificate(t *tls.Config) error {
 	certFile, keyFile := c.ClickHouseTLSCert, c.ClickHouseTLSKey
 	switch {
 	case certFile == "" && keyFile == "":
 		return nil
 	case keyFile == "":
-		return errors.New("--clickhouse-tls-cert: --clickhouse-tls-key is missing beside it")
+		return errors.New("--clickhouse-tls-cert: requires --clickhouse-tls-key")
 	case certFile == "":
-		return errors.New("--clickhouse-tls-key: --clickhouse-tls-cert is missing beside it")
+		return errors.New("--clickhouse-tls-key: requires --clickhouse-tls-cert")
 	}
 	if _, err := tls.LoadX509KeyPair(certFile, keyFile); err != nil {
 		return fmt.Errorf("--clickhouse-tls-cert: %w", err)

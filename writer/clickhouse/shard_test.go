@@ -70,7 +70,7 @@ func (in *shardInsert) keys() []string {
 	return keys
 }
 
-// listenAsShards takes a port for each shard, and gives the configuration that names them.
+// listenAsShards opens a port for each shard, and returns the configuration that names them.
 func listenAsShards() (config string, stop func() error, err error) {
 	var text strings.Builder
 	text.WriteString("<clickhouse><remote_servers><" + shardCluster + ">")

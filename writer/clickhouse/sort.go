@@ -7,19 +7,19 @@ import (
 	"strings"
 )
 
-// yieldRows: preparing an insert takes some milliseconds at a stretch, of a processor that requests wait for where all roles
-// share it, and nobody waits for the insert. So it gives way after every so many rows, to whatever else can run, and after each
-// column.
+// yieldRows is the number of rows after which preparing an insert yields the processor; it also yields after each column.
+// Preparation takes some milliseconds without a pause, requests may be waiting for the processor if all roles share it, and
+// no request waits for the insert.
 const yieldRows = 256
 
-// sorting brings rows into the order of the table's key, (channel_id, channel_type, message_seq), so that the server finds a block
-// in order and need neither sort it nor move its columns. It knows what the server does not: the rows of one channel come in the
-// order of their message_seq. So only channels are compared, of which a block has far fewer than rows.
+// sorting orders rows by the table's key, (channel_id, channel_type, message_seq), so that the server receives a sorted
+// block and need neither sort it nor move its columns. It uses what the server does not know: the rows of one channel are
+// already in the order of their message_seq. So it compares only channels, of which a block has far fewer than rows.
 type sorting struct {
-	groups   map[channelKey]int32 // place in channels
+	groups   map[channelKey]int32 // index in channels
 	channels []channelRows
-	groupOf  []int32 // place in channels, as they came, of each row
-	next     []int32 // where the next row of a channel goes
+	groupOf  []int32 // index in channels, before they are sorted, of each row
+	next     []int32 // output index of the next row of a channel
 	order    []int32
 }
 
@@ -28,14 +28,14 @@ type channelKey struct {
 	kind uint8
 }
 
-// channelRows is a channel of the block, and how many rows it has.
+// channelRows is a channel of the block and its number of rows.
 type channelRows struct {
 	channelKey
 	group int32
 	rows  int32
 }
 
-// inOrder gives the rows [first, end) in the order of the table's key. The answer is good until the next call.
+// inOrder returns the rows [first, end) in the order of the table's key. The result is valid until the next call.
 func (b *Block) inOrder(first, end int) []int32 {
 	s := &b.sorting
 	s.reset()
@@ -73,15 +73,14 @@ func (b *Block) inOrder(first, end int) []int32 {
 	return s.order
 }
 
-// reset lets go of the messages that names are read from.
+// reset releases the messages that the names alias.
 func (s *sorting) reset() {
 	clear(s.groups)
 	clear(s.channels)
 	s.channels, s.groupOf, s.next, s.order = s.channels[:0], s.groupOf[:0], s.next[:0], s.order[:0]
 }
 
-// picked is where the rows of a column are put together in another order, for as long as it takes to hand them to the driver, which
-// copies them.
+// picked holds the rows of a column in another order until the driver has copied them.
 type picked struct {
 	strings []string
 	int64s  []int64
@@ -91,12 +90,12 @@ type picked struct {
 	uint8s  []uint8
 }
 
-// reset lets go of strings.
+// reset releases the strings.
 func (p *picked) reset() {
 	clear(p.strings[:cap(p.strings)])
 }
 
-// pick puts the rows of a column together.
+// pick copies the given rows of a column.
 func pick[T any](into *[]T, column []T, rows []int32) []T {
 	out := slices.Grow((*into)[:0], len(rows))[:len(rows)]
 	for i, row := range rows {

@@ -17,7 +17,7 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 func golden(t *testing.T, name, have string) {
 	t.Helper()
@@ -118,7 +118,7 @@ func TestMigrateAgainAfterACrash(t *testing.T) {
 	b := setup(t, engine.DSN(t))
 	all, err := clickhouse.Migrations(clickhouse.Layout{Database: b.database})
 	require.NoError(t, err)
-	for n := range all { // dies behind the n-th
+	for n := range all { // dies after the n-th
 		b.exec(t, "DROP DATABASE IF EXISTS "+b.database)
 		var before bytes.Buffer
 		require.NoError(t, clickhouse.WriteMigrations(&before, b.database, all[:n]))
@@ -146,17 +146,17 @@ func TestMigrateDryRun(t *testing.T) {
 	}
 	text := run(clickhouse.MigrateOptions{DryRun: true})
 	require.Contains(t, text, "-- 0003_messages\nCREATE TABLE IF NOT EXISTS `"+b.database+"`.messages\n")
-	require.ErrorContains(t, b.client.Check(b.ctx), "the table is not there", "a dry run changes nothing")
+	require.ErrorContains(t, b.client.Check(b.ctx), "the table does not exist", "a dry run changes nothing")
 	b.script(t, text)
 	require.NoError(t, b.client.Check(b.ctx))
 	require.Equal(t, "-- nothing is pending\n", run(clickhouse.MigrateOptions{DryRun: true}))
 	require.Empty(t, run(clickhouse.MigrateOptions{}))
 	require.Equal(t, text, run(clickhouse.MigrateOptions{DryRun: true, All: true}))
-	require.ErrorContains(t, clickhouse.RunMigrate(b.ctx, cfg, clickhouse.MigrateOptions{All: true}, nil, nil), "--all: goes with --dry-run")
+	require.ErrorContains(t, clickhouse.RunMigrate(b.ctx, cfg, clickhouse.MigrateOptions{All: true}, nil, nil), "--all: requires --dry-run")
 }
 
 // The statements for a cluster. There is no cluster here, so this proves less than for the others: the text is
-// what was reviewed, the engine parses each statement and gives it back unchanged in meaning, and without the
+// what was reviewed, the engine parses and formats each statement without changing its meaning, and without the
 // words that need a cluster the statements make tables and views that pass the check and show messages.
 func TestMigrateCluster(t *testing.T) {
 	t.Parallel()

@@ -6,17 +6,17 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// values are the rows of a block in one column.
+// values holds the rows of a block in one column.
 type values interface {
 	// add appends the row of a message.
 	add(s *message.Stored)
-	// hand hands rows to the driver, in their order.
+	// hand passes rows to the driver, in order.
 	hand(rows []int32, to appender, p *picked) error
-	// reset removes all rows. It keeps the memory, and lets go of the messages.
+	// reset removes all rows. It keeps the memory and releases the messages.
 	reset()
 }
 
-// newValues makes the column of a field.
+// newValues returns the column of a field.
 func newValues(f message.Field) values {
 	switch f.Column {
 	case "UInt8":
@@ -27,14 +27,14 @@ func newValues(f message.Field) values {
 		return &numbers[uint32]{get: f.Number, into: func(p *picked) *[]uint32 { return &p.uint32s }}
 	case "UInt64":
 		return &numbers[uint64]{get: f.Number, into: func(p *picked) *[]uint64 { return &p.uint64s }}
-	case "Int64", "DateTime64(3, 'UTC')": // the driver takes int64s in the unit of the column
+	case "Int64", "DateTime64(3, 'UTC')": // the driver accepts int64s in the unit of the column
 		return &numbers[int64]{get: f.Number, into: func(p *picked) *[]int64 { return &p.int64s }}
 	case "String":
 		return &texts{get: f.Text}
 	case "Array(String)":
 		return &lists{get: f.Texts}
 	default:
-		panic(fmt.Sprintf("clickhouse: field %s: a column of type %s cannot be filled", f.Name, f.Column))
+		panic(fmt.Sprintf("clickhouse: field %s: column type %s is not supported", f.Name, f.Column))
 	}
 }
 
@@ -68,7 +68,7 @@ func (c *texts) reset() {
 	c.rows = c.rows[:0]
 }
 
-// lists are texts of which a row has any number: those of row i are all[ends[i-1]:ends[i]].
+// lists holds a list of texts per row: those of row i are all[ends[i-1]:ends[i]].
 type lists struct {
 	get  func(s *message.Stored) []string
 	all  []string
@@ -80,8 +80,8 @@ func (c *lists) add(s *message.Stored) {
 	c.ends = append(c.ends, len(c.all))
 }
 
-// hand goes row by row, since the driver's columnar way for arrays allocates for each row. Nearly all rows have none, and for
-// those the same boxed value does.
+// hand appends row by row, because the driver's columnar path for arrays allocates for each row. Nearly all rows are
+// empty, and they share one boxed value.
 func (c *lists) hand(rows []int32, to appender, _ *picked) error {
 	var none any = []string{}
 	for _, row := range rows {

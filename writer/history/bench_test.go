@@ -176,7 +176,7 @@ func (bu *bundle) measure(b *testing.B, next func() (method, path, body string))
 	b.ReportMetric(at(0.99), "p99-ms")
 }
 
-// insertAway inserts 5,000 messages a second, twice a second, as the writer does at that rate, until it is told to stop.
+// insertAway inserts 5,000 messages a second, twice a second, as the writer does at that rate, until stop is called.
 func (bu *bundle) insertAway(b *testing.B) (stop func()) {
 	b.Helper()
 	ctx, cancel := context.WithCancel(b.Context())

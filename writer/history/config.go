@@ -8,24 +8,24 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
-// Config is what an operator may set. Embed it in the command line.
+// Config holds the settings of an operator. Embed it in the command line.
 type Config struct {
-	HistoryRequestsMax  int             `help:"Reads of clients from ClickHouse at one time (messagesync, status); eight times as many may wait, and beyond that they are answered 503." default:"16"`
-	HistoryTimeout      time.Duration   `help:"How long one read of a client may take before it is answered 503." default:"5s"`
-	HistoryPageBytesMax config.ByteSize `help:"A page of messagesync ends before it is larger than this, whatever its limit; its more is 1 then." default:"8MiB"`
+	HistoryRequestsMax  int             `help:"Concurrent client reads from ClickHouse (messagesync, status). Eight times as many may wait; further ones get 503." default:"16"`
+	HistoryTimeout      time.Duration   `help:"Time after which a client read gets 503." default:"5s"`
+	HistoryPageBytesMax config.ByteSize `help:"Maximum size of a page of messagesync, regardless of its limit. A page that it cuts short has more = 1." default:"8MiB"`
 }
 
 // Limits of the settings.
 const (
 	requestsMaxMax = 1024
-	// A slower answer could meet the write timeout of the listener.
+	// A slower reply could exceed the write timeout of the listener.
 	timeoutMax = 10 * time.Second
 	// The largest message must fit on a page.
 	pageBytesMin = 8 << 20
 	pageBytesMax = 256 << 20
 )
 
-// Check reports every setting that is out of its range.
+// Check reports every setting that is out of range.
 func (c Config) Check() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {

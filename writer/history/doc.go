@@ -1,32 +1,37 @@
-// Package history answers clients that ask for what has been sent: POST /channel/messagesync for the messages of a channel, and
-// GET /message/status for what became of one. It reads ClickHouse, and for messages that are not there yet the logs before it. It writes nothing.
+// Package history serves what has been sent: POST /channel/messagesync returns the messages of a channel, and
+// GET /message/status the state of one send. It reads ClickHouse, and the logs for messages that are not there yet. It
+// writes nothing.
 //
-// The routes are mounted into the listener of ingest, which admits and authorises, by main: see [Service.Routes] and docs/adr/0003.
+// main mounts the routes into the listener of ingest, which handles admission and authorisation: see [Service.Routes] and
+// docs/adr/0003.
 //
-// # What it promises
+// # Guarantees
 //
-// A page has each message once, in the order of message_seq, none that has expired, and everything that was in ClickHouse when it was asked for. It
-// does not have what the writer has not inserted yet: a message is there within seconds of its 200 while ClickHouse is well.
+// A page has each message once, in the order of message_seq, no expired message, and every message that was in ClickHouse
+// at the time of the request. It lacks what the writer has not inserted yet: while ClickHouse is healthy, a message appears
+// within seconds of its 200.
 //
-// A status is stored, accepted or unknown. It never says unknown, with complete set, of a send that was answered 200 and has not
-// expired. The order of looking is what makes that true: first how far the writer is, then ClickHouse, then the message log behind where the
-// writer was, then the write-ahead log behind the message log. Whatever moves on meanwhile moves to where has been looked
-// already only after it was seen where it came from.
+// A status is stored, accepted or unknown. It is never unknown and complete for a send that got 200 and has not expired.
+// The order of the reads ensures this: first the writer's position, then ClickHouse, then the message log after that
+// position, then the write-ahead log after the end of the message log. A message that advances in the meantime is seen
+// either before or after its move.
 //
-// # What bounds it
+// # Limits
 //
-// So many questions at a time (--history-requests-max), each so long (--history-timeout), each page so large (--history-page-bytes-max) and read
-// in so many rows at a time (nextRowsMax), and so far into the logs (recordsMax, walRecordsMax). Who finds no place is answered 503.
+// These are limited: concurrent requests (--history-requests-max), their duration (--history-timeout), the size of a page
+// (--history-page-bytes-max), the rows per query (nextRowsMax), and the records read from the logs (recordsMax,
+// walRecordsMax). A request that finds no slot gets 503.
 //
-// A question gives its place back when its answer is there: who reads slowly takes none from those who ask. The answers that are being written may
-// together be as large as a full page for each place, and each has its time, which grows with its size (answerTimeout, readBytesPerSecond). An
-// answer that does not fit is 503; small ones mostly do.
+// A request releases its slot when its reply is complete, so slow readers do not block others. The replies being written
+// may together be as large as a full page per slot, and the time for each grows with its size (answerTimeout,
+// readBytesPerSecond). A reply that exceeds the total gets 503, which rarely affects small ones.
 //
-// A status divides its time, so that a neighbour that hangs leaves some for the other: a third at most to learn how far the writer is, half of what
-// is left then for ClickHouse, and the rest for the logs.
+// A status divides its time so that a hanging neighbour leaves some for the others: at most a third to read the writer's
+// position, half of the rest for ClickHouse, and the remainder for the logs.
 //
 // # When a neighbour fails
 //
-//   - ClickHouse is away, slow or refuses: pages are 503; a status is answered from the logs where the message is in them, and is 503 otherwise.
-//   - NATS is away: pages are answered; a status is answered where the message is in ClickHouse, and is 503 otherwise.
+//   - ClickHouse is unreachable, slow or refuses: pages get 503; a status is served from the logs if they have the
+//     message, and gets 503 otherwise.
+//   - NATS is unreachable: pages are served; a status is served if ClickHouse has the message, and gets 503 otherwise.
 package history

@@ -16,21 +16,21 @@ import (
 )
 
 const (
-	// batchRecords and batchBytes are what is asked of a server at a time.
+	// batchRecords and batchBytes limit one request to a server.
 	batchRecords = 512
 	batchBytes   = 1 << 20
-	// getTimeout bounds the wait for one answer.
+	// getTimeout limits the wait for one response.
 	getTimeout = 2 * time.Second
 )
 
-// record is one of a log.
+// record is a record of a log.
 type record struct {
 	seq  uint64
 	at   time.Time
 	data []byte
 }
 
-// getRequest is JetStream's request for records of a stream, as far as it is used here (nats-server JSApiMsgGetRequest, ADR-31).
+// getRequest is JetStream's request for records of a stream, with the fields used here (nats-server JSApiMsgGetRequest, ADR-31).
 type getRequest struct {
 	Seq      uint64 `json:"seq,omitempty"`
 	NextFor  string `json:"next_by_subj,omitempty"`
@@ -38,7 +38,7 @@ type getRequest struct {
 	MaxBytes int    `json:"max_bytes,omitempty"`
 }
 
-// lastOf is the last record of a subject. It asks the stream's leader: a follower may not have it yet.
+// lastOf returns the last record of a subject. It asks the stream's leader, because a follower may lag.
 func (l *logs) lastOf(ctx context.Context, stream, subject string) (r record, ok bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, getTimeout)
 	defer cancel()
@@ -52,8 +52,8 @@ func (l *logs) lastOf(ctx context.Context, stream, subject string) (r record, ok
 	return record{seq: last.Sequence, at: last.Time, data: last.Data}, true, nil
 }
 
-// each visits the records of a subject from one sequence to another, as far as recordsMax and bytesMax go; complete says that it came to the
-// end. It asks whichever server answers first, and does not come to the end where that is one that is behind.
+// each visits the records of a subject between two sequences, within recordsMax and bytesMax; complete reports whether it
+// reached the end. The first server to respond serves the request, so each stops early if that server lags.
 func (l *logs) each(ctx context.Context, stream, subject string, from, to uint64, recordsMax int, visit func(record) error) (complete bool, err error) {
 	size := 0
 	for records := 0; records < recordsMax && size < bytesMax; {
@@ -75,7 +75,7 @@ func (l *logs) each(ctx context.Context, stream, subject string, from, to uint64
 	return false, nil
 }
 
-// batch asks for records that follow each other and visits them. It is the direct API, which reads without a consumer.
+// batch requests consecutive records and visits them. It uses the direct API, which reads without a consumer.
 func (l *logs) batch(ctx context.Context, stream string, request getRequest, visit func(record) error) error {
 	encoded, err := json.Marshal(request)
 	if err != nil {
@@ -86,7 +86,7 @@ func (l *logs) batch(ctx context.Context, stream string, request getRequest, vis
 	if err != nil {
 		return fmt.Errorf("read %s: %w", stream, err)
 	}
-	defer func() { _ = answers.Unsubscribe() }() // it is gone with the connection, if not now
+	defer func() { _ = answers.Unsubscribe() }() // at the latest, it ends with the connection
 	if err := l.nc.PublishRequest(jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, inbox, encoded); err != nil {
 		return fmt.Errorf("read %s: %w", stream, err)
 	}
@@ -104,7 +104,7 @@ func (l *logs) batch(ctx context.Context, stream string, request getRequest, vis
 	}
 }
 
-// next is the next record of a batch; errNoRecord says that there are no more.
+// next returns the next record of a batch, or errNoRecord at its end.
 func (l *logs) next(ctx context.Context, answers *nats.Subscription) (record, error) {
 	ctx, cancel := context.WithTimeout(ctx, getTimeout)
 	defer cancel()
@@ -114,10 +114,10 @@ func (l *logs) next(ctx context.Context, answers *nats.Subscription) (record, er
 	}
 	switch status := msg.Header.Get("Status"); status {
 	case "":
-	case strconv.Itoa(http.StatusNoContent), strconv.Itoa(http.StatusNotFound): // the end of the batch; nothing fits
+	case strconv.Itoa(http.StatusNoContent), strconv.Itoa(http.StatusNotFound): // the end of the batch; no match
 		return record{}, errNoRecord
 	default: // 503: no server answers
-		return record{}, fmt.Errorf("the server answers %s %s", status, msg.Header.Get("Description"))
+		return record{}, fmt.Errorf("the server responded %s %s", status, msg.Header.Get("Description"))
 	}
 	seq, err := strconv.ParseUint(msg.Header.Get(jetstream.SequenceHeader), 10, 64)
 	if err != nil {

@@ -16,22 +16,22 @@ import (
 	"github.com/sendhouse/sendhouse/writer"
 )
 
-// How far one question looks into the logs. Records are group commits.
+// Limits of what one request reads from the logs. Records are group commits.
 const (
 	recordsMax    = 1024     // of the message log
-	bytesMax      = 32 << 20 // of the records of one log, and what is left of a block
-	blockRecords  = 32       // of the message log, which is read back from its end
+	bytesMax      = 32 << 20 // of the records of one log, or what remains of it for a block
+	blockRecords  = 32       // of the message log, which is read backwards from its end
 	walRecordsMax = 64       // of the write-ahead log
 )
 
-// logs looks into the logs behind ClickHouse.
+// logs finds messages that have not reached ClickHouse in the logs.
 type logs struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
-	bucket atomic.Pointer[jetstream.KeyValue] // topology.WriterBucket, once it has been found
+	bucket atomic.Pointer[jetstream.KeyValue] // topology.WriterBucket, once it is open
 }
 
-// progress is how far the writer has come. Everything up to there was in ClickHouse, and could be seen, before it was recorded.
+// progress returns the writer's position. Everything up to it was visible in ClickHouse before it was recorded.
 func (l *logs) progress(ctx context.Context, partition int) (writer.Progress, error) {
 	bucket := l.bucket.Load()
 	if bucket == nil {
@@ -49,10 +49,10 @@ func (l *logs) progress(ctx context.Context, partition int) (writer.Progress, er
 	return p, nil
 }
 
-// messagesEnd is where a message log ended when it was looked at.
+// messagesEnd is the end of a message log at the time of a read.
 type messagesEnd struct {
 	created time.Time // of the stream
-	record            // the last; seq is 0 if there is none
+	record            // the last record; seq is 0 if there is none
 }
 
 func (l *logs) messagesEnd(ctx context.Context, partition int) (messagesEnd, error) {
@@ -65,41 +65,41 @@ func (l *logs) messagesEnd(ctx context.Context, partition int) (messagesEnd, err
 	return end, err
 }
 
-// wantedMessage is what is looked for in the message log.
+// wantedMessage identifies the message to find in the message log.
 type wantedMessage struct {
 	clientMsgNo string
 	is          func(*message.Message) bool
 	behind      uint64 // the partition_seq up to which the writer is done
 }
 
-// in gives the latest wanted message of a record.
+// in returns the latest wanted message of a record.
 func (w *wantedMessage) in(r record) (found *message.Message) {
 	if !bytes.Contains(r.data, []byte(w.clientMsgNo)) {
-		return nil // this is some hundred times as fast as decoding
+		return nil // this test is some hundred times as fast as decoding
 	}
 	var view message.BatchView
 	if message.ViewBatch(r.data, &view) != nil {
-		return nil // whose it is, the writer complains of it
+		return nil // not a batch; the writer reports it
 	}
 	for i, encoded := range view.Messages {
 		var m message.Message
-		if view.First+uint64(i) > w.behind && m.UnmarshalVT(encoded) == nil && w.is(&m) { // else the writer will make a dead letter of it
+		if view.First+uint64(i) > w.behind && m.UnmarshalVT(encoded) == nil && w.is(&m) { // otherwise it becomes a dead letter
 			found = &m
 		}
 	}
 	return found
 }
 
-// findMessage looks for the latest wanted message behind what the writer has done. complete says that all were looked at that could be it.
+// findMessage finds the latest wanted message after the writer's position. complete reports whether it read all candidates.
 func (l *logs) findMessage(ctx context.Context, partition int, progress writer.Progress, end messagesEnd, wanted wantedMessage) (found *message.Message, complete bool, err error) {
 	first := uint64(1)
-	if progress.StreamCreated.Equal(end.created) { // else it is of a stream that is gone
+	if progress.StreamCreated.Equal(end.created) { // otherwise the position belongs to an earlier stream
 		first, wanted.behind = max(progress.DoneRecord, 1), progress.Done
 	}
 	if end.seq < first {
 		return nil, true, nil
 	}
-	// Who asks has mostly just sent it, so the newest records are those that are looked at.
+	// Most callers ask about a send that they have just made, so read the newest records.
 	oldest := max(first, end.seq-min(end.seq, recordsMax)+1)
 	complete, size, from := true, 0, end.seq+1
 	for found == nil && from > oldest && size < bytesMax {
@@ -123,7 +123,7 @@ func (l *logs) findMessage(ctx context.Context, partition int, progress writer.P
 	return found, complete && (from == first || found != nil), nil
 }
 
-// findSend looks for a wanted send in the write-ahead log behind the end of the message log. complete says that all of them were looked at.
+// findSend finds a wanted send in the write-ahead log after the end of the message log. complete reports whether it read all of them.
 func (l *logs) findSend(ctx context.Context, partition int, end messagesEnd, wanted func(send *message.Send, unixMilli int64) bool) (found, complete bool, err error) {
 	name := topology.WALStream(partition)
 	stream, err := l.js.Stream(ctx, name)
@@ -131,7 +131,7 @@ func (l *logs) findSend(ctx context.Context, partition int, end messagesEnd, wan
 		return false, false, fmt.Errorf("write-ahead log of partition %d: %w", partition, err)
 	}
 	state := stream.CachedInfo().State
-	first := max(end.seq+1, state.FirstSeq) // up to the end of the message log every send has become a message or none
+	first := max(end.seq+1, state.FirstSeq) // earlier sends are messages already, or never will be
 	if state.LastSeq < first {
 		return false, true, nil
 	}
@@ -142,7 +142,7 @@ func (l *logs) findSend(ctx context.Context, partition int, end messagesEnd, wan
 	complete, err = l.each(ctx, name, topology.WALSubject(partition), from, state.LastSeq, walRecordsMax, func(r record) error {
 		var batch message.SendBatch
 		if err := batch.UnmarshalVT(r.data); err != nil {
-			return nil //nolint:nilerr // the sequencer passes over it, too
+			return nil //nolint:nilerr // the sequencer skips it too
 		}
 		for _, send := range batch.GetSends() {
 			found = found || wanted(send, r.at.UnixMilli())
@@ -152,5 +152,5 @@ func (l *logs) findSend(ctx context.Context, partition int, end messagesEnd, wan
 	return found, complete && from == first, err
 }
 
-// errNoRecord says that there is none that fits.
+// errNoRecord reports that no record matches.
 var errNoRecord = errors.New("no such record")

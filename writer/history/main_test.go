@@ -117,7 +117,7 @@ func (b *bundle) insert(messages ...*message.Message) {
 	require.NoError(b.t, b.client.Insert(b.ctx, &block, 0, block.Rows(), fmt.Sprint(b.inserts)))
 }
 
-// publish appends a record of messages to the message log, and gives the partition_seq of the last.
+// publish appends a record of messages to the message log, and returns the partition_seq of the last.
 func (b *bundle) publish(messages ...*message.Message) uint64 {
 	b.t.Helper()
 	batch := make([][]byte, len(messages))
@@ -135,7 +135,7 @@ func (b *bundle) publish(messages ...*message.Message) uint64 {
 	return b.published
 }
 
-// write appends a group commit to the write-ahead log, and gives its sequence.
+// write appends a group commit to the write-ahead log, and returns its stream_seq.
 func (b *bundle) write(sends ...*message.Send) uint64 {
 	b.t.Helper()
 	encoded, err := (&message.SendBatch{Sends: sends}).MarshalVT()

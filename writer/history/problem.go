@@ -11,7 +11,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
-// WuKongIM's reason codes that fit here.
+// The reason codes of WuKongIM that apply here.
 const (
 	reasonSystemError = 15
 	reasonChannelID   = 16
@@ -46,15 +46,15 @@ func notServed() *api.Problem {
 		Msg: "this process has no ClickHouse to read from: it was started without --clickhouse-dsn"}
 }
 
-// clientGone is told to nobody; the status, nginx's, is for the metrics.
+// clientGone is not sent to any client; its status, nginx's 499, is for the metrics.
 func clientGone() *api.Problem { return &api.Problem{Status: 499, Code: "client_gone"} }
 
-// unavailable says that ClickHouse gave no answer. What it said instead is for the log: it names addresses.
+// unavailable reports that ClickHouse did not answer. The cause is only logged, because it contains addresses.
 func unavailable(ctx context.Context, client context.Context, err error) *api.Problem {
 	switch {
 	case client.Err() != nil:
 		return clientGone()
-	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded): // the last a moment before the others
+	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded): // the last can come a moment before the others
 		return &api.Problem{Status: http.StatusServiceUnavailable, Code: "history_timeout", Reason: reasonSystemError, RetryAfter: 1,
 			Msg: "ClickHouse did not answer in time"}
 	default:
@@ -63,7 +63,7 @@ func unavailable(ctx context.Context, client context.Context, err error) *api.Pr
 	}
 }
 
-// logsUnavailable says that the logs could not be read, and that this matters.
+// logsUnavailable reports that the logs could not be read although the reply depends on them.
 func logsUnavailable(client context.Context) *api.Problem {
 	if client.Err() != nil {
 		return clientGone()
@@ -72,13 +72,13 @@ func logsUnavailable(client context.Context) *api.Problem {
 		Msg: "the message is not in ClickHouse, and the logs before it cannot be read at the moment"}
 }
 
-// issues are what is wrong with the fields of a request. One error names all of them.
+// issues collects the invalid fields of a request, which one error reports together.
 type issues struct {
 	names, texts []string
 	reason       int
 }
 
-// add notes a rule that a field breaks, if it breaks one: "is required". The first note on a field stands.
+// add records the rule that a field breaks, such as "is required". Only the first record of a field counts.
 func (i *issues) add(field, rule string) {
 	if rule == "" {
 		return
@@ -94,7 +94,7 @@ func (i *issues) add(field, rule string) {
 	i.names, i.texts = append(i.names, field), append(i.texts, field+" "+rule)
 }
 
-// problem is nil where nothing is wrong.
+// problem returns nil if no field is invalid.
 func (i *issues) problem() *api.Problem {
 	if len(i.names) == 0 {
 		return nil

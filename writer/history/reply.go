@@ -8,7 +8,7 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// appendPage appends a page as WuKongIM writes it. The bounds are those of the request.
+// appendPage appends a page in WuKongIM's format. The bounds are those of the request.
 func appendPage(dst []byte, q *syncRequest, p page) []byte {
 	dst = append(dst, `{"start_message_seq":`...)
 	dst = strconv.AppendUint(dst, q.start, 10)
@@ -26,8 +26,8 @@ func appendPage(dst []byte, q *syncRequest, p page) []byte {
 	return append(dst, "]}\n"...)
 }
 
-// appendRow appends a message. What is stored has no_persist 0, and setting is a thing of WuKongIM's own protocol that no send here has; clients
-// expect both to be there.
+// appendRow appends a message. Clients expect no_persist and setting: stored messages have no_persist 0, and setting belongs
+// to WuKongIM's own protocol, so no send here has one.
 func appendRow(dst []byte, q *syncRequest, row *clickhouse.Row) []byte {
 	dst = append(dst, `{"header":{"no_persist":0,"red_dot":`...)
 	dst = appendFlag(dst, row.RedDot != 0)
@@ -52,7 +52,7 @@ func appendRow(dst []byte, q *syncRequest, row *clickhouse.Row) []byte {
 	return append(dst, `"}`...)
 }
 
-// appendIdentity appends the ID and the sequence. The ID stands there twice because it passes 2^53, and JavaScript would round it.
+// appendIdentity appends the ID and the sequence number. The ID appears twice because it exceeds 2^53, and JavaScript would round it.
 func appendIdentity(dst []byte, identity clickhouse.Identity) []byte {
 	dst = append(dst, `"message_id":`...)
 	dst = strconv.AppendInt(dst, identity.MessageID, 10)
@@ -69,7 +69,7 @@ func appendFlag(dst []byte, set bool) []byte {
 	return append(dst, '0')
 }
 
-// appendStatus appends the answer of /message/status.
+// appendStatus appends the reply of /message/status.
 func appendStatus(dst []byte, q *statusRequest, found status) []byte {
 	dst = append(dst, `{"state":`...)
 	dst = api.AppendString(dst, found.state)

@@ -16,30 +16,30 @@ import (
 )
 
 const (
-	// bodyBytesMax bounds the body of a request; two names of 513 bytes and some numbers need far less.
+	// bodyBytesMax limits the body of a request; two names of 513 bytes and some numbers need far less.
 	bodyBytesMax = 64 << 10
 
-	// The limits of a page, in messages, as WuKongIM v3 has them.
+	// The limits of a page, in messages, are those of WuKongIM v3.
 	limitDefault = 100
 	limitMax     = 10_000
 )
 
-// The modes of pulling.
+// The pull modes.
 const (
 	pullOlder = 0
 	pullNewer = 1
 )
 
-// syncRequest is what a client wants to read.
+// syncRequest is a parsed request for messages.
 type syncRequest struct {
 	channel    clickhouse.Channel
-	shown      string // how the reader calls the channel
+	shown      string // the channel's ID as the reader knows it
 	start, end uint64
 	limit      int
 	pullMode   int64
 }
 
-// syncFields are those of the body; what is absent or null is zero.
+// syncFields holds the fields of the body; absent and null fields are zero.
 type syncFields struct {
 	loginUID, channelID          string
 	channelType, limit, pullMode int64
@@ -47,7 +47,7 @@ type syncFields struct {
 	typeGiven                    bool
 }
 
-// readSyncRequest reads and checks the body of a request.
+// readSyncRequest reads and validates the body of a request.
 func readSyncRequest(w http.ResponseWriter, r *http.Request) (syncRequest, *api.Problem) {
 	if rule := api.MediaTypeRule(r.Header); rule != "" {
 		return syncRequest{}, mediaType(rule)
@@ -72,7 +72,7 @@ func readSyncRequest(w http.ResponseWriter, r *http.Request) (syncRequest, *api.
 	return f.request(&bad)
 }
 
-// decode reads the fields. What is wrong with one is noted; an error says that the whole is no JSON object.
+// decode reads the fields and records invalid ones. It returns an error if the body is not a JSON object.
 func (f *syncFields) decode(body []byte, bad *issues) error {
 	d := jx.DecodeBytes(body)
 	if err := d.ObjBytes(func(d *jx.Decoder, key []byte) error {
@@ -144,7 +144,7 @@ func sequence(d *jx.Decoder, bad *issues, field string, dst *uint64) error {
 	return nil
 }
 
-// number is the text of a value, which the caller finds to be a number or not; null is none.
+// number returns the text of a value, which the caller parses; null is not a value.
 func number(d *jx.Decoder) (raw string, given bool, err error) {
 	if d.Next() == jx.Null {
 		return "", false, d.Null()
@@ -153,7 +153,7 @@ func number(d *jx.Decoder) (raw string, given bool, err error) {
 	return strings.TrimSpace(string(value)), true, err
 }
 
-// request checks the fields and makes a request of them.
+// request validates the fields and turns them into a request.
 func (f *syncFields) request(bad *issues) (syncRequest, *api.Problem) {
 	q := syncRequest{start: f.start, end: f.end, pullMode: f.pullMode, limit: limitDefault}
 	if f.limit > 0 {
@@ -169,17 +169,17 @@ func (f *syncFields) request(bad *issues) (syncRequest, *api.Problem) {
 	return q, bad.problem()
 }
 
-// channelFields name a channel as somebody sees it.
+// channelFields identifies a channel from the viewpoint of a user.
 type channelFields struct {
-	uidField    string // that uid came in
+	uidField    string // the field that contained uid
 	uid         string
 	id          string
 	typeGiven   bool
 	channelType int64
-	command     bool // the channel of its commands
+	command     bool // select the channel's command channel
 }
 
-// canonical checks the fields and finds the channel. shown is how uid calls it: a person's channel by the other side.
+// canonical validates the fields and returns the channel. shown is its ID as uid knows it: for a person channel, the other side.
 func canonical(bad *issues, f channelFields) (channel clickhouse.Channel, shown string) {
 	before := len(bad.names)
 	channelType := message.ChannelType(0)

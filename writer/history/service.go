@@ -24,29 +24,29 @@ const (
 	pathStatus = "/message/status"
 )
 
-// waitersPerSlot is how many questions may wait for each that may be asked at one time.
+// waitersPerSlot is the number of requests that may wait per slot.
 const waitersPerSlot = 8
 
-// table is where messages are read from. It is a *clickhouse.Client but in tests.
+// table is the part of a *clickhouse.Client that reads messages; tests replace it.
 type table interface {
 	Page(ctx context.Context, channel clickhouse.Channel, r clickhouse.Range, each func(*clickhouse.Row) error) error
 	Sent(ctx context.Context, channel clickhouse.Channel, fromUID, clientMsgNo string) (clickhouse.Identity, bool, error)
 }
 
-// Deps is what the service works with. All fields must be set.
+// Deps holds the dependencies of the service. All fields must be set.
 type Deps struct {
-	// ClickHouse is not closed by the service. It need not be reachable yet.
+	// ClickHouse remains open when the service ends. It need not be reachable yet.
 	ClickHouse *clickhouse.Client
-	// NATS is a connection that reconnects for ever; JetStream is made on it.
+	// NATS is a connection that reconnects forever; JetStream uses it.
 	NATS      *nats.Conn
 	JetStream jetstream.JetStream
-	// Partitions is the deployment's number of them.
+	// Partitions is the deployment's number of partitions.
 	Partitions topology.Partitions
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
-// Service answers the routes. It has no life of its own: it works while its neighbours do.
+// Service serves the routes. It has no goroutines of its own.
 type Service struct {
 	cfg        Config
 	table      table
@@ -58,11 +58,11 @@ type Service struct {
 
 	slots   chan struct{}
 	waiting atomic.Int64
-	unread  atomic.Int64 // bytes of answers that are being written
-	failing atomic.Bool  // ClickHouse, as far as has been logged
+	unread  atomic.Int64 // bytes of replies that are being written
+	failing atomic.Bool  // the last logged state of ClickHouse
 }
 
-// New checks cfg and deps and reports everything that is wrong with them. It connects to nothing.
+// New validates cfg and deps and reports all errors together. It connects to nothing.
 func New(cfg Config, deps Deps) (*Service, error) {
 	errs := []error{cfg.Check()}
 	require := func(ok bool, what string) {
@@ -94,12 +94,12 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	return s, nil
 }
 
-// Routes are the routes that the service answers.
+// Routes returns the routes of the service.
 func (s *Service) Routes() []api.Route {
 	return routes(s.route(pathSync, s.sync), s.route(pathStatus, s.status))
 }
 
-// NotServed are the same routes where there is no ClickHouse to read: they say so.
+// NotServed returns the same routes for a process without ClickHouse: they reply that it has none.
 func NotServed() []api.Route {
 	answer := func(w http.ResponseWriter, _ *http.Request) { notServed().Write(w) }
 	return routes(answer, answer)
@@ -108,7 +108,7 @@ func NotServed() []api.Route {
 func routes(sync, status http.HandlerFunc) []api.Route {
 	return []api.Route{
 		{Method: http.MethodPost, Path: pathSync, Needs: api.ScopeRead, Serve: sync},
-		// Who may send may ask what became of it: the answer holds nothing that the answer to the send did not.
+		// A client that may send may ask for the state of a send: the reply holds nothing that the send's reply did not.
 		{Method: http.MethodGet, Path: pathStatus, Needs: api.ScopeRead | api.ScopeSend, Serve: status},
 	}
 }
@@ -116,13 +116,13 @@ func routes(sync, status http.HandlerFunc) []api.Route {
 // answer is the body of a 200.
 type answer []byte
 
-// A reader may take answerTimeout for an answer, and as long as it lasts at readBytesPerSecond.
+// A reader may take answerTimeout for a reply, plus the time that it takes at readBytesPerSecond.
 const (
 	answerTimeout      = 5 * time.Second
 	readBytesPerSecond = 1 << 20
 )
 
-// route makes a handler of an endpoint, and keeps the books.
+// route turns an endpoint into a handler with metrics and error replies.
 func (s *Service) route(path string, endpoint func(w http.ResponseWriter, r *http.Request) (answer, *api.Problem)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -140,8 +140,8 @@ func (s *Service) route(path string, endpoint func(w http.ResponseWriter, r *htt
 	}
 }
 
-// write answers, unless the answers that wait for their readers leave no room for another: together they may be as large as a full page for each
-// slot. One alone is always taken, since a page can be somewhat larger than it was reckoned.
+// write sends a reply, unless the unread replies leave no room for it: together they may be as large as a full page for
+// each slot. It always accepts a single one, because a page can be somewhat larger than estimated.
 func (s *Service) write(w http.ResponseWriter, body answer) *api.Problem {
 	size := int64(len(body))
 	defer s.unread.Add(-size)
@@ -149,14 +149,14 @@ func (s *Service) write(w http.ResponseWriter, body answer) *api.Problem {
 		return overloaded()
 	}
 	patience := answerTimeout + time.Duration(size)*time.Second/readBytesPerSecond
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience)) // only a test's writer has none
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience)) // only a test's writer does not support it
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write(body) // a caller that has gone need not know
+	_, _ = w.Write(body) // the client has gone
 	return nil
 }
 
-// admit waits for a slot; leave gives it back where it was given. The wait counts as part of the time that ctx gives.
+// admit waits for a slot, within the time of ctx. The caller must call leave unless there is a problem.
 func (s *Service) admit(ctx context.Context) (leave func(), problem *api.Problem) {
 	leave = func() { <-s.slots }
 	select {
@@ -176,7 +176,7 @@ func (s *Service) admit(ctx context.Context) (leave func(), problem *api.Problem
 	}
 }
 
-// tableFailed logs the first of several failures, and tableWorks the end of them.
+// tableFailed logs the first of several failures, tableWorks the end of them.
 func (s *Service) tableFailed(err error) {
 	if !s.failing.Swap(true) {
 		s.log.Warn("clients cannot read from ClickHouse", "error", err, "class", clickhouse.ClassOf(err).String())

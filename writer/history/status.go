@@ -18,13 +18,13 @@ import (
 const (
 	// stateStored: its row is in ClickHouse.
 	stateStored = "stored"
-	// stateAccepted: it is in the logs and will be in ClickHouse.
+	// stateAccepted: it is in the logs and will reach ClickHouse.
 	stateAccepted = "accepted"
-	// stateUnknown: it is nowhere that was looked.
+	// stateUnknown: it was not found.
 	stateUnknown = "unknown"
 )
 
-// What is said beside a state.
+// The explanations of the states.
 const (
 	hintNotFolded  = "it is in the write-ahead log; its ID and sequence number are not known yet"
 	hintUnknown    = "it was not accepted, has expired, or is on its way; sending it again with the same client_msg_no is safe"
@@ -36,17 +36,17 @@ const (
 type status struct {
 	state    string
 	identity clickhouse.Identity
-	complete bool // of unknown: everything was looked at
+	complete bool // for unknown: every place was read
 	hint     string
 }
 
-// statusRequest says of which send.
+// statusRequest identifies a send.
 type statusRequest struct {
 	channel              clickhouse.Channel
 	fromUID, clientMsgNo string
 }
 
-// status is GET /message/status.
+// status serves GET /message/status.
 func (s *Service) status(_ http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
 	q, problem := readStatusRequest(r.URL.Query())
 	if problem != nil {
@@ -67,7 +67,7 @@ func (s *Service) status(_ http.ResponseWriter, r *http.Request) (answer, *api.P
 	return appendStatus(nil, &q, found), nil
 }
 
-// readStatusRequest reads and checks the parameters.
+// readStatusRequest parses and validates the parameters.
 func readStatusRequest(values url.Values) (statusRequest, *api.Problem) {
 	var bad issues
 	for _, name := range []string{"client_msg_no", "from_uid", "channel_id"} {
@@ -94,7 +94,7 @@ func readStatusRequest(values url.Values) (statusRequest, *api.Problem) {
 	return q, bad.problem()
 }
 
-// find looks for a send, in the order that doc.go gives reasons for.
+// find finds a send. doc.go explains the order of the reads.
 func (s *Service) find(ctx, client context.Context, q *statusRequest) (status, *api.Problem) {
 	partition := s.partitions.Of(q.channel.ID, q.channel.Type)
 	progress, logErr := s.progress(ctx, partition)
@@ -118,28 +118,28 @@ func (s *Service) find(ctx, client context.Context, q *statusRequest) (status, *
 	case tableErr != nil:
 		return found, unavailable(ctx, client, tableErr)
 	case logErr != nil:
-		s.log.Debug("a status could not be read from the logs", "error", logErr, "partition", partition)
+		s.log.Debug("cannot read a status from the logs", "error", logErr, "partition", partition)
 		return found, logsUnavailable(client)
 	default:
 		return found, nil
 	}
 }
 
-// progress asks how far the writer is, for a third of the time that is left: NATS may hang, and ClickHouse be well.
+// progress reads the writer's position within a third of the remaining time: NATS may hang while ClickHouse is healthy.
 func (s *Service) progress(ctx context.Context, partition int) (writer.Progress, error) {
 	ctx, cancel := part(ctx, 3)
 	defer cancel()
 	return s.logs.progress(ctx, partition)
 }
 
-// sent asks ClickHouse, for half of the time that is left: it may hang, and the message be in the logs.
+// sent asks ClickHouse within half of the remaining time: it may hang while the logs have the message.
 func (s *Service) sent(ctx context.Context, q *statusRequest) (clickhouse.Identity, bool, error) {
 	ctx, cancel := part(ctx, 2)
 	defer cancel()
 	return s.table.Sent(ctx, q.channel, q.fromUID, q.clientMsgNo) //nolint:wrapcheck // a clickhouse.Error says it all
 }
 
-// part is a context with the n-th part of the time that ctx has left.
+// part returns a context with the n-th part of ctx's remaining time.
 func part(ctx context.Context, n int) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -148,7 +148,7 @@ func part(ctx context.Context, n int) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(n))
 }
 
-// findInLogs looks for what the writer has not inserted yet.
+// findInLogs finds a message that the writer has not inserted yet.
 func (s *Service) findInLogs(ctx context.Context, partition int, progress writer.Progress, q *statusRequest) (status, error) {
 	wanted := func(m *message.Message) bool {
 		return m.GetFromUid() == q.fromUID && m.GetClientMsgNo() == q.clientMsgNo && m.GetChannelId() == q.channel.ID && m.GetChannelType() == uint32(q.channel.Type)
@@ -156,8 +156,8 @@ func (s *Service) findInLogs(ctx context.Context, partition int, progress writer
 	live := func(unixMilli int64, expire uint32) bool {
 		return expire == 0 || unixMilli+int64(expire)*1000 > s.now().UnixMilli()
 	}
-	// Where the message log ends is found out before it is read, and the write-ahead log is read from there on: what is added to the message log
-	// meanwhile is seen in one of the two.
+	// Determine the end of the message log before reading it, and read the write-ahead log from there: a message that the
+	// sequencer appends in between is in one of the two.
 	end, err := s.logs.messagesEnd(ctx, partition)
 	if err != nil {
 		return status{}, err

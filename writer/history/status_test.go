@@ -38,7 +38,7 @@ func (b *bundle) requireState(state string, seq uint64, clientMsgNo string, more
 	require.Equal(b.t, state, g.State, "%s: %s", clientMsgNo, g.raw)
 	require.Equal(b.t, seq, g.MessageSeq, clientMsgNo)
 	require.Equal(b.t, clientMsgNo, g.ClientMsgNo)
-	require.Equal(b.t, seq != 0, strings.Contains(g.raw, `"message_idstr":"`), "no ID where there is none")
+	require.Equal(b.t, seq != 0, strings.Contains(g.raw, `"message_idstr":"`), "an unknown message has no ID")
 	if state == stateUnknown {
 		require.True(b.t, *g.Complete, g.raw)
 	}
@@ -151,7 +151,7 @@ func TestStatusFarBehind(t *testing.T) {
 		require.False(t, *g.Complete)
 		require.Equal(t, hintIncomplete, g.Hint)
 	}
-	b.record(done, b.streamCreated()) // which record that is in, nobody has noted
+	b.record(done, b.streamCreated()) // its record is unknown
 	require.False(t, *b.status("other").Complete)
 	b.recordIn(done, 1, b.streamCreated())
 	require.False(t, *b.status("other").Complete)
@@ -265,7 +265,7 @@ func TestClickHouseAway(t *testing.T) {
 			require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
 			require.Contains(t, codes, g.Code)
 			require.NotEmpty(t, g.header.Get("Retry-After"))
-			require.NotContains(t, g.raw, server.Addr, "addresses are nobody's business")
+			require.NotContains(t, g.raw, server.Addr, "a reply must not contain addresses")
 		}
 	}
 	testkit.WaitFor(t, testTimeout, "an answer", b.answers(body))

@@ -11,17 +11,17 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// How many rows are asked for at one time: at first, and then, where those were small. Nobody knows how large the next ones are: with the
-// largest payload there is by default these are 16 and 32 MiB.
+// The number of rows per query: at first, and again after small ones. The size of the next rows is unknown: with the
+// largest payload that is allowed by default, these are 16 and 32 MiB.
 const (
 	firstRowsMax = 256
 	nextRowsMax  = 512
 )
 
-// rowOverheadBytes is about what a message takes in an answer beside its texts.
+// rowOverheadBytes is the approximate size of a message in a reply beyond its texts.
 const rowOverheadBytes = 320
 
-// sync is POST /channel/messagesync.
+// sync serves POST /channel/messagesync.
 func (s *Service) sync(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
 	q, problem := readSyncRequest(w, r)
 	if problem != nil {
@@ -50,15 +50,15 @@ func (s *Service) sync(w http.ResponseWriter, r *http.Request) (answer, *api.Pro
 	return appendPage(make([]byte, 0, p.bytes+512), &q, p), nil
 }
 
-// span is a part of a channel to look at: First to Last, from which side.
+// span is the part of a channel to read: First to Last, and from which end.
 type span struct {
 	first, last uint64
 	newestFirst bool
 }
 
-// span is where the messages are that a request asks for, as WuKongIM has it; some is false where there can be none.
+// span returns the part of the channel that a request selects, by WuKongIM's rules; some is false if it must be empty.
 //
-//	start and end 0      the newest, whatever the mode
+//	start and end 0      the newest, in both modes
 //	older (mode 0)       end < message_seq <= start, the newest of these; a start of 0 is no bound
 //	newer (mode 1)       start <= message_seq < end, the oldest of these; an end of 0 is no bound
 func (q *syncRequest) span() (sp span, some bool) {
@@ -81,17 +81,17 @@ func (q *syncRequest) span() (sp span, some bool) {
 	return sp, sp.first <= sp.last
 }
 
-// page is messages in the order of message_seq.
+// page holds messages in the order of message_seq.
 type page struct {
 	rows  []clickhouse.Row
 	more  bool
-	bytes int // about what they take in an answer
+	bytes int // their approximate size in a reply
 }
 
-// errFull ends the reading of a page.
+// errFull stops reading when a page is full.
 var errFull = errors.New("the page is full")
 
-// page reads up to limit messages, fewer where they are large; more says that there are others behind.
+// page reads up to limit messages, fewer if they are large; its more field reports whether others follow.
 func (s *Service) page(ctx context.Context, channel clickhouse.Channel, sp span, limit int) (page, error) {
 	var p page
 	for {
@@ -117,7 +117,7 @@ func (s *Service) page(ctx context.Context, channel clickhouse.Channel, sp span,
 	return p, nil
 }
 
-// nextRows is how many rows to ask for: one more than are wanted, to know whether there are more, and few enough to be sure of the memory.
+// nextRows returns the number of rows to query: one more than wanted, to detect whether more follow, within the memory limit.
 func (p *page) nextRows(limit, bytesMax int) int {
 	want := limit + 1 - len(p.rows)
 	if len(p.rows) == 0 {
@@ -127,7 +127,7 @@ func (p *page) nextRows(limit, bytesMax int) int {
 	return max(1, min(want, room+1, nextRowsMax))
 }
 
-// take adds a row, if it is not the one before once more.
+// take adds a row unless it repeats the previous one.
 func (p *page) take(row *clickhouse.Row, limit, bytesMax int) error {
 	if n := len(p.rows); n > 0 && p.rows[n-1].MessageSeq == row.MessageSeq {
 		return nil
@@ -141,7 +141,7 @@ func (p *page) take(row *clickhouse.Row, limit, bytesMax int) error {
 	return nil
 }
 
-// behind moves the span behind a message, and reports whether anything is left of it.
+// behind moves the span past a message, and reports whether any of it remains.
 func (sp *span) behind(seq uint64) bool {
 	if sp.newestFirst {
 		sp.last = seq - 1

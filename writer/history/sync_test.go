@@ -342,7 +342,7 @@ func (a *asked) Page(ctx context.Context, channel clickhouse.Channel, r clickhou
 	return a.table.Page(ctx, channel, r, each)
 }
 
-// Small messages say nothing of how large those behind them are: few are asked for at one time, and a page is as full as ever.
+// The size of small messages does not predict that of later ones: each query asks for few, and a page is full nevertheless.
 func TestSyncLargeBehindSmall(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
@@ -363,7 +363,7 @@ func TestSyncLargeBehindSmall(t *testing.T) {
 	require.LessOrEqual(t, slices.Max(a.rows), nextRowsMax)
 }
 
-// deaf is a client that takes the head of an answer and nothing more, until it is told to.
+// deaf is a client that reads the head of a reply and nothing more, until the test lets it.
 type deaf struct {
 	*httptest.ResponseRecorder
 	begun, listen chan struct{}
@@ -381,7 +381,7 @@ func (d *deaf) Write(p []byte) (int, error) {
 	return d.ResponseRecorder.Write(p)
 }
 
-// Answers that nobody reads are bounded together, each has its time, and they take no slot from others.
+// Unread replies have a common size limit and a time limit each, and occupy no slot.
 func TestSyncUnread(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{config: func(c *Config) { c.HistoryRequestsMax = 1 }})

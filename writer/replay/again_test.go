@@ -85,7 +85,7 @@ func (p *proxy) change(query url.Values, body *[]byte) bool {
 	return false
 }
 
-// inserts gives the tokens of the inserts, and forgets them.
+// inserts returns the tokens of the inserts, and forgets them.
 func (p *proxy) inserts() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -289,7 +289,7 @@ func TestAReplicaMayBeBehind(t *testing.T) {
 	b.exec("SYSTEM STOP MERGES " + b.table)
 	b.replicated = true
 	p.rows = func(asked int, question string) string {
-		if asked == 1 { // behind the insert, and before it
+		if asked == 1 { // the first query precedes the insert
 			return stale(question)
 		}
 		return question
@@ -302,7 +302,7 @@ func TestAReplicaMayBeBehind(t *testing.T) {
 	p.rows = func(_ int, question string) string { return stale(question) }
 	inserted, err := b.replay()
 	require.Zero(t, inserted)
-	require.ErrorContains(t, err, "partition 0: ClickHouse took 100 messages of partition_seq 1 to 100 twice")
+	require.ErrorContains(t, err, "partition 0: ClickHouse accepted 100 messages of partition_seq 1 to 100 twice")
 	tokens := p.inserts()
 	require.Len(t, tokens, 2)
 	require.NotEqual(t, tokens[0], tokens[1])

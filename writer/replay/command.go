@@ -22,7 +22,7 @@ func (c *Command) Check() error {
 	return errors.Join(c.Flags.Check(), c.ClickHouse.WithOwner(c.DataDir).CheckGiven())
 }
 
-// Run inserts what the table does not have.
+// Run inserts the rows that the table lacks.
 func (c *Command) Run(in *command.Invocation, wal replay.OpenWAL) error {
 	c.ClickHouse = c.ClickHouse.WithOwner(c.DataDir)
 	return c.Replay(in, wal, func(ctx context.Context, js jetstream.JetStream) (replay.Sink, func() error, error) {

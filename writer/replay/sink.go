@@ -1,5 +1,5 @@
-// Package replay puts messages of the message log into ClickHouse again: into an empty table, or into one that
-// lacks some of them.
+// Package replay inserts messages of the message log into ClickHouse again: into an empty table, or into one that lacks
+// some of them.
 package replay
 
 import (
@@ -15,9 +15,9 @@ import (
 
 const batchMax = 50_000
 
-// Sink inserts what the table does not have, with a [writer.Filler].
+// Sink inserts the rows that the table lacks, with a [writer.Filler].
 //
-// It goes no further than the writer's recorded position: what comes behind is the writer's.
+// It stops at the writer's recorded position: later messages are the writer's.
 type Sink struct {
 	js       jetstream.JetStream
 	client   *clickhouse.Client
@@ -25,8 +25,8 @@ type Sink struct {
 	inserted uint64
 }
 
-// New makes a sink. The tables are made or brought up to date. Where they are replicated, a row that was inserted may be seen
-// only after a while.
+// New returns a sink. It creates the tables or updates them. If they are replicated, an inserted row may become visible only
+// after a while.
 func New(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, replicated bool, log *slog.Logger) (*Sink, error) {
 	if err := client.Migrate(ctx); err != nil {
 		return nil, err //nolint:wrapcheck // a clickhouse.Error says it all
@@ -34,24 +34,24 @@ func New(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client,
 	return &Sink{js: js, client: client, filler: writer.NewFiller(client, replicated, log)}, nil
 }
 
-// Name names the table.
+// Name returns the name of the table.
 func (s *Sink) Name() string { return "table " + s.client.MessagesTable() }
 
-// BatchMax is how many rows are inserted at once.
+// BatchMax returns the maximum number of rows per insert.
 func (s *Sink) BatchMax() int { return batchMax }
 
-// Begin marks a new replay.
+// Begin starts a new replay.
 func (s *Sink) Begin(context.Context) (uint64, error) {
 	return s.filler.Mark, nil
 }
 
-// Restore goes on under the mark of the replay. What was inserted the table itself says.
+// Restore continues a replay under its mark. The table itself shows what is inserted.
 func (s *Sink) Restore(_ context.Context, mark uint64) error {
 	s.filler.Mark = mark
 	return nil
 }
 
-// End is the writer's position, or last where there has been no writer.
+// End returns the writer's position, or last if no writer has run.
 func (s *Sink) End(ctx context.Context, partition int, last uint64) (uint64, error) {
 	recorded, err := writer.Done(ctx, s.js, partition)
 	if err != nil {
@@ -63,10 +63,10 @@ func (s *Sink) End(ctx context.Context, partition int, last uint64) (uint64, err
 	return min(recorded.Done, last), nil
 }
 
-// Inserted is how many rows were inserted, and Skipped how many records are no messages.
+// Inserted returns the number of inserted rows.
 func (s *Sink) Inserted() uint64 { return s.inserted }
 
-// Skipped is how many records could not be rows: the writer has put them into the dead letters.
+// Skipped returns the number of records that could not become rows: the writer has put them into the dead letters.
 func (s *Sink) Skipped() uint64 { return s.filler.Skipped() }
 
 // Put inserts the records that have no row.

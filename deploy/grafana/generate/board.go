@@ -3,10 +3,10 @@ package main
 // object is a JSON object. Its keys are written in order, so the same board is always the same text.
 type object = map[string]any
 
-// tag is what all boards have; it links them.
+// tag is the common tag of all boards, which links them.
 const tag = "sendhouse"
 
-// schemaVersion is Grafana's, of the form that is written here. Later versions read it and bring it up to theirs.
+// schemaVersion is the version of Grafana's dashboard format written here. Later versions of Grafana convert it.
 const schemaVersion = 39
 
 // gridWidth is the number of columns of Grafana's grid.
@@ -15,7 +15,7 @@ const gridWidth = 24
 // board is a dashboard: rows of panels, from the top.
 type board struct {
 	uid, title, description string
-	from                    string // how far it looks back at first
+	from                    string // the default start of the time range
 	variables               []object
 	rows                    []row
 }
@@ -60,7 +60,7 @@ func (b board) json() object {
 	}
 }
 
-// metricVariables choose what of the processes is shown.
+// metricVariables returns the variables that select jobs, instances and partitions.
 func metricVariables(partitions bool) []object {
 	all := []object{
 		{"name": "prometheus", "label": "Prometheus", "type": "datasource", "query": "prometheus", "current": object{"text": "Prometheus", "value": prometheusUID}},
@@ -82,7 +82,7 @@ func labelVariable(name, label, query string) object {
 	}
 }
 
-// The data sources that are provisioned. Boards name them by variables, so that others can be chosen.
+// The provisioned data sources. Boards refer to them by variables, so that a user can choose others.
 const (
 	prometheusUID = "sendhouse-prometheus"
 	clickHouseUID = "sendhouse-clickhouse"

@@ -17,7 +17,7 @@ func TestBoardsAreUpToDate(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
 	require.NoError(t, err)
-	require.Len(t, files, len(boards()), "a board that nobody makes any more")
+	require.Len(t, files, len(boards()), "a stale dashboard file")
 	for _, b := range boards() {
 		want, err := b.encode()
 		require.NoError(t, err)

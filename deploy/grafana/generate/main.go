@@ -1,5 +1,5 @@
-// Command generate writes the dashboards: deploy/grafana/dashboards/*.json. `make generate` runs it, `make check` sees to it that
-// what it writes is what is there. Each board is a file of its own here; board.go and panel.go say what can stand in one.
+// Command generate writes the dashboards in deploy/grafana/dashboards. `make generate` runs it, and `make check` verifies that
+// its output is committed. Each board has its own file here; board.go and panel.go define their elements.
 //
 //	go run ./deploy/grafana/generate FOLDER
 package main

@@ -1,6 +1,6 @@
 package main
 
-// messages is about what was sent, from the table in ClickHouse.
+// messages returns the board about the sent messages, from the table in ClickHouse.
 func messages() board {
 	const inTime = "$__timeFilter(timestamp)"
 	clickHouseVariable := object{"name": "clickhouse", "label": "ClickHouse", "type": "datasource", "query": "grafana-clickhouse-datasource", "current": object{"text": "ClickHouse", "value": clickHouseUID}}
@@ -18,12 +18,12 @@ func messages() board {
 		description: "What was sent: messages by time, channel, type and sender, those that expire, and rows that are there twice until they are merged.",
 		rows: []row{
 			{"Altogether", []panel{
-				one("Messages", count, "In the time that is shown; rows that are there twice count once.", "SELECT count() FROM (SELECT 1 FROM sendhouse.messages WHERE "+inTime+" GROUP BY channel_id, channel_type, message_seq)"),
-				one("Channels", count, "That had a message.", "SELECT uniq(channel_id, channel_type) FROM sendhouse.messages WHERE "+inTime),
-				one("Senders", count, "That sent one.", "SELECT uniq(from_uid) FROM sendhouse.messages WHERE "+inTime),
+				one("Messages", count, "In the selected time; duplicate rows count once.", "SELECT count() FROM (SELECT 1 FROM sendhouse.messages WHERE "+inTime+" GROUP BY channel_id, channel_type, message_seq)"),
+				one("Channels", count, "With a message.", "SELECT uniq(channel_id, channel_type) FROM sendhouse.messages WHERE "+inTime),
+				one("Senders", count, "With a sent message.", "SELECT uniq(from_uid) FROM sendhouse.messages WHERE "+inTime),
 				one("Payload, mean", bytesIEC, "Bytes of a decoded payload.", "SELECT avg(length(payload)) FROM sendhouse.messages WHERE "+inTime),
 				one("Newest", "dateTimeFromNow", "When the newest message was accepted.", "SELECT max(timestamp) FROM sendhouse.messages"),
-				one("Rows that are there twice", count, "They came in again after a fault, and a merge drops them. SELECT … FINAL and the views do not show them.",
+				one("Rows that are there twice", count, "Inserted again after a fault, until a merge drops them. SELECT … FINAL and the views hide them.",
 					"SELECT count() - uniqExact(channel_id, channel_type, message_seq) FROM sendhouse.messages WHERE "+inTime).limits(1, 10000),
 			}},
 			{"When", []panel{
@@ -38,13 +38,13 @@ func messages() board {
 			{"Who and where", []panel{
 				list("Busiest channels", "The 20 with the most messages.", "SELECT channel_id, channel_type, count() AS messages, uniq(from_uid) AS senders, max(message_seq) AS last_seq, max(timestamp) AS newest FROM sendhouse.messages WHERE "+inTime+" GROUP BY channel_id, channel_type ORDER BY messages DESC LIMIT 20").size(12, 10),
 				list("Busiest senders", "The 20 with the most messages.", "SELECT from_uid, count() AS messages, uniq(channel_id, channel_type) AS channels, max(timestamp) AS newest FROM sendhouse.messages WHERE "+inTime+" GROUP BY from_uid ORDER BY messages DESC LIMIT 20").size(12, 10),
-				list("Newest messages", "The last 50; payloads are cut.", "SELECT timestamp, channel_id, channel_type, message_seq, from_uid, client_msg_no, substringUTF8(toValidUTF8(payload), 1, 200) AS payload FROM sendhouse.messages WHERE "+inTime+" ORDER BY timestamp DESC LIMIT 50").size(24, 10),
+				list("Newest messages", "The last 50, with truncated payloads.", "SELECT timestamp, channel_id, channel_type, message_seq, from_uid, client_msg_no, substringUTF8(toValidUTF8(payload), 1, 200) AS payload FROM sendhouse.messages WHERE "+inTime+" ORDER BY timestamp DESC LIMIT 50").size(24, 10),
 			}},
 			{"What goes, and what is twice", []panel{
-				list("Expiring", "Messages with an expiry, by the day on which their rows go.",
+				list("Expiring", "Messages with an expiry, by the day on which their rows expire.",
 					"SELECT toDate(timestamp + toIntervalSecond(expire)) AS day, count() AS messages, sum(length(payload)) AS payload_bytes FROM sendhouse.messages WHERE expire > 0 AND "+inTime+" GROUP BY day ORDER BY day LIMIT 60"),
-				over("Expiring, by when they were sent", count, "With an expiry, and without.", "SELECT $__timeInterval(timestamp) AS time, countIf(expire > 0) AS expiring, countIf(expire = 0) AS kept FROM sendhouse.messages WHERE "+inTime+" GROUP BY time ORDER BY time").stacked(),
-				list("Twice", "Messages that are there in more than one row, until they are merged.",
+				over("Expiring, by when they were sent", count, "With and without an expiry.", "SELECT $__timeInterval(timestamp) AS time, countIf(expire > 0) AS expiring, countIf(expire = 0) AS kept FROM sendhouse.messages WHERE "+inTime+" GROUP BY time ORDER BY time").stacked(),
+				list("Twice", "Messages stored in more than one row, until a merge.",
 					"SELECT channel_id, channel_type, message_seq, count() AS copies FROM sendhouse.messages WHERE "+inTime+" GROUP BY channel_id, channel_type, message_seq HAVING copies > 1 ORDER BY copies DESC LIMIT 50"),
 			}},
 		},

@@ -2,7 +2,7 @@ package main
 
 import "strings"
 
-// panel is one picture. The functions below make the kinds that there are; the methods change what is usual.
+// panel is one visualisation. The functions below create its kinds; the methods change defaults.
 type panel struct {
 	kind, title, unit, description string
 	width, height                  int
@@ -10,10 +10,10 @@ type panel struct {
 	source                         object
 	custom                         object // fieldConfig.defaults.custom
 	options                        object
-	min, max                       any // of the scale; nil: by the values
+	min, max                       any // of the scale; nil: derived from the values
 	steps                          []object
 	transformations                []object
-	link                           string // uid of the board that says more
+	link                           string // uid of the board with details
 }
 
 // Units, as Grafana names them.
@@ -25,14 +25,14 @@ const (
 	share     = "percentunit"
 )
 
-// q is a query. In the expression $at stands for the chosen jobs and instances, and $part for those and the chosen partitions.
+// q returns a query. In the expression, $at stands for the selected jobs and instances, and $part for those and the selected partitions.
 func q(expr, legend string) object {
 	const at = `job=~"$job",instance=~"$instance"`
 	expr = strings.NewReplacer("$at", at, "$part", at+`,partition=~"$partition"`).Replace(expr)
 	return object{"expr": expr, "legendFormat": legend, "datasource": prometheus, "editorMode": "code", "range": true}
 }
 
-// quantiles are three of a histogram, of which selector chooses the series.
+// quantiles returns three quantiles of a histogram, whose series selector chooses.
 func quantiles(histogram, selector string) []object {
 	var all []object
 	for _, p := range []struct{ q, name string }{{"0.5", "p50"}, {"0.95", "p95"}, {"0.99", "p99"}} {
@@ -48,7 +48,7 @@ func newPanel(kind, title, unit, description string, targets []object) panel {
 	return panel{kind: kind, title: title, unit: unit, description: description, targets: targets, source: prometheus, width: 8, height: 8, custom: object{}, options: object{}}
 }
 
-// lines show how something goes on in time.
+// lines shows series over time.
 func lines(title, unit, description string, targets ...object) panel {
 	p := newPanel("timeseries", title, unit, description, targets)
 	p.custom = object{"lineWidth": 1, "fillOpacity": 10, "showPoints": "never", "spanNulls": false}
@@ -60,7 +60,7 @@ func lines(title, unit, description string, targets ...object) panel {
 	return p
 }
 
-// number shows what something is now.
+// number shows the current value.
 func number(title, unit, description string, targets ...object) panel {
 	p := newPanel("stat", title, unit, description, targets)
 	p.width, p.height = 4, 4
@@ -71,7 +71,7 @@ func number(title, unit, description string, targets ...object) panel {
 	return p
 }
 
-// gauges show how much of a limit is used.
+// gauges shows the used share of limits.
 func gauges(title, description string, targets ...object) panel {
 	p := newPanel("bargauge", title, share, description, targets)
 	p.options = object{
@@ -82,7 +82,7 @@ func gauges(title, description string, targets ...object) panel {
 	return p
 }
 
-// heat shows how a histogram goes on in time.
+// heat shows a histogram over time.
 func heat(title, unit, description, histogram, selector string) panel {
 	target := q("sum by (le) (rate("+histogram+"_bucket{"+selector+"}[$__rate_interval]))", "{{le}}")
 	target["format"] = "heatmap"
@@ -95,7 +95,7 @@ func heat(title, unit, description, histogram, selector string) panel {
 	return p
 }
 
-// table shows the labels and values of series as they are now.
+// table shows the current labels and values of series.
 func table(title, description string, targets ...object) panel {
 	for _, t := range targets {
 		t["format"], t["instant"], t["range"] = "table", true, false
@@ -106,12 +106,12 @@ func table(title, description string, targets ...object) panel {
 	return p
 }
 
-// sql is a query to ClickHouse. Of a series the first column is the time.
+// sql returns a ClickHouse query. The first column of a series is its time.
 func sql(text string) object {
 	return object{"rawSql": text, "datasource": clickHouse, "editorType": "sql", "pluginVersion": "4.0.0", "queryType": "table", "format": 1}
 }
 
-// fromClickHouse is the panel with ClickHouse as its source.
+// fromClickHouse returns a panel with ClickHouse as its data source.
 func (p panel) fromClickHouse() panel {
 	p.source = clickHouse
 	for _, t := range p.targets {
@@ -128,20 +128,20 @@ func (p panel) fromClickHouse() panel {
 	return p
 }
 
-// size sets the width, of 24, and the height, in lines.
+// size sets the width, in 24ths, and the height, in grid rows.
 func (p panel) size(width, height int) panel {
 	p.width, p.height = width, height
 	return p
 }
 
-// stacked adds the lines up.
+// stacked stacks the lines.
 func (p panel) stacked() panel {
 	p.custom["stacking"] = object{"mode": "normal", "group": "A"}
 	p.custom["fillOpacity"] = 30
 	return p
 }
 
-// limits colours the values from warn on, and from crit on.
+// limits colours values from warn and from crit on.
 func (p panel) limits(warn, crit float64) panel {
 	p.steps = []object{{"color": "green", "value": nil}, {"color": "orange", "value": warn}, {"color": "red", "value": crit}}
 	return p.drawLimits()
@@ -160,7 +160,7 @@ func (p panel) drawLimits() panel {
 	return p
 }
 
-// details links to the board that says more.
+// details links to the board with details.
 func (p panel) details(uid string) panel {
 	p.link = uid
 	return p

@@ -173,7 +173,7 @@ func TestEndToEndStartWithoutClickHouse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			first := newUp(t, "--partitions=2") // only a first start must know that there is no table with rows
+			first := newUp(t, "--partitions=2") // only a first start must verify that no table has rows
 			first.Start()
 			require.Equal(t, 0, first.Stop())
 			up := first.with(t, "--clickhouse-dsn=clickhouse://"+addr(t))
