@@ -60,11 +60,11 @@ func normal(channels []string) []string {
 	return out
 }
 
-// TestSendBatchFails: a receiver to whom the message cannot be sent is named, and the others receive it.
 func enforcing() options {
 	return options{partitions: 1, config: func(c *Config) { c.PayloadRules = request.PayloadRulesEnforce }}
 }
 
+// TestSendBatchFails: a receiver to whom the message cannot be sent is named, and the others receive it.
 func TestSendBatchFails(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1})
