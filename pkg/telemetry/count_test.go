@@ -20,7 +20,7 @@ func TestCountLines(t *testing.T) {
 	log := telemetry.CountLines(plain, reg)
 	log.Info("not shown")
 	log.Warn("one")
-	log.With("role", "writer").Warn("two")
+	log.With("component", "writer").Warn("two")
 	log.WithGroup("g").Error("three", "key", 1)
 	level.Set(slog.LevelError)
 	log.Warn("not shown either")
@@ -33,7 +33,7 @@ func TestCountLines(t *testing.T) {
 		have[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
 	}
 	require.Equal(t, map[string]float64{"warn": 2, "error": 1}, have)
-	require.Contains(t, text.String(), `"role":"writer"`)
+	require.Contains(t, text.String(), `"component":"writer"`)
 	require.Contains(t, text.String(), `"g":{"key":1}`)
 	require.NotContains(t, text.String(), "not shown")
 

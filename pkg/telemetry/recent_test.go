@@ -23,7 +23,7 @@ func TestKeepLines(t *testing.T) {
 
 	log.Info("not kept")
 	log.Warn("one", "time", 1, "error", "a b")
-	log.With("role", "writer").WithGroup("g").Error("two", "key", 1)
+	log.With("component", "writer").WithGroup("g").Error("two", "key", 1)
 	level.Set(slog.LevelError)
 	log.Warn("not kept either")
 	log.Error(strings.Repeat("ü", 5000), "stack", strings.Repeat("x", 1<<20)) //nolint:sloglint // a long one
@@ -34,7 +34,7 @@ func TestKeepLines(t *testing.T) {
 	require.True(t, strings.HasSuffix(lines[0].Message, "ü…"))
 	require.Equal(t, "ERROR", lines[1].Level)
 	require.Equal(t, "two", lines[1].Message)
-	require.Equal(t, "role=writer g.key=1", lines[1].Attrs)
+	require.Equal(t, "component=writer g.key=1", lines[1].Attrs)
 	require.Equal(t, "WARN", lines[2].Level)
 	require.Equal(t, `error="a b"`, strings.TrimPrefix(lines[2].Attrs, "time=1 "))
 	require.False(t, lines[2].Time.IsZero())

@@ -121,7 +121,7 @@ func TestReplayOfTheWriteAheadLogIsThatOfTheMessageLog(t *testing.T) {
 		{"--from=2090-01-01"},
 		{"--replay-channel=2/a"},
 		{"--replay-channel=2/a", "--replay-channel=2/b.c d", "--from-partition-seq=17"},
-		{"--replay-channel=2/nobody"},
+		{"--replay-channel=2/unknown"},
 		{"--replay-partition=0"},
 		{"--replay-partition=1"},
 		{"--replay-rate=10000"},

@@ -57,7 +57,7 @@ func TestPage(t *testing.T) {
 	require.Equal(t, []uint64{3, 4, 6}, b.seqs(t, channel, clickhouse.Range{First: 3, Last: 7, LimitRows: 3}))
 	require.Equal(t, []uint64{19, 18, 17}, b.seqs(t, channel, clickhouse.Range{First: 1, Last: 1<<64 - 1, LimitRows: 3, NewestFirst: true}))
 	require.Empty(t, b.seqs(t, channel, clickhouse.Range{First: 21, Last: 1<<64 - 1, LimitRows: 3}))
-	require.Empty(t, b.seqs(t, "nobody's", clickhouse.Range{First: 1, Last: 1<<64 - 1, LimitRows: 3}))
+	require.Empty(t, b.seqs(t, "unknown", clickhouse.Range{First: 1, Last: 1<<64 - 1, LimitRows: 3}))
 
 	var row clickhouse.Row
 	stop := errors.New("enough")

@@ -89,7 +89,7 @@ func TestSyncBounds(t *testing.T) {
 		require.Equal(t, row.want, g.seqs(), row.body)
 		require.Equal(t, row.more, g.More, row.body)
 	}
-	g := b.sync(`{"login_uid":"u","channel_id":"nobody's","channel_type":2,"start_message_seq":3,"end_message_seq":2}`)
+	g := b.sync(`{"login_uid":"u","channel_id":"unknown","channel_type":2,"start_message_seq":3,"end_message_seq":2}`)
 	require.JSONEq(t, `{"start_message_seq":3,"end_message_seq":2,"more":0,"messages":[]}`, g.raw)
 }
 

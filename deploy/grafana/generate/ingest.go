@@ -40,7 +40,7 @@ func ingest() board {
 				lines("Requests in flight", count, "Requests in progress, most of them waiting for their reply, and open connections.", q(`sum by (instance) (sendhouse_ingest_in_flight_requests{$at})`, "requests {{instance}}"), q(`sum by (instance) (sendhouse_ingest_connections{$at})`, "connections {{instance}}")),
 				lines("Sends that wait", count, "Waiting for their group commit, by partition. A partition that stands out is hot.", q(`sum by (partition) (sendhouse_ingest_queue_sends{$part})`, "{{partition}}")).stacked(),
 				lines("Longest wait for an answer", seconds, "By partition. If it is too long and many sends wait, new sends are refused at once: overloaded.", q(`max by (partition) (sendhouse_ingest_wait_seconds{$part})`, "{{partition}}")).size(12, 8),
-				lines("Partitions that would answer a send", count, "As each process sees it, 1 or 0. /readyz of the API gives the reason.", q(`min by (partition) (sendhouse_ingest_partition_ready{$part})`, "{{partition}}")).size(24, 6),
+				lines("Partitions that would answer a send", count, "As each process sees it, 1 or 0. /readyz of the API returns the reason.", q(`min by (partition) (sendhouse_ingest_partition_ready{$part})`, "{{partition}}")).size(24, 6),
 				lines("Days until the certificate expires", "d", "Of the API's TLS; nothing to see without.", q(`min by (instance) (sendhouse_ingest_tls_certificate_expiry_timestamp_seconds{$at} - time()) / 86400`, "{{instance}}")).size(12, 8),
 			}},
 			{"Permissions", []panel{
