@@ -21,6 +21,8 @@ type batch struct {
 	buffer *[]byte // where bytes goes back to
 	sends  int
 
+	ordered bool // it holds sends of ordered flights (partition.inOrder)
+
 	samples tracing.Samples // the sends that are traced
 	span    *tracing.Span   // of the commit, from when it is in flight; nil where it is not traced
 

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,8 @@ type partition struct {
 	ackTimer      *time.Timer
 	ackTimerArmed bool
 
+	failures uint64 // batches that have failed; see inOrder
+
 	held      bool // the way is free, and what gathers is held back (hold.go)
 	holdTimer *time.Timer
 }
@@ -86,17 +89,18 @@ func newPartition(number int, c *committer) *partition {
 // enqueue encodes a send of size bytes into the gathering batch. The send may be
 // reused when it returns. Span is that of its request, nil where that is not traced.
 func (p *partition) enqueue(s *message.Send, size int, span *tracing.Span) (ticket, outcome) {
-	return p.add(s, size, span, false)
+	return p.add(s, size, span, false, nil)
 }
 
 // enqueueHeld is enqueue for one of many: it does not publish, so that a bulk does not
 // begin with a group commit of one. Release must follow, and soon: until then the send
 // leaves only if another one takes it along.
-func (p *partition) enqueueHeld(s *message.Send, size int, span *tracing.Span) (ticket, outcome) {
-	return p.add(s, size, span, true)
+// Since is an ordered flight's, and nil for others; see inOrder.
+func (p *partition) enqueueHeld(s *message.Send, size int, span *tracing.Span, since *uint64) (ticket, outcome) {
+	return p.add(s, size, span, true, since)
 }
 
-func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool) (ticket, outcome) {
+func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool, since *uint64) (ticket, outcome) {
 	size += message.MessageFrameOverheadMax
 	if !p.connected.Load() {
 		return ticket{}, outcomeWALUnavailable
@@ -107,7 +111,7 @@ func (p *partition) add(s *message.Send, size int, span *tracing.Span, hold bool
 	if size > p.batchBytes && int64(size) > p.publisher.MaxPayload()-headerRoomBytes {
 		return ticket{}, outcomeTooLarge
 	}
-	t, next, failed := p.gather(s, size, span, hold)
+	t, next, failed := p.gather(s, size, span, hold, since)
 	if next != nil {
 		p.publish(next)
 	}
@@ -128,9 +132,12 @@ func (p *partition) release() {
 
 // gather is enqueue under the lock; it also takes the batch to be published, if the
 // way is free.
-func (p *partition) gather(s *message.Send, size int, span *tracing.Span, hold bool) (t ticket, next *batch, failed outcome) {
+func (p *partition) gather(s *message.Send, size int, span *tracing.Span, hold bool, since *uint64) (t ticket, next *batch, failed outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if since != nil && !p.inOrder(since) {
+		return ticket{}, nil, outcomeWALUnavailable
+	}
 	if p.stalled && p.inFlight != nil {
 		return ticket{}, nil, outcomeWALStalled
 	}
@@ -149,12 +156,43 @@ func (p *partition) gather(s *message.Send, size int, span *tracing.Span, hold b
 	t = ticket{partition: p, batch: b, index: b.sends}
 	b.samples.Add(uint64(b.sends), span)
 	b.sends++
+	b.ordered = b.ordered || since != nil
 	p.sends++
 	p.bytes += len(encoded) - before
 	if !hold && p.mayLeave() {
 		next = p.takeNext()
 	}
 	return t, next, outcomeAccepted
+}
+
+// inOrder reports whether a send of an ordered flight may follow those before it: no batch of the partition has failed since the first of them
+// came. Those that had gathered before the failure have failed with it (breakOrder), so none is stored before one that is not. Under the lock.
+func (p *partition) inOrder(since *uint64) bool {
+	if *since == 0 {
+		*since = p.failures + 1
+	}
+	return *since == p.failures+1
+}
+
+// breakOrder notes that a batch has failed, and takes out those behind it that hold sends of ordered flights. The caller settles them with
+// outcomeWALUnavailable. Under the lock.
+func (p *partition) breakOrder() (broken []*batch) {
+	p.failures++
+	p.queue = slices.DeleteFunc(p.queue, func(b *batch) bool {
+		if b.ordered {
+			broken = append(broken, b)
+			p.sends -= b.sends
+			p.bytes -= len(b.bytes)
+		}
+		return b.ordered
+	})
+	return broken
+}
+
+func settleAll(batches []*batch, failed outcome) {
+	for _, b := range batches {
+		b.settle(nil, failed)
+	}
 }
 
 // gathering is the batch that a send of size bytes goes to: the last one if it has
@@ -221,9 +259,11 @@ func (p *partition) trace(b *batch) {
 // the way is free now. A batch that is no longer waited for is left alone.
 func (p *partition) fail(no uint64, failed outcome) (next *batch) {
 	p.mu.Lock()
+	broken := p.breakOrder()
 	b, next := p.takeOut(no)
 	p.noteFailure(failed)
 	p.mu.Unlock()
+	settleAll(broken, outcomeWALUnavailable)
 	if b != nil {
 		b.settle(nil, failed)
 	}
@@ -374,8 +414,10 @@ func (p *partition) onAckTimer() {
 	p.ackTimerArmed = false // takeNext arms it again
 	p.stalled = true
 	p.noteFailure(outcomeWALStalled)
+	broken := p.breakOrder()
 	_, next := p.takeOut(b.no)
 	p.mu.Unlock()
+	settleAll(broken, outcomeWALUnavailable)
 	p.log.Warn("the write-ahead log did not acknowledge in time", "partition", p.number, "batch", b.no, "sends", b.sends, "timeout", p.ackTimeout)
 	b.settle(nil, outcomeUnknown)
 	p.publish(next)
@@ -388,6 +430,7 @@ func (p *partition) onDisconnect() {
 	p.stalled = false // what comes behind a reconnect is another matter
 	p.failedAt, p.probe = time.Time{}, probe{}
 	failed := p.queue
+	p.failures++
 	p.queue, p.sends, p.bytes, p.held = nil, 0, 0, false
 	flying := p.inFlight
 	if flying != nil {

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"time"
 	"unsafe"
@@ -28,6 +29,10 @@ type flight struct {
 	items   []item
 	text    []byte // client_msg_no of all
 	settled int    // items[:settled] are answered
+
+	// An ordered flight stops sending to a partition at the first send that this has not taken: see partition.inOrder.
+	ordered bool
+	begun   []uint64 // of each partition, one more than its failures when the first send went there; 0: none has
 
 	held     int
 	touched  []bool    // partitions that hold something back
@@ -110,23 +115,45 @@ func (f *flight) place(ctx context.Context, req *request, p problem) {
 // what fills it: they may wait for each other, and only where it has none under way is it others who do.
 func (f *flight) enqueue(ctx context.Context, req *request) (ticket, problem) {
 	partition, size, span := f.s.partitionOf(req), req.send.SizeVT(), f.s.tracer.Of(ctx)
+	var since *uint64
+	if f.ordered {
+		since = &f.begun[partition.number]
+	}
 	for {
-		t, failed := partition.enqueueHeld(&req.send, size, span)
+		t, failed := partition.enqueueHeld(&req.send, size, span, since)
 		if failed == outcomeAccepted {
 			f.touched[partition.number] = true
 			f.held++
 		}
 		switch {
 		case failed != outcomeOverloaded:
+			f.missed(since, failed)
 			return t, partition.problem(failed)
 		case f.held > 0:
 			f.release()
 		case f.failing || f.settled == len(f.items):
+			f.missed(since, failed)
 			return t, partition.problem(failed)
 		default:
 			f.settle(ctx)
 		}
 	}
+}
+
+// neverAgain is no number of failures that a partition has: an ordered flight sends nothing more to it.
+const neverAgain = math.MaxUint64
+
+// missed notes that an ordered flight's partition has not taken a send which it may take later.
+func (f *flight) missed(since *uint64, failed outcome) {
+	if since != nil && failed != outcomeAccepted && failed.spec().status >= http.StatusInternalServerError {
+		*since = neverAgain
+	}
+}
+
+// order makes the flight an ordered one.
+func (f *flight) order() {
+	f.ordered = true
+	f.begun = append(f.begun[:0], make([]uint64, len(f.s.partitions))...)
 }
 
 // release lets the items leave that are held back. It must be called before anything
@@ -199,6 +226,6 @@ func (f *flight) end() {
 		return
 	}
 	clear(f.items) // lets go of batches and texts
-	*f = flight{s: f.s, items: f.items[:0], text: f.text[:0], touched: f.touched}
+	*f = flight{s: f.s, items: f.items[:0], text: f.text[:0], touched: f.touched, begun: f.begun}
 	f.s.flights.Put(f)
 }

@@ -39,6 +39,7 @@ func (s *Service) routes(page []byte) http.Handler {
 	r.Post(pathSend, s.counted("send", api.ScopeSend, s.send))
 	r.Post("/message/sendbatch", s.counted("sendbatch", api.ScopeSend, s.sendBatch))
 	r.Post("/message/sendbulk", s.counted("sendbulk", api.ScopeSend, s.sendBulk))
+	r.Get("/message/window", s.counted("window", api.ScopeSend, s.window))
 	s.manageRoutes(r)
 	s.router = r
 	for _, route := range s.hosted {

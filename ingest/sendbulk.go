@@ -34,6 +34,9 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 	}
 	f := s.newFlight()
 	defer f.end()
+	if first(r.Header, "Sendhouse-Ordered") == "1" {
+		f.order()
+	}
 	in := newSplitter(upload{r.Body, s}, lines, s.splits, &s.requests.budget)
 	defer in.close()
 	control := http.NewResponseController(w)
