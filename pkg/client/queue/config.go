@@ -52,10 +52,11 @@ type Config struct {
 	// Without it the send becomes a dead letter for Uncertain.
 	RepeatUncertain bool
 
-	// OnSent is told of each send that the server has answered, before it leaves the queue: after a crash between the two it is told again.
-	// It is called from many goroutines; the channel waits for it.
+	// OnSent is called for each send that the server has stored, before it leaves the queue: after a crash between the two it is called again.
+	// It is called from many goroutines, for the sends of a channel in order; the channel waits for it.
 	OnSent func(Entry, client.Result)
-	// OnDead is told of each new dead letter once it is on disk. After a crash between the two it is not told; Dead has all of them. It is
+	// OnDead is called for each new dead letter once it is on disk, after OnSent for all of its request. After a crash between the two it is not
+	// called; DeadLetters has all of them. It is
 	// called from many goroutines; the channel waits for it.
 	OnDead func(DeadLetter)
 

@@ -50,7 +50,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	// Output:
+	// Unordered output:
 	// sent first as 1
 	// gave up first refused client_msg_no_conflict
 	// sent third as 2
