@@ -116,6 +116,8 @@ type Queue struct {
 
 const (
 	lockFile = "lock"
+	// slackBytes is what files may hold in vain, however little is in the queue: so a queue through which much goes does not begin files all the time.
+	slackBytes = 1 << 20
 	// resendWithinUnknown is for how long a server is taken to know a send if it does not say.
 	resendWithinUnknown = time.Minute
 )
@@ -244,10 +246,11 @@ func (q *Queue) keep(kind byte, body []byte, at journal.Pos) ([]byte, bool) {
 	return body, true
 }
 
-// excess reports whether files of so many bytes are too large for what is in them: more than twice that, or than the bound allows.
+// excess reports whether files of so many bytes are too large for what is in them: more than twice that, or than the bound allows. So a byte is
+// written again once at most, on average.
 func (q *Queue) excess(bytes int64) bool {
 	total, segment := q.total.Load(), q.cfg.segmentBytes()
-	return bytes-total > max(2*segment, min(total, q.cfg.BytesMax-6*segment))
+	return bytes-total > max(min(2*segment, slackBytes), min(total, q.cfg.BytesMax-6*segment))
 }
 
 // Enqueue returns when the sends are on disk, all or none of them, each behind those of its channel that were enqueued before. A send with no
