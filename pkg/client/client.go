@@ -13,9 +13,10 @@ import (
 
 // Client sends. It is meant to be made once and used by many goroutines; its connections are kept and used again.
 type Client struct {
-	cfg  Config
-	base string
-	http *http.Client
+	cfg    Config
+	base   string // "": Config.URLFrom says it
+	http   *http.Client
+	window knownWindow
 }
 
 // New checks cfg and reports everything that is wrong with it. It opens nothing.
@@ -52,13 +53,22 @@ func (c *Client) send(ctx context.Context, s Send, triesMax int) (Result, error)
 	}
 	failed := &SendError{ClientMsgNo: s.ClientMsgNo}
 	for {
-		start := time.Now()
-		r, err := c.trySend(ctx, s.ClientMsgNo, body)
+		start, timeout, err := time.Now(), c.cfg.TryTimeout, error(nil)
+		if failed.MaybeStored {
+			var left time.Duration
+			if left, err = c.resendable(ctx, failed.since); err == nil && left <= 0 {
+				return Result{}, failed // the server may have forgotten it, and would store it again
+			}
+			timeout = min(timeout, left)
+		}
 		if err == nil {
-			return r, nil
+			var r Result
+			if r, err = c.trySend(ctx, s.ClientMsgNo, body, timeout); err == nil {
+				return r, nil
+			}
 		}
 		failed.add(start, err)
-		if failed.Tries >= triesMax || !c.pause(ctx, failed.Tries, err) || failed.late(c.cfg) {
+		if failed.Tries >= triesMax || !c.pause(ctx, failed.Tries, err) {
 			return Result{}, failed
 		}
 	}

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"time"
-
-	"github.com/sendhouse/sendhouse/pkg/client/internal/age"
 )
 
 // Error is an answer of the server other than 200.
@@ -63,7 +61,7 @@ func (e *Error) Refused() bool {
 // MaybeStored says whether the send may be stored in spite of the error. The codes are those of docs/reference/api.md after which nothing is written.
 func (e *Error) MaybeStored() bool {
 	switch e.Code {
-	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused", "partition_refused", "permissions_unavailable":
+	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused", "partition_refused", "permissions_unavailable", "out_of_order":
 		return false
 	}
 	return e.Status >= http.StatusInternalServerError || e.Status == http.StatusRequestTimeout || e.Status < http.StatusMultipleChoices
@@ -105,11 +103,6 @@ func (e *SendError) add(start time.Time, err error) {
 	if !e.MaybeStored && MaybeStored(err) {
 		e.MaybeStored, e.since = true, start
 	}
-}
-
-// late says whether the server may have forgotten a try that it has stored, so that another would be stored beside it.
-func (e *SendError) late(c Config) bool {
-	return e.MaybeStored && age.Of(e.since, time.Now()) > c.ResendWithin
 }
 
 // tryError is a try that got no answer.
