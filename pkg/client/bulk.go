@@ -19,8 +19,8 @@ type Outcome struct {
 	Err error
 }
 
-// itemRetryAfter is how long an item of a bulk waits that is told to come later: an element of the answer has no headers, and docs/reference/api.md says
-// this.
+// itemRetryAfter is the pause before an item that the server asks to send later: an element of the answer has no Retry-After header, and
+// docs/reference/api.md names one second.
 const itemRetryAfter = time.Second
 
 // errUnanswered says that the answer to a bulk ended before an item's.
@@ -29,9 +29,9 @@ var errUnanswered = errors.New("the answer to the bulk ends before this item's")
 // SendBulk sends many messages in few requests. It returns an outcome for each, in the order of the sends, and an error if any of them is
 // one: it wraps the first and says how many there are.
 //
-// The sends need not belong together, and one that fails spoils no other. Those that got no answer, or are told to come later, are sent
-// again with their client_msg_no. Sends to one channel keep their order, except that one which had to be sent again comes behind those that
-// had not. A request that is too large for the server, or for something in between, is made again in smaller ones; a send that is too
+// The sends need not belong together, and one that fails spoils no other. Those without an answer, and those that the server asks to
+// send later, are sent again with their client_msg_no. Sends to one channel keep their order, but one that is sent again comes after those
+// that are not. A request that is too large for the server, or for something in between, is made again in smaller ones; a send that is too
 // large by itself is refused alone.
 func (c *Client) SendBulk(ctx context.Context, sends []Send) ([]Outcome, error) {
 	b := &bulk{c: c, bytesMax: c.cfg.BulkBytesMax, outcomes: make([]Outcome, len(sends)), failures: make([]SendError, len(sends)), lines: make([][]byte, len(sends))}
@@ -216,7 +216,7 @@ func (b *bulk) timeout(ctx context.Context, chunk []int) (time.Duration, error) 
 	return timeout, nil
 }
 
-// tooLarge says whether a request was refused for its size, by the server or something in between.
+// tooLarge reports whether a request was refused for its size, by the server or something in between.
 func tooLarge(err error) bool {
 	answered := (*Error)(nil)
 	return errors.As(err, &answered) && answered.Status == http.StatusRequestEntityTooLarge

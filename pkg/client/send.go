@@ -28,7 +28,7 @@ const (
 
 // Send is a message to be. The server checks it; its rules are in docs/reference/api.md.
 type Send struct {
-	// ClientMsgNo is the sender's own key for the message, at most 128 bytes. Where it is empty one is made.
+	// ClientMsgNo is the sender's own key for the message, at most 128 bytes. If it is empty, one is made.
 	ClientMsgNo string
 	// FromUID is the sender, 1 to 256 bytes.
 	FromUID string
@@ -130,7 +130,7 @@ func (s *Send) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Prepare gives the send a ClientMsgNo if it has none, and checks it by the server's rules, as far as they are the same on every server. The
+// Prepare sets ClientMsgNo if it is empty, and checks it by the server's rules, as far as they are the same on every server. The
 // error is an [Error] like the server's. All that send do this themselves.
 func (s *Send) Prepare() error {
 	if err := s.check(); err != nil {

@@ -20,7 +20,7 @@ import (
 type scripted struct {
 	*httptest.Server
 	mu     sync.Mutex
-	steps  []http.HandlerFunc // the last one goes on for ever
+	steps  []http.HandlerFunc // the last one repeats for ever
 	bodies []string
 	heads  []http.Header
 	conns  int

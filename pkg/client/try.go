@@ -77,7 +77,7 @@ func (r *reply) all() ([]byte, error) {
 // errTryLate says that a try's time was over by the wall clock before it was on its way.
 var errTryLate = errors.New("the machine was suspended, or its clock set, and the time of this try is over")
 
-// errTryOver says that a try has failed already; nobody sees it but net/http.
+// errTryOver says that a try has failed already; only net/http sees it.
 var errTryOver = errors.New("the try is over")
 
 // tryBody is the body of one try. It is handed out only while the try's time is not over by the wall clock either: while the machine is
@@ -96,10 +96,10 @@ const (
 	bodyOver         // none of it has, and none will
 )
 
-// written says whether the body may have left this machine. It is asked when the try has failed; if it has not by then, it never will.
+// written reports whether the body may have left this machine. It is asked when the try has failed; if it has not by then, it never will.
 func (b *tryBody) written() bool { return !b.state.CompareAndSwap(bodyUnread, bodyOver) }
 
-// open gives the body from its beginning.
+// open returns the body from its beginning.
 func (b *tryBody) open() io.ReadCloser {
 	return io.NopCloser(&tryReader{b: b, rest: bytes.NewReader(b.text)})
 }
@@ -249,7 +249,7 @@ func excerpt(text []byte) string {
 	return "the answer has no body"
 }
 
-// ended says whether a try failed because the caller's context did.
+// ended reports whether a try failed because the caller's context did.
 func ended(ctx context.Context, err error) bool {
 	return ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 }

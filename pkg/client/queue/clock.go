@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// clock is the wall clock, but that it never goes back: where that was set back it goes on with the time that passes. A machine that was
-// suspended shows in it, since the wall clock has gone on meanwhile.
+// clock is the wall clock, but never goes back: if the wall clock is set back, it advances by the time that passes. The time that a machine is
+// suspended is in it, since the wall clock advances meanwhile.
 type clock struct {
 	mu   sync.Mutex
 	ms   int64     // Unix, at

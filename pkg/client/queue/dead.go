@@ -81,7 +81,7 @@ func (q *Queue) DropDead(number uint64) error {
 
 func dropRecord(number uint64) []byte { return binary.BigEndian.AppendUint64(nil, number) }
 
-// Revive puts a dead letter behind the waiting sends of its channel and removes it from the dead ones, in one step. If a try of it may have been
+// Revive puts a dead letter after the waiting sends of its channel and removes it from the dead ones, in one step. If a try of it may have been
 // stored, that stays so: the server is asked before it is sent. One that is dead for [Uncertain], and of which the server cannot tell,
 // dies again; if you know better, enqueue its Send and drop it.
 func (q *Queue) Revive(number uint64) error {

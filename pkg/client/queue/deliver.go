@@ -13,7 +13,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
-// do does a job and gives its lanes back.
+// do does a job and releases its lanes.
 func (q *Queue) do(ctx context.Context, j *job) {
 	switch j.task {
 	case taskSend:
@@ -25,7 +25,7 @@ func (q *Queue) do(ctx context.Context, j *job) {
 	}
 }
 
-// finish gives a job's lanes back; then puts them where they belong, under the lock.
+// finish releases a job's lanes; then puts them where they belong, under the lock.
 func (q *Queue) finish(j *job, then func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -265,7 +265,7 @@ func (q *Queue) judge(v *verdict, l *letter, o client.Outcome) {
 	}
 }
 
-// release gives the lanes of a request back. Under the lock.
+// release puts the lanes of a request where they belong. Under the lock.
 func (q *Queue) release(ctx context.Context, j *job, v *verdict) {
 	if v.reached {
 		q.reached()

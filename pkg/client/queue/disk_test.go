@@ -83,8 +83,8 @@ func (l *logged) count(what string) int {
 	return strings.Count(l.text.String(), what)
 }
 
-// While the disk takes nothing nothing is sent that could not be noted, and when it does again all goes on: each send once, and told once, also
-// where a change that failed is on disk all the same.
+// While the disk takes no changes, nothing is sent that could not be noted. When it does again, delivery continues: each send once, and reported
+// once, also if a change that failed is on disk all the same.
 func TestDiskFails(t *testing.T) {
 	t.Parallel()
 	for name, takesAll := range map[string]bool{"nothing is on disk": false, "all is on disk": true} {
@@ -210,7 +210,7 @@ func markedOnDisk(t *testing.T, b *bundle, s *client.Send) bool {
 	return one != nil && one.first().since != 0
 }
 
-// Files that are deleted while the queue is open end it, and whoever calls it learns of that.
+// Files that are deleted while the queue is open end it, and every caller gets that error.
 func TestDeletedFolder(t *testing.T) {
 	t.Parallel()
 	for name, remove := range map[string]func(dir string) error{

@@ -40,7 +40,7 @@
 //     when the disk takes changes again.
 //   - A file is damaged: Open keeps all that can be read, writes it to new files, renames the damaged ones to NAME.damaged-DATE, and makes a
 //     dead letter for [Damaged] of each region that cannot be read. Sends that may have been tried according to what is lost are doubtful. A
-//     damaged end of the newest file cannot be told from a write that a crash cut off, and is not reported.
+//     damaged end of the newest file looks like a write that a crash cut off, and is not reported.
 //   - The folder or a file is deleted while the queue is open: Run ends with [ErrGone], and every call fails with it.
 //   - Another process has the folder: Open fails with [ErrLocked].
 //

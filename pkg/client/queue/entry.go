@@ -112,7 +112,7 @@ func goneRecord(key laneKey, last uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(make([]byte, 0, len(key)+8), key[:]...), last)
 }
 
-// fields reads the parts of a record that stand behind the lane.
+// fields reads the parts of a record that follow the lane.
 type fields []byte
 
 func (f *fields) key() (key laneKey) {

@@ -117,7 +117,7 @@ func TestWaitingIsNoTry(t *testing.T) {
 	b.end()
 }
 
-// A try never begins without its mark on disk, whoever enqueues to the channel at that moment.
+// A try never begins without its mark on disk, also if another goroutine enqueues to the channel at that moment.
 func TestMarkRacesWithEnqueue(t *testing.T) {
 	t.Parallel()
 	b := setup(t, func(c *Config) { c.BatchItemsMax = 3 })

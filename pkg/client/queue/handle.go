@@ -54,7 +54,7 @@ func newHandles(q *Queue, n int) []*Handle {
 	return all
 }
 
-// promise notes that the handles are to be told what becomes of their sends.
+// promise notes that the handles receive the results of their sends.
 func (q *Queue) promise(handles []*Handle) {
 	block := handles[0].block
 	q.mu.Lock()

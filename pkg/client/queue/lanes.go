@@ -130,7 +130,7 @@ func (l *lanes) load() {
 	}
 }
 
-// place puts a lane behind the others, if no worker has it.
+// place puts a lane after the others, if no worker has it.
 func (l *lanes) place(one *lane) {
 	switch {
 	case !l.loaded || one.busy:

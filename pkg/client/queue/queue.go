@@ -76,7 +76,7 @@ type Stats struct {
 //	  - queued: it is on disk, and no try of it can be stored.
 //	  - marked: the disk has the time at which a try begins. No byte of a request leaves before that. A process that dies leaves it doubtful.
 //	  - doubtful: a try may be stored. Until the server may have forgotten that try it is simply tried again, with its mark of the first one.
-//	    After that the server is asked: it is stored (delivered), or is not (queued), or nobody can tell (dead, for Uncertain).
+//	    After that the server is asked: it is stored (delivered), or is not (queued), or it is not known (dead, for Uncertain).
 //	  - delivered and dead are ends: the record of the end is on disk.
 //
 // Each arrow is one record in a transaction of the journal. Memory changes in [Queue.apply] and nowhere else: with a record that is on disk, or that is
@@ -253,7 +253,7 @@ func (q *Queue) excess(bytes int64) bool {
 	return bytes-total > max(min(2*segment, slackBytes), min(total, q.cfg.BytesMax-6*segment))
 }
 
-// Enqueue returns when the sends are on disk, all or none of them, each behind those of its channel that were enqueued before. A send with no
+// Enqueue returns when the sends are on disk, all or none of them, each after those of its channel that were enqueued before. A send with no
 // ClientMsgNo gets one, which its handle has. Many callers at one time share a disk sync. The handles can be waited on, or ignored.
 //
 // The error is a *[FullError] if there is no room, a *client.Error for a send that the server would refuse, [ErrClosed], [ErrGone], or the

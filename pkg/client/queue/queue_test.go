@@ -146,7 +146,7 @@ func TestFull(t *testing.T) {
 	b.flush()
 }
 
-// What the server refuses is kept with the reason, and its channel goes on.
+// What the server refuses is kept with the reason, and its channel continues.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	b := setup(t, nil)
@@ -289,7 +289,7 @@ func TestSendNowOrLater(t *testing.T) {
 	_, queued, err = send("4")
 	require.True(t, client.IsRefused(err))
 	require.False(t, queued)
-	require.Zero(t, b.Stats().DeadLetters, "the caller was told")
+	require.Zero(t, b.Stats().DeadLetters, "the caller has the error")
 	b.end()
 }
 

@@ -113,7 +113,7 @@ func (q *Queue) take(now time.Time) (*job, time.Time) {
 	return j, time.Time{}
 }
 
-// choose picks a job. Look is told when there may be another.
+// choose picks a job. Look receives the time at which there may be another.
 func (q *Queue) choose(now time.Time, look func(time.Time)) *job {
 	age := now.Sub(q.window.at)
 	stale := age > windowAsked || len(q.doubtful) > 0 && age > windowTrusted

@@ -74,7 +74,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	case "/message/window":
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		w.Header().Set("Connection", "close") // or net/http would repeat the request behind this one by itself, if its answer is lost
+		w.Header().Set("Connection", "close") // or net/http would repeat the request after this one by itself, if its answer is lost
 		_, _ = fmt.Fprintf(w, `{"remembers_ms":%d,"ordered_bulks":true}`, s.remembers.Milliseconds())
 		return
 	}

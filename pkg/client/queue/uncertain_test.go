@@ -48,7 +48,7 @@ func TestUncertain(t *testing.T) {
 	b.end()
 }
 
-// The server says that it wrote nothing: that can go on for ever.
+// The server says that it wrote nothing: that may last for ever.
 func TestNotStoredIsNoDoubt(t *testing.T) {
 	t.Parallel()
 	b := setup(t, forgetful)
@@ -185,7 +185,7 @@ func TestDoubtSurvivesCrash(t *testing.T) {
 	b.end()
 }
 
-// A process dies in a long outage: nobody has doubts about sends that never left the machine.
+// A process dies in a long outage: sends that never left the machine are not doubtful.
 func TestNoDoubtAfterOutage(t *testing.T) {
 	t.Parallel()
 	b := setup(t, func(c *Config) { c.Workers = 1 })
@@ -231,7 +231,7 @@ func TestNoDoubtAfterClose(t *testing.T) {
 // The machine is suspended for an hour after a try whose answer is lost: the send is not seconds old.
 func TestDoubtAfterSuspend(t *testing.T) {
 	t.Parallel()
-	for name, status := range map[string]string{"stored": `{"state":"stored","client_msg_no":"no","message_id":7,"message_seq":3}`, "nobody knows": ""} {
+	for name, status := range map[string]string{"stored": `{"state":"stored","client_msg_no":"no","message_id":7,"message_seq":3}`, "unknown": ""} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t, func(c *Config) { c.BackoffMin, c.BackoffMax = time.Second, time.Second })

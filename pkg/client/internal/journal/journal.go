@@ -67,7 +67,7 @@ type Config struct {
 	Apply func(kind byte, body []byte, at Pos)
 	// Keep returns what to write in place of a record whose segment is to be deleted, and whether it still counts.
 	Keep func(kind byte, body []byte, at Pos) ([]byte, bool)
-	// Damaged is told of damage when the records before it have been applied.
+	// Damaged receives a damage after the records before it have been applied.
 	Damaged func(Damage)
 	// Excess reports whether files of so many bytes are more than what counts in them justifies.
 	Excess func(bytes int64) bool
@@ -219,7 +219,7 @@ func (j *Journal) commit(b *Batch) error {
 	}
 	b.seal(last.number)
 	if err := j.cfg.Write(last.file, b.bytes, last.bytes); err != nil {
-		// What is on disk behind the length that counts is unknown. The next segment records that length, and nothing behind it is read.
+		// What is on disk past the length that counts is unknown. The next segment records that length, and nothing past it is read.
 		j.broken = true
 		return fmt.Errorf("write %s: %w", last.path, err)
 	}

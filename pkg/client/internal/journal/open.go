@@ -117,7 +117,7 @@ func sealedLength(s *segment) int64 {
 // scan applies the records of a segment, and returns how much of it is to be kept. Synced means that all of data was on disk once.
 //
 // A region that cannot be read, and that no later batch follows, is what a crash left of the last write: a disk writes the parts of a file in
-// any order. No caller was told that its records are there. Those transactions of that write that are complete count all the same.
+// any order. No caller has returned from Commit with them. Those transactions of that write that are complete count all the same.
 func (j *Journal) scan(s *segment, data []byte, synced bool) int64 {
 	type record struct {
 		frame
