@@ -8,7 +8,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Limits of the API (docs/api.md). A payload has a limit too, but that is a setting of the server.
+// Limits of the API (docs/reference/api.md). A payload has a limit too, but that is a setting of the server.
 const (
 	tagBytesMax    = 128
 	subscribersMax = 10_000
