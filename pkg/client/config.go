@@ -129,7 +129,7 @@ func checkURL(text string) (base string, err error) {
 
 func checkToken(token string) error {
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errors.New("Token: must be visible ASCII characters")
+		return errors.New("a value of Token or TokenFrom must be visible ASCII characters")
 	}
 	return nil
 }

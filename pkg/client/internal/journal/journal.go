@@ -371,7 +371,10 @@ func (j *Journal) clean() error {
 	} else {
 		err = os.Remove(oldest.path)
 	}
-	if err = errors.Join(err, syncDir(j.cfg.Dir)); err != nil {
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil // an earlier call removed the name and could not sync the folder
+	}
+	if err := errors.Join(err, syncDir(j.cfg.Dir)); err != nil {
 		return err
 	}
 	_ = oldest.file.Close() // nothing was written to it
