@@ -272,8 +272,8 @@ func TestHandles(t *testing.T) {
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		runtime.GC()
-		b.mu.Lock()
-		defer b.mu.Unlock()
+		b.Queue.mu.Lock()
+		defer b.Queue.mu.Unlock()
 		return len(b.handles) < 10
 	}, testTimeout, time.Millisecond)
 	b.end()
