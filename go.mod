@@ -29,7 +29,6 @@ require (
 	github.com/prometheus/client_model v0.6.3 // reading metrics: the front page, and tests
 	github.com/shopspring/decimal v1.5.0 // ClickHouse Decimal columns in tests of the embedded engine
 	github.com/stretchr/testify v1.12.1 // assertions in tests
-	go.etcd.io/bbolt v1.5.0 // the file of the Go client's queue
 	go.yaml.in/yaml/v3 v3.0.6 // the configuration file
 	golang.org/x/net v0.61.0
 	golang.org/x/sync v0.24.0 // errgroup

@@ -32,6 +32,9 @@ type flight struct {
 	text    []byte // client_msg_no of all
 	settled int    // items[:settled] are answered
 
+	ordered bool
+	lanes   []lane // of an ordered flight, by partition
+
 	deferred int
 	touched  []bool    // partitions with deferred sends
 	deadline time.Time // for the answers to the deferred sends, starting with the first
@@ -39,6 +42,14 @@ type flight struct {
 	waited   time.Duration // total time spent waiting for answers
 	failing  bool          // the last settled item had no answer, so waiting for more is pointless
 	reserved int64
+}
+
+// lane is what an ordered flight knows of a partition. A send goes there only if the flight's send before it is in the log, or in the same
+// group commit; otherwise the flight waits for that one's result. After a send that was not taken the flight sends nothing more there.
+// Sends of other requests are not affected: they share the group commits as always.
+type lane struct {
+	last    int // items[last-1] went there last, and its result has not been looked at; 0: there is no such item
+	stopped bool
 }
 
 // item is one send and, once settled, its outcome.
@@ -104,6 +115,9 @@ func (f *flight) push(ctx context.Context, req *request.Request, p outcome.Probl
 		next.deadline = f.deadline
 	}
 	f.items = append(f.items, next)
+	if f.ordered {
+		f.note(req)
+	}
 	if f.deferred >= flightDeferredMax {
 		f.flush()
 	}
@@ -114,12 +128,18 @@ func (f *flight) push(ctx context.Context, req *request.Request, p outcome.Probl
 func (f *flight) enqueue(ctx context.Context, req *request.Request) (groupcommit.Ticket, outcome.Problem) {
 	partition, size, span := f.s.partitionOf(req), req.Send.SizeVT(), f.s.tracer.Of(ctx)
 	for {
-		t, p := f.s.commits.EnqueueDeferred(partition, &req.Send, size, span)
-		if p.OK() {
+		after, stopped := f.after(partition)
+		if stopped {
+			return groupcommit.Ticket{}, outcome.Problem{Outcome: outcome.WALUnavailable, Msg: "an item before it was not taken; nothing was written"}
+		}
+		t, p := f.s.commits.EnqueueDeferred(partition, &req.Send, size, span, after)
+		if t.Taken() {
 			f.touched[partition] = true
 			f.deferred++
 		}
 		switch {
+		case p.OK() && !t.Taken(): // after is not in the log yet
+			f.settle(ctx)
 		case p.Outcome != outcome.Overloaded:
 			return t, p
 		case f.deferred > 0:
@@ -132,7 +152,55 @@ func (f *flight) enqueue(ctx context.Context, req *request.Request) (groupcommit
 	}
 }
 
-// flush publishes the deferred items. It must be called before anything that may block.
+// keepOrder makes the flight an ordered one. It has no items yet.
+func (f *flight) keepOrder() {
+	f.ordered = true
+	if f.lanes == nil {
+		f.lanes = make([]lane, len(f.touched))
+	}
+	clear(f.lanes)
+}
+
+// after returns the ticket of the send that the next one to a partition must follow, and whether the flight sends nothing more there. It is the
+// zero Ticket if that one is stored, if there is none, or if the flight is not ordered.
+func (f *flight) after(partition int) (after groupcommit.Ticket, stopped bool) {
+	if !f.ordered {
+		return after, false
+	}
+	l := &f.lanes[partition]
+	if l.last > f.settled {
+		return f.items[l.last-1].ticket, l.stopped
+	}
+	if l.last > 0 {
+		l.stopped = l.stopped || missed(f.items[l.last-1].problem.Outcome)
+		l.last = 0
+	}
+	return after, l.stopped
+}
+
+// note keeps in an ordered flight what has become of its newest item so far. Without a request its channel is not known.
+func (f *flight) note(req *request.Request) {
+	it := &f.items[len(f.items)-1]
+	switch {
+	case it.ticket.Taken():
+		f.lanes[f.s.partitionOf(req)].last = len(f.items)
+	case !missed(it.problem.Outcome):
+	case req != nil:
+		f.lanes[f.s.partitionOf(req)].stopped = true
+	default:
+		for n := range f.lanes {
+			f.lanes[n].stopped = true
+		}
+	}
+}
+
+// missed reports whether a send with this outcome may still be stored by a later request, so that those after it must wait for it.
+func missed(o outcome.Outcome) bool {
+	return o == outcome.ClientGone || o.Spec().Status >= http.StatusInternalServerError
+}
+
+// flush publishes the deferred items. It must be called before anything
+// that may block.
 func (f *flight) flush() {
 	if f.deferred == 0 {
 		return
@@ -201,6 +269,6 @@ func (f *flight) end() {
 		return
 	}
 	clear(f.items) // releases batches and texts
-	*f = flight{s: f.s, items: f.items[:0], text: f.text[:0], touched: f.touched}
+	*f = flight{s: f.s, items: f.items[:0], text: f.text[:0], touched: f.touched, lanes: f.lanes}
 	f.s.flights.Put(f)
 }

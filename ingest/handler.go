@@ -44,6 +44,7 @@ func (s *Service) routes(page []byte) http.Handler {
 	r.Post(pathSend, s.counted("send", api.ScopeSend, s.send))
 	r.Post("/message/sendbatch", s.counted("sendbatch", api.ScopeSend, s.sendBatch))
 	r.Post("/message/sendbulk", s.counted("sendbulk", api.ScopeSend, s.sendBulk))
+	r.Get("/message/window", s.counted("window", api.ScopeSend, s.window))
 	manager := &manage.Manager{Permissions: s.permissions, Requests: s.requests, Replies: s.replies, Extend: s.extend, Log: s.log}
 	for _, route := range manager.Routes() {
 		r.MethodFunc(route.Method, route.Path, s.counted("manage", route.Needs, func(w http.ResponseWriter, r *http.Request, _ time.Time, _ uint64) outcome.Problem {

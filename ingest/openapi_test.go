@@ -218,6 +218,9 @@ func examples(t *testing.T, op *openapi3.Operation) map[string]string {
 func query(op *openapi3.Operation) string {
 	values := url.Values{}
 	for _, p := range op.Parameters {
+		if p.Value.In != openapi3.ParameterInQuery {
+			continue
+		}
 		values.Set(p.Value.Name, map[string]string{"channel_id": "group123", "channel_type": "2"}[p.Value.Name])
 	}
 	if len(values) == 0 {

@@ -9,6 +9,9 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/request"
 )
 
+// orderedHeader asks that no item is stored unless the items of its channel before it are, if its value is 1.
+const orderedHeader = "Sendhouse-Ordered"
+
 // bulkItemsMax bounds the items of POST /message/sendbulk.
 const bulkItemsMax = 10_000
 
@@ -28,6 +31,9 @@ func (s *Service) sendBulk(w http.ResponseWriter, r *http.Request, start time.Ti
 	}
 	f := s.newFlight()
 	defer f.end()
+	if r.Header.Get(orderedHeader) == "1" {
+		f.keepOrder()
+	}
 	in := s.requests.Split(r.Body, lines)
 	defer in.Close()
 	control := http.NewResponseController(w)

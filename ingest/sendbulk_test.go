@@ -44,11 +44,11 @@ func (b *bundle) bulk(t *testing.T, contentType string, body io.Reader) many {
 	return takeApart(t, b.tryBulk(contentType, body))
 }
 
-// asyncBulk is bulk in the background; the returned function waits for the response.
-func (b *bundle) asyncBulk(t *testing.T, body io.Reader) (answer func() many) {
+// asyncBulk is bulk in the background; the function it gives waits for the answer.
+func (b *bundle) asyncBulk(t *testing.T, body io.Reader, set ...string) (answer func() many) {
 	t.Helper()
 	c := make(chan whole, 1)
-	go func() { c <- b.tryBulk(ndjson, body) }()
+	go func() { c <- b.tryBulk(ndjson, body, set...) }()
 	return func() many { return takeApart(t, receive(t, c)) }
 }
 
@@ -60,13 +60,16 @@ type whole struct {
 	err    error
 }
 
-// tryBulk is bulk for goroutines that must not end the test.
-func (b *bundle) tryBulk(contentType string, body io.Reader) (w whole) {
+// tryBulk is bulk for goroutines that may not end the test. The headers in set are 1.
+func (b *bundle) tryBulk(contentType string, body io.Reader, set ...string) (w whole) {
 	req, err := http.NewRequest(http.MethodPost, b.url+"/message/sendbulk", body)
 	if err != nil {
 		return whole{err: err}
 	}
 	req.Header.Set("Content-Type", contentType)
+	for _, name := range set {
+		req.Header.Set(name, "1")
+	}
 	res, err := b.client.Do(req)
 	if err != nil {
 		return whole{err: err}

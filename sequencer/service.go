@@ -378,6 +378,7 @@ func (s *Service) status(number int) json.RawMessage {
 	s.mu.Unlock()
 	if p != nil {
 		said.Progress = p.Progress()
+		said.RemembersMS = p.Remembers().Milliseconds()
 	}
 	encoded, err := json.Marshal(said)
 	if err != nil {

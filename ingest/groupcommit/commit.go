@@ -2,7 +2,8 @@
 //
 // # Contract
 //
-//   - Order: sends of one partition are in the log in the order in which Enqueue took them.
+//   - Order: sends of one partition are in the log in the order in which Enqueue took them. If a batch fails, the one after it may still be
+//     written; a send that must not be stored without the one before it is enqueued with the ticket of that one (see EnqueueDeferred).
 //   - At most once: a batch is never published twice. A send that was published but neither acknowledged nor answered in time ends with
 //     outcome.Unknown; repeating it with the same client_msg_no is safe.
 //   - Durability: outcome.Accepted means that the log has acknowledged the record, or that the sequencer, which reads only what
@@ -110,8 +111,8 @@ func newPartition(number int, c *Committer) *partition {
 	return p
 }
 
-// add implements Enqueue and EnqueueDeferred.
-func (p *partition) add(s *message.Send, size int, span *tracing.Span, deferred bool) (Ticket, outcome.Outcome) {
+// add is Enqueue and EnqueueDeferred; after is the batch of the send that this one must follow, nil if it may be stored without another.
+func (p *partition) add(s *message.Send, size int, span *tracing.Span, deferred bool, after *batch) (Ticket, outcome.Outcome) {
 	size += message.MessageFrameOverheadMax
 	if !p.connected.Load() {
 		return Ticket{}, outcome.WALUnavailable
@@ -122,7 +123,7 @@ func (p *partition) add(s *message.Send, size int, span *tracing.Span, deferred 
 	if size > p.batchBytes && int64(size) > p.publisher.MaxPayload()-headerRoomBytes {
 		return Ticket{}, outcome.TooLarge
 	}
-	t, next, failed := p.gather(s, size, span, deferred)
+	t, next, failed := p.gather(s, size, span, deferred, after)
 	if next != nil {
 		p.publish(next)
 	}
@@ -140,10 +141,14 @@ func (p *partition) flush() {
 	p.publish(next)
 }
 
-// gather is the part of add under the lock. It also returns the batch to publish, if none is in flight.
-func (p *partition) gather(s *message.Send, size int, span *tracing.Span, deferred bool) (t Ticket, next *batch, became outcome.Outcome) {
+// gather is enqueue under the lock; it also takes the batch to be published, if the
+// way is free.
+func (p *partition) gather(s *message.Send, size int, span *tracing.Span, deferred bool, after *batch) (t Ticket, next *batch, became outcome.Outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if after != nil && !p.mayFollow(after, size) {
+		return Ticket{}, nil, outcome.Accepted
+	}
 	if p.stalled && p.inFlight != nil {
 		return Ticket{}, nil, outcome.WALStalled
 	}
@@ -174,7 +179,7 @@ func (p *partition) gather(s *message.Send, size int, span *tracing.Span, deferr
 // than batchBytes has a batch of its own. The caller holds the lock.
 func (p *partition) gathering(size int) *batch {
 	if n := len(p.queue); n > 0 {
-		if b := p.queue[n-1]; b.sends == 0 || b.sends < batchSendsMax && b.derivedBytesMax()+size <= p.batchBytes {
+		if b := p.queue[n-1]; p.hasRoom(b, size) {
 			return b
 		}
 	}
@@ -184,8 +189,20 @@ func (p *partition) gathering(size int) *batch {
 	return b
 }
 
-// takeNext removes the oldest batch from the queue and makes it the one in flight. The caller holds the lock, and
-// publishes the batch after unlocking.
+// hasRoom reports whether a send of size bytes fits into a gathering batch. Under the lock.
+func (p *partition) hasRoom(b *batch, size int) bool {
+	return b.sends == 0 || b.sends < batchSendsMax && b.derivedBytesMax()+size <= p.batchBytes
+}
+
+// mayFollow reports whether a send of size bytes cannot be stored without those of the batch after: the log has that batch, or the send joins
+// it, and both are stored or neither is. Under the lock.
+func (p *partition) mayFollow(after *batch, size int) bool {
+	n := len(p.queue)
+	return after.acknowledged || n > 0 && p.queue[n-1] == after && p.hasRoom(after, size)
+}
+
+// takeNext takes the oldest batch off the queue and makes it the one in flight.
+// Under the lock; the caller publishes it after unlocking.
 func (p *partition) takeNext() *batch {
 	p.delayed = false
 	if len(p.queue) == 0 {

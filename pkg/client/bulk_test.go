@@ -208,7 +208,7 @@ func TestBulkItemNeverAnswered(t *testing.T) {
 	require.ErrorContains(t, outcomes[1].Err, "after 3 tries")
 }
 
-// Answers that are out of step are nobody's.
+// Answers that are out of step are not assigned to any send.
 func TestBulkOutOfStep(t *testing.T) {
 	t.Parallel()
 	s := script(t, func(w http.ResponseWriter, _ *http.Request) {

@@ -13,9 +13,10 @@ import (
 
 // Client sends. It is meant to be made once and used by many goroutines; its connections are kept and used again.
 type Client struct {
-	cfg  Config
-	base string
-	http *http.Client
+	cfg    Config
+	base   string // "": Config.URLFrom says it
+	http   *http.Client
+	window knownWindow
 }
 
 // New checks cfg and reports everything that is wrong with it. It opens nothing.
@@ -28,11 +29,11 @@ func New(cfg Config) (*Client, error) {
 	return &Client{cfg: cfg, base: base, http: cfg.httpClient()}, nil
 }
 
-// Close closes the connections that nobody uses. The client can be used on.
+// Close closes idle connections. The client remains usable.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Send sends one message, and returns when it is stored and has its place in the channel. It tries again, with the same client_msg_no,
-// where that can help, until Config.TriesMax, Config.ResendWithin or the end of ctx.
+// if that can help, until Config.TriesMax, Config.ResendWithin or the end of ctx.
 //
 // The error is a *[SendError] around the last try's, except where the send could not be encoded: then nothing was sent.
 func (c *Client) Send(ctx context.Context, s Send) (Result, error) {
@@ -52,19 +53,28 @@ func (c *Client) send(ctx context.Context, s Send, triesMax int) (Result, error)
 	}
 	failed := &SendError{ClientMsgNo: s.ClientMsgNo}
 	for {
-		start := time.Now()
-		r, err := c.trySend(ctx, s.ClientMsgNo, body)
+		start, timeout, err := time.Now(), c.cfg.TryTimeout, error(nil)
+		if failed.MaybeStored {
+			var left time.Duration
+			if left, err = c.resendable(ctx, failed.since); err == nil && left <= 0 {
+				return Result{}, failed // the server may have forgotten it, and would store it again
+			}
+			timeout = min(timeout, left)
+		}
 		if err == nil {
-			return r, nil
+			var r Result
+			if r, err = c.trySend(ctx, s.ClientMsgNo, body, timeout); err == nil {
+				return r, nil
+			}
 		}
 		failed.add(start, err)
-		if failed.Tries >= triesMax || !c.pause(ctx, failed.Tries, err) || failed.late(c.cfg) {
+		if failed.Tries >= triesMax || !c.pause(ctx, failed.Tries, err) {
 			return Result{}, failed
 		}
 	}
 }
 
-// pause waits before the next try. It is false where there should be none: trying again cannot help, or the time is not enough.
+// pause waits before the next try. It returns false if there should be none: another try cannot help, or the time is not enough.
 func (c *Client) pause(ctx context.Context, tries int, failure error) bool {
 	if !IsRetryable(failure) || ended(ctx, failure) {
 		return false
@@ -88,7 +98,7 @@ func (c Config) backoff(tries int, failure error) (time.Duration, bool) {
 	wait -= rand.N(wait/2 + 1)
 	asked := RetryAfter(failure)
 	if asked > 0 && asked > wait {
-		// All who were turned away at one time were told the same: they shall not come back at one time.
+		// The server asks all callers that it refuses at one time for the same pause: this spreads their next tries.
 		wait = asked + rand.N(c.BackoffMin)
 	}
 	return wait, asked <= c.RetryAfterMax

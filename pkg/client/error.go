@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"time"
-
-	"github.com/sendhouse/sendhouse/pkg/client/internal/age"
 )
 
 // Error is an answer of the server other than 200.
@@ -34,7 +32,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%d %s: %s", e.Status, code, e.Msg)
 }
 
-// Retryable says whether the same request can succeed later, without anybody changing anything.
+// Retryable reports whether the same request can succeed later, without anybody changing anything.
 func (e *Error) Retryable() bool {
 	switch e.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
@@ -45,7 +43,7 @@ func (e *Error) Retryable() bool {
 	}
 }
 
-// Refused says whether the server has looked at this send and will not have it: it is malformed, too large, not permitted, or another
+// Refused reports whether the server has looked at this send and will not have it: it is malformed, too large, not permitted, or another
 // message has its client_msg_no. A wrong token or route says nothing about the send, and does not count.
 func (e *Error) Refused() bool {
 	switch e.Status {
@@ -60,16 +58,16 @@ func (e *Error) Refused() bool {
 	}
 }
 
-// MaybeStored says whether the send may be stored in spite of the error. The codes are those of docs/reference/api.md after which nothing is written.
+// MaybeStored reports whether the send may be stored in spite of the error. The codes are those of docs/reference/api.md after which nothing is written.
 func (e *Error) MaybeStored() bool {
 	switch e.Code {
-	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused", "partition_refused", "permissions_unavailable":
+	case "overloaded", "draining", "wal_unavailable", "wal_full", "wal_stalled", "wal_refused", "partition_refused", "permissions_unavailable", "out_of_order":
 		return false
 	}
 	return e.Status >= http.StatusInternalServerError || e.Status == http.StatusRequestTimeout || e.Status < http.StatusMultipleChoices
 }
 
-// SendError is a send that did not succeed, with what is needed to go on with it.
+// SendError is a send that did not succeed, with what is needed to try it again.
 type SendError struct {
 	// ClientMsgNo is the send's; trying again under it is safe while the server remembers it.
 	ClientMsgNo string
@@ -107,11 +105,6 @@ func (e *SendError) add(start time.Time, err error) {
 	}
 }
 
-// late says whether the server may have forgotten a try that it has stored, so that another would be stored beside it.
-func (e *SendError) late(c Config) bool {
-	return e.MaybeStored && age.Of(e.since, time.Now()) > c.ResendWithin
-}
-
 // tryError is a try that got no answer.
 type tryError struct {
 	err     error
@@ -121,7 +114,7 @@ type tryError struct {
 func (e *tryError) Error() string { return e.err.Error() }
 func (e *tryError) Unwrap() error { return e.err }
 
-// IsRetryable says whether trying again later can help: the server was not reached, did not answer, or said that it cannot now.
+// IsRetryable reports whether trying again later can help: the server was not reached, did not answer, or said that it cannot now.
 func IsRetryable(err error) bool {
 	var answered *Error
 	var unanswered *tryError
@@ -135,13 +128,13 @@ func IsRetryable(err error) bool {
 	}
 }
 
-// IsRefused says whether the server will not have this send, now or later; see [Error.Refused].
+// IsRefused reports whether the server will not have this send, now or later; see [Error.Refused].
 func IsRefused(err error) bool {
 	var answered *Error
 	return errors.As(err, &answered) && answered.Refused()
 }
 
-// MaybeStored says whether the send may be stored in spite of err.
+// MaybeStored reports whether the send may be stored in spite of err.
 func MaybeStored(err error) bool {
 	var sent *SendError
 	var answered *Error
@@ -158,7 +151,7 @@ func MaybeStored(err error) bool {
 	}
 }
 
-// RetryAfter is how long the server asked to wait before another try; 0 where it did not.
+// RetryAfter is how long the server asked to wait before another try; 0 if it did not.
 func RetryAfter(err error) time.Duration {
 	var answered *Error
 	if errors.As(err, &answered) {

@@ -15,16 +15,26 @@ import (
 // A machine that was suspended for an hour has no send that is seconds old.
 func TestLateAfterSuspend(t *testing.T) {
 	t.Parallel()
-	cfg := Config{}.withDefaults()
+	c, err := New(Config{URL: "http://localhost:1"})
+	require.NoError(t, err)
+	c.window.w, c.window.at = Window{Remembers: 10 * time.Minute}, time.Now()
 	lost := &tryError{err: errors.New("lost"), written: true}
-	var fresh, slept, notStored SendError
-	fresh.add(time.Now(), lost)
+	var slept, notStored SendError
 	slept.add(clienttest.Before(t, time.Now(), time.Hour), lost)
 	slept.add(time.Now(), lost) // the first one counts
 	notStored.add(clienttest.Before(t, time.Now(), time.Hour), &Error{Status: http.StatusServiceUnavailable, Code: "draining"})
-	require.False(t, fresh.late(cfg))
-	require.True(t, slept.late(cfg))
-	require.False(t, notStored.late(cfg))
+	left, err := c.resendable(t.Context(), time.Now())
+	require.NoError(t, err)
+	require.Greater(t, left, 9*time.Minute)
+	left, err = c.resendable(t.Context(), slept.since)
+	require.NoError(t, err)
+	require.Negative(t, left)
+	require.False(t, notStored.MaybeStored)
+
+	// What the server said before is not relied on after that.
+	c.window.at = clienttest.Before(t, c.window.at, time.Hour)
+	_, err = c.resendable(t.Context(), time.Now())
+	require.Error(t, err)
 }
 
 // Nor is its request, which waited for a connection or is to be repeated on another, sent now.

@@ -3,9 +3,6 @@ package client
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -31,7 +28,7 @@ const (
 
 // Send is a message to be. The server checks it; its rules are in docs/reference/api.md.
 type Send struct {
-	// ClientMsgNo is the sender's own key for the message, at most 128 bytes. Where it is empty one is made.
+	// ClientMsgNo is the sender's own key for the message, at most 128 bytes. If it is empty, one is made.
 	ClientMsgNo string
 	// FromUID is the sender, 1 to 256 bytes.
 	FromUID string
@@ -133,27 +130,11 @@ func (s *Send) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Prepare gives the send a ClientMsgNo if it has none, and checks what would not survive JSON: text must be UTF-8. The error is an [Error]
-// like the server's. Send and SendBulk do this themselves.
+// Prepare sets ClientMsgNo if it is empty, and checks it by the server's rules, as far as they are the same on every server. The
+// error is an [Error] like the server's. All that send do this themselves.
 func (s *Send) Prepare() error {
-	var bad []string
-	check := func(name string, texts ...string) {
-		for _, text := range texts {
-			if !utf8.ValidString(text) {
-				bad = append(bad, name)
-				return
-			}
-		}
-	}
-	check("client_msg_no", s.ClientMsgNo)
-	check("from_uid", s.FromUID)
-	check("channel_id", s.ChannelID)
-	check("stream_no", s.StreamNo)
-	check("tag_key", s.TagKey)
-	check("subscribers", s.Subscribers...)
-	if len(bad) > 0 {
-		fields := strings.Join(bad, ",")
-		return &Error{Status: http.StatusBadRequest, Code: "invalid_request", Field: fields, Msg: fields + ": not UTF-8; it was not sent"}
+	if err := s.check(); err != nil {
+		return err
 	}
 	if s.ClientMsgNo != "" {
 		return nil

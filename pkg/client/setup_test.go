@@ -20,7 +20,7 @@ import (
 type scripted struct {
 	*httptest.Server
 	mu     sync.Mutex
-	steps  []http.HandlerFunc // the last one goes on for ever
+	steps  []http.HandlerFunc // the last one repeats for ever
 	bodies []string
 	heads  []http.Header
 	conns  int
@@ -43,6 +43,10 @@ func script(t *testing.T, steps ...http.HandlerFunc) *scripted {
 }
 
 func (s *scripted) serve(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/message/window" { // no step of a script
+		_, _ = io.WriteString(w, `{"remembers_ms":600000,"ordered_bulks":true}`)
+		return
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler)

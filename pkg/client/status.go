@@ -2,9 +2,7 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strconv"
 )
@@ -39,49 +37,36 @@ type Status struct {
 //
 // The server answers from ClickHouse: one that was started without it says 404 history_not_served, an *[Error].
 func (c *Client) Status(ctx context.Context, s Send) (Status, error) {
+	for tries := 1; ; tries++ {
+		status, err := c.TryStatus(ctx, s)
+		if err == nil || tries >= c.cfg.TriesMax || !c.pause(ctx, tries, err) {
+			return status, err
+		}
+	}
+}
+
+// TryStatus is Status with one try only.
+func (c *Client) TryStatus(ctx context.Context, s Send) (Status, error) {
 	query := url.Values{
 		"client_msg_no": {s.ClientMsgNo}, "from_uid": {s.FromUID}, "channel_id": {s.ChannelID}, "channel_type": {strconv.Itoa(int(s.ChannelType))},
 	}
 	if s.SyncOnce {
 		query.Set("sync_once", "1")
 	}
-	for tries := 1; ; tries++ {
-		status, err := c.tryStatus(ctx, "/message/status?"+query.Encode(), s.ClientMsgNo)
-		if err == nil {
-			return status, nil
-		}
-		if tries >= c.cfg.TriesMax || !c.pause(ctx, tries, err) {
-			return Status{}, fmt.Errorf("client: status of %s: %w", s.ClientMsgNo, err)
-		}
-	}
-}
-
-func (c *Client) tryStatus(ctx context.Context, route, clientMsgNo string) (Status, error) {
-	res, err := c.request(ctx, c.cfg.TryTimeout, http.MethodGet, route, "", nil)
-	if err != nil {
-		return Status{}, err
-	}
-	defer res.close()
-	text, err := res.all()
-	switch {
-	case err != nil:
-		return Status{}, err
-	case res.status != http.StatusOK:
-		return Status{}, res.problem(text)
-	}
 	var a struct {
 		answerJSON
 		State    State `json:"state"`
 		Complete bool  `json:"complete"`
 	}
-	if err := json.Unmarshal(text, &a); err != nil {
-		return Status{}, &tryError{err: fmt.Errorf("the answer is no JSON object: %w: %s", err, excerpt(text))}
-	}
+	err := c.get(ctx, "/message/status?"+query.Encode(), &a)
 	switch {
+	case err != nil:
 	case a.State != StateStored && a.State != StateAccepted && a.State != StateUnknown:
-		return Status{}, &tryError{err: fmt.Errorf("the answer has no state that is known: %s", excerpt(text))}
-	case a.ClientMsgNo != clientMsgNo:
-		return Status{}, &tryError{err: fmt.Errorf("the answer is about another send: client_msg_no %q", a.ClientMsgNo)}
+		err = &tryError{err: fmt.Errorf("the answer has no state that is known: %q", a.State)}
+	case a.ClientMsgNo != s.ClientMsgNo:
+		err = &tryError{err: fmt.Errorf("the answer is about another send: client_msg_no %q", a.ClientMsgNo)}
+	default:
+		return Status{State: a.State, MessageID: a.MessageID, MessageSeq: a.MessageSeq, Complete: a.Complete}, nil
 	}
-	return Status{State: a.State, MessageID: a.MessageID, MessageSeq: a.MessageSeq, Complete: a.Complete}, nil
+	return Status{}, fmt.Errorf("client: status of %s: %w", s.ClientMsgNo, err)
 }

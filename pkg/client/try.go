@@ -77,7 +77,7 @@ func (r *reply) all() ([]byte, error) {
 // errTryLate says that a try's time was over by the wall clock before it was on its way.
 var errTryLate = errors.New("the machine was suspended, or its clock set, and the time of this try is over")
 
-// errTryOver says that a try has failed already; nobody sees it but net/http.
+// errTryOver says that a try has failed already; only net/http sees it.
 var errTryOver = errors.New("the try is over")
 
 // tryBody is the body of one try. It is handed out only while the try's time is not over by the wall clock either: while the machine is
@@ -96,10 +96,10 @@ const (
 	bodyOver         // none of it has, and none will
 )
 
-// written says whether the body may have left this machine. It is asked when the try has failed; if it has not by then, it never will.
+// written reports whether the body may have left this machine. It is asked when the try has failed; if it has not by then, it never will.
 func (b *tryBody) written() bool { return !b.state.CompareAndSwap(bodyUnread, bodyOver) }
 
-// open gives the body from its beginning.
+// open returns the body from its beginning.
 func (b *tryBody) open() io.ReadCloser {
 	return io.NopCloser(&tryReader{b: b, rest: bytes.NewReader(b.text)})
 }
@@ -121,25 +121,43 @@ func (r *tryReader) Read(p []byte) (int, error) {
 	return r.rest.Read(p)
 }
 
-// request makes one request and gives its answer, which must be closed.
-func (c *Client) request(ctx context.Context, timeout time.Duration, method, route, contentType string, body []byte) (*reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	req, err := http.NewRequestWithContext(ctx, method, c.base+route, http.NoBody)
+// outgoing is a request to be made.
+type outgoing struct {
+	method, route, contentType string
+	body                       []byte
+	timeout                    time.Duration
+	ordered                    bool // the header of a bulk whose order is to be kept
+}
+
+// orderHeader asks that a send of a bulk is not stored unless those of its channel before it are.
+const orderHeader = "Sendhouse-Ordered"
+
+// request makes one request and returns its answer, which must be closed.
+func (c *Client) request(ctx context.Context, out outgoing) (*reply, error) {
+	base, token, err := c.endpoint(ctx)
+	if err != nil {
+		return nil, &tryError{err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, out.timeout)
+	req, err := http.NewRequestWithContext(ctx, out.method, base+out.route, http.NoBody)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	// The body is read when there is a connection, and for HTTPS a handshake: before that nothing has left this machine.
-	sent := &tryBody{text: body, start: time.Now(), timeout: timeout}
-	if len(body) > 0 {
-		req.Body, req.ContentLength = sent.open(), int64(len(body))
+	sent := &tryBody{text: out.body, start: time.Now(), timeout: out.timeout}
+	if len(out.body) > 0 {
+		req.Body, req.ContentLength = sent.open(), int64(len(out.body))
 		req.GetBody = func() (io.ReadCloser, error) { return sent.open(), nil }
 	}
-	if contentType != "" {
-		req.Header.Set("Content-Type", contentType)
+	if out.contentType != "" {
+		req.Header.Set("Content-Type", out.contentType)
 	}
-	if c.cfg.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.cfg.Token)
+	if out.ordered {
+		req.Header.Set(orderHeader, "1")
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	// A kept connection may be closed by the other side just now. With this net/http tries another one by itself, as it does for GET; an
 	// empty list is not sent.
@@ -152,9 +170,32 @@ func (c *Client) request(ctx context.Context, timeout time.Duration, method, rou
 	return &reply{status: res.StatusCode, header: res.Header, body: res.Body, cancel: cancel}, nil
 }
 
+// endpoint is where the server is now, and the token.
+func (c *Client) endpoint(ctx context.Context) (base, token string, err error) {
+	base, token = c.base, c.cfg.Token
+	if c.cfg.URLFrom != nil {
+		text, err := c.cfg.URLFrom(ctx)
+		if err == nil {
+			base, err = checkURL(text)
+		}
+		if err != nil {
+			return "", "", fmt.Errorf("URLFrom: %w", err)
+		}
+	}
+	if c.cfg.TokenFrom != nil {
+		if token, err = c.cfg.TokenFrom(ctx); err == nil {
+			err = checkToken(token)
+		}
+		if err != nil {
+			return "", "", fmt.Errorf("TokenFrom: %w", err)
+		}
+	}
+	return base, token, nil
+}
+
 // trySend is one try of one send.
-func (c *Client) trySend(ctx context.Context, clientMsgNo string, body []byte) (Result, error) {
-	res, err := c.request(ctx, c.cfg.TryTimeout, http.MethodPost, "/message/send", "application/json", body)
+func (c *Client) trySend(ctx context.Context, clientMsgNo string, body []byte, timeout time.Duration) (Result, error) {
+	res, err := c.request(ctx, outgoing{method: http.MethodPost, route: "/message/send", contentType: "application/json", body: body, timeout: timeout})
 	if err != nil {
 		return Result{}, err
 	}
@@ -190,7 +231,7 @@ func (r *reply) problem(text []byte) *Error {
 func retryAfter(h http.Header) time.Duration {
 	text := h.Get("Retry-After")
 	if seconds, err := strconv.ParseInt(text, 10, 32); err == nil && seconds >= 0 {
-		return time.Duration(seconds) * time.Second
+		return time.Duration(seconds) * time.Second // 32 bits of seconds are no overflow
 	}
 	if at, err := http.ParseTime(text); err == nil {
 		return max(0, time.Until(at))
@@ -208,7 +249,7 @@ func excerpt(text []byte) string {
 	return "the answer has no body"
 }
 
-// ended says whether a try failed because the caller's context did.
+// ended reports whether a try failed because the caller's context did.
 func ended(ctx context.Context, err error) bool {
 	return ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 }

@@ -25,6 +25,8 @@ type Condition struct {
 	// Behind: the holder has not folded what was in the log when it took the partition, or has
 	// said nothing of it yet.
 	Behind bool `json:"behind,omitempty"`
+	// RemembersMS is for how many milliseconds a send is surely known by its client_msg_no; 0: not known.
+	RemembersMS int64 `json:"remembers_ms,omitempty"`
 }
 
 // Owner is what the lease of a partition says of its holder.

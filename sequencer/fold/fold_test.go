@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -293,4 +294,35 @@ func FuzzRead(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		_, _ = fold.Read(bytes.NewReader(data), params())
 	})
+}
+
+// What Remembers promises still holds after half of the window's entries have come.
+func TestRemembers(t *testing.T) {
+	t.Parallel()
+	state, seq := newState(t, params()), uint64(0) // 50 entries, 10 seconds
+	var effects []fold.Effect
+	at := start
+	send := func(i int) message.Outcome {
+		seq++
+		var err error
+		one := &message.Send{ChannelId: "g", ChannelType: 2, FromUid: "u", ClientMsgNo: strconv.Itoa(i), Payload: []byte("x")}
+		effects, err = state.Fold(fold.Record{StreamSeq: seq, Time: at, Rule: message.RuleSteps, Data: encode(t, one)}, effects[:0])
+		require.NoError(t, err)
+		return effects[0].Outcome
+	}
+	require.Equal(t, 10*time.Second, state.Remembers(), "nothing has been forgotten")
+	for i := range 40 {
+		at = at.Add(100 * time.Millisecond)
+		send(i)
+		if i < 24 {
+			require.Equal(t, 10*time.Second, state.Remembers(), "send %d", i)
+		}
+	}
+	require.Equal(t, 2400*time.Millisecond, state.Remembers(), "24 have followed that one")
+	for i := range 25 {
+		send(100 + i)
+	}
+	require.Equal(t, message.Outcome_OUTCOME_DUPLICATE, send(15), "it was 2.4 s old")
+	require.Equal(t, message.Outcome_OUTCOME_ACCEPTED, send(14), "it was older")
+	require.LessOrEqual(t, state.Remembers(), time.Millisecond, "many have come at once")
 }

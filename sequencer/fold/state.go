@@ -97,6 +97,17 @@ func (s *State) Channels() int { return s.channels.len() }
 // DedupEntries is the number of sends in the deduplication window.
 func (s *State) DedupEntries() int { return s.window.len() }
 
+// Remembers is for how long a send is surely known by its client_msg_no, from the record that holds it: the age of the oldest entry that at most
+// half of DedupEntriesMax others have followed. So as many sends again must come before it is forgotten, which leaves time to act on it.
+func (s *State) Remembers() time.Duration {
+	half := uint64(max(s.params.DedupEntriesMax/2, 1))
+	if uint64(s.window.len()) < half {
+		return s.params.DedupWindow
+	}
+	age := s.clock.ageMilli - s.window.entries.at(s.window.entries.next-half).ageMilli
+	return min(s.params.DedupWindow, time.Duration(max(age, 1))*time.Millisecond)
+}
+
 // Fold folds the next record and appends an effect for each of its sends, in
 // order, to effects. A record that is not the next one is ErrNotNext; one that
 // cannot be read is ErrMalformed; ErrRule and ErrIDsUsedUp end the folding.

@@ -263,6 +263,16 @@ type Progress struct {
 	Emitted uint64 `json:"emitted"` // last record that the message log has acknowledged
 }
 
+// Remembers is for how long a send is surely known by its client_msg_no; 0 before recovery. It may be called from any goroutine.
+func (p *Partition) Remembers() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state == nil {
+		return 0
+	}
+	return p.state.Remembers()
+}
+
 // Progress may be called from any goroutine, before recovery too.
 func (p *Partition) Progress() Progress {
 	p.mu.Lock()

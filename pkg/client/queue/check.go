@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/client"
-	"github.com/sendhouse/sendhouse/pkg/client/internal/age"
 )
 
 // Ask is the default Check: it asks the server for the send's status (GET /message/status). It cannot tell where the server does not serve that or
@@ -15,10 +14,10 @@ import (
 // channel that only its Subscribers name.
 func Ask(c *client.Client) Check {
 	return func(ctx context.Context, s client.Send, since time.Time) (Verdict, client.Result, error) {
-		if s.NoPersist || s.ChannelID == "" || s.Expire > 0 && age.Of(since, time.Now()) > time.Duration(s.Expire)*time.Second/2 {
+		if s.NoPersist || s.ChannelID == "" || s.Expire > 0 && time.Since(since) > time.Duration(s.Expire)*time.Second/2 {
 			return CannotTell, client.Result{}, nil
 		}
-		status, err := c.Status(ctx, s)
+		status, err := c.TryStatus(ctx, s)
 		answered := (*client.Error)(nil)
 		switch {
 		case errors.As(err, &answered) && (answered.Status == http.StatusNotFound || answered.Refused() || answered.Code == "insufficient_scope"):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/client"
@@ -14,27 +15,36 @@ import (
 type Config struct {
 	// Dir is the queue's folder, of one process at a time. It is made if it is not there.
 	Dir string
-	// Client sends. Its TriesMax and backoff are for Queue.Send; the queue itself takes single tries.
+	// Client sends. The queue has its own pauses and takes single tries.
 	Client *client.Client
-	// Logger hears of trouble: when the server is away and when it is back, and of dead letters. Never of payloads. nil is silence.
+	// Logger gets what goes wrong: when the server is away and when it is back, dead letters, damaged files. Never payloads. nil disables logging.
 	Logger *slog.Logger
 
-	// BytesMax bounds what is kept, waiting sends and dead letters together; the file can be up to twice as large. 256 MiB.
+	// BytesMax bounds what is kept, waiting sends and dead letters together; at least 1 MiB. The files are never larger than twice that, and
+	// shrink when the queue drains. 256 MiB.
 	BytesMax int64
-	// Workers is how many channels are served at one time. 16.
+	// PayloadBytesMax is the largest payload that the server takes (--ingest-payload-bytes-max); a larger one is refused by Enqueue. 64 KiB.
+	PayloadBytesMax int
+	// Workers is how many requests are under way at one time. 8.
 	Workers int
+	// BatchItemsMax and BatchBytesMax bound the sends of one request: those of many channels, and several of one if the server keeps their order.
+	// 2,000 and 1 MiB.
+	BatchItemsMax int
+	BatchBytesMax int
 	// BackoffMin is the longest pause after the first failure; it doubles with each, up to BackoffMax. The pause taken is random, between
 	// half of that and the whole. 200 ms.
 	BackoffMin time.Duration
-	// BackoffMax is the longest pause where the server does not ask for a longer one. 30 s.
+	// BackoffMax is the longest pause if the server does not ask for a longer one. 30 s.
 	BackoffMax time.Duration
+	// RetryAfterMax is the longest pause that the server's Retry-After can bring about. 60 s.
+	RetryAfterMax time.Duration
 	// DrainTimeout is how long tries under way may take when Run is to end. 5 s.
 	DrainTimeout time.Duration
 
 	// AgeMax is how long a send may wait; an older one becomes a dead letter for Expired. 0 means for ever.
 	AgeMax time.Duration
-	// ResendWithin is how long after a try that may have been stored the send is simply sent again. It must be well below the server's
-	// --dedup-window, and below the time in which one of its partitions takes a million sends (--dedup-entries-max). 5 min.
+	// ResendWithin is how long after a try that may have been stored the send is simply sent again. 0: for as long as the server says that it
+	// remembers (GET /message/window), or one minute if it does not say. Another value can only shorten what the server says.
 	ResendWithin time.Duration
 	// Check is asked about a send that is past ResendWithin. The default is Ask, with Client.
 	Check Check
@@ -42,12 +52,15 @@ type Config struct {
 	// Without it the send becomes a dead letter for Uncertain.
 	RepeatUncertain bool
 
-	// OnSent is told of each send that the server has answered, before it leaves the queue: after a crash between the two it is told again.
-	// It is called from many goroutines; the channel waits for it.
+	// OnSent is called for each send that the server has stored, before it leaves the queue: after a crash between the two it is called again.
+	// It is called from many goroutines, for the sends of a channel in order; the channel waits for it.
 	OnSent func(Entry, client.Result)
-	// OnDead is told of each new dead letter once it is on disk. After a crash between the two it is not told; Dead has all of them. It is
+	// OnDead is called for each new dead letter once it is on disk, after OnSent for all of its request. After a crash between the two it is not
+	// called; DeadLetters has all of them. It is
 	// called from many goroutines; the channel waits for it.
 	OnDead func(DeadLetter)
+
+	write func(f *os.File, b []byte, at int64) error // of the journal; tests have it fail
 }
 
 // Check finds out whether the server has a send, which may have it since then. An error means to ask again later; the channel waits.
@@ -71,11 +84,14 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	setDefault(&c.BytesMax, 256<<20)
-	setDefault(&c.Workers, 16)
+	setDefault(&c.PayloadBytesMax, 64<<10)
+	setDefault(&c.Workers, 8)
+	setDefault(&c.BatchItemsMax, 2_000)
+	setDefault(&c.BatchBytesMax, 1<<20)
 	setDefault(&c.BackoffMin, 200*time.Millisecond)
 	setDefault(&c.BackoffMax, max(30*time.Second, c.BackoffMin))
 	setDefault(&c.DrainTimeout, 5*time.Second)
-	setDefault(&c.ResendWithin, 5*time.Minute)
+	setDefault(&c.RetryAfterMax, time.Minute)
 	if c.Check == nil && c.Client != nil {
 		c.Check = Ask(c.Client)
 	}
@@ -98,11 +114,25 @@ func (c Config) check() error {
 	}
 	check(c.Dir != "", "Dir is missing")
 	check(c.Client != nil, "Client is missing")
-	check(c.BytesMax > 0, "BytesMax %d: must be positive", c.BytesMax)
+	check(c.BytesMax >= bytesMaxMin, "BytesMax %d: must be %d or more", c.BytesMax, bytesMaxMin)
+	check(c.BatchItemsMax > 0 && c.BatchItemsMax <= serverBulkItemsMax, "BatchItemsMax %d: must be 1 to %d", c.BatchItemsMax, serverBulkItemsMax)
+	check(c.BatchBytesMax > 0 && c.BatchBytesMax <= serverBulkBytesMax, "BatchBytesMax %d: must be 1 to %d", c.BatchBytesMax, serverBulkBytesMax)
+	check(c.RetryAfterMax > 0, "RetryAfterMax %s: must be positive", c.RetryAfterMax)
+	check(c.PayloadBytesMax > 0, "PayloadBytesMax %d: must be positive", c.PayloadBytesMax)
 	check(c.Workers > 0, "Workers %d: must be positive", c.Workers)
 	check(c.BackoffMin > 0 && c.BackoffMax >= c.BackoffMin, "BackoffMin %s, BackoffMax %s: must be positive, and the first not above the second", c.BackoffMin, c.BackoffMax)
 	check(c.DrainTimeout > 0, "DrainTimeout %s: must be positive", c.DrainTimeout)
 	check(c.AgeMax >= 0, "AgeMax %s: must not be negative", c.AgeMax)
-	check(c.ResendWithin > 0, "ResendWithin %s: must be positive", c.ResendWithin)
+	check(c.ResendWithin >= 0, "ResendWithin %s: must not be negative", c.ResendWithin)
 	return errors.Join(errs...)
 }
+
+const (
+	bytesMaxMin = 1 << 20
+	// What the server takes in one bulk; a request is at most this large, with room for one send that passes the bound.
+	serverBulkItemsMax = 10_000
+	serverBulkBytesMax = 8 << 20
+)
+
+// segmentBytes is the size of a file of the queue.
+func (c Config) segmentBytes() int64 { return min(c.BytesMax/64, 8<<20) }

@@ -1,22 +1,39 @@
 package queue
 
 import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/client/internal/journal"
 )
 
-// DeadLetters gives up to most dead letters in the order of their IDs, beginning behind one: 0 for the first, and the last one's ID to go on.
+// DeadLetters returns up to most dead letters in the order of their numbers, beginning after one: 0 for the first, and the last one's number to
+// continue.
 func (q *Queue) DeadLetters(after uint64, most int) ([]DeadLetter, error) {
 	var all []DeadLetter
 	err := q.use(func() error {
-		return q.store.deadAfter(after, most, func(id uint64, record []byte) {
-			var d DeadLetter
-			if err := unseal(record, &d); err != nil {
-				d = DeadLetter{Reason: Damaged, Text: err.Error(), Raw: record}
+		var found []item
+		q.mu.Lock()
+		q.dead.all(after+1, func(i *item) bool {
+			if len(found) == most {
+				return false
 			}
-			d.ID = id
-			all = append(all, d)
+			found = append(found, *i)
+			return len(found) < most
 		})
+		q.mu.Unlock()
+		for _, i := range found {
+			d, err := q.deadLetter(i)
+			if errors.Is(err, errNotThere) {
+				continue // dropped meanwhile
+			} else if err != nil {
+				return err
+			}
+			all = append(all, d)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("queue: dead letters: %w", err)
@@ -24,55 +41,78 @@ func (q *Queue) DeadLetters(after uint64, most int) ([]DeadLetter, error) {
 	return all, nil
 }
 
-// DropDead removes a dead letter. One that is not there is no error.
-func (q *Queue) DropDead(id uint64) error {
-	return q.use(func() error { return q.dropDead(id, nil) })
+// deadLetter reads one. The record may have moved since its place was looked up.
+func (q *Queue) deadLetter(i item) (DeadLetter, error) {
+	for {
+		record, err := q.journal.Read(i.at, nil)
+		if err == nil {
+			d := DeadLetter{Number: i.number}
+			if err = json.Unmarshal(record[itemHeadBytes:], &d); err == nil {
+				return d, nil
+			}
+		}
+		q.mu.Lock()
+		now := q.dead.find(i.number)
+		q.mu.Unlock()
+		switch {
+		case now == nil:
+			return DeadLetter{}, errNotThere
+		case now.at != i.at:
+			i = *now
+		case errors.Is(err, journal.ErrDamaged):
+			return DeadLetter{Number: i.number, Reason: Damaged, Text: err.Error()}, nil
+		default:
+			return DeadLetter{}, err
+		}
+	}
 }
 
-// Revive puts a dead letter behind the waiting sends of its channel, as if it were new, and removes it from the dead ones, in one step. A send
-// that is dead for [Uncertain] may then be stored twice. One that is not there, or whose record is damaged, is an error.
-func (q *Queue) Revive(id uint64) error {
-	if id == 0 {
-		return fmt.Errorf("queue: revive: there is no dead letter %d", id)
-	}
-	found, err := q.DeadLetters(id-1, 1)
-	switch {
-	case err != nil:
-		return err
-	case len(found) == 0 || found[0].ID != id:
-		return fmt.Errorf("queue: revive: there is no dead letter %d", id)
-	case found[0].Reason == Damaged:
-		return fmt.Errorf("queue: revive dead letter %d: %w", id, errDamaged)
-	}
+// DropDead removes a dead letter. One that is not there is no error.
+func (q *Queue) DropDead(number uint64) error {
+	q.deadMu.Lock()
+	defer q.deadMu.Unlock()
 	return q.use(func() error {
-		return q.dropDead(id, &Entry{Send: found[0].Send, EnqueuedAt: time.Now()})
+		if err := q.journal.Commit(func(b *journal.Batch) { b.Add(kindDrop, dropRecord(number)) }); err != nil {
+			return fmt.Errorf("queue: drop dead letter %d: %w", number, err)
+		}
+		return nil
 	})
 }
 
-// dropDead removes a dead letter, and enqueues an entry for it if there is one.
-func (q *Queue) dropDead(id uint64, e *Entry) error {
-	var record []byte
-	var key laneKey
-	if e != nil {
-		var err error
-		if record, err = sealEntry(e); err != nil {
-			return fmt.Errorf("queue: %w", err)
-		}
-		key = laneOf(&e.Send)
-	}
-	size, err := q.store.dropDead(id, key, record)
+func dropRecord(number uint64) []byte { return binary.BigEndian.AppendUint64(nil, number) }
+
+// Revive puts a dead letter after the waiting sends of its channel and removes it from the dead ones, in one step. If a try of it may have been
+// stored, that stays so: the server is asked before it is sent. One that is dead for [Uncertain], and of which the server cannot tell,
+// dies again; if you know better, enqueue its Send and drop it.
+func (q *Queue) Revive(number uint64) error {
+	q.deadMu.Lock()
+	defer q.deadMu.Unlock()
+	found, err := q.DeadLetters(number-1, 1)
 	switch {
 	case err != nil:
-		return fmt.Errorf("queue: dead letter %d: %w", id, err)
-	case size == 0:
-		return nil // somebody else was faster
+		return err
+	case number == 0 || len(found) == 0 || found[0].Number != number:
+		return fmt.Errorf("queue: revive %d: %w", number, errNotThere)
+	case found[0].Reason == Damaged:
+		return fmt.Errorf("queue: revive dead letter %d: %s", number, found[0].Text)
 	}
-	q.deadLetters.Add(-1)
-	q.bytes.Add(-size)
-	if e != nil {
-		q.bytes.Add(entryBytes(record))
-		q.entries.Add(1)
-		q.lanes.add(key, 1, time.Time{})
+	s := found[0].Send
+	text, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("queue: %w", err)
 	}
-	return nil
+	var since uint32
+	if found[0].MaybeStored {
+		since = uint32(found[0].MaybeStoredSince.Unix())
+	}
+	return q.use(func() error {
+		err := q.journal.Commit(func(b *journal.Batch) {
+			b.Add(kindDrop, dropRecord(number))
+			b.Add(kindPut, itemHead(laneOf(&s), q.clock.number(), since), putBody(&s, text))
+		})
+		if err != nil {
+			return fmt.Errorf("queue: revive dead letter %d: %w", number, err)
+		}
+		return nil
+	})
 }

@@ -2,10 +2,13 @@ package queue
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,12 +16,10 @@ import (
 	"testing"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
-
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/client"
+	"github.com/sendhouse/sendhouse/pkg/client/internal/journal"
 )
 
 // disk has the queue's commits fail, or seem to.
@@ -47,23 +48,21 @@ func (d *disk) failures() int {
 	return d.failed
 }
 
-// of puts itself below a queue that does not run yet.
-func (d *disk) of(b *bundle) {
-	b.store.update = func(f func(*bolt.Tx) error) error {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.left == 0 {
-			return b.store.db.Update(f)
-		}
-		d.left--
-		d.failed++
-		if d.takesAll {
-			if err := b.store.db.Update(f); err != nil {
-				return err
-			}
-		}
-		return d.err
+// write is the queue's.
+func (d *disk) write(f *os.File, text []byte, at int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.left == 0 {
+		return journal.WriteAndSync(f, text, at)
 	}
+	d.left--
+	d.failed++
+	if d.takesAll {
+		if err := journal.WriteAndSync(f, text, at); err != nil {
+			return err
+		}
+	}
+	return d.err
 }
 
 // logged is a log that a test reads.
@@ -84,8 +83,8 @@ func (l *logged) count(what string) int {
 	return strings.Count(l.text.String(), what)
 }
 
-// While the disk takes nothing nothing is sent that could not be noted, and when it does again all goes on: each send once, and told once, also
-// where a change that failed is on disk all the same.
+// While the disk takes no changes, nothing is sent that could not be noted. When it does again, delivery continues: each send once, and reported
+// once, also if a change that failed is on disk all the same.
 func TestDiskFails(t *testing.T) {
 	t.Parallel()
 	for name, takesAll := range map[string]bool{"nothing is on disk": false, "all is on disk": true} {
@@ -94,8 +93,10 @@ func TestDiskFails(t *testing.T) {
 			const channels, workers = 20, 4
 			var d disk
 			var log logged
-			b := setup(t, func(c *Config) { c.Logger, c.Workers = slog.New(slog.NewTextHandler(&log, nil)), workers })
-			d.of(b)
+			b := setup(t, func(c *Config) {
+				c.Logger, c.Workers, c.write = slog.New(slog.NewTextHandler(&log, nil)), workers, d.write
+				c.BatchItemsMax = 1
+			})
 			for i := range channels {
 				b.enqueue(fmt.Sprint(i), numbers(0, 3)...)
 			}
@@ -127,9 +128,9 @@ func TestDiskFails(t *testing.T) {
 			require.Len(t, all, channels)
 			require.ElementsMatch(t, ids(b.deadSoFar()), ids(all))
 			for _, d := range all {
-				require.NoError(t, b.DropDead(d.ID))
+				require.NoError(t, b.DropDead(d.Number))
 			}
-			require.Equal(t, Stats{}, b.Stats())
+			requireEmpty(t, b.Queue)
 			b.end()
 		})
 	}
@@ -137,7 +138,7 @@ func TestDiskFails(t *testing.T) {
 
 func ids(letters []DeadLetter) (all []uint64) {
 	for _, d := range letters {
-		all = append(all, d.ID)
+		all = append(all, d.Number)
 	}
 	return all
 }
@@ -146,8 +147,7 @@ func ids(letters []DeadLetter) (all []uint64) {
 func TestDiskFailsAtTheEnd(t *testing.T) {
 	t.Parallel()
 	var d disk
-	b := setup(t, nil)
-	d.of(b)
+	b := setup(t, func(c *Config) { c.write = d.write })
 	b.enqueue("g", numbers(0, 2)...)
 	b.server.failing(func(http.ResponseWriter, client.Send) bool {
 		d.fails(forEver, syscall.ENOSPC, false)
@@ -160,7 +160,7 @@ func TestDiskFailsAtTheEnd(t *testing.T) {
 	d.works() // an orderly end may take marks back
 	require.NoError(t, b.Queue.Close())
 	b.server.failing(nil)
-	b.cfg.ResendWithin = time.Nanosecond
+	b.server.forgets(time.Millisecond)
 	b.open()
 	b.run()
 	b.flush()
@@ -170,52 +170,73 @@ func TestDiskFailsAtTheEnd(t *testing.T) {
 	b.end()
 }
 
-// A mark that could not be taken back may be gone: the next try is not made before it is there again.
-func TestUnmarkFails(t *testing.T) {
+// A try does not begin before its mark is on disk, also where a mark was taken back before and the disk failed.
+func TestNoTryWithoutMark(t *testing.T) {
 	t.Parallel()
 	var d disk
-	b := setup(t, func(c *Config) { c.ResendWithin = time.Nanosecond }) // each failure takes the mark back
-	d.of(b)
-	b.enqueue("g", "no")
+	b := setup(t, func(c *Config) { c.write = d.write })
 	var tries atomic.Int64
-	unsure := make(chan bool, 1000)
+	unmarked := make(chan bool, 1000)
 	b.server.failing(func(w http.ResponseWriter, s client.Send) bool {
-		marked := false
-		_ = b.store.db.View(func(tx *bolt.Tx) error {
-			key := laneOf(&s)
-			_, since, ok := readMark(tx.Bucket(b.store.names.marks).Get(key[:]))
-			marked = ok && !since.IsZero()
-			return nil
-		})
-		unsure <- !marked
-		if tries.Add(1) == 1 {
-			d.fails(forEver, syscall.EIO, true)
+		unmarked <- !markedOnDisk(t, b, &s)
+		if tries.Add(1)%3 == 1 {
+			d.fails(3, syscall.EIO, tries.Load()%2 == 0)
 		}
 		return says(503, "wal_full")(w, s)
 	})
+	b.enqueue("g", numbers(0, 2)...)
 	b.run()
-	require.Eventually(t, func() bool { return d.failures() > 1 }, testTimeout, time.Millisecond)
-	d.works()
-	require.Eventually(t, func() bool { return tries.Load() > 2 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return tries.Load() > 10 }, testTimeout, time.Millisecond)
 	b.server.failing(nil)
+	d.works()
 	b.flush()
-	close(unsure)
-	for one := range unsure {
+	close(unmarked)
+	for one := range unmarked {
 		require.False(t, one, "a try without a mark")
 	}
 	b.end()
 }
 
-// What time does not heal ends Run.
-func TestLostFileEndsRun(t *testing.T) {
+// markedOnDisk reads the queue's files as they are at this moment.
+func markedOnDisk(t *testing.T, b *bundle, s *client.Send) bool {
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(filepath.Join(dir, "queue"), os.DirFS(b.cfg.Dir)))
+	cfg := b.cfg
+	cfg.Dir, cfg.write = filepath.Join(dir, "queue"), nil
+	q, err := Open(cfg)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, q.Close()) }()
+	one := q.byKey[laneOf(s)]
+	return one != nil && one.first().since != 0
+}
+
+// Files that are deleted while the queue is open end it, and every caller gets that error.
+func TestDeletedFolder(t *testing.T) {
 	t.Parallel()
-	var d disk
-	b := setup(t, nil)
-	d.of(b)
-	b.enqueue("g", numbers(0, 2)...)
-	d.fails(forEver, berrors.ErrInvalidMapping, false)
-	b.run()
-	require.ErrorIs(t, receive(t, b.ran), berrors.ErrInvalidMapping)
-	d.works()
-	b.stop()
+	for name, remove := range map[string]func(dir string) error{
+		"the folder": os.RemoveAll,
+		"moved":      func(dir string) error { return os.Rename(dir, dir+".old") },
+		"a file":     func(dir string) error { return os.Remove(filepath.Join(dir, "0000000001.log")) },
+		"replaced":   func(dir string) error { return errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := &bundle{t: t, server: newServer(t)}
+			c, err := client.New(client.Config{URL: b.server.URL})
+			require.NoError(t, err)
+			b.cfg = Config{Dir: filepath.Join(t.TempDir(), "queue"), Client: c}
+			b.open()
+			b.server.failing(says(503, "wal_full"))
+			b.enqueue("g", "no")
+			b.run()
+			require.NoError(t, remove(b.cfg.Dir))
+			_, err = b.Enqueue(t.Context(), groupSend("g", "late"))
+			require.ErrorIs(t, err, ErrGone)
+			require.ErrorIs(t, receive(t, b.ran), ErrGone)
+			require.ErrorIs(t, b.Flush(t.Context()), ErrGone)
+			_, err = b.Enqueue(t.Context(), groupSend("g", "later"))
+			require.ErrorIs(t, err, ErrGone)
+			require.ErrorIs(t, b.Queue.Close(), ErrGone, "also for who has not looked at Run's error")
+		})
+	}
 }

@@ -5,22 +5,20 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"hash/crc32"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/client"
+	"github.com/sendhouse/sendhouse/pkg/client/internal/journal"
 )
 
 // Entry is a send in the queue.
 type Entry struct {
+	// Number names the send in this queue. Numbers grow.
+	Number     uint64
 	Send       client.Send
 	EnqueuedAt time.Time
-
-	// uncertainSince is the start of the first try that may have been stored before the send was enqueued; zero if there was none.
-	uncertainSince time.Time
-	seq            uint64
 }
 
 // Reason is why a send became a dead letter.
@@ -34,89 +32,113 @@ const (
 	Expired Reason = "expired"
 	// Uncertain: a try may have been stored, so long ago that another could store it twice; see the package's comment.
 	Uncertain Reason = "uncertain"
-	// Damaged: its record on disk is not what was written; Raw has it.
+	// Damaged: a part of the queue's files could not be read; Text says which.
 	Damaged Reason = "damaged"
 )
 
 // DeadLetter is a send that the queue has given up.
 type DeadLetter struct {
-	// ID names the dead letter in this queue.
-	ID uint64 `json:"-"`
+	// Number is that of the entry.
+	Number uint64 `json:"-"`
 	// Reason is why it is dead.
 	Reason Reason `json:"reason"`
-	// Send is what was to be sent; it is empty where Reason is Damaged.
+	// Send is what was to be sent; it is empty if Reason is Damaged.
 	Send client.Send `json:"send"`
 	// EnqueuedAt and DiedAt are when it came, and when it was given up.
 	EnqueuedAt time.Time `json:"enqueued_at"`
 	DiedAt     time.Time `json:"died_at"`
-	// MaybeStored: a try before may have been stored.
-	MaybeStored bool `json:"maybe_stored,omitempty"`
-	// Status and Code are the server's, where it refused the send; Text is the whole reason, for people.
+	// MaybeStored: a try may have been stored, the first at MaybeStoredSince.
+	MaybeStored      bool      `json:"maybe_stored,omitempty"`
+	MaybeStoredSince time.Time `json:"maybe_stored_since,omitzero"`
+	// Status and Code are the server's, if it refused the send; Text is the whole reason, for people.
 	Status int    `json:"status,omitempty"`
 	Code   string `json:"code,omitempty"`
 	Text   string `json:"text,omitempty"`
-	// Raw is the record where Reason is Damaged.
-	Raw []byte `json:"raw,omitempty"`
 }
 
-// entryJSON is an Entry on disk.
-type entryJSON struct {
-	EnqueuedMS  int64       `json:"enqueued_ms"`
-	UncertainMS int64       `json:"uncertain_ms,omitempty"`
-	Send        client.Send `json:"send"`
+// The records of the journal. Numbers are big-endian; since is in Unix seconds, 0 meaning that no try can have been stored.
+//
+//	put   lane | number | since | length (1) and client_msg_no | the send's JSON, as the API takes it
+//	mark  lane | first | last | since: tries of these entries begin now, or, since 0, none of them is stored
+//	gone  lane | last: the entries up to this one have been delivered
+//	dead  lane | number | since | a DeadLetter's JSON, in place of the entry
+//	drop  number: the dead letter is removed
+const (
+	kindPut byte = iota + 1
+	kindMark
+	kindGone
+	kindDead
+	kindDrop
+)
+
+// itemHeadBytes is what a put or a dead record has before its JSON.
+const itemHeadBytes = len(laneKey{}) + 8 + 4
+
+// frameBytes is what the journal adds to a record.
+const frameBytes = 14
+
+// item is an entry, or a dead letter, as memory has it. A queue of a million keeps a million of these, so it is small and without pointers.
+type item struct {
+	number uint64
+	at     journal.Pos
+	since  uint32 // Unix seconds: when the first try that may be stored began; 0: there is none
 }
 
-const checksumBytes = 4
+func (i item) bytes() int64 { return int64(i.at.Length) }
 
-var errDamaged = errors.New("the record is damaged")
-
-// seal makes a record of v: a checksum (CRC-32C) and its JSON.
-func seal(v any) ([]byte, error) {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	return append(binary.BigEndian.AppendUint32(nil, checksum(text)), text...), nil
+func itemHead(key laneKey, number uint64, since uint32) []byte {
+	head := append(make([]byte, 0, itemHeadBytes), key[:]...)
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(head, number), since)
 }
 
-// unseal reads what seal made.
-func unseal(record []byte, v any) error {
-	if len(record) < checksumBytes || binary.BigEndian.Uint32(record) != checksum(record[checksumBytes:]) {
-		return errDamaged
-	}
-	if err := json.Unmarshal(record[checksumBytes:], v); err != nil {
-		return fmt.Errorf("%w: %w", errDamaged, err)
-	}
-	return nil
+func putBody(s *client.Send, text []byte) []byte {
+	body := append(make([]byte, 0, 1+len(s.ClientMsgNo)+len(text)), byte(len(s.ClientMsgNo)))
+	return append(append(body, s.ClientMsgNo...), text...)
 }
 
-func checksum(text []byte) uint32 { return crc32.Checksum(text, crc32.MakeTable(crc32.Castagnoli)) }
-
-func sealEntry(e *Entry) ([]byte, error) {
-	return seal(entryJSON{EnqueuedMS: e.EnqueuedAt.UnixMilli(), UncertainMS: unixMilli(e.uncertainSince), Send: e.Send})
+// splitPut reads the client_msg_no and the JSON of a put record.
+func splitPut(record []byte) (no string, text []byte) {
+	record = record[itemHeadBytes:]
+	n := 1 + int(record[0])
+	return string(record[1:n]), record[n:]
 }
 
-func unsealEntry(seq uint64, record []byte) (*Entry, error) {
-	var j entryJSON
-	if err := unseal(record, &j); err != nil {
-		return nil, err
-	}
-	return &Entry{Send: j.Send, EnqueuedAt: time.UnixMilli(j.EnqueuedMS), uncertainSince: fromUnixMilli(j.UncertainMS), seq: seq}, nil
+func markRecord(key laneKey, first, last uint64, since uint32) []byte {
+	record := binary.BigEndian.AppendUint64(append(make([]byte, 0, len(key)+8+8+4), key[:]...), first)
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(record, last), since)
 }
 
-// unixMilli is t's milliseconds; 0 is no time.
-func unixMilli(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMilli()
+func goneRecord(key laneKey, last uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, len(key)+8), key[:]...), last)
 }
 
-func fromUnixMilli(ms int64) time.Time {
-	if ms == 0 {
-		return time.Time{}
-	}
-	return time.UnixMilli(ms)
+// fields reads the parts of a record that follow the lane.
+type fields []byte
+
+func (f *fields) key() (key laneKey) {
+	*f = (*f)[copy(key[:], *f):]
+	return key
+}
+
+func (f *fields) u64() uint64 {
+	v := binary.BigEndian.Uint64(*f)
+	*f = (*f)[8:]
+	return v
+}
+
+func (f *fields) u32() uint32 {
+	v := binary.BigEndian.Uint32(*f)
+	*f = (*f)[4:]
+	return v
+}
+
+// secondsOf rounds a time down, so that an age is never too small.
+func secondsOf(ms int64) uint32 { return uint32(ms / 1000) }
+
+// entryOf decodes the record of an entry.
+func entryOf(number uint64, text []byte) (Entry, error) {
+	e := Entry{Number: number, EnqueuedAt: time.UnixMilli(msOf(number))}
+	return e, json.Unmarshal(text, &e.Send)
 }
 
 // laneKey names the channel whose order a send keeps. Two channels of one key would only wait for each other.
@@ -124,14 +146,21 @@ type laneKey [16]byte
 
 func laneOf(s *client.Send) laneKey {
 	channel := s.ChannelID
-	if s.ChannelType == client.ChannelPerson {
+	switch {
+	case s.ChannelType == client.ChannelPerson:
 		// Both sides write into one channel, which either may name as a@b.
 		a, b, composed := strings.Cut(channel, "@")
 		if !composed {
 			b = s.FromUID
 		}
 		channel = min(a, b) + "@" + max(a, b)
+	case channel == "": // the server names it by its receivers
+		uids := slices.DeleteFunc(slices.Clone(s.Subscribers), func(uid string) bool { return uid == "" })
+		slices.Sort(uids)
+		channel = strings.Join(slices.Compact(uids), "\n")
 	}
 	sum := sha256.Sum256(append([]byte{byte(s.ChannelType)}, channel...))
 	return laneKey(sum[:])
 }
+
+var errNotThere = errors.New("there is no such dead letter")

@@ -33,34 +33,26 @@ func Example() {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	ran := make(chan error, 1)
-	go func() { ran <- q.Run(ctx) }()
+	go func() { _ = q.Run(ctx) }() // its error is also Close's
 
-	for _, no := range []string{"first", "second", "third"} {
-		s := client.Send{ClientMsgNo: no, FromUID: "alice", ChannelID: "queue-example", ChannelType: client.ChannelGroup, Payload: []byte(`{"type":1,"content":"hi"}`)}
-		if no == "second" {
-			s.TagKey = string(make([]byte, 200)) // longer than the server takes
-		}
-		if err := q.Enqueue(&s); err != nil { // when it returns, the send is on disk
-			fmt.Println(err)
-			return
-		}
-	}
-	if err := q.Flush(ctx); err != nil {
+	hi := client.Send{FromUID: "alice", ChannelID: "queue-example", ChannelType: client.ChannelGroup, Payload: []byte(`{"type":1,"content":"hi"}`)}
+	first, second, third := hi, hi, hi
+	first.ClientMsgNo, second.ClientMsgNo, third.ClientMsgNo = "first", "first", "third"
+	second.Payload = []byte("another message with the same number")
+	handles, err := q.Enqueue(ctx, first, second, third) // when it returns, all are on disk
+	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	stop()
-	if err := <-ran; err != nil {
-		fmt.Println(err)
-		return
-	}
+	result, err := handles[2].Wait(ctx) // or ignore the handles
+	fmt.Println("third is", result.MessageSeq, err)
 	if err := q.Close(); err != nil {
 		fmt.Println(err)
 		return
 	}
-	// Output:
+	// Unordered output:
 	// sent first as 1
-	// gave up second refused invalid_request
+	// gave up first refused client_msg_no_conflict
 	// sent third as 2
+	// third is 2 <nil>
 }

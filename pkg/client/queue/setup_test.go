@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,8 +32,12 @@ type server struct {
 	fail     func(w http.ResponseWriter, s client.Send) bool // true: it has answered
 	stored   map[string][]string                             // client_msg_no, by channel
 	known    map[string]client.Result
-	requests int
-	status   string // the answer of /message/status; "": there is no such route
+	requests int // sends
+	posts    int
+	checks   int
+	// remembers is what /message/window says.
+	remembers time.Duration
+	status    string // the answer of /message/status; "": there is no such route
 }
 
 func (s *server) statusIs(text string) {
@@ -40,37 +46,79 @@ func (s *server) statusIs(text string) {
 	s.status = text
 }
 
+func (s *server) forgets(remembers time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remembers = remembers
+}
+
 func newServer(t *testing.T) *server {
 	t.Helper()
-	s := &server{stored: make(map[string][]string), known: make(map[string]client.Result)}
+	s := &server{remembers: time.Hour, stored: make(map[string][]string), known: make(map[string]client.Result)}
 	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
 	t.Cleanup(s.Close)
 	return s
 }
 
 func (s *server) serve(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/message/status" {
+	switch r.URL.Path {
+	case "/message/status":
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.checks++
 		if s.status == "" {
 			w.WriteHeader(http.StatusNotFound)
 		}
 		_, _ = io.WriteString(w, s.status)
 		return
+	case "/message/window":
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		w.Header().Set("Connection", "close") // or net/http would repeat the request after this one by itself, if its answer is lost
+		_, _ = fmt.Fprintf(w, `{"remembers_ms":%d,"ordered_bulks":true}`, s.remembers.Milliseconds())
+		return
 	}
 	text, err := io.ReadAll(r.Body)
-	var one client.Send
-	if err != nil || json.Unmarshal(text, &one) != nil {
+	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	s.mu.Lock()
-	s.requests++
+	s.posts++
 	fail := s.fail
 	s.mu.Unlock()
-	if fail != nil && fail(w, one) {
-		return
+	bulk := r.URL.Path == "/message/sendbulk"
+	refused := make(map[string]bool) // channels of which a send was not stored
+	for line := range bytes.Lines(text) {
+		var one client.Send
+		if json.Unmarshal(line, &one) != nil {
+			panic(http.ErrAbortHandler)
+		}
+		s.mu.Lock()
+		s.requests++
+		s.mu.Unlock()
+		answer := httptest.NewRecorder()
+		switch {
+		case refused[one.ChannelID]:
+			says(503, "out_of_order")(answer, one)
+		case fail == nil || !fail(answer, one):
+			s.answer(answer, one)
+		default:
+			refused[one.ChannelID] = answer.Code >= 500
+		}
+		if !bulk {
+			for name := range answer.Header() {
+				w.Header().Set(name, answer.Header().Get(name))
+			}
+			w.WriteHeader(answer.Code)
+			_, _ = w.Write(answer.Body.Bytes())
+			return
+		}
+		if answer.Code == 200 {
+			_, _ = io.WriteString(w, `{"status":200,`+strings.TrimPrefix(answer.Body.String(), "{")+"\n")
+		} else {
+			_, _ = io.WriteString(w, answer.Body.String()+"\n")
+		}
 	}
-	s.answer(w, one)
 }
 
 func (s *server) answer(w http.ResponseWriter, one client.Send) {
@@ -78,7 +126,7 @@ func (s *server) answer(w http.ResponseWriter, one client.Send) {
 	if replayed {
 		w.Header().Set("Idempotent-Replayed", "true")
 	}
-	_, _ = fmt.Fprintf(w, `{"message_id":%d,"message_seq":%d,"client_msg_no":%q}`, r.MessageID, r.MessageSeq, r.ClientMsgNo)
+	_, _ = fmt.Fprintf(w, `{"message_id":%d,"message_idstr":"%d","message_seq":%d,"client_msg_no":%q}`, r.MessageID, r.MessageID, r.MessageSeq, r.ClientMsgNo)
 }
 
 func (s *server) store(one client.Send) (r client.Result, replayed bool) {
@@ -145,6 +193,7 @@ func setup(t *testing.T, set func(*Config)) *bundle {
 	t.Cleanup(c.Close)
 	b.cfg = Config{
 		Dir: t.TempDir(), Client: c, BackoffMin: time.Millisecond, BackoffMax: 4 * time.Millisecond,
+		BatchItemsMax: 1, // most tests are about single sends; those about bulks set it
 		OnSent: func(e Entry, _ client.Result) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -190,27 +239,31 @@ func (b *bundle) end() {
 	require.NoError(b.t, b.Queue.Close())
 }
 
-// crash goes on with what is on disk at this moment, as after kill -9 of the process: the old queue is not closed before.
+// crash continues with what is on disk at this moment, as after kill -9 of the process: the old queue is not closed before.
 func (b *bundle) crash() {
 	b.t.Helper()
-	text, err := os.ReadFile(filepath.Join(b.cfg.Dir, fileName))
-	require.NoError(b.t, err)
+	dir := b.t.TempDir()
+	require.NoError(b.t, os.CopyFS(filepath.Join(dir, "queue"), os.DirFS(b.cfg.Dir)))
 	old := b.Queue
 	if b.stop != nil {
 		b.stop()
 		b.stop = nil
 	}
 	b.t.Cleanup(func() { require.NoError(b.t, old.Close()) })
-	b.cfg.Dir = b.t.TempDir()
-	require.NoError(b.t, os.WriteFile(filepath.Join(b.cfg.Dir, fileName), text, 0o600))
+	b.cfg.Dir = filepath.Join(dir, "queue")
 	b.open()
 }
 
 func (b *bundle) enqueue(channel string, nos ...string) {
 	b.t.Helper()
 	for _, no := range nos {
-		require.NoError(b.t, b.Enqueue(&client.Send{ClientMsgNo: no, FromUID: "u", ChannelID: channel, ChannelType: client.ChannelGroup, Payload: []byte("hi")}))
+		_, err := b.Enqueue(b.t.Context(), groupSend(channel, no))
+		require.NoError(b.t, err)
 	}
+}
+
+func groupSend(channel, no string) client.Send {
+	return client.Send{ClientMsgNo: no, FromUID: "u", ChannelID: channel, ChannelType: client.ChannelGroup, Payload: []byte("hi")}
 }
 
 // flush waits until the queue is empty.

@@ -130,8 +130,7 @@ func enqueueAll(q *queue.Queue, channel, n int, enqueued func(queueLine) error) 
 			return
 		}
 		line := queueLine{Channel: channel, N: n, At: time.Now()}
-		s := queuedSend(channel, n)
-		err := q.Enqueue(&s)
+		_, err := q.Enqueue(context.Background(), queuedSend(channel, n))
 		if errors.Is(err, queue.ErrClosed) {
 			return
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Before gives t, a time of this process, as it would be if the machine had slept for that long since then: the wall clock has gone on, and
+// Before returns t, a time of this process, as it would be if the machine had slept for that long since then: the wall clock has advanced, and
 // the clock that times are compared by has not. slept is of whole seconds.
 func Before(tb testing.TB, t time.Time, slept time.Duration) time.Time {
 	tb.Helper()

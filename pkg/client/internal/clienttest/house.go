@@ -18,7 +18,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 )
 
-// host stands for a test where there is none: examples have no testing.T. It is what testkit needs of one.
+// host stands for a test if there is none: examples have no testing.T. It is what testkit needs of one.
 type host struct {
 	testing.TB // nil; what is not below is never called
 	cleanups   []func()
@@ -53,7 +53,7 @@ func New() *House {
 	return h
 }
 
-// URL is where its API is. The first call starts it, and takes a few seconds; it panics where that fails.
+// URL is where its API is. The first call starts it, and takes a few seconds; it panics if that fails.
 func (h *House) URL() string { return h.url() }
 
 // Close ends everything.
