@@ -92,7 +92,7 @@ func TestEndToEndEmbeddedNATS(t *testing.T) {
 func TestEndToEndNobodyElseByDefault(t *testing.T) {
 	t.Parallel()
 	status, output := command(t, "up", "--data-dir="+t.TempDir(), "--nats-addr=0.0.0.0:0", "--api-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--clickhouse-addr=127.0.0.1:0")
-	require.Equal(t, 1, status, output)
+	require.Equal(t, 2, status, output)
 	require.Contains(t, output, "nats-addr 0.0.0.0:0")
 	require.Contains(t, output, "--insecure")
 
