@@ -44,9 +44,9 @@ type flight struct {
 	reserved int64
 }
 
-// lane is what an ordered flight knows of a partition. A send goes there only if the flight's send before it is in the log, or in the same
-// group commit; otherwise the flight waits for that one's result. After a send that was not taken the flight sends nothing more there.
-// Sends of other requests are not affected: they share the group commits as always.
+// lane is the state of an ordered flight in one partition. A send is enqueued only if the flight's previous send there is in the log, or in the
+// same group commit; otherwise the flight waits for the result of that one. After a send that was not taken, the flight sends nothing more to
+// the partition. Sends of other requests share the group commits as before and are not affected.
 type lane struct {
 	last    int // items[last-1] went there last, and its result has not been looked at; 0: there is no such item
 	stopped bool
@@ -199,8 +199,7 @@ func missed(o outcome.Outcome) bool {
 	return o == outcome.ClientGone || o.Spec().Status >= http.StatusInternalServerError
 }
 
-// flush publishes the deferred items. It must be called before anything
-// that may block.
+// flush publishes the deferred items. It must be called before anything that may block.
 func (f *flight) flush() {
 	if f.deferred == 0 {
 		return

@@ -111,7 +111,7 @@ func newPartition(number int, c *Committer) *partition {
 	return p
 }
 
-// add is Enqueue and EnqueueDeferred; after is the batch of the send that this one must follow, nil if it may be stored without another.
+// add implements Enqueue and EnqueueDeferred. after is the batch of the send that this one must follow, or nil.
 func (p *partition) add(s *message.Send, size int, span *tracing.Span, deferred bool, after *batch) (Ticket, outcome.Outcome) {
 	size += message.MessageFrameOverheadMax
 	if !p.connected.Load() {
@@ -141,8 +141,7 @@ func (p *partition) flush() {
 	p.publish(next)
 }
 
-// gather is enqueue under the lock; it also takes the batch to be published, if the
-// way is free.
+// gather is the part of add under the lock. It also returns the batch to publish, if none is in flight.
 func (p *partition) gather(s *message.Send, size int, span *tracing.Span, deferred bool, after *batch) (t Ticket, next *batch, became outcome.Outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -189,20 +188,20 @@ func (p *partition) gathering(size int) *batch {
 	return b
 }
 
-// hasRoom reports whether a send of size bytes fits into a gathering batch. Under the lock.
+// hasRoom reports whether a send of size bytes fits into a gathering batch. The caller holds the lock.
 func (p *partition) hasRoom(b *batch, size int) bool {
 	return b.sends == 0 || b.sends < batchSendsMax && b.derivedBytesMax()+size <= p.batchBytes
 }
 
 // mayFollow reports whether a send of size bytes cannot be stored without those of the batch after: the log has that batch, or the send joins
-// it, and both are stored or neither is. Under the lock.
+// it, and both are stored or neither is. The caller holds the lock.
 func (p *partition) mayFollow(after *batch, size int) bool {
 	n := len(p.queue)
 	return after.acknowledged || n > 0 && p.queue[n-1] == after && p.hasRoom(after, size)
 }
 
-// takeNext takes the oldest batch off the queue and makes it the one in flight.
-// Under the lock; the caller publishes it after unlocking.
+// takeNext removes the oldest batch from the queue and makes it the one in flight. The caller holds the lock, and
+// publishes the batch after unlocking.
 func (p *partition) takeNext() *batch {
 	p.delayed = false
 	if len(p.queue) == 0 {

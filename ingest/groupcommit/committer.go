@@ -126,11 +126,10 @@ func (c *Committer) Enqueue(partition int, s *message.Send, size int, span *trac
 	return t, p.problem(became)
 }
 
-// EnqueueDeferred is Enqueue for one of many: it does not publish, so that a bulk does not
-// begin with a group commit of one. Flush must follow, and soon: until then the send
-// leaves only if another one takes it along.
+// EnqueueDeferred is Enqueue for one of many sends: it does not publish, so that a bulk does not start with a group commit
+// of one. Flush must follow soon; until then the send leaves only if another send triggers the commit.
 //
-// After is the zero Ticket, or that of a send to the same partition without which this one must not be stored. The send is taken only if the log
+// after is the zero Ticket, or that of a send to the same partition without which this one must not be stored. The send is taken only if the log
 // has acknowledged that one, or if both share a batch. Otherwise no ticket is taken and there is no problem either: the caller waits for the
 // result of after, and then enqueues the send again, without after, or not at all.
 func (c *Committer) EnqueueDeferred(partition int, s *message.Send, size int, span *tracing.Span, after Ticket) (Ticket, outcome.Problem) {
@@ -165,8 +164,8 @@ func (c *Committer) Load(partition int) Load {
 	return Load{Sends: p.sends, Bytes: p.bytes, Unanswered: p.unended, Wait: p.longestWait()}
 }
 
-// Remembers is for how long a send is known by its client_msg_no in every partition, as the sequencers say in their leases; 0 while one of them
-// has not said it. It holds for some seconds after a lease, since a sequencer counts only half of its window (fold.State.Remembers). While no
+// Remembers returns how long every partition recognizes a send by its client_msg_no, as the sequencers report in their leases, or 0 while one of
+// them has not reported it. It holds for some seconds after a lease, since a sequencer counts only half of its window (fold.State.Remembers). While no
 // sequencer owns a partition nothing is forgotten there.
 func (c *Committer) Remembers() time.Duration {
 	least := time.Duration(math.MaxInt64)
@@ -180,7 +179,7 @@ func (c *Committer) Remembers() time.Duration {
 	return least
 }
 
-// ErrDisconnected says that NATS cannot be reached.
+// ErrDisconnected means that NATS is unreachable.
 var ErrDisconnected = errors.New("ingest: not connected to NATS")
 
 // closeTimeout is how long the inbox may take to close.
