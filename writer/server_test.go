@@ -383,7 +383,9 @@ func requireLine(t *testing.T, err error, parts ...string) {
 
 func TestNewReportsEverythingAtOnce(t *testing.T) {
 	t.Parallel()
-	_, err := New(Config{FlushRowsMax: -1}, Deps{Registerer: prometheus.NewRegistry()})
+	cfg := Config{FlushRowsMax: -1}
+	cfg.ClickHouseDSN = "nowhere"
+	_, err := New(cfg, Deps{Registerer: prometheus.NewRegistry()})
 	for _, part := range []string{
 		"--clickhouse-dsn", "--flush-rows-max", "--flush-bytes-max", "--flush-interval", "--writer-bytes-max", "--writer-inserts-max",
 		"--writer-stop-timeout", "JetStream", "logger", "partitions",

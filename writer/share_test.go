@@ -158,7 +158,7 @@ func TestStatus(t *testing.T) {
 	var table bytes.Buffer
 	require.NoError(t, WriteStatus(&table, all))
 	require.Contains(t, table.String(), "PARTITION")
-	require.Contains(t, table.String(), "partition 0: the message log holds other content")
+	require.Contains(t, table.String(), "partition 0: the content of the message log has changed")
 	require.NoError(t, stop())
 
 	all, err = Status(b.ctx, b.js, 2)

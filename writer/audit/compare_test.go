@@ -81,7 +81,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		"duplicated row": {func(b *bundle) {
 			b.exec("SYSTEM STOP MERGES " + b.table)
 			b.exec("INSERT INTO " + b.table + " SELECT * FROM " + b.table + " WHERE partition_seq = 77")
-		}, "is there 2 times"},
+		}, "is stored 2 times"},
 		"duplicate with other content": {func(b *bundle) {
 			b.exec("INSERT INTO " + b.table + " SELECT " + fmt.Sprintf(columns, "'other'", "partition_seq") + " FROM " + b.table + " WHERE partition_seq = 77")
 		}, "the row of message_seq 77 of channel 2/c"},
