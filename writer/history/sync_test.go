@@ -307,6 +307,7 @@ func (b *bundle) walk(limit, mode int) (seqs []uint64) {
 func TestSyncLargePages(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{})
+	b.service.cfg.HistoryTimeout = time.Minute // more than the setting allows: with the race detector 8 MiB take a while
 	const last, size = 200, 64 << 10
 	for first := 1; first <= last; first += 100 {
 		var part []*message.Message
@@ -319,6 +320,7 @@ func TestSyncLargePages(t *testing.T) {
 		b.insert(part...)
 	}
 	g := b.sync(`{"login_uid":"u","channel_id":"g","channel_type":2,"limit":10000,"pull_mode":1,"start_message_seq":1}`)
+	require.Equal(t, http.StatusOK, g.status, g.Msg)
 	require.Equal(t, 1, g.More)
 	require.LessOrEqual(t, len(g.raw), 8<<20)
 	require.Greater(t, len(g.raw), 7<<20, "as much as may be")
