@@ -213,7 +213,8 @@ func TestMalformedRecordHasNoEffect(t *testing.T) {
 		"garbage":              []byte("\xff\xff\xff"),
 		"second send cut":      append(encode(t, good), 0x0a, 0x7f, 0x01),
 		"no channel":           encode(t, good, &message.Send{ChannelType: 2}),
-		"unknown channel type": encode(t, good, &message.Send{ChannelId: "c", ChannelType: 13}),
+		"no channel type":      encode(t, good, &message.Send{ChannelId: "c"}),
+		"unknown channel type": encode(t, good, &message.Send{ChannelId: "c", ChannelType: 256}),
 	} {
 		state := newState(t, params())
 		effects, err := state.Fold(fold.Record{StreamSeq: 1, Time: start, Data: data}, nil)
