@@ -54,7 +54,7 @@ func verdicts(effects []fold.Effect) []verdict {
 func drawSend(t *rapid.T) *message.Send {
 	return &message.Send{
 		ChannelId:   fmt.Sprintf("c%d", rapid.IntRange(0, 5).Draw(t, "channel")),
-		ChannelType: rapid.Uint32Range(1, 3).Draw(t, "type"),
+		ChannelType: rapid.SampledFrom([]uint32{1, 2, 13, 255}).Draw(t, "type"),
 		FromUid:     rapid.SampledFrom([]string{"a", "b"}).Draw(t, "from"),
 		ClientMsgNo: rapid.SampledFrom([]string{"", "1", "2", "3", "4", "5", "6", "7", "8"}).Draw(t, "client_msg_no"),
 		NoPersist:   rapid.IntRange(0, 9).Draw(t, "no_persist") == 0,
