@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/ingest/compat"
 	"github.com/sendhouse/sendhouse/ingest/groupcommit"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -235,6 +236,17 @@ func BenchmarkTracing(b *testing.B) {
 			require.NoError(b, err)
 			b.Cleanup(func() { require.NoError(b, provider.Close()) })
 			s := setup(b, options{partitions: 4, tracer: provider.Tracer("ingest")})
+			s.toy()
+			load(b, s.service.Addr().String(), 64, b.N, benchBody)
+		})
+	}
+}
+
+// BenchmarkCompat is BenchmarkHandler at 64 connections without and with the mode for WuKongIM's callers.
+func BenchmarkCompat(b *testing.B) {
+	for _, mode := range []string{compat.Off, compat.WuKongIM} {
+		b.Run(mode, func(b *testing.B) {
+			s := setup(b, options{partitions: 4, config: func(c *Config) { c.APICompat = mode }})
 			s.toy()
 			load(b, s.service.Addr().String(), 64, b.N, benchBody)
 		})

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sendhouse/sendhouse/ingest/access"
+	"github.com/sendhouse/sendhouse/ingest/compat"
 	"github.com/sendhouse/sendhouse/ingest/permission"
 	"github.com/sendhouse/sendhouse/ingest/request"
 	"github.com/sendhouse/sendhouse/pkg/config"
@@ -19,6 +21,8 @@ type Config struct {
 	APIAddr config.Addr `name:"api-addr" help:"Address of the HTTP API that producers send to." default:"127.0.0.1:5001"`
 
 	Access access.Config `embed:""`
+
+	APICompat string `name:"api-compat" help:"Whose callers the HTTP API serves in addition to its own: off, or wukongim for those of WuKongIM v2 and v3. docs/reference/wukongim.md has what that changes." enum:"off,wukongim" default:"off"`
 
 	ConnectionsMax int `name:"api-connections-max" help:"Connections to the HTTP API that may be open at the same time; further ones are answered 503. The limit of open files may allow fewer." default:"16384"`
 
@@ -58,6 +62,15 @@ func (c Config) Check(hosts guard.Hosts) error {
 	return errors.Join(c.check(), err)
 }
 
+// forCallers returns the configuration with the settings that APICompat changes.
+func (c Config) forCallers() Config {
+	if c.APICompat == compat.WuKongIM {
+		c.Access.CORSHeaders = compat.Headers()
+		c.Permission.Permissions = cmp.Or(c.Permission.Permissions, permission.ChannelOnly)
+	}
+	return c
+}
+
 // check is Check without the settings of access, which access.New checks.
 func (c Config) check() error {
 	var errs []error
@@ -80,7 +93,7 @@ func (c Config) check() error {
 		"ingest-bodies-bytes-max %s: must hold at least two of the largest bodies (%s)", c.BodiesBytesMax, 2*c.BodyBytesMax)
 	check(slices.Contains([]string{request.PayloadRulesOff, request.PayloadRulesWarn, request.PayloadRulesEnforce}, c.PayloadRules),
 		"ingest-payload-rules %q: must be off, warn or enforce", c.PayloadRules)
-	errs = append(errs, c.Permission.Check())
+	errs = append(errs, compat.Check(c.APICompat), c.forCallers().Permission.Check())
 	check(c.RequestsMax >= 1, "ingest-requests-max %d: must be at least 1", c.RequestsMax)
 	check(c.QueueSendsMax >= 1, "ingest-queue-sends-max %d: must be at least 1", c.QueueSendsMax)
 	check(c.QueueBytesMax >= max(c.BodyBytesMax, 1),

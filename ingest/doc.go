@@ -40,6 +40,7 @@
 //
 //	listener/     connections, up to a limit, over TLS if set; net/http's own answers in the API's error shape
 //	fastpath/     serves the plain sends of a connection; net/http serves the rest
+//	compat/       if set, the requests and answers of WuKongIM's callers
 //	handler.go    the routes, and the steps of a send in their order; routes of other packages pass the same checks
 //	access/       who may call: pages in a browser, tokens, rates
 //	request/      the body into a pooled buffer, JSON to fields, fields to a message.Send; payload rules

@@ -303,6 +303,9 @@ func (s *Service) checkSend(req *request.Request) outcome.Problem {
 	if p := req.Decode(); !p.OK() {
 		return p
 	}
+	if s.sender != "" {
+		req.SendAs(s.sender)
+	}
 	if p := req.Validate(int(s.cfg.PayloadBytesMax)); !p.OK() {
 		return p
 	}

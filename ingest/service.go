@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sendhouse/sendhouse/ingest/access"
+	"github.com/sendhouse/sendhouse/ingest/compat"
 	"github.com/sendhouse/sendhouse/ingest/fastpath"
 	"github.com/sendhouse/sendhouse/ingest/groupcommit"
 	"github.com/sendhouse/sendhouse/ingest/listener"
@@ -65,6 +66,7 @@ type Service struct {
 	replies     *memory.Buffers
 	flights     sync.Pool
 	contentType []string
+	sender      string // of sends that name none; "" refuses them
 	hosted      []api.Route
 	router      chi.Routes
 	handler     http.Handler
@@ -115,6 +117,7 @@ var (
 // cfg.Access names.
 func New(cfg Config, deps Deps) (*Service, error) {
 	errs := []error{cfg.check()}
+	cfg = cfg.forCallers()
 	require := func(ok bool, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s is missing", what))
@@ -175,6 +178,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("ingest: %w", err)
 	}
 	s.handler = s.routes(page)
+	if cfg.APICompat == compat.WuKongIM {
+		s.handler, s.sender = compat.Handler(s.handler), permission.SystemUID
+	}
 	return s, nil
 }
 

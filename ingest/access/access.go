@@ -37,6 +37,8 @@ type Config struct {
 	AddressBurst   int      `name:"api-address-burst" help:"Burst of sends allowed to a client address. 0 means as many as in one second." default:"0"`
 	TrustedProxies []string `name:"api-trusted-proxies" help:"Networks (10.0.0.0/8) and addresses, separated by commas, of proxies whose X-Forwarded-For is trusted. By default none is." placeholder:"NETWORK"`
 	CORSOrigins    []string `name:"api-cors-origins" help:"Origins (https://chat.example.org), separated by commas, whose pages may call the HTTP API from a browser; * means all. By default none may." placeholder:"ORIGIN"`
+	// CORSHeaders are names of headers that such pages may send in addition to those that the API reads.
+	CORSHeaders []string `kong:"-"`
 }
 
 const (
@@ -79,11 +81,12 @@ type Gate struct {
 	certificates *certificates // nil if the API serves plain HTTP
 	guard        *guard.Guard
 	origins      []string // whose pages may call the API
+	corsHeaders  string   // that they may send
 }
 
 // New checks the settings, and reads the files of tokens and certificates.
 func New(cfg Config, hosts guard.Hosts, log *slog.Logger) (*Gate, error) {
-	g := &Gate{origins: cfg.CORSOrigins}
+	g := &Gate{origins: cfg.CORSOrigins, corsHeaders: corsHeaders(cfg.CORSHeaders)}
 	errs := []error{cfg.Check()}
 	var err error
 	if cfg.APITokensFile != "" {

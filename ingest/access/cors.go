@@ -47,10 +47,14 @@ func (g *Gate) CORS(methodsOf func(path string) []string, next http.Handler) htt
 			return
 		}
 		h.Set("Access-Control-Allow-Methods", strings.Join(methods, ", "))
-		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, "+api.HeaderRequestID)
+		h.Set("Access-Control-Allow-Headers", g.corsHeaders)
 		h.Set("Access-Control-Max-Age", corsMaxAge)
 		w.WriteHeader(http.StatusNoContent)
 	})
+}
+
+func corsHeaders(more []string) string {
+	return strings.Join(append([]string{"Authorization", "Content-Type", api.HeaderRequestID}, more...), ", ")
 }
 
 // checkOrigin reports what is wrong with a configured origin.

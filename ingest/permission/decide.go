@@ -47,6 +47,8 @@ type Rules struct {
 	RefuseUndefined bool
 	// PersonAllowlists allows sends to a person only from uids on the person's allowlist, unless the person allows strangers.
 	PersonAllowlists bool
+	// ChannelOnly allows every send to a channel that is neither banned nor disbanded.
+	ChannelOnly bool
 }
 
 // Send is a send to decide on.
@@ -71,7 +73,8 @@ type View interface {
 //
 // The order of checks: a system account may send anywhere but to a disbanded channel; then the sender's ban; the channel's
 // state; the denylist; membership; the allowlist. A command falls under the policy of its channel. A send that names its
-// receivers instead of a channel is allowed, as in WuKongIM: no policy applies to it.
+// receivers instead of a channel is allowed, as in WuKongIM: no policy applies to it. With ChannelOnly the channel's ban and
+// disband are all that counts.
 func Decide(v View, rules Rules, s Send) Verdict {
 	if s.ReceiversNamed {
 		return Allowed
@@ -86,14 +89,18 @@ func Decide(v View, rules Rules, s Send) Verdict {
 		}
 		return Allowed
 	}
-	if verdict := decideSender(v, s, channel); verdict != Allowed {
-		return verdict
+	if !rules.ChannelOnly {
+		if verdict := decideSender(v, s, channel); verdict != Allowed {
+			return verdict
+		}
 	}
 	switch {
 	case channel.Has(FlagBanned):
 		return ChannelBanned
 	case channel.Has(FlagDisbanded):
 		return Disbanded
+	case rules.ChannelOnly:
+		return Allowed
 	}
 	switch s.Type {
 	case message.ChannelPerson:

@@ -171,3 +171,42 @@ func TestDecideDamaged(t *testing.T) {
 	visitors := known{policies: map[Channel]*Policy{{Type: message.ChannelCustomerService, Name: "v"}: broken}}
 	require.Equal(t, Unavailable, Decide(visitors, Rules{}, Send{From: "u", Type: message.ChannelVisitors, Name: "v"}))
 }
+
+// TestDecideChannelOnly: only the ban and the disband of the channel count, or of the person who receives.
+func TestDecideChannelOnly(t *testing.T) {
+	t.Parallel()
+	const others = FlagDefined | FlagLarge | FlagSendBanned
+	lists := map[List][]string{Denylist: {"u"}, Allowlist: {"x"}, Subscribers: {"x"}}
+	broken, err := readPolicy([]byte(`{"v":2}`), 1, nil)
+	require.Error(t, err)
+	for _, kind := range []message.ChannelType{message.ChannelPerson, message.ChannelGroup, message.ChannelCustomerService, message.ChannelInfo, message.ChannelVisitors} {
+		for _, row := range []struct {
+			name   string
+			flags  Flags
+			sender Flags
+			system bool
+			want   Verdict
+		}{
+			{name: "the lists", want: Allowed},
+			{name: "other flags", flags: others, want: Allowed},
+			{name: "a sender who is banned", sender: FlagBanned | FlagSendBanned, want: Allowed},
+			{name: "banned", flags: others | FlagBanned, want: ChannelBanned},
+			{name: "disbanded", flags: others | FlagDisbanded, want: Disbanded},
+			{name: "a system account, banned", flags: others | FlagBanned, system: true, want: Allowed},
+			{name: "a system account, disbanded", flags: others | FlagBanned | FlagDisbanded, system: true, want: Disbanded},
+		} {
+			v := known{policies: map[Channel]*Policy{
+				{Type: kind, Name: "c"}:                  policy(t, row.flags, lists),
+				{Type: message.ChannelPerson, Name: "u"}: policy(t, row.sender, lists),
+			}, system: map[string]bool{"u": row.system}}
+			got := Decide(v, Rules{ChannelOnly: true}, Send{From: "u", Type: kind, Name: "c"})
+			require.Equal(t, row.want, got, "type %d: %s: %s", kind, row.name, got)
+		}
+		damagedChannel := known{policies: map[Channel]*Policy{{Type: kind, Name: "c"}: broken}}
+		require.Equal(t, Unavailable, Decide(damagedChannel, Rules{ChannelOnly: true}, Send{From: "u", Type: kind, Name: "c"}), "whether it is banned is not known")
+		damagedSender := known{policies: map[Channel]*Policy{{Type: message.ChannelPerson, Name: "u"}: broken}}
+		require.Equal(t, Allowed, Decide(damagedSender, Rules{ChannelOnly: true}, Send{From: "u", Type: kind, Name: "c"}), "the sender does not count")
+	}
+	unknown := Send{From: "u", Type: message.ChannelGroup, Name: "undefined"}
+	require.Equal(t, Allowed, Decide(known{}, Rules{ChannelOnly: true}, unknown))
+}

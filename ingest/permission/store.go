@@ -21,6 +21,7 @@ import (
 type Config struct {
 	UndefinedChannels string        `name:"ingest-undefined-channels" help:"Sends to group-like channels that are not defined: allow accepts them, refuse answers 403." enum:"allow,refuse" default:"allow"`
 	PersonAllowlists  bool          `name:"ingest-person-allowlists" help:"Accept sends to a person only from uids on the person's allowlist, unless the person allows strangers."`
+	Permissions       string        `name:"ingest-permissions" help:"What decides whether a send is allowed: enforce checks all permissions; channel only whether the channel is banned or disbanded, for callers that check the rest themselves. The default is enforce, or channel with --api-compat wukongim." placeholder:"enforce|channel"`
 	StaleMax          time.Duration `name:"ingest-permissions-stale-max" help:"How long the permissions last seen stay in use while NATS does not confirm them; after that, sends are answered 503." default:"30s"`
 }
 
@@ -30,9 +31,27 @@ const (
 	undefinedRefuse = "refuse"
 )
 
+// The values of Permissions; "" means Enforce.
+const (
+	Enforce     = "enforce"
+	ChannelOnly = "channel"
+)
+
 // Check reports every setting that is out of its range.
 func (c Config) Check() error {
 	var errs []error
+	switch c.Permissions {
+	case "", Enforce:
+	case ChannelOnly:
+		if c.UndefinedChannels == undefinedRefuse {
+			errs = append(errs, errors.New("ingest-undefined-channels refuse: needs --ingest-permissions=enforce"))
+		}
+		if c.PersonAllowlists {
+			errs = append(errs, errors.New("ingest-person-allowlists: needs --ingest-permissions=enforce"))
+		}
+	default:
+		errs = append(errs, fmt.Errorf("ingest-permissions %q: must be enforce or channel", c.Permissions))
+	}
 	if c.UndefinedChannels != undefinedAllow && c.UndefinedChannels != undefinedRefuse {
 		errs = append(errs, fmt.Errorf("ingest-undefined-channels %q: must be allow or refuse", c.UndefinedChannels))
 	}
@@ -84,7 +103,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		rules:    Rules{RefuseUndefined: cfg.UndefinedChannels == undefinedRefuse, PersonAllowlists: cfg.PersonAllowlists},
+		rules:    Rules{RefuseUndefined: cfg.UndefinedChannels == undefinedRefuse, PersonAllowlists: cfg.PersonAllowlists, ChannelOnly: cfg.Permissions == ChannelOnly},
 		staleMax: cfg.StaleMax, js: deps.JetStream, log: deps.Logger,
 		ready: make(chan struct{}), restart: make(chan struct{}, 1), marking: make(chan struct{}, 1), began: time.Now(),
 	}

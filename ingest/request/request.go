@@ -107,6 +107,14 @@ func (p *Pool) Put(r *Request) {
 	p.pool.Put(r)
 }
 
+// SendAs makes uid the sender of a decoded request that names none. Blanks name none.
+func (r *Request) SendAs(uid string) {
+	f := &r.fields
+	if strings.TrimSpace(f.fromUID) == "" && strings.TrimSpace(f.senderUID) == "" {
+		f.fromUID = uid
+	}
+}
+
 // ForPermission returns the send as the permissions see it. Its strings alias the request. A command falls under the
 // policy of its channel.
 func (r *Request) ForPermission() permission.Send {
