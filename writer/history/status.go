@@ -4,9 +4,9 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"strconv"
+	"slices"
+	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/message"
@@ -42,7 +42,7 @@ type status struct {
 
 // statusRequest identifies a send.
 type statusRequest struct {
-	channel              clickhouse.Channel
+	named
 	fromUID, clientMsgNo string
 }
 
@@ -70,11 +70,7 @@ func (s *Service) status(_ http.ResponseWriter, r *http.Request) (answer, *api.P
 // readStatusRequest parses and validates the parameters.
 func readStatusRequest(values url.Values) (statusRequest, *api.Problem) {
 	var bad issues
-	for _, name := range []string{"client_msg_no", "from_uid", "channel_id"} {
-		if !utf8.ValidString(values.Get(name)) {
-			bad.add(name, "is not valid UTF-8")
-		}
-	}
+	utf8Only(&bad, values, "client_msg_no", "from_uid", "channel_id", "subscribers")
 	q := statusRequest{fromUID: values.Get("from_uid"), clientMsgNo: values.Get("client_msg_no")}
 	if q.clientMsgNo == "" {
 		bad.add("client_msg_no", "is required")
@@ -84,14 +80,29 @@ func readStatusRequest(values url.Values) (statusRequest, *api.Problem) {
 	if command != "" && command != "0" && command != "1" {
 		bad.add("sync_once", "must be 0 or 1")
 	}
-	channelType, err := strconv.ParseInt(values.Get("channel_type"), 10, 64)
-	if err != nil {
-		channelType = 0
+	fields := channelFields{
+		uidField: "from_uid", uid: q.fromUID, id: values.Get("channel_id"), typeGiven: values.Get("channel_type") != "", channelType: typeOf(values), command: command == "1",
 	}
-	q.channel, _ = canonical(&bad, channelFields{
-		uidField: "from_uid", uid: q.fromUID, id: values.Get("channel_id"), typeGiven: values.Get("channel_type") != "", channelType: channelType, command: command == "1",
-	})
+	if subscribers := receivers(&bad, values); len(subscribers) > 0 && fields.id == "" {
+		// As in a send: the receivers name a temporary channel, and only a command has receivers.
+		if command == "0" {
+			bad.add("sync_once", "must be 1 if subscribers name the channel")
+		}
+		fields.id, fields.typeGiven, fields.channelType, fields.command = message.TemporaryChannel(subscribers), true, int64(message.ChannelTemporary), true
+	}
+	q.channel, q.shown = canonical(&bad, fields)
+	q.shown = strings.TrimSuffix(q.shown, message.CommandSuffix) // as the send named it, or its answer
 	return q, bad.problem()
+}
+
+// receivers returns the uids that the parameter subscribers names, sorted, each once.
+func receivers(bad *issues, values url.Values) []string {
+	uids := slices.DeleteFunc(slices.Clone(values["subscribers"]), func(uid string) bool { return uid == "" })
+	for _, uid := range uids {
+		bad.add("subscribers", message.UIDRule(uid, 0))
+	}
+	slices.Sort(uids)
+	return slices.Compact(uids)
 }
 
 // find finds a send. doc.go explains the order of the reads.

@@ -18,9 +18,6 @@ const (
 	nextRowsMax  = 512
 )
 
-// rowOverheadBytes is the approximate size of a message in a reply beyond its texts.
-const rowOverheadBytes = 320
-
 // sync serves POST /channel/messagesync.
 func (s *Service) sync(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
 	q, problem := readSyncRequest(w, r)
@@ -93,13 +90,18 @@ var errFull = errors.New("the page is full")
 
 // page reads up to limit messages, fewer if they are large; its more field reports whether others follow.
 func (s *Service) page(ctx context.Context, channel clickhouse.Channel, sp span, limit int) (page, error) {
+	return s.pageWithin(ctx, channel, sp, limit, int(s.cfg.HistoryPageBytesMax))
+}
+
+// pageWithin is page with another limit of the size. The first message is taken whatever its size.
+func (s *Service) pageWithin(ctx context.Context, channel clickhouse.Channel, sp span, limit, bytesMax int) (page, error) {
 	var p page
 	for {
-		ask := p.nextRows(limit, int(s.cfg.HistoryPageBytesMax))
+		ask := p.nextRows(limit, bytesMax)
 		came := 0
 		err := s.table.Page(ctx, channel, clickhouse.Range{First: sp.first, Last: sp.last, NewestFirst: sp.newestFirst, LimitRows: ask}, func(row *clickhouse.Row) error {
 			came++
-			return p.take(row, limit, int(s.cfg.HistoryPageBytesMax))
+			return p.take(row, limit, bytesMax)
 		})
 		switch {
 		case errors.Is(err, errFull):
@@ -132,7 +134,7 @@ func (p *page) take(row *clickhouse.Row, limit, bytesMax int) error {
 	if n := len(p.rows); n > 0 && p.rows[n-1].MessageSeq == row.MessageSeq {
 		return nil
 	}
-	bytes := rowOverheadBytes + len(row.Payload)/3*4 + len(row.ClientMsgNo) + len(row.FromUID)
+	bytes := replyBytes(row)
 	if len(p.rows) == limit || len(p.rows) > 0 && p.bytes+bytes > bytesMax {
 		return errFull
 	}
