@@ -29,7 +29,7 @@ func (c *Client) ByID(ctx context.Context, channel Channel, ids []int64, each fu
 	return c.lookup(ctx, channel, each, "message_id IN $3 AND timestamp <= fromUnixTimestamp64Milli($4, 'UTC')", "", set(ids), latest)
 }
 
-// ByClientMsgNo calls each with the latest message of a channel, whoever sent it, for each of these keys. It reads rows by the index on
+// ByClientMsgNo calls each with the latest message of a channel, of any sender, for each of these keys. It reads rows by the index on
 // client_msg_no, in no order.
 func (c *Client) ByClientMsgNo(ctx context.Context, channel Channel, clientMsgNos []string, each func(*Row) error) error {
 	if len(clientMsgNos) == 0 {

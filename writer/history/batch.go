@@ -2,7 +2,6 @@ package history
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -31,18 +30,24 @@ func (s *Service) syncBatch(w http.ResponseWriter, r *http.Request) (answer, *ap
 	if problem != nil {
 		return nil, problem
 	}
-	pages, problem := reading(s, r, func(ctx context.Context) ([]page, error) { return s.pages(ctx, items) })
+	pages, problem := reading(s, r, func(ctx, client context.Context) ([]batchPage, *api.Problem) { return s.pages(ctx, client, items) })
 	if problem != nil {
 		return nil, problem
 	}
 	return appendBatch(items, pages), nil
 }
 
-// pages reads a page of each channel, one after the other. Together they are as large as one page may be, and take as long: what does not fit is left
-// out, with the more field set, so that the reader asks for it again.
-func (s *Service) pages(ctx context.Context, items []batchItem) ([]page, error) {
-	pages := make([]page, len(items))
-	room := int(s.cfg.HistoryPageBytesMax)
+// batchPage is a page of a batch, or why it could not be read.
+type batchPage struct {
+	page
+	problem *api.Problem
+}
+
+// pages reads a page of each channel, one after the other. Together they are as large as one page may be, and take as long. What has no room has the
+// more field, and what cannot be read a problem; if nothing can be read, that of the first is the reply.
+func (s *Service) pages(ctx, client context.Context, items []batchItem) ([]batchPage, *api.Problem) {
+	pages := make([]batchPage, len(items))
+	room, failed := int(s.cfg.HistoryPageBytesMax), 0
 	for i := range items {
 		sp, some := items[i].span()
 		if !some {
@@ -52,22 +57,32 @@ func (s *Service) pages(ctx context.Context, items []batchItem) ([]page, error) 
 			pages[i].more = true
 			continue
 		}
-		p, err := s.pageWithin(ctx, items[i].channel, sp, items[i].limit, room)
+		p, problem := s.pageOfBatch(ctx, client, &items[i], sp, room)
 		switch {
-		case err != nil && i > 0 && errors.Is(ctx.Err(), context.DeadlineExceeded):
-			room = 0
-			pages[i].more = true
-		case err != nil:
-			return nil, err
-		case p.bytes > room && i > 0: // the first message of a page is taken whatever its size
+		case problem != nil && client.Err() != nil:
+			return nil, problem
+		case problem != nil:
+			pages[i].problem, pages[i].more = problem, true
+			failed++
+		case p.bytes > room && i > 0: // a page takes its first message whatever the size
 			room = 0
 			pages[i].more = true
 		default:
 			room -= p.bytes
-			pages[i] = p
+			pages[i].page = p
 		}
 	}
+	if failed == len(items) {
+		return nil, pages[0].problem
+	}
 	return pages, nil
+}
+
+func (s *Service) pageOfBatch(ctx, client context.Context, item *batchItem, sp span, room int) (page, *api.Problem) {
+	if err := ctx.Err(); err != nil { // an earlier item took all of the time
+		return page{}, unavailable(ctx, client, err)
+	}
+	return s.rowsWithin(ctx, client, item.channel, sp, item.limit, room)
 }
 
 // readBatch reads and validates the body of a batch.
@@ -130,8 +145,8 @@ func eachItem(d *jx.Decoder, bad *issues, item func(d *jx.Decoder) error) error 
 	})
 }
 
-// appendBatch returns the reply to a batch, in WuKongIM's format.
-func appendBatch(items []batchItem, pages []page) []byte {
+// appendBatch returns the reply to a batch, in WuKongIM's format. An item that could not be read has an error and, for programs, its code.
+func appendBatch(items []batchItem, pages []batchPage) []byte {
 	size := 64
 	for i := range pages {
 		size += pages[i].bytes + 256
@@ -146,7 +161,13 @@ func appendBatch(items []batchItem, pages []page) []byte {
 		dst = append(dst, `,"channel_type":`...)
 		dst = strconv.AppendUint(dst, uint64(items[i].channel.Type), 10)
 		dst = append(dst, ',')
-		dst = appendPageFields(dst, &items[i].syncRequest, pages[i])
+		dst = appendPageFields(dst, &items[i].syncRequest, pages[i].page)
+		if problem := pages[i].problem; problem != nil {
+			dst = append(dst, `,"code":`...)
+			dst = api.AppendString(dst, problem.Code)
+			dst = append(dst, `,"error":`...)
+			dst = api.AppendString(dst, problem.Msg)
+		}
 		dst = append(dst, '}')
 	}
 	return append(dst, "]}\n"...)

@@ -150,7 +150,10 @@ func TestBatchOutOfTime(t *testing.T) {
 	for _, late := range items[2:] {
 		require.Empty(t, late.seqs())
 		require.Equal(t, 1, late.More)
+		require.Equal(t, "history_timeout", late.Code)
+		require.Contains(t, late.raw, `"error":"ClickHouse did not answer in time"`)
 	}
+	require.NotContains(t, items[1].raw, `"error"`)
 	b.service.table = &slowAfter{table: whole}
 	g := b.post(pathSyncBatch, `{"login_uid":"u","items":[`+item+`]}`)
 	require.Equal(t, http.StatusServiceUnavailable, g.status)

@@ -1,7 +1,6 @@
 package history
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -16,60 +15,117 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
+	"github.com/sendhouse/sendhouse/writer/history/recent"
 )
 
 // lookupsMax is the number of messages that a request may name.
 const lookupsMax = 1000
 
-// wanted names messages of a channel. Each list is without repetitions.
-type wanted struct {
-	seqs         []uint64
-	ids          []int64
-	clientMsgNos []string
-}
-
-// lookup finds messages of a channel: those of w.seqs first, then those of w.ids, then the latest with each of w.clientMsgNos, each list in its
+// lookup finds messages of a channel: those of w.Seqs first, then those of w.IDs, then the latest with each of w.ClientMsgNos, each list in its
 // order and each message once. The page's more field reports that not all that were found fit on the page.
-func (s *Service) lookup(ctx context.Context, channel clickhouse.Channel, w *wanted) (page, error) {
-	var p page
-	have := make(map[uint64]bool)
-	for _, list := range []struct {
-		find  func(each func(*clickhouse.Row) error) error
-		place func(row *clickhouse.Row) int // in the list
-	}{
-		{
-			func(each func(*clickhouse.Row) error) error { return s.table.BySeq(ctx, channel, w.seqs, each) },
-			func(row *clickhouse.Row) int { return slices.Index(w.seqs, row.MessageSeq) },
-		},
-		{
-			func(each func(*clickhouse.Row) error) error { return s.table.ByID(ctx, channel, w.ids, each) },
-			func(row *clickhouse.Row) int { return slices.Index(w.ids, row.MessageID) },
-		},
-		{
-			func(each func(*clickhouse.Row) error) error {
-				return s.table.ByClientMsgNo(ctx, channel, w.clientMsgNos, each)
-			},
-			func(row *clickhouse.Row) int { return slices.Index(w.clientMsgNos, row.ClientMsgNo) },
-		},
-	} {
-		before := len(p.rows)
-		err := list.find(func(row *clickhouse.Row) error {
-			if have[row.MessageSeq] {
-				return nil
-			}
-			have[row.MessageSeq] = true
-			return p.take(row, lookupsMax, int(s.cfg.HistoryPageBytesMax))
-		})
-		slices.SortFunc(p.rows[before:], func(a, b clickhouse.Row) int { return cmp.Compare(list.place(&a), list.place(&b)) })
-		switch {
-		case errors.Is(err, errFull):
-			p.more = true
-			return p, nil
-		case err != nil:
-			return page{}, err //nolint:wrapcheck // a clickhouse.Error says it all
+//
+// What is not found counts as absent only if the logs are certain.
+func (s *Service) lookup(ctx, client context.Context, channel clickhouse.Channel, w *recent.Wanted) (page, *api.Problem) {
+	l := s.latest(ctx, s.partitions.Of(channel.ID, channel.Type), func(ctx context.Context) (recent.Part, error) { return s.recent.Lookup(ctx, channel, w) },
+		func(send *message.Send, _ int64) bool { return isOf(send, channel) })
+	f := findings{page: page{bytesMax: int(s.cfg.HistoryPageBytesMax)}, bySeq: make(map[uint64]int), byID: make(map[int64]int), byNo: make(map[string]int)}
+	for i := range l.Messages {
+		if row, _, err := clickhouse.RowOf(l.Messages[i].Data); err == nil && f.add(&row) != nil { // the tail has none that is not a row
+			return f.inOrder(w), nil
 		}
 	}
-	return p, nil
+	if missing := f.missing(w); missing != nil {
+		switch err := s.stores(ctx, channel, missing, f.add); {
+		case errors.Is(err, errFull):
+			return f.inOrder(w), nil
+		case err != nil:
+			return page{}, s.tableProblem(ctx, client, err)
+		}
+		s.tableWorks()
+	}
+	if problem := l.problem(client); problem != nil && f.missing(w) != nil {
+		return page{}, problem
+	}
+	return f.inOrder(w), nil
+}
+
+// stores finds wanted messages in ClickHouse.
+func (s *Service) stores(ctx context.Context, channel clickhouse.Channel, w *recent.Wanted, each func(*clickhouse.Row) error) error {
+	if err := s.table.BySeq(ctx, channel, w.Seqs, each); err != nil {
+		return err //nolint:wrapcheck // a clickhouse.Error says it all
+	}
+	if err := s.table.ByID(ctx, channel, w.IDs, each); err != nil {
+		return err //nolint:wrapcheck // as above
+	}
+	return s.table.ByClientMsgNo(ctx, channel, w.ClientMsgNos, each) //nolint:wrapcheck // as above
+}
+
+// findings are messages of a channel in the order in which they were found, each once, and their places.
+type findings struct {
+	page
+	bySeq map[uint64]int
+	byID  map[int64]int
+	byNo  map[string]int // of the latest
+}
+
+// add adds a message unless it is there. If the page is full, it notes that and returns an error.
+func (f *findings) add(row *clickhouse.Row) error {
+	if _, there := f.bySeq[row.MessageSeq]; there {
+		return nil
+	}
+	if err := f.take(row, lookupsMax); err != nil {
+		f.more = true
+		return err
+	}
+	place := len(f.rows) - 1
+	f.bySeq[row.MessageSeq], f.byID[row.MessageID] = place, place
+	if before, there := f.byNo[row.ClientMsgNo]; !there || f.rows[before].MessageSeq < row.MessageSeq {
+		f.byNo[row.ClientMsgNo] = place
+	}
+	return nil
+}
+
+// missing returns what of w was not found, nil if nothing.
+func (f *findings) missing(w *recent.Wanted) *recent.Wanted {
+	m := recent.Wanted{Seqs: lacking(w.Seqs, f.bySeq), IDs: lacking(w.IDs, f.byID), ClientMsgNos: lacking(w.ClientMsgNos, f.byNo)}
+	if len(m.Seqs)+len(m.IDs)+len(m.ClientMsgNos) == 0 {
+		return nil
+	}
+	return &m
+}
+
+func lacking[T comparable](wanted []T, places map[T]int) (lack []T) {
+	for _, one := range wanted {
+		if _, there := places[one]; !there {
+			lack = append(lack, one)
+		}
+	}
+	return lack
+}
+
+// inOrder returns the page in the order of w.
+func (f *findings) inOrder(w *recent.Wanted) page {
+	p := page{rows: make([]clickhouse.Row, 0, len(f.rows)), more: f.more, bytes: f.bytes}
+	put := make([]bool, len(f.rows))
+	add := func(place int, found bool) {
+		if found && !put[place] {
+			put[place] = true
+			p.rows = append(p.rows, f.rows[place])
+		}
+	}
+	for _, seq := range w.Seqs {
+		place, found := f.bySeq[seq]
+		add(place, found)
+	}
+	for _, id := range w.IDs {
+		place, found := f.byID[id]
+		add(place, found)
+	}
+	for _, no := range w.ClientMsgNos {
+		place, found := f.byNo[no]
+		add(place, found)
+	}
+	return p
 }
 
 // messages serves POST /messages.
@@ -78,7 +134,7 @@ func (s *Service) messages(w http.ResponseWriter, r *http.Request) (answer, *api
 	if problem != nil {
 		return nil, problem
 	}
-	p, problem := reading(s, r, func(ctx context.Context) (page, error) { return s.lookup(ctx, of.channel, want) })
+	p, problem := reading(s, r, func(ctx, client context.Context) (page, *api.Problem) { return s.lookup(ctx, client, of.channel, want) })
 	if problem != nil {
 		return nil, problem
 	}
@@ -91,7 +147,7 @@ func (s *Service) message(w http.ResponseWriter, r *http.Request) (answer, *api.
 	if problem != nil {
 		return nil, problem
 	}
-	return s.one(r, &of, func(ctx context.Context) (page, error) { return s.lookup(ctx, of.channel, want) })
+	return s.one(r, &of, func(ctx, client context.Context) (page, *api.Problem) { return s.lookup(ctx, client, of.channel, want) })
 }
 
 // byKey serves GET /message/byclientmsgno.
@@ -105,8 +161,8 @@ func (s *Service) byKey(_ http.ResponseWriter, r *http.Request) (answer, *api.Pr
 	if problem := bad.problem(); problem != nil {
 		return nil, problem
 	}
-	return s.one(r, &of, func(ctx context.Context) (page, error) {
-		return s.lookup(ctx, of.channel, &wanted{clientMsgNos: []string{key}})
+	return s.one(r, &of, func(ctx, client context.Context) (page, *api.Problem) {
+		return s.lookup(ctx, client, of.channel, &recent.Wanted{ClientMsgNos: []string{key}})
 	})
 }
 
@@ -116,8 +172,8 @@ func (s *Service) last(_ http.ResponseWriter, r *http.Request) (answer, *api.Pro
 	if problem != nil {
 		return nil, problem
 	}
-	return s.one(r, &of, func(ctx context.Context) (page, error) {
-		return s.page(ctx, of.channel, span{first: 1, last: math.MaxUint64, newestFirst: true}, 1)
+	return s.one(r, &of, func(ctx, client context.Context) (page, *api.Problem) {
+		return s.rows(ctx, client, of.channel, span{first: 1, last: math.MaxUint64, newestFirst: true}, 1)
 	})
 }
 
@@ -127,7 +183,7 @@ func (s *Service) maxSeq(_ http.ResponseWriter, r *http.Request) (answer, *api.P
 	if problem != nil {
 		return nil, problem
 	}
-	last, problem := reading(s, r, func(ctx context.Context) (uint64, error) { return s.lastSeq(ctx, of.channel) })
+	last, problem := reading(s, r, func(ctx, client context.Context) (uint64, *api.Problem) { return s.lastSeq(ctx, client, of.channel) })
 	if problem != nil {
 		return nil, problem
 	}
@@ -135,12 +191,20 @@ func (s *Service) maxSeq(_ http.ResponseWriter, r *http.Request) (answer, *api.P
 }
 
 // lastSeq returns the highest message_seq of a channel, 0 if it has none.
-func (s *Service) lastSeq(ctx context.Context, channel clickhouse.Channel) (uint64, error) {
-	return s.table.LastSeq(ctx, channel) //nolint:wrapcheck // a clickhouse.Error says it all
+func (s *Service) lastSeq(ctx, client context.Context, channel clickhouse.Channel) (uint64, *api.Problem) {
+	if last, problem := s.newestSeq(ctx, client, channel); last > 0 || problem != nil {
+		return last, problem
+	}
+	last, err := s.table.LastSeq(ctx, channel)
+	if err != nil {
+		return 0, s.tableProblem(ctx, client, err)
+	}
+	s.tableWorks()
+	return last, nil
 }
 
 // one replies with the message that find finds.
-func (s *Service) one(r *http.Request, of *named, find func(ctx context.Context) (page, error)) (answer, *api.Problem) {
+func (s *Service) one(r *http.Request, of *named, find func(ctx, client context.Context) (page, *api.Problem)) (answer, *api.Problem) {
 	p, problem := reading(s, r, find)
 	switch {
 	case problem != nil:
@@ -152,8 +216,8 @@ func (s *Service) one(r *http.Request, of *named, find func(ctx context.Context)
 	}
 }
 
-// reading reads within a slot and the time of a request.
-func reading[T any](s *Service, r *http.Request, read func(ctx context.Context) (T, error)) (result T, problem *api.Problem) {
+// reading reads within a slot and the time of a request, whose own context is client.
+func reading[T any](s *Service, r *http.Request, read func(ctx, client context.Context) (T, *api.Problem)) (result T, problem *api.Problem) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.HistoryTimeout)
 	defer cancel()
 	leave, problem := s.admit(ctx)
@@ -161,16 +225,7 @@ func reading[T any](s *Service, r *http.Request, read func(ctx context.Context) 
 		return result, problem
 	}
 	defer leave()
-	result, err := read(ctx)
-	if err != nil {
-		problem = unavailable(ctx, r.Context(), err)
-		if problem.Status != clientGone().Status {
-			s.tableFailed(err)
-		}
-		return result, problem
-	}
-	s.tableWorks()
-	return result, nil
+	return read(ctx, r.Context())
 }
 
 // readChannel reads the channel that a query names.
@@ -196,6 +251,16 @@ func typeOf(values url.Values) int64 {
 	return channelType
 }
 
+// receivers returns the uids that the parameter subscribers names, sorted, each once.
+func receivers(bad *issues, values url.Values) []string {
+	uids := slices.DeleteFunc(slices.Clone(values["subscribers"]), func(uid string) bool { return uid == "" })
+	for _, uid := range uids {
+		bad.add("subscribers", message.UIDRule(uid, 0))
+	}
+	slices.Sort(uids)
+	return slices.Compact(uids)
+}
+
 // utf8Only refuses parameters that are not valid UTF-8.
 func utf8Only(bad *issues, values url.Values, names ...string) {
 	for _, name := range names {
@@ -218,12 +283,12 @@ func keyRule(key string) string {
 // lookupFields holds the fields of a body that names messages.
 type lookupFields struct {
 	channelBody
-	wanted
-	named int // elements of all lists
+	wanted recent.Wanted
+	count  int // elements of all lists
 }
 
 // readLookup reads the body of POST /messages.
-func readLookup(w http.ResponseWriter, r *http.Request) (named, *wanted, *api.Problem) {
+func readLookup(w http.ResponseWriter, r *http.Request) (named, *recent.Wanted, *api.Problem) {
 	var f lookupFields
 	var bad issues
 	if problem := readObject(w, r, bodyBytesMax, func(d *jx.Decoder, key []byte) error {
@@ -232,23 +297,23 @@ func readLookup(w http.ResponseWriter, r *http.Request) (named, *wanted, *api.Pr
 		}
 		switch string(key) {
 		case "message_seqs":
-			return list(d, &bad, "message_seqs", &f.named, &f.seqs, messageSeq)
+			return list(d, &bad, "message_seqs", &f.count, &f.wanted.Seqs, messageSeq)
 		case "message_ids":
-			return list(d, &bad, "message_ids", &f.named, &f.ids, messageID)
+			return list(d, &bad, "message_ids", &f.count, &f.wanted.IDs, messageID)
 		case "client_msg_nos":
-			return list(d, &bad, "client_msg_nos", &f.named, &f.clientMsgNos, clientMsgNo)
+			return list(d, &bad, "client_msg_nos", &f.count, &f.wanted.ClientMsgNos, clientMsgNo)
 		default:
 			return d.Skip()
 		}
 	}); problem != nil {
 		return named{}, nil, problem
 	}
-	of := f.channelBody.named(&bad, true)
+	of := f.named(&bad, true)
 	return of, &f.wanted, bad.problem()
 }
 
 // readLookupOfOne reads the body of POST /message. As in WuKongIM, the ID counts if there is a client_msg_no too.
-func readLookupOfOne(w http.ResponseWriter, r *http.Request) (named, *wanted, *api.Problem) {
+func readLookupOfOne(w http.ResponseWriter, r *http.Request) (named, *recent.Wanted, *api.Problem) {
 	var f channelBody
 	var bad issues
 	var id int64
@@ -272,13 +337,13 @@ func readLookupOfOne(w http.ResponseWriter, r *http.Request) (named, *wanted, *a
 		return named{}, nil, problem
 	}
 	of := f.named(&bad, true)
-	var want wanted
+	var want recent.Wanted
 	switch {
 	case id != 0:
-		want.ids = []int64{id}
+		want.IDs = []int64{id}
 	case key != "":
 		bad.add("client_msg_no", keyRule(key))
-		want.clientMsgNos = []string{key}
+		want.ClientMsgNos = []string{key}
 	default:
 		bad.add("message_id", "is required, or client_msg_no")
 	}

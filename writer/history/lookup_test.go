@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -351,6 +352,92 @@ func TestEveryRouteWithoutClickHouse(t *testing.T) {
 		require.NotEmpty(t, g.header.Get("Retry-After"), path)
 		require.NotContains(t, g.raw, server.Addr, path)
 	}
+}
+
+// Each route has what is in the message log and not in ClickHouse, as soon as it is there, and each message once.
+func TestEveryRouteReadsTheTail(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	var all []*message.Message
+	for seq := 1; seq <= 9; seq++ {
+		m := sample("g", seq)
+		if seq == 2 || seq == 6 || seq == 8 {
+			m.ClientMsgNo = "again"
+		}
+		all = append(all, m)
+	}
+	id := func(seq int) uint64 { return all[seq-1].GetMessageId() }
+	other := sample("h", 6)
+	other.MessageId = uint64(message.MakeID(at().Sub(message.Epoch()).Milliseconds()+1, 0, 0))
+	b.publish(all[:3]...)
+	b.insert(all[:3]...)
+	b.publish(append([]*message.Message{other}, all[3:7]...)...)
+	b.insert(all[3]) // the writer is in the middle of a record
+	expect := func(last int) {
+		const channel = `"channel_id":"g","channel_type":2`
+		require.EqualValues(t, last, b.get(pathMaxSeq, "channel_id", "g", "channel_type", "2").MessageSeq)
+		require.EqualValues(t, last, b.get(pathLast, "channel_id", "g", "channel_type", "2").MessageSeq)
+		require.EqualValues(t, 6, b.get(pathByKey, "channel_id", "g", "channel_type", "2", "client_msg_no", "again").MessageSeq)
+		for seq := 1; seq <= last; seq++ {
+			g := b.post(pathMessage, fmt.Sprintf(`{%s,"message_id":%d}`, channel, id(seq)))
+			require.EqualValues(t, seq, g.MessageSeq, g.raw)
+		}
+		g := b.post(pathMessages, fmt.Sprintf(`{%s,"message_seqs":[5,1,8,%d],"message_ids":[%d,%d,%d,%d],"client_msg_nos":["again","no-3"]}`,
+			channel, last, id(4), id(5), other.GetMessageId(), id(9)))
+		require.Equal(t, slices.Compact([]uint64{5, 1, uint64(last), 4, 6, 3}), g.seqs(), g.raw)
+		items := b.batch(`{`+channel+`}`, `{"channel_id":"h","channel_type":2}`, `{`+channel+`,"start_message_seq":3,"end_message_seq":6,"pull_mode":1}`)
+		require.Equal(t, sequence64(1, last), items[0].seqs())
+		require.Equal(t, []uint64{6}, items[1].seqs())
+		require.Equal(t, sequence64(3, 5), items[2].seqs())
+	}
+	expect(7)
+	b.insert(other)
+	b.recordIn(4, 2, b.streamCreated())
+	expect(7)
+	b.insert(all[4:7]...)
+	expect(7)
+	b.recordIn(8, 2, b.streamCreated())
+	expect(7)
+	b.publish(all[7]) // the same key again
+	require.EqualValues(t, 8, b.get(pathByKey, "channel_id", "g", "channel_type", "2", "client_msg_no", "again").MessageSeq)
+	require.EqualValues(t, 8, b.get(pathMaxSeq, "channel_id", "g", "channel_type", "2").MessageSeq)
+
+	// What the tail has needs no ClickHouse, and what ClickHouse has no NATS.
+	b.publish(all[8])
+	b.service.table = nil
+	require.EqualValues(t, 9, b.get(pathMaxSeq, "channel_id", "g", "channel_type", "2").MessageSeq)
+	require.EqualValues(t, 9, b.post(pathMessage, fmt.Sprintf(`{"channel_id":"g","channel_type":2,"message_id":%d}`, id(9))).MessageSeq)
+	require.Equal(t, []uint64{9, 8}, b.post(pathMessages, `{"channel_id":"g","channel_type":2,"message_seqs":[9],"client_msg_nos":["again"]}`).seqs())
+}
+
+// With NATS away, what ClickHouse has is found, and what it lacks is not called absent.
+func TestLookupWithoutNATS(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	b.insert(sample("g", 1), sample("g", 2))
+	const channel = `{"channel_id":"g","channel_type":2`
+	require.Equal(t, "message_not_found", b.post(pathMessage, channel+`,"client_msg_no":"no-3"}`).Code)
+	require.Equal(t, []uint64{1}, b.post(pathMessages, channel+`,"message_seqs":[1,3]}`).seqs())
+	b.nats.Shutdown()
+	require.EqualValues(t, 2, b.post(pathMessage, channel+`,"client_msg_no":"no-2"}`).MessageSeq)
+	require.Equal(t, []uint64{2, 1}, b.post(pathMessages, channel+`,"message_seqs":[2,1]}`).seqs())
+	for _, g := range []got{
+		b.post(pathMessage, channel+`,"client_msg_no":"no-3"}`),
+		b.post(pathMessages, channel+`,"message_seqs":[1,3]}`),
+		b.get(pathMaxSeq, "channel_id", "g", "channel_type", "2"),
+		b.get(pathLast, "channel_id", "g", "channel_type", "2"),
+	} {
+		require.Equal(t, http.StatusServiceUnavailable, g.status, g.raw)
+		require.Equal(t, "log_unavailable", g.Code)
+		require.Equal(t, "1", g.header.Get("Retry-After"))
+	}
+	// Of a batch, what is certain is answered, and the rest says why not.
+	items := b.batch(channel+`,"start_message_seq":1,"end_message_seq":3,"pull_mode":1}`, channel+`}`)
+	require.Equal(t, []uint64{1, 2}, items[0].seqs())
+	require.Empty(t, items[1].seqs())
+	require.Equal(t, "log_unavailable", items[1].Code)
+	require.Contains(t, items[1].raw, `"error":"`)
+	require.Equal(t, "log_unavailable", b.post(pathSyncBatch, `{"login_uid":"u","items":[`+channel+`}]}`).Code)
 }
 
 // The state of a command that names its receivers and no channel.

@@ -73,7 +73,13 @@ func logsUnavailable(client context.Context) *api.Problem {
 		return clientGone()
 	}
 	return &api.Problem{Status: http.StatusServiceUnavailable, Code: "log_unavailable", Reason: reasonSystemError, RetryAfter: 1,
-		Msg: "the message is not in ClickHouse, and the logs before it cannot be read at the moment"}
+		Msg: "the newest messages are not in ClickHouse yet, and the message log cannot be read at the moment"}
+}
+
+// behind reports that messages may have been answered that neither ClickHouse nor the tail of the message log has.
+func behind() *api.Problem {
+	return &api.Problem{Status: http.StatusServiceUnavailable, Code: "history_behind", Reason: reasonSystemError, RetryAfter: 1,
+		Msg: "ClickHouse is too far behind the message log, or a send to the channel is not in the message log yet: some messages cannot be read at the moment"}
 }
 
 // issues collects the invalid fields of a request, which one error reports together.

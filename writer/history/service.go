@@ -16,6 +16,7 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
+	"github.com/sendhouse/sendhouse/writer/history/recent"
 )
 
 // The routes.
@@ -56,10 +57,11 @@ type Deps struct {
 	Registerer prometheus.Registerer
 }
 
-// Service serves the routes. It has no goroutines of its own.
+// Service serves the routes. Close it in the end.
 type Service struct {
 	cfg        Config
 	table      table
+	recent     *recent.Log
 	logs       *logs
 	partitions topology.Partitions
 	log        *slog.Logger
@@ -101,8 +103,18 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("history: metrics: %w", err)
 	}
+	s.recent, err = recent.New(recent.Config{
+		JetStream: deps.JetStream, Partitions: deps.Partitions, BytesMax: int(cfg.HistoryTailBytesMax), Now: func() time.Time { return s.now() },
+		Logger: s.log, Registerer: deps.Registerer,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("history: metrics: %w", err)
+	}
 	return s, nil
 }
+
+// Close ends what follows the message logs. Reads fail from then on.
+func (s *Service) Close() error { return s.recent.Close() }
 
 // Routes returns the routes of the service.
 func (s *Service) Routes() []api.Route {
