@@ -24,8 +24,8 @@ const (
 	// The largest message must fit on a page.
 	pageBytesMin = 8 << 20
 	pageBytesMax = 256 << 20
-	// Less would not hold a second of messages, and a writer needs about as long.
-	tailBytesMin = 8 << 20
+	// Each partition gets 2 MiB at least: see recent.New.
+	tailBytesMin = 1 << 20
 	tailBytesMax = 64 << 30
 )
 

@@ -31,9 +31,9 @@ const (
 	pauseMax = 500 * time.Millisecond
 	// brokenMax is how long sessions may fail before a read fails at once and no longer waits for the next one.
 	brokenMax = 2 * time.Second
-	// doubtsMax is the number of looks in a row that must find something wrong: a server that lags may say so for a moment.
+	// doubtsMax is the number of looks in a row that must fail to take the writers' position: a server that lags has an old one.
 	doubtsMax = 5
-	// stallsMax is the same for a consumer that delivers nothing.
+	// stallsMax is the number of looks in a row that must find that the consumer delivers nothing: a record may have come just now.
 	stallsMax = 2
 )
 
@@ -238,13 +238,14 @@ type session struct {
 	view    message.BatchView // reused: records come one at a time
 	failed  chan<- error
 
-	seen          uint64 // the end of the tail at the last look
-	stalls, backs int    // looks in a row that found the consumer stalled, and the position moved back
+	seen   uint64 // the end of the tail at the last look
+	doubts int    // looks in a row that could not take the position
+	stalls int    // looks in a row that found the consumer stalled
 }
 
 // watch returns why the session ends.
 func (s *session) watch(ctx context.Context, failed <-chan error) error {
-	ticker := time.NewTicker(lookInterval)
+	ticker := time.NewTicker(s.owner.lookEvery)
 	defer ticker.Stop()
 	for {
 		select {
@@ -425,38 +426,51 @@ func (s *session) look(ctx context.Context) error {
 	if idle {
 		return errIdle
 	}
-	progress, err := s.progress(ctx)
-	if err == nil && progress.StreamCreated.Equal(s.created) {
-		err = s.advance(progress.Done)
+	if err := s.advance(ctx); err != nil {
+		if s.doubts++; s.doubts == doubtsMax {
+			return err
+		}
+	} else {
+		s.doubts = 0
 	}
-	if err == nil && waiting {
-		err = s.delivering(ctx, end)
+	if err := s.delivering(ctx, end, waiting); err != nil {
+		if s.stalls++; s.stalls == stallsMax {
+			return err
+		}
+	} else {
+		s.stalls = 0
 	}
 	s.seen = end
-	return err
+	return nil
 }
 
-// advance takes a new position. One that has moved back, as that of a bucket that was restored, needs messages that the tail no
-// longer has.
-func (s *session) advance(done uint64) error {
+// advance takes the writers' position. One that has moved back, or is of another stream, needs messages that the tail no longer
+// has: a bucket was restored, or the stream was recreated.
+func (s *session) advance(ctx context.Context) error {
+	progress, err := s.progress(ctx)
+	if err != nil {
+		return err
+	}
+	same := progress.StreamCreated.Equal(s.created)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if done >= s.tail.done {
-		s.backs = 0
-		s.tail.advance(done)
+	done := s.tail.done
+	switch {
+	case !same && done == 0: // no writer has compared it with this stream yet
+		return nil
+	case !same || progress.Done < done:
+		return fmt.Errorf("the writer's position was %d of the stream of %s, and is %d of the one of %s",
+			done, s.created.Format(time.RFC3339), progress.Done, progress.StreamCreated.Format(time.RFC3339))
+	default:
+		s.tail.advance(progress.Done)
 		return nil
 	}
-	if s.backs++; s.backs < doubtsMax {
-		return nil
-	}
-	return fmt.Errorf("the writer's position has moved back from %d to %d", s.tail.done, done)
 }
 
-// delivering fails if nothing has come for a while although the log does not end there: the consumer has stalled, or the stream
-// is another one or has lost its tail.
-func (s *session) delivering(ctx context.Context, end uint64) error {
-	if end != s.seen {
-		s.stalls = 0
+// delivering fails if nothing has come since the last look although the log does not end there: the consumer has stalled, or the
+// stream is another one or has lost its tail.
+func (s *session) delivering(ctx context.Context, end uint64, waiting bool) error {
+	if !waiting || end != s.seen {
 		return nil
 	}
 	state, err := s.stream(ctx)
@@ -464,10 +478,6 @@ func (s *session) delivering(ctx context.Context, end uint64) error {
 		return err
 	}
 	if state.created.Equal(s.created) && state.last == end {
-		s.stalls = 0
-		return nil
-	}
-	if s.stalls++; s.stalls < stallsMax {
 		return nil
 	}
 	return fmt.Errorf("stream %s, created %s, ends with record %d; it was created %s and read up to %d",

@@ -45,12 +45,13 @@ type Log struct {
 	js        jetstream.JetStream
 	now       func() time.Time
 	bucket    atomic.Pointer[jetstream.KeyValue] // topology.WriterBucket, once it is open
-	idleAfter time.Duration                      // shorter in tests
+	idleAfter time.Duration                      // shorter in tests, as is lookEvery
+	lookEvery time.Duration
 }
 
 // New starts nothing: the first read of a partition does. Close it in the end.
 func New(cfg Config) (*Log, error) {
-	l := &Log{partitions: cfg.Partitions, js: cfg.JetStream, now: cfg.Now, idleAfter: idleAfter}
+	l := &Log{partitions: cfg.Partitions, js: cfg.JetStream, now: cfg.Now, idleAfter: idleAfter, lookEvery: lookInterval}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	m := newMetrics()
 	share := max(cfg.BytesMax/int(cfg.Partitions), bytesMin)
