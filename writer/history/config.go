@@ -12,7 +12,7 @@ import (
 type Config struct {
 	HistoryRequestsMax  int             `help:"Concurrent client reads from ClickHouse (messagesync, status). Eight times as many may wait; further ones get 503." default:"16"`
 	HistoryTimeout      time.Duration   `help:"Time after which a client read gets 503." default:"5s"`
-	HistoryPageBytesMax config.ByteSize `help:"Maximum size of a page of messagesync, regardless of its limit. A page that it cuts short has more = 1." default:"8MiB"`
+	HistoryPageBytesMax config.ByteSize `help:"Maximum size of a page of messagesync, a batch of them or a lookup, regardless of its limit. A page that it cuts short has more = 1." default:"8MiB"`
 	HistoryTailBytesMax config.ByteSize `help:"Memory for messages that clients can read before they are in ClickHouse, of all partitions, which share it evenly. While ClickHouse lags by more, reads that need the rest get 503." default:"64MiB"`
 }
 

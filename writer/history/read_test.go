@@ -107,19 +107,13 @@ func TestPagesOfTableAndTail(t *testing.T) {
 	seq, problem := b.service.newestSeq(b.ctx, b.ctx, group)
 	require.Nil(t, problem)
 	require.EqualValues(t, last-1, seq, "also if it has expired; the last one was never stored")
-	anyone := func(*message.Message) bool { return true }
-	row, problem := b.service.recentByNo(b.ctx, b.ctx, group, "no-50", anyone)
-	require.Nil(t, problem)
-	require.EqualValues(t, 50, row.MessageSeq)
-	for _, no := range []string{"no-2", "no-59", "no-60"} {
-		row, problem := b.service.recentByNo(b.ctx, b.ctx, group, no, anyone)
-		require.Nil(t, problem)
-		require.Nil(t, row, no)
+	found := b.get(pathByKey, "channel_id", "g", "channel_type", "2", "client_msg_no", "no-50")
+	require.EqualValues(t, 50, found.MessageSeq, found.raw)
+	for _, no := range []string{"no-59", "no-60", "no-61"} {
+		require.Equal(t, "message_not_found", b.get(pathByKey, "channel_id", "g", "channel_type", "2", "client_msg_no", no).Code, no)
 	}
-	row, channel, problem := b.service.recentByID(b.ctx, b.ctx, message.ID(row.MessageID))
-	require.Nil(t, problem)
-	require.Equal(t, group, channel)
-	require.EqualValues(t, 50, row.MessageSeq)
+	found = b.post(pathMessage, fmt.Sprintf(`{"channel_id":"g","channel_type":2,"message_id":%d}`, found.MessageID))
+	require.EqualValues(t, 50, found.MessageSeq, found.raw)
 }
 
 // A message is the same whether a page has it from the message log or from the table.
@@ -199,9 +193,7 @@ func TestPagesOfAnIncompleteTail(t *testing.T) {
 	g := b.status("other")
 	require.Equal(t, stateUnknown, g.State)
 	require.False(t, *g.Complete)
-	row, _, problem := b.service.recentByID(b.ctx, b.ctx, message.MakeID(1, 0, 0))
-	require.Nil(t, row)
-	require.Equal(t, "history_behind", problem.Code)
+	require.Equal(t, "history_behind", b.post(pathMessage, `{"channel_id":"g","channel_type":2,"message_id":1}`).Code)
 	seq, problem := b.service.newestSeq(b.ctx, b.ctx, group)
 	require.Nil(t, problem)
 	require.EqualValues(t, last, seq)
