@@ -38,10 +38,58 @@ func TestSend(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(body), &again))
 	require.Equal(t, full, again)
 
-	// A name of the server's own is not sent as an empty one.
+	// A channel that the server names is not sent as an empty one.
 	_, err = c.Send(t.Context(), client.Send{ClientMsgNo: "no-1", FromUID: "u", SyncOnce: true, Subscribers: []string{"a"}, Payload: []byte("x")})
 	require.NoError(t, err)
 	require.NotContains(t, s.seen()[1], "channel")
+}
+
+// The answers to a single send and to a bulk tell which temporary channel the real server has made of the receivers.
+func TestTemporaryChannel(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, house.URL(), nil)
+	command := client.Send{ClientMsgNo: strings.Repeat("n", 256), FromUID: "u", SyncOnce: true, Subscribers: []string{"temporary-a", "temporary-b"}, Payload: []byte("x")}
+	r, err := c.Send(t.Context(), command)
+	require.NoError(t, err)
+	require.Len(t, r.ChannelID, 32)
+	require.Equal(t, client.ChannelTemporary, r.ChannelType)
+	plain := client.Send{FromUID: "u", ChannelID: "g", ChannelType: 249, StreamNo: strings.Repeat("s", 256), TagKey: strings.Repeat("t", 256), Payload: make([]byte, 512<<10)}
+	outcomes, err := c.SendBulk(t.Context(), []client.Send{command, plain, plain})
+	require.NoError(t, err)
+	r.Replayed = true
+	require.Equal(t, r, outcomes[0].Result)
+	require.Empty(t, outcomes[1].Result.ChannelID)
+	require.Zero(t, outcomes[1].Result.ChannelType)
+	require.Equal(t, int64(2), outcomes[2].Result.MessageSeq)
+
+	named, err := c.Send(t.Context(), client.Send{FromUID: "u", ChannelID: r.ChannelID, ChannelType: r.ChannelType, SyncOnce: true, Payload: []byte("y")})
+	require.NoError(t, err)
+	require.Equal(t, r.MessageSeq+1, named.MessageSeq)
+}
+
+// What the server refuses of keys, the client refuses before it sends.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	s := script(t, says200)
+	c := newClient(t, s.URL, nil)
+	for field, set := range map[string]func(*client.Send, string){
+		"client_msg_no": func(s *client.Send, key string) { s.ClientMsgNo = key },
+		"stream_no":     func(s *client.Send, key string) { s.StreamNo = key },
+		"tag_key":       func(s *client.Send, key string) { s.TagKey = key },
+	} {
+		for key, rule := range map[string]string{
+			" ": "must not be white space alone", "\u3000\t": "must not be white space alone", strings.Repeat("x", 257): "is 257 bytes; at most 256 are taken", "\xff": "must be UTF-8",
+		} {
+			send := client.Send{FromUID: "u", ChannelID: "g", ChannelType: client.ChannelGroup, Payload: []byte("x")}
+			set(&send, key)
+			_, err := c.Send(t.Context(), send)
+			answered := (*client.Error)(nil)
+			require.ErrorAs(t, err, &answered)
+			require.Equal(t, field, answered.Field)
+			require.ErrorContains(t, err, rule)
+		}
+	}
+	require.Empty(t, s.seen())
 }
 
 // The types are those of pkg/message, which a client need not import.

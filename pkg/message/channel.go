@@ -6,13 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"strings"
 )
 
-// ChannelType is the kind of a channel. The numbers are WuKongIM's.
+// ChannelType is the kind of a channel, 1 to 255. The numbers are WuKongIM's, and an application may use any other of them as a type of its
+// own: it has the rules of a group.
 type ChannelType uint32
 
-// The channel types.
+// The channel types that WuKongIM names.
 const (
 	ChannelPerson          ChannelType = 1
 	ChannelGroup           ChannelType = 2
@@ -28,8 +30,11 @@ const (
 	ChannelAgentGroup      ChannelType = 12
 )
 
-// Valid reports whether t is one of the channel types.
-func (t ChannelType) Valid() bool { return t >= ChannelPerson && t <= ChannelAgentGroup }
+// Valid reports whether t can be the type of a channel. It is one byte on every hop: in the slot, in the fold's names and in ClickHouse.
+func (t ChannelType) Valid() bool { return t >= 1 && t <= math.MaxUint8 }
+
+// ChannelTypeRule is what is wrong with a channel_type that is not valid, to follow the name of its field; see [UIDRule].
+const ChannelTypeRule = "must be an integer from 1 to 255"
 
 // CommandSuffix is appended to the canonical name of a channel for commands
 // (sync_once), which have a sequence of their own.

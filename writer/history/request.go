@@ -3,6 +3,7 @@ package history
 import (
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -218,7 +219,7 @@ type channelFields struct {
 func canonical(bad *issues, f channelFields) (channel clickhouse.Channel, shown string) {
 	before := len(bad.names)
 	channelType := message.ChannelType(0)
-	if f.channelType > 0 && f.channelType <= int64(message.ChannelAgentGroup) {
+	if f.channelType > 0 && f.channelType <= math.MaxUint8 {
 		channelType = message.ChannelType(f.channelType)
 	}
 	if whole := channelType != message.ChannelPerson || strings.Contains(f.id, "@"); f.uid != "" || !whole || !f.uidOptional {
@@ -228,7 +229,7 @@ func canonical(bad *issues, f channelFields) (channel clickhouse.Channel, shown 
 	switch {
 	case channelType.Valid():
 	case f.typeGiven:
-		bad.add("channel_type", "must be an integer from 1 to 12")
+		bad.add("channel_type", message.ChannelTypeRule)
 	default:
 		bad.add("channel_type", "is required")
 	}

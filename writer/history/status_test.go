@@ -170,9 +170,9 @@ func TestStatusRefuses(t *testing.T) {
 		no, name, value, field, msg string
 	}{
 		{"", "x", "y", "client_msg_no", "is required"},
-		{strings.Repeat("n", 129), "x", "y", "client_msg_no", "is 129 bytes; at most 128 are taken"},
+		{strings.Repeat("n", 257), "x", "y", "client_msg_no", "is 257 bytes; at most 256 are taken"},
 		{"n", "from_uid", "", "from_uid", "from_uid is required"},
-		{"n", "channel_type", "x", "channel_type", "must be an integer from 1 to 12"},
+		{"n", "channel_type", "x", "channel_type", "must be an integer from 1 to 255"},
 		{"n", "channel_type", "", "channel_type", "is required"},
 		{"n", "channel_id", "g____cmd", "channel_id", "must not end in ____cmd"},
 		{"n", "sync_once", "2", "sync_once", "must be 0 or 1"},

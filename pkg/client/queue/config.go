@@ -23,7 +23,7 @@ type Config struct {
 	// BytesMax bounds what is kept, waiting sends and dead letters together; at least 1 MiB. The files are never larger than twice that, and
 	// shrink when the queue drains. 256 MiB.
 	BytesMax int64
-	// PayloadBytesMax is the largest payload that the server takes (--ingest-payload-bytes-max); a larger one is refused by Enqueue. 64 KiB.
+	// PayloadBytesMax is the largest payload that the server takes (--ingest-payload-bytes-max); a larger one is refused by Enqueue. 512 KiB.
 	PayloadBytesMax int
 	// Workers is how many requests are under way at one time. 8.
 	Workers int
@@ -84,7 +84,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	setDefault(&c.BytesMax, 256<<20)
-	setDefault(&c.PayloadBytesMax, 64<<10)
+	setDefault(&c.PayloadBytesMax, 512<<10)
 	setDefault(&c.Workers, 8)
 	setDefault(&c.BatchItemsMax, 2_000)
 	setDefault(&c.BatchBytesMax, 1<<20)

@@ -220,8 +220,8 @@ func TestEnqueueValidates(t *testing.T) {
 		"payload":      func(s *client.Send) { s.Payload = nil },
 		"from_uid":     func(s *client.Send) { s.FromUID = "" },
 		"channel_id":   func(s *client.Send) { s.ChannelID = "a b" },
-		"channel_type": func(s *client.Send) { s.ChannelType = 13 },
-		"tag_key":      func(s *client.Send) { s.TagKey = strings.Repeat("x", 129) },
+		"channel_type": func(s *client.Send) { s.ChannelType = 0 },
+		"tag_key":      func(s *client.Send) { s.TagKey = strings.Repeat("x", 257) },
 		"subscribers":  func(s *client.Send) { s.Subscribers = []string{"a"} },
 	} {
 		bad := groupSend("g", "no")
@@ -233,7 +233,7 @@ func TestEnqueueValidates(t *testing.T) {
 		require.True(t, client.IsRefused(err))
 	}
 	large := groupSend("g", "no")
-	large.Payload = make([]byte, 64<<10+1)
+	large.Payload = make([]byte, 512<<10+1)
 	_, err := b.Enqueue(t.Context(), large)
 	require.ErrorContains(t, err, "413 too_large")
 	requireEmpty(t, b.Queue)
