@@ -1,6 +1,8 @@
 package message
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -73,6 +75,20 @@ func CanonicalChannel(fromUID, channelID string, channelType ChannelType, syncOn
 		channelID += CommandSuffix
 	}
 	return channelID, nil
+}
+
+// TemporaryChannel is the name of the channel of a command that names its receivers and no channel: the first 128 bits, in hex, of the SHA-256 of
+// the uids, sorted by bytes, each once, and joined by line feeds, which no uid contains. Its type is [ChannelTemporary]. The same receivers have the
+// same channel wherever it is computed.
+func TemporaryChannel(sorted []string) string {
+	h := sha256.New()
+	for i, uid := range sorted {
+		if i > 0 {
+			_, _ = h.Write([]byte{'\n'}) // a hash never fails
+		}
+		_, _ = h.Write([]byte(uid))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 func otherSide(fromUID, channelID string) (string, error) {
