@@ -74,9 +74,6 @@ const (
 // itemHeadBytes is what a put or a dead record has before its JSON.
 const itemHeadBytes = len(laneKey{}) + 8 + 4
 
-// frameBytes is what the journal adds to a record.
-const frameBytes = 14
-
 // item is an entry, or a dead letter, as memory has it. A queue of a million keeps a million of these, so it is small and without pointers.
 type item struct {
 	number uint64
