@@ -136,7 +136,7 @@ func Open(cfg Config) (*Queue, error) {
 
 func (q *Queue) open() (err error) {
 	dir := q.cfg.Dir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := journal.MakeDir(dir); err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "queue.db")); err == nil {
