@@ -3,9 +3,11 @@ package client_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -171,6 +173,64 @@ func TestResendWithin(t *testing.T) {
 	require.ErrorContains(t, outcomes[1].Err, "may be stored after 1 try: 503 no_answer")
 	require.NoError(t, outcomes[2].Err)
 	require.Equal(t, []string{"no-0"}, numbers(b.seen()[1]))
+}
+
+// A caller whose question for the window is not answered holds no other up.
+func TestWindowIsAskedByEach(t *testing.T) {
+	t.Parallel()
+	asked, leave := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	s := script(t, says(503, "no_answer"), says(503, "no_answer"), says200)
+	s.window = func(w http.ResponseWriter, r *http.Request) {
+		if !first.Swap(true) {
+			close(asked)
+			<-leave
+		}
+		_, _ = io.WriteString(w, `{"remembers_ms":600000}`)
+	}
+	c := newClient(t, s.URL, func(cfg *client.Config) { cfg.TryTimeout = time.Hour })
+	send := func() <-chan error {
+		sent := make(chan error, 1)
+		go func() {
+			_, err := c.Send(t.Context(), hello("no-1"))
+			sent <- err
+		}()
+		return sent
+	}
+	slow := send()
+	<-asked
+	select {
+	case err := <-send():
+		require.NoError(t, err)
+	case <-time.After(30 * time.Second):
+		require.Fail(t, "it waits for the other's question")
+	}
+	close(leave)
+	require.NoError(t, <-slow)
+}
+
+// A send that may be stored is not sent again while the server does not know how far back it remembers.
+func TestWindowNotKnownYet(t *testing.T) {
+	t.Parallel()
+	s := script(t, says(503, "no_answer"), says200)
+	var asked atomic.Int64
+	s.window = func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) < 3 {
+			_, _ = io.WriteString(w, `{"ordered_bulks":true}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"remembers_ms":600000}`)
+	}
+	_, err := newClient(t, s.URL, nil).Send(t.Context(), hello("no-1"))
+	require.NoError(t, err)
+	require.Equal(t, int64(3), asked.Load())
+	require.Len(t, s.seen(), 2)
+
+	s = script(t, says(503, "no_answer"))
+	s.window = func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{}`) }
+	_, err = newClient(t, s.URL, func(cfg *client.Config) { cfg.TriesMax = 4 }).Send(t.Context(), hello("no-1"))
+	require.ErrorContains(t, err, "may be stored after 4 tries: the server does not know yet")
+	require.Len(t, s.seen(), 1)
 }
 
 func TestErrors(t *testing.T) {

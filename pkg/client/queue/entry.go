@@ -80,9 +80,6 @@ const putKeyBytesMax = 256
 
 const _ = uint(putKeyBytesMax - message.ClientMsgNoBytesMax) // does not compile if the API takes longer ones
 
-// frameBytes is what the journal adds to a record.
-const frameBytes = 14
-
 // item is an entry, or a dead letter, as memory has it. A queue of a million keeps a million of these, so it is small and without pointers.
 type item struct {
 	number uint64
