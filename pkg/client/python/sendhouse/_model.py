@@ -300,10 +300,13 @@ class Moment:
         self._wall = time.time()
         self._mono = time.monotonic()
 
+    def elapsed(self) -> float:
+        """How many seconds ago it was."""
+        return max(time.time() - self._wall, time.monotonic() - self._mono)
+
     def age(self) -> float:
-        """How many seconds ago it was, or more."""
-        wall = time.time() - self._wall
-        return float("inf") if wall < 0 else max(wall, time.monotonic() - self._mono)
+        """How many seconds ago it was, or more: a clock that was set back tells nothing."""
+        return float("inf") if time.time() < self._wall else self.elapsed()
 
 
 class Tries:
