@@ -23,12 +23,21 @@ GOLANGCI_LINT_VERSION := v2.15.0
 BUF_VERSION           := v1.75.0
 GOVULNCHECK_VERSION   := v1.9.0
 REDOCLY_VERSION       := 2.77.0
+OAPI_CODEGEN_VERSION  := v2.8.2
+OAPI_RUNTIME_VERSION  := v1.9.0
+OPENAPI_TS_VERSION    := 7.13.0
+# The newest that runs in Node 20.
+HEY_API_VERSION       := 0.95.0
+TYPESCRIPT_VERSION    := 5.9.3
 
 TOOLS         := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sendhouse/tools
 GOLANGCI_LINT := $(TOOLS)/golangci-lint@$(GOLANGCI_LINT_VERSION)/golangci-lint
 BUF           := $(TOOLS)/buf@$(BUF_VERSION)/buf
 GOVULNCHECK   := $(TOOLS)/govulncheck@$(GOVULNCHECK_VERSION)/govulncheck
 REDOCLY       := $(TOOLS)/redocly@$(REDOCLY_VERSION)/node_modules/.bin/redocly
+# Beside the generator is a module that holds what its output imports.
+OAPI_CODEGEN  := $(TOOLS)/oapi-codegen@$(OAPI_CODEGEN_VERSION)-$(OAPI_RUNTIME_VERSION)/oapi-codegen
+TYPESCRIPT    := $(TOOLS)/typescript@$(TYPESCRIPT_VERSION)-openapi@$(OPENAPI_TS_VERSION)-hey@$(HEY_API_VERSION)/node_modules/.bin/tsc
 # The plugins of protoc are built from the modules in go.mod: the generator and the library that its
 # output needs are then always of one version.
 PLUGINS       := $(TOOLS)/plugins-$(shell $(GO) env GOVERSION)
@@ -211,10 +220,25 @@ lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yml, import rules include
 	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
 
 .PHONY: check-openapi
-check-openapi: $(REDOCLY)
+check-openapi: $(REDOCLY) check-generators
 	@echo "openapi.yaml"
 	@REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(REDOCLY) lint --extends=recommended-strict ingest/openapi/openapi.yaml 2>$(TOOLS)/redocly.log || \
 		{ cat $(TOOLS)/redocly.log >&2; exit 1; }
+
+# Generators of clients accept the document, and what they make of it compiles.
+.PHONY: check-generators
+check-generators: $(OAPI_CODEGEN) $(TYPESCRIPT)
+	@echo "clients generated from openapi.yaml"
+	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
+	quiet() { "$$@" >"$$out/$${1##*/}.log" 2>&1 || { echo "$$*" >&2; cat "$$out/$${1##*/}.log" >&2; exit 1; }; }; \
+	cp $(dir $(OAPI_CODEGEN))module/go.* "$$out/"; \
+	quiet $(OAPI_CODEGEN) -generate types,client -package api -o "$$out/api.go" ingest/openapi/openapi.yaml; \
+	(cd "$$out" && GOWORK=off GOFLAGS=-mod=readonly quiet $(GO) vet .) & vet=$$!; \
+	quiet $(dir $(TYPESCRIPT))openapi-typescript ingest/openapi/openapi.yaml --output "$$out/openapi-typescript.d.ts"; \
+	quiet $(dir $(TYPESCRIPT))openapi-ts --input ingest/openapi/openapi.yaml --output "$$out/hey" --no-log-file; \
+	quiet $(TYPESCRIPT) --noEmit --strict --target es2022 --module esnext --moduleResolution bundler --lib es2022,dom,dom.iterable \
+		"$$out/openapi-typescript.d.ts" "$$out/hey/index.ts"; \
+	wait $$vet
 
 .PHONY: check-tidy
 check-tidy:
@@ -269,6 +293,21 @@ $(REDOCLY):
 	@echo "installing @redocly/cli@$(REDOCLY_VERSION)"
 	@dir=$(TOOLS)/redocly@$(REDOCLY_VERSION); rm -rf "$$dir" "$$dir.new"; mkdir -p "$$dir.new"; \
 	npm install --silent --no-audit --no-fund --no-save --prefix "$$dir.new" @redocly/cli@$(REDOCLY_VERSION); \
+	mv "$$dir.new" "$$dir"
+
+$(OAPI_CODEGEN):
+	@echo "installing oapi-codegen@$(OAPI_CODEGEN_VERSION)"
+	@rm -rf $(@D) $(@D).new; mkdir -p $(@D).new/module
+	@GOBIN=$(@D).new GOFLAGS= $(GO) install github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@$(OAPI_CODEGEN_VERSION)
+	@cd $(@D).new/module; $(GO) mod init api; \
+		$(GO) get github.com/oapi-codegen/runtime@$(OAPI_RUNTIME_VERSION) go.yaml.in/yaml/v3@$$($(GO) -C $(CURDIR) list -m -f '{{.Version}}' go.yaml.in/yaml/v3)
+	@mv $(@D).new $(@D)
+
+$(TYPESCRIPT):
+	@echo "installing typescript@$(TYPESCRIPT_VERSION) and generators"
+	@dir=$(patsubst %/node_modules/.bin/,%,$(dir $@)); rm -rf "$$dir" "$$dir.new"; mkdir -p "$$dir.new"; \
+	npm install --silent --no-audit --no-fund --no-save --prefix "$$dir.new" \
+		typescript@$(TYPESCRIPT_VERSION) openapi-typescript@$(OPENAPI_TS_VERSION) @hey-api/openapi-ts@$(HEY_API_VERSION); \
 	mv "$$dir.new" "$$dir"
 
 .PHONY: plugins

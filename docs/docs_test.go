@@ -205,3 +205,22 @@ func TestFormats(t *testing.T) {
 		}
 	}
 }
+
+// The table of /message/send names every field of a send that message.Fields describes.
+func TestEveryFieldOfASendIsInThePage(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("reference/api.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(page), "\n## POST /message/send\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	for _, f := range message.Fields() {
+		name := f.Name
+		if f.Kind == message.Flag {
+			name = "header." + name
+		}
+		if f.Origin == message.FromSend {
+			require.Contains(t, section, "\n| `"+name+"` |", "docs/reference/api.md does not describe %s", name)
+		}
+	}
+}

@@ -264,6 +264,7 @@ func TestDescriptionNeedsNoToken(t *testing.T) {
 			}
 		}
 	}
+	require.Contains(t, page, "array of BulkSent or Problem")
 	for _, elsewhere := range []string{"<script", "src=", "@import", "url(", "http://", "https://"} {
 		require.NotContains(t, page, elsewhere)
 	}

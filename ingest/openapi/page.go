@@ -158,7 +158,11 @@ func (d *document) kind(s *schema) string {
 	var words []string
 	switch {
 	case len(s.OneOf) > 0:
-		return "one of several"
+		kinds := make([]string, len(s.OneOf))
+		for i, one := range s.OneOf {
+			kinds[i] = d.kind(one)
+		}
+		return strings.Join(kinds, " or ")
 	case s.Items != nil:
 		words = append(words, "array of "+d.kind(s.Items))
 	case s.Type.Kind == yaml.SequenceNode && len(s.Type.Content) > 0:

@@ -71,41 +71,23 @@ func (r *Request) decodeText(object func(d *jx.Decoder) error) outcome.Problem {
 
 // object parses the top-level object.
 func (r *Request) object(d *jx.Decoder) error {
-	f := &r.fields
 	it, err := d.ObjIter()
 	if err != nil {
 		return err
 	}
 	for it.Next() {
-		switch string(it.Key()) {
-		case "from_uid":
-			err = r.string(d, fieldFromUID, &f.fromUID)
-		case "sender_uid":
-			err = r.string(d, fieldSenderUID, &f.senderUID)
-		case "channel_id":
-			err = r.string(d, fieldChannelID, &f.channelID)
-		case "channel_type":
-			err = r.integer(d, fieldChannelType, &f.channelType)
-		case "payload":
+		f := fieldOf(it.Key())
+		switch text, integer := r.fields.text(f), r.fields.integer(f); {
+		case text != nil:
+			err = r.string(d, f, text)
+		case integer != nil:
+			err = r.integer(d, f, integer)
+		case f == fieldPayload:
 			err = r.base64(d)
-		case "client_msg_no":
-			err = r.string(d, FieldClientMsgNo, &f.clientMsgNo)
-		case "stream_no":
-			err = r.string(d, fieldStreamNo, &f.streamNo)
-		case "tag_key":
-			err = r.string(d, fieldTagKey, &f.tagKey)
-		case "expire":
-			err = r.integer(d, fieldExpire, &f.expire)
-		case "header":
+		case f == fieldHeader:
 			err = r.header(d)
-		case "no_persist":
-			err = r.integer(d, fieldNoPersist, &f.topFlags[flagNoPersist])
-		case "red_dot":
-			err = r.integer(d, fieldRedDot, &f.topFlags[flagRedDot])
-		case "sync_once":
-			err = r.integer(d, fieldSyncOnce, &f.topFlags[flagSyncOnce])
-		case "subscribers":
-			err = r.uids(d, FieldSubscribers)
+		case f == FieldSubscribers:
+			err = r.uids(d, f)
 		default:
 			err = skip(d, 2)
 		}

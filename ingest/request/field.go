@@ -57,6 +57,93 @@ func (f Field) String() string {
 	}[f]
 }
 
+// fieldOf returns the field of a send that a key of the top-level object names, or FieldsCount. A switch is faster than a map.
+func fieldOf(key []byte) Field {
+	switch string(key) {
+	case "payload":
+		return fieldPayload
+	case "from_uid":
+		return fieldFromUID
+	case "sender_uid":
+		return fieldSenderUID
+	case "channel_id":
+		return fieldChannelID
+	case "channel_type":
+		return fieldChannelType
+	case "header":
+		return fieldHeader
+	case "no_persist":
+		return fieldNoPersist
+	case "red_dot":
+		return fieldRedDot
+	case "sync_once":
+		return fieldSyncOnce
+	case "client_msg_no":
+		return FieldClientMsgNo
+	case "stream_no":
+		return fieldStreamNo
+	case "tag_key":
+		return fieldTagKey
+	case "expire":
+		return fieldExpire
+	case "subscribers":
+		return FieldSubscribers
+	default:
+		return FieldsCount
+	}
+}
+
+// fields is a decoded body. An absent or null field is zero, and not in given.
+type fields struct {
+	given       fieldSet
+	fromUID     string
+	senderUID   string
+	channelID   string
+	clientMsgNo string
+	streamNo    string
+	tagKey      string
+	channelType int64
+	expire      int64
+	headerFlags [3]int64 // no_persist, red_dot, sync_once
+	topFlags    [3]int64
+	payload     []byte
+	subscribers []string
+}
+
+// text returns where the value of a field that is a string belongs, or nil for other fields.
+func (f *fields) text(field Field) *string {
+	switch field {
+	case fieldFromUID:
+		return &f.fromUID
+	case fieldSenderUID:
+		return &f.senderUID
+	case fieldChannelID:
+		return &f.channelID
+	case FieldClientMsgNo:
+		return &f.clientMsgNo
+	case fieldStreamNo:
+		return &f.streamNo
+	case fieldTagKey:
+		return &f.tagKey
+	default:
+		return nil
+	}
+}
+
+// integer returns where the value of a field that is an integer belongs, or nil for other fields.
+func (f *fields) integer(field Field) *int64 {
+	switch field {
+	case fieldChannelType:
+		return &f.channelType
+	case fieldExpire:
+		return &f.expire
+	case fieldNoPersist, fieldRedDot, fieldSyncOnce:
+		return &f.topFlags[field-fieldNoPersist]
+	default:
+		return nil
+	}
+}
+
 // reason returns WuKongIM's code for a bad field, or 0.
 func (f Field) reason() int {
 	switch f {

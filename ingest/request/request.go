@@ -43,23 +43,6 @@ type Request struct {
 	budget   *memory.Budget
 }
 
-// fields is a decoded body. An absent or null field is zero, and not in given.
-type fields struct {
-	given       fieldSet
-	fromUID     string
-	senderUID   string
-	channelID   string
-	clientMsgNo string
-	streamNo    string
-	tagKey      string
-	channelType int64
-	expire      int64
-	headerFlags [3]int64 // no_persist, red_dot, sync_once
-	topFlags    [3]int64
-	payload     []byte
-	subscribers []string
-}
-
 // Pool recycles requests, so that a typical one allocates no buffer.
 type Pool struct {
 	pool         sync.Pool
@@ -122,14 +105,6 @@ func (p *Pool) Put(r *Request) {
 	r.json.ResetBytes(nil)
 	resetSend(&r.Send)
 	p.pool.Put(r)
-}
-
-// resetSend clears s. The generated Reset also touches the message's reflection state, which costs more than everything
-// else together.
-func resetSend(s *message.Send) {
-	s.ChannelId, s.ChannelType, s.FromUid, s.ClientMsgNo = "", 0, "", ""
-	s.NoPersist, s.RedDot, s.SyncOnce = false, false, false
-	s.StreamNo, s.TagKey, s.Expire, s.Subscribers, s.Payload = "", "", 0, nil, nil
 }
 
 // SendAs makes uid the sender of a decoded request that names none. Blanks name none.

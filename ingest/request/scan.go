@@ -17,30 +17,19 @@ func (r *Request) scan() bool {
 }
 
 func (r *Request) scanObject(s *scanner) bool {
-	f := &r.fields
 	for n := 0; !s.byte('}'); n++ {
 		if n > 0 && !s.byte(',') {
 			return false
 		}
-		ok := false
-		switch string(s.key()) {
-		case "from_uid":
-			ok = r.scanString(s, fieldFromUID, &f.fromUID)
-		case "channel_id":
-			ok = r.scanString(s, fieldChannelID, &f.channelID)
-		case "channel_type":
-			ok = r.scanInteger(s, fieldChannelType, &f.channelType)
-		case "payload":
+		f, ok := fieldOf(s.key()), false
+		switch text, integer := r.fields.text(f), r.fields.integer(f); {
+		case text != nil:
+			ok = r.scanString(s, f, text)
+		case integer != nil:
+			ok = r.scanInteger(s, f, integer)
+		case f == fieldPayload:
 			ok = r.scanPayload(s)
-		case "client_msg_no":
-			ok = r.scanString(s, FieldClientMsgNo, &f.clientMsgNo)
-		case "stream_no":
-			ok = r.scanString(s, fieldStreamNo, &f.streamNo)
-		case "tag_key":
-			ok = r.scanString(s, fieldTagKey, &f.tagKey)
-		case "expire":
-			ok = r.scanInteger(s, fieldExpire, &f.expire)
-		case "header":
+		case f == fieldHeader:
 			ok = s.byte('{') && r.scanHeader(s)
 		}
 		if !ok {

@@ -18,7 +18,7 @@ func TestScanTakesTheUsual(t *testing.T) {
 		`{}`, ` { } `, `{"header":{}}`, "\r\n{\t\"from_uid\" : \"u\" , \"channel_type\" : 2 }\n",
 		`{"from_uid":"","channel_id":"日本","payload":"","tag_key":"t","stream_no":"s"}`,
 		`{"expire":999999999999999999}`, `{"expire":0,"expire":10}`, `{"payload":"eA==","payload":"eXk="}`,
-		`{"header":{"red_dot":1},"header":{"sync_once":1}}`,
+		`{"header":{"red_dot":1},"header":{"sync_once":1}}`, `{"no_persist":1,"header":{"red_dot":1}}`,
 	} {
 		require.True(t, compareScan(t, pool, []byte(body)), body)
 	}
@@ -26,7 +26,7 @@ func TestScanTakesTheUsual(t *testing.T) {
 		``, ` `, `{`, `}`, `{}x`, `{} {}`, `[]`, `{"from_uid":"u"`, `{"from_uid":"u"}}`, `{"from_uid":"u",}`, `{,"from_uid":"u"}`, `{"from_uid" "u"}`, `{"from_uid":"u" "expire":1}`,
 		`{"from_uid":null}`, `{"from_uid":1}`, `{"from_uid":"\n"}`, "{\"from_uid\":\"\n\"}", "{\"from_uid\":\"\xff\"}", `{"from_ui\u0064":"u"}`, `{"from_uid":"u}`,
 		`{"expire":-1}`, `{"expire":01}`, `{"expire":1.0}`, `{"expire":1e2}`, `{"expire":}`, `{"expire":1000000000000000000}`, `{"expire":12`, `{"expire":1x}`, `{"expire":"1"}`,
-		`{"payload":"eA"}`, `{"payload":"*"}`, "{\"payload\":\"eA\n==\"}", `{"subscribers":[]}`, `{"x":1}`, `{"no_persist":1}`,
+		`{"payload":"eA"}`, `{"payload":"*"}`, "{\"payload\":\"eA\n==\"}", `{"subscribers":[]}`, `{"x":1}`, `{"no_persist":null}`,
 		`{"header":null}`, `{"header":{"x":1}}`, `{"header":{"red_dot":1,}}`, `{"header":{"red_dot":1}`, `{"header":{"red_dot":1`,
 	} {
 		require.False(t, compareScan(t, pool, []byte(body)), body)
@@ -54,4 +54,18 @@ func TestPlainBytes(t *testing.T) {
 			require.Equal(t, at, plainBytes(text), "%q", text)
 		}
 	}
+}
+
+// A key names the field whose errors name the key.
+func TestFieldOf(t *testing.T) {
+	t.Parallel()
+	for f := range FieldUIDs {
+		switch f {
+		case fieldHeaderNoPersist, fieldHeaderRedDot, fieldHeaderSyncOnce: // no keys of the top-level object
+			require.Equal(t, FieldsCount, fieldOf([]byte(f.String())))
+		default:
+			require.Equal(t, f, fieldOf([]byte(f.String())))
+		}
+	}
+	require.Equal(t, FieldsCount, fieldOf([]byte("uids")), "no field of a send")
 }

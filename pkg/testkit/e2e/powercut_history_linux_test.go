@@ -374,7 +374,7 @@ func harms() []harm {
 		}
 	}
 	trusting := mistake{name: "trusting the last sequence", edits: []edit{
-		{file: "sequencer/natslog.go", right: "if gap > 0 {", wrong: "if gap > state.LastSeq {"},
+		{file: "sequencer/natslog/logs.go", right: "if gap > 0 {", wrong: "if gap > state.LastSeq {"},
 	}}
 	relying := mistake{name: "relying on the token", edits: []edit{
 		{file: "writer/doubt.go", right: "; !r.asks ||", wrong: "; true ||"},
