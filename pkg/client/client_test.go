@@ -233,6 +233,25 @@ func TestWindowNotKnownYet(t *testing.T) {
 	require.Len(t, s.seen(), 1)
 }
 
+// net/http repeats a request by itself if a kept connection ends without an answer, but not when the server may have forgotten the first one.
+func TestRequestIsNotRepeatedLate(t *testing.T) {
+	t.Parallel()
+	late := func(w http.ResponseWriter, r *http.Request) {
+		<-time.After(1100 * time.Millisecond) // what is tested is that time passes
+		hangsUp(w, r)
+	}
+	s := script(t, says200, hangsUp, says200, late, says200)
+	c := newClient(t, s.URL, nil)
+	_, err := c.Try(t.Context(), hello("no-1"))
+	require.NoError(t, err)
+	_, err = c.Try(t.Context(), hello("no-1"))
+	require.NoError(t, err)
+	require.Len(t, s.seen(), 3, "it is repeated at once")
+	_, err = c.Try(t.Context(), hello("no-1"))
+	require.True(t, client.MaybeStored(err), "%v", err)
+	require.Len(t, s.seen(), 4)
+}
+
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {

@@ -88,14 +88,19 @@ var errTryLate = errors.New("the machine was suspended, or its clock set, and th
 var errTryOver = errors.New("the try is over")
 
 // tryBody is the body of one try. It is handed out only while the try's time is not over by the wall clock either: while the machine is
-// suspended a context's time stands still, and a request that waits for a connection, or that net/http repeats on another one, would be
-// sent when the server has long forgotten an earlier one.
+// suspended a context's time stands still, and a request that waits for a connection would be sent when the server has long forgotten an
+// earlier one. What net/http repeats on another connection must be sent within repeatWithin: the try may last for longer than the server remembers
+// its first request.
 type tryBody struct {
 	text    []byte
 	start   time.Time
 	timeout time.Duration
 	state   atomic.Int32 // bodyUnread, and from there one of the others
 }
+
+// repeatWithin is how long after the start of a try net/http may repeat its request. It does so at once, when it finds that a kept connection is
+// closed, unless the process stood still meanwhile. A server remembers sends for a second at the least.
+const repeatWithin = time.Second
 
 const (
 	bodyUnread int32 = iota
@@ -106,20 +111,24 @@ const (
 // written reports whether the body may have left this machine. It is asked when the try has failed; if it has not by then, it never will.
 func (b *tryBody) written() bool { return !b.state.CompareAndSwap(bodyUnread, bodyOver) }
 
-// open returns the body from its beginning.
-func (b *tryBody) open() io.ReadCloser {
-	return io.NopCloser(&tryReader{b: b, rest: bytes.NewReader(b.text)})
+// open returns the body from its beginning, to be read within a time after the start of the try.
+func (b *tryBody) open(within time.Duration) io.ReadCloser {
+	return io.NopCloser(&tryReader{b: b, within: within, rest: bytes.NewReader(b.text)})
 }
+
+// repeat returns it for another request of the same try.
+func (b *tryBody) repeat() (io.ReadCloser, error) { return b.open(min(repeatWithin, b.timeout)), nil }
 
 // tryReader is the body, read once.
 type tryReader struct {
-	b    *tryBody
-	rest *bytes.Reader
+	b      *tryBody
+	within time.Duration
+	rest   *bytes.Reader
 }
 
 // Read is for net/http.
 func (r *tryReader) Read(p []byte) (int, error) {
-	if age.Of(r.b.start, time.Now()) > r.b.timeout {
+	if age.Of(r.b.start, time.Now()) > r.within {
 		return 0, errTryLate
 	}
 	if !r.b.state.CompareAndSwap(bodyUnread, bodyRead) && r.b.state.Load() == bodyOver {
@@ -154,8 +163,8 @@ func (c *Client) request(ctx context.Context, out outgoing) (*reply, error) {
 	// The body is read when there is a connection, and for HTTPS a handshake: before that nothing has left this machine.
 	sent := &tryBody{text: out.body, start: time.Now(), timeout: out.timeout}
 	if len(out.body) > 0 {
-		req.Body, req.ContentLength = sent.open(), int64(len(out.body))
-		req.GetBody = func() (io.ReadCloser, error) { return sent.open(), nil }
+		req.Body, req.ContentLength = sent.open(sent.timeout), int64(len(out.body))
+		req.GetBody = sent.repeat
 	}
 	if out.contentType != "" {
 		req.Header.Set("Content-Type", out.contentType)

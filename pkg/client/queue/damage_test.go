@@ -85,7 +85,7 @@ func TestDamagedFiles(t *testing.T) {
 	places := make(map[string]place)
 	for _, one := range b.byKey {
 		one.all(0, func(i *item) bool {
-			record, err := b.journal.Read(i.at, nil)
+			record, err := b.journal.Read(i.at)
 			require.NoError(t, err)
 			e, err := entryOf(i.number, record[itemHeadBytes+1+int(record[itemHeadBytes]):])
 			require.NoError(t, err)
@@ -112,7 +112,7 @@ func TestDamagedFiles(t *testing.T) {
 		for _, one := range q.byKey {
 			last := ""
 			one.all(0, func(i *item) bool {
-				record, err := q.journal.Read(i.at, nil)
+				record, err := q.journal.Read(i.at)
 				require.NoError(t, err, what)
 				no, text := splitPut(record)
 				e, err := entryOf(i.number, text)

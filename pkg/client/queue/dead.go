@@ -43,7 +43,7 @@ func (q *Queue) DeadLetters(after uint64, most int) ([]DeadLetter, error) {
 
 // deadLetter reads one.
 func (q *Queue) deadLetter(i item) (DeadLetter, error) {
-	record, err := q.record(i, nil, q.dead.find)
+	record, err := q.record(i, q.dead.find)
 	if errors.Is(err, journal.ErrDamaged) {
 		return DeadLetter{Number: i.number, Reason: Damaged, Text: err.Error()}, nil
 	} else if err != nil {

@@ -97,26 +97,27 @@ func (q *Queue) ordered() bool {
 // read reads the sends of a job from the disk. What cannot be read, or has waited too long, is to be given up.
 func (q *Queue) read(j *job) ([]letter, error) {
 	letters := make([]letter, 0, j.sends())
-	size := 0
+	places := make([]journal.Pos, 0, j.sends())
 	for _, run := range j.runs {
 		for _, i := range run {
-			size += int(i.at.Length)
+			places = append(places, i.at)
 		}
 	}
-	memory := make([]byte, 0, size)
+	bodies := q.journal.ReadAll(places)
 	now := q.clock.nowMS()
 	for n, run := range j.runs {
 		for _, i := range run {
 			l := letter{item: i, lane: j.lanes[n]}
-			start := len(memory)
-			body, err := q.record(i, memory[start:], l.lane.find)
+			body, err := bodies[len(letters)], error(nil)
+			if body == nil {
+				body, err = q.record(i, l.lane.find)
+			}
 			switch {
 			case errors.Is(err, journal.ErrDamaged):
 				l.dead = &DeadLetter{Reason: Damaged, Text: err.Error()}
 			case err != nil:
 				return nil, q.disk(err)
 			default:
-				memory = memory[:start+int(i.at.Length)]
 				l.no, l.text = splitPut(body)
 			}
 			if age := time.Duration(now-msOf(i.number)) * time.Millisecond; q.cfg.AgeMax > 0 && age > q.cfg.AgeMax && l.dead == nil {
@@ -200,7 +201,7 @@ func (q *Queue) settle(ctx context.Context, j *job, letters []letter, outcomes [
 		q.judge(&v, l, o)
 	}
 	q.conclude(ctx, &v)
-	q.finish(j, func() { q.release(ctx, j, &v) })
+	q.finish(j, func() { q.replace(ctx, j, &v) })
 }
 
 // conclude writes down what became of sends, and tells of it. What was answered already is noted when the disk takes it, and not sent again before.
@@ -263,8 +264,8 @@ func (q *Queue) judge(v *verdict, l *letter, o client.Outcome) {
 	}
 }
 
-// release puts the lanes of a request where they belong. Under the lock.
-func (q *Queue) release(ctx context.Context, j *job, v *verdict) {
+// replace puts the lanes of a request where they belong. Under the lock.
+func (q *Queue) replace(ctx context.Context, j *job, v *verdict) {
 	if v.reached {
 		q.reached()
 	} else if v.err != nil && ctx.Err() == nil {

@@ -385,7 +385,7 @@ func TestReadsWhatHasMoved(t *testing.T) {
 		handles, err := b.Enqueue(t.Context(), large)
 		require.NoError(t, err)
 		require.NoError(t, b.commit(func(batch *journal.Batch) { batch.Add(kindGone, goneRecord(laneOf(&large), handles[0].Number)) }))
-		_, err = b.journal.Read(j.runs[0][0].at, nil)
+		_, err = b.journal.Read(j.runs[0][0].at)
 		moved = err != nil
 	}
 	b.do(t.Context(), j)

@@ -29,11 +29,25 @@ type lanes struct {
 
 	dead    items
 	entries int
-	bytes   int64 // of entries and dead letters
+	bytes   int64          // of entries and dead letters
+	live    map[uint32]int // how many of them have their record in a segment
 }
 
 func newLanes() lanes {
-	return lanes{byKey: make(map[laneKey]*lane), changed: make(chan struct{})}
+	return lanes{byKey: make(map[laneKey]*lane), changed: make(chan struct{}), live: make(map[uint32]int)}
+}
+
+// hold accounts for the record of an entry or a dead letter, and release for one that does not count any more.
+func (l *lanes) hold(i item) {
+	l.bytes += i.bytes()
+	l.live[i.at.Segment]++
+}
+
+func (l *lanes) release(i item) {
+	l.bytes -= i.bytes()
+	if l.live[i.at.Segment]--; l.live[i.at.Segment] == 0 {
+		delete(l.live, i.at.Segment)
+	}
 }
 
 // put takes in an entry.
@@ -44,8 +58,8 @@ func (l *lanes) put(key laneKey, i item) {
 		l.byKey[key] = one
 	}
 	old, replaced := one.put(i)
-	if l.bytes += i.bytes(); replaced {
-		l.bytes -= old.bytes()
+	if l.hold(i); replaced {
+		l.release(old)
 	} else {
 		l.entries++
 	}
@@ -72,7 +86,7 @@ func (l *lanes) mark(key laneKey, first, last uint64, since uint32) {
 func (l *lanes) gone(key laneKey, last uint64) {
 	one := l.byKey[key]
 	for one != nil && one.n > 0 && one.first().number <= last {
-		l.bytes -= one.first().bytes()
+		l.release(*one.first())
 		l.entries--
 		one.pop()
 	}
@@ -83,21 +97,21 @@ func (l *lanes) gone(key laneKey, last uint64) {
 func (l *lanes) die(key laneKey, i item) {
 	if one := l.byKey[key]; one != nil {
 		if old, found := one.remove(i.number); found {
-			l.bytes -= old.bytes()
+			l.release(old)
 			l.entries--
 		}
 		l.dropEmpty(one)
 	}
 	old, replaced := l.dead.put(i)
-	if l.bytes += i.bytes(); replaced {
-		l.bytes -= old.bytes()
+	if l.hold(i); replaced {
+		l.release(old)
 	}
 }
 
 // drop removes a dead letter.
 func (l *lanes) drop(number uint64) {
 	if old, found := l.dead.remove(number); found {
-		l.bytes -= old.bytes()
+		l.release(old)
 	}
 }
 

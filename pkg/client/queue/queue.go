@@ -151,7 +151,7 @@ func (q *Queue) open() (err error) {
 	}
 	var damages []journal.Damage
 	q.journal, err = journal.Open(journal.Config{
-		Dir: dir, SegmentBytes: q.cfg.segmentBytes(), Apply: q.apply, Keep: q.keep, Excess: q.excess, Write: q.cfg.write,
+		Dir: dir, SegmentBytes: q.cfg.segmentBytes(), Apply: q.apply, Live: q.liveIn, Keep: q.keep, Excess: q.excess, Write: q.cfg.write,
 		Damaged: func(d journal.Damage) {
 			damages = append(damages, d)
 			// A mark may be lost. It was written after what has been read so far.
@@ -219,6 +219,13 @@ func (q *Queue) apply(kind byte, body []byte, at journal.Pos) {
 	}
 }
 
+// liveIn reports whether any record of a segment still counts.
+func (q *Queue) liveIn(segment uint32) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.live[segment] > 0
+}
+
 // keep returns a record as it is to be written again, and whether it still counts: whether memory has it from this very place.
 func (q *Queue) keep(kind byte, body []byte, at journal.Pos) ([]byte, bool) {
 	q.mu.Lock()
@@ -242,11 +249,11 @@ func (q *Queue) keep(kind byte, body []byte, at journal.Pos) ([]byte, bool) {
 	return body, true
 }
 
-// record reads the record of an item into buf. The journal moves records while it tidies up, so if the place that is known cannot be read, find
+// record reads the record of an item. The journal moves records while it tidies up, so if the place that is known cannot be read, find
 // looks up the current one, under the lock. The error is errNotThere if the item has left the queue meanwhile.
-func (q *Queue) record(i item, buf []byte, find func(number uint64) *item) ([]byte, error) {
+func (q *Queue) record(i item, find func(number uint64) *item) ([]byte, error) {
 	for {
-		record, err := q.journal.Read(i.at, buf)
+		record, err := q.journal.Read(i.at)
 		if err == nil {
 			return record, nil
 		}

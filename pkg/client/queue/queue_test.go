@@ -133,6 +133,10 @@ func TestOneProcess(t *testing.T) {
 // requireEmpty checks that nothing is left, on disk neither but for the beginnings of a file.
 func requireEmpty(t *testing.T, q *Queue) {
 	t.Helper()
+	q.mu.Lock()
+	live := len(q.live)
+	q.mu.Unlock()
+	require.Zero(t, live, "segments with records that count")
 	s := q.Stats()
 	require.Less(t, s.FileBytes, 2*q.cfg.segmentBytes()+1)
 	s.FileBytes = 0

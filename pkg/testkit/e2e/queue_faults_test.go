@@ -346,9 +346,11 @@ func TestEndToEndQueueChaos(t *testing.T) {
 	for begun := time.Now(); len(counts) < len(events) || time.Since(begun) < duration; {
 		for _, i := range choose.Perm(len(events)) {
 			user.await(enqueuedFile, 1+choose.IntN(400))
+			begun := time.Now()
 			events[i].do()
 			user.await(sentFile, 1) // it continues
 			counts[events[i].name]++
+			t.Logf("%s for %s: %s; %d enqueued", begun.Format(time.TimeOnly), time.Since(begun).Round(time.Millisecond), events[i].name, user.lines(enqueuedFile))
 		}
 	}
 	records := user.finish()

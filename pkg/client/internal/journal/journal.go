@@ -22,6 +22,7 @@
 package journal
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -45,6 +46,8 @@ const (
 	suffix        = ".log"
 	commitsMax    = 4096    // transactions of one batch
 	batchBytesMax = 4 << 20 // after which no further transaction joins a batch
+	readBytesMax  = 1 << 20 // of one read of records that are near each other
+	readGapMax    = 1 << 10 // between two of those
 )
 
 // Pos is where a record is.
@@ -64,6 +67,8 @@ type Config struct {
 	SegmentBytes int64 // after which a new segment begins
 	// Apply takes in a record that is on disk. Body is the caller's for the time of the call.
 	Apply func(kind byte, body []byte, at Pos)
+	// Live reports whether any record of a segment still counts.
+	Live func(segment uint32) bool
 	// Keep returns what to write in place of a record whose segment is to be deleted, and whether it still counts.
 	Keep func(kind byte, body []byte, at Pos) ([]byte, bool)
 	// Damaged receives a damage after the records before it have been applied.
@@ -303,23 +308,69 @@ func syncDir(dir string) error {
 // Bytes is the size of all segments.
 func (j *Journal) Bytes() int64 { return j.bytes.Load() }
 
-// Read reads the body of a record into buf, or into new memory if that is too small. An error other than [ErrDamaged] may pass.
-func (j *Journal) Read(at Pos, buf []byte) ([]byte, error) {
+// Read reads the body of a record. An error other than [ErrDamaged] may pass.
+func (j *Journal) Read(at Pos) ([]byte, error) {
 	j.files.RLock()
 	defer j.files.RUnlock() // so that the file is not closed meanwhile
-	i, ok := slices.BinarySearchFunc(j.segments, at.Segment, func(s *segment, n uint32) int { return int(int64(s.number) - int64(n)) })
-	if !ok {
+	s := j.segment(at.Segment)
+	if s == nil {
 		return nil, fmt.Errorf("%w: segment %d was set aside", ErrDamaged, at.Segment)
 	}
-	buf = slices.Grow(buf[:0], int(at.Length))[:at.Length]
-	if n, err := j.segments[i].file.ReadAt(buf, int64(at.Offset)); n < len(buf) {
-		return nil, fmt.Errorf("read %s at %d: %w", j.segments[i].path, at.Offset, err)
+	buf := make([]byte, at.Length)
+	if n, err := s.file.ReadAt(buf, int64(at.Offset)); n < len(buf) {
+		return nil, fmt.Errorf("read %s at %d: %w", s.path, at.Offset, err)
 	}
 	f, ok := parse(buf, at.Segment)
 	if !ok {
-		return nil, fmt.Errorf("%s at %d: %w", j.segments[i].path, at.Offset, ErrDamaged)
+		return nil, fmt.Errorf("%s at %d: %w", s.path, at.Offset, ErrDamaged)
 	}
 	return f.body, nil
+}
+
+// ReadAll reads the bodies of records, those that are near each other in one read of the file. Those that it cannot read are nil: Read says why.
+func (j *Journal) ReadAll(places []Pos) [][]byte {
+	order := make([]int, len(places))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(places[a].Segment, places[b].Segment), cmp.Compare(places[a].Offset, places[b].Offset))
+	})
+	bodies := make([][]byte, len(places))
+	j.files.RLock()
+	defer j.files.RUnlock() // so that no file is closed meanwhile
+	for len(order) > 0 {
+		first, n := places[order[0]], 1
+		end := int64(first.Offset) + int64(first.Length)
+		for ; n < len(order); n++ {
+			at := places[order[n]]
+			if at.Segment != first.Segment || int64(at.Offset) > end+readGapMax || int64(at.Offset)-int64(first.Offset) > readBytesMax {
+				break
+			}
+			end = max(end, int64(at.Offset)+int64(at.Length))
+		}
+		if s := j.segment(first.Segment); s != nil {
+			buf := make([]byte, end-int64(first.Offset))
+			got, _ := s.file.ReadAt(buf, int64(first.Offset)) // Read says why it is not all
+			for _, i := range order[:n] {
+				from := int64(places[i].Offset) - int64(first.Offset)
+				if f, ok := parse(buf[min(from, int64(got)):got], first.Segment); ok {
+					bodies[i] = f.body
+				}
+			}
+		}
+		order = order[n:]
+	}
+	return bodies
+}
+
+// segment is the one with a number; nil if there is none.
+func (j *Journal) segment(number uint32) *segment {
+	i, ok := slices.BinarySearchFunc(j.segments, number, func(s *segment, n uint32) int { return cmp.Compare(s.number, n) })
+	if !ok {
+		return nil
+	}
+	return j.segments[i]
 }
 
 // tidy deletes the oldest segments while there is too much.
@@ -339,9 +390,12 @@ func (j *Journal) tidy() {
 // clean writes again what counts in the oldest segment, and deletes it. A damaged one is renamed.
 func (j *Journal) clean() error {
 	oldest := j.segments[0]
-	data := make([]byte, oldest.bytes)
-	if n, err := oldest.file.ReadAt(data, 0); n < len(data) {
-		return fmt.Errorf("read %s: %w", oldest.path, err)
+	var data []byte
+	if j.cfg.Live(oldest.number) {
+		data = make([]byte, oldest.bytes)
+		if n, err := oldest.file.ReadAt(data, 0); n < len(data) {
+			return fmt.Errorf("read %s: %w", oldest.path, err)
+		}
 	}
 	var b Batch
 	for off := 0; off < len(data); {
