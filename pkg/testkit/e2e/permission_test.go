@@ -203,7 +203,7 @@ func (g *guarded) requireRefusals(t *testing.T) {
 		"$JS.API.CONSUMER.CREATE.SENDS_0":                  {"ingest", "reader"},
 		"$JS.API.STREAM.MSG.GET.SENDS_0":                   {"ingest", "writer", "reader"},
 		"$JS.API.STREAM.MSG.GET.KV_SENDHOUSE_PERMISSIONS":  {"writer", "reader"},
-		"$JS.API.DIRECT.GET.MESSAGES_0":                    {"writer", "reader"}, // they ask the leader
+		"$JS.API.DIRECT.GET.MESSAGES_0":                    {"ingest", "writer", "reader"}, // they ask the leader
 		"$JS.API.CONSUMER.CREATE.KV_SENDHOUSE_PERMISSIONS": {"reader"},
 	}
 	for _, name := range []string{"ingest", "sequencer", "writer", "reader"} {

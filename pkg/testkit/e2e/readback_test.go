@@ -25,7 +25,7 @@ import (
 const pairsVariable = "READ_PAIRS"
 
 // pairsDefault is that of the short form.
-const pairsDefault = 3000
+const pairsDefault = 2000
 
 // pairClients is the number of clients that make the pairs, beside a load of sends.
 const pairClients = 12
