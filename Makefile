@@ -110,6 +110,12 @@ chaos: deps ## Kill sequencers under load, ROUNDS times, let others sleep for 30
 	CHAOS_ROUNDS=$(ROUNDS) CHAOS_SENDS=20000 CHAOS_PAUSE_MAX=10s ZOMBIE_PAUSE=30s \
 		$(GO) test -count=1 -timeout 30m -parallel 1 -v -run '^TestEndToEnd(Chaos|ZombieSequencer)$$' ./pkg/testkit/e2e/
 
+.PHONY: chaos-client
+chaos-client: DURATION ?= 10m
+chaos-client: deps ## Kill a client with a queue, its network and the server for DURATION, and check that each send is stored once, in order.
+	CHAOS_CLIENT_FOR=$(DURATION) $(if $(SEED),TEST_SEED=$(SEED)) \
+		$(GO) test -count=1 -timeout 24h -v -run '^TestEndToEndQueueChaos$$' ./pkg/testkit/e2e/
+
 .PHONY: steady
 steady: STEADY_FOR ?= 10m
 steady: deps ## Send 5,000 messages a second for STEADY_FOR and see how soon their rows are there.
@@ -129,7 +135,7 @@ faults: deps ## The long fault tests: ClickHouse stopped for a minute, poison am
 	WRITER_POISON_ROWS=3000000 $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEnd(Poison|KilledAtEveryStep|DiskFull)$$' ./writer
 	CUT=30s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndCutFrom' ./pkg/testkit/e2e/
 
-# CUTS cuts in each history (HISTORY='defaults,eager,blocks,cluster') on each file system (FS='ext4,xfs,btrfs'), from SEED.
+# CUTS cuts in each history (HISTORY='defaults,eager,blocks,cluster,queue') on each file system (FS='ext4,xfs,btrfs'), from SEED.
 .PHONY: powercut
 powercut: CUTS ?= 20
 powercut: FS ?= ext4,xfs,btrfs

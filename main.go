@@ -514,6 +514,7 @@ func addHistory(ctx context.Context, p *process.Process, flags broker.ClientConf
 	if err != nil {
 		return nil, given, err
 	}
+	p.Own("history", service.Close)
 	return service.Routes(), deployment, nil
 }
 

@@ -46,7 +46,7 @@ func TestEndToEndWrongSettings(t *testing.T) {
 		"writer status":       {missing: "--nats-url", wrong: []string{ping}},
 		"audit":               {right: natsGiven, wrong: []string{ping, dsn, "--audit-memory=many"}},
 		"bench":               {right: []string{"--target=http://ADDR"}, wrong: []string{"--rate=-1", "--bulk=-1", "--verify-patience=0s", "--clickhouse-user=u"}},
-		"tail":                {right: natsGiven, wrong: []string{ping, "--channel-type=99", "--last=3"}},
+		"tail":                {right: natsGiven, wrong: []string{ping, "--channel-type=0", "--last=3"}},
 		"replay ndjson":       {right: []string{"--nats-url=nats://ADDR", "--output=out", "--state=state"}, wrong: []string{ping, "--replay-rate=-1", "--replay-channel=x"}},
 		"replay nats":         {right: natsGiven, wrong: []string{ping, "--replay-rate=-1", "--subject=messages.x"}},
 		"replay clickhouse":   {right: natsGiven, wrong: []string{ping, "--replay-rate=-1", dsn}},

@@ -277,6 +277,6 @@ func BenchmarkTracingOff(b *testing.B) {
 func TestReplyAllocatesNothing(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of other goroutines too
 	dst, no := make([]byte, 0, 512), []byte("client_msg_123 \"é\"")
 	require.Zero(t, testing.AllocsPerRun(100, func() {
-		_ = appendReply(dst, groupcommit.Answer{MessageID: 1 << 62, MessageSeq: 1}, no)
+		_ = appendReply(dst, groupcommit.Answer{MessageID: 1 << 62, MessageSeq: 1}, no, nil)
 	}))
 }

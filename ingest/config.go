@@ -26,7 +26,7 @@ type Config struct {
 
 	ConnectionsMax int `name:"api-connections-max" help:"Connections to the HTTP API that may be open at the same time; further ones are answered 503. The limit of open files may allow fewer." default:"16384"`
 
-	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"64KiB"`
+	PayloadBytesMax config.ByteSize `name:"ingest-payload-bytes-max" help:"Largest decoded payload of one send; a larger one is answered 413." default:"512KiB"`
 	BodyBytesMax    config.ByteSize `name:"ingest-body-bytes-max" help:"Largest request body; a larger one is answered 413. Leaves room for a payload in base64 and 10,000 subscribers." default:"4MiB"`
 	BodiesBytesMax  config.ByteSize `name:"ingest-bodies-bytes-max" help:"Memory for all request bodies and the data decoded from them, excluding the first 2KiB of each; above it requests are answered 503." default:"256MiB"`
 

@@ -66,8 +66,8 @@ func TestContract(t *testing.T) {
 		{"payload in the URL's alphabet", with(`"payload":"-_-_"`), bad, invalid, "payload"},
 		{"payload with line breaks", with(`"payload":"aG\r\nk="`), ok, "", ""},
 		{"payload of 1 byte", with(payload(1)), ok, "", ""},
-		{"payload of 64 KiB", with(payload(64 << 10)), ok, "", ""},
-		{"payload of 64 KiB and 1 byte", with(payload(64<<10 + 1)), tooLarge, "too_large", "payload"},
+		{"payload of 512 KiB", with(payload(512 << 10)), ok, "", ""},
+		{"payload of 512 KiB and 1 byte", with(payload(512<<10 + 1)), tooLarge, "too_large", "payload"},
 
 		{"from_uid missing", `{"channel_id":"g","channel_type":2,"payload":"aGk="}`, bad, invalid, "from_uid"},
 		{"from_uid null", with(`"from_uid":null`), bad, invalid, "from_uid"},
@@ -83,11 +83,15 @@ func TestContract(t *testing.T) {
 		{"from_uid with white space before", with(`"from_uid":" a"`), bad, invalid, "from_uid"},
 		{"from_uid with white space behind", with(`"from_uid":"a\u3000"`), bad, invalid, "from_uid"},
 		{"from_uid of white space", with(`"from_uid":" "`), bad, invalid, "from_uid"},
+		{"from_uid of other white space", with(`"from_uid":"\u3000\u00a0"`), bad, invalid, "from_uid"},
+		{"from_uid of white space before sender_uid", with(`"from_uid":" ","sender_uid":"a"`), bad, invalid, "from_uid"},
 		{"from_uid with signs", with(`"from_uid":"a#&*>.,/ b"`), ok, "", ""},
 		{"from_uid with @ in a group", with(`"from_uid":"a@b"`), ok, "", ""},
 		{"from_uid with half a surrogate pair", with(`"from_uid":"a\ud800"`), bad, invalid, "from_uid"},
 		{"sender_uid in its place", `{"sender_uid":"a","channel_id":"g","channel_type":2,"payload":"aGk="}`, ok, "", ""},
 		{"from_uid goes before sender_uid", with(`"sender_uid":"mallory"`), ok, "", ""},
+		{"sender_uid of white space", `{"sender_uid":" ","channel_id":"g","channel_type":2,"payload":"aGk="}`, bad, invalid, "sender_uid"},
+		{"sender_uid beside an empty from_uid", with(`"from_uid":"","sender_uid":"a"`), ok, "", ""},
 		{"sender_uid too long", `{"sender_uid":"` + x(257) + `","channel_id":"g","channel_type":2,"payload":"aGk="}`, bad, invalid, "sender_uid"},
 		{"sender_uid a bool", `{"sender_uid":true,"channel_id":"g","channel_type":2,"payload":"aGk="}`, bad, invalid, "sender_uid"},
 
@@ -97,6 +101,7 @@ func TestContract(t *testing.T) {
 		{"channel_id an array", with(`"channel_id":["g"]`), bad, invalid, "channel_id"},
 		{"channel_id of 256 bytes", with(`"channel_id":"` + x(256) + `"`), ok, "", ""},
 		{"channel_id of 257 bytes", with(`"channel_id":"` + x(257) + `"`), bad, invalid, "channel_id"},
+		{"channel_id of white space", with(`"channel_id":" "`), bad, invalid, "channel_id"},
 		{"channel_id with a space", with(`"channel_id":"a b"`), bad, invalid, "channel_id"},
 		{"channel_id with an ideographic space", with(`"channel_id":"a\u3000b"`), bad, invalid, "channel_id"},
 		{"channel_id with a tab", with(`"channel_id":"a\tb"`), bad, invalid, "channel_id"},
@@ -109,8 +114,13 @@ func TestContract(t *testing.T) {
 
 		{"channel_type missing", `{"from_uid":"a","channel_id":"g","payload":"aGk="}`, bad, invalid, "channel_type"},
 		{"channel_type 0", with(`"channel_type":0`), bad, invalid, "channel_type"},
-		{"channel_type 13", with(`"channel_type":13`), bad, invalid, "channel_type"},
+		{"channel_type 13", with(`"channel_type":13`), ok, "", ""},
+		{"channel_type 249", with(`"channel_type":249`), ok, "", ""},
+		{"channel_type 255", with(`"channel_type":255`), ok, "", ""},
+		{"channel_type 256", with(`"channel_type":256`), bad, invalid, "channel_type"},
 		{"channel_type -1", with(`"channel_type":-1`), bad, invalid, "channel_type"},
+		{"channel_type 2 less 2^32", with(`"channel_type":-4294967294`), bad, invalid, "channel_type"},
+		{"channel_type 2 more than 2^32", with(`"channel_type":4294967298`), bad, invalid, "channel_type"},
 		{"channel_type 258", with(`"channel_type":258`), bad, invalid, "channel_type"},
 		{"channel_type beyond 64 bits", with(`"channel_type":18446744073709551618`), bad, invalid, "channel_type"},
 		{"channel_type 2.0", with(`"channel_type":2.0`), bad, invalid, "channel_type"},
@@ -156,18 +166,25 @@ func TestContract(t *testing.T) {
 		{"sync_once -1", with(`"header":{"sync_once":-1}`), bad, invalid, "header.sync_once"},
 		{"flags at top level out of range", with(`"no_persist":2,"red_dot":"1","sync_once":1.5`), bad, invalid, "no_persist,red_dot,sync_once"},
 
-		{"client_msg_no of 128 bytes", with(`"client_msg_no":"` + x(128) + `"`), ok, "", ""},
-		{"client_msg_no of 129 bytes", with(`"client_msg_no":"` + x(129) + `"`), bad, invalid, "client_msg_no"},
+		{"client_msg_no of 256 bytes", with(`"client_msg_no":"` + x(256) + `"`), ok, "", ""},
+		{"client_msg_no of 257 bytes", with(`"client_msg_no":"` + x(257) + `"`), bad, invalid, "client_msg_no"},
+		{"client_msg_no of a blank", with(`"client_msg_no":" "`), bad, invalid, "client_msg_no"},
+		{"client_msg_no of white space", with(`"client_msg_no":"\t\r\n\u0085\u00a0\u2003\u3000"`), bad, invalid, "client_msg_no"},
+		{"client_msg_no with white space around", with(`"client_msg_no":" \u3000x "`), ok, "", ""},
 		{"client_msg_no a number", with(`"client_msg_no":123`), bad, invalid, "client_msg_no"},
 		{"client_msg_no null", with(`"client_msg_no":null`), ok, "", ""},
 		{"client_msg_no empty", with(`"client_msg_no":""`), ok, "", ""},
-		{"stream_no of 128 bytes", with(`"stream_no":"` + x(128) + `"`), ok, "", ""},
-		{"stream_no of 129 bytes", with(`"stream_no":"` + x(129) + `"`), bad, invalid, "stream_no"},
+		{"stream_no of 256 bytes", with(`"stream_no":"` + x(256) + `"`), ok, "", ""},
+		{"stream_no of 257 bytes", with(`"stream_no":"` + x(257) + `"`), bad, invalid, "stream_no"},
+		{"stream_no of blanks", with(`"stream_no":"  "`), bad, invalid, "stream_no"},
+		{"stream_no empty", with(`"stream_no":""`), ok, "", ""},
 		{"stream_no a number", with(`"stream_no":1`), bad, invalid, "stream_no"},
 		{"stream_no null", with(`"stream_no":null`), ok, "", ""},
-		{"tag_key of 128 bytes", with(`"tag_key":"` + x(128) + `"`), ok, "", ""},
+		{"tag_key of 256 bytes", with(`"tag_key":"` + x(256) + `"`), ok, "", ""},
+		{"tag_key of a blank", with(`"tag_key":"\u3000"`), bad, invalid, "tag_key"},
+		{"tag_key empty", with(`"tag_key":""`), ok, "", ""},
 		{"tag_key null", with(`"tag_key":null`), ok, "", ""},
-		{"tag_key of 129 bytes", with(`"tag_key":"` + x(129) + `"`), bad, invalid, "tag_key"},
+		{"tag_key of 257 bytes", with(`"tag_key":"` + x(257) + `"`), bad, invalid, "tag_key"},
 		{"tag_key an object", with(`"tag_key":{}`), bad, invalid, "tag_key"},
 
 		{"expire 0", with(`"expire":0`), ok, "", ""},
@@ -184,6 +201,7 @@ func TestContract(t *testing.T) {
 		{"subscribers empty", with(`"subscribers":[]`), ok, "", ""},
 		{"subscribers null", with(`"subscribers":null`), ok, "", ""},
 		{"subscribers a string", with(`"subscribers":"b"`), bad, invalid, "subscribers"},
+		{"subscribers of white space", with(`"subscribers":["b"," "],"sync_once":1`), bad, invalid, "subscribers"},
 		{"subscribers with a number", with(`"subscribers":["b",1],"sync_once":1`), bad, invalid, "subscribers"},
 		{"subscribers with null", with(`"subscribers":["b",null],"sync_once":1`), bad, invalid, "subscribers"},
 		{"subscribers with a long uid", with(`"subscribers":["` + x(257) + `"],"sync_once":1`), bad, invalid, "subscribers"},
@@ -191,9 +209,17 @@ func TestContract(t *testing.T) {
 		{"subscribers, 10,000", with(`"subscribers":[` + uids(10_000, "u") + `],"sync_once":1`), ok, "", ""},
 		{"subscribers, 10,001", with(`"subscribers":[` + uids(10_001, "u") + `],"sync_once":1`), bad, invalid, "subscribers"},
 		{"subscribers in place of a channel", `{"from_uid":"a","payload":"aGk=","sync_once":1,"subscribers":["b"]}`, ok, "", ""},
+		{"subscribers in place of a channel, with zero values", `{"from_uid":"a","payload":"aGk=","header":{"sync_once":1},"channel_id":"","channel_type":0,"subscribers":["b"]}`, ok, "", ""},
+		{"subscribers in place of a channel, with all zero values", `{"header":{"no_persist":0,"red_dot":0,"sync_once":1},"client_msg_no":"","stream_no":"","tag_key":"","expire":0,"sender_uid":"","from_uid":"a","payload":"aGk=","channel_id":"","channel_type":0,"subscribers":["b"]}`, ok, "", ""},
+		{"subscribers in place of a channel, with null", `{"from_uid":"a","payload":"aGk=","sync_once":1,"channel_id":null,"channel_type":null,"subscribers":["b"]}`, ok, "", ""},
+		{"subscribers in place of a channel, with a type", `{"from_uid":"a","payload":"aGk=","sync_once":1,"channel_id":"","channel_type":2,"subscribers":["b"]}`, ok, "", ""},
+		{"subscribers in place of a channel, with a type of another kind", `{"from_uid":"a","payload":"aGk=","sync_once":1,"channel_type":"0","subscribers":["b"]}`, bad, invalid, "channel_type"},
+		{"subscribers in place of a channel, with a channel of white space", `{"from_uid":"a","payload":"aGk=","sync_once":1,"channel_id":" ","channel_type":0,"subscribers":["b"]}`, bad, invalid, "channel_id,channel_type"},
+		{"subscribers beside a channel without a type", `{"from_uid":"a","payload":"aGk=","sync_once":1,"channel_id":"g","channel_type":0,"subscribers":["b"]}`, bad, invalid, "channel_type"},
+		{"zero values in place of a channel, and no subscribers", `{"from_uid":"a","payload":"aGk=","sync_once":1,"channel_id":"","channel_type":0,"subscribers":[]}`, bad, invalid, "channel_id,channel_type"},
 		{"subscribers in place of a channel, plain message", `{"from_uid":"a","payload":"aGk=","subscribers":["b"]}`, bad, invalid, "subscribers"},
 		{"empty subscribers in place of a channel", `{"from_uid":"a","payload":"aGk=","sync_once":1,"subscribers":[""]}`, bad, invalid, "channel_id,channel_type"},
-		{"subscribers in place of a channel, with a bad type", `{"from_uid":"a","payload":"aGk=","sync_once":1,"channel_type":13,"subscribers":["b"]}`, bad, invalid, "channel_type"},
+		{"subscribers in place of a channel, with a bad type", `{"from_uid":"a","payload":"aGk=","sync_once":1,"channel_type":256,"subscribers":["b"]}`, bad, invalid, "channel_type"},
 
 		{"everything missing", `{}`, bad, invalid, "payload,from_uid,channel_id,channel_type"},
 		{
@@ -202,7 +228,7 @@ func TestContract(t *testing.T) {
 			bad, invalid,
 			"payload,from_uid,channel_id,channel_type,header.no_persist,header.red_dot,header.sync_once,client_msg_no,stream_no,tag_key,expire,subscribers",
 		},
-		{"a large payload and another fault", with(payload(64<<10+1) + `,"expire":-1`), bad, invalid, "payload,expire"},
+		{"a large payload and another fault", with(payload(512<<10+1) + `,"expire":-1`), bad, invalid, "payload,expire"},
 		{"a wrong type mended by a second key", with(`"expire":"1","expire":1`), bad, invalid, "expire"},
 		{"a key twice, the last one good", with(`"channel_type":99,"channel_type":2`), ok, "", ""},
 		{"a key twice, the last one null", with(`"from_uid":null`), bad, invalid, "from_uid"},
@@ -221,7 +247,13 @@ func TestContract(t *testing.T) {
 		{"a byte too many", with(``) + `x`, bad, badJSON, ""},
 		{"two objects", with(``) + with(``), bad, badJSON, ""},
 		{"white space around", " \r\n\t" + with(``) + " \r\n\t", ok, "", ""},
-		{"a byte order mark", "\ufeff" + with(``), bad, badJSON, ""},
+		{"a byte order mark", "\ufeff" + with(``), ok, "", ""},
+		{"a byte order mark and white space", "\ufeff \r\n" + with(``), ok, "", ""},
+		{"a byte order mark alone", "\ufeff", bad, badJSON, ""},
+		{"two byte order marks", "\ufeff\ufeff" + with(``), bad, badJSON, ""},
+		{"a byte order mark after white space", " \ufeff" + with(``), bad, badJSON, ""},
+		{"a byte order mark of UTF-16", "\xff\xfe" + with(``), bad, badJSON, ""},
+		{"an array with a byte order mark", "\ufeff[]", bad, badJSON, ""},
 		{"a comment", `/**/` + with(``), bad, badJSON, ""},
 		{"not UTF-8", with(`"x":"` + "\xff" + `"`), bad, badJSON, ""},
 		{"a raw control character", with(`"x":"` + "\x01" + `"`), bad, badJSON, ""},
@@ -299,7 +331,11 @@ func TestContractPage(t *testing.T) {
 // requireReply checks the shape of a 200.
 func requireReply(t *testing.T, g got) {
 	t.Helper()
-	require.Len(t, g.body, 4, g.raw)
+	fields := 4
+	if g.body["channel_id"] != nil { // of a temporary channel
+		fields = 6
+	}
+	require.Len(t, g.body, fields, g.raw)
 	id, err := g.body["message_id"].(json.Number).Int64()
 	require.NoError(t, err)
 	require.Positive(t, id)
@@ -356,7 +392,12 @@ func TestRequests(t *testing.T) {
 		{"a method of one's own", "SEND", "/message/send", nil, nil, 405, "method_not_allowed", "POST"},
 		{"POST to a probe", "POST", "/healthz", nil, nil, 405, "method_not_allowed", "GET, HEAD"},
 		{"no such route", "POST", "/message/sent", map[string]string{"Content-Type": "application/json"}, strings.NewReader(example), 404, "not_found", ""},
-		{"a slash too many", "POST", "/message/send/", nil, nil, 404, "not_found", ""},
+		{"a slash at the end", "POST", "/message/send/", map[string]string{"Content-Type": "application/json"}, strings.NewReader(example), 200, "", ""},
+		{"a slash at the end and a query", "POST", "/message/send/?x=/", map[string]string{"Content-Type": "application/json"}, strings.NewReader(example), 200, "", ""},
+		{"a slash at the end, another method", "GET", "/message/send/", nil, nil, 405, "method_not_allowed", "POST"},
+		{"two slashes at the end", "POST", "/message/send//", nil, nil, 404, "not_found", ""},
+		{"an escaped slash at the end", "POST", "/message/send%2F", nil, nil, 404, "not_found", ""},
+		{"two slashes", "GET", "//", nil, nil, 404, "not_found", ""},
 		{"the root", "GET", "/", nil, nil, 404, "not_found", ""},
 	}
 	for _, row := range rows {
@@ -416,7 +457,7 @@ func TestClientMsgNo(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, uuid.Version(7), id.Version())
 	})
-	for _, no := range []string{`"`, `\`, "\x00\x1f\x7f", "\t\r\n", "é中😀\u2028", "</script>", "\ufffd"} {
+	for _, no := range []string{`"`, `\`, "\x00\x1f\x7f", "\t\r\nx", strings.Repeat("😀", 64), "é中😀\u2028", "</script>", "\ufffd"} {
 		t.Run(fmt.Sprintf("echoed %q", no), func(t *testing.T) {
 			t.Parallel()
 			g, err := b.try(with(`"client_msg_no":` + quoted(no)))

@@ -29,7 +29,7 @@ const (
 type flight struct {
 	s       *Service
 	items   []item
-	text    []byte // client_msg_no of all
+	text    []byte // client_msg_no of all, and the names of temporary channels
 	settled int    // items[:settled] are answered
 
 	ordered bool
@@ -60,6 +60,7 @@ type item struct {
 	problem   outcome.Problem
 	from, to  int // of its client_msg_no in flight.text
 	generated bool
+	temporary bool // the name of its temporary channel follows in flight.text
 }
 
 // newFlight returns an empty flight, possibly with the recycled memory of another, which is charged as if it were new. The
@@ -85,7 +86,7 @@ func (f *flight) reserve(bytes int) bool {
 func (f *flight) tryPush(ctx context.Context, req *request.Request, p outcome.Problem) bool {
 	cost := itemBytes + len(p.Msg) + len(p.Field)
 	if p.OK() {
-		cost += len(req.Send.ClientMsgNo)
+		cost += len(req.Send.ClientMsgNo) + len(req.TemporaryChannel())
 	}
 	if !f.reserve(cost) {
 		return false
@@ -108,6 +109,9 @@ func (f *flight) push(ctx context.Context, req *request.Request, p outcome.Probl
 		next.from = len(f.text)
 		f.text = append(f.text, req.Send.ClientMsgNo...)
 		next.to, next.generated = len(f.text), req.Generated
+		if name := req.TemporaryChannel(); name != "" {
+			f.text, next.temporary = append(f.text, name...), true
+		}
 		next.ticket, next.problem = f.enqueue(ctx, req)
 		if f.deferred <= 1 { // the first deferred item, or none is deferred
 			f.deadline = time.Now().Add(f.s.cfg.AnswerTimeout)
@@ -244,11 +248,19 @@ func (f *flight) at(ctx context.Context, i int) *item {
 
 func (f *flight) clientMsgNo(it *item) []byte { return f.text[it.from:it.to] }
 
+// temporaryChannel returns the name of the item's temporary channel, or nil if the item names its channel.
+func (f *flight) temporaryChannel(it *item) []byte {
+	if !it.temporary {
+		return nil
+	}
+	return f.text[it.to : it.to+request.TemporaryChannelBytes]
+}
+
 // append appends the answer to a settled item.
 func (f *flight) append(dst []byte, it *item) []byte {
 	switch it.problem.Outcome {
 	case outcome.Accepted, outcome.Duplicate:
-		return appendReplyElement(dst, it.answer, it.problem.Outcome == outcome.Duplicate, f.clientMsgNo(it))
+		return appendReplyElement(dst, it.answer, it.problem.Outcome == outcome.Duplicate, f.clientMsgNo(it), f.temporaryChannel(it))
 	default:
 		return it.problem.Append(dst)
 	}

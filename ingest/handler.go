@@ -57,11 +57,26 @@ func (s *Service) routes(page []byte) http.Handler {
 	}
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r.MethodFunc(method, "/healthz", s.handleHealth)
+		r.MethodFunc(method, "/health", s.handleWuKongHealth)
 		r.MethodFunc(method, "/readyz", s.handleReady)
 		r.MethodFunc(method, "/openapi.yaml", describe("application/yaml", openapi.Document()))
 		r.MethodFunc(method, "/docs", describe("text/html; charset=utf-8", page))
 	}
-	return s.recovered(lastChunked(s.guarded(s.access.CORS(func(path string) []string { return allowed(r, path) }, r))))
+	return s.recovered(lastChunked(unslashed(s.guarded(s.access.CORS(func(path string) []string { return allowed(r, path) }, r)))))
+}
+
+// unslashed serves a path that ends in a slash as the path without it.
+func unslashed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// With a RawPath the slash may have come escaped, and is then a part of a name.
+		if path := r.URL.Path; len(path) > 1 && path[len(path)-1] == '/' && r.URL.RawPath == "" {
+			without, u := *r, *r.URL
+			u.Path = path[:len(path)-1]
+			without.URL = &u
+			r = &without
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // guarded refuses requests that a browser page may not make.
@@ -118,6 +133,13 @@ func (s *Service) recovered(next http.Handler) http.Handler {
 }
 
 func (s *Service) handleHealth(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") }
+
+// handleWuKongHealth is handleHealth in WuKongIM's form.
+func (s *Service) handleWuKongHealth(w http.ResponseWriter, _ *http.Request) {
+	w.Header()["Content-Type"] = s.contentType
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write([]byte(`{"status":"ok"}` + "\n")) // the prober may have disconnected
+}
 
 func (s *Service) handleReady(w http.ResponseWriter, _ *http.Request) {
 	err := s.Check()
@@ -229,9 +251,11 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	if p.OK() {
 		t, p = s.commits.Enqueue(s.partitionOf(req), &req.Send, req.Send.SizeVT(), s.tracer.Of(r.Context()))
 	}
-	// The response echoes client_msg_no; everything else of the request can be reused while it waits.
+	// The response echoes client_msg_no and names a temporary channel; everything else of the request can be reused while it waits.
 	var echo [message.ClientMsgNoBytesMax]byte
+	var named [request.TemporaryChannelBytes]byte
 	clientMsgNo := echo[:copy(echo[:], req.Send.ClientMsgNo)]
+	temporary := named[:copy(named[:], req.TemporaryChannel())]
 	generated := req.Generated
 	s.requests.Put(req)
 	if !p.OK() {
@@ -242,7 +266,7 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	a, became := t.Wait(r.Context(), s.cfg.AnswerTimeout)
 	p = problemOf(a, became, clientMsgNo, generated)
 	if became == outcome.Accepted || became == outcome.Duplicate {
-		s.reply(w, a, became, clientMsgNo)
+		s.reply(w, a, became, clientMsgNo, temporary)
 	} else {
 		p.Write(w)
 	}
@@ -291,14 +315,14 @@ func (s *Service) checkSend(req *request.Request) outcome.Problem {
 	return s.permit(req)
 }
 
-func (s *Service) reply(w http.ResponseWriter, a groupcommit.Answer, became outcome.Outcome, clientMsgNo []byte) {
+func (s *Service) reply(w http.ResponseWriter, a groupcommit.Answer, became outcome.Outcome, clientMsgNo, temporary []byte) {
 	h := w.Header()
 	h["Content-Type"] = s.contentType // shared to avoid an allocation; net/http only reads it
 	if became == outcome.Duplicate {
 		h.Set("Idempotent-Replayed", "true")
 	}
 	body := s.replies.Get()
-	*body = appendReply(*body, a, clientMsgNo)
+	*body = appendReply(*body, a, clientMsgNo, temporary)
 	_, _ = w.Write(*body) // a disconnected caller repeats the request
 	s.replies.Put(body)
 }
@@ -313,25 +337,26 @@ const answerWriteBytes = 32 << 10
 
 // appendReply appends the body of a 200:
 // {"message_id":1,"message_idstr":"1","message_seq":1,"client_msg_no":"…"}.
-// The ID is also a string because it exceeds 2^53, above which JavaScript rounds integers.
-func appendReply(dst []byte, a groupcommit.Answer, clientMsgNo []byte) []byte {
+// The ID is also a string because it exceeds 2^53, above which JavaScript rounds integers. temporary is the ID of the
+// temporary channel that the send went to; it is empty, and the body has no channel, if the request named one.
+func appendReply(dst []byte, a groupcommit.Answer, clientMsgNo, temporary []byte) []byte {
 	dst = append(dst, '{')
-	dst = appendReplyFields(dst, a, clientMsgNo)
+	dst = appendReplyFields(dst, a, clientMsgNo, temporary)
 	return append(dst, "}\n"...)
 }
 
 // appendReplyElement appends a 200 as an element of the response to many sends. There, fields carry what the HTTP status
 // and a header carry for a single send.
-func appendReplyElement(dst []byte, a groupcommit.Answer, replayed bool, clientMsgNo []byte) []byte {
+func appendReplyElement(dst []byte, a groupcommit.Answer, replayed bool, clientMsgNo, temporary []byte) []byte {
 	dst = append(dst, `{"status":200,`...)
-	dst = appendReplyFields(dst, a, clientMsgNo)
+	dst = appendReplyFields(dst, a, clientMsgNo, temporary)
 	if replayed {
 		dst = append(dst, `,"idempotent_replayed":true`...)
 	}
 	return append(dst, "}\n"...)
 }
 
-func appendReplyFields(dst []byte, a groupcommit.Answer, clientMsgNo []byte) []byte {
+func appendReplyFields(dst []byte, a groupcommit.Answer, clientMsgNo, temporary []byte) []byte {
 	dst = append(dst, `"message_id":`...)
 	dst = strconv.AppendUint(dst, a.MessageID, 10)
 	dst = append(dst, `,"message_idstr":"`...)
@@ -339,5 +364,11 @@ func appendReplyFields(dst []byte, a groupcommit.Answer, clientMsgNo []byte) []b
 	dst = append(dst, `","message_seq":`...)
 	dst = strconv.AppendUint(dst, a.MessageSeq, 10)
 	dst = append(dst, `,"client_msg_no":`...)
-	return api.AppendString(dst, clientMsgNo)
+	dst = api.AppendString(dst, clientMsgNo)
+	if len(temporary) > 0 {
+		dst = append(append(dst, `,"channel_id":"`...), temporary...) // of hex digits
+		dst = append(dst, `","channel_type":`...)
+		dst = strconv.AppendUint(dst, uint64(message.ChannelTemporary), 10)
+	}
+	return dst
 }

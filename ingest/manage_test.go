@@ -364,7 +364,11 @@ func TestManageBadInput(t *testing.T) {
 	}
 	for _, row := range []struct{ path, body, field string }{
 		{"/channel", `{}`, "channel_id,channel_type"},
-		{"/channel", `{"channel_id":"g","channel_type":13}`, "channel_type"},
+		{"/channel", `{"channel_id":"g","channel_type":0}`, "channel_type"},
+		{"/channel", `{"channel_id":"g","channel_type":256}`, "channel_type"},
+		{"/channel", `{"channel_id":"g","channel_type":-4294967294}`, "channel_type"},
+		{"/user/systemuids_add_to_cache", `{"uids":[" "]}`, "uids"},
+		{"/user/systemuids_remove_from_cache", `{"uids":["a",1]}`, "uids"},
 		{"/channel", `{"channel_id":"g","channel_type":"2"}`, "channel_type"},
 		{"/channel", `{"channel_id":"a@b","channel_type":2}`, "channel_id"},
 		{"/channel", `{"channel_id":" a","channel_type":1}`, "channel_id"},

@@ -124,7 +124,7 @@ func fits(s *openapi3.Schema, text []byte) error {
 // instead of characters, rules about two fields together, a wrong type that a duplicate key replaces, and rules of JSON
 // that encoding/json does not have.
 var schemaCannotSay = []string{
-	"payload of 64 KiB and 1 byte",
+	"payload of 512 KiB and 1 byte",
 	"from_uid of 258 bytes in 86 characters", "from_uid with half a surrogate pair",
 	"channel_id of 257 bytes", "channel_id with @", "channel_id with #", "channel_id with &", "channel_id with a space", "channel_id with an ideographic space",
 	"channel_id with the command suffix", "a person's channel with white space before a side",
@@ -141,6 +141,7 @@ var schemaCannotSay = []string{
 func describedAsAnswered(t testing.TB, name, body string, status int) {
 	t.Helper()
 	schema := operationOf(t, http.MethodPost, "/message/send").RequestBody.Value.Content["application/json"].Schema.Value
+	body = strings.TrimPrefix(body, "\ufeff") // encoding/json does not skip it
 	err := fits(schema, []byte(body))
 	switch {
 	case name == "a huge number that is ignored":

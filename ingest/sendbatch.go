@@ -6,11 +6,12 @@ import (
 
 	"github.com/sendhouse/sendhouse/ingest/outcome"
 	"github.com/sendhouse/sendhouse/pkg/api"
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // receiverBytes is what a receiver of sendBatch is charged to the budget: its item, and client_msg_no or its reason in the
 // response. The names in the response are no longer than the body, which is charged separately.
-const receiverBytes = itemBytes + 128
+const receiverBytes = itemBytes + message.ClientMsgNoBytesMax
 
 // sendBatch serves POST /message/sendbatch: one message to each of many persons, as in WuKongIM v2. A problem that
 // concerns all receivers is a single error; otherwise the response names each receiver to whom the message could not be

@@ -149,7 +149,7 @@ func (c *conn) plain() bool {
 	}
 	end += len("\r\n\r\n")
 	// A single string for the whole head: the header's strings are substrings of it.
-	if !c.head.parse(string(c.in[:end]), c.s.line) {
+	if !c.head.parse(string(c.in[:end]), c.s.lines) {
 		return false
 	}
 	c.in = c.in[end:]
@@ -172,6 +172,10 @@ func (c *conn) serve() bool {
 	c.body.left, c.body.failed = c.head.length, false
 	r := c.request
 	*r = c.fresh
+	if c.head.slashed {
+		c.url.Path += "/"
+		r.RequestURI = c.url.Path
+	}
 	r.URL, r.Header, r.Host = &c.url, c.head.header, c.head.host
 	r.Body, r.ContentLength = &c.body, c.head.length
 	c.response.reset()

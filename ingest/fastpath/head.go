@@ -15,15 +15,28 @@ type head struct {
 	values []string    // backs the header's slices
 	host   string
 	length int64
+
+	slashed bool // the request line is lines.slashed
 }
 
-// parse parses a head, from its request line, which must be line, to the empty line after the last field. It reports
+// lines are the request lines of the requests served here.
+type lines struct{ plain, slashed string }
+
+func linesOf(path string) lines {
+	const version = " HTTP/1.1\r\n"
+	return lines{plain: http.MethodPost + " " + path + version, slashed: http.MethodPost + " " + path + "/" + version}
+}
+
+// parse parses a head, from its request line, which must be one of those, to the empty line after the last field. It reports
 // whether the request is plain: every field well-formed, one Host, one Content-Length above 0, and no field that asks for
 // more than a response on a connection that stays open. h must be empty.
-func (h *head) parse(text, line string) (plain bool) {
-	fields, plain := strings.CutPrefix(text, line)
+func (h *head) parse(text string, of lines) (plain bool) {
+	fields, plain := strings.CutPrefix(text, of.plain)
 	if !plain {
-		return false
+		if fields, plain = strings.CutPrefix(text, of.slashed); !plain {
+			return false
+		}
+		h.slashed = true
 	}
 	for len(fields) > len("\r\n") {
 		end := strings.IndexByte(fields, '\r')
@@ -44,7 +57,7 @@ func (h *head) parse(text, line string) (plain bool) {
 func (h *head) forget() {
 	clear(h.header)
 	clear(h.values)
-	h.values, h.host, h.length = h.values[:0], "", 0
+	h.values, h.host, h.length, h.slashed = h.values[:0], "", 0, false
 }
 
 // take adds a field, and reports false if it makes the request not plain.

@@ -44,6 +44,10 @@ func TestSameAsNetHTTP(t *testing.T) {
 		{"empty lines between", []string{post("{}") + "\r\n" + post("{}") + "\r\n\r\n", post("{}")}, 3, 3},
 		{"too many empty lines", []string{post("{}") + "\r\n\r\n\r\n" + post("{}")}, 2, 1},
 		{"another path, and back", []string{post("{}") + "GET /other?x=y HTTP/1.1\r\nHost: h\r\n\r\n" + post("{}")}, 3, 1},
+		{"a slash at the end", []string{slashed("{}"), post("{}") + slashed("[1]", "X-A: b"), post("{}")}, 4, 4},
+		{"two slashes at the end", []string{strings.Replace(post("a"), path, path+"//", 1)}, 1, 0},
+		{"an escaped slash at the end", []string{strings.Replace(post("a"), path, path+"%2F", 1)}, 1, 0},
+		{"a slash at the end and a query", []string{strings.Replace(post("a"), path, path+"/?a", 1)}, 1, 0},
 		{"a query", []string{"POST " + path + "?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na"}, 1, 0},
 		{"an absolute URI", []string{"POST http://h" + path + " HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na"}, 1, 0},
 		{"HTTP/1.0", []string{"POST " + path + " HTTP/1.0\r\nHost: h\r\nContent-Length: 1\r\n\r\na"}, 1, 0},
@@ -100,6 +104,9 @@ func newGuard(t testing.TB) *guard.Guard {
 // FuzzPlain: net/http parses what parse accepts into the same header, host and length, and the guard decides the same for
 // both.
 func FuzzPlain(f *testing.F) {
+	for _, line := range []string{path + "/", path + "//", path + "/?", path + "%2F", path + "/."} {
+		f.Add([]byte(strings.Replace(post("a"), path, line, 1)))
+	}
 	for _, fields := range [][]string{
 		nil, {"content-type: application/json"}, {"X-a:b", "x-A:  c "}, {"Empty:"}, {"Connection: keep-alive"}, {"Connection: close"}, {"Pragma: no-cache"},
 		{"Transfer-Encoding: chunked"}, {"Content-Length: 1"}, {"Host: b"}, {"X: a\tb"}, {"X : a"}, {": a"}, {"X"}, {"X: a\r\n b"}, {"X: a\nY: b"}, {"X: \xff"},
@@ -122,7 +129,7 @@ func FuzzPlain(f *testing.F) {
 		seen = r
 		return keeper.Check(r)
 	}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	line := "POST " + path + " HTTP/1.1\r\n"
+	of := linesOf(path)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		end := bytes.Index(raw, []byte("\r\n\r\n"))
 		if end < 0 || end+4 > headBytesMax {
@@ -130,19 +137,23 @@ func FuzzPlain(f *testing.F) {
 		}
 		raw = raw[:end+4]
 		h := head{header: make(http.Header)}
-		if !h.parse(string(raw), line) {
+		if !h.parse(string(raw), of) {
 			return
 		}
 		seen = nil
 		status := answerOfReference(t, handler, raw, h.length)
 		require.NotNil(t, seen)
-		want := http.StatusOK
+		wantStatus := http.StatusOK
 		if keeper.Check(&http.Request{Method: http.MethodPost, Host: h.host, Header: h.header}) != nil {
-			want = http.StatusForbidden
+			wantStatus = http.StatusForbidden
 		}
-		require.Equal(t, want, status, "%q", raw)
+		require.Equal(t, wantStatus, status, "%q", raw)
 		require.Equal(t, http.MethodPost, seen.Method)
-		require.Equal(t, path, seen.RequestURI)
+		want := path
+		if h.slashed {
+			want += "/"
+		}
+		require.Equal(t, want, seen.RequestURI)
 		require.Equal(t, seen.Host, h.host)
 		require.Equal(t, seen.ContentLength, h.length)
 		require.Equal(t, seen.Header, h.header)

@@ -17,7 +17,7 @@ import (
 type Server struct {
 	rest  *http.Server
 	log   *slog.Logger
-	line  string // the request line of the requests served here
+	lines lines
 	url   url.URL
 	slack time.Duration // an idle connection may be kept up to three times this longer
 
@@ -42,13 +42,13 @@ const (
 	acceptPauseMax = time.Second
 )
 
-// New returns a server for POSTs to path, which must appear in the request line as it is. All other requests go to rest,
-// whose handler, timeouts and limits also apply to requests served here. All four timeouts must be positive. Its
+// New returns a server for POSTs to path, which must appear in the request line as it is, or with a slash at its end. All
+// other requests go to rest, whose handler, timeouts and limits also apply to requests served here. All four timeouts must be positive. Its
 // ConnState, ConnContext and BaseContext do not apply here.
 func New(path string, rest *http.Server, log *slog.Logger) *Server {
 	return &Server{
 		rest: rest, log: log,
-		line: http.MethodPost + " " + path + " HTTP/1.1\r\n", url: url.URL{Path: path},
+		lines: linesOf(path), url: url.URL{Path: path},
 		slack: rest.IdleTimeout / idleShare,
 		given: newGivenListener(), conns: make(map[*conn]struct{}),
 	}

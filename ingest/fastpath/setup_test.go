@@ -174,6 +174,11 @@ func talk(t *testing.T, addr string, pieces []string, answers int) (s said) {
 
 func post(body string, fields ...string) string { return postTo("h", body, fields...) }
 
+// slashed is post with a slash at the end of the path.
+func slashed(body string, fields ...string) string {
+	return strings.Replace(post(body, fields...), path, path+"/", 1)
+}
+
 func postTo(host, body string, fields ...string) string {
 	head := "POST " + path + " HTTP/1.1\r\nHost: " + host + "\r\n"
 	for _, field := range fields {

@@ -70,8 +70,14 @@ func (m *Manager) Routes() (routes []Route) {
 		change("/channel/"+name+"_remove", request.Accepts{Uids: request.FieldUIDs, Removes: true, RemovesFrom: list}, remove(list))
 		change("/channel/"+name+"_remove_all", request.Accepts{Uids: request.FieldsCount, Removes: true}, removeAll(list))
 	}
-	change("/user/systemuids_add", request.Accepts{NoChannel: true, Uids: request.FieldUIDs, UidsMayLack: true}, add(permission.Subscribers))
-	change("/user/systemuids_remove", request.Accepts{NoChannel: true, Uids: request.FieldUIDs, UidsMayLack: true, Removes: true}, remove(permission.Subscribers))
+	// In WuKongIM v2 the routes with _cache change a node's memory alone: the node that stores a change calls them on the others. Here a stored
+	// change reaches every process by itself, and none has system accounts of its own, so they store it too.
+	for _, suffix := range []string{"", "_to_cache"} {
+		change("/user/systemuids_add"+suffix, request.Accepts{NoChannel: true, Uids: request.FieldUIDs, UidsMayLack: true}, add(permission.Subscribers))
+	}
+	for _, suffix := range []string{"", "_from_cache"} {
+		change("/user/systemuids_remove"+suffix, request.Accepts{NoChannel: true, Uids: request.FieldUIDs, UidsMayLack: true, Removes: true}, remove(permission.Subscribers))
+	}
 	return append(routes,
 		Route{http.MethodGet, "/channel/whitelist", api.ScopeRead, m.allowlist},
 		Route{http.MethodGet, "/user/systemuids", api.ScopeRead, m.systemUIDs})

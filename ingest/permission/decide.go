@@ -174,13 +174,12 @@ func decideLists(rules Rules, s Send, channel *Policy, membersOnly bool) Verdict
 }
 
 // groupLike reports whether only members may send to channels of a type. Customer service, info and agent channels are
-// open to everyone.
+// open to everyone. A type that WuKongIM does not name is a group, as in WuKongIM.
 func groupLike(t message.ChannelType) bool {
 	switch t {
-	case message.ChannelGroup, message.ChannelCommunity, message.ChannelCommunityTopic, message.ChannelData,
-		message.ChannelTemporary, message.ChannelLive, message.ChannelAgentGroup:
-		return true
-	default:
+	case message.ChannelCustomerService, message.ChannelInfo, message.ChannelAgent:
 		return false
+	default:
+		return true
 	}
 }

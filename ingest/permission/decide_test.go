@@ -120,7 +120,7 @@ func TestDecidePerson(t *testing.T) {
 
 func TestDecideTypes(t *testing.T) {
 	t.Parallel()
-	members := []message.ChannelType{2, 4, 5, 7, 8, 9, 12}
+	members := []message.ChannelType{2, 4, 5, 7, 8, 9, 12, 13, 249, 251, 255}
 	open := []message.ChannelType{3, 6, 11}
 	decide := func(rules Rules, p *Policy, s Send) Verdict {
 		return Decide(known{policies: map[Channel]*Policy{{Type: s.Type, Name: s.Name}: p}}, rules, s)

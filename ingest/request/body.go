@@ -31,8 +31,23 @@ func (p *Pool) Receive(w http.ResponseWriter, r *http.Request, req *Request) out
 	if !failed.OK() {
 		// Keep-alive would require reading the rest of the body.
 		w.Header().Set("Connection", "close")
+		return failed
 	}
-	return failed
+	if rest := skipMark(req.body); len(rest) < len(req.body) {
+		req.body = append(req.body[:0], rest...)
+	}
+	return outcome.Problem{}
+}
+
+// byteOrderMark is what some programs put before text in UTF-8. RFC 8259, section 8.1, lets a reader of JSON ignore it.
+const byteOrderMark = "\ufeff"
+
+// skipMark returns text without a byte order mark at its beginning.
+func skipMark(text []byte) []byte {
+	if len(text) >= len(byteOrderMark) && string(text[:len(byteOrderMark)]) == byteOrderMark {
+		return text[len(byteOrderMark):]
+	}
+	return text
 }
 
 // read reads the body into r.body. The buffer grows with the bytes received, not with Content-Length, and its memory comes

@@ -108,7 +108,8 @@ func hostile() []string {
 		ingesttest.With(`"payload":"aGk=","payload":null`), ingesttest.With(`"payload":"!","payload":"aGk="`), ingesttest.With(`"payload":[104,105]`), `{"payload":[null]}`, ingesttest.With(`"payload":"aG\nk="`), ingesttest.With(`"payload":"aGk=="`), ingesttest.With(`"payload":"aGl="`), ingesttest.With(`"payload":"\u0061Gk="`),
 		ingesttest.With(`"channel_type":1,"channel_id":"@"`), ingesttest.With(`"channel_type":1,"channel_id":"alice@____cmd"`), ingesttest.With(`"channel_type":1,"channel_id":"a@a@alice"`),
 		ingesttest.With(`"FROM_UID":"x"`), ingesttest.With(`"from_uid":"\u212a"`), ingesttest.With(`"channel_id":"\u0085"`), ingesttest.With(`"from_uid":"` + strings.Repeat("x", 300) + `"`),
-		ingesttest.With(`"x":{"y":[{"z":"\u12"}]}`), ingesttest.With(`"x":tru`), ingesttest.With(`"x":truex`), ingesttest.With(`"x":nul`), ingesttest.With("\"x\":1\f"), ingesttest.With(``) + "\x00", "\ufeff{}", `{"x":"` + "\x7f\u2028" + `"}`,
+		ingesttest.With(`"x":{"y":[{"z":"\u12"}]}`), ingesttest.With(`"x":tru`), ingesttest.With(`"x":truex`), ingesttest.With(`"x":nul`), ingesttest.With("\"x\":1\f"), ingesttest.With(``) + "\x00", "\ufeff{}", ingesttest.With(`"client_msg_no":"\u3000 "`), ingesttest.With(`"tag_key":" x"`),
+		`{"from_uid":"a","payload":"aGk=","sync_once":1,"channel_id":"","channel_type":0,"subscribers":["b"]}`, `{"x":"` + "\x7f\u2028" + `"}`,
 		strings.Repeat(`[`, 100_000), strings.Repeat(`{"a":`, 10_001), ingesttest.With(`"x":` + strings.Repeat("1", 5000)),
 	}
 	return append(bodies, pagePayloads()...)
@@ -166,7 +167,7 @@ func TestDecodeProperty(t *testing.T) {
 			rapid.Map(rapid.StringN(100, 300, -1), ingesttest.Quoted),
 			rapid.SampledFrom([]string{`"alice"`, `"bob"`, `"alice@bob"`, `"\u0041"`, `"\ud800"`, `"x____cmd"`, `null`, `1`, `{}`, `[]`, `true`}),
 		)
-		number := rapid.SampledFrom([]string{`0`, `1`, `2`, `8`, `12`, `13`, `-1`, `-0`, `1.0`, `1e0`, `4294967295`, `4294967296`, `99999999999999999999`, `"1"`, `null`, `true`, `[]`})
+		number := rapid.SampledFrom([]string{`0`, `1`, `2`, `8`, `12`, `13`, `255`, `256`, `-1`, `-4294967294`, `-0`, `1.0`, `1e0`, `4294967295`, `4294967296`, `99999999999999999999`, `"1"`, `null`, `true`, `[]`})
 		payload := rapid.OneOf(rapid.Map(rapid.StringMatching(`([A-Za-z0-9+/]{4}){0,6}(==?)?`), ingesttest.Quoted), rapid.SampledFrom([]string{`"aGk="`, `null`, `1`}))
 		list := rapid.Map(rapid.SliceOfN(text, 0, 5), func(s []string) string { return "[" + strings.Join(s, ",") + "]" })
 		flags := rapid.Map(rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string {

@@ -153,7 +153,7 @@ func (r *Request) managedChannel(takes Accepts) permission.Channel {
 		r.bad(fieldChannelType, "must not be 1: a person has no subscribers, and is not deleted")
 	case channelType.Valid():
 	case f.given.has(fieldChannelType):
-		r.bad(fieldChannelType, "must be an integer from 1 to 12")
+		r.bad(fieldChannelType, message.ChannelTypeRule)
 	default:
 		r.bad(fieldChannelType, isRequired)
 	}

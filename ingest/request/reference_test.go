@@ -77,9 +77,9 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 		StreamNo:  text(r.StreamNo), TagKey: text(r.TagKey), ClientMsgNo: text(r.ClientMsgNo),
 	}
 	fault(r.Payload == nil || len(*r.Payload) == 0 || len(*r.Payload) > payloadBytesMax, "payload")
-	fault(len(s.StreamNo) > 128, "stream_no")
-	fault(len(s.TagKey) > 128, "tag_key")
-	fault(len(s.ClientMsgNo) > 128, "client_msg_no")
+	for name, key := range map[string]string{"stream_no": s.StreamNo, "tag_key": s.TagKey, "client_msg_no": s.ClientMsgNo} {
+		fault(len(key) > 256 || key != "" && strings.TrimSpace(key) == "", name)
+	}
 	fault(r.Expire != nil && (*r.Expire < 0 || *r.Expire > math.MaxUint32), "expire")
 
 	for _, p := range r.Subscribers {
@@ -99,7 +99,7 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 		channelType = *r.ChannelType
 	}
 	temporary := channelID == "" && len(s.Subscribers) > 0
-	fault((channelType < 1 || channelType > 12) && (r.ChannelType != nil || !temporary), "channel_type")
+	fault((channelType < 1 || channelType > 255) && (channelType != 0 || !temporary), "channel_type")
 
 	s.FromUid = text(r.FromUID)
 	from := "from_uid"

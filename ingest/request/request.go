@@ -129,8 +129,20 @@ func (r *Request) ForPermission() permission.Send {
 	}
 	return permission.Send{
 		From: send.FromUid, Type: channelType, Name: name,
-		ReceiversNamed: r.fields.channelID == "" && len(send.Subscribers) > 0,
+		ReceiversNamed: r.TemporaryChannel() != "",
 	}
+}
+
+// TemporaryChannelBytes is the length of the ID of a temporary channel.
+const TemporaryChannelBytes = 32
+
+// TemporaryChannel returns the channel_id of the temporary channel that a validated send goes to, or "" if the request names a channel. It
+// aliases the request.
+func (r *Request) TemporaryChannel() string {
+	if r.fields.channelID != "" || len(r.Send.Subscribers) == 0 {
+		return ""
+	}
+	return strings.TrimSuffix(r.Send.ChannelId, message.CommandSuffix)
 }
 
 // otherSide returns the other uid of a canonical person channel, of which the sender is one side.

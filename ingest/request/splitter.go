@@ -11,6 +11,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/ingest/memory"
 	"github.com/sendhouse/sendhouse/ingest/outcome"
+	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/config"
 )
 
@@ -66,6 +67,12 @@ func (s *Splitter) Close() {
 
 // Begin reads up to the first item, to see whether the items are in an array.
 func (s *Splitter) Begin() outcome.Problem {
+	for len(s.buf) < len(byteOrderMark) && !s.ended {
+		if p := s.fill(); !p.OK() {
+			return p
+		}
+	}
+	s.at = len(s.buf) - len(skipMark(s.buf))
 	for {
 		rest := trimLeft(s.buf[s.at:])
 		s.at = len(s.buf) - len(rest)
@@ -257,7 +264,8 @@ func (s *Splitter) reserve(bytes int) bool {
 
 // CheckBulkMediaType accepts what checkMediaType accepts, and NDJSON under its usual names.
 func CheckBulkMediaType(h http.Header) (lines bool, p outcome.Problem) {
-	if mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type")); err == nil {
+	mediaType, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err == nil {
 		switch mediaType {
 		case "application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines":
 			lines = true
@@ -265,15 +273,12 @@ func CheckBulkMediaType(h http.Header) (lines bool, p outcome.Problem) {
 	}
 	encoding := h.Get("Content-Encoding")
 	switch {
-	case !lines:
-		p = checkMediaType(h)
-		if !p.OK() {
-			p.Msg = "Content-Type must be application/json or application/x-ndjson, in UTF-8 and not compressed"
-		}
-	case encoding != "" && !strings.EqualFold(encoding, "identity"):
-		p = outcome.Problem{Outcome: outcome.MediaType, Msg: "Content-Encoding is not taken: send the body as it is"}
+	case !lines && checkMediaType(h).OK(), lines && api.IsUTF8(params) && (encoding == "" || strings.EqualFold(encoding, "identity")):
+		return lines, p
+	default:
+		return lines, outcome.Problem{Outcome: outcome.MediaType,
+			Msg: "Content-Type must be application/json or application/x-ndjson, in UTF-8 (charset utf-8, if any), and the body not compressed"}
 	}
-	return lines, p
 }
 
 // bulkTooLarge returns the problem of a body that exceeds its limit.

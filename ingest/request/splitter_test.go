@@ -1,6 +1,7 @@
 package request
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"strings"
@@ -102,7 +103,10 @@ func TestSplitterBudget(t *testing.T) {
 // FuzzSplitter: every array that encoding/json reads yields the same elements here, lines are lines, and the sizes of the
 // pieces read make no difference.
 func FuzzSplitter(f *testing.F) {
-	for _, body := range []string{`[]`, `[1,{"a":["]"]},"\\\"]"]`, "{}\n{}\n", `[,]`, `[{]},1`, `["`, "\n[1] x"} {
+	for _, body := range []string{
+		`[]`, `[1,{"a":["]"]},"\\\"]"]`, "{}\n{}\n", `[,]`, `[{]},1`, `["`, "\n[1] x",
+		"\ufeff[1]", "\ufeff\n{}\n\ufeff{}\n", "\ufeff", "\ufeff \n", "\xef\xbb", "\ufeff\ufeff[]",
+	} {
 		f.Add([]byte(body), true)
 		f.Add([]byte(body), false)
 	}
@@ -114,6 +118,7 @@ func FuzzSplitter(f *testing.F) {
 		again, q := split(iotest.OneByteReader(strings.NewReader(string(body))), lines)
 		require.Equal(t, items, again)
 		require.Equal(t, p, q)
+		body = bytes.TrimPrefix(body, []byte("\ufeff"))
 		if lines {
 			var want []string
 			for line := range strings.SplitSeq(string(body), "\n") {

@@ -15,9 +15,6 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// tagBytesMax bounds stream_no and tag_key. The limits of names are in pkg/message.
-const tagBytesMax = 128
-
 // Issues that several fields share.
 const (
 	isRequired = "is required"
@@ -34,9 +31,9 @@ func (r *Request) Validate(payloadBytesMax int) outcome.Problem {
 	s.NoPersist = r.flag(flagNoPersist)
 	s.RedDot = r.flag(flagRedDot)
 	s.SyncOnce = r.flag(flagSyncOnce)
-	r.checkLength(FieldClientMsgNo, f.clientMsgNo, message.ClientMsgNoBytesMax)
-	r.checkLength(fieldStreamNo, f.streamNo, tagBytesMax)
-	r.checkLength(fieldTagKey, f.tagKey, tagBytesMax)
+	r.badIf(FieldClientMsgNo, message.KeyRule(f.clientMsgNo, message.ClientMsgNoBytesMax))
+	r.badIf(fieldStreamNo, message.KeyRule(f.streamNo, message.TagBytesMax))
+	r.badIf(fieldTagKey, message.KeyRule(f.tagKey, message.TagBytesMax))
 	if f.expire < 0 || f.expire > math.MaxUint32 {
 		r.bad(fieldExpire, "must be 0 to 4294967295 seconds")
 	}
@@ -105,10 +102,6 @@ func (r *Request) flag(flag int) bool {
 	return f.topFlags[flag] == 1
 }
 
-func (r *Request) checkLength(f Field, s string, bytesMax int) {
-	r.badIf(f, message.LengthRule(s, bytesMax))
-}
-
 // badIf records the rule that a field breaks, unless it is "".
 func (r *Request) badIf(f Field, rule string) {
 	if rule != "" {
@@ -140,22 +133,24 @@ func (r *Request) checkSender() string {
 
 // channelType returns the channel type in the fields, or 0 if it is invalid.
 func (r *Request) channelType() message.ChannelType {
-	if t := message.ChannelType(r.fields.channelType); r.fields.channelType <= math.MaxUint8 && t.Valid() {
-		return t
+	if n := r.fields.channelType; n < 0 || n > math.MaxUint8 || !message.ChannelType(n).Valid() {
+		return 0
 	}
-	return 0
+	return message.ChannelType(r.fields.channelType)
 }
 
-// checkChannel checks the channel, or names the temporary channel if the request has receivers instead of one.
+// checkChannel checks the channel, or names the temporary channel if the request has receivers instead of one. Clients in typed languages send
+// the zero value of a field that they leave out, so beside receivers a channel_type of 0 counts as absent, as an empty channel_id does.
 func (r *Request) checkChannel(from string) (string, message.ChannelType) {
 	f := &r.fields
 	channelType := r.channelType()
 	temporary := f.channelID == "" && len(f.subscribers) > 0 && !r.isBad(fieldChannelID)
 	switch {
 	case channelType.Valid():
+	case temporary && f.channelType == 0: // and it is not of a wrong type, which has been recorded
 	case f.given.has(fieldChannelType):
-		r.bad(fieldChannelType, "must be an integer from 1 to 12")
-	case !temporary:
+		r.bad(fieldChannelType, message.ChannelTypeRule)
+	default:
 		r.bad(fieldChannelType, isRequired)
 	}
 	if temporary {
@@ -204,7 +199,7 @@ func temporaryChannel(sorted []string) string {
 		}
 		_, _ = h.Write([]byte(uid))
 	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	return hex.EncodeToString(h.Sum(nil)[:TemporaryChannelBytes/2])
 }
 
 // TakeReceivers removes the receivers from the request and returns them sorted, without empty ones and duplicates.

@@ -24,9 +24,11 @@ func MediaTypeRule(h http.Header) string {
 
 func isJSON(contentType string) bool {
 	mediaType, params, err := mime.ParseMediaType(contentType)
-	if err != nil || mediaType != "application/json" {
-		return false
-	}
+	return err == nil && mediaType == "application/json" && IsUTF8(params)
+}
+
+// IsUTF8 reports whether the parameters of a media type name UTF-8, or no charset.
+func IsUTF8(params map[string]string) bool {
 	charset, given := params["charset"]
 	return !given || strings.EqualFold(charset, "utf-8") || strings.EqualFold(charset, "utf8")
 }

@@ -239,17 +239,16 @@ type TryOptions struct {
 // TryEncoded makes one request for all sends, once, and returns an outcome for each. It is for callers that try again themselves.
 func (c *Client) TryEncoded(ctx context.Context, sends []Encoded, opt TryOptions) []Outcome {
 	outcomes := make([]Outcome, len(sends))
-	if len(sends) == 1 {
-		timeout := c.cfg.TryTimeout
-		if opt.Timeout > 0 {
-			timeout = min(timeout, opt.Timeout)
-		}
-		outcomes[0].Result, outcomes[0].Err = c.trySend(ctx, sends[0].ClientMsgNo, sends[0].JSON, timeout)
-		return outcomes
-	}
 	timeout := c.cfg.BulkTryTimeout
+	if len(sends) == 1 {
+		timeout = c.cfg.TryTimeout
+	}
 	if opt.Timeout > 0 {
 		timeout = min(timeout, opt.Timeout)
+	}
+	if len(sends) == 1 {
+		outcomes[0].Result, outcomes[0].Err = c.trySend(ctx, sends[0].ClientMsgNo, sends[0].JSON, timeout)
+		return outcomes
 	}
 	answered, err := c.ask(ctx, sends, outcomes, outgoing{timeout: timeout, ordered: opt.Ordered})
 	for i := answered; i < len(outcomes); i++ {

@@ -8,11 +8,8 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
-// Limits of the API (docs/reference/api.md). A payload has a limit too, but that is a setting of the server.
-const (
-	tagBytesMax    = 128
-	subscribersMax = 10_000
-)
+// subscribersMax is the API's limit (docs/reference/api.md). A payload has a limit too, but that is a setting of the server.
+const subscribersMax = 10_000
 
 // check finds everything in a send for which each server would refuse it.
 func (s *Send) check() error {
@@ -26,23 +23,23 @@ func (s *Send) check() error {
 		}
 		texts = append(texts, field+" "+rule)
 	}
-	text := func(field, value string, bytesMax int) {
+	key := func(field, value string, bytesMax int) {
 		if !utf8.ValidString(value) {
 			bad(field, "must be UTF-8")
 		} else {
-			bad(field, message.LengthRule(value, bytesMax))
+			bad(field, message.KeyRule(value, bytesMax))
 		}
 	}
 	if len(s.Payload) == 0 {
 		bad("payload", "must not be empty")
 	}
-	text("client_msg_no", s.ClientMsgNo, message.ClientMsgNoBytesMax)
-	text("stream_no", s.StreamNo, tagBytesMax)
-	text("tag_key", s.TagKey, tagBytesMax)
+	key("client_msg_no", s.ClientMsgNo, message.ClientMsgNoBytesMax)
+	key("stream_no", s.StreamNo, message.TagBytesMax)
+	key("tag_key", s.TagKey, message.TagBytesMax)
 	channelType, temporary := message.ChannelType(s.ChannelType), s.ChannelID == "" && len(s.Subscribers) > 0
 	bad("from_uid", message.UIDRule(s.FromUID, channelType))
 	if !channelType.Valid() && (!temporary || channelType != 0) {
-		bad("channel_type", "must be an integer from 1 to 12")
+		bad("channel_type", message.ChannelTypeRule)
 	}
 	switch left, right, composed := strings.Cut(s.ChannelID, "@"); {
 	case temporary:

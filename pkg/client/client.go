@@ -91,11 +91,7 @@ func (c *Client) pause(ctx context.Context, tries int, failure error) bool {
 
 // backoff is how long to wait after so many tries. It is false where the server asks for more than Config.RetryAfterMax.
 func (c Config) backoff(tries int, failure error) (time.Duration, bool) {
-	wait := c.BackoffMax
-	if doublings := tries - 1; doublings < 32 && c.BackoffMin<<doublings>>doublings == c.BackoffMin {
-		wait = min(c.BackoffMin<<doublings, c.BackoffMax)
-	}
-	wait -= rand.N(wait/2 + 1)
+	wait := lifecycle.Backoff{Min: c.BackoffMin, Max: c.BackoffMax}.Random(tries)
 	asked := RetryAfter(failure)
 	if asked > 0 && asked > wait {
 		// The server asks all callers that it refuses at one time for the same pause: this spreads their next tries.

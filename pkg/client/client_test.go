@@ -3,9 +3,11 @@ package client_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,10 +40,58 @@ func TestSend(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(body), &again))
 	require.Equal(t, full, again)
 
-	// A name of the server's own is not sent as an empty one.
+	// A channel that the server names is not sent as an empty one.
 	_, err = c.Send(t.Context(), client.Send{ClientMsgNo: "no-1", FromUID: "u", SyncOnce: true, Subscribers: []string{"a"}, Payload: []byte("x")})
 	require.NoError(t, err)
 	require.NotContains(t, s.seen()[1], "channel")
+}
+
+// The answers to a single send and to a bulk tell which temporary channel the real server has made of the receivers.
+func TestTemporaryChannel(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, house.URL(), nil)
+	command := client.Send{ClientMsgNo: strings.Repeat("n", 256), FromUID: "u", SyncOnce: true, Subscribers: []string{"temporary-a", "temporary-b"}, Payload: []byte("x")}
+	r, err := c.Send(t.Context(), command)
+	require.NoError(t, err)
+	require.Len(t, r.ChannelID, 32)
+	require.Equal(t, client.ChannelTemporary, r.ChannelType)
+	plain := client.Send{FromUID: "u", ChannelID: "g", ChannelType: 249, StreamNo: strings.Repeat("s", 256), TagKey: strings.Repeat("t", 256), Payload: make([]byte, 512<<10)}
+	outcomes, err := c.SendBulk(t.Context(), []client.Send{command, plain, plain})
+	require.NoError(t, err)
+	r.Replayed = true
+	require.Equal(t, r, outcomes[0].Result)
+	require.Empty(t, outcomes[1].Result.ChannelID)
+	require.Zero(t, outcomes[1].Result.ChannelType)
+	require.Equal(t, int64(2), outcomes[2].Result.MessageSeq)
+
+	named, err := c.Send(t.Context(), client.Send{FromUID: "u", ChannelID: r.ChannelID, ChannelType: r.ChannelType, SyncOnce: true, Payload: []byte("y")})
+	require.NoError(t, err)
+	require.Equal(t, r.MessageSeq+1, named.MessageSeq)
+}
+
+// What the server refuses of keys, the client refuses before it sends.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	s := script(t, says200)
+	c := newClient(t, s.URL, nil)
+	for field, set := range map[string]func(*client.Send, string){
+		"client_msg_no": func(s *client.Send, key string) { s.ClientMsgNo = key },
+		"stream_no":     func(s *client.Send, key string) { s.StreamNo = key },
+		"tag_key":       func(s *client.Send, key string) { s.TagKey = key },
+	} {
+		for key, rule := range map[string]string{
+			" ": "must not be white space alone", "\u3000\t": "must not be white space alone", strings.Repeat("x", 257): "is 257 bytes; at most 256 are taken", "\xff": "must be UTF-8",
+		} {
+			send := client.Send{FromUID: "u", ChannelID: "g", ChannelType: client.ChannelGroup, Payload: []byte("x")}
+			set(&send, key)
+			_, err := c.Send(t.Context(), send)
+			answered := (*client.Error)(nil)
+			require.ErrorAs(t, err, &answered)
+			require.Equal(t, field, answered.Field)
+			require.ErrorContains(t, err, rule)
+		}
+	}
+	require.Empty(t, s.seen())
 }
 
 // The types are those of pkg/message, which a client need not import.
@@ -123,6 +173,64 @@ func TestResendWithin(t *testing.T) {
 	require.ErrorContains(t, outcomes[1].Err, "may be stored after 1 try: 503 no_answer")
 	require.NoError(t, outcomes[2].Err)
 	require.Equal(t, []string{"no-0"}, numbers(b.seen()[1]))
+}
+
+// A caller whose question for the window is not answered holds no other up.
+func TestWindowIsAskedByEach(t *testing.T) {
+	t.Parallel()
+	asked, leave := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	s := script(t, says(503, "no_answer"), says(503, "no_answer"), says200)
+	s.window = func(w http.ResponseWriter, r *http.Request) {
+		if !first.Swap(true) {
+			close(asked)
+			<-leave
+		}
+		_, _ = io.WriteString(w, `{"remembers_ms":600000}`)
+	}
+	c := newClient(t, s.URL, func(cfg *client.Config) { cfg.TryTimeout = time.Hour })
+	send := func() <-chan error {
+		sent := make(chan error, 1)
+		go func() {
+			_, err := c.Send(t.Context(), hello("no-1"))
+			sent <- err
+		}()
+		return sent
+	}
+	slow := send()
+	<-asked
+	select {
+	case err := <-send():
+		require.NoError(t, err)
+	case <-time.After(30 * time.Second):
+		require.Fail(t, "it waits for the other's question")
+	}
+	close(leave)
+	require.NoError(t, <-slow)
+}
+
+// A send that may be stored is not sent again while the server does not know how far back it remembers.
+func TestWindowNotKnownYet(t *testing.T) {
+	t.Parallel()
+	s := script(t, says(503, "no_answer"), says200)
+	var asked atomic.Int64
+	s.window = func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) < 3 {
+			_, _ = io.WriteString(w, `{"ordered_bulks":true}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"remembers_ms":600000}`)
+	}
+	_, err := newClient(t, s.URL, nil).Send(t.Context(), hello("no-1"))
+	require.NoError(t, err)
+	require.Equal(t, int64(3), asked.Load())
+	require.Len(t, s.seen(), 2)
+
+	s = script(t, says(503, "no_answer"))
+	s.window = func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{}`) }
+	_, err = newClient(t, s.URL, func(cfg *client.Config) { cfg.TriesMax = 4 }).Send(t.Context(), hello("no-1"))
+	require.ErrorContains(t, err, "may be stored after 4 tries: the server does not know yet")
+	require.Len(t, s.seen(), 1)
 }
 
 func TestErrors(t *testing.T) {

@@ -39,7 +39,7 @@ type Config struct {
 	RetryAfterMax time.Duration
 
 	// ResendWithin is how long after a try that may have been stored the send is tried again, by the wall clock too. 0: for as long as the server
-	// says that it remembers ([Client.Window]), or one minute if it does not say. Another value can only shorten what the server says.
+	// says that it remembers ([Client.Window]). Another value can only shorten what the server says.
 	ResendWithin time.Duration
 
 	// BulkItemsMax is how many sends SendBulk puts into one request, at most 10,000. 1,000.

@@ -76,7 +76,7 @@ func ExampleError() {
 	}
 	defer c.Close()
 	_, err = c.Send(context.Background(), client.Send{
-		FromUID: "alice", ChannelID: "lunch", ChannelType: client.ChannelGroup, Payload: []byte(strings.Repeat("x", 100_000)),
+		FromUID: "alice", ChannelID: "lunch", ChannelType: client.ChannelGroup, Payload: []byte(strings.Repeat("x", 600_000)),
 	})
 	answered := (*client.Error)(nil)
 	if errors.As(err, &answered) {

@@ -17,7 +17,7 @@ func TestLateAfterSuspend(t *testing.T) {
 	t.Parallel()
 	c, err := New(Config{URL: "http://localhost:1"})
 	require.NoError(t, err)
-	c.window.w, c.window.at = Window{Remembers: 10 * time.Minute}, time.Now()
+	c.window.set(Window{Remembers: 10 * time.Minute}, time.Now())
 	lost := &tryError{err: errors.New("lost"), written: true}
 	var slept, notStored SendError
 	slept.add(clienttest.Before(t, time.Now(), time.Hour), lost)
@@ -32,7 +32,7 @@ func TestLateAfterSuspend(t *testing.T) {
 	require.False(t, notStored.MaybeStored)
 
 	// What the server said before is not relied on after that.
-	c.window.at = clienttest.Before(t, c.window.at, time.Hour)
+	c.window.asked = clienttest.Before(t, c.window.asked, time.Hour)
 	_, err = c.resendable(t.Context(), time.Now())
 	require.Error(t, err)
 }

@@ -7,10 +7,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// ChannelType is what kind of channel a send goes to.
+// ChannelType is what kind of channel a send goes to, 1 to 255. Those without a name here are for the application; to the server they are groups.
 type ChannelType uint8
 
-// The channel types that the server knows.
+// The channel types that have a meaning.
 const (
 	ChannelPerson          ChannelType = 1
 	ChannelGroup           ChannelType = 2
@@ -28,7 +28,7 @@ const (
 
 // Send is a message to be. The server checks it; its rules are in docs/reference/api.md.
 type Send struct {
-	// ClientMsgNo is the sender's own key for the message, at most 128 bytes. If it is empty, one is made.
+	// ClientMsgNo is the sender's own key for the message, at most 256 bytes and not white space alone. If it is empty, one is made.
 	ClientMsgNo string
 	// FromUID is the sender, 1 to 256 bytes.
 	FromUID string
@@ -36,7 +36,7 @@ type Send struct {
 	// are given.
 	ChannelID   string
 	ChannelType ChannelType
-	// Payload is what is sent: 1 byte to 64 KiB, before base64, which is added here.
+	// Payload is what is sent: 1 byte to 512 KiB by default, before base64, which is added here.
 	Payload []byte
 	// NoPersist: give it an ID, publish it once, store it nowhere.
 	NoPersist bool
@@ -44,7 +44,7 @@ type Send struct {
 	RedDot bool
 	// SyncOnce: it is a command, and goes to the channel's command channel.
 	SyncOnce bool
-	// StreamNo and TagKey are stored with the message; at most 128 bytes each.
+	// StreamNo and TagKey are stored with the message; at most 256 bytes each.
 	StreamNo string
 	TagKey   string
 	// Expire is the seconds after which the message's row is gone; 0 means never.
@@ -63,6 +63,10 @@ type Result struct {
 	ClientMsgNo string
 	// Replayed: it had been sent before, and this is the first answer again.
 	Replayed bool
+	// ChannelID and ChannelType are the temporary channel that the server has made of the receivers. They are empty if the send named a channel,
+	// and if the server is of a version that does not tell.
+	ChannelID   string
+	ChannelType ChannelType
 }
 
 // sendJSON is a Send as the API takes it.

@@ -24,6 +24,7 @@ type scripted struct {
 	bodies []string
 	heads  []http.Header
 	conns  int
+	window http.HandlerFunc // nil: it remembers for ten minutes
 }
 
 func script(t *testing.T, steps ...http.HandlerFunc) *scripted {
@@ -43,7 +44,10 @@ func script(t *testing.T, steps ...http.HandlerFunc) *scripted {
 }
 
 func (s *scripted) serve(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/message/window" { // no step of a script
+	if r.URL.Path == "/message/window" && s.window != nil {
+		s.window(w, r)
+		return
+	} else if r.URL.Path == "/message/window" { // no step of a script
 		_, _ = io.WriteString(w, `{"remembers_ms":600000,"ordered_bulks":true}`)
 		return
 	}

@@ -30,10 +30,14 @@ type answerJSON struct {
 	MessageSeq  int64  `json:"message_seq"`
 	ClientMsgNo string `json:"client_msg_no"`
 	Replayed    bool   `json:"idempotent_replayed"`
-	Code        string `json:"code"`
-	Msg         string `json:"msg"`
-	Field       string `json:"field"`
-	Reason      int    `json:"reason"`
+
+	ChannelID   string      `json:"channel_id"`
+	ChannelType ChannelType `json:"channel_type"`
+
+	Code   string `json:"code"`
+	Msg    string `json:"msg"`
+	Field  string `json:"field"`
+	Reason int    `json:"reason"`
 }
 
 // result checks that a 200 answers the send that was made.
@@ -42,7 +46,10 @@ func (a *answerJSON) result(clientMsgNo string) (Result, error) {
 		return Result{}, &tryError{written: true, err: fmt.Errorf(
 			"the answer is not that of this send: message_id %d, client_msg_no %q", a.MessageID, a.ClientMsgNo)}
 	}
-	return Result{MessageID: a.MessageID, MessageSeq: a.MessageSeq, ClientMsgNo: a.ClientMsgNo, Replayed: a.Replayed}, nil
+	return Result{
+		MessageID: a.MessageID, MessageSeq: a.MessageSeq, ClientMsgNo: a.ClientMsgNo, Replayed: a.Replayed,
+		ChannelID: a.ChannelID, ChannelType: a.ChannelType,
+	}, nil
 }
 
 func (a *answerJSON) problem() *Error {

@@ -31,12 +31,15 @@ func (b Backoff) After(failures int) time.Duration {
 	return b.Min << doublings
 }
 
-// Wait pauses for between half and all of After(failures), at random, so that what failed at the same time does not retry
-// at the same time. If ctx ends first it returns at once, with the cause.
-func (b Backoff) Wait(ctx context.Context, failures int) error {
+// Random returns between half and all of After(failures), at random, so that what failed at the same time does not retry at
+// the same time.
+func (b Backoff) Random(failures int) time.Duration {
 	longest := b.After(failures)
-	return Pause(ctx, longest/2+rand.N(longest/2+1))
+	return longest/2 + rand.N(longest/2+1)
 }
+
+// Wait pauses for Random(failures). If ctx ends first it returns at once, with the cause.
+func (b Backoff) Wait(ctx context.Context, failures int) error { return Pause(ctx, b.Random(failures)) }
 
 // Wake tells one goroutine that there is something to do. Signals that come before it receives from the channel count as
 // one, so it looks at everything that there is to do after each.

@@ -1,16 +1,20 @@
 package message
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"strings"
 )
 
-// ChannelType is the kind of a channel. The numbers are WuKongIM's.
+// ChannelType is the kind of a channel, 1 to 255. The numbers are WuKongIM's, and an application may use any other of them as a type of its
+// own: it has the rules of a group.
 type ChannelType uint32
 
-// The channel types.
+// The channel types that WuKongIM names.
 const (
 	ChannelPerson          ChannelType = 1
 	ChannelGroup           ChannelType = 2
@@ -26,8 +30,11 @@ const (
 	ChannelAgentGroup      ChannelType = 12
 )
 
-// Valid reports whether t is one of the channel types.
-func (t ChannelType) Valid() bool { return t >= ChannelPerson && t <= ChannelAgentGroup }
+// Valid reports whether t can be the type of a channel. It is one byte on every hop: in the slot, in the fold's names and in ClickHouse.
+func (t ChannelType) Valid() bool { return t >= 1 && t <= math.MaxUint8 }
+
+// ChannelTypeRule is what is wrong with a channel_type that is not valid, to follow the name of its field; see [UIDRule].
+const ChannelTypeRule = "must be an integer from 1 to 255"
 
 // CommandSuffix is appended to the canonical name of a channel for commands
 // (sync_once), which have a sequence of their own.
@@ -68,6 +75,20 @@ func CanonicalChannel(fromUID, channelID string, channelType ChannelType, syncOn
 		channelID += CommandSuffix
 	}
 	return channelID, nil
+}
+
+// TemporaryChannel is the name of the channel of a command that names its receivers and no channel: the first 128 bits, in hex, of the SHA-256 of
+// the uids, sorted by bytes, each once, and joined by line feeds, which no uid contains. Its type is [ChannelTemporary]. The same receivers have the
+// same channel wherever it is computed.
+func TemporaryChannel(sorted []string) string {
+	h := sha256.New()
+	for i, uid := range sorted {
+		if i > 0 {
+			_, _ = h.Write([]byte{'\n'}) // a hash never fails
+		}
+		_, _ = h.Write([]byte(uid))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 func otherSide(fromUID, channelID string) (string, error) {

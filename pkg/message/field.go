@@ -55,7 +55,7 @@ type Field struct {
 	Origin Origin
 	// Column is the type of the column in ClickHouse; empty if the table has none. A column takes part in the comparison of an audit.
 	Column string
-	// Synced fields are part of an answer of /channel/messagesync.
+	// Synced fields are part of a message in an answer of /channel/messagesync and the other routes that read messages.
 	Synced bool
 
 	// One of these reads the value, by Kind. Texts alias the message.
@@ -76,10 +76,10 @@ func Fields() []Field {
 		{Name: "no_persist", Kind: Flag, Synced: true, Number: func(s *Stored) uint64 { return flag(s.Message.NoPersist) }}, // no such message is stored
 		{Name: "red_dot", Kind: Flag, Column: "UInt8", Synced: true, Number: func(s *Stored) uint64 { return flag(s.Message.RedDot) }},
 		{Name: "sync_once", Kind: Flag, Column: "UInt8", Synced: true, Number: func(s *Stored) uint64 { return flag(s.Message.SyncOnce) }},
-		{Name: "stream_no", Kind: Text, Column: "String", Text: func(s *Stored) string { return s.Message.StreamNo }},
-		{Name: "tag_key", Kind: Text, Column: "String", Text: func(s *Stored) string { return s.Message.TagKey }},
+		{Name: "stream_no", Kind: Text, Column: "String", Synced: true, Text: func(s *Stored) string { return s.Message.StreamNo }},
+		{Name: "tag_key", Kind: Text, Column: "String", Synced: true, Text: func(s *Stored) string { return s.Message.TagKey }},
 		{Name: "expire", Column: "UInt32", Synced: true, Number: func(s *Stored) uint64 { return uint64(s.Message.Expire) }},
-		{Name: "subscribers", Kind: Texts, Column: "Array(String)", Texts: func(s *Stored) []string { return s.Message.Subscribers }},
+		{Name: "subscribers", Kind: Texts, Column: "Array(String)", Synced: true, Texts: func(s *Stored) []string { return s.Message.Subscribers }},
 		{Name: "payload", Kind: Bytes, Column: "String", Synced: true, Text: func(s *Stored) string { return alias(s.Message.Payload) }},
 		{Name: "timestamp", Kind: Time, Origin: FromIdentity, Column: "DateTime64(3, 'UTC')", Synced: true, Number: func(s *Stored) uint64 { return uint64(milliOf(ID(s.Message.MessageId), s.Message.Timestamp)) }},
 		{Name: "partition", Origin: FromPlace, Column: "UInt16", Number: func(s *Stored) uint64 { return uint64(s.Partition) }},

@@ -88,11 +88,12 @@ type Send struct {
 	// a command. 1 to 600 bytes of UTF-8.
 	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
 	// 1 person, 2 group, 3 customer service, 4 community, 5 community topic,
-	// 6 info, 7 data, 8 temporary, 9 live, 10 visitors, 11 agent, 12 agent group.
+	// 6 info, 7 data, 8 temporary, 9 live, 10 visitors, 11 agent, 12 agent group;
+	// up to 255, an application's own.
 	ChannelType uint32 `protobuf:"varint,2,opt,name=channel_type,json=channelType,proto3" json:"channel_type,omitempty"`
 	// Sender, 1 to 256 bytes of UTF-8.
 	FromUid string `protobuf:"bytes,3,opt,name=from_uid,json=fromUid,proto3" json:"from_uid,omitempty"`
-	// The sender's own key for this message, at most 128 bytes; never empty, since
+	// The sender's own key for this message, at most 256 bytes; never empty, since
 	// ingest makes one where the request has none.
 	ClientMsgNo string `protobuf:"bytes,4,opt,name=client_msg_no,json=clientMsgNo,proto3" json:"client_msg_no,omitempty"`
 	// Give it an ID but no sequence, publish it once, store it nowhere.
@@ -101,14 +102,14 @@ type Send struct {
 	RedDot bool `protobuf:"varint,6,opt,name=red_dot,json=redDot,proto3" json:"red_dot,omitempty"`
 	// A command: it goes to the command channel.
 	SyncOnce bool `protobuf:"varint,7,opt,name=sync_once,json=syncOnce,proto3" json:"sync_once,omitempty"`
-	// Optional, at most 128 bytes each.
+	// Optional, at most 256 bytes each.
 	StreamNo string `protobuf:"bytes,8,opt,name=stream_no,json=streamNo,proto3" json:"stream_no,omitempty"`
 	TagKey   string `protobuf:"bytes,9,opt,name=tag_key,json=tagKey,proto3" json:"tag_key,omitempty"`
 	// Seconds from the message's timestamp after which its row is gone; 0 = never.
 	Expire uint32 `protobuf:"varint,10,opt,name=expire,proto3" json:"expire,omitempty"`
 	// Receivers, where the request named them; at most 10,000.
 	Subscribers []string `protobuf:"bytes,11,rep,name=subscribers,proto3" json:"subscribers,omitempty"`
-	// The decoded payload, 1 byte to 64 KiB by default.
+	// The decoded payload, 1 byte to 512 KiB by default.
 	Payload       []byte `protobuf:"bytes,12,opt,name=payload,proto3" json:"payload,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -72,6 +72,27 @@ func TestChannelIDRule(t *testing.T) {
 	}
 }
 
+func TestKeyRule(t *testing.T) {
+	t.Parallel()
+	const blank = "must not be white space alone; leave it out for none"
+	for key, rule := range map[string]string{
+		"": "", "x": "", " x ": "", "\u3000é": "", "\x00": "", "\u200b": "", strings.Repeat("k", 256): "", strings.Repeat("群", 85): "",
+		" ": blank, "\t\r\n\v\f ": blank, "\u00a0": blank, "\u0085\u1680\u2003\u2028\u3000": blank,
+		strings.Repeat("k", 257): "is 257 bytes; at most 256 are taken", strings.Repeat(" ", 257): "is 257 bytes; at most 256 are taken",
+	} {
+		require.Equal(t, rule, message.KeyRule(key, message.ClientMsgNoBytesMax), "%q", key)
+	}
+}
+
+// The type of a channel is one byte, and 0 is none.
+func TestChannelTypeValid(t *testing.T) {
+	t.Parallel()
+	for kind := range message.ChannelType(1000) {
+		require.Equal(t, kind >= 1 && kind <= 255, kind.Valid(), "type %d", kind)
+	}
+	require.False(t, message.ChannelType(1<<32-1).Valid())
+}
+
 // Each ASCII character of a channel_id has its rule, in whatever place.
 func TestChannelIDCharacters(t *testing.T) {
 	t.Parallel()

@@ -57,7 +57,7 @@ func parseChannel(text string) (string, message.ChannelType, error) {
 	number, err := strconv.ParseUint(kindText, 10, 8)
 	kind := message.ChannelType(number)
 	if err != nil || !kind.Valid() || name == "" {
-		return "", 0, fmt.Errorf("--replay-channel %q: must be a type from 1 to 12, a slash and a channel, as in 2/group123", text)
+		return "", 0, fmt.Errorf("--replay-channel %q: must be a type from 1 to 255, a slash and a channel, as in 2/group123", text)
 	}
 	if kind == message.ChannelPerson {
 		a, b, ok := strings.Cut(name, "@")

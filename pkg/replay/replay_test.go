@@ -477,8 +477,8 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		{[]string{"--from=1h", "--from-partition-seq=3"}, "only one can be given"},
 		{[]string{"--from=1h", "--until=2h"}, "--until: must be after"},
 		{[]string{"--replay-rate=-1"}, "must not be negative"},
-		{[]string{"--replay-channel=group"}, "a type from 1 to 12"},
-		{[]string{"--replay-channel=13/group"}, "a type from 1 to 12"},
+		{[]string{"--replay-channel=group"}, "a type from 1 to 255"},
+		{[]string{"--replay-channel=256/group"}, "a type from 1 to 255"},
 		{[]string{"--replay-channel=1/alice"}, "two uids joined by @"},
 	} {
 		_, err := config.Parse(c.args, new(Config))

@@ -42,7 +42,7 @@ func (c Config) Check() error {
 	for _, uid := range c.Person {
 		check(uid != "" && !strings.Contains(uid, "@"), "--person %q: must not be empty or hold @", uid)
 	}
-	check(message.ChannelType(c.ChannelType).Valid(), "--channel-type %d: must be 1 to 12", c.ChannelType)
+	check(message.ChannelType(c.ChannelType).Valid(), "--channel-type %d: must be 1 to 255", c.ChannelType)
 	one := c.Channel != "" || len(c.Person) == 2
 	check(one || c.FromSeq == 0, "--from-seq: is of a channel, and none is given")
 	check(one || c.Last == 0, "--last: is of a channel, and none is given")

@@ -356,7 +356,7 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		{[]string{"--commands"}, "--commands: is of a channel"},
 		{[]string{"--channel=c", "--last=3", "--since=3m"}, "only one can be given"},
 		{[]string{"--channel=c", "--channel-type=1"}, "two uids joined by @"},
-		{[]string{"--channel=c", "--channel-type=13"}, "must be 1 to 12"},
+		{[]string{"--channel=c", "--channel-type=0"}, "must be 1 to 255"},
 		{[]string{"--since=yesterday"}, "is not a time"},
 		{[]string{"--live", "--since=3m"}, "--live: shows only what comes"},
 	} {

@@ -54,7 +54,7 @@ func verdicts(effects []fold.Effect) []verdict {
 func drawSend(t *rapid.T) *message.Send {
 	return &message.Send{
 		ChannelId:   fmt.Sprintf("c%d", rapid.IntRange(0, 5).Draw(t, "channel")),
-		ChannelType: rapid.Uint32Range(1, 3).Draw(t, "type"),
+		ChannelType: rapid.SampledFrom([]uint32{1, 2, 13, 255}).Draw(t, "type"),
 		FromUid:     rapid.SampledFrom([]string{"a", "b"}).Draw(t, "from"),
 		ClientMsgNo: rapid.SampledFrom([]string{"", "1", "2", "3", "4", "5", "6", "7", "8"}).Draw(t, "client_msg_no"),
 		NoPersist:   rapid.IntRange(0, 9).Draw(t, "no_persist") == 0,
@@ -213,7 +213,8 @@ func TestMalformedRecordHasNoEffect(t *testing.T) {
 		"garbage":              []byte("\xff\xff\xff"),
 		"second send cut":      append(encode(t, good), 0x0a, 0x7f, 0x01),
 		"no channel":           encode(t, good, &message.Send{ChannelType: 2}),
-		"unknown channel type": encode(t, good, &message.Send{ChannelId: "c", ChannelType: 13}),
+		"no channel type":      encode(t, good, &message.Send{ChannelId: "c"}),
+		"unknown channel type": encode(t, good, &message.Send{ChannelId: "c", ChannelType: 256}),
 	} {
 		state := newState(t, params())
 		effects, err := state.Fold(fold.Record{StreamSeq: 1, Time: start, Data: data}, nil)

@@ -72,7 +72,7 @@ func (b *Block) Append(partitionSeq uint64, encoded []byte) error {
 	if b.columns == nil {
 		b.prepare()
 	}
-	if err := decode(&b.message, partitionSeq, encoded); err != nil {
+	if err := Decode(&b.message, partitionSeq, encoded); err != nil {
 		return err
 	}
 	for _, c := range b.columns {

@@ -11,9 +11,10 @@ import (
 // ErrUndecodable is wrapped by errors about messages that cannot be decoded or stored.
 var ErrUndecodable = errors.New("not a message that can be stored")
 
-// decode reads an encoded message into s, whose strings alias it. It ignores unknown fields, so that an older writer can
-// read messages of a newer sequencer.
-func decode(s *message.Stored, partitionSeq uint64, encoded []byte) error {
+// Decode reads an encoded message of the message log into s, whose strings alias it. It ignores unknown fields, so that an
+// older writer can read messages of a newer sequencer. For what [Block.Append] refuses, and the writer makes a dead letter, it
+// returns an error that wraps [ErrUndecodable].
+func Decode(s *message.Stored, partitionSeq uint64, encoded []byte) error {
 	err := s.Decode(encoded)
 	if err == nil {
 		err = check(&s.Message)
@@ -23,6 +24,27 @@ func decode(s *message.Stored, partitionSeq uint64, encoded []byte) error {
 	}
 	s.Partition, s.PartitionSeq = message.ID(s.Message.GetMessageId()).Partition(), partitionSeq
 	return nil
+}
+
+// RowOf returns an encoded message of the message log as [Client.Page] returns it from the table. Its texts alias the encoding.
+func RowOf(encoded []byte) (Row, Channel, error) {
+	var s message.Stored
+	if err := Decode(&s, 0, encoded); err != nil {
+		return Row{}, Channel{}, err
+	}
+	m := &s.Message
+	flag := func(set bool) uint8 {
+		if set {
+			return 1
+		}
+		return 0
+	}
+	row := Row{
+		MessageID: int64(m.GetMessageId()), MessageSeq: m.GetMessageSeq(), FromUID: m.GetFromUid(), ClientMsgNo: m.GetClientMsgNo(),
+		RedDot: flag(m.GetRedDot()), SyncOnce: flag(m.GetSyncOnce()), StreamNo: m.GetStreamNo(), TagKey: m.GetTagKey(), Expire: m.GetExpire(),
+		Subscribers: m.GetSubscribers(), UnixSeconds: uint32(m.AcceptedAt().Unix()), Payload: string(m.GetPayload()),
+	}
+	return row, Channel{ID: m.GetChannelId(), Type: message.ChannelType(m.GetChannelType())}, nil
 }
 
 // check refuses messages that the table could not distinguish, or would store under the wrong time.

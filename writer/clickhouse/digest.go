@@ -83,7 +83,7 @@ type Digested struct {
 // Digest decodes a message of the message log. For a message that cannot be stored, and so has no row, it returns an error
 // that wraps [ErrUndecodable].
 func (d *Digester) Digest(partitionSeq uint64, encoded []byte) (Digested, error) {
-	if err := decode(&d.message, partitionSeq, encoded); err != nil {
+	if err := Decode(&d.message, partitionSeq, encoded); err != nil {
 		return Digested{}, err
 	}
 	d.text = d.text[:0]
@@ -102,7 +102,7 @@ func (d *Digester) Digest(partitionSeq uint64, encoded []byte) (Digested, error)
 
 // Texts returns the columns of a message as text, as [Client.RowTexts] returns those of rows.
 func (d *Digester) Texts(partitionSeq uint64, encoded []byte) ([]string, error) {
-	if err := decode(&d.message, partitionSeq, encoded); err != nil {
+	if err := Decode(&d.message, partitionSeq, encoded); err != nil {
 		return nil, err
 	}
 	texts := make([]string, len(d.fields))

@@ -19,9 +19,19 @@ type Row struct {
 	ClientMsgNo string
 	RedDot      uint8
 	SyncOnce    uint8
+	StreamNo    string
+	TagKey      string
 	Expire      uint32
+	Subscribers []string
 	UnixSeconds uint32
 	Payload     string
+}
+
+// rowColumns are the columns of a Row, in the order of scan.
+const rowColumns = "message_id, message_seq, from_uid, client_msg_no, red_dot, sync_once, stream_no, tag_key, expire, subscribers, toUnixTimestamp(timestamp), payload"
+
+func (r *Row) scan(rows driver.Rows) error {
+	return rows.Scan(&r.MessageID, &r.MessageSeq, &r.FromUID, &r.ClientMsgNo, &r.RedDot, &r.SyncOnce, &r.StreamNo, &r.TagKey, &r.Expire, &r.Subscribers, &r.UnixSeconds, &r.Payload) //nolint:wrapcheck // the caller says what was being done
 }
 
 // Channel is a canonical channel, as the table names it.
@@ -53,16 +63,21 @@ func (c *Client) Page(ctx context.Context, channel Channel, r Range, each func(*
 	}
 	// Each part stores a channel's rows together in the order of the query, so the server reads only the range. A page costs
 	// latency rather than work, so one thread is as fast as many.
-	statement := fmt.Sprintf(`SELECT message_id, message_seq, from_uid, client_msg_no, red_dot, sync_once, expire, toUnixTimestamp(timestamp), payload
+	statement := fmt.Sprintf(`SELECT %s
 FROM %s.%s WHERE channel_id = $1 AND channel_type = $2 AND message_seq >= $3 AND message_seq <= $4 AND %s
-ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, quoteName(c.database), tableMessages, liveRows, direction, readSettings(ctx))
-	rows, err := c.query(ctx, statement, channel.ID, uint8(channel.Type), r.First, r.Last, r.LimitRows)
+ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, rowColumns, quoteName(c.database), tableMessages, liveRows, direction, readSettings(ctx))
+	return c.eachRow(ctx, each, statement, channel.ID, uint8(channel.Type), r.First, r.Last, r.LimitRows)
+}
+
+// eachRow calls each with the rows of a statement that selects rowColumns. An error of each ends the query and is returned unchanged.
+func (c *Client) eachRow(ctx context.Context, each func(*Row) error, statement string, args ...any) error {
+	rows, err := c.query(ctx, statement, args...)
 	if err != nil {
 		return newError("read", c.target(tableMessages), err)
 	}
 	var row Row
 	for rows.Next() {
-		if err := rows.Scan(&row.MessageID, &row.MessageSeq, &row.FromUID, &row.ClientMsgNo, &row.RedDot, &row.SyncOnce, &row.Expire, &row.UnixSeconds, &row.Payload); err != nil {
+		if err := row.scan(rows); err != nil {
 			_ = rows.Close() // returns the same error
 			return newError("read", c.target(tableMessages), err)
 		}

@@ -20,7 +20,7 @@ func history(t *testing.T, channel string, last int, at time.Time, change func(n
 	for n := 1; n <= last; n++ {
 		m := &message.Message{
 			ChannelId: channel, ChannelType: 2, FromUid: fmt.Sprintf("u%d", n%3), ClientMsgNo: fmt.Sprintf("no-%d", n), RedDot: n%2 == 0,
-			Payload: fmt.Appendf(nil, "\x00message %d", n), MessageId: uint64(message.MakeID(at.Sub(message.Epoch()).Milliseconds(), 0, n)), MessageSeq: uint64(n),
+			Payload: fmt.Appendf(nil, "\x00message %d", n), MessageId: uint64(message.MakeID(at.Sub(message.Epoch()).Milliseconds(), 0, n%4096)), MessageSeq: uint64(n),
 		}
 		if change != nil {
 			change(n, m)
@@ -66,7 +66,7 @@ func TestPage(t *testing.T) {
 		return stop
 	}), stop)
 	require.Equal(t, clickhouse.Row{
-		MessageID: int64(message.MakeID(at.Sub(message.Epoch()).Milliseconds(), 0, 7)), MessageSeq: 7, FromUID: "u1", ClientMsgNo: "no-7", Expire: 7200,
+		MessageID: int64(message.MakeID(at.Sub(message.Epoch()).Milliseconds(), 0, 7)), MessageSeq: 7, FromUID: "u1", ClientMsgNo: "no-7", Expire: 7200, Subscribers: []string{},
 		UnixSeconds: uint32(at.Unix()), Payload: "\x00message 7",
 	}, row)
 }

@@ -12,7 +12,8 @@ import (
 type Config struct {
 	HistoryRequestsMax  int             `help:"Concurrent client reads from ClickHouse (messagesync, status). Eight times as many may wait; further ones get 503." default:"16"`
 	HistoryTimeout      time.Duration   `help:"Time after which a client read gets 503." default:"5s"`
-	HistoryPageBytesMax config.ByteSize `help:"Maximum size of a page of messagesync, regardless of its limit. A page that it cuts short has more = 1." default:"8MiB"`
+	HistoryPageBytesMax config.ByteSize `help:"Maximum size of a page of messagesync, a batch of them or a lookup, regardless of its limit. A page that it cuts short has more = 1." default:"8MiB"`
+	HistoryTailBytesMax config.ByteSize `help:"Memory for messages that clients can read before they are in ClickHouse, of all partitions, which share it evenly. While ClickHouse lags by more, reads that need the rest get 503." default:"64MiB"`
 }
 
 // Limits of the settings.
@@ -23,6 +24,9 @@ const (
 	// The largest message must fit on a page.
 	pageBytesMin = 8 << 20
 	pageBytesMax = 256 << 20
+	// Each partition gets 2 MiB at least: see recent.New.
+	tailBytesMin = 1 << 20
+	tailBytesMax = 64 << 30
 )
 
 // Check reports every setting that is out of range.
@@ -37,5 +41,7 @@ func (c Config) Check() error {
 	check(c.HistoryTimeout >= 10*time.Millisecond && c.HistoryTimeout <= timeoutMax, "history-timeout %s: must be 10ms to %s", c.HistoryTimeout, timeoutMax)
 	check(c.HistoryPageBytesMax >= pageBytesMin && c.HistoryPageBytesMax <= pageBytesMax,
 		"history-page-bytes-max %s: must be %s to %s", c.HistoryPageBytesMax, config.ByteSize(pageBytesMin), config.ByteSize(pageBytesMax))
+	check(c.HistoryTailBytesMax >= tailBytesMin && c.HistoryTailBytesMax <= tailBytesMax,
+		"history-tail-bytes-max %s: must be %s to %s", c.HistoryTailBytesMax, config.ByteSize(tailBytesMin), config.ByteSize(tailBytesMax))
 	return errors.Join(errs...)
 }

@@ -1,4 +1,5 @@
-// Package history serves what has been sent: POST /channel/messagesync returns the messages of a channel, and
+// Package history serves what has been sent: POST /channel/messagesync and /channel/messagesyncbatch return the messages of
+// channels, /messages, /message, /message/byclientmsgno, /channel/last_message and /channel/max_message_seq single ones, and
 // GET /message/status the state of one send. It reads ClickHouse, and the logs for messages that are not there yet. It
 // writes nothing.
 //

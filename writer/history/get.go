@@ -11,8 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/sendhouse/sendhouse/pkg/broker"
 )
 
 const (
@@ -36,20 +34,6 @@ type getRequest struct {
 	NextFor  string `json:"next_by_subj,omitempty"`
 	Batch    int    `json:"batch,omitempty"`
 	MaxBytes int    `json:"max_bytes,omitempty"`
-}
-
-// lastOf returns the last record of a subject. It asks the stream's leader, because a follower may lag.
-func (l *logs) lastOf(ctx context.Context, stream, subject string) (r record, ok bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, getTimeout)
-	defer cancel()
-	last, err := broker.LastRecord(ctx, l.js, stream, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return r, false, nil
-	}
-	if err != nil {
-		return r, false, fmt.Errorf("last record of %s: %w", stream, err)
-	}
-	return record{seq: last.Sequence, at: last.Time, data: last.Data}, true, nil
 }
 
 // each visits the records of a subject between two sequences, within recordsMax and bytesMax; complete reports whether it

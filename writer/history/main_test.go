@@ -43,12 +43,16 @@ type bundle struct {
 	ctx     context.Context
 	client  *clickhouse.Client
 	nats    *broker.Embedded
+	nc      *nats.Conn
 	js      jetstream.JetStream
+	cfg     Config
 	service *Service
 	url     string
 	inserts int
 
 	published uint64 // messages in the log
+	records   uint64 // of the message log
+	commits   uint64 // of the write-ahead log
 }
 
 type options struct {
@@ -71,13 +75,25 @@ func setup(t testing.TB, o options) *bundle {
 
 	d := testkit.StartDeployment(t, 1)
 
-	cfg := Config{HistoryRequestsMax: 16, HistoryTimeout: 10 * time.Second, HistoryPageBytesMax: 8 << 20}
+	b := &bundle{t: t, ctx: ctx, client: client, nats: d.Server, nc: d.NATS, js: d.JetStream}
+	b.cfg = Config{HistoryRequestsMax: 16, HistoryTimeout: 10 * time.Second, HistoryPageBytesMax: 8 << 20, HistoryTailBytesMax: 64 << 20}
 	if o.config != nil {
-		o.config(&cfg)
+		o.config(&b.cfg)
 	}
-	service, err := New(cfg, Deps{ClickHouse: client, NATS: d.NATS, JetStream: d.JetStream, Partitions: 1, Logger: log, Registerer: prometheus.NewRegistry()})
-	require.NoError(t, err)
-	return &bundle{t: t, ctx: ctx, client: client, nats: d.Server, js: d.JetStream, service: service, url: serve(t, service.Routes())}
+	b.serveOver(d.NATS, d.JetStream)
+	return b
+}
+
+// serveOver makes a service that reaches NATS over a connection.
+func (b *bundle) serveOver(nc *nats.Conn, js jetstream.JetStream) {
+	b.t.Helper()
+	var err error
+	b.service, err = New(b.cfg, Deps{
+		ClickHouse: b.client, NATS: nc, JetStream: js, Partitions: 1, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+	})
+	require.NoError(b.t, err)
+	b.t.Cleanup(func() { require.NoError(b.t, b.service.Close()) })
+	b.url = serve(b.t, b.service.Routes())
 }
 
 // serve is a listener with the routes and nothing else.
@@ -117,9 +133,17 @@ func (b *bundle) insert(messages ...*message.Message) {
 	require.NoError(b.t, b.client.Insert(b.ctx, &block, 0, block.Rows(), fmt.Sprint(b.inserts)))
 }
 
-// publish appends a record of messages to the message log, and returns the partition_seq of the last.
+// publish appends a record of messages to the message log, and the group commit that it was made from to the write-ahead log
+// unless write did. It returns the partition_seq of the last.
 func (b *bundle) publish(messages ...*message.Message) uint64 {
 	b.t.Helper()
+	if b.records++; b.commits < b.records {
+		sends := make([]*message.Send, len(messages))
+		for i, m := range messages {
+			sends[i] = sendOf(m)
+		}
+		b.write(sends...)
+	}
 	batch := make([][]byte, len(messages))
 	for i, m := range messages {
 		var err error
@@ -142,6 +166,7 @@ func (b *bundle) write(sends ...*message.Send) uint64 {
 	require.NoError(b.t, err)
 	ack, err := b.js.Publish(b.ctx, topology.WALSubject(0), encoded)
 	require.NoError(b.t, err)
+	b.commits++
 	return ack.Sequence
 }
 

@@ -30,9 +30,9 @@ func newMetrics(reg prometheus.Registerer, running func() float64) (*metrics, er
 			Name: "sendhouse_history_statuses_total", Help: "Responses of /message/status, by state.",
 		}, []string{"state"}),
 	}
-	for _, path := range []string{pathSync, pathStatus} {
-		m.requests.WithLabelValues(path, "ok")
-		m.requestDuration.WithLabelValues(path)
+	for _, route := range NotServed() { // the same that are served
+		m.requests.WithLabelValues(route.Path, "ok")
+		m.requestDuration.WithLabelValues(route.Path)
 	}
 	for _, state := range []string{stateStored, stateAccepted, stateUnknown} {
 		m.states.WithLabelValues(state)

@@ -29,8 +29,8 @@ func bodyUnread() *api.Problem {
 	return &api.Problem{Status: http.StatusBadRequest, Code: "body_unreadable", Msg: "the body could not be read to its end"}
 }
 
-func tooLarge() *api.Problem {
-	return &api.Problem{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Msg: fmt.Sprintf("the body is larger than %d bytes", bodyBytesMax)}
+func tooLarge(bytesMax int64) *api.Problem {
+	return &api.Problem{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Msg: fmt.Sprintf("the body is larger than %d bytes", bytesMax)}
 }
 
 func mediaType(rule string) *api.Problem {
@@ -44,6 +44,10 @@ func overloaded() *api.Problem {
 func notServed() *api.Problem {
 	return &api.Problem{Status: http.StatusNotFound, Code: "history_not_served", Reason: reasonSystemError,
 		Msg: "this process has no ClickHouse to read from: it was started without --clickhouse-dsn"}
+}
+
+func messageNotFound() *api.Problem {
+	return &api.Problem{Status: http.StatusNotFound, Code: "message_not_found", Msg: "the channel has no such message"}
 }
 
 // clientGone is not sent to any client; its status, nginx's 499, is for the metrics.
@@ -69,7 +73,13 @@ func logsUnavailable(client context.Context) *api.Problem {
 		return clientGone()
 	}
 	return &api.Problem{Status: http.StatusServiceUnavailable, Code: "log_unavailable", Reason: reasonSystemError, RetryAfter: 1,
-		Msg: "the message is not in ClickHouse, and the logs before it cannot be read at the moment"}
+		Msg: "the newest messages are not in ClickHouse yet, and the message log cannot be read at the moment"}
+}
+
+// behind reports that messages may have been answered that neither ClickHouse nor the tail of the message log has.
+func behind() *api.Problem {
+	return &api.Problem{Status: http.StatusServiceUnavailable, Code: "history_behind", Reason: reasonSystemError, RetryAfter: 1,
+		Msg: "ClickHouse is too far behind the message log, or a send to the channel is not in the message log yet: some messages cannot be read at the moment"}
 }
 
 // issues collects the invalid fields of a request, which one error reports together.
@@ -92,6 +102,21 @@ func (i *issues) add(field, rule string) {
 		i.reason = map[string]int{"channel_id": reasonChannelID, "channel_type": reasonChannelType}[field]
 	}
 	i.names, i.texts = append(i.names, field), append(i.texts, field+" "+rule)
+}
+
+// addOf adds the issues of an element of a list, whose fields prefix names. A login_uid is that of the whole request.
+func (i *issues) addOf(prefix string, element *issues) {
+	for n, name := range element.names {
+		rule := strings.TrimPrefix(element.texts[n], name+" ")
+		if name != "login_uid" {
+			name = prefix + name
+		}
+		first := len(i.names) == 0
+		i.add(name, rule)
+		if first {
+			i.reason = element.reason
+		}
+	}
 }
 
 // problem returns nil if no field is invalid.

@@ -16,12 +16,19 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
+	"github.com/sendhouse/sendhouse/writer/history/recent"
 )
 
 // The routes.
 const (
-	pathSync   = "/channel/messagesync"
-	pathStatus = "/message/status"
+	pathSync      = "/channel/messagesync"
+	pathSyncBatch = "/channel/messagesyncbatch"
+	pathMaxSeq    = "/channel/max_message_seq"
+	pathLast      = "/channel/last_message"
+	pathMessages  = "/messages"
+	pathMessage   = "/message"
+	pathByKey     = "/message/byclientmsgno"
+	pathStatus    = "/message/status"
 )
 
 // waitersPerSlot is the number of requests that may wait per slot.
@@ -31,6 +38,10 @@ const waitersPerSlot = 8
 type table interface {
 	Page(ctx context.Context, channel clickhouse.Channel, r clickhouse.Range, each func(*clickhouse.Row) error) error
 	Sent(ctx context.Context, channel clickhouse.Channel, fromUID, clientMsgNo string) (clickhouse.Identity, bool, error)
+	BySeq(ctx context.Context, channel clickhouse.Channel, seqs []uint64, each func(*clickhouse.Row) error) error
+	ByID(ctx context.Context, channel clickhouse.Channel, ids []int64, each func(*clickhouse.Row) error) error
+	ByClientMsgNo(ctx context.Context, channel clickhouse.Channel, clientMsgNos []string, each func(*clickhouse.Row) error) error
+	LastSeq(ctx context.Context, channel clickhouse.Channel) (uint64, error)
 }
 
 // Deps holds the dependencies of the service. All fields must be set.
@@ -46,10 +57,11 @@ type Deps struct {
 	Registerer prometheus.Registerer
 }
 
-// Service serves the routes. It has no goroutines of its own.
+// Service serves the routes. Close it in the end.
 type Service struct {
 	cfg        Config
 	table      table
+	recent     *recent.Log
 	logs       *logs
 	partitions topology.Partitions
 	log        *slog.Logger
@@ -91,25 +103,50 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("history: metrics: %w", err)
 	}
+	s.recent, err = recent.New(recent.Config{
+		JetStream: deps.JetStream, Partitions: deps.Partitions, BytesMax: int(cfg.HistoryTailBytesMax), Now: func() time.Time { return s.now() },
+		Logger: s.log, Registerer: deps.Registerer,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("history: metrics: %w", err)
+	}
 	return s, nil
 }
 
+// Close ends what follows the message logs. Reads fail from then on.
+func (s *Service) Close() error { return s.recent.Close() }
+
 // Routes returns the routes of the service.
 func (s *Service) Routes() []api.Route {
-	return routes(s.route(pathSync, s.sync), s.route(pathStatus, s.status))
+	return routes(func(path string, e endpoint) http.HandlerFunc {
+		return s.route(path, func(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) { return e(s, w, r) })
+	})
 }
 
 // NotServed returns the same routes for a process without ClickHouse: they reply that it has none.
 func NotServed() []api.Route {
-	answer := func(w http.ResponseWriter, _ *http.Request) { notServed().Write(w) }
-	return routes(answer, answer)
+	return routes(func(string, endpoint) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { notServed().Write(w) }
+	})
 }
 
-func routes(sync, status http.HandlerFunc) []api.Route {
+// endpoint serves one route.
+type endpoint func(s *Service, w http.ResponseWriter, r *http.Request) (answer, *api.Problem)
+
+func routes(serve func(path string, e endpoint) http.HandlerFunc) []api.Route {
+	route := func(method, path string, needs api.Scope, e endpoint) api.Route {
+		return api.Route{Method: method, Path: path, Needs: needs, Serve: serve(path, e)}
+	}
 	return []api.Route{
-		{Method: http.MethodPost, Path: pathSync, Needs: api.ScopeRead, Serve: sync},
+		route(http.MethodPost, pathSync, api.ScopeRead, (*Service).sync),
+		route(http.MethodPost, pathSyncBatch, api.ScopeRead, (*Service).syncBatch),
+		route(http.MethodGet, pathMaxSeq, api.ScopeRead, (*Service).maxSeq),
+		route(http.MethodGet, pathLast, api.ScopeRead, (*Service).last),
+		route(http.MethodPost, pathMessages, api.ScopeRead, (*Service).messages),
+		route(http.MethodPost, pathMessage, api.ScopeRead, (*Service).message),
+		route(http.MethodGet, pathByKey, api.ScopeRead, (*Service).byKey),
 		// A client that may send may ask for the state of a send: the reply holds nothing that the send's reply did not.
-		{Method: http.MethodGet, Path: pathStatus, Needs: api.ScopeRead | api.ScopeSend, Serve: status},
+		route(http.MethodGet, pathStatus, api.ScopeRead|api.ScopeSend, (*Service).status),
 	}
 }
 

@@ -2,13 +2,10 @@ package history
 
 import (
 	"context"
-	"errors"
 	"math"
 	"net/http"
-	"slices"
 
 	"github.com/sendhouse/sendhouse/pkg/api"
-	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
 // The number of rows per query: at first, and again after small ones. The size of the next rows is unknown: with the
@@ -17,9 +14,6 @@ const (
 	firstRowsMax = 256
 	nextRowsMax  = 512
 )
-
-// rowOverheadBytes is the approximate size of a message in a reply beyond its texts.
-const rowOverheadBytes = 320
 
 // sync serves POST /channel/messagesync.
 func (s *Service) sync(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
@@ -31,29 +25,13 @@ func (s *Service) sync(w http.ResponseWriter, r *http.Request) (answer, *api.Pro
 	if !some {
 		return appendPage(nil, &q, page{}), nil
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.HistoryTimeout)
-	defer cancel()
-	leave, problem := s.admit(ctx)
+	p, problem := reading(s, r, func(ctx, client context.Context) (page, *api.Problem) {
+		return s.rows(ctx, client, q.channel, span, q.limit)
+	})
 	if problem != nil {
 		return nil, problem
 	}
-	defer leave()
-	p, err := s.page(ctx, q.channel, span, q.limit)
-	if err != nil {
-		problem := unavailable(ctx, r.Context(), err)
-		if problem.Status != clientGone().Status {
-			s.tableFailed(err)
-		}
-		return nil, problem
-	}
-	s.tableWorks()
 	return appendPage(make([]byte, 0, p.bytes+512), &q, p), nil
-}
-
-// span is the part of a channel to read: First to Last, and from which end.
-type span struct {
-	first, last uint64
-	newestFirst bool
 }
 
 // span returns the part of the channel that a request selects, by WuKongIM's rules; some is false if it must be empty.
@@ -79,74 +57,4 @@ func (q *syncRequest) span() (sp span, some bool) {
 		}
 	}
 	return sp, sp.first <= sp.last
-}
-
-// page holds messages in the order of message_seq.
-type page struct {
-	rows  []clickhouse.Row
-	more  bool
-	bytes int // their approximate size in a reply
-}
-
-// errFull stops reading when a page is full.
-var errFull = errors.New("the page is full")
-
-// page reads up to limit messages, fewer if they are large; its more field reports whether others follow.
-func (s *Service) page(ctx context.Context, channel clickhouse.Channel, sp span, limit int) (page, error) {
-	var p page
-	for {
-		ask := p.nextRows(limit, int(s.cfg.HistoryPageBytesMax))
-		came := 0
-		err := s.table.Page(ctx, channel, clickhouse.Range{First: sp.first, Last: sp.last, NewestFirst: sp.newestFirst, LimitRows: ask}, func(row *clickhouse.Row) error {
-			came++
-			return p.take(row, limit, int(s.cfg.HistoryPageBytesMax))
-		})
-		switch {
-		case errors.Is(err, errFull):
-			p.more = true
-		case err != nil:
-			return page{}, err //nolint:wrapcheck // a clickhouse.Error says it all
-		}
-		if p.more || came < ask || !sp.behind(p.rows[len(p.rows)-1].MessageSeq) {
-			break
-		}
-	}
-	if sp.newestFirst {
-		slices.Reverse(p.rows)
-	}
-	return p, nil
-}
-
-// nextRows returns the number of rows to query: one more than wanted, to detect whether more follow, within the memory limit.
-func (p *page) nextRows(limit, bytesMax int) int {
-	want := limit + 1 - len(p.rows)
-	if len(p.rows) == 0 {
-		return min(want, firstRowsMax)
-	}
-	room := (bytesMax - p.bytes) / (p.bytes / len(p.rows))
-	return max(1, min(want, room+1, nextRowsMax))
-}
-
-// take adds a row unless it repeats the previous one.
-func (p *page) take(row *clickhouse.Row, limit, bytesMax int) error {
-	if n := len(p.rows); n > 0 && p.rows[n-1].MessageSeq == row.MessageSeq {
-		return nil
-	}
-	bytes := rowOverheadBytes + len(row.Payload)/3*4 + len(row.ClientMsgNo) + len(row.FromUID)
-	if len(p.rows) == limit || len(p.rows) > 0 && p.bytes+bytes > bytesMax {
-		return errFull
-	}
-	p.rows = append(p.rows, *row)
-	p.bytes += bytes
-	return nil
-}
-
-// behind moves the span past a message, and reports whether any of it remains.
-func (sp *span) behind(seq uint64) bool {
-	if sp.newestFirst {
-		sp.last = seq - 1
-	} else {
-		sp.first = seq + 1
-	}
-	return sp.first <= sp.last && sp.first > 0
 }

@@ -55,7 +55,7 @@ func ingest() board {
 					q(`sum(increase(sendhouse_ingest_permission_watch_restarts_total{$at}[15m]))`, "begun again"), q(`sum(increase(sendhouse_ingest_permission_unconfirmed_total{$at}[15m]))`, "not confirmed"), q(`sum(increase(sendhouse_ingest_permission_damaged_total{$at}[15m]))`, "damaged")).limits(1, 10).size(24, 6),
 			}},
 			{"Reading back", []panel{
-				lines("Requests", "reqps", "Of /channel/messagesync and /message/status, by what became of them.", q(`sum by (route, code) (rate(sendhouse_history_requests_total{$at}[$__rate_interval]))`, "{{route}} {{code}}")).stacked().size(6, 8),
+				lines("Requests", "reqps", "Of the routes that read messages, by what became of them.", q(`sum by (route, code) (rate(sendhouse_history_requests_total{$at}[$__rate_interval]))`, "{{route}} {{code}}")).stacked().size(6, 8),
 				lines("Duration, p99", seconds, "From the request to its response.", q(`histogram_quantile(0.99, sum by (le, route) (rate(sendhouse_history_request_duration_seconds_bucket{$at}[$__rate_interval])))`, "{{route}}")).size(6, 8),
 				lines("Statuses", perSecond, "Responses of /message/status.", q(`sum by (state) (rate(sendhouse_history_statuses_total{$at}[$__rate_interval]))`, "{{state}}")).stacked().size(6, 8),
 				lines("Reads under way", count, "At --history-requests-max, further reads wait.", q(`sum by (instance) (sendhouse_history_running_reads{$at})`, "{{instance}}")).size(6, 8),

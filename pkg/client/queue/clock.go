@@ -49,12 +49,13 @@ func (c *clock) seenMS() int64 {
 // numberBits are those of an entry's number that count within a millisecond. The others are when it came.
 const numberBits = 20
 
-// number makes the number of a new entry. Numbers grow.
-func (c *clock) number() uint64 {
+// numbers makes the numbers of n new entries, which follow each other, and returns the first. Numbers grow.
+func (c *clock) numbers(n int) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.next = max(c.next+1, uint64(c.now())<<numberBits)
-	return c.next
+	first := max(c.next+1, uint64(c.now())<<numberBits)
+	c.next = first + uint64(n) - 1
+	return first
 }
 
 // used keeps a number, and smaller ones, from being made.

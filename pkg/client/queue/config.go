@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/client"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // Config says where the queue is and how it delivers. Dir and Client must be given; a zero elsewhere means the default that is named there.
@@ -23,7 +24,7 @@ type Config struct {
 	// BytesMax bounds what is kept, waiting sends and dead letters together; at least 1 MiB. The files are never larger than twice that, and
 	// shrink when the queue drains. 256 MiB.
 	BytesMax int64
-	// PayloadBytesMax is the largest payload that the server takes (--ingest-payload-bytes-max); a larger one is refused by Enqueue. 64 KiB.
+	// PayloadBytesMax is the largest payload that the server takes (--ingest-payload-bytes-max); a larger one is refused by Enqueue. 512 KiB.
 	PayloadBytesMax int
 	// Workers is how many requests are under way at one time. 8.
 	Workers int
@@ -44,7 +45,7 @@ type Config struct {
 	// AgeMax is how long a send may wait; an older one becomes a dead letter for Expired. 0 means for ever.
 	AgeMax time.Duration
 	// ResendWithin is how long after a try that may have been stored the send is simply sent again. 0: for as long as the server says that it
-	// remembers (GET /message/window), or one minute if it does not say. Another value can only shorten what the server says.
+	// remembers ([client.Client.Window]); while the server does not know that, such sends wait. Another value can only shorten what the server says.
 	ResendWithin time.Duration
 	// Check is asked about a send that is past ResendWithin. The default is Ask, with Client.
 	Check Check
@@ -84,7 +85,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	setDefault(&c.BytesMax, 256<<20)
-	setDefault(&c.PayloadBytesMax, 64<<10)
+	setDefault(&c.PayloadBytesMax, 512<<10)
 	setDefault(&c.Workers, 8)
 	setDefault(&c.BatchItemsMax, 2_000)
 	setDefault(&c.BatchBytesMax, 1<<20)
@@ -133,6 +134,11 @@ const (
 	serverBulkItemsMax = 10_000
 	serverBulkBytesMax = 8 << 20
 )
+
+// backoff bounds the pauses after failures.
+func (c Config) backoff() lifecycle.Backoff {
+	return lifecycle.Backoff{Min: c.BackoffMin, Max: c.BackoffMax}
+}
 
 // segmentBytes is the size of a file of the queue.
 func (c Config) segmentBytes() int64 { return min(c.BytesMax/64, 8<<20) }

@@ -41,30 +41,19 @@ func (q *Queue) DeadLetters(after uint64, most int) ([]DeadLetter, error) {
 	return all, nil
 }
 
-// deadLetter reads one. The record may have moved since its place was looked up.
+// deadLetter reads one.
 func (q *Queue) deadLetter(i item) (DeadLetter, error) {
-	for {
-		record, err := q.journal.Read(i.at, nil)
-		if err == nil {
-			d := DeadLetter{Number: i.number}
-			if err = json.Unmarshal(record[itemHeadBytes:], &d); err == nil {
-				return d, nil
-			}
-		}
-		q.mu.Lock()
-		now := q.dead.find(i.number)
-		q.mu.Unlock()
-		switch {
-		case now == nil:
-			return DeadLetter{}, errNotThere
-		case now.at != i.at:
-			i = *now
-		case errors.Is(err, journal.ErrDamaged):
-			return DeadLetter{Number: i.number, Reason: Damaged, Text: err.Error()}, nil
-		default:
-			return DeadLetter{}, err
-		}
+	record, err := q.record(i, nil, q.dead.find)
+	if errors.Is(err, journal.ErrDamaged) {
+		return DeadLetter{Number: i.number, Reason: Damaged, Text: err.Error()}, nil
+	} else if err != nil {
+		return DeadLetter{}, err
 	}
+	d := DeadLetter{Number: i.number}
+	if err := json.Unmarshal(record[itemHeadBytes:], &d); err != nil {
+		return DeadLetter{}, err
+	}
+	return d, nil
 }
 
 // DropDead removes a dead letter. One that is not there is no error.
@@ -108,7 +97,7 @@ func (q *Queue) Revive(number uint64) error {
 	return q.use(func() error {
 		err := q.journal.Commit(func(b *journal.Batch) {
 			b.Add(kindDrop, dropRecord(number))
-			b.Add(kindPut, itemHead(laneOf(&s), q.clock.number(), since), putBody(&s, text))
+			b.Add(kindPut, itemHead(laneOf(&s), q.clock.numbers(1), since), putBody(&s, text))
 		})
 		if err != nil {
 			return fmt.Errorf("queue: revive dead letter %d: %w", number, err)

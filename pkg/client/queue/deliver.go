@@ -10,7 +10,6 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/client"
 	"github.com/sendhouse/sendhouse/pkg/client/internal/journal"
-	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // do does a job and releases its lanes.
@@ -53,18 +52,17 @@ func (q *Queue) placeAll(j *job) {
 func (q *Queue) delayAll(j *job) {
 	for _, one := range j.lanes {
 		one.tries++
-		q.later(one, q.cfg.backoff(one.tries))
+		q.later(one, q.cfg.backoff().Random(one.tries))
 	}
 }
 
 // letter is one send on its way.
 type letter struct {
 	item
-	no    string
-	text  []byte // its JSON
-	lane  *lane
-	fresh bool        // this try is the first that may be stored
-	dead  *DeadLetter // it is to be given up, and was not sent
+	no   string
+	text []byte // its JSON
+	lane *lane
+	dead *DeadLetter // it is to be given up, and was not sent
 }
 
 // send marks the sends of a job, makes the request, and writes down what became of them.
@@ -109,9 +107,9 @@ func (q *Queue) read(j *job) ([]letter, error) {
 	now := q.clock.nowMS()
 	for n, run := range j.runs {
 		for _, i := range run {
-			l := letter{item: i, lane: j.lanes[n], fresh: i.since == 0}
+			l := letter{item: i, lane: j.lanes[n]}
 			start := len(memory)
-			body, err := q.journal.Read(i.at, memory[start:])
+			body, err := q.record(i, memory[start:], l.lane.find)
 			switch {
 			case errors.Is(err, journal.ErrDamaged):
 				l.dead = &DeadLetter{Reason: Damaged, Text: err.Error()}
@@ -213,7 +211,7 @@ func (q *Queue) conclude(ctx context.Context, v *verdict) {
 		}
 	}
 	for tries := 1; q.commit(fill) != nil; tries++ {
-		if q.fatal() != nil || lifecycle.Pause(ctx, q.cfg.backoff(tries)) != nil {
+		if q.fatal() != nil || q.cfg.backoff().Wait(ctx, tries) != nil {
 			return // the marks on disk tell the next process that there is doubt
 		}
 	}
@@ -260,7 +258,7 @@ func (q *Queue) judge(v *verdict, l *letter, o client.Outcome) {
 			v.err = err
 		}
 	}
-	if l.fresh && (l.dead != nil || err != nil && !client.MaybeStored(err)) {
+	if l.since == 0 && (l.dead != nil || err != nil && !client.MaybeStored(err)) {
 		v.note(op{kind: kindMark, key: l.lane.key, first: l.number, last: l.number})
 	}
 }
@@ -279,13 +277,13 @@ func (q *Queue) release(ctx context.Context, j *job, v *verdict) {
 		case err == nil:
 			one.tries, one.groupMax = 0, 0
 			q.place(one)
-		case concernsAll(err) && !v.reached && !j.solo:
+		case concernsAll(err) && !v.reached && sends > 1:
 			// Perhaps it is one of these that breaks the request: it is found by halves.
 			one.groupMax = max(1, sends/2)
 			q.place(one)
 		default:
 			one.tries++
-			q.later(one, max(q.cfg.asked(err), q.cfg.backoff(one.tries)))
+			q.later(one, max(q.cfg.asked(err), q.cfg.backoff().Random(one.tries)))
 		}
 	}
 }
@@ -353,7 +351,7 @@ func (q *Queue) check(ctx context.Context, j *job) {
 				q.away(j, err)
 			}
 			one.tries++
-			q.later(one, max(q.cfg.asked(err), q.cfg.backoff(one.tries)))
+			q.later(one, max(q.cfg.asked(err), q.cfg.backoff().Random(one.tries)))
 		})
 		return
 	}
@@ -380,15 +378,15 @@ func (q *Queue) askWindow(ctx context.Context, j *job) {
 	w, err := q.cfg.Client.Window(ctx)
 	q.finish(j, func() {
 		q.window.asking = false
+		if w.Remembers == 0 {
+			q.window.notYet = time.Now().Add(windowPause)
+		}
 		if err != nil && concernsAll(err) {
 			q.away(j, err)
-			q.window.notYet = time.Now().Add(windowPause)
 			return
 		}
 		if err != nil {
-			q.cfg.Logger.Warn("the server does not say how far back it remembers", "error", err)
-			q.window.notYet = time.Now().Add(windowPause)
-			w = client.Window{}
+			q.cfg.Logger.Warn("cannot ask the server how far back it remembers; sends that may be stored wait", "error", err)
 		}
 		q.window.Window, q.window.at = w, time.Now()
 	})

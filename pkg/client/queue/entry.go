@@ -11,6 +11,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/client"
 	"github.com/sendhouse/sendhouse/pkg/client/internal/journal"
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // Entry is a send in the queue.
@@ -58,7 +59,7 @@ type DeadLetter struct {
 
 // The records of the journal. Numbers are big-endian; since is in Unix seconds, 0 meaning that no try can have been stored.
 //
-//	put   lane | number | since | length (1) and client_msg_no | the send's JSON, as the API takes it
+//	put   lane | number | since | length (1; 0 means 256) and client_msg_no | the send's JSON, as the API takes it
 //	mark  lane | first | last | since: tries of these entries begin now, or, since 0, none of them is stored
 //	gone  lane | last: the entries up to this one have been delivered
 //	dead  lane | number | since | a DeadLetter's JSON, in place of the entry
@@ -74,8 +75,10 @@ const (
 // itemHeadBytes is what a put or a dead record has before its JSON.
 const itemHeadBytes = len(laneKey{}) + 8 + 4
 
-// frameBytes is what the journal adds to a record.
-const frameBytes = 14
+// putKeyBytesMax is the longest client_msg_no that a put record can have. It is a part of the format.
+const putKeyBytesMax = 256
+
+const _ = uint(putKeyBytesMax - message.ClientMsgNoBytesMax) // does not compile if the API takes longer ones
 
 // item is an entry, or a dead letter, as memory has it. A queue of a million keeps a million of these, so it is small and without pointers.
 type item struct {
@@ -91,6 +94,7 @@ func itemHead(key laneKey, number uint64, since uint32) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(head, number), since)
 }
 
+// putBody is what follows the head of a put record. Every send has a client_msg_no of 1 to 256 bytes, so one byte holds its length.
 func putBody(s *client.Send, text []byte) []byte {
 	body := append(make([]byte, 0, 1+len(s.ClientMsgNo)+len(text)), byte(len(s.ClientMsgNo)))
 	return append(append(body, s.ClientMsgNo...), text...)
@@ -100,6 +104,9 @@ func putBody(s *client.Send, text []byte) []byte {
 func splitPut(record []byte) (no string, text []byte) {
 	record = record[itemHeadBytes:]
 	n := 1 + int(record[0])
+	if n == 1 {
+		n += putKeyBytesMax
+	}
 	return string(record[1:n]), record[n:]
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/client"
+	"github.com/sendhouse/sendhouse/pkg/client/internal/journal"
 )
 
 // Sends at which something between here and the server breaks the connection stop no other channel, alone or in a bulk.
@@ -177,6 +178,40 @@ func TestWindowOfServer(t *testing.T) {
 	}
 }
 
+// While the server does not know its window, as after its start, a send that may be stored waits, and others are sent.
+func TestWindowNotKnownYet(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	b.server.forgets(0)
+	b.lost(true)
+	b.enqueue("g", "no")
+	b.run()
+	require.Eventually(t, func() bool { return b.server.windowsAsked() > 2 }, testTimeout, time.Millisecond)
+	b.enqueue("other", numbers(0, 3)...)
+	require.Eventually(t, func() bool { return len(b.server.got("other")) == 3 }, testTimeout, time.Millisecond)
+	require.Equal(t, 4, b.server.count(), "it was sent again")
+	require.Zero(t, b.Stats().DeadLetters)
+	b.server.forgets(time.Hour)
+	b.flush()
+	require.Equal(t, []string{"no"}, b.server.got("g"))
+	require.Equal(t, 5, b.server.count())
+	b.end()
+}
+
+// A server without the route is taken to remember for a minute.
+func TestWindowOfOldServer(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	b.server.forgets(-1)
+	b.lost(true)
+	b.enqueue("g", "no")
+	b.run()
+	b.flush()
+	require.Equal(t, []string{"no"}, b.sentSoFar())
+	require.Equal(t, 2, b.server.count())
+	b.end()
+}
+
 // A dead letter that may have been stored is asked for when it lives again.
 func TestReviveRemembers(t *testing.T) {
 	t.Parallel()
@@ -220,8 +255,8 @@ func TestEnqueueValidates(t *testing.T) {
 		"payload":      func(s *client.Send) { s.Payload = nil },
 		"from_uid":     func(s *client.Send) { s.FromUID = "" },
 		"channel_id":   func(s *client.Send) { s.ChannelID = "a b" },
-		"channel_type": func(s *client.Send) { s.ChannelType = 13 },
-		"tag_key":      func(s *client.Send) { s.TagKey = strings.Repeat("x", 129) },
+		"channel_type": func(s *client.Send) { s.ChannelType = 0 },
+		"tag_key":      func(s *client.Send) { s.TagKey = strings.Repeat("x", 257) },
 		"subscribers":  func(s *client.Send) { s.Subscribers = []string{"a"} },
 	} {
 		bad := groupSend("g", "no")
@@ -233,7 +268,7 @@ func TestEnqueueValidates(t *testing.T) {
 		require.True(t, client.IsRefused(err))
 	}
 	large := groupSend("g", "no")
-	large.Payload = make([]byte, 64<<10+1)
+	large.Payload = make([]byte, 512<<10+1)
 	_, err := b.Enqueue(t.Context(), large)
 	require.ErrorContains(t, err, "413 too_large")
 	requireEmpty(t, b.Queue)
@@ -295,6 +330,96 @@ func TestSendHeedsTheGate(t *testing.T) {
 	require.NoError(t, err)
 	require.NotNil(t, queued)
 	require.Equal(t, tried, b.server.count())
+	b.end()
+}
+
+// All sends of a call have numbers that follow each other, however long it takes to make them, and handles that are garbage are forgotten one by one:
+// what that costs depends on how many there are, and on nothing else.
+func TestHandlesOfManySends(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	const n = 20_000
+	sends := make([]client.Send, n)
+	for i := range sends {
+		sends[i] = groupSend("g", fmt.Sprint(i))
+	}
+	enqueue := func(sends ...client.Send) {
+		handles, err := b.Enqueue(t.Context(), sends...)
+		require.NoError(t, err)
+		for i, h := range handles {
+			require.Equal(t, handles[0].Number+uint64(i), h.Number)
+		}
+	}
+	enqueue(sends...)
+	enqueue(groupSend("g", "last")) // comes after all of them
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		b.Queue.mu.Lock()
+		defer b.Queue.mu.Unlock()
+		return len(b.handles) == 0
+	}, testTimeout, time.Millisecond)
+	require.NoError(t, b.Queue.Close())
+	b.open()
+	last := uint64(0)
+	b.byKey[laneOf(&sends[0])].all(0, func(i *item) bool {
+		require.Greater(t, i.number, last)
+		last = i.number
+		return true
+	})
+	require.Equal(t, n+1, b.Stats().Entries)
+}
+
+// Sends that a worker has been given are moved to another file before it reads them.
+func TestReadsWhatHasMoved(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.BytesMax, c.BatchItemsMax = 1<<20, 100 }) // files of 16 KiB
+	b.enqueue("moved", numbers(0, 3)...)
+	b.Queue.mu.Lock()
+	b.window.at, b.window.Ordered = time.Now(), true
+	j, _ := b.take(b.window.at)
+	b.Queue.mu.Unlock()
+	require.Equal(t, 3, j.sends())
+	large := groupSend("large", "")
+	large.Payload = make([]byte, 10_000)
+	for moved := false; !moved; {
+		handles, err := b.Enqueue(t.Context(), large)
+		require.NoError(t, err)
+		require.NoError(t, b.commit(func(batch *journal.Batch) { batch.Add(kindGone, goneRecord(laneOf(&large), handles[0].Number)) }))
+		_, err = b.journal.Read(j.runs[0][0].at, nil)
+		moved = err != nil
+	}
+	b.do(t.Context(), j)
+	require.Empty(t, b.deadSoFar())
+	require.Equal(t, numbers(0, 3), b.server.got("moved"))
+	require.Equal(t, numbers(0, 3), b.sentSoFar())
+}
+
+// Sends that cannot be delivered yet are read again and again while other sends move them from file to file.
+func TestReadsWhileMoving(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(c *Config) { c.BytesMax, c.BatchItemsMax, c.BackoffMax = 1<<20, 100, time.Millisecond })
+	b.server.failing(func(w http.ResponseWriter, s client.Send) bool {
+		return strings.HasPrefix(s.ChannelID, "stuck") && says(503, "wal_stalled")(w, s)
+	})
+	const channels = 20
+	for c := range channels {
+		b.enqueue(fmt.Sprint("stuck", c), numbers(0, 5)...)
+	}
+	b.run()
+	large := groupSend("large", "")
+	large.Payload = make([]byte, 20_000)
+	for range 100 {
+		handles, err := b.Enqueue(t.Context(), large)
+		require.NoError(t, err)
+		_, err = handles[0].Wait(t.Context())
+		require.NoError(t, err)
+	}
+	b.server.failing(nil)
+	b.flush()
+	require.Empty(t, b.deadSoFar())
+	for c := range channels {
+		require.Equal(t, numbers(0, 5), b.server.got(fmt.Sprint("stuck", c)))
+	}
 	b.end()
 }
 

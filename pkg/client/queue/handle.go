@@ -54,7 +54,7 @@ func newHandles(q *Queue, n int) []*Handle {
 	return all
 }
 
-// promise notes that the handles receive the results of their sends.
+// promise notes that the handles of one call, whose numbers follow each other, receive the results of their sends, until they are garbage.
 func (q *Queue) promise(handles []*Handle) {
 	block := handles[0].block
 	q.mu.Lock()
@@ -62,21 +62,16 @@ func (q *Queue) promise(handles []*Handle) {
 	for i, h := range handles {
 		q.handles[h.Number] = promise{weak.Make(block), i}
 	}
-	runtime.AddCleanup(block, func(span [2]uint64) {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		for number := span[0]; number <= span[1]; number++ {
-			delete(q.handles, number)
-		}
-	}, [2]uint64{handles[0].Number, handles[len(handles)-1].Number})
+	n := len(handles)
+	runtime.AddCleanup(block, func(first uint64) { q.unpromise(first, n) }, handles[0].Number)
 }
 
-// unpromise forgets handles whose sends may be on disk or not.
-func (q *Queue) unpromise(handles []*Handle) {
+// unpromise forgets n handles whose numbers begin at first.
+func (q *Queue) unpromise(first uint64, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, h := range handles {
-		delete(q.handles, h.Number)
+	for i := range n {
+		delete(q.handles, first+uint64(i))
 	}
 }
 

@@ -2,7 +2,6 @@ package queue
 
 import (
 	"container/heap"
-	"math/rand/v2"
 	"time"
 )
 
@@ -192,15 +191,6 @@ func grab(list *[]*lane) *lane {
 func (l *lanes) wake() {
 	close(l.changed)
 	l.changed = make(chan struct{})
-}
-
-// backoff is the pause after so many failures in a row.
-func (c Config) backoff(failures int) time.Duration {
-	wait := c.BackoffMax
-	if doublings := failures - 1; doublings < 32 && c.BackoffMin<<doublings>>doublings == c.BackoffMin {
-		wait = min(c.BackoffMin<<doublings, c.BackoffMax)
-	}
-	return wait - rand.N(wait/2+1)
 }
 
 // laneHeap has the lane that is due first in front.

@@ -93,7 +93,6 @@ type Queue struct {
 	journal   *journal.Journal
 	clock     clock
 	diskFails atomic.Bool
-	total     atomic.Int64 // as lanes.bytes
 	failure   atomic.Pointer[error]
 
 	mu sync.Mutex
@@ -118,8 +117,6 @@ const (
 	lockFile = "lock"
 	// slackBytes is what files may hold in vain, however little is in the queue: so a queue through which much goes does not begin files all the time.
 	slackBytes = 1 << 20
-	// resendWithinUnknown is for how long a server is taken to know a send if it does not say.
-	resendWithinUnknown = time.Minute
 )
 
 // Open opens the queue in cfg.Dir, or makes it, and keeps other processes out until Close or the end of this one. It reads all that is there;
@@ -139,7 +136,7 @@ func Open(cfg Config) (*Queue, error) {
 
 func (q *Queue) open() (err error) {
 	dir := q.cfg.Dir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := journal.MakeDir(dir); err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "queue.db")); err == nil {
@@ -178,7 +175,7 @@ func (q *Queue) renew(damages []journal.Damage) error {
 		if err != nil {
 			break
 		}
-		letter := DeadLetter{Number: q.clock.number(), Reason: Damaged, DiedAt: time.Now(),
+		letter := DeadLetter{Number: q.clock.numbers(1), Reason: Damaged, DiedAt: time.Now(),
 			Text: fmt.Sprintf("%s: %d bytes at %d cannot be read (%s); what was in them is lost to the queue", d.File, d.Bytes, d.Offset, d.Reason)}
 		var text []byte
 		if text, err = json.Marshal(letter); err == nil {
@@ -220,7 +217,6 @@ func (q *Queue) apply(kind byte, body []byte, at journal.Pos) {
 	case kindDrop:
 		q.drop(f.u64())
 	}
-	q.total.Store(q.bytes)
 }
 
 // keep returns a record as it is to be written again, and whether it still counts: whether memory has it from this very place.
@@ -246,10 +242,36 @@ func (q *Queue) keep(kind byte, body []byte, at journal.Pos) ([]byte, bool) {
 	return body, true
 }
 
+// record reads the record of an item into buf. The journal moves records while it tidies up, so if the place that is known cannot be read, find
+// looks up the current one, under the lock. The error is errNotThere if the item has left the queue meanwhile.
+func (q *Queue) record(i item, buf []byte, find func(number uint64) *item) ([]byte, error) {
+	for {
+		record, err := q.journal.Read(i.at, buf)
+		if err == nil {
+			return record, nil
+		}
+		q.mu.Lock()
+		now := find(i.number)
+		switch {
+		case now == nil:
+			err = errNotThere
+		case now.at != i.at:
+			i.at, err = now.at, nil
+		}
+		q.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
 // excess reports whether files of so many bytes are too large for what is in them: more than twice that, or than the bound allows. So a byte is
 // written again once at most, on average.
 func (q *Queue) excess(bytes int64) bool {
-	total, segment := q.total.Load(), q.cfg.segmentBytes()
+	q.mu.Lock()
+	total := q.bytes
+	q.mu.Unlock()
+	segment := q.cfg.segmentBytes()
 	return bytes-total > max(min(2*segment, slackBytes), min(total, q.cfg.BytesMax-6*segment))
 }
 
@@ -281,7 +303,7 @@ func (q *Queue) enqueue(ctx context.Context, sends []client.Send, since uint32) 
 		}
 		puts[i] = put{laneOf(&s), putBody(&s, text)}
 		handles[i].ClientMsgNo = s.ClientMsgNo
-		size += int64(itemHeadBytes + frameBytes + len(puts[i].body))
+		size += int64(itemHeadBytes + journal.Overhead + len(puts[i].body))
 	}
 	if len(sends) == 0 {
 		return nil, nil
@@ -295,8 +317,9 @@ func (q *Queue) enqueue(ctx context.Context, sends []client.Send, since uint32) 
 			if cut = ctx.Err() != nil; cut {
 				return
 			}
+			first := q.clock.numbers(len(puts))
 			for i := range puts {
-				handles[i].Number = q.clock.number()
+				handles[i].Number = first + uint64(i)
 				b.Add(kindPut, itemHead(puts[i].key, handles[i].Number, since), puts[i].body)
 			}
 			q.promise(handles)
@@ -315,7 +338,7 @@ func (q *Queue) enqueue(ctx context.Context, sends []client.Send, since uint32) 
 	if err == nil {
 		return handles, nil
 	}
-	q.unpromise(handles)
+	q.unpromise(handles[0].Number, len(handles)) // the sends may be on disk or not
 	if full := (*FullError)(nil); errors.As(err, &full) {
 		return nil, err
 	}

@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -91,6 +93,32 @@ func TestSurvivesRestart(t *testing.T) {
 	require.ErrorIs(t, b.Run(t.Context()), ErrRunTwice)
 	b.end()
 	b.open()
+	requireEmpty(t, b.Queue)
+}
+
+// Sends of the largest size and with the longest keys survive a restart, and are delivered as they are.
+func TestLargestSends(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	var keys []string
+	for _, n := range []int{1, 128, 129, 255, 256} {
+		one := groupSend("g", strings.Repeat("k", n))
+		one.StreamNo, one.TagKey, one.Payload = strings.Repeat("s", 256), strings.Repeat("t", 256), bytes.Repeat([]byte{byte(n)}, 512<<10)
+		_, err := b.Enqueue(t.Context(), one)
+		require.NoError(t, err)
+		keys = append(keys, one.ClientMsgNo)
+	}
+	b.server.failing(func(_ http.ResponseWriter, s client.Send) bool {
+		if want := bytes.Repeat([]byte{byte(len(s.ClientMsgNo))}, 512<<10); !bytes.Equal(want, s.Payload) || len(s.StreamNo) != 256 || len(s.TagKey) != 256 {
+			t.Errorf("%d bytes of payload, %d of stream_no, %d of tag_key: not what was enqueued", len(s.Payload), len(s.StreamNo), len(s.TagKey))
+		}
+		return false
+	})
+	b.crash()
+	b.run()
+	b.flush()
+	require.Equal(t, keys, b.server.got("g"))
+	b.end()
 	requireEmpty(t, b.Queue)
 }
 

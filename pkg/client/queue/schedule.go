@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/client"
+	"github.com/sendhouse/sendhouse/pkg/client/internal/age"
 )
 
 // What a worker can be given to do.
@@ -23,7 +24,6 @@ type job struct {
 	runs    [][]item      // of each lane, the items to be sent
 	timeout time.Duration // of the request; 0: the Client's own
 	probe   bool
-	solo    bool // one send
 	doubt   bool // it is about doubtful sends
 }
 
@@ -45,10 +45,9 @@ type gate struct {
 
 // How old what the server said of its window may be.
 const (
-	windowTrusted = 5 * time.Second  // for sending again what may be stored
-	windowAsked   = 30 * time.Second // for the order in a bulk
-	windowPause   = time.Second      // after a question in vain
-	resendMin     = time.Second      // a request of less time is not begun
+	windowAsked = 30 * time.Second // for the order in a bulk; see age.WindowTrusted
+	windowPause = time.Second      // after a question in vain
+	resendMin   = time.Second      // a request of less time is not begun
 )
 
 // window is what the server said of it last.
@@ -115,16 +114,16 @@ func (q *Queue) take(now time.Time) (*job, time.Time) {
 
 // choose picks a job. Look receives the time at which there may be another.
 func (q *Queue) choose(now time.Time, look func(time.Time)) *job {
-	age := now.Sub(q.window.at)
-	stale := age > windowAsked || len(q.doubtful) > 0 && age > windowTrusted
-	if stale && !q.window.asking {
+	since := age.Of(q.window.at, now)
+	trusted := since <= age.WindowTrusted && q.remembers() > 0
+	if stale := since > windowAsked || len(q.doubtful) > 0 && !trusted; stale && !q.window.asking {
 		if !q.window.notYet.After(now) {
 			q.window.asking = true
 			return &job{task: taskWindow}
 		}
 		look(q.window.notYet)
 	}
-	if doubt := q.gate.tries == 0 || len(q.ready) == 0; doubt && len(q.doubtful) > 0 && q.doubters < q.doubtersMax() && age <= windowTrusted {
+	if doubt := q.gate.tries == 0 || len(q.ready) == 0; doubt && len(q.doubtful) > 0 && q.doubters < q.doubtersMax() && trusted {
 		q.doubters++
 		j := q.chooseDoubtful()
 		j.doubt = true
@@ -156,18 +155,9 @@ func (q *Queue) chooseDoubtful() *job {
 	return j
 }
 
-// remembers is for how long the server surely knows a send.
+// remembers is for how long the server surely knows a send; 0: that is not known yet.
 func (q *Queue) remembers() time.Duration {
-	if q.window.Remembers == 0 { // it does not say
-		if q.cfg.ResendWithin == 0 {
-			return resendWithinUnknown
-		}
-		return q.cfg.ResendWithin
-	}
-	if q.cfg.ResendWithin > 0 {
-		return min(q.window.Remembers, q.cfg.ResendWithin)
-	}
-	return q.window.Remembers
+	return age.ResendWithin(q.window.Remembers, q.cfg.ResendWithin)
 }
 
 // remembered is for how long the server surely still knows the first send of a lane.
@@ -214,7 +204,6 @@ func (q *Queue) collect(list *[]*lane, fits func(*lane) bool) *job {
 		})
 		j.lanes, j.runs = append(j.lanes, grab(list)), append(j.runs, run)
 	}
-	j.solo = j.sends() == 1
 	return j
 }
 
@@ -244,7 +233,7 @@ func (q *Queue) away(j *job, err error) {
 		q.cfg.Logger.Warn("the server does not take sends; all channels wait", "error", err)
 	}
 	q.gate.tries++
-	q.gate.at = now.Add(max(q.cfg.asked(err), q.cfg.backoff(q.gate.tries)))
+	q.gate.at = now.Add(max(q.cfg.asked(err), q.cfg.backoff().Random(q.gate.tries)))
 	q.gate.err = err
 	q.wake()
 }

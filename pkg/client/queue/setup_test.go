@@ -35,8 +35,9 @@ type server struct {
 	requests int // sends
 	posts    int
 	checks   int
-	// remembers is what /message/window says.
+	// remembers is what /message/window reports: nothing if 0, and if negative there is no such route.
 	remembers time.Duration
+	windows   int    // so often it was asked
 	status    string // the answer of /message/status; "": there is no such route
 }
 
@@ -50,6 +51,12 @@ func (s *server) forgets(remembers time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remembers = remembers
+}
+
+func (s *server) windowsAsked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.windows
 }
 
 func newServer(t *testing.T) *server {
@@ -74,8 +81,17 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	case "/message/window":
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.windows++
 		w.Header().Set("Connection", "close") // or net/http would repeat the request after this one by itself, if its answer is lost
-		_, _ = fmt.Fprintf(w, `{"remembers_ms":%d,"ordered_bulks":true}`, s.remembers.Milliseconds())
+		switch {
+		case s.remembers < 0:
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"status":404,"code":"not_found","msg":"no such route"}`)
+		case s.remembers == 0:
+			_, _ = io.WriteString(w, `{"ordered_bulks":true}`)
+		default:
+			_, _ = fmt.Fprintf(w, `{"remembers_ms":%d,"ordered_bulks":true}`, s.remembers.Milliseconds())
+		}
 		return
 	}
 	text, err := io.ReadAll(r.Body)

@@ -89,6 +89,14 @@ type edit struct {
 
 func (m mistake) build(t *testing.T) string {
 	t.Helper()
+	path, err := buildOver("sendhouse-"+strings.ReplaceAll(m.name, " ", "-"), m.replaced(t))
+	require.NoError(t, err)
+	return path
+}
+
+// replaced writes the files with the mistake, and returns their paths by those of the files that they replace.
+func (m mistake) replaced(t *testing.T) map[string]string {
+	t.Helper()
 	root, err := filepath.Abs("../../..")
 	require.NoError(t, err)
 	dir := t.TempDir()
@@ -101,9 +109,7 @@ func (m mistake) build(t *testing.T) string {
 		replaced[file] = filepath.Join(dir, fmt.Sprintf("%d.go", i))
 		require.NoError(t, os.WriteFile(replaced[file], []byte(strings.Replace(string(source), e.right, e.wrong, 1)), 0o600))
 	}
-	path, err := buildOver("sendhouse-"+strings.ReplaceAll(m.name, " ", "-"), replaced)
-	require.NoError(t, err)
-	return path
+	return replaced
 }
 
 func binary(t *testing.T) string {

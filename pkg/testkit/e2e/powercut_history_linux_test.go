@@ -363,7 +363,8 @@ type harm struct {
 	seen func(err error) bool
 }
 
-func harms() []harm {
+func harms(t *testing.T) []harm {
+	t.Helper()
 	rewrites := slices.DeleteFunc(moments(), func(m moment) bool { return !m.rewrites })
 	machine := func(path func(*testing.T) string, moments []moment, statements []string, flags ...string) func(*testing.T, uint64, int) (*outage, error) {
 		return func(t *testing.T, seed uint64, cuts int) (*outage, error) {
@@ -379,6 +380,9 @@ func harms() []harm {
 	relying := mistake{name: "relying on the token", edits: []edit{
 		{file: "writer/doubt.go", right: "; !r.asks ||", wrong: "; true ||"},
 	}}
+	for _, m := range []mistake{trusting, relying} {
+		m.replaced(t) // also if they are not built
+	}
 	return []harm{
 		{
 			name: "no sync after merges",
@@ -422,7 +426,7 @@ func TestEndToEndPowerCutMistakes(t *testing.T) {
 	}
 	seed := newSeed(t)
 	//nolint:paralleltest // one at a time is load enough
-	for _, h := range harms() {
+	for _, h := range harms(t) {
 		t.Run(h.name, func(t *testing.T) {
 			if h.long && os.Getenv("POWERCUT_CUTS") == "" {
 				t.Skip("make powercut runs it")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,20 +16,27 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/client"
 	"github.com/sendhouse/sendhouse/pkg/client/queue"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
-// The process that TestEndToEndQueue kills is this test binary again, with these variables.
+// The process with a queue that tests kill is this test binary again, with these variables.
 const (
-	queueDirVariable  = "SENDHOUSE_TEST_QUEUE_DIR" // of the queue and of the two files below
-	queueURLVariable  = "SENDHOUSE_TEST_QUEUE_URL"
-	queueStopVariable = "SENDHOUSE_TEST_QUEUE_STOP" // a file: if it exists, nothing new is enqueued
-	queueChannels     = 12
+	queueDirVariable    = "SENDHOUSE_TEST_QUEUE_DIR"  // of the files below
+	queueDiskVariable   = "SENDHOUSE_TEST_QUEUE_DISK" // of the queue, if that is not the same
+	queueURLVariable    = "SENDHOUSE_TEST_QUEUE_URL"
+	queueSettleVariable = "SENDHOUSE_TEST_QUEUE_SETTLE" // if it is set, the queue is emptied first: see runQueueProcess
+	queueChannels       = 12
+	// queueAhead is how many sends of a channel wait at most, and settledPause the pause between two of a process that settles: they bound what a
+	// test of many minutes has to check.
+	queueAhead   = 500
+	settledPause = 20 * time.Millisecond
 )
 
 // The process appends a line to a file when Enqueue has returned, and to another when OnSent was called. A kill may cut the last line of each.
 const (
 	enqueuedFile = "enqueued"
 	sentFile     = "sent"
+	stopFile     = "stop" // if it exists, nothing new is enqueued
 )
 
 // queueLine is a line of either file.
@@ -76,15 +84,11 @@ func queuedSend(channel, n int) client.Send {
 }
 
 // runQueueProcess enqueues and delivers until it is killed.
+//
+// A process that is killed in Enqueue has not learned whether the queue has the send. Its successor enqueues it again, under its client_msg_no, which
+// is safe for as long as the server remembers the first one. A process that settles does not rely on that: before it enqueues anything, it lets the
+// queue deliver all that it has, and then knows which sends were in it.
 func runQueueProcess(dir string) error {
-	done, err := readLines(filepath.Join(dir, enqueuedFile))
-	if err != nil {
-		return err
-	}
-	next := make([]int, queueChannels)
-	for _, line := range done {
-		next[line.Channel] = max(next[line.Channel], line.N)
-	}
 	enqueued, err := appendTo(filepath.Join(dir, enqueuedFile))
 	if err != nil {
 		return err
@@ -98,7 +102,7 @@ func runQueueProcess(dir string) error {
 		return err
 	}
 	q, err := queue.Open(queue.Config{
-		Dir: dir, Client: c, BackoffMax: time.Second,
+		Dir: cmp.Or(os.Getenv(queueDiskVariable), dir), Client: c, BackoffMax: time.Second, RetryAfterMax: time.Second,
 		OnSent: func(e queue.Entry, r client.Result) {
 			var line queueLine
 			_, err := fmt.Sscanf(e.Send.ClientMsgNo, "q%d-%d", &line.Channel, &line.N)
@@ -116,26 +120,58 @@ func runQueueProcess(dir string) error {
 	defer stop()
 	ran := make(chan error, 1)
 	go func() { ran <- q.Run(ctx) }()
+	files, pause := []string{enqueuedFile}, time.Duration(0)
+	if os.Getenv(queueSettleVariable) != "" {
+		files, pause = append(files, sentFile), settledPause
+		if err := q.Flush(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	next := make([]int, queueChannels)
+	for _, file := range files {
+		done, err := readLines(filepath.Join(dir, file))
+		if err != nil {
+			return err
+		}
+		for _, line := range done {
+			next[line.Channel] = max(next[line.Channel], line.N)
+		}
+	}
 	for channel := range queueChannels {
-		go enqueueAll(q, channel, next[channel]+1, enqueued)
+		go func() {
+			if err := enqueueAll(ctx, q, channel, next[channel]+1, pause, enqueued); err != nil && !errors.Is(err, queue.ErrClosed) && ctx.Err() == nil {
+				panic(err)
+			}
+		}()
 	}
 	err = <-ran
 	return errors.Join(err, q.Close())
 }
 
-// enqueueAll enqueues the sends of a channel one after another. What a kill may have kept from the file is enqueued again.
-func enqueueAll(q *queue.Queue, channel, n int, enqueued func(queueLine) error) {
+// enqueueAll enqueues the sends of a channel one after another, from the n-th on.
+func enqueueAll(ctx context.Context, q *queue.Queue, channel, n int, pause time.Duration, enqueued func(queueLine) error) error {
+	var ahead []*queue.Handle
 	for ; ; n++ {
-		if _, err := os.Stat(os.Getenv(queueStopVariable)); err == nil {
-			return
+		if _, err := os.Stat(filepath.Join(os.Getenv(queueDirVariable), stopFile)); err == nil {
+			return nil
+		}
+		if len(ahead) == queueAhead {
+			if _, err := ahead[0].Wait(ctx); err != nil {
+				return err
+			}
+			ahead = ahead[1:]
 		}
 		line := queueLine{Channel: channel, N: n, At: time.Now()}
-		_, err := q.Enqueue(context.Background(), queuedSend(channel, n))
-		if errors.Is(err, queue.ErrClosed) {
-			return
+		handles, err := q.Enqueue(ctx, queuedSend(channel, n))
+		if err == nil {
+			err = enqueued(line)
 		}
-		if err := errors.Join(err, enqueued(line)); err != nil {
-			panic(err)
+		if err != nil {
+			return err
+		}
+		ahead = append(ahead, handles...)
+		if err := lifecycle.Pause(ctx, pause); err != nil {
+			return err
 		}
 	}
 }

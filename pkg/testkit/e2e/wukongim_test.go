@@ -2,15 +2,12 @@ package e2e
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -41,9 +38,6 @@ func TestEndToEndWuKongIM(t *testing.T) {
 				t.Run(caller.name, func(t *testing.T) {
 					t.Parallel()
 					for _, call := range caller.calls {
-						if !call.needs.served() {
-							continue
-						}
 						if mode == "off" {
 							up.callsPlainly(t, call)
 						} else {
@@ -52,10 +46,6 @@ func TestEndToEndWuKongIM(t *testing.T) {
 					}
 				})
 			}
-			t.Run("the page's JavaScript", func(t *testing.T) {
-				t.Parallel()
-				up.runsPageOfWuKongIM(t)
-			})
 			t.Run("routes that are not served", func(t *testing.T) {
 				t.Parallel()
 				for _, route := range routesNotServed(t) {
@@ -183,35 +173,6 @@ func readAt(answer any, path string, want any) error {
 		return fmt.Errorf("%s is %v, want %v", path, value, want)
 	}
 	return nil
-}
-
-// runsPageOfWuKongIM runs the documented JavaScript in node, and reads its message back.
-func (h *node) runsPageOfWuKongIM(t *testing.T) {
-	t.Helper()
-	page, err := os.ReadFile(wukongPage)
-	require.NoError(t, err)
-	_, script, found := strings.Cut(string(page), "This works in browsers and in node:\n")
-	require.True(t, found)
-	script, _, _ = strings.Cut(script, "\nGo, ")
-	require.Contains(t, script, "localhost:5001")
-	script = strings.Replace(script, "localhost:5001", h.api, 1) + "\nconsole.log(message_idstr);\n"
-	file := filepath.Join(t.TempDir(), "page.mjs")
-	require.NoError(t, os.WriteFile(file, []byte(script), 0o600))
-	text, err := exec.CommandContext(t.Context(), testkit.Program(t, "node", "nodejs"), file).CombinedOutput()
-	require.NoError(t, err, "%s", text)
-	id := strings.TrimSpace(string(text))
-	read := wukongCall{route: "/channel/messagesync", body: `{"login_uid":"user123","channel_id":"group123","channel_type":2}`}
-	testkit.WaitFor(t, readableWithin, "the script's message", func(context.Context) error {
-		_, answer := h.calls(t, read)
-		messages, _ := answer["messages"].([]any)
-		for i := range messages {
-			at := "messages." + strconv.Itoa(i)
-			if readAt(answer, at+".message_idstr", id) == nil {
-				return readAt(answer, at+".payload", base64.StdEncoding.EncodeToString([]byte(`{"type":1,"content":"这是一条文本消息"}`)))
-			}
-		}
-		return fmt.Errorf("%s is not among %v", id, messages)
-	})
 }
 
 // routesNotServed returns the routes that the documentation says are not served.

@@ -1,4 +1,5 @@
-// Package age says how long ago something was, on a machine that may have been suspended meanwhile.
+// Package age has the rule for sending a send again that may be stored, and how long ago something was, on a machine that may have been suspended
+// meanwhile.
 package age
 
 import (
@@ -17,4 +18,20 @@ func Of(since, now time.Time) time.Duration {
 		return Unknown
 	}
 	return max(wall, now.Sub(since))
+}
+
+const (
+	// WindowTrusted is how long what the server said of its window is relied on for sending again what may be stored.
+	WindowTrusted = 5 * time.Second
+	// Assumed is for how long a server is taken to remember a send if it has no route that reports it.
+	Assumed = time.Minute
+)
+
+// ResendWithin is how long after the start of its first try that may be stored a send may be sent again: for as long as the server remembers it, or
+// limit, if that is shorter. Either is 0 if it is not known; the result is 0 if both are: then it may not be sent again yet.
+func ResendWithin(remembers, limit time.Duration) time.Duration {
+	if remembers == 0 || limit > 0 && limit < remembers {
+		return limit
+	}
+	return remembers
 }

@@ -21,3 +21,16 @@ func TestOf(t *testing.T) {
 	require.Equal(t, age.Unknown, age.Of(clienttest.Before(t, now, -time.Second), now), "the wall clock was set back")
 	require.Equal(t, age.Unknown, age.Of(now.Add(time.Second).Round(0), now))
 }
+
+func TestResendWithin(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct{ remembers, limit, want time.Duration }{
+		{time.Hour, 0, time.Hour},
+		{time.Hour, time.Minute, time.Minute},
+		{time.Minute, time.Hour, time.Minute}, // a limit only shortens
+		{0, time.Minute, time.Minute},
+		{0, 0, 0},
+	} {
+		require.Equal(t, row.want, age.ResendWithin(row.remembers, row.limit), "%+v", row)
+	}
+}

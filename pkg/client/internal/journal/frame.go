@@ -16,6 +16,9 @@ const (
 	frameMagic  = "\xffSHq"
 	headerBytes = 14
 
+	// Overhead is what a record takes on disk beside its body.
+	Overhead = headerBytes
+
 	// flagBatch: the frame is the first of a batch, that is of one write and one sync. So everything before it was synced.
 	flagBatch = 1
 	// flagMore: the next frame belongs to the same transaction.

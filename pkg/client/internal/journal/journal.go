@@ -42,10 +42,9 @@ var (
 )
 
 const (
-	suffix         = ".log"
-	commitsMax     = 4096    // transactions of one batch
-	batchBytesMax  = 4 << 20 // after which no further transaction joins a batch
-	segmentFullMax = 1 << 31 // positions are 32 bits
+	suffix        = ".log"
+	commitsMax    = 4096    // transactions of one batch
+	batchBytesMax = 4 << 20 // after which no further transaction joins a batch
 )
 
 // Pos is where a record is.

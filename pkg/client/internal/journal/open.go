@@ -25,6 +25,28 @@ func Open(cfg Config) (*Journal, error) {
 	return j, nil
 }
 
+// MakeDir makes a folder that survives a power failure, with those above it. One that is there may have been made a moment ago.
+func MakeDir(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	above := filepath.Dir(dir)
+	if _, err := os.Stat(above); errors.Is(err, os.ErrNotExist) {
+		if err := MakeDir(above); err != nil {
+			return err
+		}
+	}
+	made := os.Mkdir(dir, 0o700)
+	if made != nil && !errors.Is(made, os.ErrExist) {
+		return made
+	}
+	if err := syncDir(above); made == nil || !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	return nil // whose folder that is has made this one
+}
+
 func (j *Journal) open() error {
 	names, err := os.ReadDir(j.cfg.Dir)
 	if err != nil {
