@@ -29,15 +29,16 @@ OPENAPI_TS_VERSION    := 7.13.0
 # The newest that runs in Node 20.
 HEY_API_VERSION       := 0.95.0
 TYPESCRIPT_VERSION    := 5.9.3
+PYRIGHT_VERSION       := 1.1.414
 
 TOOLS         := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sendhouse/tools
 GOLANGCI_LINT := $(TOOLS)/golangci-lint@$(GOLANGCI_LINT_VERSION)/golangci-lint
 BUF           := $(TOOLS)/buf@$(BUF_VERSION)/buf
 GOVULNCHECK   := $(TOOLS)/govulncheck@$(GOVULNCHECK_VERSION)/govulncheck
 REDOCLY       := $(TOOLS)/redocly@$(REDOCLY_VERSION)/node_modules/.bin/redocly
-# Beside the generator is a module that holds what its output imports.
+# Beside the generator is a module that holds what its output imports; beside tsc are the generators and pyright.
 OAPI_CODEGEN  := $(TOOLS)/oapi-codegen@$(OAPI_CODEGEN_VERSION)-$(OAPI_RUNTIME_VERSION)/oapi-codegen
-TYPESCRIPT    := $(TOOLS)/typescript@$(TYPESCRIPT_VERSION)-openapi@$(OPENAPI_TS_VERSION)-hey@$(HEY_API_VERSION)/node_modules/.bin/tsc
+TYPESCRIPT    := $(TOOLS)/typescript@$(TYPESCRIPT_VERSION)-$(OPENAPI_TS_VERSION)-$(HEY_API_VERSION)-$(PYRIGHT_VERSION)/node_modules/.bin/tsc
 # The plugins of protoc are built from the modules in go.mod: the generator and the library that its
 # output needs are then always of one version.
 PLUGINS       := $(TOOLS)/plugins-$(shell $(GO) env GOVERSION)
@@ -120,6 +121,11 @@ chaos-client: deps ## Kill a client with a queue, its network and the server for
 steady: STEADY_FOR ?= 10m
 steady: deps ## Send 5,000 messages a second for STEADY_FOR and see how soon their rows are there.
 	STEADY_FOR=$(STEADY_FOR) STEADY_RATE=5000 STEADY_VISIBLE_MAX=2s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndSteady$$' ./pkg/testkit/e2e/
+
+.PHONY: read-back
+read-back: PAIRS ?= 100000
+read-back: deps ## Send and read back PAIRS times under load, embedded and roles apart, while processes are killed.
+	READ_PAIRS=$(PAIRS) $(GO) test -count=1 -timeout 4h -parallel 1 -v -run '^TestEndToEndReadBack' ./pkg/testkit/e2e/
 
 # DURATION, RATE and CHANNELS choose. Shorter than 30 minutes, the slopes are printed and not judged.
 .PHONY: soak
@@ -205,7 +211,7 @@ microbench: deps ## Run the Go benchmarks that match BENCH.
 ## Checking
 
 .PHONY: check
-check: check-prose check-fmt vet lint check-openapi check-tidy check-generated check-vuln ## Check everything that must hold before a commit, except the tests.
+check: check-prose check-fmt vet lint check-openapi check-clients check-tidy check-generated check-vuln ## Check everything that must hold before a commit, except the tests.
 
 .PHONY: check-prose
 check-prose:
@@ -245,6 +251,12 @@ check-generators: $(OAPI_CODEGEN) $(TYPESCRIPT)
 	quiet $(TYPESCRIPT) --noEmit --strict --target es2022 --module esnext --moduleResolution bundler --lib es2022,dom,dom.iterable \
 		"$$out/openapi-typescript.d.ts" "$$out/hey/index.ts"; \
 	wait $$vet
+
+.PHONY: check-clients
+check-clients: $(TYPESCRIPT)
+	@echo "types of the clients"
+	@$(TYPESCRIPT) --noEmit --strict --target es2022 --module esnext --moduleResolution bundler --lib es2022,dom,dom.iterable pkg/client/js/test/types.ts
+	@cd pkg/client/python && out=$$($(dir $(TYPESCRIPT))pyright --pythonversion 3.9 sendhouse) || { echo "$$out" >&2; exit 1; }
 
 .PHONY: check-tidy
 check-tidy:
@@ -310,10 +322,10 @@ $(OAPI_CODEGEN):
 	@mv $(@D).new $(@D)
 
 $(TYPESCRIPT):
-	@echo "installing typescript@$(TYPESCRIPT_VERSION) and generators"
+	@echo "installing typescript@$(TYPESCRIPT_VERSION), pyright@$(PYRIGHT_VERSION) and generators"
 	@dir=$(patsubst %/node_modules/.bin/,%,$(dir $@)); rm -rf "$$dir" "$$dir.new"; mkdir -p "$$dir.new"; \
 	npm install --silent --no-audit --no-fund --no-save --prefix "$$dir.new" \
-		typescript@$(TYPESCRIPT_VERSION) openapi-typescript@$(OPENAPI_TS_VERSION) @hey-api/openapi-ts@$(HEY_API_VERSION); \
+		typescript@$(TYPESCRIPT_VERSION) pyright@$(PYRIGHT_VERSION) openapi-typescript@$(OPENAPI_TS_VERSION) @hey-api/openapi-ts@$(HEY_API_VERSION); \
 	mv "$$dir.new" "$$dir"
 
 .PHONY: plugins

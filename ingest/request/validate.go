@@ -31,9 +31,9 @@ func (r *Request) Validate(payloadBytesMax int) outcome.Problem {
 	s.NoPersist = r.flag(flagNoPersist)
 	s.RedDot = r.flag(flagRedDot)
 	s.SyncOnce = r.flag(flagSyncOnce)
-	r.badIf(FieldClientMsgNo, message.KeyRule(f.clientMsgNo, message.ClientMsgNoBytesMax))
-	r.badIf(fieldStreamNo, message.KeyRule(f.streamNo, message.TagBytesMax))
-	r.badIf(fieldTagKey, message.KeyRule(f.tagKey, message.TagBytesMax))
+	r.badIf(FieldClientMsgNo, message.KeyRule(f.clientMsgNo))
+	r.badIf(fieldStreamNo, message.KeyRule(f.streamNo))
+	r.badIf(fieldTagKey, message.KeyRule(f.tagKey))
 	if f.expire < 0 || f.expire > math.MaxUint32 {
 		r.bad(fieldExpire, "must be 0 to 4294967295 seconds")
 	}

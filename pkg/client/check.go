@@ -23,19 +23,19 @@ func (s *Send) check() error {
 		}
 		texts = append(texts, field+" "+rule)
 	}
-	key := func(field, value string, bytesMax int) {
+	key := func(field, value string) {
 		if !utf8.ValidString(value) {
 			bad(field, "must be UTF-8")
 		} else {
-			bad(field, message.KeyRule(value, bytesMax))
+			bad(field, message.KeyRule(value))
 		}
 	}
 	if len(s.Payload) == 0 {
 		bad("payload", "must not be empty")
 	}
-	key("client_msg_no", s.ClientMsgNo, message.ClientMsgNoBytesMax)
-	key("stream_no", s.StreamNo, message.TagBytesMax)
-	key("tag_key", s.TagKey, message.TagBytesMax)
+	key("client_msg_no", s.ClientMsgNo)
+	key("stream_no", s.StreamNo)
+	key("tag_key", s.TagKey)
 	channelType, temporary := message.ChannelType(s.ChannelType), s.ChannelID == "" && len(s.Subscribers) > 0
 	bad("from_uid", message.UIDRule(s.FromUID, channelType))
 	if !channelType.Valid() && (!temporary || channelType != 0) {

@@ -11,9 +11,8 @@ import (
 const (
 	UIDBytesMax         = 256
 	ChannelIDBytesMax   = 256
-	ClientMsgNoBytesMax = 256
-	// TagBytesMax is for stream_no and tag_key.
-	TagBytesMax = 256
+	KeyBytesMax         = 256 // of client_msg_no, stream_no and tag_key
+	ClientMsgNoBytesMax = KeyBytesMax
 )
 
 // What is wrong with a name, to follow the name of its field.
@@ -116,14 +115,19 @@ func isPlain(s string) bool {
 
 // KeyRule says which rule a client_msg_no, stream_no or tag_key breaks; see [UIDRule]. An empty one is absent, and breaks none. One of white space
 // (Unicode's) alone comes from a caller that means none: as a client_msg_no it would make duplicates of messages that are not.
-func KeyRule(key string, bytesMax int) string {
-	if len(key) > bytesMax {
-		return LengthRule(key, bytesMax)
+func KeyRule(key string) string {
+	if key == "" || len(key) <= KeyBytesMax && key[0]-'!' <= '~'-'!' { // it begins with visible ASCII, as nearly all do
+		return ""
 	}
-	if key != "" && (key[0] <= ' ' || key[0] >= utf8.RuneSelf) && strings.TrimSpace(key) == "" {
+	return unusualKeyRule(key)
+}
+
+// unusualKeyRule is apart so that the usual case is inlined.
+func unusualKeyRule(key string) string {
+	if len(key) <= KeyBytesMax && strings.TrimSpace(key) == "" {
 		return "must not be white space alone; leave it out for none"
 	}
-	return ""
+	return LengthRule(key, KeyBytesMax)
 }
 
 // LengthRule says that a text is longer than it may be, and returns "" if it is not. See UIDRule.

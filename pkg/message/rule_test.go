@@ -80,7 +80,7 @@ func TestKeyRule(t *testing.T) {
 		" ": blank, "\t\r\n\v\f ": blank, "\u00a0": blank, "\u0085\u1680\u2003\u2028\u3000": blank,
 		strings.Repeat("k", 257): "is 257 bytes; at most 256 are taken", strings.Repeat(" ", 257): "is 257 bytes; at most 256 are taken",
 	} {
-		require.Equal(t, rule, message.KeyRule(key, message.ClientMsgNoBytesMax), "%q", key)
+		require.Equal(t, rule, message.KeyRule(key), "%q", key)
 	}
 }
 

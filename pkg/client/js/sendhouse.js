@@ -123,11 +123,15 @@ function parse(text) {
 /** now is a moment by two clocks: the monotonic one can stop while the machine is suspended, and the other can be set. */
 const now = () => ({ wall: Date.now(), mono: performance.now() });
 
-/** age is how long ago a moment was, or longer. */
-function age(since) {
+/** elapsed is how long ago a moment was. */
+function elapsed(since) {
   const at = now();
-  const wall = at.wall - since.wall;
-  return wall < 0 ? Infinity : Math.max(wall, at.mono - since.mono);
+  return Math.max(at.wall - since.wall, at.mono - since.mono);
+}
+
+/** age is how long ago a moment was, or longer: a clock that was set back tells nothing. */
+function age(since) {
+  return Date.now() < since.wall ? Infinity : elapsed(since);
 }
 
 /** uuid7 is a UUID of version 7: 48 bits of milliseconds, and random ones. */
@@ -240,7 +244,7 @@ class Call {
 
   /** left is how long the call may still take. */
   left() {
-    return this.#timeoutMs - age(this.#start);
+    return this.#timeoutMs - elapsed(this.#start);
   }
 
   /** check throws if the call is over. */

@@ -257,7 +257,9 @@ class Client:
         **flags: bool,
     ) -> None:
         """Defines a channel, or changes it. flags: large, ban, disband, send_ban, allow_stranger."""
-        body = {**_flags(flags), "reset": int(reset), "subscribers": list(subscribers)}
+        body: dict[str, Any] = dict(_flags(flags))
+        if subscribers or reset:  # a person has none
+            body.update(subscribers=list(subscribers), reset=int(reset))
         self._change("/channel", channel_id, channel_type, body, timeout)
 
     def set_channel_flags(

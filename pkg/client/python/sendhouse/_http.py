@@ -46,7 +46,7 @@ class Limit:
         self._start = Moment()
 
     def left(self) -> float:
-        return self.seconds - self._start.age()
+        return self.seconds - self._start.elapsed()
 
     def socket_timeout(self) -> float:
         left = self.left()

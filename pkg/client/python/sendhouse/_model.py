@@ -8,8 +8,9 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
+from email.message import Message as Headers
 from enum import IntEnum
-from typing import Any, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, NamedTuple, Optional, Sequence, Union
 
 _EXCERPT_LENGTH_MAX = 200  # of an answer that is not the server's, in an error
 
@@ -254,7 +255,7 @@ def unanswered(message: str, maybe_stored: bool) -> SendhouseError:
     return SendhouseError(message, retryable=True, maybe_stored=maybe_stored)
 
 
-def answered(status: int, problem: Any, text: bytes, headers: Mapping[str, str]) -> SendhouseError:
+def answered(status: int, problem: Any, text: bytes, headers: Headers) -> SendhouseError:
     """The error of an answer other than 200: the server's problem, or the text of something in between."""
     code = problem.get("code") if isinstance(problem, dict) else None
     if not isinstance(code, str):
@@ -299,10 +300,13 @@ class Moment:
         self._wall = time.time()
         self._mono = time.monotonic()
 
+    def elapsed(self) -> float:
+        """How many seconds ago it was."""
+        return max(time.time() - self._wall, time.monotonic() - self._mono)
+
     def age(self) -> float:
-        """How many seconds ago it was, or more."""
-        wall = time.time() - self._wall
-        return float("inf") if wall < 0 else max(wall, time.monotonic() - self._mono)
+        """How many seconds ago it was, or more: a clock that was set back tells nothing."""
+        return float("inf") if time.time() < self._wall else self.elapsed()
 
 
 class Tries:
