@@ -21,7 +21,6 @@ type wukongCall struct {
 	status int            // with the mode; 0 means 200
 	reads  map[string]any // with the mode, by path: a value, something, or nothing
 	plain  string         // the code of the error without the mode; "" means that the call works there too
-	needs  feature        // without it the call is left out
 }
 
 // What a caller may expect of a field besides a value.
@@ -33,17 +32,6 @@ const (
 
 	noContentType = "none"
 )
-
-// feature is what a call needs besides the mode.
-type feature string
-
-const (
-	laxFields feature = "zero values beside subscribers, any channel_type, /health, a slash at the end"
-	lookups   feature = "reads of single messages"
-)
-
-// served reports whether the API has a feature.
-func (f feature) served() bool { return f == "" }
 
 // payloadOf is a payload as a JSON string.
 func payloadOf(text string) string {
@@ -97,13 +85,13 @@ func chatServerCaller() wukongCaller {
 		{does: "tells a user of a friend request", route: "/message/send", body: send(command, "", `"channel_id":"chat-u","channel_type":1`, "null", `{"type":99,"cmd":"friendRequest"}`), reads: sentV2, plain: "invalid_request"},
 		{does: "shows that a user types", route: "/message/send", plain: "invalid_request", reads: map[string]any{"status": http.StatusOK, "data.message_id": something, "data.message_seq": 0},
 			body: send(`"no_persist":1,"red_dot":0,"sync_once":1`, "", `"channel_id":"chat-u","channel_type":1`, "null", `{"type":99,"cmd":"typing"}`)},
-		{does: "commands named users", route: "/message/send", body: send(command, "", `"channel_id":"","channel_type":0`, `["a","b"]`, `{"type":99,"cmd":"x","param":{}}`), reads: sentV2, plain: "invalid_request", needs: laxFields},
+		{does: "commands named users", route: "/message/send", body: send(command, "", `"channel_id":"","channel_type":0`, `["a","b"]`, `{"type":99,"cmd":"x","param":{}}`), reads: sentV2, plain: "invalid_request"},
 		{does: "notifies many users", route: "/message/sendbatch", body: `{"header":{` + text + `},"from_uid":"u_10000","subscribers":["a","b"],"payload":` + payloadOf(`{"type":1,"content":"hi"}`) + `}`, reads: map[string]any{"fail_uids": "[]"}},
 		{does: "sends nothing", route: "/message/send", body: send(text, "a", channel, "null", ""), status: http.StatusBadRequest, plain: "invalid_request", reads: map[string]any{"status": http.StatusBadRequest, "msg": something}},
 		{does: "reads the group", route: "/channel/messagesync", body: `{"login_uid":"a","device_uuid":"x",` + channel + `,"start_message_seq":0,"end_message_seq":0,"limit":20,"pull_mode":0}`,
 			reads: map[string]any{"more": 0, "messages.0.from_uid": "", "messages.0.message_seq": 1, "messages.1.from_uid": "a", "messages.2.from_uid": "robot", "messages.3": nothing}},
-		{does: "reads the last number", route: "GET /channel/max_message_seq?channel_id=chat-g&channel_type=2", reads: map[string]any{"message_seq": 3}, needs: lookups},
-		{does: "reads messages by their numbers", route: "/messages", body: `{"login_uid":"a",` + channel + `,"message_seqs":[1,3]}`, reads: map[string]any{"messages.0.from_uid": "", "messages.1.from_uid": "robot"}, needs: lookups},
+		{does: "reads the last number", route: "GET /channel/max_message_seq?channel_id=chat-g&channel_type=2", reads: map[string]any{"message_seq": 3}},
+		{does: "reads messages by their numbers", route: "/messages", body: `{"login_uid":"a",` + channel + `,"message_seqs":[1,3]}`, reads: map[string]any{"messages.0.from_uid": "", "messages.1.from_uid": "robot"}},
 		{does: "admits the member", route: "/channel/blacklist_remove", body: `{` + channel + `,"uids":["b"]}`, reads: changed},
 		{does: "empties the denylist", route: "/channel/blacklist_set", body: `{` + channel + `,"uids":null}`, reads: changed},
 		{does: "allows", route: "/channel/whitelist_set", body: `{"channel_id":"chat-u","channel_type":1,"uids":["a"]}`, reads: changed},
@@ -124,10 +112,10 @@ func serviceDeskCaller() wukongCaller {
 		return map[string]any{"status": http.StatusOK, "data.message_id": something, "data.client_msg_no": key}
 	}
 	return wukongCaller{"a service desk, Python", []wukongCall{
-		{does: "creates a visitor's channel", route: "/channel", body: `{` + visitor + `,"subscribers":["visitor","agent"]}`, reads: changed, needs: laxFields},
+		{does: "creates a visitor's channel", route: "/channel", body: `{` + visitor + `,"subscribers":["visitor","agent"]}`, reads: changed},
 		{does: "creates a channel without members", route: "/channel", body: `{"channel_id":"desk-g","channel_type":2,"subscribers":[]}`, reads: changed},
-		{does: "adds agents", route: "/channel/subscriber_add", body: `{` + staff + `,"subscribers":["agent"],"reset":0}`, reads: changed, needs: laxFields},
-		{does: "sends for a visitor", route: "/message/send", body: `{` + text + `,"from_uid":"visitor",` + visitor + `,"client_msg_no":"desk-1"}`, reads: given("desk-1"), needs: laxFields},
+		{does: "adds agents", route: "/channel/subscriber_add", body: `{` + staff + `,"subscribers":["agent"],"reset":0}`, reads: changed},
+		{does: "sends for a visitor", route: "/message/send", body: `{` + text + `,"from_uid":"visitor",` + visitor + `,"client_msg_no":"desk-1"}`, reads: given("desk-1")},
 		{does: "sends for a bot that is no member", route: "/message/send", body: `{` + text + `,"from_uid":"bot","channel_id":"desk-g","channel_type":2,"client_msg_no":"desk-2"}`, reads: given("desk-2"), plain: "not_subscribed"},
 		{does: "says that an agent was assigned", route: "/message/send", plain: "invalid_request", reads: given("desk-3"),
 			body: `{"payload":` + payloadOf(`{"type":1000,"content":"{0}","extra":[{"uid":"agent","name":"A"}]}`) + `,"channel_id":"desk-g","channel_type":2,"client_msg_no":"desk-3"}`},
@@ -135,12 +123,12 @@ func serviceDeskCaller() wukongCaller {
 		{does: "adds system accounts", route: "/user/systemuids_add", body: `{"uids":["desk-system"]}`, reads: changed},
 		{does: "reads them", route: "GET /user/systemuids", reads: map[string]any{"0": something}},
 		{does: "removes them", route: "/user/systemuids_remove", body: `{"uids":["desk-system"]}`, reads: changed},
-		{does: "adds them to a cache", route: "/user/systemuids_add_to_cache", body: `{"uids":["desk-system"]}`, reads: changed, needs: laxFields},
+		{does: "adds them to a cache", route: "/user/systemuids_add_to_cache", body: `{"uids":["desk-system"]}`, reads: changed},
 		{does: "reads the channel", route: "/channel/messagesync", body: `{"login_uid":"agent","channel_id":"desk-g","channel_type":2,"start_message_seq":0,"end_message_seq":0,"limit":50,"pull_mode":1}`,
 			reads: map[string]any{"messages.0.client_msg_no": "desk-2", "messages.0.payload": something, "messages.1.from_uid": "", "messages.1.client_msg_no": "desk-3"}},
-		{does: "reads the last message", route: "GET /channel/last_message?channel_id=desk-g&channel_type=2&login_uid=agent", reads: map[string]any{"client_msg_no": "desk-3", "from_uid": ""}, needs: lookups},
-		{does: "reads the last number", route: "GET /channel/max_message_seq?channel_id=desk-g&channel_type=2&login_uid=agent", reads: map[string]any{"message_seq": 2}, needs: lookups},
-		{does: "reads a message by its key", route: "GET /message/byclientmsgno?channel_id=desk-g&channel_type=2&client_msg_no=desk-2", reads: map[string]any{"from_uid": "bot", "message_seq": 1}, needs: lookups},
+		{does: "reads the last message", route: "GET /channel/last_message?channel_id=desk-g&channel_type=2&login_uid=agent", plain: "message_not_found", reads: map[string]any{"client_msg_no": "desk-3", "from_uid": ""}},
+		{does: "reads the last number", route: "GET /channel/max_message_seq?channel_id=desk-g&channel_type=2&login_uid=agent", reads: map[string]any{"message_seq": 2}},
+		{does: "reads a message by its key", route: "GET /message/byclientmsgno?channel_id=desk-g&channel_type=2&client_msg_no=desk-2", plain: "message_not_found", reads: map[string]any{"from_uid": "bot", "message_seq": 1}},
 		{does: "reads the allowlist", route: "GET /channel/whitelist?channel_id=desk-g&channel_type=2", reads: map[string]any{"0": nothing}},
 		{does: "removes all members", route: "/channel/subscriber_remove_all", body: `{"channel_id":"desk-g","channel_type":2}`, reads: changed},
 		{does: "streams to sockets", route: "/event?force=1", body: `{"channel_id":"desk-g","channel_type":2,"event":{"id":"1","type":"x","data":""}}`, status: http.StatusNotFound, plain: "not_found", reads: failed},
@@ -153,7 +141,7 @@ func axiosCaller() wukongCaller {
 	return wukongCaller{"a service, TypeScript", []wukongCall{
 		{does: "sends", route: "/message/send", body: `{"channel_id":"axios-g","channel_type":2,"from_uid":"a","payload":` + payloadOf(`{"type":1,"content":"hi"}`) + `}`, reads: top},
 		{does: "sends with a key", route: "/message/send", body: `{"channel_id":"axios-g","channel_type":2,"from_uid":"a","payload":` + payloadOf("x") + `,"client_msg_no":"axios-1"}`, reads: map[string]any{"client_msg_no": "axios-1"}},
-		{does: "asks for its health", route: "GET /health", reads: map[string]any{"status": "ok"}, needs: laxFields},
+		{does: "asks for its health", route: "GET /health", reads: map[string]any{"status": "ok"}},
 	}}
 }
 
@@ -172,7 +160,7 @@ func laxCaller() wukongCaller {
 		{does: "no sender", route: "/message/send", body: send(""), reads: sentV2, plain: "invalid_request"},
 		{does: "curl -d, to manage a channel", route: "/channel", contentType: form, body: `{"channel_id":"lax-g","channel_type":2}`, reads: changed, plain: "unsupported_media_type"},
 		{does: "curl -d, to read", route: "/channel/messagesync", contentType: form, body: `{"login_uid":"a","channel_id":"lax-g","channel_type":2}`, reads: map[string]any{"messages.0.from_uid": "a"}, plain: "unsupported_media_type"},
-		{does: "a slash at the end", route: "/message/send/", body: send(`"from_uid":"a",`), reads: sentV2, needs: laxFields},
+		{does: "a slash at the end", route: "/message/send/", body: send(`"from_uid":"a",`), reads: sentV2},
 	}}
 }
 
@@ -188,7 +176,7 @@ func v3Caller() wukongCaller {
 		{does: "sends no JSON", route: "/message/send", body: `{"from_uid":`, status: http.StatusBadRequest, plain: "invalid_json", reads: map[string]any{"error": something}},
 		{does: "sends into a banned channel", route: "/channel", body: `{"channel_id":"v3-ban","channel_type":2,"ban":1}`, reads: changed},
 		{does: "reads the reason", route: "/message/send", body: `{"from_uid":"a","channel_id":"v3-ban","channel_type":2,"payload":"aGk="}`, status: http.StatusForbidden, plain: "channel_banned", reads: map[string]any{"error": something, "reason": 19}},
-		{does: "reads several channels", route: "/channel/messagesyncbatch", body: `{"login_uid":"a","items":[{"channel_id":"v3-g","channel_type":2,"limit":10}]}`, reads: map[string]any{"items.0.messages.0.client_msg_no": "v3-1"}, needs: lookups},
+		{does: "reads several channels", route: "/channel/messagesyncbatch", body: `{"login_uid":"a","items":[{"channel_id":"v3-g","channel_type":2,"limit":10}]}`, reads: map[string]any{"items.0.messages.0.client_msg_no": "v3-1"}},
 	}}
 }
 
