@@ -172,7 +172,8 @@ func (q *Queue) collect(list *[]*lane, fits func(*lane) bool) *job {
 	room, bytes := q.cfg.BatchItemsMax, q.cfg.BatchBytesMax
 	share := 1
 	if q.window.Ordered {
-		share = max(1, room/len(*list))
+		// Runs are so long that the channels suffice for half of the workers: a request that took one send of each would leave nothing to the others.
+		share = max(1, room*max(1, q.cfg.Workers/2)/len(*list))
 	}
 	if q.gate.tries > 0 {
 		room, share = 1, 1

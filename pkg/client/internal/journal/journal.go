@@ -397,7 +397,7 @@ func (j *Journal) clean() error {
 			return fmt.Errorf("read %s: %w", oldest.path, err)
 		}
 	}
-	var b Batch
+	b := Batch{bytes: make([]byte, 0, len(data))}
 	for off := 0; off < len(data); {
 		f, ok := parse(data[off:], oldest.number)
 		if !ok {
