@@ -106,6 +106,11 @@ steady: STEADY_FOR ?= 10m
 steady: deps ## Send 5,000 messages a second for STEADY_FOR and see how soon their rows are there.
 	STEADY_FOR=$(STEADY_FOR) STEADY_RATE=5000 STEADY_VISIBLE_MAX=2s $(GO) test -count=1 -timeout 30m -v -run '^TestEndToEndSteady$$' ./pkg/testkit/e2e/
 
+.PHONY: read-back
+read-back: PAIRS ?= 100000
+read-back: deps ## Send and read back PAIRS times under load, embedded and roles apart, while processes are killed.
+	READ_PAIRS=$(PAIRS) $(GO) test -count=1 -timeout 4h -parallel 1 -v -run '^TestEndToEndReadBack' ./pkg/testkit/e2e/
+
 # DURATION, RATE and CHANNELS choose. Shorter than 30 minutes, the slopes are printed and not judged.
 .PHONY: soak
 soak: DURATION ?= 1h

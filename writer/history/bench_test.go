@@ -205,3 +205,38 @@ func (bu *bundle) insertAway(b *testing.B) (stop func()) {
 		require.NoError(b, <-ended)
 	}
 }
+
+// BenchmarkLag reads while ClickHouse lags by 1,024 group commits of 24 messages. It reports what the process allocates, the client
+// of the test included.
+func BenchmarkLag(b *testing.B) {
+	bundle := setup(b, options{})
+	const records, each = 1024, 24
+	seq := 0
+	for range records {
+		var batch []*message.Message
+		for range each {
+			seq++
+			m := sample(fmt.Sprintf("g%d", seq%100), 1+seq/100)
+			m.FromUid, m.ClientMsgNo, m.Payload = "u1", fmt.Sprintf("no-%d", seq), []byte(strings.Repeat("lag ", 30))
+			batch = append(batch, m)
+		}
+		bundle.publish(batch...)
+	}
+	require.Equal(b, stateAccepted, bundle.status("no-1", "channel_id", "g1").State)
+	b.Run("status", func(b *testing.B) {
+		b.ReportAllocs()
+		n := 0
+		bundle.measure(b, func() (string, string, string) {
+			n++
+			return http.MethodGet, fmt.Sprintf("%s?client_msg_no=nothing-%d&from_uid=u1&channel_id=g%d&channel_type=2", pathStatus, n, n%100), ""
+		})
+	})
+	b.Run("newest", func(b *testing.B) {
+		b.ReportAllocs()
+		n := 0
+		bundle.measure(b, func() (string, string, string) {
+			n++
+			return http.MethodPost, pathSync, fmt.Sprintf(`{"login_uid":"u","channel_id":"g%d","channel_type":2}`, n%100)
+		})
+	})
+}

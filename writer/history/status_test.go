@@ -192,7 +192,7 @@ func TestClickHouseAway(t *testing.T) {
 	server := enginetest.StartServer(t)
 	b := setup(t, options{
 		dsn:    server.DSN("away"),
-		config: func(c *Config) { c.HistoryTimeout = time.Second },
+		config: func(c *Config) { c.HistoryTimeout = 3 * time.Second },
 	})
 	stored, logged := from(1, "stored"), from(2, "logged")
 	b.insert(stored)
@@ -235,7 +235,7 @@ func TestClickHouseAway(t *testing.T) {
 // NATS hangs: the time that is waited for it leaves some for ClickHouse.
 func TestNATSHangs(t *testing.T) {
 	t.Parallel()
-	b := setup(t, options{config: func(c *Config) { c.HistoryTimeout = 2 * time.Second }})
+	b := setup(t, options{config: func(c *Config) { c.HistoryTimeout = 6 * time.Second }})
 	b.insert(from(1, "stored"))
 	link := testkit.StartLink(t, strings.TrimPrefix(b.nats.URL(), "nats://"))
 	nc, js, err := broker.Connect(b.ctx, broker.Config{URL: "nats://" + link.Addr, Name: t.Name(), Logger: slog.New(slog.DiscardHandler)})

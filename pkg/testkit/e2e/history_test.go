@@ -54,6 +54,10 @@ type asked struct {
 
 // read makes a request to the API and decodes the answer; an error is one of the transport.
 func (h *node) read(ctx context.Context, method, path string, body any) (asked, error) {
+	return h.readBy(ctx, http.DefaultClient, method, path, body)
+}
+
+func (h *node) readBy(ctx context.Context, client *http.Client, method, path string, body any) (asked, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	encoded, err := json.Marshal(body)
@@ -65,7 +69,7 @@ func (h *node) read(ctx context.Context, method, path string, body any) (asked, 
 		return asked{}, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return asked{}, err
 	}
@@ -116,10 +120,14 @@ func (h *node) pages(t *testing.T, s *send, limit, mode int) (all []synced) {
 
 // statusOf asks what became of a send.
 func (h *node) statusOf(ctx context.Context, s *send) (asked, error) {
-	return h.read(ctx, http.MethodGet, "/message/status?"+url.Values{
+	return h.read(ctx, http.MethodGet, statusPath(s), nil)
+}
+
+func statusPath(s *send) string {
+	return "/message/status?" + url.Values{
 		"client_msg_no": {s.clientMsgNo}, "from_uid": {s.fromUID}, "channel_id": {s.channelID},
 		"channel_type": {strconv.Itoa(int(s.channelType))}, "sync_once": {strconv.Itoa(flag(s.syncOnce))},
-	}.Encode(), nil)
+	}.Encode()
 }
 
 // is compares a message with what was sent and answered.

@@ -82,9 +82,10 @@ func (f *follower) take(ctx context.Context, want func(*tail) Part) (Part, error
 			f.metrics.waitSeconds.Observe(time.Since(start).Seconds())
 			return p, nil
 		}
-		if f.broken != nil && time.Since(f.since) > brokenMax {
-			defer f.mu.Unlock()
-			return Part{}, f.broken
+		err := f.brokenLocked()
+		if err != nil {
+			f.mu.Unlock()
+			return Part{}, err
 		}
 		changed := f.changedLocked()
 		f.mu.Unlock()
@@ -105,6 +106,18 @@ func (f *follower) target(ctx context.Context) (uint64, error) {
 		if !errors.Is(err, errNoLeader) || lifecycle.Pause(ctx, pauseMin) != nil {
 			return target, err
 		}
+	}
+}
+
+// brokenLocked returns why a read need not wait for a tail.
+func (f *follower) brokenLocked() error {
+	switch {
+	case f.closed:
+		return ErrClosed
+	case f.broken != nil && time.Since(f.since) > brokenMax:
+		return f.broken
+	default:
+		return nil
 	}
 }
 
@@ -132,11 +145,14 @@ func (f *follower) leave() {
 	f.lastly = time.Now()
 }
 
-// inVain notes that a read has waited as long as it could. It returns an error if there is no tail.
+// inVain notes that a read has waited as long as it could, and returns an error if there is no tail. A client that has left
+// has not waited.
 func (f *follower) inVain(cause error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
+	case !errors.Is(cause, context.DeadlineExceeded):
+		return cause
 	case f.open:
 		f.stalled = true
 		return nil

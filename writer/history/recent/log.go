@@ -72,6 +72,7 @@ func (l *Log) Close() error {
 	for _, f := range l.followers {
 		f.mu.Lock() // no session begins after this
 		f.closed = true
+		f.notifyLocked()
 		f.mu.Unlock()
 		f.walEnd.close()
 	}
