@@ -9,6 +9,7 @@ import (
 	"github.com/sendhouse/sendhouse/ingest/groupcommit"
 	"github.com/sendhouse/sendhouse/ingest/outcome"
 	"github.com/sendhouse/sendhouse/ingest/request"
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // Limits of a request with many sends.
@@ -253,7 +254,7 @@ func (f *flight) temporaryChannel(it *item) []byte {
 	if !it.temporary {
 		return nil
 	}
-	return f.text[it.to : it.to+request.TemporaryChannelBytes]
+	return f.text[it.to : it.to+message.TemporaryChannelBytes]
 }
 
 // append appends the answer to a settled item.

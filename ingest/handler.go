@@ -253,7 +253,7 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, start time.Time, 
 	}
 	// The response echoes client_msg_no and names a temporary channel; everything else of the request can be reused while it waits.
 	var echo [message.ClientMsgNoBytesMax]byte
-	var named [request.TemporaryChannelBytes]byte
+	var named [message.TemporaryChannelBytes]byte
 	clientMsgNo := echo[:copy(echo[:], req.Send.ClientMsgNo)]
 	temporary := named[:copy(named[:], req.TemporaryChannel())]
 	generated := req.Generated

@@ -203,7 +203,7 @@ func TestSend(t *testing.T) {
 		change(s)
 		return s
 	}
-	set := temporaryChannel([]string{"b", "c"})
+	set := message.TemporaryChannel([]string{"b", "c"})
 	rows := []struct {
 		name string
 		more string
@@ -245,7 +245,7 @@ func TestSend(t *testing.T) {
 		})
 	}
 	// printf "b\nc" | sha256sum. Changing the name would move a set's later messages to another channel.
-	require.Equal(t, "6c516cfc306e5363", temporaryChannel([]string{"b", "c"})[:16])
+	require.Equal(t, "6c516cfc306e5363", message.TemporaryChannel([]string{"b", "c"})[:16])
 }
 
 func TestDecodeAllocates(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of other goroutines too

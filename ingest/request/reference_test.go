@@ -110,7 +110,7 @@ func referenceValidate(r reference, payloadBytesMax int) (bad []string, s *messa
 	fault(channelType == 1 && (strings.Contains(s.FromUid, "@") || strings.HasSuffix(s.FromUid, "____cmd")), from)
 
 	if temporary {
-		channelID, channelType = temporaryChannel(s.Subscribers), 8
+		channelID, channelType = message.TemporaryChannel(s.Subscribers), 8
 	} else {
 		sides := []string{channelID}
 		if channelType == 1 {

@@ -133,9 +133,6 @@ func (r *Request) ForPermission() permission.Send {
 	}
 }
 
-// TemporaryChannelBytes is the length of the ID of a temporary channel.
-const TemporaryChannelBytes = 32
-
 // TemporaryChannel returns the channel_id of the temporary channel that a validated send goes to, or "" if the request names a channel. It
 // aliases the request.
 func (r *Request) TemporaryChannel() string {

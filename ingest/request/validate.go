@@ -1,8 +1,6 @@
 package request
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"math"
 	"slices"
@@ -157,7 +155,7 @@ func (r *Request) checkChannel(from string) (string, message.ChannelType) {
 		if len(r.issues) > 0 {
 			return "", 0 // no name is needed
 		}
-		return temporaryChannel(f.subscribers), message.ChannelTemporary
+		return message.TemporaryChannel(f.subscribers), message.ChannelTemporary
 	}
 	rule := message.ChannelIDRule(f.channelID, channelType)
 	if left, right, composed := strings.Cut(f.channelID, "@"); rule == "" && composed && from != "" && from != left && from != right {
@@ -187,19 +185,6 @@ func (r *Request) checkSubscribers(syncOnce bool) {
 	if len(f.subscribers) > 0 && !syncOnce && !r.isBad(fieldHeaderSyncOnce) && !r.isBad(fieldSyncOnce) {
 		r.bad(FieldSubscribers, "is only for commands: header.sync_once=1")
 	}
-}
-
-// temporaryChannel names the channel of a sorted set of receivers: the first 128 bits, in hex, of the SHA-256 of the uids
-// joined by line feeds, which no uid contains. The name is the same in every process.
-func temporaryChannel(sorted []string) string {
-	h := sha256.New()
-	for i, uid := range sorted {
-		if i > 0 {
-			_, _ = h.Write([]byte{'\n'}) // a hash never fails
-		}
-		_, _ = h.Write([]byte(uid))
-	}
-	return hex.EncodeToString(h.Sum(nil)[:TemporaryChannelBytes/2])
 }
 
 // TakeReceivers removes the receivers from the request and returns them sorted, without empty ones and duplicates.

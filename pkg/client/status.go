@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // State is what the server knows of a send.
@@ -32,8 +35,8 @@ type Status struct {
 	Complete bool
 }
 
-// Status asks what became of a send whose answer was lost. It needs the send's ClientMsgNo, FromUID, channel and SyncOnce, and a token with the
-// scope send or read. It tries again as Send does.
+// Status asks what became of a send whose answer was lost. It needs the send's ClientMsgNo, FromUID, SyncOnce, and channel or Subscribers, and a token
+// with the scope send or read. It tries again as Send does.
 //
 // The server answers from ClickHouse: one that was started without it says 404 history_not_served, an *[Error].
 func (c *Client) Status(ctx context.Context, s Send) (Status, error) {
@@ -53,6 +56,10 @@ func (c *Client) TryStatus(ctx context.Context, s Send) (Status, error) {
 	if s.SyncOnce {
 		query.Set("sync_once", "1")
 	}
+	if s.ChannelID == "" && len(s.Subscribers) > 0 {
+		query.Set("channel_id", s.temporaryChannel())
+		query.Set("channel_type", strconv.Itoa(int(ChannelTemporary)))
+	}
 	var a struct {
 		answerJSON
 		State    State `json:"state"`
@@ -69,4 +76,11 @@ func (c *Client) TryStatus(ctx context.Context, s Send) (Status, error) {
 		return Status{State: a.State, MessageID: a.MessageID, MessageSeq: a.MessageSeq, Complete: a.Complete}, nil
 	}
 	return Status{}, fmt.Errorf("client: status of %s: %w", s.ClientMsgNo, err)
+}
+
+// temporaryChannel is the ID of the channel that the Subscribers name.
+func (s *Send) temporaryChannel() string {
+	uids := slices.DeleteFunc(slices.Clone(s.Subscribers), func(uid string) bool { return uid == "" })
+	slices.Sort(uids)
+	return message.TemporaryChannel(slices.Compact(uids))
 }

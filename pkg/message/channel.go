@@ -77,6 +77,9 @@ func CanonicalChannel(fromUID, channelID string, channelType ChannelType, syncOn
 	return channelID, nil
 }
 
+// TemporaryChannelBytes is the length of the ID of a temporary channel.
+const TemporaryChannelBytes = 32
+
 // TemporaryChannel is the name of the channel of a command that names its receivers and no channel: the first 128 bits, in hex, of the SHA-256 of
 // the uids, sorted by bytes, each once, and joined by line feeds, which no uid contains. Its type is [ChannelTemporary]. The same receivers have the
 // same channel wherever it is computed.
@@ -88,7 +91,7 @@ func TemporaryChannel(sorted []string) string {
 		}
 		_, _ = h.Write([]byte(uid))
 	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	return hex.EncodeToString(h.Sum(nil)[:TemporaryChannelBytes/2])
 }
 
 func otherSide(fromUID, channelID string) (string, error) {

@@ -10,11 +10,10 @@ import (
 )
 
 // Ask is the default Check: it asks the server for the send's status (GET /message/status). It cannot tell where the server does not serve that or
-// has not looked everywhere, and of sends that leave no trace: with NoPersist, with an Expire that may have passed since the try, or to a
-// channel that only its Subscribers name.
+// has not looked everywhere, and of sends that leave no trace: with NoPersist, or with an Expire that may have passed since the try.
 func Ask(c *client.Client) Check {
 	return func(ctx context.Context, s client.Send, since time.Time) (Verdict, client.Result, error) {
-		if s.NoPersist || s.ChannelID == "" || s.Expire > 0 && time.Since(since) > time.Duration(s.Expire)*time.Second/2 {
+		if s.NoPersist || s.Expire > 0 && time.Since(since) > time.Duration(s.Expire)*time.Second/2 {
 			return CannotTell, client.Result{}, nil
 		}
 		status, err := c.TryStatus(ctx, s)
