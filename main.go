@@ -427,7 +427,7 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	var admit func(context.Context, int) error
 	if table != nil {
 		setup.BeforeFirst = func(ctx context.Context) error { return writer.NotFirst(ctx, table) }
-		admit = func(ctx context.Context, partition int) error { return admitPartition(ctx, p, js, table, partition) }
+		admit = writer.Admit(js, table, p.Log)
 	}
 	deployment, err := setup.Ensure(ctx)
 	if err != nil {
@@ -452,20 +452,6 @@ func addSequencer(ctx context.Context, p *process.Process, flags broker.ClientCo
 	p.Readiness.Register("sequencer", service.Check)
 	p.Group.Add("sequencer", service)
 	return deployment, nil
-}
-
-// admitTimeout bounds the question to ClickHouse which rows of a partition it has. Sends are accepted even if ClickHouse does not answer.
-const admitTimeout = 5 * time.Second
-
-func admitPartition(ctx context.Context, p *process.Process, js jetstream.JetStream, table *clickhouse.Client, partition int) error {
-	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
-	defer cancel()
-	err := writer.AheadOfLog(ctx, js, table, partition)
-	if err != nil && !writer.IsRefusal(err) {
-		p.Log.Warn("cannot compare the write-ahead log with the table; starting the partition without the comparison", "partition", partition, "error", err)
-		return nil
-	}
-	return err
 }
 
 func addWriter(ctx context.Context, p *process.Process, flags broker.ClientConfig, instance string, cfg writer.Config, given topology.Deployment) error {

@@ -3,22 +3,15 @@ package sequencer_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"testing"
 	"time"
-
-	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
-	"github.com/sendhouse/sendhouse/sequencer/natslog"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/topology"
-	"github.com/sendhouse/sendhouse/sequencer/fold"
-	"github.com/sendhouse/sendhouse/sequencer/runner"
-
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
 )
 
 const (
@@ -54,13 +47,7 @@ func BenchmarkRecovery(b *testing.B) {
 		h.fill()
 		for _, kind := range []string{"deriving", "restart"} {
 			caughtUp := make(chan struct{})
-			logs, err := natslog.Open(h.NC, h.JS, 0, natslog.Options{Answers: h.NC})
-			require.NoError(b, err)
-			p := runner.New(h.Config.Config, fold.Params{DedupWindow: h.Deployment.DedupWindow, DedupEntriesMax: h.Deployment.DedupEntriesMax}, runner.Deps{
-				Logs: logs, Checkpoints: h.Checkpoints(), Logger: slog.New(slog.DiscardHandler),
-				Metrics: runner.NewMetrics(prometheus.NewRegistry()).Partition(0), Now: time.Now,
-				MayWrite: func() bool { return true }, CaughtUp: func() { close(caughtUp) },
-			})
+			p := h.Partition(time.Now, func() { close(caughtUp) })
 			ctx, cancel := context.WithCancel(h.Ctx)
 			done := make(chan error, 1)
 			started := time.Now()

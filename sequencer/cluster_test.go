@@ -11,11 +11,6 @@ import (
 	"testing"
 	"time"
 
-	sequenceraudit "github.com/sendhouse/sendhouse/sequencer/audit"
-
-	"github.com/sendhouse/sendhouse/sequencer"
-	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
-
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,9 +19,13 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/audit"
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/sequencer"
+	sequenceraudit "github.com/sendhouse/sendhouse/sequencer/audit"
+	"github.com/sendhouse/sendhouse/sequencer/internal/sequencertest"
 )
 
 const (
@@ -48,7 +47,7 @@ type fleetClient struct {
 	mu       sync.Mutex
 	answered map[string]*message.Answer // by partition/channel/client_msg_no
 	count    atomic.Int64
-	progress chan struct{}
+	progress lifecycle.Wake
 }
 
 func (c *fleetClient) run(ctx context.Context, number int) {
@@ -99,10 +98,7 @@ func (c *fleetClient) keep(key string, a *message.Answer) {
 	c.answered[key] = a
 	c.mu.Unlock()
 	c.count.Add(1)
-	select {
-	case c.progress <- struct{}{}:
-	default:
-	}
+	c.progress.Signal()
 }
 
 // more waits until n more sends are answered.
@@ -154,7 +150,7 @@ func TestEndToEndCluster(t *testing.T) {
 		t.Cleanup(func() { stop(); require.NoError(t, <-done) })
 	}
 
-	client := &fleetClient{t: t, nc: nc, js: js, answered: map[string]*message.Answer{}, progress: make(chan struct{}, 1)}
+	client := &fleetClient{t: t, nc: nc, js: js, answered: map[string]*message.Answer{}, progress: lifecycle.NewWake()}
 	loadCtx, stopLoad := context.WithCancel(ctx)
 	var load sync.WaitGroup
 	for n := range clusterClients {

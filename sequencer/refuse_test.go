@@ -81,8 +81,7 @@ func TestRefusalEndsWithTheRepair(t *testing.T) {
 	h.Ask(sequencertest.Send("c", "1"))
 	h.Messages(1)
 	stop()
-	_, err := h.JS.Publish(h.Ctx, topology.MessagesSubject(0), []byte("hello"))
-	require.NoError(t, err)
+	h.Put([]byte("hello"))
 
 	s, _ := h.Start()
 	select {
@@ -93,7 +92,7 @@ func TestRefusalEndsWithTheRepair(t *testing.T) {
 	require.ErrorIs(t, h.Refusal(s), runner.ErrInvariant)
 	require.EqualValues(t, 1, h.Answer(h.PublishTo(1, sequencertest.Send("d", "1")))[0].GetMessageSeq())
 
-	require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
+	h.DeleteMessageLog()
 	h.Ensure()
 	testkit.WaitFor(t, sequencertest.Patience, "the partition is served", func(context.Context) error { return s.Check() })
 	require.EqualValues(t, 2, h.Ask(sequencertest.Send("c", "2"))[0].GetMessageSeq())
@@ -157,8 +156,7 @@ func TestRefusalIsSeenInTheLease(t *testing.T) {
 	<-s.Ready()
 	seen := h.watchLease()
 	require.False(t, (<-seen).Refused)
-	_, err := h.JS.Publish(h.Ctx, topology.MessagesSubject(0), []byte("hello"))
-	require.NoError(t, err)
+	h.Put([]byte("hello"))
 	for c := range seen {
 		if c.Refused {
 			require.Contains(t, c.Problem, "record 1 of the message log")
@@ -262,7 +260,7 @@ func TestPointerOfTheVersionBeforeIsRead(t *testing.T) {
 func TestDamagedPointerAndCheckpoints(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	h.Folded(10)
+	h.Answered(10)
 	require.NoError(t, h.Keeper(time.Now).Checkpoint(h.Ctx))
 	spoil := func() {
 		kv, err := h.JS.KeyValue(h.Ctx, topology.CheckpointPointerBucket)
@@ -297,7 +295,7 @@ func TestDamagedPointerAndCheckpoints(t *testing.T) {
 func TestCheckpointOfOtherParametersIsNotUsed(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	h.Folded(3)
+	h.Answered(3)
 	require.NoError(t, h.Keeper(time.Now).Checkpoint(h.Ctx))
 	store := h.Checkpoints()
 	kept, err := store.List(h.Ctx)

@@ -141,7 +141,7 @@ func TestLostMessageLogIsDerivedAgain(t *testing.T) {
 			if !running {
 				stop()
 			}
-			require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
+			h.DeleteMessageLog()
 			h.Ensure()
 			if !running {
 				h.Start()
@@ -165,7 +165,7 @@ func TestMessageLogTailCut(t *testing.T) {
 	stop()
 
 	// Put back only the first 12.
-	require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
+	h.DeleteMessageLog()
 	h.Ensure()
 	for i, m := range whole[:12] {
 		data, err := m.MarshalVT()
@@ -213,7 +213,7 @@ func TestMessageLogHoleIsDerivedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := setup(t)
-			h.Folded(20)
+			h.Answered(20)
 			log, err := h.JS.Stream(h.Ctx, topology.MessagesStream(0))
 			require.NoError(t, err)
 			lose(t, h, log)
@@ -336,7 +336,7 @@ func TestBothLogsLostAndACheckpointLeft(t *testing.T) {
 	stop()
 	require.NoError(t, h.Keeper(time.Now).Checkpoint(h.Ctx))
 	require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.WALStream(0)))
-	require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
+	h.DeleteMessageLog()
 	h.Ensure()
 	h.Publish(sequencertest.Send("c", "another"))
 	err := h.Refuses()

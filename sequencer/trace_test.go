@@ -70,7 +70,7 @@ func TestTracingIsBesideTheLog(t *testing.T) {
 	require.Zero(t, report.Differences)
 	stop()
 
-	require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
+	h.DeleteMessageLog()
 	h.Ensure()
 	h.Tracer = nil
 	_, stop = h.Start()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,12 +16,29 @@ import (
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
 
-// AheadOfLog refuses a partition if the table has rows of messages after the end of the partition's logs. A newer
+// admitTimeout bounds the question to ClickHouse which rows of a partition it has. Sends are accepted even if ClickHouse does not answer.
+const admitTimeout = 5 * time.Second
+
+// Admit returns the check that a sequencer beside a writer makes before it serves a partition: aheadOfLog, if ClickHouse answers in time.
+func Admit(js jetstream.JetStream, client *clickhouse.Client, log *slog.Logger) func(ctx context.Context, partition int) error {
+	return func(ctx context.Context, partition int) error {
+		ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+		defer cancel()
+		err := aheadOfLog(ctx, js, client, partition)
+		if err != nil && !isRefusal(err) {
+			log.Warn("cannot compare the write-ahead log with the table; starting the partition without the comparison", "partition", partition, "error", err)
+			return nil
+		}
+		return err
+	}
+}
+
+// aheadOfLog refuses a partition if the table has rows of messages after the end of the partition's logs. A newer
 // log, now lost, assigned their sequence numbers, and the current one would assign them again. Records that ingest has
 // appended to the write-ahead log since do not hide this: a row's timestamp is never older than the record that it was
 // made from, unless the clock of the record is beyond what a message can carry. The query skips parts that are older
 // than the message log's last message.
-func AheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, partition int) error {
+func aheadOfLog(ctx context.Context, js jetstream.JetStream, client *clickhouse.Client, partition int) error {
 	emitted, since, err := emittedUntil(ctx, js, partition)
 	if err != nil {
 		return err

@@ -57,11 +57,11 @@ type Filler struct {
 
 // NewFiller returns a filler. If the tables are replicated, an inserted row may become visible only after a while.
 func NewFiller(client *clickhouse.Client, replicated bool, log *slog.Logger) *Filler {
-	return newFiller(client, client.Digester(), replicated, fillAttempts, log)
+	return newFiller(client, replicated, fillAttempts, log)
 }
 
-func newFiller(s store, digester *clickhouse.Digester, replicated bool, attempts int, log *slog.Logger) *Filler {
-	return &Filler{Mark: rand.Uint64(), store: s, digester: digester, replicated: replicated, attempts: attempts, log: log}
+func newFiller(s store, replicated bool, attempts int, log *slog.Logger) *Filler {
+	return &Filler{Mark: rand.Uint64(), store: s, digester: clickhouse.NewDigester(), replicated: replicated, attempts: attempts, log: log}
 }
 
 // Skipped returns the number of messages that could not become rows: the writer has put them into the dead letters.

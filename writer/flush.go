@@ -175,7 +175,7 @@ func (r *runner) insertPiece(ctx, work context.Context, b *batch, piece seqRange
 		}
 		r.setStatus(state, err)
 		r.logOnce(level, "insert failed; retrying: "+class.String(), err)
-		if r.timing.backoff(ctx, attempt, err) != nil {
+		if r.timing.backoff.Wait(ctx, attempt+1) != nil {
 			return err
 		}
 		if class == clickhouse.Memory && r.mayCut(work, b, piece) {
@@ -191,7 +191,7 @@ func (r *runner) refuse(ctx, work context.Context, b *batch, piece seqRange, cau
 	if r.refusedInARow >= r.limits.refusedInARow {
 		r.setStatus(statePaused, cause)
 		r.logOnce(slog.LevelError, "ClickHouse refuses many rows in succession; pausing between them", cause)
-		if err := lifecycle.Pause(ctx, r.timing.backoffMax); err != nil {
+		if err := lifecycle.Pause(ctx, r.timing.backoff.Max); err != nil {
 			return err
 		}
 		first, end := b.rows(piece)
@@ -254,7 +254,7 @@ func (r *runner) bury(ctx, work context.Context, b *batch, bad badRecord) error 
 		r.metrics.natsRetries.Inc()
 		r.setStatus(stateRetrying, err)
 		r.logOnce(slog.LevelError, "cannot write to the dead letters; retrying", err)
-		if r.timing.backoff(ctx, attempt, err) != nil {
+		if r.timing.backoff.Wait(ctx, attempt+1) != nil {
 			return err
 		}
 	}

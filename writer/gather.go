@@ -5,6 +5,15 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/pkg/messagelog"
+	"github.com/sendhouse/sendhouse/pkg/topology"
+	"github.com/sendhouse/sendhouse/pkg/tracing"
 )
 
 const (
@@ -39,9 +48,9 @@ type gatherer struct {
 	limits limits
 	budget *budget
 
-	changed chan struct{} // wakes the taker; holds one token
-	room    chan struct{} // wakes the feeder; holds one token
-	done    chan struct{} // closed by stop
+	changed lifecycle.Wake // wakes the taker
+	room    lifecycle.Wake // wakes the feeder
+	done    chan struct{}  // closed by stop
 	stopped sync.Once
 
 	mu       sync.Mutex
@@ -57,7 +66,7 @@ type gatherer struct {
 func newGatherer(bounds limits, budget *budget, next, endAt uint64, batches [2]*batch) *gatherer {
 	return &gatherer{
 		limits: bounds, budget: budget, next: next, endAt: endAt, filling: batches[0], spare: batches[1],
-		changed: make(chan struct{}, 1), room: make(chan struct{}, 1), done: make(chan struct{}),
+		changed: lifecycle.NewWake(), room: lifecycle.NewWake(), done: make(chan struct{}),
 	}
 }
 
@@ -86,7 +95,7 @@ func (g *gatherer) add(seq uint64, encoded []byte, traceparent string) {
 	b := g.filling
 	if b.empty() {
 		b.due = time.Now().Add(g.limits.interval)
-		wake(g.changed)
+		g.changed.Signal()
 	}
 	b.add(seq, encoded)
 	if traceparent != "" {
@@ -94,13 +103,13 @@ func (g *gatherer) add(seq uint64, encoded []byte, traceparent string) {
 	}
 	if len(b.records) == halfTimeRows {
 		b.due = b.due.Add(-g.limits.interval / 2)
-		wake(g.changed)
+		g.changed.Signal()
 	}
 	g.next++
 	g.received++
 	if g.fullLocked(b, seq) {
 		b.closed = true
-		wake(g.changed)
+		g.changed.Signal()
 	}
 }
 
@@ -136,7 +145,7 @@ func (g *gatherer) reserveLocked(n int64) (changed <-chan struct{}, ok bool) {
 	}
 	if !b.empty() {
 		b.closed = true // insert what is there, which frees memory
-		wake(g.changed)
+		g.changed.Signal()
 		return nil, false
 	}
 	return changed, false
@@ -190,7 +199,7 @@ func (g *gatherer) tryTake() (b *batch, wait time.Duration, err error) {
 	}
 	if !b.empty() && (b.closed || (g.endAt == 0 && (g.err != nil || !time.Now().Before(b.due)))) {
 		g.filling, g.spare, g.endAt = g.spare, nil, 0
-		wake(g.room)
+		g.room.Signal()
 		return b, 0, nil
 	}
 	if g.err != nil {
@@ -214,7 +223,7 @@ func (g *gatherer) give(b *batch) {
 	} else {
 		g.spare = b
 	}
-	wake(g.room)
+	g.room.Signal()
 }
 
 // idle reports whether no record waits to be taken.
@@ -243,8 +252,8 @@ func (g *gatherer) failLocked(err error) {
 	if g.err == nil {
 		g.err = err
 	}
-	wake(g.changed)
-	wake(g.room)
+	g.changed.Signal()
+	g.room.Signal()
 }
 
 // stop unblocks add, and releases the memory of batches that were not taken.
@@ -262,9 +271,45 @@ func (g *gatherer) stop(err error) {
 	}
 }
 
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
+// source delivers the messages of one message log in their order.
+type source interface {
+	// consume calls handle for each message from the record with stream_seq record on, one at a time, until stop is
+	// called. handle may block. consume calls failed if the delivery ends by itself.
+	consume(ctx context.Context, record uint64, handle handler, failed func(error)) (stop func(), err error)
+}
+
+// handler receives a message and the span that traces it, which is empty for most messages.
+type handler func(seq uint64, encoded []byte, traceparent string)
+
+// logSource reads a message log.
+type logSource struct {
+	js     jetstream.JetStream
+	stream string
+	traced bool // read the trace headers
+	warn   func(error)
+}
+
+func (s *logSource) consume(ctx context.Context, record uint64, handle handler, failed func(error)) (func(), error) {
+	var view message.BatchView // reused: the subscription makes one call at a time
+	feed, err := messagelog.OpenFeed(ctx, messagelog.FeedConfig{
+		JetStream: s.js, Stream: s.stream, First: record,
+		Handle: func(seq uint64, m *nats.Msg) {
+			if err := message.ViewBatch(m.Data, &view); err != nil {
+				failed(fmt.Errorf("record %d of %s: %w", seq, s.stream, err))
+				return
+			}
+			var traced tracing.Samples
+			if s.traced {
+				traced = tracing.ParseSamples(m.Header.Get(topology.HeaderTrace))
+			}
+			for i, encoded := range view.Messages {
+				handle(view.First+uint64(i), encoded, traced.Traceparent(uint64(i)))
+			}
+		},
+		Failed: failed, Warn: s.warn,
+	})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // it says what was being done
 	}
+	return feed.Stop, nil
 }

@@ -118,7 +118,7 @@ func TestLargeBatchEndsAtHalfTime(t *testing.T) {
 
 // While the last batch is still being inserted, the next one keeps growing, up to its limit, and then
 // the consumer waits.
-func TestBatchGrowsWhileNobodyTakesIt(t *testing.T) {
+func TestBatchGrowsUntilItIsTaken(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		bounds := limits{rows: 100, bytes: 1 << 30, interval: time.Second}

@@ -93,7 +93,7 @@ func (s *Service) noticeLoss(before, now clickhouse.Signs) clickhouse.Signs {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.runners {
-		wake(r.alarm)
+		r.alarm.Signal()
 	}
 	return now
 }

@@ -10,6 +10,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
@@ -52,7 +53,7 @@ func TestLagIsShown(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	s, err := New(b.config(server.DSN("test")), Deps{JetStream: b.js, Partitions: 2, Logger: b.log, Registerer: reg})
 	require.NoError(t, err)
-	s.timing.watch, s.timing.backoffMin, s.timing.backoffMax = 50*time.Millisecond, 10*time.Millisecond, 100*time.Millisecond
+	s.timing.watch, s.timing.backoff = 50*time.Millisecond, lifecycle.Backoff{Min: 10 * time.Millisecond, Max: 100 * time.Millisecond}
 	stop := b.start(s)
 	await := func(what string, reached func() bool) {
 		testkit.WaitFor(t, time.Minute, what, func(context.Context) error {

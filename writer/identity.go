@@ -98,9 +98,9 @@ func sameTable(of, have clickhouse.TableID) error {
 	return refuseTable("the position belongs to table %s, but this writer has table %s (%s)", of, have, repairTable)
 }
 
-// madeAgain reports whether the table replaces one that was dropped, and has no row of the partition: it is in the same
+// recreated reports whether the table replaces one that was dropped, and has no row of the partition: it is in the same
 // database, which belongs to this deployment. Writing into it overwrites nothing.
-func (g *guard) madeAgain(ctx context.Context, partition int, of, have clickhouse.TableID) (bool, error) {
+func (g *guard) recreated(ctx context.Context, partition int, of, have clickhouse.TableID) (bool, error) {
 	if of.Database != have.Database || g.deployment.ID == "" {
 		return false, nil
 	}
@@ -198,14 +198,14 @@ func (r *runner) confirm(ctx context.Context) error {
 	if err != nil {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
-	madeAgain := false
+	recreated := false
 	if of := r.position.Table; of != nil {
 		if err := sameTable(*of, table); err != nil {
-			if again, failed := r.guard.madeAgain(ctx, r.partition, *of, table); failed != nil || !again {
+			if again, failed := r.guard.recreated(ctx, r.partition, *of, table); failed != nil || !again {
 				return errors.Join(err, failed)
 			}
 			r.log.Error("table was recreated and is empty; inserting its rows again as far back as the message log reaches", "table", table.String(), "before", of.String())
-			r.position.Table, madeAgain = &table, true
+			r.position.Table, recreated = &table, true
 		}
 	}
 	if err := r.guard.mine(ctx); errors.Is(err, errUnclaimed) {
@@ -221,7 +221,7 @@ func (r *runner) confirm(ctx context.Context) error {
 	}
 	r.guard.confirmed.Store(&table)
 	r.guard.wrong.Store(nil)
-	if r.position.Table != nil && !madeAgain {
+	if r.position.Table != nil && !recreated {
 		return nil
 	}
 	r.position.Table = &table
@@ -421,8 +421,8 @@ func commandPositions(kv bucket, partition int) *positions {
 	}
 }
 
-// IsRefusal reports whether an error of AheadOfLog or NotFirst is a refusal rather than a failed query.
-func IsRefusal(err error) bool {
+// isRefusal reports whether an error of aheadOfLog or NotFirst is a refusal rather than a failed query.
+func isRefusal(err error) bool {
 	var identity *identityError
 	return errors.As(err, &identity)
 }

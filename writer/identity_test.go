@@ -142,7 +142,7 @@ func TestTwoDeploymentsInOneDatabase(t *testing.T) {
 	b.publish(0, 21, 25)
 	b.writeAll(cfg, 25)
 	require.ErrorContains(t, NotFirst(b.ctx, b.client(cfg)), "25 rows of deployment "+b.deployment.ID)
-	require.True(t, IsRefusal(NotFirst(b.ctx, b.client(cfg))))
+	require.True(t, isRefusal(NotFirst(b.ctx, b.client(cfg))))
 	b.requireEachOnce(cfg, 25)
 	require.NoError(t, NotFirst(b.ctx, b.client(b.elsewhere())), "there is no table")
 }
@@ -239,18 +239,18 @@ func TestAheadOfLog(t *testing.T) {
 		require.NoError(t, err)
 	}
 	b.writeAll(cfg, 20)
-	require.NoError(t, AheadOfLog(b.ctx, b.js, client, 0))
+	require.NoError(t, aheadOfLog(b.ctx, b.js, client, 0))
 	b.publish(0, 21, 21)
 	b.writeAll(cfg, 21)
-	err := AheadOfLog(b.ctx, b.js, client, 0)
-	require.True(t, IsRefusal(err))
+	err := aheadOfLog(b.ctx, b.js, client, 0)
+	require.True(t, isRefusal(err))
 	require.ErrorContains(t, err, "record 21")
 	require.ErrorContains(t, err, "ends at record 20")
 
 	require.NoError(t, b.js.DeleteStream(b.ctx, topology.WALStream(0)))
-	err = AheadOfLog(b.ctx, b.js, client, 0)
+	err = aheadOfLog(b.ctx, b.js, client, 0)
 	require.Error(t, err)
-	require.False(t, IsRefusal(err))
+	require.False(t, isRefusal(err))
 }
 
 // TestATableThatWasMadeAnew while the writer writes it.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
@@ -238,31 +237,6 @@ func TestMemoryLimitEnds(t *testing.T) {
 	head, tail = r.withinMemory(seqRange{5, 4000})
 	require.Equal(t, seqRange{5, 4000}, head, "what has a token goes in whole")
 	require.Nil(t, tail)
-}
-
-// The pauses between attempts double up to the most, and half of each is random.
-func TestBackoff(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		waits := defaultTiming(time.Second)
-		different := make(map[time.Duration]bool)
-		for attempt := range 100 {
-			begun := time.Now()
-			require.NoError(t, waits.backoff(t.Context(), attempt, nil))
-			took := time.Since(begun)
-			most := waits.backoffMax
-			if attempt < 6 {
-				most = min(most, waits.backoffMin<<attempt)
-			}
-			require.GreaterOrEqual(t, took, most/2)
-			require.LessOrEqual(t, took, most)
-			different[took] = true
-		}
-		require.Greater(t, len(different), 90)
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		require.ErrorIs(t, waits.backoff(ctx, 1, nil), context.Canceled)
-	})
 }
 
 // While ClickHouse takes nothing, the batches of all partitions together keep within their memory, and what

@@ -48,12 +48,12 @@ type Requeued struct {
 //     nothing. Query the table again.
 //  4. Remove the letter.
 type requeuer struct {
-	client *clickhouse.Client
-	js     jetstream.JetStream
-	box    *deadletter.Stream
-	timing timing
-	now    func() time.Time
-	block  clickhouse.Block
+	client  *clickhouse.Client
+	js      jetstream.JetStream
+	letters *deadletter.Stream
+	timing  timing
+	now     func() time.Time
+	block   clickhouse.Block
 	// step is called before each step that changes something; tests crash there.
 	step func(name string) error
 }
@@ -71,7 +71,7 @@ func (e *fatalError) Unwrap() error { return e.err }
 
 // newRequeuer connects to ClickHouse and checks its table, as the writer does at its start.
 func newRequeuer(ctx context.Context, cfg clickhouse.Config, js jetstream.JetStream, log *slog.Logger) (*requeuer, error) {
-	box, err := deadletter.Open(ctx, js)
+	letters, err := deadletter.Open(ctx, js)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func newRequeuer(ctx context.Context, cfg clickhouse.Config, js jetstream.JetStr
 		return nil, errors.Join(err, client.Close())
 	}
 	return &requeuer{
-		client: client, js: js, box: box, timing: defaultTiming(0), now: time.Now,
+		client: client, js: js, letters: letters, timing: defaultTiming(0), now: time.Now,
 		step: func(string) error { return nil },
 	}, nil
 }
@@ -142,7 +142,7 @@ func (q *requeuer) store(ctx context.Context, letter deadletter.Entry) (outcome 
 	if err := q.step("remove"); err != nil {
 		return "", err
 	}
-	if err := q.box.Remove(ctx, letter.ID); err != nil {
+	if err := q.letters.Remove(ctx, letter.ID); err != nil {
 		return "", &fatalError{fmt.Errorf("its row is in the table, but the letter cannot be removed: %w", err)}
 	}
 	return outcome, nil
@@ -222,7 +222,7 @@ func (q *requeuer) insert(ctx context.Context, token string) error {
 		case class == clickhouse.Configuration, class == clickhouse.Oversize, attempt+1 == requeueAttemptsMax:
 			return &fatalError{err}
 		}
-		if q.timing.backoff(ctx, attempt, err) != nil {
+		if q.timing.backoff.Wait(ctx, attempt+1) != nil {
 			return &fatalError{err}
 		}
 	}

@@ -69,7 +69,7 @@ func (q *requeuer) run(ctx context.Context, o RequeueOptions, out io.Writer) err
 		done[r.Outcome]++
 		return r.write(out, o.JSON)
 	}
-	_, err := o.Walk(ctx, q.box, func(letter deadletter.Entry) error {
+	_, err := o.Walk(ctx, q.letters, func(letter deadletter.Entry) error {
 		result, fatal := q.requeue(ctx, letter)
 		return errors.Join(tell(result), fatal)
 	}, func(id uint64, err error) error {

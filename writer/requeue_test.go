@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendhouse/sendhouse/pkg/deadletter"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit/enginetest"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -354,7 +355,7 @@ func TestRequeueIntoAServer(t *testing.T) {
 	q, err := newRequeuer(b.ctx, cfg.Config, b.js, b.log)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, q.client.Close()) }()
-	q.timing.backoffMin, q.timing.backoffMax = 10*time.Millisecond, 20*time.Millisecond
+	q.timing.backoff = lifecycle.Backoff{Min: 10 * time.Millisecond, Max: 20 * time.Millisecond}
 	steps := 0
 	q.step = func(name string) error {
 		if steps++; steps == 9 { // before the insert of the fifth

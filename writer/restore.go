@@ -86,8 +86,8 @@ type restorer struct {
 	r      *runner
 	rows   rows
 	kv     bucket
-	turn   chan struct{} // holds a token while one of the process's partitions is counted
-	alarm  chan struct{} // signals a suspected loss; holds one token
+	turn   chan struct{}  // holds a token while one of the process's partitions is counted
+	alarm  lifecycle.Wake // signals a suspected loss
 	filler *Filler
 	// explained is the number of partition_seqs without a row by intent, by the first of their range.
 	explained map[uint64]uint64
@@ -110,7 +110,7 @@ func (o *restorer) run(ctx context.Context) {
 		}
 		if err != nil {
 			o.r.log.Warn("cannot count the rows of the table; retrying", "error", err)
-			if o.r.timing.backoff(ctx, attempt, err) != nil {
+			if o.r.timing.backoff.Wait(ctx, attempt+1) != nil {
 				return
 			}
 			attempt++

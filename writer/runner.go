@@ -73,9 +73,9 @@ type runner struct {
 
 	batches [2]*batch
 	status  atomic.Pointer[status]
-	shown   atomic.Uint64 // position.Done, for the watcher
-	shownIn atomic.Uint64 // position.DoneRecord
-	alarm   chan struct{} // signals that the table may have lost rows; holds one token
+	shown   atomic.Uint64  // position.Done, for the watcher
+	shownIn atomic.Uint64  // position.DoneRecord
+	alarm   lifecycle.Wake // signals that the table may have lost rows
 
 	// The following fields belong to the running session.
 	position  position
@@ -118,7 +118,7 @@ func (r *runner) run(ctx context.Context) {
 			attempt = 0
 		}
 		r.report(err)
-		if r.timing.backoff(ctx, attempt, err) != nil {
+		if r.timing.backoff.Wait(ctx, attempt+1) != nil {
 			break
 		}
 	}

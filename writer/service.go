@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sendhouse/sendhouse/pkg/lease"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -181,7 +182,7 @@ func (s *Service) hold(ctx context.Context, h holding, kv bucket) {
 	if r.asks {
 		o := &restorer{
 			r: r, rows: s.client, kv: kv, turn: s.counting, alarm: r.alarm, explained: make(map[uint64]uint64),
-			filler: newFiller(s.client, s.client.Digester(), false, fillAttempts, r.log),
+			filler: newFiller(s.client, false, fillAttempts, r.log),
 		}
 		restoring.Go(func() { o.run(ctx) })
 	}
@@ -220,7 +221,7 @@ func (s *Service) openTable(ctx context.Context) error {
 			}
 			s.log.Log(ctx, level, "cannot use ClickHouse's table; writing nothing until this is fixed; retrying", "error", err)
 		}
-		if err := s.timing.backoff(ctx, attempt, err); err != nil {
+		if err := s.timing.backoff.Wait(ctx, attempt+1); err != nil {
 			return err
 		}
 	}
@@ -265,16 +266,16 @@ func (s *Service) newRunner(h holding, kv bucket) *runner {
 		letters: &deadLetters{js: s.deps.JetStream, stream: stream, timeout: s.timing.request},
 		limits:  limits{rows: s.cfg.FlushRowsMax, bytes: s.cfg.FlushBytesMax, interval: s.cfg.FlushInterval, refusedInARow: s.refusedInARowMax},
 		timing:  s.timing, log: log, metrics: s.metrics, tracer: s.deps.Tracer, own: s.metrics.take(h.partition, h.epoch), now: time.Now,
-		batches: [2]*batch{{}, {}}, alarm: make(chan struct{}, 1),
+		batches: [2]*batch{{}, {}}, alarm: lifecycle.NewWake(),
 	}
-	r.filler = newFiller(s.store, s.client.Digester(), false, 1, log) // the runner retries
+	r.filler = newFiller(s.store, false, 1, log) // the runner retries
 	r.positions = &positions{
 		kv: kv, key: positionKey(h.partition), writer: s.name, timeout: s.timing.request,
 		wait: func(ctx context.Context, attempt int, err error) error {
 			s.metrics.natsRetries.Inc()
 			r.setStatus(stateRetrying, err)
 			r.logOnce(slog.LevelError, "cannot save the position; retrying", err)
-			return s.timing.backoff(ctx, attempt, err)
+			return s.timing.backoff.Wait(ctx, attempt+1)
 		},
 	}
 	if s.wrapSource != nil {

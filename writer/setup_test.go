@@ -19,6 +19,7 @@ import (
 
 	"github.com/sendhouse/sendhouse/pkg/broker"
 	"github.com/sendhouse/sendhouse/pkg/config"
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/pkg/topology"
@@ -193,7 +194,7 @@ func (b *bundle) service(cfg Config) *Service {
 	b.t.Helper()
 	s, err := New(cfg, Deps{JetStream: b.js, Partitions: b.partitions, Deployment: b.deployment, Logger: b.log, Registerer: prometheus.NewRegistry()})
 	require.NoError(b.t, err)
-	s.timing.watch, s.timing.backoffMin, s.timing.backoffMax = 50*time.Millisecond, 10*time.Millisecond, 100*time.Millisecond
+	s.timing.watch, s.timing.backoff = 50*time.Millisecond, lifecycle.Backoff{Min: 10 * time.Millisecond, Max: 100 * time.Millisecond}
 	return s
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -85,25 +84,14 @@ func (r *runner) acceptedAt(ctx context.Context, seq uint64) (time.Time, error) 
 
 // timing holds the runner's timeouts and intervals.
 type timing struct {
-	request    time.Duration // timeout of a NATS request
-	watch      time.Duration // interval between checks of the stream
-	health     time.Duration // interval between health checks of ClickHouse
-	stop       time.Duration // limit of work in progress on shutdown
-	unsure     time.Duration // after an insert without an answer: until it has certainly ended, whether it succeeded or not
-	backoffMin time.Duration
-	backoffMax time.Duration
+	request time.Duration     // timeout of a NATS request
+	watch   time.Duration     // interval between checks of the stream
+	health  time.Duration     // interval between health checks of ClickHouse
+	stop    time.Duration     // limit of work in progress on shutdown
+	unsure  time.Duration     // after an insert without an answer: until it has certainly ended, whether it succeeded or not
+	backoff lifecycle.Backoff // pauses between attempts
 }
 
 func defaultTiming(stop time.Duration) timing {
-	return timing{request: 5 * time.Second, watch: 2 * time.Second, health: healthInterval, stop: stop, unsure: 2 * time.Minute, backoffMin: 100 * time.Millisecond, backoffMax: 5 * time.Second}
-}
-
-// backoff waits before another attempt: twice as long as before the last one, up to a maximum, half of it random, so that
-// the partitions do not retry in lockstep. It returns ctx's error.
-func (t timing) backoff(ctx context.Context, attempt int, _ error) error {
-	wait := t.backoffMin << min(attempt, 16)
-	if wait > t.backoffMax || wait <= 0 {
-		wait = t.backoffMax
-	}
-	return lifecycle.Pause(ctx, wait/2+rand.N(wait/2+1))
+	return timing{request: 5 * time.Second, watch: 2 * time.Second, health: healthInterval, stop: stop, unsure: 2 * time.Minute, backoff: lifecycle.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second}}
 }

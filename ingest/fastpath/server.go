@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 )
 
 // Server serves a listener's connections. Make it with New.
@@ -60,7 +62,7 @@ func (s *Server) Serve(l net.Listener) error {
 	if !s.begin(l) {
 		return errors.Join(http.ErrServerClosed, l.Close())
 	}
-	var pause time.Duration
+	backoff, failures := lifecycle.Backoff{Min: acceptPauseMin, Max: acceptPauseMax}, 0 // in a row
 	for {
 		accepted, err := l.Accept()
 		var temporary interface{ Temporary() bool }
@@ -71,14 +73,15 @@ func (s *Server) Serve(l net.Listener) error {
 			}
 			return http.ErrServerClosed
 		case errors.As(err, &temporary) && temporary.Temporary(): // most often too many open files
-			pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
+			failures++
+			pause := backoff.After(failures)
 			s.log.Warn("cannot accept a connection", "error", err, "again_after", pause)
 			<-time.After(pause)
 			continue
 		case err != nil:
 			return err
 		}
-		pause = 0
+		failures = 0
 		if _, secured := accepted.(interface{ ConnectionState() tls.ConnectionState }); secured {
 			s.given.give(accepted)
 			continue

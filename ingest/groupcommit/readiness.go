@@ -223,7 +223,7 @@ func (i *inbox) probeProblem(msg *nats.Msg) string {
 const (
 	// ownersAskTimeout bounds one request to NATS about the lease bucket.
 	ownersAskTimeout = 2 * time.Second
-	// ownersPauseMin and ownersPauseMax bound the pause between two watches, which doubles.
+	// ownersPauseMin and ownersPauseMax bound the pause between two watches.
 	ownersPauseMin = 250 * time.Millisecond
 	ownersPauseMax = 2 * time.Second
 )
@@ -255,11 +255,11 @@ func (p *partition) problem(became outcome.Outcome) outcome.Problem {
 // followOwners follows the leases of the partitions' owners until ctx ends. While the leases cannot be watched, this
 // process is not ready, and a send to a refused partition is written and answered 503 when its time is up.
 func (c *Committer) followOwners(ctx context.Context) {
-	pause, said := ownersPauseMin, ""
+	backoff, failures, said := lifecycle.Backoff{Min: ownersPauseMin, Max: ownersPauseMax}, 0, ""
 	for ctx.Err() == nil {
 		seen, err := c.watchOwners(ctx)
 		if seen {
-			pause = ownersPauseMin
+			failures = 0
 		}
 		if ctx.Err() != nil {
 			return
@@ -268,10 +268,10 @@ func (c *Committer) followOwners(ctx context.Context) {
 			said = err.Error()
 			c.log.Warn("cannot watch the sequencers' leases; sends to a refused partition wait for --ingest-answer-timeout; retrying", "error", err)
 		}
-		if lifecycle.Pause(ctx, pause) != nil {
+		failures++
+		if backoff.Wait(ctx, failures) != nil {
 			return
 		}
-		pause = min(2*pause, ownersPauseMax)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sendhouse/sendhouse/pkg/lifecycle"
 	"github.com/sendhouse/sendhouse/pkg/topology"
 )
 
@@ -66,10 +67,7 @@ func (s *Store) change(ctx context.Context, ch Channel, e Edit, force bool) erro
 			return err
 		}
 		s.metrics.conflicts.Inc()
-		select {
-		case <-time.After(time.Duration(randv2.Int64N(int64(n+1) * int64(attemptPause)))):
-		case <-ctx.Done():
-		}
+		_ = lifecycle.Pause(ctx, time.Duration(randv2.Int64N(int64(n+1)*int64(attemptPause)))) // sync returns the error of ctx
 		if err := s.sync(ctx); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnchanged, err)
 		}

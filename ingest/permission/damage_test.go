@@ -109,8 +109,8 @@ func (b *bundle) waiting() *Store {
 	return s
 }
 
-// TestAnEmptiedBucketAllowsNobody: an emptied bucket admits no sender until it is repaired.
-func TestAnEmptiedBucketAllowsNobody(t *testing.T) {
+// TestEmptiedBucketAllowsNoSend: an emptied bucket admits no sender until it is repaired.
+func TestEmptiedBucketAllowsNoSend(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	g := group("g")

@@ -45,10 +45,7 @@ func (s *Store) follow(ctx context.Context) {
 		if skipped, due := faults.Due("watch"); due {
 			s.log.Warn("cannot watch the permissions; retrying", "error", broker.Explain(err), "skipped", skipped)
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
+		_ = lifecycle.Pause(ctx, pause) // the loop ends with ctx
 	}
 }
 

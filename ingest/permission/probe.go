@@ -82,12 +82,7 @@ func (s *Store) raiseLater(ctx context.Context) {
 }
 
 // again requests a new watch.
-func (s *Store) again() {
-	select {
-	case s.restart <- struct{}{}:
-	default:
-	}
-}
+func (s *Store) again() { s.restart.Signal() }
 
 // confirm records that a cache was complete at a time.
 func (s *Store) confirm(c *cache, at time.Time) {

@@ -87,10 +87,10 @@ type Store struct {
 	marking     chan struct{}        // held while the mark is raised
 	marked      atomic.Pointer[mark] // the mark known to be stored
 	probeFaults lifecycle.Repeated
-	restart     chan struct{} // requests a new watch
-	watching    atomic.Int64  // the number of the watch; 0: there is none
-	watches     int64         // the number of the last one; used only by follow
-	others      atomic.Int64  // pages and foreign keys that were read into the cache
+	restart     lifecycle.Wake // requests a new watch
+	watching    atomic.Int64   // the number of the watch; 0: there is none
+	watches     int64          // the number of the last one; used only by follow
+	others      atomic.Int64   // pages and foreign keys that were read into the cache
 	notWhole    atomic.Pointer[error]
 	began       time.Time
 	confirmed   atomic.Int64 // when the cache was last known to be complete, in nanoseconds since began; 0: never
@@ -105,7 +105,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	s := &Store{
 		rules:    Rules{RefuseUndefined: cfg.UndefinedChannels == undefinedRefuse, PersonAllowlists: cfg.PersonAllowlists, ChannelOnly: cfg.Permissions == ChannelOnly},
 		staleMax: cfg.StaleMax, js: deps.JetStream, log: deps.Logger,
-		ready: make(chan struct{}), restart: make(chan struct{}, 1), marking: make(chan struct{}, 1), began: time.Now(),
+		ready: make(chan struct{}), restart: lifecycle.NewWake(), marking: make(chan struct{}, 1), began: time.Now(),
 	}
 	for i := range s.locks {
 		s.locks[i] = make(chan struct{}, 1)

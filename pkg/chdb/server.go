@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 const (
@@ -72,7 +74,7 @@ func NewServer(config ServerConfig, engine *Engine) (*Server, error) {
 	return &Server{
 		waiting:  waiting,
 		config:   config,
-		listener: newBoundedListener(listener, config.ConnectionsMax),
+		listener: netutil.LimitListener(listener, config.ConnectionsMax),
 		owner:    config.Owner,
 		log:      engine.log,
 		server: &http.Server{
@@ -175,4 +177,25 @@ func (n *newcomers) hurry() {
 	for conn := range n.conns {
 		_ = conn.SetReadDeadline(time.Now().Add(newcomerGrace)) // If it fails, the connection has gone already.
 	}
+}
+
+// ownerListener marks its connections as the owner's.
+type ownerListener struct{ net.Listener }
+
+func (l ownerListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return ownerConn{conn}, nil
+}
+
+type ownerConn struct{ net.Conn }
+
+// ownerContext is an http.Server.ConnContext.
+func ownerContext(ctx context.Context, conn net.Conn) context.Context {
+	if _, ok := conn.(ownerConn); ok {
+		return context.WithValue(ctx, identityKey{}, owner)
+	}
+	return ctx
 }

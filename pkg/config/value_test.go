@@ -100,7 +100,7 @@ func TestAddr(t *testing.T) {
 	}
 }
 
-func TestSecretShowsItselfToNobody(t *testing.T) {
+func TestSecretIsNeverShown(t *testing.T) {
 	t.Parallel()
 	const text = "hunter2"
 	var secret config.Secret

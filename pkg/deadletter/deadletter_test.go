@@ -160,7 +160,7 @@ func TestShow(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	m := &message.Message{
-		ChannelId: "c\x1b[31m", ChannelType: 2, FromUid: "u", ClientMsgNo: "no", Payload: []byte(`{"type":1}`), Subscribers: []string{"s"},
+		ChannelId: "c\x1b[31m", ChannelType: 2, FromUid: "u", ClientMsgNo: "no<&>", Payload: []byte(`{"type":1}`), Subscribers: []string{"s"},
 		MessageId: uint64(message.MakeID(1000, 3, 7)), MessageSeq: 5, WalSeq: 6, Expire: 7,
 	}
 	encoded, err := m.MarshalVT()
@@ -175,7 +175,7 @@ func TestShow(t *testing.T) {
 	}
 
 	require.Contains(t, show(deadletter.ShowOptions{ID: id, JSON: true}), fmt.Sprintf(`"message":{"message_id":%d,"message_seq":5,"timestamp":"2024-01-01T00:00:01Z",`, m.GetMessageId())+
-		`"channel_id":"c\u001b[31m","channel_type":2,"from_uid":"u","client_msg_no":"no","no_persist":false,"red_dot":false,"sync_once":false,`+
+		`"channel_id":"c\u001b[31m","channel_type":2,"from_uid":"u","client_msg_no":"no<&>","no_persist":false,"red_dot":false,"sync_once":false,`+
 		`"stream_no":"","tag_key":"","expire":7,"subscribers":["s"],"wal_seq":6,"wal_index":0,"payload":"eyJ0eXBlIjoxfQ=="}`)
 	text := show(deadletter.ShowOptions{ID: id})
 	require.Contains(t, text, `channel_id     "c\x1b[31m"`, "a terminal must not take it for a command")

@@ -319,7 +319,7 @@ func TestStopsWhenTold(t *testing.T) {
 	require.EqualValues(t, len(a.given), report.Answered)
 }
 
-func TestNobodyThere(t *testing.T) {
+func TestTargetThatRefusesConnections(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.NotFoundHandler())
 	server.Close()

@@ -1,6 +1,9 @@
 package message
 
-import "unsafe"
+import (
+	"slices"
+	"unsafe"
+)
 
 // Kind is how a field's value is read, stored and shown.
 type Kind uint8
@@ -87,6 +90,12 @@ func Fields() []Field {
 		{Name: "wal_seq", Origin: FromIdentity, Column: "UInt64", Number: func(s *Stored) uint64 { return s.Message.WalSeq }},
 		{Name: "wal_index", Origin: FromIdentity, Column: "UInt32", Number: func(s *Stored) uint64 { return uint64(s.Message.WalIndex) }},
 	}
+}
+
+// StoredFields returns the fields that have a column, in the order of the table and of an INSERT. Additional columns of a table take their
+// defaults.
+func StoredFields() []Field {
+	return slices.DeleteFunc(Fields(), func(f Field) bool { return f.Column == "" })
 }
 
 func flag(b bool) uint64 {

@@ -128,9 +128,9 @@ func TestAServerThatIsBehind(t *testing.T) {
 	}
 }
 
-// TestALogThatNobodyLeads: a server that is left alone keeps reporting of the stream what it has itself, which may be old. It
+// TestLogWithoutLeader: a server that is left alone keeps reporting of the stream what it has itself, which may be old. It
 // is not passed off for what the log holds.
-func TestALogThatNobodyLeads(t *testing.T) {
+func TestLogWithoutLeader(t *testing.T) {
 	t.Parallel()
 	o := newTrio(t)
 	o.write()

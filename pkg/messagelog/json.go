@@ -2,7 +2,6 @@ package messagelog
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -23,7 +22,7 @@ type Encoder struct {
 // Append appends a message's line to dst.
 func (e *Encoder) Append(dst []byte, r Entry) ([]byte, error) {
 	if e.fields == nil {
-		e.fields = slices.DeleteFunc(message.Fields(), func(f message.Field) bool { return f.Column == "" })
+		e.fields = message.StoredFields()
 	}
 	if err := e.message.Decode(r.Data); err != nil {
 		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)

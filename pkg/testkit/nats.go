@@ -23,8 +23,8 @@ import (
 
 const natsModule = "github.com/nats-io/nats-server/v2"
 
-// natsAskTimeout bounds one question to a server that is not ready yet.
-const natsAskTimeout = 2 * time.Second
+// askTimeout limits one question to a server that may not be ready.
+const askTimeout = 2 * time.Second
 
 // NATSOptions says how to run a NATS server; the zero value will do.
 type NATSOptions struct {
@@ -159,15 +159,15 @@ jetstream { store_dir: %q, sync_interval: %s, max_memory_store: 256MB, max_file_
 
 // Healthy asks the server's own health check, then JetStream through a connection of its own.
 func (s *NATSServer) Healthy(ctx context.Context) error {
-	if err := s.healthy(ctx); err != nil {
+	if err := AskHTTP(ctx, s.MonitorURL+"/healthz"); err != nil { // it also waits for a server of a cluster to have caught up with the others
 		return err
 	}
-	nc, err := nats.Connect(s.URL, append([]nats.Option{nats.Timeout(natsAskTimeout), nats.NoReconnect()}, s.client...)...)
+	nc, err := nats.Connect(s.URL, append([]nats.Option{nats.Timeout(askTimeout), nats.NoReconnect()}, s.client...)...)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", s.URL, err)
 	}
 	defer nc.Close()
-	ctx, cancel := context.WithTimeout(ctx, natsAskTimeout)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	answer, err := nc.RequestWithContext(ctx, "$JS.API.INFO", nil)
 	if err != nil {
@@ -179,11 +179,11 @@ func (s *NATSServer) Healthy(ctx context.Context) error {
 	return nil
 }
 
-// healthy asks /healthz, which also waits for a server of a cluster to have caught up with the others.
-func (s *NATSServer) healthy(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, natsAskTimeout)
+// AskHTTP returns nil if a server answers a GET with status 200 in time.
+func AskHTTP(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.MonitorURL+"/healthz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (s *NATSServer) healthy(ctx context.Context) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("healthz: %s", text)
+		return fmt.Errorf("GET %s: status %d: %s", req.URL.Path, resp.StatusCode, text)
 	}
 	return nil
 }

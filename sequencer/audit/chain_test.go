@@ -125,7 +125,7 @@ func TestChainChecksWhatLiesBeforeAForeignRecord(t *testing.T) {
 func TestChainFindsWhatIsPlanted(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	h.Folded(10)
+	h.Answered(10)
 	const last = 10
 	id := message.MakeID(1<<40, 0, 0)
 	for i, plant := range []struct {
@@ -227,7 +227,7 @@ func TestChainOfALogThatLosesItsTail(t *testing.T) {
 func TestChainNamesAnEndThatIsDeleted(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	h.Folded(4)
+	h.Answered(4)
 	stream, err := h.JS.Stream(h.Ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
 	require.NoError(t, stream.DeleteMsg(h.Ctx, 4))

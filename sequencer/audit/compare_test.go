@@ -36,7 +36,7 @@ func requireCannotTell(t *testing.T, part *audit.Part, err error, want string) {
 func TestRefoldOfALogThatIsBehind(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	h.Folded(3)
+	h.Answered(3)
 	h.Publish(sequencertest.Send("c", "3"))
 	h.Publish(sequencertest.Send("c", "4"))
 	part, err := Refold(h.Ctx, h.JS, h.Deployment, 0, slog.New(slog.DiscardHandler))
@@ -54,7 +54,7 @@ func TestRefoldOfARecordThatComesMeanwhile(t *testing.T) {
 	stop()
 	log, err := messagelog.Open(h.Ctx, h.JS, 0)
 	require.NoError(t, err)
-	state, err := fold.New(fold.Params{DedupWindow: h.Deployment.DedupWindow, DedupEntriesMax: h.Deployment.DedupEntriesMax})
+	state, err := fold.New(h.Params())
 	require.NoError(t, err)
 	r := &comparison{js: h.JS, part: &audit.Part{}, report: new(Refolded), logs: natslog.New(h.JS, 0), log: log, state: state, patience: refoldPatience}
 	requireCannotTell(t, r.part, r.absent(h.Ctx, 1, 1), "record 1 is in the message log, and did not come")
@@ -136,7 +136,7 @@ func TestRefoldNamesWhatIsOtherInARecord(t *testing.T) {
 		require.NoError(t, err)
 		return data
 	}
-	require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
+	h.DeleteMessageLog()
 	h.Ensure()
 	whole[1].Payload = []byte("changed")
 	h.Put(testkit.MessageBatch(1, encode(whole[0]), encode(whole[1])))
@@ -169,7 +169,7 @@ func TestRefoldContinuesAfterAForeignRecord(t *testing.T) {
 		encoded[i], err = m.MarshalVT()
 		require.NoError(t, err)
 	}
-	require.NoError(t, h.JS.DeleteStream(h.Ctx, topology.MessagesStream(0)))
+	h.DeleteMessageLog()
 	h.Ensure()
 	newest := message.AppendBatchHead(nil, 6, message.ID(whole[5].GetMessageId())+1)
 	for i, record := range [][]byte{
@@ -206,7 +206,7 @@ func TestRefoldContinuesAfterAForeignRecord(t *testing.T) {
 func TestRefoldNamesAnEndThatIsDeleted(t *testing.T) {
 	t.Parallel()
 	h := setup(t)
-	h.Folded(3)
+	h.Answered(3)
 	stream, err := h.JS.Stream(h.Ctx, topology.MessagesStream(0))
 	require.NoError(t, err)
 	require.NoError(t, stream.DeleteMsg(h.Ctx, 3))

@@ -31,7 +31,7 @@ func TestOutputTime(t *testing.T) {
 	_, ok := asked(1)
 	require.False(t, ok)
 
-	h.Folded(3)
+	h.Answered(3)
 	first, ok := asked(1)
 	require.True(t, ok)
 	last, ok := asked(3)

@@ -21,7 +21,7 @@ func TestFoldingNoticesThatTheLogIsTrimmed(t *testing.T) {
 			for i := range 5 {
 				h.Publish(sequencertest.Send("c", fmt.Sprint(i)))
 			}
-			state, err := fold.New(fold.Params{DedupWindow: h.Deployment.DedupWindow, DedupEntriesMax: h.Deployment.DedupEntriesMax})
+			state, err := fold.New(h.Params())
 			require.NoError(t, err)
 			logs := natslog.New(h.JS, 0)
 			require.NoError(t, logs.TrimWAL(h.Ctx, 6-left))

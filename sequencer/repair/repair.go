@@ -241,7 +241,7 @@ func (r *rawRecords) at(ctx context.Context, streamSeq uint64) ([]byte, error) {
 }
 
 func repairMessageLog(ctx context.Context, r *repairing, out io.Writer, yes bool) error {
-	starts, err := refold.FindStarts(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
+	starts, err := refold.FindStarts(ctx, r.js, r.deployment, r.partition, r.wal)
 	if err != nil {
 		return err
 	}
@@ -418,7 +418,7 @@ func (r *repairing) walIsIntact(ctx context.Context) (bool, error) {
 	if missing, err := r.logs.WALMissing(ctx, r.log.Last+1); err != nil || missing > 0 {
 		return false, err
 	}
-	starts, err := refold.FindStarts(ctx, r.js, topology.Deployment{DedupWindow: r.params.DedupWindow, DedupEntriesMax: r.params.DedupEntriesMax}, r.partition, r.wal)
+	starts, err := refold.FindStarts(ctx, r.js, r.deployment, r.partition, r.wal)
 	if errors.Is(err, runner.ErrMissing) || errors.Is(err, runner.ErrDamaged) {
 		return false, nil
 	}

@@ -5,11 +5,10 @@ import (
 	"errors"
 	"time"
 
-	"github.com/sendhouse/sendhouse/pkg/message"
-	"github.com/sendhouse/sendhouse/sequencer/fold"
-
 	"github.com/sendhouse/sendhouse/pkg/lease"
 	"github.com/sendhouse/sendhouse/pkg/lifecycle"
+	"github.com/sendhouse/sendhouse/pkg/message"
+	"github.com/sendhouse/sendhouse/sequencer/fold"
 )
 
 // The pauses before the message log is asked or sent to again.
@@ -137,7 +136,7 @@ func (e *emitter) resume(ctx context.Context, cause error) error {
 	e.Metrics.resumed.Inc()
 	e.Logger.Warn("the message log did not take what was sent; resuming from its tail", "error", cause)
 	e.listening = false // nothing is in flight after the tail
-	for attempt := 0; ; attempt++ {
+	for attempt := 1; ; attempt++ {
 		again, err := e.Resume(ctx)
 		if err == nil {
 			e.pauseInVain(ctx)
@@ -146,10 +145,10 @@ func (e *emitter) resume(ctx context.Context, cause error) error {
 		if !again {
 			return err
 		}
-		if attempt == 0 && ctx.Err() == nil {
+		if attempt == 1 && ctx.Err() == nil {
 			e.Logger.Warn("cannot read the message log's tail; retrying", "error", err)
 		}
-		if e.backoff.Wait(ctx, attempt+1) != nil {
+		if e.backoff.Wait(ctx, attempt) != nil {
 			return nil //nolint:nilerr // emitting ends with ctx; what is not handed over is derived again
 		}
 	}

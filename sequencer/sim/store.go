@@ -58,7 +58,7 @@ func checksum(data []byte) uint32 {
 	return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))
 }
 
-// checkpoints has the rules of package sequencer's natsCheckpoints, with a place
+// checkpoints has the rules of checkpoint.Store, with a place
 // to crash or pause between any two of its steps.
 type checkpoints struct {
 	w *world

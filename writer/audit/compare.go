@@ -90,7 +90,7 @@ func (a *Auditor) compareExtents(ctx context.Context, part *audit.Part) error {
 func (a *Auditor) Compare(ctx context.Context, partition int) (*audit.Part, error) {
 	c := &comparison{
 		Auditor: a, part: &audit.Part{Check: CheckRows, Partition: partition}, report: new(Compared),
-		progress: audit.NewProgress(a.log, CheckRows, partition), digester: a.client.Digester(),
+		progress: audit.NewProgress(a.log, CheckRows, partition), digester: clickhouse.NewDigester(),
 	}
 	c.part.Details = c.report
 	err := c.compare(ctx)
@@ -175,7 +175,7 @@ func (c *comparison) window(ctx context.Context, first, last uint64) error {
 	if err != nil {
 		return err
 	}
-	have, err := c.client.SumRanges(ctx, c.place(first, last), rangeSize)
+	have, err := c.client.SumRanges(ctx, c.selected(first, last), rangeSize)
 	if err != nil {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}
@@ -197,8 +197,8 @@ func (c *comparison) window(ctx context.Context, first, last uint64) error {
 	return nil
 }
 
-func (c *comparison) place(first, last uint64) clickhouse.Place {
-	return clickhouse.Place{Partition: c.part.Partition, First: first, Last: last, ExpiresBy: c.expiresBy}
+func (c *comparison) selected(first, last uint64) clickhouse.Selection {
+	return clickhouse.Selection{Partition: c.part.Partition, First: first, Last: last, ExpiresBy: c.expiresBy}
 }
 
 func (c *comparison) expired(d clickhouse.Digested) bool {
@@ -214,7 +214,7 @@ func (c *comparison) compareOld(ctx context.Context, before uint64) error {
 	var absent uint64
 	for first := uint64(1); first < before; first += rangeSize * windowRanges {
 		last := min(first+rangeSize*windowRanges-1, before-1)
-		counts, err := c.client.Count(ctx, c.place(first, last))
+		counts, err := c.client.Count(ctx, c.selected(first, last))
 		if err != nil {
 			return err //nolint:wrapcheck // a clickhouse.Error says it all
 		}

@@ -55,7 +55,7 @@ func TestRetentionShorterThanTheTable(t *testing.T) {
 
 func TestPlantedFaultsAreFound(t *testing.T) {
 	t.Parallel()
-	// 18.16 cannot delete or change rows: there a new table is filled with what the fault leaves.
+	// A new table is filled with what the fault leaves, and takes the place of the old one.
 	replace := func(b *bundle, selection string) {
 		b.exec("CREATE TABLE " + b.table + "_other AS " + b.table)
 		b.exec("INSERT INTO " + b.table + "_other SELECT " + selection)

@@ -31,7 +31,7 @@ func (c *comparison) rows(ctx context.Context, first, last uint64) error {
 	if err != nil {
 		return err
 	}
-	have, err := c.client.RowDigests(ctx, c.place(first, last))
+	have, err := c.client.RowDigests(ctx, c.selected(first, last))
 	if err != nil {
 		return err //nolint:wrapcheck // a clickhouse.Error says it all
 	}

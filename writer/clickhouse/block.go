@@ -14,8 +14,8 @@ const (
 	// BlockBytesMax is the maximum size of a block as ClickHouse counts it: text, plus rowOverheadBytes a row.
 	BlockBytesMax = 250 << 20
 	// rowOverheadBytes is the memory of a row in the server beyond its text: 53 bytes of numbers, an offset of 8 bytes for
-	// each of the 7 strings and the array, and a terminating byte for each string.
-	rowOverheadBytes = 53 + 8*8 + 7
+	// each of the 6 strings and the array, and a terminating byte for each string.
+	rowOverheadBytes = 53 + 7*8 + 6
 	// subscriberOverheadBytes is the same for one subscriber.
 	subscriberOverheadBytes = 8 + 1
 )
@@ -44,7 +44,7 @@ type Block struct {
 
 // prepare creates the columns.
 func (b *Block) prepare() {
-	for _, f := range storedFields() {
+	for _, f := range message.StoredFields() {
 		c := newValues(f)
 		b.columns = append(b.columns, c)
 		switch f.Name {

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // Check verifies that the table of messages has what the writer needs, and reports all problems in one error of class
@@ -234,20 +236,20 @@ func (c *Client) columnTypes(ctx context.Context, table string) (map[string]stri
 	return have, nil
 }
 
-func columnProblems(have map[string]string, want []column, alter func(change string) string) problems {
+func columnProblems(have map[string]string, want []message.Field, alter func(change string) string) problems {
 	var found problems
 	for _, c := range want {
-		switch typeName, ok := have[c.name]; {
-		case !ok && slices.Contains(keyColumns(), c.name):
-			found = append(found, problem{fmt.Sprintf("column %s %s is missing", c.name, c.typeName), fixAside})
+		switch typeName, ok := have[c.Name]; {
+		case !ok && slices.Contains(keyColumns(), c.Name):
+			found = append(found, problem{fmt.Sprintf("column %s %s is missing", c.Name, c.Column), fixAside})
 		case !ok:
-			found = append(found, problem{fmt.Sprintf("column %s %s is missing", c.name, c.typeName), alter(fmt.Sprintf("ADD COLUMN %s %s", c.name, c.typeName))})
-		case !sameType(typeName, c.typeName):
-			fix := alter(fmt.Sprintf("MODIFY COLUMN %s %s", c.name, c.typeName))
-			if slices.Contains(keyColumns(), c.name) {
+			found = append(found, problem{fmt.Sprintf("column %s %s is missing", c.Name, c.Column), alter(fmt.Sprintf("ADD COLUMN %s %s", c.Name, c.Column))})
+		case !sameType(typeName, c.Column):
+			fix := alter(fmt.Sprintf("MODIFY COLUMN %s %s", c.Name, c.Column))
+			if slices.Contains(keyColumns(), c.Name) {
 				fix = fixAside // ClickHouse does not change the type of a column of the sorting key
 			}
-			found = append(found, problem{fmt.Sprintf("column %s is %s, but must be %s", c.name, typeName, c.typeName), fix})
+			found = append(found, problem{fmt.Sprintf("column %s is %s, but must be %s", c.Name, typeName, c.Column), fix})
 		}
 	}
 	return found

@@ -10,6 +10,8 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 // Client is a pool of connections to one ClickHouse. It is safe for concurrent use.
@@ -19,7 +21,7 @@ type Client struct {
 	layout    Layout
 	database  string
 	addresses string
-	columns   []column
+	columns   []message.Field // that are stored
 	types     []clickhouse.ColumnNameAndType
 	statement string
 	timeout   time.Duration // limit of an insert
@@ -39,7 +41,7 @@ func Open(cfg Config, log *slog.Logger) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--clickhouse-dsn: %w", err)
 	}
-	columns := tableColumns()
+	columns := message.StoredFields()
 	return &Client{
 		conn:      conn,
 		log:       log,

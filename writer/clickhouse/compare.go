@@ -19,18 +19,18 @@ type RangeSum struct {
 	Sum  uint64 // of the rows' digests, modulo 2^64
 }
 
-// Place is a partition and a range of partition_seqs, both ends included. It excludes rows that expire by
+// Selection is a partition and a range of partition_seqs, both ends included. It excludes rows that expire by
 // ExpiresBy, in seconds of the Unix epoch.
-type Place struct {
+type Selection struct {
 	Partition   int
 	First, Last uint64
 	ExpiresBy   uint64
 }
 
-// where returns the FROM and WHERE clauses for the rows of a place.
-func (c *Client) where(p Place) string {
+// where returns the FROM and WHERE clauses for the selected rows.
+func (c *Client) where(s Selection) string {
 	return fmt.Sprintf("FROM %s WHERE partition = %d AND partition_seq >= %d AND partition_seq <= %d AND (expire = 0 OR toUnixTimestamp(timestamp) + toUInt64(expire) > %d)",
-		c.MessagesTable(), p.Partition, p.First, p.Last, p.ExpiresBy)
+		c.MessagesTable(), s.Partition, s.First, s.Last, s.ExpiresBy)
 }
 
 // MessagesTable returns the qualified name of the table of messages, quoted for a statement.
@@ -60,9 +60,9 @@ func (c *Client) ask(ctx context.Context, op, statement string, scan func(driver
 	return rows.Err()
 }
 
-// SumRanges sums up a place in ranges of size partition_seqs, the first starting at its First. The result omits ranges
+// SumRanges sums up a selection in ranges of size partition_seqs, the first starting at its First. The result omits ranges
 // without rows.
-func (c *Client) SumRanges(ctx context.Context, p Place, size uint64) (map[uint64]RangeSum, error) {
+func (c *Client) SumRanges(ctx context.Context, p Selection, size uint64) (map[uint64]RangeSum, error) {
 	sums := make(map[uint64]RangeSum)
 	err := c.ask(ctx, "sum up rows", fmt.Sprintf("SELECT intDiv(toUInt64(partition_seq - %d), toUInt64(%d)) AS range, count(), sum(%s) %s GROUP BY range",
 		p.First, size, digestExpression(), c.where(p)), func(rows driver.Rows) error {
@@ -83,8 +83,8 @@ type RowDigest struct {
 	Hash         uint64
 }
 
-// RowDigests returns the digests of all rows of a place, ordered by partition_seq.
-func (c *Client) RowDigests(ctx context.Context, p Place) ([]RowDigest, error) {
+// RowDigests returns the digests of the selected rows, ordered by partition_seq.
+func (c *Client) RowDigests(ctx context.Context, p Selection) ([]RowDigest, error) {
 	var out []RowDigest
 	err := c.ask(ctx, "read digests of rows", fmt.Sprintf("SELECT partition_seq, %s %s ORDER BY partition_seq", digestExpression(), c.where(p)), func(rows driver.Rows) error {
 		var one RowDigest
@@ -105,7 +105,7 @@ func (c *Client) RowTexts(ctx context.Context, partition int, partitionSeq uint6
 	columns := textExpressions()
 	var out [][]string
 	err := c.ask(ctx, "read rows", fmt.Sprintf("SELECT %s %s LIMIT %d", strings.Join(columns, ", "),
-		c.where(Place{Partition: partition, First: partitionSeq, Last: partitionSeq}), rowsOfMax), func(rows driver.Rows) error {
+		c.where(Selection{Partition: partition, First: partitionSeq, Last: partitionSeq}), rowsOfMax), func(rows driver.Rows) error {
 		texts := make([]string, len(columns))
 		targets := make([]any, len(columns))
 		for i := range texts {
@@ -166,8 +166,8 @@ func (c *Client) within(s Span) string {
 // RowCounts holds a number of rows and of the distinct partition_seqs among them.
 type RowCounts struct{ Rows, Different uint64 }
 
-// Count counts the rows of a place.
-func (c *Client) Count(ctx context.Context, p Place) (RowCounts, error) {
+// Count counts the selected rows.
+func (c *Client) Count(ctx context.Context, p Selection) (RowCounts, error) {
 	var out RowCounts
 	err := c.ask(ctx, "count rows", "SELECT count(), uniqExact(partition_seq) "+c.where(p), func(rows driver.Rows) error {
 		return rows.Scan(&out.Rows, &out.Different)
@@ -185,8 +185,8 @@ type Extent struct {
 // Extents returns the extents of all partitions that have rows in the table.
 func (c *Client) Extents(ctx context.Context) ([]Extent, error) {
 	var out []Extent
-	err := c.ask(ctx, "list partitions", fmt.Sprintf("SELECT partition, count(), min(partition_seq), max(partition_seq) FROM %s.%s GROUP BY partition ORDER BY partition",
-		quoteName(c.database), tableMessages), func(rows driver.Rows) error {
+	err := c.ask(ctx, "list partitions", fmt.Sprintf("SELECT partition, count(), min(partition_seq), max(partition_seq) FROM %s GROUP BY partition ORDER BY partition",
+		c.MessagesTable()), func(rows driver.Rows) error {
 		var e Extent
 		if err := rows.Scan(&e.Partition, &e.Rows, &e.First, &e.Last); err != nil {
 			return err

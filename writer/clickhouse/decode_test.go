@@ -36,7 +36,7 @@ func requireRow(t require.TestingT, b *Block, row int, encoded []byte) {
 	var want message.Stored
 	require.NoError(t, want.Message.UnmarshalVT(encoded))
 	want.Partition, want.PartitionSeq = message.ID(want.Message.GetMessageId()).Partition(), b.PartitionSeq(row)
-	for i, f := range storedFields() {
+	for i, f := range message.StoredFields() {
 		switch c := b.columns[i].(type) {
 		case *numbers[int64]:
 			require.EqualValues(t, f.Number(&want), c.rows[row], f.Name)
@@ -140,4 +140,19 @@ func FuzzAppend(f *testing.F) {
 		require.NoError(t, want.UnmarshalVT(data))
 		requireRow(t, &b, 0, data)
 	})
+}
+
+// The overhead of a row is that of all columns.
+func TestRowOverhead(t *testing.T) {
+	t.Parallel()
+	bytes := map[string]int{
+		"UInt8": 1, "UInt16": 2, "UInt32": 4, "Int64": 8, "UInt64": 8, "DateTime64(3, 'UTC')": 8,
+		"String": subscriberOverheadBytes, "Array(String)": 8,
+	}
+	sum := 0
+	for _, f := range message.StoredFields() {
+		require.Contains(t, bytes, f.Column)
+		sum += bytes[f.Column]
+	}
+	require.Equal(t, sum, rowOverheadBytes)
 }

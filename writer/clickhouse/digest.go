@@ -52,7 +52,7 @@ func appendSized(dst []byte, text string) []byte {
 // textExpressions returns the SQL expressions for the texts of all columns.
 func textExpressions() []string {
 	var texts []string
-	for _, f := range storedFields() {
+	for _, f := range message.StoredFields() {
 		texts = append(texts, textExpression(f))
 	}
 	return texts
@@ -71,8 +71,8 @@ type Digester struct {
 	text    []byte
 }
 
-// Digester returns a new digester.
-func (c *Client) Digester() *Digester { return &Digester{fields: storedFields()} }
+// NewDigester returns a digester.
+func NewDigester() *Digester { return &Digester{fields: message.StoredFields()} }
 
 // Digested is what an audit compares of a message.
 type Digested struct {

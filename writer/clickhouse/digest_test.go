@@ -28,7 +28,7 @@ func TestDigestsAreTheSameOnBothSides(t *testing.T) {
 		return string(raw) + []string{"", "a,b:1", "群聊", "'\\\x00\n"}[random.IntN(4)]
 	}
 	const rows = 500
-	digester := b.client.Digester()
+	digester := clickhouse.NewDigester()
 	var block clickhouse.Block
 	var sum uint64
 	var texts []string
@@ -62,7 +62,7 @@ func TestDigestsAreTheSameOnBothSides(t *testing.T) {
 		}
 	}
 	require.NoError(t, b.client.Insert(b.ctx, &block, 0, rows, "token"))
-	all := clickhouse.Place{Partition: 3, First: 1, Last: rows}
+	all := clickhouse.Selection{Partition: 3, First: 1, Last: rows}
 	sums, err := b.client.SumRanges(b.ctx, all, rows)
 	require.NoError(t, err)
 	require.Equal(t, map[uint64]clickhouse.RangeSum{0: {Rows: rows, Sum: sum}}, sums)

@@ -13,9 +13,6 @@ import (
 // WrapConn puts something between the client and its connections.
 func (c *Client) WrapConn(wrap func(driver.Conn) driver.Conn) { c.conn = wrap(c.conn) }
 
-// StoredFields are the fields of a message that have a column.
-func StoredFields() []message.Field { return storedFields() }
-
 // MigrationsAnd returns the migrations of a layout, followed by others that add columns.
 func MigrationsAnd(layout Layout, added []string, more map[string]string) ([]Migration, error) {
 	files := make(fstest.MapFS)
@@ -33,9 +30,9 @@ func MigrationsAnd(layout Layout, added []string, more map[string]string) ([]Mig
 	for name, text := range more {
 		files[name] = &fstest.MapFile{Data: []byte(text)}
 	}
-	columns := tableColumns()
+	columns := message.StoredFields()
 	for _, name := range added {
-		columns = append(columns, column{name, "String"})
+		columns = append(columns, message.Field{Name: name, Column: "String"})
 	}
 	return readMigrations(files, layout, columns)
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -40,7 +41,7 @@ func TestEveryFieldIsInTheTableAndItsViews(t *testing.T) {
 	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	var names, types []string
-	for _, f := range clickhouse.StoredFields() {
+	for _, f := range message.StoredFields() {
 		names, types = append(names, f.Name), append(types, f.Column)
 	}
 	for _, table := range append(wholeViews(), "messages") {
@@ -61,7 +62,7 @@ func TestEveryFieldIsStoredAndCompared(t *testing.T) {
 	b := setup(t, engine.DSN(t))
 	require.NoError(t, b.client.Migrate(b.ctx))
 	var block clickhouse.Block
-	digester := b.client.Digester()
+	digester := clickhouse.NewDigester()
 	const rows = 5
 	var sum uint64
 	for n := 1; n <= rows; n++ {
@@ -82,7 +83,7 @@ func TestEveryFieldIsStoredAndCompared(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, [][]string{want}, have)
 	}
-	sums, err := b.client.SumRanges(b.ctx, clickhouse.Place{Partition: 3, First: 1, Last: rows}, rows)
+	sums, err := b.client.SumRanges(b.ctx, clickhouse.Selection{Partition: 3, First: 1, Last: rows}, rows)
 	require.NoError(t, err)
 	require.Equal(t, map[uint64]clickhouse.RangeSum{0: {Rows: rows, Sum: sum}}, sums)
 }

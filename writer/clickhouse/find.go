@@ -31,8 +31,8 @@ func (b *Block) Expires(row int) time.Time {
 func (c *Client) Find(ctx context.Context, key Key) ([]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT message_id FROM %s.%s WHERE channel_id = %s AND channel_type = %d AND message_seq = %d",
-		quoteName(c.database), tableMessages, quoteText(key.ChannelID), key.ChannelType, key.MessageSeq))
+	rows, err := c.conn.Query(ctx, fmt.Sprintf("SELECT message_id FROM %s WHERE channel_id = %s AND channel_type = %d AND message_seq = %d",
+		c.MessagesTable(), quoteText(key.ChannelID), key.ChannelType, key.MessageSeq))
 	if err != nil {
 		return nil, newError("look for a row", c.target(tableMessages), err)
 	}

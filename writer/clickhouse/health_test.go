@@ -29,7 +29,7 @@ func TestHealth(t *testing.T) {
 	require.GreaterOrEqual(t, h.DiskBytes, h.DiskFreeBytes)
 }
 
-func TestHealthOfNobody(t *testing.T) {
+func TestHealthWithoutServer(t *testing.T) {
 	t.Parallel()
 	client, err := clickhouse.Open(clickhouse.Config{ClickHouseDSN: "clickhouse://" + testkit.FreeAddr(t)}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)

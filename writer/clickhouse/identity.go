@@ -123,8 +123,8 @@ func (c *Client) LastRow(ctx context.Context, partition int, since time.Time) (L
 	}
 	var count uint64
 	var last LastRow
-	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(), max(partition_seq), argMax(message_id, partition_seq), argMax(wal_seq, partition_seq), argMax(timestamp, partition_seq) FROM %s.%s WHERE %s",
-		quoteName(c.database), tableMessages, strings.Join(conditions, " AND ")))
+	row := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(), max(partition_seq), argMax(message_id, partition_seq), argMax(wal_seq, partition_seq), argMax(timestamp, partition_seq) FROM %s WHERE %s",
+		c.MessagesTable(), strings.Join(conditions, " AND ")))
 	if err := row.Scan(&count, &last.PartitionSeq, &last.MessageID, &last.WALSeq, &last.AcceptedAt); err != nil {
 		return LastRow{}, false, newError("find the last row", c.target(tableMessages), err)
 	}
@@ -136,7 +136,7 @@ func (c *Client) Rows(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var rows uint64
-	if err := c.conn.QueryRow(ctx, fmt.Sprintf("SELECT count() FROM %s.%s", quoteName(c.database), tableMessages)).Scan(&rows); err != nil {
+	if err := c.conn.QueryRow(ctx, "SELECT count() FROM "+c.MessagesTable()).Scan(&rows); err != nil {
 		return 0, newError("count rows", c.target(tableMessages), err)
 	}
 	return rows, nil

@@ -64,7 +64,7 @@ func (c *Client) insert(ctx context.Context, b *Block, rows []int32) (err error)
 		if err := b.columns[i].hand(rows, to, &b.picked); err != nil {
 			// The connection is in the middle of an INSERT: Abort closes it, and nothing is inserted.
 			_ = batch.Abort()
-			return fmt.Errorf("column %s: %w: %w", col.name, errColumnMismatch, err)
+			return fmt.Errorf("column %s: %w: %w", col.Name, errColumnMismatch, err)
 		}
 	}
 	// Send releases the connection, or closes it after an error.

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sendhouse/sendhouse/pkg/message"
 )
 
 //go:embed migrations
@@ -41,8 +43,11 @@ func (l Layout) files() string {
 	return path.Join("migrations", "single")
 }
 
-// Statements splits a migration into its statements. In its file, a line that ends with a semicolon ends a statement.
-func (m Migration) Statements() []string { return strings.Split(m.SQL, ";\n\n") }
+// statementEnd ends a statement in the file of a migration: a semicolon, and an empty line after it.
+const statementEnd = ";\n\n"
+
+// Statements splits a migration into its statements.
+func (m Migration) Statements() []string { return strings.Split(m.SQL, statementEnd) }
 
 // Migrations returns the migrations of a layout in order.
 func Migrations(layout Layout) ([]Migration, error) {
@@ -50,10 +55,10 @@ func Migrations(layout Layout) ([]Migration, error) {
 	if err != nil {
 		return nil, fmt.Errorf("clickhouse: %w", err)
 	}
-	return readMigrations(files, layout, tableColumns())
+	return readMigrations(files, layout, message.StoredFields())
 }
 
-func readMigrations(files fs.FS, layout Layout, columns []column) ([]Migration, error) {
+func readMigrations(files fs.FS, layout Layout, columns []message.Field) ([]Migration, error) {
 	entries, err := fs.ReadDir(files, ".")
 	if err != nil {
 		return nil, fmt.Errorf("clickhouse: %w", err)
@@ -95,7 +100,7 @@ var (
 )
 
 // columnsBefore returns the columns without those that later migrations add.
-func columnsBefore(columns []column, later []string) []string {
+func columnsBefore(columns []message.Field, later []string) []string {
 	added := make(map[string]bool)
 	for _, text := range later {
 		for _, found := range addedColumn.FindAllStringSubmatch(text, -1) {
@@ -104,8 +109,8 @@ func columnsBefore(columns []column, later []string) []string {
 	}
 	var names []string
 	for _, c := range columns {
-		if !added[c.name] {
-			names = append(names, c.name)
+		if !added[c.Name] {
+			names = append(names, c.Name)
 		}
 	}
 	return names
@@ -116,7 +121,7 @@ func replaceViews(earlier, columns []string) string {
 	var names []string
 	latest := make(map[string]string)
 	for _, text := range earlier {
-		for statement := range strings.SplitSeq(text, ";\n\n") {
+		for statement := range strings.SplitSeq(text, statementEnd) {
 			found := wholeView.FindStringSubmatch(statement)
 			if found == nil {
 				continue
@@ -132,7 +137,7 @@ func replaceViews(earlier, columns []string) string {
 	for i, name := range names {
 		statements[i] = latest[name]
 	}
-	return strings.Join(statements, ";\n\n")
+	return strings.Join(statements, statementEnd)
 }
 
 // The first migrations create the database and the ledger. Before they have run, the ledger cannot list them, so they run
@@ -145,25 +150,30 @@ const (
 // Pending returns the migrations that the ledger lacks, and those that it has although their table or view does not exist.
 // An applied migration whose text differs, or that this program does not know, is an error of class Configuration.
 func (c *Client) Pending(ctx context.Context) ([]Migration, error) {
+	pending, _, err := c.pending(ctx)
+	return pending, err
+}
+
+// pending also returns the ledger that it has compared: the checksums of the applied migrations by version.
+func (c *Client) pending(ctx context.Context) (pending []Migration, applied map[int]uint32, err error) {
 	all, err := Migrations(c.layout)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	applied, err := c.ledger(ctx)
-	if err != nil {
-		return nil, newError("read the ledger of migrations", c.target(tableLedger), err)
+	if applied, err = c.ledger(ctx); err != nil {
+		return nil, nil, newError("read the ledger of migrations", c.target(tableLedger), err)
 	}
 	if err := compareLedger(applied, all); err != nil {
-		return nil, &Error{Op: "read the ledger of migrations", Target: c.target(tableLedger), Class: Configuration, Err: err}
+		return nil, nil, &Error{Op: "read the ledger of migrations", Target: c.target(tableLedger), Class: Configuration, Err: err}
 	}
 	undone, err := c.undone(ctx, all, applied)
 	if err != nil {
-		return nil, newError("list the tables", c.target(tableMessages), err)
+		return nil, nil, newError("list the tables", c.target(tableMessages), err)
 	}
 	return slices.DeleteFunc(all, func(m Migration) bool {
 		_, done := applied[m.Version]
 		return done && !undone[m.Version]
-	}), nil
+	}), applied, nil
 }
 
 // object matches the table or view that a statement creates or changes.
@@ -239,13 +249,9 @@ func (c *Client) sayLost(m Migration) {
 // Migrate runs the pending migrations and records each in the ledger. It creates a missing table again that the ledger
 // has, empty, and logs an error. It does not create a database that exists, so that it does not need the right to.
 func (c *Client) Migrate(ctx context.Context) error {
-	pending, err := c.Pending(ctx)
+	pending, applied, err := c.pending(ctx)
 	if err != nil {
 		return err
-	}
-	applied, err := c.ledger(ctx)
-	if err != nil {
-		return newError("read the ledger of migrations", c.target(tableLedger), err)
 	}
 	var unrecorded []Migration
 	for _, m := range pending {

@@ -64,8 +64,8 @@ func (c *Client) Page(ctx context.Context, channel Channel, r Range, each func(*
 	// Each part stores a channel's rows together in the order of the query, so the server reads only the range. A page costs
 	// latency rather than work, so one thread is as fast as many.
 	statement := fmt.Sprintf(`SELECT %s
-FROM %s.%s WHERE channel_id = $1 AND channel_type = $2 AND message_seq >= $3 AND message_seq <= $4 AND %s
-ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, rowColumns, quoteName(c.database), tableMessages, liveRows, direction, readSettings(ctx))
+FROM %s WHERE channel_id = $1 AND channel_type = $2 AND message_seq >= $3 AND message_seq <= $4 AND %s
+ORDER BY message_seq%s LIMIT $5 SETTINGS %s`, rowColumns, c.MessagesTable(), liveRows, direction, readSettings(ctx))
 	return c.eachRow(ctx, each, statement, channel.ID, uint8(channel.Type), r.First, r.Last, r.LimitRows)
 }
 
@@ -100,9 +100,9 @@ type Identity struct {
 
 // Sent finds the latest message of a sender in a channel that has this client_msg_no and has not expired.
 func (c *Client) Sent(ctx context.Context, channel Channel, fromUID, clientMsgNo string) (found Identity, ok bool, err error) {
-	statement := fmt.Sprintf(`SELECT message_id, message_seq FROM %s.%s
+	statement := fmt.Sprintf(`SELECT message_id, message_seq FROM %s
 WHERE channel_id = $1 AND channel_type = $2 AND client_msg_no = $3 AND from_uid = $4 AND %s
-ORDER BY message_seq DESC LIMIT 1 SETTINGS %s`, quoteName(c.database), tableMessages, liveRows, readSettings(ctx))
+ORDER BY message_seq DESC LIMIT 1 SETTINGS %s`, c.MessagesTable(), liveRows, readSettings(ctx))
 	rows, err := c.query(ctx, statement, channel.ID, uint8(channel.Type), clientMsgNo, fromUID)
 	if err != nil {
 		return found, false, newError("find", c.target(tableMessages), err)

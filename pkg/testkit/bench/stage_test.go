@@ -29,7 +29,7 @@ func TestStageOf(t *testing.T) {
 		"routing":                             {[]string{"github.com/go-chi/chi/v5.(*node).findRoute", "github.com/go-chi/chi/v5.(*Mux).routeHTTP", "net/http.(*conn).serve"}, stageHTTP, false},
 		"what roles share, called by one":     {[]string{sendhouseModule + "pkg/message.(*Send).UnmarshalVT", sendhouseModule + "sequencer.(*runner).fold"}, stageSequencer, false},
 		"what roles share, by itself":         {[]string{"runtime.memmove", sendhouseModule + "pkg/messagelog.(*reader).read"}, "pkg/messagelog", false},
-		"a role that publishes":               {[]string{"runtime.memmove", "bytes.(*Buffer).Write", "github.com/nats-io/nats%2ego.(*Conn).publish", sendhouseModule + "sequencer.(*natsLogs).Answer"}, stageNATS, false},
+		"a role that publishes":               {[]string{"runtime.memmove", "bytes.(*Buffer).Write", "github.com/nats-io/nats%2ego.(*Conn).publish", sendhouseModule + "sequencer/natslog.(*Logs).Answer"}, stageNATS, false},
 		"syncing a stream":                    {[]string{syscall, "syscall.Fsync", "os.(*File).Sync", server + "(*fileStore).StoreMsg", server + "(*stream).processJetStreamMsg", server + "(*stream).internalLoop"}, stageStore, true},
 		"writing down what was stored":        {[]string{"runtime.memmove", server + "(*stream).processJetStreamMsg", server + "(*stream).internalLoop"}, stageStreams, false},
 		"the server otherwise":                {[]string{server + "(*client).parse", server + "(*client).readLoop"}, stageServer, false},

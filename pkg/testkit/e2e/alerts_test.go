@@ -29,10 +29,10 @@ var notSeen = map[string]string{
 	"SendhouseIDClockAhead":       "a server's clock has to be moved (TestEndToEndClock)",
 	"SendhouseCheckpointOld":      "ten minutes without a checkpoint",
 	"SendhouseStorageNearLimit":   "a server's whole storage has to be full",
-	"SendhouseClickHouseDiskFull": "Debian's ClickHouse does not tell how full its disk is",
+	"SendhouseClickHouseDiskFull": "the disk of the ClickHouse there would have to be full",
 	"SendhouseTableUnusable":      "a writer has to start beside a table that it cannot use, and to wait for two minutes",
-	"SendhouseRowsMissing":        "rows are not counted with the reduced schema, which the writer has there",
-	"SendhouseRowsRestored":       "rows are not counted with the reduced schema, which the writer has there",
+	"SendhouseRowsMissing":        "rows have to be lost that the message log no longer has (TestRowsThatCannotBeRestored of writer)",
+	"SendhouseRowsRestored":       "rows of the table have to be lost (TestLostRowsAreRestoredWhileRunning of writer)",
 	"SendhouseNATSCannotWrite":    "NATS is not embedded there",
 }
 

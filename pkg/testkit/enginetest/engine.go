@@ -65,7 +65,7 @@ func run(m *testing.M, use func(*Engine), config []string) (code int, err error)
 	if isServer, err := RunServer(); isServer || err != nil {
 		return 0, err
 	}
-	dir, err := os.MkdirTemp("", "writer-test-*")
+	dir, err := os.MkdirTemp("", "enginetest-*")
 	if err != nil {
 		return 1, err
 	}

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/sendhouse/sendhouse/pkg/chdb"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
@@ -22,7 +20,6 @@ const (
 	serverAddrVariable = "SENDHOUSE_TEST_ENGINE_ADDR"
 
 	serverMemoryBytesMax = 2 << 30
-	serverAskTimeout     = 2 * time.Second
 )
 
 // Server is the engine in a process of its own, with its HTTP interface: a ClickHouse that a test can kill, stop and pause. After Kill9 or
@@ -61,23 +58,7 @@ func (s *Server) DSN(database string) string { return fmt.Sprintf("http://%s/%s"
 
 // answers returns nil if the server answers a query.
 func (s *Server) answers(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, serverAskTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Addr+"/?query=SELECT+1", http.NoBody)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	if err := resp.Body.Close(); err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d", resp.StatusCode)
-	}
-	return nil
+	return testkit.AskHTTP(ctx, "http://"+s.Addr+"/?query=SELECT+1")
 }
 
 // RunServer runs the engine if this process was started as a [Server], and reports whether it was. It returns when the process receives

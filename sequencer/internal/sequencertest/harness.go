@@ -115,13 +115,13 @@ func (h *Harness) Publish(sends ...*message.Send) string {
 	return h.PublishWith(0, "", sends...)
 }
 
-// PublishTo is publish in another partition than 0.
+// PublishTo is Publish in another partition than 0.
 func (h *Harness) PublishTo(partition int, sends ...*message.Send) string {
 	h.T.Helper()
 	return h.PublishWith(partition, "", sends...)
 }
 
-// PublishTraced is publish with the header of sends that are traced.
+// PublishTraced is Publish with the header of sends that are traced.
 func (h *Harness) PublishTraced(traced string, sends ...*message.Send) string {
 	h.T.Helper()
 	return h.PublishWith(0, traced, sends...)
@@ -172,17 +172,6 @@ func (h *Harness) Ask(sends ...*message.Send) []*message.Answer {
 	return h.Answer(h.Publish(sends...))
 }
 
-// Folded has a sequencer make n messages of one channel, and stops it.
-func (h *Harness) Folded(n int) {
-	h.T.Helper()
-	_, stop := h.Start()
-	for i := range n {
-		h.Ask(Send("c", strconv.Itoa(i)))
-	}
-	h.Messages(uint64(n))
-	stop()
-}
-
 // Messages reads the message log until it has n messages.
 func (h *Harness) Messages(n uint64) []*message.Message {
 	h.T.Helper()
@@ -216,10 +205,9 @@ func (h *Harness) Messages(n uint64) []*message.Message {
 // Refold is what the message log must hold: the write-ahead log folded from the
 // start.
 func (h *Harness) Refold() []*message.Message {
-	state, err := fold.New(fold.Params{DedupWindow: h.Deployment.DedupWindow, DedupEntriesMax: h.Deployment.DedupEntriesMax})
+	state, err := fold.New(h.Params())
 	require.NoError(h.T, err)
-	logs, err := natslog.Open(h.NC, h.JS, 0, natslog.Options{Answers: h.NC})
-	require.NoError(h.T, err)
+	logs := natslog.New(h.JS, 0)
 	wal, err := logs.WALBounds(h.Ctx)
 	require.NoError(h.T, err)
 	reader, err := logs.ReadWAL(h.Ctx, 1)
@@ -288,7 +276,7 @@ func (h *Harness) Keeper(now func() time.Time) *runner.Keeper {
 func (h *Harness) Partition(now func() time.Time, caughtUp func()) *runner.Partition {
 	logs, err := natslog.Open(h.NC, h.JS, 0, natslog.Options{Answers: h.NC})
 	require.NoError(h.T, err)
-	return runner.New(h.Config.Config, fold.Params{DedupWindow: h.Deployment.DedupWindow, DedupEntriesMax: h.Deployment.DedupEntriesMax}, runner.Deps{
+	return runner.New(h.Config.Config, h.Params(), runner.Deps{
 		Logs: logs, Checkpoints: h.Checkpoints(), Logger: slog.New(slog.DiscardHandler),
 		Metrics: runner.NewMetrics(prometheus.NewRegistry()).Partition(0), Now: now, MayWrite: func() bool { return true }, CaughtUp: caughtUp,
 	})
@@ -329,7 +317,7 @@ func (h *Harness) Refuses() error {
 	return h.Refusal(s)
 }
 
-// Answered sends n messages and returns their answers.
+// Answered has a sequencer make n messages of one channel, stops it, and returns the answers.
 func (h *Harness) Answered(n int) []*message.Answer {
 	h.T.Helper()
 	_, stop := h.Start()
