@@ -29,23 +29,23 @@ type lanes struct {
 
 	dead    items
 	entries int
-	bytes   int64          // of entries and dead letters
-	live    map[uint32]int // how many of them have their record in a segment
+	bytes   int64            // of entries and dead letters
+	live    map[uint32]int64 // of those with their record in a segment
 }
 
 func newLanes() lanes {
-	return lanes{byKey: make(map[laneKey]*lane), changed: make(chan struct{}), live: make(map[uint32]int)}
+	return lanes{byKey: make(map[laneKey]*lane), changed: make(chan struct{}), live: make(map[uint32]int64)}
 }
 
 // hold accounts for the record of an entry or a dead letter, and release for one that does not count any more.
 func (l *lanes) hold(i item) {
 	l.bytes += i.bytes()
-	l.live[i.at.Segment]++
+	l.live[i.at.Segment] += i.bytes()
 }
 
 func (l *lanes) release(i item) {
 	l.bytes -= i.bytes()
-	if l.live[i.at.Segment]--; l.live[i.at.Segment] == 0 {
+	if l.live[i.at.Segment] -= i.bytes(); l.live[i.at.Segment] == 0 {
 		delete(l.live, i.at.Segment)
 	}
 }

@@ -219,11 +219,11 @@ func (q *Queue) apply(kind byte, body []byte, at journal.Pos) {
 	}
 }
 
-// liveIn reports whether any record of a segment still counts.
-func (q *Queue) liveIn(segment uint32) bool {
+// liveIn is how many bytes of a segment still count.
+func (q *Queue) liveIn(segment uint32) int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.live[segment] > 0
+	return q.live[segment]
 }
 
 // keep returns a record as it is to be written again, and whether it still counts: whether memory has it from this very place.

@@ -67,8 +67,8 @@ type Config struct {
 	SegmentBytes int64 // after which a new segment begins
 	// Apply takes in a record that is on disk. Body is the caller's for the time of the call.
 	Apply func(kind byte, body []byte, at Pos)
-	// Live reports whether any record of a segment still counts.
-	Live func(segment uint32) bool
+	// Live returns how many bytes of a segment, of whole frames, still count.
+	Live func(segment uint32) int64
 	// Keep returns what to write in place of a record whose segment is to be deleted, and whether it still counts.
 	Keep func(kind byte, body []byte, at Pos) ([]byte, bool)
 	// Damaged receives a damage after the records before it have been applied.
@@ -391,13 +391,14 @@ func (j *Journal) tidy() {
 func (j *Journal) clean() error {
 	oldest := j.segments[0]
 	var data []byte
-	if j.cfg.Live(oldest.number) {
+	live := j.cfg.Live(oldest.number)
+	if live > 0 {
 		data = make([]byte, oldest.bytes)
 		if n, err := oldest.file.ReadAt(data, 0); n < len(data) {
 			return fmt.Errorf("read %s: %w", oldest.path, err)
 		}
 	}
-	b := Batch{bytes: make([]byte, 0, len(data))}
+	b := Batch{bytes: make([]byte, 0, live)}
 	for off := 0; off < len(data); {
 		f, ok := parse(data[off:], oldest.number)
 		if !ok {
