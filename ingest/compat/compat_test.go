@@ -149,7 +149,7 @@ func TestCutAnswer(t *testing.T) {
 	for range 3 {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/messages", http.NoBody))
-		require.Equal(t, cut, w.Body.String())
+		require.Equal(t, []byte(cut), w.Body.Bytes())
 	}
 }
 
