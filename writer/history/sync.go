@@ -9,7 +9,7 @@ import (
 )
 
 // The number of rows per query: at first, and again after small ones. The size of the next rows is unknown: with the
-// largest payload that is allowed by default, these are 16 and 32 MiB.
+// largest payload that is allowed by default, these are 128 and 256 MiB; rows beyond the page's limit are not kept.
 const (
 	firstRowsMax = 256
 	nextRowsMax  = 512

@@ -211,7 +211,7 @@ func reset(w http.ResponseWriter, written string) {
 	_, _ = buffered.WriteString(written) // the client may be gone
 	_ = buffered.Flush()
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
+		_ = tcp.SetLinger(0) // one that has ended needs no reset
 	}
 	_ = conn.Close()
 }
@@ -225,13 +225,9 @@ func panicWritten(w http.ResponseWriter, status int, begin string) {
 }
 
 func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter) {
-	hijacker, ok := w.(http.Hijacker)
-	if !ok {
-		panic("not HTTP/1.1")
-	}
-	conn, buffered, err := hijacker.Hijack()
-	if err != nil {
-		panic(err)
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil { // the connection is gone, or is not HTTP/1.1
+		panic(http.ErrAbortHandler)
 	}
 	return conn, buffered
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -57,16 +56,7 @@ type fault struct {
 	answer func(w http.ResponseWriter, answer *httptest.ResponseRecorder)
 }
 
-func reset(w http.ResponseWriter, _ *httptest.ResponseRecorder) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // one that has ended needs no reset
-	}
-	_ = conn.Close()
-}
+func resets(w http.ResponseWriter, _ *httptest.ResponseRecorder) { reset(w, "") }
 
 func says(status int, text string, header ...string) func(http.ResponseWriter, *httptest.ResponseRecorder) {
 	return func(w http.ResponseWriter, _ *httptest.ResponseRecorder) {
@@ -95,8 +85,8 @@ func cut(w http.ResponseWriter, answer *httptest.ResponseRecorder) {
 func allFaults() []fault {
 	const page = "<html>not the server you want</html>"
 	return []fault{
-		{"reset before the server", false, reset},
-		{"reset after the server", true, reset},
+		{"reset before the server", false, resets},
+		{"reset after the server", true, resets},
 		{"502 before the server", false, says(http.StatusBadGateway, page)},
 		{"504 after the server", true, says(http.StatusGatewayTimeout, page)},
 		{"200 of another", false, says(http.StatusOK, page)},
@@ -135,7 +125,7 @@ func (f *faults) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		hold.once.Do(func() { close(hold.arrived) })
 		<-hold.leave
-		reset(w, nil)
+		reset(w, "")
 		return
 	}
 	var answer *httptest.ResponseRecorder

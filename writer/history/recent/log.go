@@ -114,14 +114,6 @@ func (l *Log) Find(ctx context.Context, c clickhouse.Channel, clientMsgNo string
 	})
 }
 
-// ByID is Channel for the message with an ID; Messages has one or none. Lowest and Highest are 0.
-func (l *Log) ByID(ctx context.Context, id message.ID) (Part, error) {
-	if id.Partition() >= int(l.partitions) {
-		return Part{Complete: true, Reached: true}, nil // no message has it
-	}
-	return l.read(ctx, id.Partition(), func(t *tail) Part { return t.byID(id, l.now().Unix()) })
-}
-
 func (l *Log) read(ctx context.Context, partition int, take func(*tail) Part) (Part, error) {
 	p, err := l.followers[partition].take(ctx, take)
 	if err != nil {

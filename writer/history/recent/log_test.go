@@ -183,12 +183,6 @@ func TestReadWaitsForTheEndOfTheWAL(t *testing.T) {
 	p, err := b.log.Find(b.ctx, key(0), "n22", func(*message.Message) bool { return true })
 	require.NoError(t, err)
 	requireSeqs(t, 22, 22, p)
-	p, err = b.log.ByID(b.ctx, message.MakeID(21, 0, 0))
-	require.NoError(t, err)
-	requireSeqs(t, 21, 21, p)
-	p, err = b.log.ByID(b.ctx, message.MakeID(21, 7, 0)) // of a partition that does not exist
-	require.NoError(t, err)
-	require.Equal(t, Part{Complete: true, Reached: true}, p)
 }
 
 // Without a sequencer a read ends with its time and says so; further ones do not wait until a record comes.
