@@ -114,7 +114,7 @@ func TestByteOrderMark(t *testing.T) {
 		have := b.bulk(t, row.contentType, strings.NewReader(mark+row.body))
 		require.Equal(t, row.answers, have.header.Get("Content-Type"))
 		require.Equal(t, want.codes(), have.codes())
-		require.Equal(t, "", have.items[0].code())
+		require.Empty(t, have.items[0].code())
 	}
 	for _, body := range []string{mark, mark + "\n \n", "\xef\xbb"} {
 		require.Equal(t, "invalid_json", b.bulk(t, "application/json", strings.NewReader(body)).codesOrCode(), "%q", body)
@@ -169,9 +169,9 @@ func TestSlashAtTheEnd(t *testing.T) {
 		for _, m := range []string{method, http.MethodDelete} {
 			without := ask(m, path)
 			require.False(t, strings.HasPrefix(without, "404"), "%s %s", m, path)
-			require.True(t, without == ask(m, path+"/"), "%s %s", m, path) // too long to print
+			require.Equal(t, without, ask(m, path+"/"), "%s %s", m, path)
 		}
-		require.True(t, ask(method, path+"?a=b") == ask(method, path+"/?a=b"), "%s %s", method, path)
+		require.Equal(t, ask(method, path+"?a=b"), ask(method, path+"/?a=b"), "%s %s", method, path)
 		require.Contains(t, ask(method, path+"//"), "not_found")
 	})
 	require.Contains(t, ask(http.MethodGet, "/look/"), "/look")

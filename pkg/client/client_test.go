@@ -181,7 +181,7 @@ func TestWindowIsAskedByEach(t *testing.T) {
 	asked, leave := make(chan struct{}), make(chan struct{})
 	var first atomic.Bool
 	s := script(t, says(503, "no_answer"), says(503, "no_answer"), says200)
-	s.window = func(w http.ResponseWriter, r *http.Request) {
+	s.window = func(w http.ResponseWriter, _ *http.Request) {
 		if !first.Swap(true) {
 			close(asked)
 			<-leave

@@ -154,5 +154,5 @@ func TestRowOverhead(t *testing.T) {
 		require.Contains(t, bytes, f.Column)
 		sum += bytes[f.Column]
 	}
-	require.Equal(t, sum, rowOverheadBytes)
+	require.Equal(t, rowOverheadBytes, sum)
 }

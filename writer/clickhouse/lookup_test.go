@@ -33,7 +33,7 @@ func TestLookup(t *testing.T) {
 	})
 	require.NoError(t, b.client.Insert(b.ctx, block, 0, block.Rows(), "a"))
 	require.NoError(t, b.client.Insert(b.ctx, block, 0, 10, "b"), "some rows are there twice")
-	other := history(t, "other", 3, at, func(n int, m *message.Message) { m.MessageId += 100 })
+	other := history(t, "other", 3, at, func(_ int, m *message.Message) { m.MessageId += 100 })
 	require.NoError(t, b.client.Insert(b.ctx, other, 0, other.Rows(), "c"))
 
 	in := clickhouse.Channel{ID: channel, Type: 2}

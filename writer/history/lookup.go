@@ -387,7 +387,7 @@ func messageSeq(d *jx.Decoder) (seq uint64, rule string, err error) {
 	}
 	seq, wrong := strconv.ParseUint(raw, 10, 64)
 	if wrong != nil {
-		return 0, "must hold integers, 0 or more", nil
+		return 0, "must hold integers, 0 or more", nil //nolint:nilerr // the rule says it
 	}
 	return seq, "", nil
 }
@@ -403,7 +403,7 @@ func messageID(d *jx.Decoder) (id int64, rule string, err error) {
 	}
 	id, wrong := strconv.ParseInt(raw, 10, 64)
 	if wrong != nil || id < 0 {
-		return 0, "must be an integer, 0 or more, or its digits as a string", nil
+		return 0, "must be an integer, 0 or more, or its digits as a string", nil //nolint:nilerr // the rule says it
 	}
 	return id, "", nil
 }

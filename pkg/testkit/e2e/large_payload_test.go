@@ -105,7 +105,7 @@ func TestEndToEndLargestSends(t *testing.T) {
 		status, err := up.statusOf(t.Context(), &r.send)
 		require.NoError(t, err)
 		require.Equal(t, "stored", status.State, status.text)
-		require.Equal(t, r.answer, answer{status.ID, status.Seq})
+		require.Equal(t, answer{status.ID, status.Seq}, r.answer)
 	}
 	pages := make(map[string][]synced)
 	for _, r := range records {

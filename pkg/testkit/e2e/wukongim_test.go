@@ -160,7 +160,7 @@ func readAt(answer any, path string, want any) error {
 			value = nil
 		}
 	}
-	ok := found
+	var ok bool
 	switch want {
 	case nothing:
 		ok = !found

@@ -463,7 +463,7 @@ func TestQuestionIsShared(t *testing.T) {
 		q := question{owner: owner, ask: func(context.Context) (uint64, error) {
 			asked++
 			n := asked
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			return n, nil
 		}}
 		answers := make(chan uint64, 10)
