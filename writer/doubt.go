@@ -29,7 +29,7 @@ func (r *runner) entries(b *batch, first, end int) []messagelog.Entry {
 	out := make([]messagelog.Entry, 0, end-first)
 	for row := first; row < end; row++ {
 		seq := b.block.PartitionSeq(row)
-		out = append(out, messagelog.Entry{Partition: r.partition, Seq: seq, Data: b.record(seq)})
+		out = append(out, messagelog.Entry{Partition: r.partition, PartitionSeq: seq, Data: b.record(seq)})
 	}
 	return out
 }
@@ -46,7 +46,7 @@ func (r *runner) bringIn(work context.Context, b *batch, first, end int) error {
 	if err != nil {
 		return err
 	}
-	log := r.log.With("first", all[0].Seq, "last", all[len(all)-1].Seq, "rows", len(all), "lacking", len(lacking))
+	log := r.log.With("first", all[0].PartitionSeq, "last", all[len(all)-1].PartitionSeq, "rows", len(all), "lacking", len(lacking))
 	if len(lacking) == 0 {
 		log.Info("the table has all rows of a range whose insert was interrupted")
 		return nil

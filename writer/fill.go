@@ -92,7 +92,7 @@ func (f *Filler) Fill(ctx context.Context, batch []messagelog.Entry) (inserted u
 	if len(lacking) > 0 {
 		return inserted, fmt.Errorf("partition %d: ClickHouse accepted %d messages of partition_seq %d to %d twice, but the table has no rows of them: "+
 			"check whether something removes rows there (a TTL, a mutation) or a replica is far behind, then try again",
-			lacking[0].Partition, len(lacking), lacking[0].Seq, lacking[len(lacking)-1].Seq)
+			lacking[0].Partition, len(lacking), lacking[0].PartitionSeq, lacking[len(lacking)-1].PartitionSeq)
 	}
 	return inserted, nil
 }
@@ -102,7 +102,7 @@ func (f *Filler) take(messages []messagelog.Entry) ([]messagelog.Entry, error) {
 	f.block.Reset()
 	var in []messagelog.Entry
 	for _, m := range messages {
-		switch err := f.block.Append(m.Seq, m.Data); {
+		switch err := f.block.Append(m.PartitionSeq, m.Data); {
 		case errors.Is(err, clickhouse.ErrUndecodable):
 			f.skipped++
 			f.log.Warn("skipping a record that is not a message", "partition", m.Partition, "error", err)
@@ -119,11 +119,11 @@ func (f *Filler) take(messages []messagelog.Entry) ([]messagelog.Entry, error) {
 func (f *Filler) token(messages []messagelog.Entry) string {
 	var places []byte
 	for i, m := range messages {
-		places = binary.BigEndian.AppendUint64(places, m.Seq)
+		places = binary.BigEndian.AppendUint64(places, m.PartitionSeq)
 		places = binary.BigEndian.AppendUint64(places, uint64(f.block.MessageID(i)))
 	}
 	digest := sha256.Sum256(places)
-	return fmt.Sprintf("replay/%d/%d-%d/%d/%x", messages[0].Partition, messages[0].Seq, messages[len(messages)-1].Seq, len(messages), digest[:16])
+	return fmt.Sprintf("replay/%d/%d-%d/%d/%x", messages[0].Partition, messages[0].PartitionSeq, messages[len(messages)-1].PartitionSeq, len(messages), digest[:16])
 }
 
 // insert inserts the block of the messages. After a failure it repeats the same block under the same token: the server
@@ -166,7 +166,7 @@ func (f *Filler) unexpired(messages []messagelog.Entry) ([]messagelog.Entry, err
 	by := uint64(time.Now().Add(expiryMargin).Unix())
 	var out []messagelog.Entry
 	for _, m := range messages {
-		d, err := f.digester.Digest(m.Seq, m.Data)
+		d, err := f.digester.Digest(m.PartitionSeq, m.Data)
 		switch {
 		case errors.Is(err, clickhouse.ErrUndecodable):
 		case err != nil:
@@ -184,7 +184,7 @@ func (f *Filler) Lacking(ctx context.Context, messages []messagelog.Entry) ([]me
 	if len(messages) == 0 {
 		return nil, nil
 	}
-	span := clickhouse.Span{Partition: messages[0].Partition, First: messages[0].Seq, Last: messages[len(messages)-1].Seq}
+	span := clickhouse.Span{Partition: messages[0].Partition, First: messages[0].PartitionSeq, Last: messages[len(messages)-1].PartitionSeq}
 	ids := make([]int64, len(messages))
 	for i, m := range messages {
 		id, err := message.ViewID(m.Data)
@@ -208,7 +208,7 @@ func (f *Filler) Lacking(ctx context.Context, messages []messagelog.Entry) ([]me
 		if err == nil {
 			var out []messagelog.Entry
 			for i, m := range messages {
-				if !there[clickhouse.MessageAt{PartitionSeq: m.Seq, ID: ids[i]}] {
+				if !there[clickhouse.MessageAt{PartitionSeq: m.PartitionSeq, ID: ids[i]}] {
 					out = append(out, m)
 				}
 			}

@@ -409,7 +409,7 @@ func RestorePosition(ctx context.Context, js jetstream.JetStream, client *clickh
 		return 0, refuseTable("the message log of partition %d and table %[3]s hold different messages at partition_seq %[2]d: they are not of one history", partition, last.PartitionSeq, table)
 	}
 	at.Table, at.StreamCreated = &table, bounds.Created
-	at.moved(last.PartitionSeq, xxhash.Sum64(entry.Data), entry.Record)
+	at.moved(last.PartitionSeq, xxhash.Sum64(entry.Data), entry.StreamSeq)
 	return at.Done, records.save(ctx, &at)
 }
 

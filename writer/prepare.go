@@ -201,7 +201,7 @@ func (r *runner) givenUp(ctx context.Context, missing seqRange, front bool) erro
 		if err != nil {
 			return fmt.Errorf("read message %d of %s: %w", missing.Last+1, r.stream, err)
 		}
-		last = next.Record - 1
+		last = next.StreamSeq - 1
 	}
 	derivable, err := log.Derivable(asking, last)
 	if err == nil && derivable {

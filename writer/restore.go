@@ -274,7 +274,7 @@ func (o *restorer) restore(ctx context.Context, log *messagelog.Log, span seqRan
 		return 0, err
 	}
 	if len(lacking) > 0 {
-		facts := o.r.log.With("range", span.String(), "first", lacking[0].Seq, "last", lacking[len(lacking)-1].Seq, "rows", len(lacking))
+		facts := o.r.log.With("range", span.String(), "first", lacking[0].PartitionSeq, "last", lacking[len(lacking)-1].PartitionSeq, "rows", len(lacking))
 		facts.Error("rows are missing from the table; inserting them again from the message log")
 		var restored uint64
 		restored, refused, err = o.fill(ctx, lacking)
@@ -310,7 +310,7 @@ func (o *restorer) unintended(ctx context.Context, lacking []messagelog.Entry, d
 	for _, m := range lacking {
 		id, err := message.ViewID(m.Data)
 		switch {
-		case err != nil, o.letters[Letter{o.r.partition, m.Seq}]:
+		case err != nil, o.letters[Letter{o.r.partition, m.PartitionSeq}]:
 		case !deleted.IsZero() && id.Time().Before(deleted.Add(deleteMargin)):
 			kept++
 		default:
@@ -319,7 +319,7 @@ func (o *restorer) unintended(ctx context.Context, lacking []messagelog.Entry, d
 	}
 	if kept > 0 {
 		o.r.log.Warn("rows are missing from the table; not inserting them again, because a DELETE may have removed them",
-			"rows", kept, "first", lacking[0].Seq, "last", lacking[len(lacking)-1].Seq, "deleted_at", deleted)
+			"rows", kept, "first", lacking[0].PartitionSeq, "last", lacking[len(lacking)-1].PartitionSeq, "deleted_at", deleted)
 	}
 	return out, nil
 }
@@ -341,7 +341,7 @@ func (o *restorer) fill(ctx context.Context, messages []messagelog.Entry) (resto
 	case err == nil || (class != clickhouse.Data && class != clickhouse.Oversize):
 		return restored, 0, err
 	case len(messages) == 1:
-		o.r.log.Log(ctx, slog.LevelError, "ClickHouse refuses to insert a lost row again", "partition_seq", messages[0].Seq, "error", err)
+		o.r.log.Log(ctx, slog.LevelError, "ClickHouse refuses to insert a lost row again", "partition_seq", messages[0].PartitionSeq, "error", err)
 		return restored, 1, nil
 	}
 	for _, half := range [][]messagelog.Entry{messages[:len(messages)/2], messages[len(messages)/2:]} {

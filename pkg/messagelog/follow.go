@@ -44,10 +44,10 @@ func (l *Log) Range(ctx context.Context, first, last uint64, channels []Channel,
 			continue
 		case err != nil:
 			return err
-		case entry.Seq > last:
+		case entry.PartitionSeq > last:
 			return nil
 		}
-		if err = handle(entry); err != nil || entry.Seq == last {
+		if err = handle(entry); err != nil || entry.PartitionSeq == last {
 			return err
 		}
 	}

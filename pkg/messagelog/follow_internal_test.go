@@ -30,5 +30,5 @@ func TestChosenMessagesHoldNoRecords(t *testing.T) {
 		require.NoError(t, handle(r.Entry(i)))
 	}
 	copy(r.Data, bytes.Repeat([]byte{0xff}, len(r.Data)))
-	require.Equal(t, []Entry{{Seq: 8, Record: 1, Data: seldom}}, kept)
+	require.Equal(t, []Entry{{PartitionSeq: 8, StreamSeq: 1, Data: seldom}}, kept)
 }

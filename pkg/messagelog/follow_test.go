@@ -43,12 +43,12 @@ func TestFollowsRecordsOfEverySize(t *testing.T) {
 			ctx, cancel := context.WithCancel(c.ctx)
 			var got []uint64
 			require.ErrorIs(t, c.log.Follow(ctx, row.first, row.channels, func(e messagelog.Entry) error {
-				require.Equal(t, c.in[e.Seq], e.Record)
-				got = append(got, e.Seq)
+				require.Equal(t, c.in[e.PartitionSeq], e.StreamSeq)
+				got = append(got, e.PartitionSeq)
 				if len(c.in) == 6 {
 					come()
 				}
-				if e.Seq == 8 {
+				if e.PartitionSeq == 8 {
 					cancel()
 				}
 				return nil

@@ -25,9 +25,9 @@ func (e *Encoder) Append(dst []byte, r Entry) ([]byte, error) {
 		e.fields = message.StoredFields()
 	}
 	if err := e.message.Decode(r.Data); err != nil {
-		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)
+		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.PartitionSeq, r.Partition, err)
 	}
-	e.message.Partition, e.message.PartitionSeq = r.Partition, r.Seq
+	e.message.Partition, e.message.PartitionSeq = r.Partition, r.PartitionSeq
 	e.json.Reset()
 	e.json.ObjStart()
 	for i := range e.fields {

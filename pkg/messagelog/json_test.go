@@ -21,9 +21,9 @@ func TestEveryFieldIsInALine(t *testing.T) {
 	encoded, err := testkit.FullMessage(1).MarshalVT()
 	require.NoError(t, err)
 	var encoder messagelog.Encoder
-	_, err = encoder.Append(nil, messagelog.Entry{Partition: 3, Seq: 7, Data: []byte("\xff")})
+	_, err = encoder.Append(nil, messagelog.Entry{Partition: 3, PartitionSeq: 7, Data: []byte("\xff")})
 	require.ErrorContains(t, err, "message 7 of partition 3")
-	line, err := encoder.Append([]byte("before\n"), messagelog.Entry{Partition: 3, Seq: 7, Data: encoded})
+	line, err := encoder.Append([]byte("before\n"), messagelog.Entry{Partition: 3, PartitionSeq: 7, Data: encoded})
 	require.NoError(t, err)
 
 	want := message.Stored{Partition: 3, PartitionSeq: 7}

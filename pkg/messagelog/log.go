@@ -15,11 +15,11 @@ import (
 
 // Entry is one message of the log.
 type Entry struct {
-	Partition int
-	Seq       uint64    // its partition_seq: its number among all messages of the partition
-	Record    uint64    // the stream sequence of the record that it is in
-	Stored    time.Time // its record, by the broker; when the message was accepted it says itself
-	Data      []byte    // an encoded Message
+	Partition    int
+	PartitionSeq uint64    // its number among all messages of the partition
+	StreamSeq    uint64    // of the record that it is in
+	Stored       time.Time // its record, by the broker; when the message was accepted it says itself
+	Data         []byte    // an encoded Message
 }
 
 // Channel names a channel.

@@ -82,7 +82,7 @@ func (c *commits) requirePlaces(first int) {
 		}
 		entry, err := c.log.At(c.ctx, uint64(n), 0)
 		require.NoError(c.t, err)
-		require.Equal(c.t, []uint64{uint64(n), c.in[n]}, []uint64{entry.Seq, entry.Record})
+		require.Equal(c.t, []uint64{uint64(n), c.in[n]}, []uint64{entry.PartitionSeq, entry.StreamSeq})
 		id, err := message.ViewID(entry.Data)
 		require.NoError(c.t, err)
 		require.Equal(c.t, c.at(n).UnixMilli(), id.UnixMilli())
@@ -119,8 +119,8 @@ func places(first, last int) (out []uint64) {
 func (c *commits) rangeOf(first, last uint64, channels ...messagelog.Channel) (out []uint64) {
 	c.t.Helper()
 	require.NoError(c.t, c.log.Range(c.ctx, first, last, channels, func(e messagelog.Entry) error {
-		require.Equal(c.t, c.in[e.Seq], e.Record)
-		out = append(out, e.Seq)
+		require.Equal(c.t, c.in[e.PartitionSeq], e.StreamSeq)
+		out = append(out, e.PartitionSeq)
 		return nil
 	}))
 	return out
@@ -245,7 +245,7 @@ func TestReadsFromWithinARecord(t *testing.T) {
 	for _, want := range []uint64{2, 3, 4} {
 		entry, err := reader.Next(c.ctx)
 		require.NoError(t, err)
-		require.Equal(t, want, entry.Seq)
+		require.Equal(t, want, entry.PartitionSeq)
 	}
 	c.write("d") // what is left of the record before is passed over
 	record, err := reader.NextRecord(c.ctx)
@@ -268,7 +268,7 @@ func TestARecordThatIsNone(t *testing.T) {
 		"follow": func(f func(messagelog.Entry) error) error { return c.log.Follow(c.ctx, 1, nil, f) },
 	} {
 		err := read(func(e messagelog.Entry) error {
-			require.LessOrEqual(t, e.Seq, uint64(2))
+			require.LessOrEqual(t, e.PartitionSeq, uint64(2))
 			return nil
 		})
 		require.ErrorIs(t, err, message.ErrNotAMessageBatch, name)
@@ -400,7 +400,7 @@ func TestRecordsThatComeMeanwhile(t *testing.T) {
 			assert.GreaterOrEqual(t, seq, uint64(40))
 			var got []uint64
 			assert.NoError(t, c.log.Range(c.ctx, 2, uint64(last), nil, func(e messagelog.Entry) error {
-				got = append(got, e.Seq)
+				got = append(got, e.PartitionSeq)
 				return nil
 			}))
 			assert.Equal(t, places(2, last), got)
@@ -438,7 +438,7 @@ func TestARangeWhoseTailIsLost(t *testing.T) {
 	write(all)
 	var got []uint64
 	err := c.log.Range(c.ctx, 1, all, nil, func(e messagelog.Entry) error {
-		if got = append(got, e.Seq); e.Seq == 5 {
+		if got = append(got, e.PartitionSeq); e.PartitionSeq == 5 {
 			lose()
 		}
 		return nil
@@ -453,7 +453,7 @@ func TestARangeWhoseTailIsLost(t *testing.T) {
 	for _, first := range []uint64{1, kept + 2} {
 		got = nil
 		require.ErrorIs(t, c.log.Range(c.ctx, first, all, nil, func(e messagelog.Entry) error {
-			got = append(got, e.Seq)
+			got = append(got, e.PartitionSeq)
 			return nil
 		}), messagelog.ErrTailLost)
 		require.Equal(t, places(int(first), kept), got)
@@ -468,7 +468,7 @@ func TestARangeWhoseTailIsLost(t *testing.T) {
 	// What is deleted for good is no reason to wait.
 	got = nil
 	err = c.log.Range(c.ctx, 1, all, nil, func(e messagelog.Entry) error {
-		if got = append(got, e.Seq); e.Seq == 5 {
+		if got = append(got, e.PartitionSeq); e.PartitionSeq == 5 {
 			for n := kept + 1; n <= all; n++ {
 				require.NoError(t, c.stream.DeleteMsg(c.ctx, uint64(n)))
 			}

@@ -47,7 +47,7 @@ type Record struct {
 
 // Entry is one of its messages.
 func (r *Record) Entry(i int) Entry {
-	return Entry{Partition: r.Partition, Seq: r.Batch.First + uint64(i), Record: r.Seq, Stored: r.Stored, Data: r.Batch.Messages[i]}
+	return Entry{Partition: r.Partition, PartitionSeq: r.Batch.First + uint64(i), StreamSeq: r.Seq, Stored: r.Stored, Data: r.Batch.Messages[i]}
 }
 
 // Read reads from a partition_seq on. Stop it in the end.
@@ -98,7 +98,7 @@ func (r *Reader) Next(ctx context.Context) (Entry, error) {
 		}
 		for r.at < len(r.record.Batch.Messages) {
 			r.at++
-			if entry := r.record.Entry(r.at - 1); entry.Seq >= r.from {
+			if entry := r.record.Entry(r.at - 1); entry.PartitionSeq >= r.from {
 				return entry, nil
 			}
 		}

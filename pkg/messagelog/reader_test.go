@@ -100,7 +100,7 @@ func TestAContextThatEndsTakesNoRecord(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		record, err := reader.Next(b.ctx)
 		require.NoError(t, err)
-		require.Equal(t, seq, record.Seq)
+		require.Equal(t, seq, record.PartitionSeq)
 	}
 }
 
@@ -125,7 +125,7 @@ func TestAStalledReaderIsReplaced(t *testing.T) {
 				if len(got) == min(c.each-1, 2) {
 					b.stall(t)
 				}
-				got = append(got, r.Seq)
+				got = append(got, r.PartitionSeq)
 				return nil
 			}))
 			var want []uint64
@@ -149,8 +149,8 @@ func TestAStalledReaderEndsWhereTheRestIsGone(t *testing.T) {
 			b.stall(t)
 			require.NoError(t, stream.Purge(b.ctx))
 		}
-		require.Equal(t, last+1, r.Seq)
-		last = r.Seq
+		require.Equal(t, last+1, r.PartitionSeq)
+		last = r.PartitionSeq
 		return nil
 	}))
 	require.Less(t, last, uint64(records), "what was read ahead came, and no more: is what is read ahead larger than the log?")
@@ -163,11 +163,11 @@ func TestAStalledFollowerIsReplaced(t *testing.T) {
 	ctx, cancel := context.WithCancel(b.ctx)
 	var got []uint64
 	require.ErrorIs(t, b.log.Follow(ctx, records-1, nil, func(r messagelog.Entry) error {
-		got = append(got, r.Seq)
-		switch r.Seq {
+		got = append(got, r.PartitionSeq)
+		switch r.PartitionSeq {
 		case records:
 			b.stall(t)
-			_, err := b.JetStream.Publish(ctx, topology.MessagesSubject(0), testkit.MessageBatch(r.Seq+1, r.Data))
+			_, err := b.JetStream.Publish(ctx, topology.MessagesSubject(0), testkit.MessageBatch(r.PartitionSeq+1, r.Data))
 			require.NoError(t, err)
 		case records + 1:
 			cancel()

@@ -43,7 +43,7 @@ func (l *Log) At(ctx context.Context, partitionSeq, hint uint64) (Entry, error) 
 	if found.record == nil || partitionSeq < found.record.First {
 		return Entry{}, fmt.Errorf("message %d of %s: %w", partitionSeq, l.name(), jetstream.ErrMsgNotFound)
 	}
-	return Entry{Partition: l.partition, Seq: partitionSeq, Record: found.seq, Data: found.record.Messages[partitionSeq-found.record.First]}, nil
+	return Entry{Partition: l.partition, PartitionSeq: partitionSeq, StreamSeq: found.seq, Data: found.record.Messages[partitionSeq-found.record.First]}, nil
 }
 
 func (l *Log) locate(ctx context.Context, partitionSeq, hint uint64) (sought, error) {
@@ -156,7 +156,7 @@ func (l *Log) back(ctx context.Context, channel Channel, visit func([]channelEnt
 		var found []channelEntry
 		err := l.rangeRecords(ctx, first, last, []Channel{channel}, func(e Entry) error {
 			seq, err := message.ViewSeq(e.Data)
-			found = append(found, channelEntry{e.Seq, seq})
+			found = append(found, channelEntry{e.PartitionSeq, seq})
 			return err
 		})
 		if err != nil || !visit(found) {

@@ -141,7 +141,7 @@ func (s *Subject) Put(ctx context.Context, batch []messagelog.Entry) (uint64, er
 	defer cancel()
 	futures := make([]jetstream.PubAckFuture, 0, len(batch))
 	for _, r := range batch {
-		if s.there[messageKey{r.Partition, r.Seq}] {
+		if s.there[messageKey{r.Partition, r.PartitionSeq}] {
 			continue
 		}
 		m, err := s.message(r)
@@ -150,7 +150,7 @@ func (s *Subject) Put(ctx context.Context, batch []messagelog.Entry) (uint64, er
 		}
 		future, err := s.js.PublishMsgAsync(m, jetstream.WithStallWait(publishWait))
 		if err != nil {
-			return 0, fmt.Errorf("publish message %d of partition %d: %w", r.Seq, r.Partition, err)
+			return 0, fmt.Errorf("publish message %d of partition %d: %w", r.PartitionSeq, r.Partition, err)
 		}
 		futures = append(futures, future)
 	}
@@ -171,9 +171,9 @@ func (s *Subject) Put(ctx context.Context, batch []messagelog.Entry) (uint64, er
 func (s *Subject) message(e messagelog.Entry) (*nats.Msg, error) {
 	view, err := message.ViewSend(e.Data)
 	if err != nil {
-		return nil, fmt.Errorf("message %d of partition %d: %w", e.Seq, e.Partition, err)
+		return nil, fmt.Errorf("message %d of partition %d: %w", e.PartitionSeq, e.Partition, err)
 	}
-	partition, seq := strconv.Itoa(e.Partition), strconv.FormatUint(e.Seq, 10)
+	partition, seq := strconv.Itoa(e.Partition), strconv.FormatUint(e.PartitionSeq, 10)
 	subject := topology.AppendChannel([]byte(s.prefix+"."+partition), view.ChannelType, string(view.ChannelID))
 	return &nats.Msg{
 		Subject: string(subject), Data: e.Data,

@@ -190,7 +190,7 @@ func (r *replay) take(ctx context.Context, p *partState, entry messagelog.Entry)
 	if r.bytes += len(entry.Data); len(r.batch) < r.sink.BatchMax() && r.bytes < BatchBytesMax {
 		return nil
 	}
-	return r.put(ctx, p, entry.Seq)
+	return r.put(ctx, p, entry.PartitionSeq)
 }
 
 // put hands the batch to the sink, which then has everything up to done.

@@ -126,8 +126,8 @@ func (l partitionLog) Resume(ctx context.Context, created time.Time, next uint64
 func (l partitionLog) Range(ctx context.Context, first, last uint64, channels []messagelog.Channel, handle func(messagelog.Entry) error) error {
 	next, chosen := first, messagelog.Only(channels, handle)
 	err := l.Log.Range(ctx, first, last, nil, func(e messagelog.Entry) error {
-		if e.Seq > next {
-			return &LostError{First: next, Last: e.Seq - 1}
+		if e.PartitionSeq > next {
+			return &LostError{First: next, Last: e.PartitionSeq - 1}
 		}
 		next++
 		return chosen(e)

@@ -221,7 +221,7 @@ func (s *source) advance() error {
 	}
 	s.view.Reset()
 	if err := s.view.UnmarshalVT(s.entry.Data); err != nil {
-		return fmt.Errorf("message %d of partition %d: not an encoded Message: %w", s.entry.Seq, s.entry.Partition, err)
+		return fmt.Errorf("message %d of partition %d: not an encoded Message: %w", s.entry.PartitionSeq, s.entry.Partition, err)
 	}
 	s.id = message.ID(s.view.GetMessageId())
 	return nil

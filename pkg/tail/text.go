@@ -21,7 +21,7 @@ func (e *textEncoder) Append(dst []byte, r messagelog.Entry) ([]byte, error) {
 	m := &e.message
 	m.Reset()
 	if err := m.UnmarshalVT(r.Data); err != nil {
-		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.Seq, r.Partition, err)
+		return dst, fmt.Errorf("message %d of partition %d: not an encoded Message: %w", r.PartitionSeq, r.Partition, err)
 	}
 	dst = m.AcceptedAt().AppendFormat(dst, "2006-01-02T15:04:05.000Z07:00")
 	dst = append(dst, "  "...)

@@ -163,7 +163,7 @@ func (c *chain) check(r *messagelog.Record, pass int) {
 		c.message.Reset()
 		if err := c.message.UnmarshalVTUnsafe(e.Data); err != nil {
 			if pass == everything {
-				c.part.Differ("message %d is not an encoded Message: %v", e.Seq, err)
+				c.part.Differ("message %d is not an encoded Message: %v", e.PartitionSeq, err)
 			}
 			continue
 		}
@@ -212,15 +212,15 @@ func (c *chain) order(e messagelog.Entry) {
 	id := message.ID(m.GetMessageId())
 	switch {
 	case id <= p.id:
-		c.part.Differ("%s has a message_id that does not follow %d", audit.MessageName(m, e.Seq), p.id)
+		c.part.Differ("%s has a message_id that does not follow %d", audit.MessageName(m, e.PartitionSeq), p.id)
 	case id.Partition() != c.part.Partition:
-		c.part.Differ("%s has a message_id of partition %d", audit.MessageName(m, e.Seq), id.Partition())
+		c.part.Differ("%s has a message_id of partition %d", audit.MessageName(m, e.PartitionSeq), id.Partition())
 	}
 	if p.walSeq > 0 && (m.GetWalSeq() < p.walSeq || (m.GetWalSeq() == p.walSeq && m.GetWalIndex() <= p.walIndex)) {
-		c.part.Differ("%s is from record %d, place %d, which does not follow %d, place %d", audit.MessageName(m, e.Seq), m.GetWalSeq(), m.GetWalIndex(), p.walSeq, p.walIndex)
+		c.part.Differ("%s is from record %d, place %d, which does not follow %d, place %d", audit.MessageName(m, e.PartitionSeq), m.GetWalSeq(), m.GetWalIndex(), p.walSeq, p.walIndex)
 	}
-	if e.Record != m.GetWalSeq() {
-		c.part.Differ("%s is in record %d, and is from record %d of the write-ahead log", audit.MessageName(m, e.Seq), e.Record, m.GetWalSeq())
+	if e.StreamSeq != m.GetWalSeq() {
+		c.part.Differ("%s is in record %d, and is from record %d of the write-ahead log", audit.MessageName(m, e.PartitionSeq), e.StreamSeq, m.GetWalSeq())
 	}
 	p.id, p.walSeq, p.walIndex = id, m.GetWalSeq(), m.GetWalIndex()
 }
@@ -235,7 +235,7 @@ func (c *chain) count(e messagelog.Entry, pass int) {
 	seq := c.message.GetMessageSeq()
 	last, known := c.seqs[key]
 	if (known || c.whole) && seq != last+1 {
-		c.channels.Differ("%s does not follow message_seq %d", audit.MessageName(&c.message, e.Seq), last)
+		c.channels.Differ("%s does not follow message_seq %d", audit.MessageName(&c.message, e.PartitionSeq), last)
 	}
 	c.seqs[key] = seq
 	if pass == everything && len(c.seqs) > c.channelsMax {

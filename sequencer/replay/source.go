@@ -195,7 +195,7 @@ func (m *partitionLog) Range(ctx context.Context, first, last uint64, channels [
 		if len(channels) > 0 && !slices.Contains(channels, messagelog.Channel{ID: string(e.View.ChannelID), Type: e.View.ChannelType}) {
 			return nil
 		}
-		return handle(messagelog.Entry{Partition: m.partition, Seq: e.PartitionSeq, Record: e.Identity.WALSeq, Data: message.AppendMessage(nil, e.Send, e.Identity)})
+		return handle(messagelog.Entry{Partition: m.partition, PartitionSeq: e.PartitionSeq, StreamSeq: e.Identity.WALSeq, Data: message.AppendMessage(nil, e.Send, e.Identity)})
 	}
 	for attempt := 1; next <= last; attempt++ {
 		before := next

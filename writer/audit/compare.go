@@ -156,8 +156,8 @@ func (c *comparison) window(ctx context.Context, first, last uint64) error {
 	var want [windowRanges]clickhouse.RangeSum
 	expiring := uint64(0)
 	err := c.log.Range(ctx, first, last, nil, func(r messagelog.Entry) error {
-		c.progress.At(r.Seq, c.report.Last)
-		d, err := c.digester.Digest(r.Seq, r.Data)
+		c.progress.At(r.PartitionSeq, c.report.Last)
+		d, err := c.digester.Digest(r.PartitionSeq, r.Data)
 		switch {
 		case errors.Is(err, clickhouse.ErrUndecodable):
 			c.report.Undecodable++ // a dead letter; the check of the chain reports it
@@ -166,7 +166,7 @@ func (c *comparison) window(ctx context.Context, first, last uint64) error {
 		case c.expired(d):
 			expiring++
 		default:
-			sum := &want[(r.Seq-first)/rangeSize]
+			sum := &want[(r.PartitionSeq-first)/rangeSize]
 			sum.Rows++
 			sum.Sum += d.Hash
 		}

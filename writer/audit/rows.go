@@ -22,9 +22,9 @@ type wantedRow struct {
 func (c *comparison) rows(ctx context.Context, first, last uint64) error {
 	var want []wantedRow
 	err := c.log.Range(ctx, first, last, nil, func(r messagelog.Entry) error {
-		d, err := c.digester.Digest(r.Seq, r.Data)
+		d, err := c.digester.Digest(r.PartitionSeq, r.Data)
 		if err == nil && !c.expired(d) {
-			want = append(want, wantedRow{r.Seq, d.Hash})
+			want = append(want, wantedRow{r.PartitionSeq, d.Hash})
 		}
 		return nil // entries that cannot be read have been counted
 	})
@@ -111,7 +111,7 @@ func (c *comparison) whatChanged(ctx context.Context, seq uint64) (string, error
 	}
 	var want []string
 	err = c.log.Range(ctx, seq, seq, nil, func(r messagelog.Entry) error {
-		want, err = c.digester.Texts(r.Seq, r.Data)
+		want, err = c.digester.Texts(r.PartitionSeq, r.Data)
 		return err
 	})
 	if err != nil || want == nil {
