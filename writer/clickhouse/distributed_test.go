@@ -41,12 +41,16 @@ func startSharded(t *testing.T) *sharded {
 		return all
 	}
 	for _, m := range tables(s.database) {
-		s.exec(t, withoutKeeper(m.SQL))
+		for _, statement := range m.Statements() {
+			s.exec(t, withoutKeeper(statement))
+		}
 	}
 	for i, one := range shards {
 		database := s.shard(i)
 		for _, m := range tables(database)[:3] {
-			s.exec(t, withoutKeeper(m.SQL))
+			for _, statement := range m.Statements() {
+				s.exec(t, withoutKeeper(statement))
+			}
 		}
 		t.Cleanup(func() {
 			require.NoError(t, s.plain.Exec(context.WithoutCancel(t.Context()), "DROP DATABASE "+database))

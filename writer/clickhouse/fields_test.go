@@ -96,9 +96,9 @@ func TestMigrationsCanAddAColumn(t *testing.T) {
 	released, err := clickhouse.Migrations(layout)
 	require.NoError(t, err)
 	const add = "ALTER TABLE `{database}`.messages ADD COLUMN IF NOT EXISTS %s String CODEC(ZSTD(1));\n\n{views}\n"
-	all, err := clickhouse.MigrationsAnd(layout, []string{"topic", "mood"}, map[string]string{
-		fmt.Sprintf("%04d_topic.sql", len(released)+1): fmt.Sprintf(add, "topic"),
-		fmt.Sprintf("%04d_mood.sql", len(released)+2):  fmt.Sprintf(add, "mood"),
+	all, err := clickhouse.MigrationsAnd(layout, []string{"first_added", "second_added"}, map[string]string{
+		fmt.Sprintf("%04d_first_added.sql", len(released)+1):  fmt.Sprintf(add, "first_added"),
+		fmt.Sprintf("%04d_second_added.sql", len(released)+2): fmt.Sprintf(add, "second_added"),
 	})
 	require.NoError(t, err)
 	require.Equal(t, released, all[:len(released)], "what was released stays as it is")
@@ -115,16 +115,19 @@ func TestMigrationsCanAddAColumn(t *testing.T) {
 		require.EqualValues(t, 10, b.number(t, "SELECT count() FROM "+b.database+".messages_latest"))
 	}
 	require.Len(t, all[len(released)].Statements(), 4)
-	last(all[len(released)], "topic")
-	last(all[len(released)+1], "mood")
+	last(all[len(released)], "first_added")
+	last(all[len(released)+1], "second_added")
 	require.NoError(t, b.client.Check(b.ctx), "a program of before writes on")
 	require.NoError(t, b.client.Insert(b.ctx, fill(t, 11, 20), 0, 10, "u"))
 
-	cluster, err := clickhouse.MigrationsAnd(clickhouse.Layout{Database: b.database, Cluster: "main-1"}, []string{"topic"}, map[string]string{"0011_topic.sql": "{views}"})
+	clusterLayout := clickhouse.Layout{Database: b.database, Cluster: "main-1"}
+	before, err := clickhouse.Migrations(clusterLayout)
 	require.NoError(t, err)
-	for _, statement := range cluster[10].Statements() {
+	cluster, err := clickhouse.MigrationsAnd(clusterLayout, []string{"first_added"}, map[string]string{fmt.Sprintf("%04d_first_added.sql", len(before)+1): "{views}"})
+	require.NoError(t, err)
+	for _, statement := range cluster[len(before)].Statements() {
 		require.Contains(t, statement, " ON CLUSTER `main-1` AS\nSELECT\n    message_id, message_seq, ")
-		require.Contains(t, statement, ", wal_index, topic\nFROM ")
+		require.Contains(t, statement, ", first_added\nFROM ")
 	}
-	require.Contains(t, cluster[10].SQL, "timestamp <= fromUnixTimestamp64Milli", "of each view the latest form")
+	require.Contains(t, cluster[len(before)].SQL, "timestamp <= fromUnixTimestamp64Milli", "of each view the latest form")
 }
