@@ -11,14 +11,27 @@ import (
 const (
 	// BlockRowsMax is the maximum number of rows of a block.
 	BlockRowsMax = 1_000_000
-	// BlockBytesMax is the maximum size of a block as ClickHouse counts it: text, plus rowOverheadBytes a row.
+	// BlockBytesMax is the maximum size of a block as ClickHouse counts it: text, plus valueBytes of each column for a row.
 	BlockBytesMax = 250 << 20
-	// rowOverheadBytes is the memory of a row in the server beyond its text: 53 bytes of numbers, an offset of 8 bytes for
-	// each of the 6 strings and the array, and a terminating byte for each string.
-	rowOverheadBytes = 53 + 7*8 + 6
-	// subscriberOverheadBytes is the same for one subscriber.
-	subscriberOverheadBytes = 8 + 1
+	// textOverheadBytes is the memory of a string in the server beyond its text: an offset, and a terminating byte.
+	textOverheadBytes = 8 + 1
 )
+
+// valueBytes is the memory of a row's value in the server, beyond its text: a number, or the offsets of a string or an array.
+func valueBytes(column string) int {
+	switch column {
+	case "UInt8":
+		return 1
+	case "UInt16":
+		return 2
+	case "UInt32":
+		return 4
+	case "String":
+		return textOverheadBytes
+	default: // numbers of 64 bits, times, and the offset of an array
+		return 8
+	}
+}
 
 // Block is a batch of messages as columns. It is reusable: Reset keeps the slices. Its strings alias the encoded messages
 // that they were read from, so these must not change before the next Reset.
@@ -27,7 +40,8 @@ const (
 type Block struct {
 	bytes int // as the server counts them
 
-	columns []values // of the stored fields, in their order
+	columns  []values // of the stored fields, in their order
+	rowBytes int      // valueBytes of all of them
 	// The columns that the block itself reads.
 	messageID    *numbers[int64]
 	messageSeq   *numbers[uint64]
@@ -47,6 +61,7 @@ func (b *Block) prepare() {
 	for _, f := range message.StoredFields() {
 		c := newValues(f)
 		b.columns = append(b.columns, c)
+		b.rowBytes += valueBytes(f.Column)
 		switch f.Name {
 		case "message_id":
 			b.messageID = c.(*numbers[int64])
@@ -78,7 +93,7 @@ func (b *Block) Append(partitionSeq uint64, encoded []byte) error {
 	for _, c := range b.columns {
 		c.add(&b.message)
 	}
-	b.bytes += len(encoded) + rowOverheadBytes + len(b.message.Message.GetSubscribers())*subscriberOverheadBytes
+	b.bytes += len(encoded) + b.rowBytes + len(b.message.Message.GetSubscribers())*textOverheadBytes
 	return nil
 }
 

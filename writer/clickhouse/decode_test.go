@@ -142,17 +142,10 @@ func FuzzAppend(f *testing.F) {
 	})
 }
 
-// The overhead of a row is that of all columns.
+// The overhead of a row: 53 bytes of numbers, an offset and a terminating byte for each of the 6 strings, and the offset of the array.
 func TestRowOverhead(t *testing.T) {
 	t.Parallel()
-	bytes := map[string]int{
-		"UInt8": 1, "UInt16": 2, "UInt32": 4, "Int64": 8, "UInt64": 8, "DateTime64(3, 'UTC')": 8,
-		"String": subscriberOverheadBytes, "Array(String)": 8,
-	}
-	sum := 0
-	for _, f := range message.StoredFields() {
-		require.Contains(t, bytes, f.Column)
-		sum += bytes[f.Column]
-	}
-	require.Equal(t, rowOverheadBytes, sum)
+	var b Block
+	b.prepare()
+	require.GreaterOrEqual(t, b.rowBytes, 53+6*9+8, "fields are only added")
 }

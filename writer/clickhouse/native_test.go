@@ -2,6 +2,7 @@ package clickhouse_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sendhouse/sendhouse/pkg/message"
 	"github.com/sendhouse/sendhouse/pkg/testkit"
 	"github.com/sendhouse/sendhouse/writer/clickhouse"
 )
@@ -42,13 +44,14 @@ func setupNative(t testing.TB, dsn string) bench {
 func (b bench) createNative(t testing.TB) {
 	t.Helper()
 	b.exec(t, "CREATE DATABASE IF NOT EXISTS "+b.database)
-	b.exec(t, "CREATE TABLE "+b.database+`.messages
-(
-    message_id Int64, message_seq UInt64, channel_id String, channel_type UInt8, from_uid String, client_msg_no String, red_dot UInt8, sync_once UInt8,
-    stream_no String, tag_key String, expire UInt32, subscribers Array(String), payload String, timestamp Int64,
-    partition UInt16, partition_seq UInt64, wal_seq UInt64, wal_index UInt32
-)
-ENGINE = ReplacingMergeTree() ORDER BY (channel_id, channel_type, message_seq)`)
+	var columns []string
+	for _, f := range message.StoredFields() {
+		if f.Kind == message.Time {
+			f.Column = "Int64"
+		}
+		columns = append(columns, f.Name+" "+f.Column)
+	}
+	b.exec(t, "CREATE TABLE "+b.database+".messages ("+strings.Join(columns, ", ")+") ENGINE = ReplacingMergeTree() ORDER BY (channel_id, channel_type, message_seq)")
 }
 
 // Every kind of value comes through the native protocol as it was, in blocks of every size, and is read back by the client.
