@@ -403,7 +403,7 @@ func requireForgotten(t *testing.T, b *bundle) {
 	}, testTimeout, time.Millisecond)
 }
 
-func TestLateAnswerFindsNobody(t *testing.T) {
+func TestLateAnswerFindsNoWaiter(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, noStreams: true, config: func(c *Config) {
 		c.AckTimeout, c.AnswerTimeout = shortTimeout, shortTimeout

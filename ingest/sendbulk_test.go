@@ -422,8 +422,8 @@ func TestBulkWindow(t *testing.T) {
 	requireForgotten(t, b)
 }
 
-// TestBulkNobodyAnswers: the items' timeouts run concurrently, not one after the other.
-func TestBulkNobodyAnswers(t *testing.T) {
+// TestBulkWithoutAnswers: the items' timeouts run concurrently, not one after the other.
+func TestBulkWithoutAnswers(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{partitions: 1, config: func(c *Config) { c.AckTimeout, c.AnswerTimeout = 200*time.Millisecond, 200*time.Millisecond }})
 	m := b.bulk(t, ndjson, strings.NewReader(strings.Repeat(with(``)+"\n", 300)))

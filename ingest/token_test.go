@@ -97,8 +97,8 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestNobodyElseWithoutTokens: an address that others can reach requires tokens, or --insecure.
-func TestNobodyElseWithoutTokens(t *testing.T) {
+// TestLoopbackWithoutTokens: an address that others can reach requires tokens, or --insecure.
+func TestLoopbackWithoutTokens(t *testing.T) {
 	t.Parallel()
 	for addr, loopback := range map[string]bool{
 		"127.0.0.1:5001": true, "127.9.9.9:1": true, "[::1]:5001": true, "localhost:5001": true, "[::ffff:127.0.0.1]:1": true,

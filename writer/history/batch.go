@@ -25,7 +25,7 @@ type batchItem struct {
 }
 
 // syncBatch serves POST /channel/messagesyncbatch.
-func (s *Service) syncBatch(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+func (s *Service) syncBatch(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
 	items, problem := readBatch(w, r)
 	if problem != nil {
 		return nil, problem

@@ -129,7 +129,7 @@ func (f *findings) inOrder(w *recent.Wanted) page {
 }
 
 // messages serves POST /messages.
-func (s *Service) messages(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+func (s *Service) messages(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
 	of, want, problem := readLookup(w, r)
 	if problem != nil {
 		return nil, problem
@@ -142,7 +142,7 @@ func (s *Service) messages(w http.ResponseWriter, r *http.Request) (answer, *api
 }
 
 // message serves POST /message.
-func (s *Service) message(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+func (s *Service) message(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
 	of, want, problem := readLookupOfOne(w, r)
 	if problem != nil {
 		return nil, problem
@@ -151,7 +151,7 @@ func (s *Service) message(w http.ResponseWriter, r *http.Request) (answer, *api.
 }
 
 // byKey serves GET /message/byclientmsgno.
-func (s *Service) byKey(_ http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+func (s *Service) byKey(_ http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
 	values := r.URL.Query()
 	var bad issues
 	utf8Only(&bad, values, "login_uid", "channel_id", "client_msg_no")
@@ -167,7 +167,7 @@ func (s *Service) byKey(_ http.ResponseWriter, r *http.Request) (answer, *api.Pr
 }
 
 // last serves GET /channel/last_message.
-func (s *Service) last(_ http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+func (s *Service) last(_ http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
 	of, problem := readChannel(r)
 	if problem != nil {
 		return nil, problem
@@ -178,7 +178,7 @@ func (s *Service) last(_ http.ResponseWriter, r *http.Request) (answer, *api.Pro
 }
 
 // maxSeq serves GET /channel/max_message_seq.
-func (s *Service) maxSeq(_ http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+func (s *Service) maxSeq(_ http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
 	of, problem := readChannel(r)
 	if problem != nil {
 		return nil, problem
@@ -204,7 +204,7 @@ func (s *Service) lastSeq(ctx, client context.Context, channel clickhouse.Channe
 }
 
 // one replies with the message that find finds.
-func (s *Service) one(r *http.Request, of *named, find func(ctx, client context.Context) (page, *api.Problem)) (answer, *api.Problem) {
+func (s *Service) one(r *http.Request, of *named, find func(ctx, client context.Context) (page, *api.Problem)) ([]byte, *api.Problem) {
 	p, problem := reading(s, r, find)
 	switch {
 	case problem != nil:

@@ -119,7 +119,7 @@ func (s *Service) Close() error { return s.recent.Close() }
 // Routes returns the routes of the service.
 func (s *Service) Routes() []api.Route {
 	return routes(func(path string, e endpoint) http.HandlerFunc {
-		return s.route(path, func(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) { return e(s, w, r) })
+		return s.route(path, func(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) { return e(s, w, r) })
 	})
 }
 
@@ -130,8 +130,8 @@ func NotServed() []api.Route {
 	})
 }
 
-// endpoint serves one route.
-type endpoint func(s *Service, w http.ResponseWriter, r *http.Request) (answer, *api.Problem)
+// endpoint serves one route and returns the body of a 200.
+type endpoint func(s *Service, w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem)
 
 func routes(serve func(path string, e endpoint) http.HandlerFunc) []api.Route {
 	route := func(method, path string, needs api.Scope, e endpoint) api.Route {
@@ -150,9 +150,6 @@ func routes(serve func(path string, e endpoint) http.HandlerFunc) []api.Route {
 	}
 }
 
-// answer is the body of a 200.
-type answer []byte
-
 // A reader may take answerTimeout for a reply, plus the time that it takes at readBytesPerSecond.
 const (
 	answerTimeout      = 5 * time.Second
@@ -160,7 +157,7 @@ const (
 )
 
 // route turns an endpoint into a handler with metrics and error replies.
-func (s *Service) route(path string, endpoint func(w http.ResponseWriter, r *http.Request) (answer, *api.Problem)) http.HandlerFunc {
+func (s *Service) route(path string, endpoint func(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		body, problem := endpoint(w, r)
@@ -179,7 +176,7 @@ func (s *Service) route(path string, endpoint func(w http.ResponseWriter, r *htt
 
 // write sends a reply, unless the unread replies leave no room for it: together they may be as large as a full page for
 // each slot. It always accepts a single one, because a page can be somewhat larger than estimated.
-func (s *Service) write(w http.ResponseWriter, body answer) *api.Problem {
+func (s *Service) write(w http.ResponseWriter, body []byte) *api.Problem {
 	size := int64(len(body))
 	defer s.unread.Add(-size)
 	if unread := s.unread.Add(size); unread > size && unread > int64(cap(s.slots))*int64(s.cfg.HistoryPageBytesMax) {

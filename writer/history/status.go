@@ -44,7 +44,7 @@ type statusRequest struct {
 }
 
 // status serves GET /message/status.
-func (s *Service) status(_ http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+func (s *Service) status(_ http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
 	q, problem := readStatusRequest(r.URL.Query())
 	if problem != nil {
 		return nil, problem

@@ -16,7 +16,7 @@ const (
 )
 
 // sync serves POST /channel/messagesync.
-func (s *Service) sync(w http.ResponseWriter, r *http.Request) (answer, *api.Problem) {
+func (s *Service) sync(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
 	q, problem := readSyncRequest(w, r)
 	if problem != nil {
 		return nil, problem

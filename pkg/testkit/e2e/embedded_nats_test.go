@@ -87,9 +87,9 @@ func TestEndToEndEmbeddedNATS(t *testing.T) {
 	require.Equal(t, 0, up.Stop())
 }
 
-// TestEndToEndNobodyElseByDefault: `up` lets no other machine read the message log unasked, and the admin listener, which metrics are fetched from,
+// TestEndToEndLoopbackByDefault: `up` lets no other machine read the message log unasked, and the admin listener, which metrics are fetched from,
 // gives other machines nothing else.
-func TestEndToEndNobodyElseByDefault(t *testing.T) {
+func TestEndToEndLoopbackByDefault(t *testing.T) {
 	t.Parallel()
 	status, output := command(t, "up", "--data-dir="+t.TempDir(), "--nats-addr=0.0.0.0:0", "--api-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--clickhouse-addr=127.0.0.1:0")
 	require.Equal(t, 2, status, output)

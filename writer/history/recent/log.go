@@ -151,11 +151,11 @@ type question struct {
 
 	mu     sync.Mutex
 	asking bool
-	next   *answer // that of the next question, nil if no caller waits for it
+	next   *result // that of the next question, nil if no caller waits for it
 	closed bool
 }
 
-type answer struct {
+type result struct {
 	done  chan struct{} // closed when the rest is set
 	value uint64
 	err   error
@@ -169,7 +169,7 @@ func (q *question) answer(ctx context.Context) (uint64, error) {
 		return 0, ErrClosed
 	}
 	if q.next == nil {
-		q.next = &answer{done: make(chan struct{})}
+		q.next = &result{done: make(chan struct{})}
 	}
 	a := q.next
 	if !q.asking {
