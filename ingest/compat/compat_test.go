@@ -178,10 +178,15 @@ func sends() http.Handler {
 	})
 }
 
-func TestSendAllocatesNothing(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of other goroutines too
-	h, w := Handler(sends()), discard{make(http.Header)}
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/message/send", http.NoBody)
-	require.Less(t, testing.AllocsPerRun(1000, func() { h.ServeHTTP(w, r) }), 1.0)
+// TestSentAllocatesNothing tests a reused answer and not the pool, which drops some of what it gets when the race detector runs.
+func TestSentAllocatesNothing(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of other goroutines too
+	next, r := sends(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/message/send", http.NoBody)
+	a, w := new(answer), discard{make(http.Header)}
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		a.ResponseWriter, a.isSend = w, true
+		next.ServeHTTP(a, r)
+		a.end()
+	}))
 }
 
 // BenchmarkSent compares the answer to a send with and without this package.
