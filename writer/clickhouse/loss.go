@@ -22,7 +22,7 @@ func (c *Client) Signs(ctx context.Context) (Signs, error) {
 	var s Signs
 	which := fmt.Sprintf("database = '%s' AND table = '%s'", c.database, tableMessages)
 	err := errors.Join(
-		c.conn.QueryRow(ctx, fmt.Sprintf("SELECT toString(any(uuid)) FROM system.tables WHERE database = '%s' AND name = '%s'", c.database, tableMessages)).Scan(&s.Table),
+		c.conn.QueryRow(ctx, fmt.Sprintf("SELECT if(count() = 0, '', toString(any(uuid))) FROM system.tables WHERE database = '%s' AND name = '%s'", c.database, tableMessages)).Scan(&s.Table),
 		c.conn.QueryRow(ctx, "SELECT sum(rows) FROM system.parts WHERE active AND "+which).Scan(&s.Rows),
 		c.conn.QueryRow(ctx, "SELECT countIf(reason LIKE '%broken%' OR reason = 'unexpected'), groupBitXor(cityHash64(name)) FROM system.detached_parts WHERE "+which).Scan(&s.Broken, &s.Detached),
 	)
