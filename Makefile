@@ -46,7 +46,7 @@ PLUGINS       := $(TOOLS)/plugins-$(shell $(GO) env GOVERSION)
 # --- Settings of the targets: make test TIMEOUT=5m PKG=./pkg/...
 
 PKG      ?= ./...
-TIMEOUT  ?= 25m
+TIMEOUT  ?= 40m
 RUN      ?=
 COUNT    ?= 1
 FUZZTIME ?= 30s
