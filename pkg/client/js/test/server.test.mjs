@@ -55,7 +55,7 @@ test("batches and bulks", async () => {
   assert.match(batch.failed[0].reason, /@/);
 
   const sends = Array.from({ length: 2_500 }, (_, i) => ({ from_uid: uid, channel_id: `${uid}-${i % 3}`, channel_type: 2, client_msg_no: `no-${i}`, payload: `n ${i} é` }));
-  sends[7] = { ...sends[7], channel_type: 99 };
+  sends[7] = { ...sends[7], channel_type: 256 };
   const outcomes = await client.sendBulk(sends);
   const seqs = [0, 0, 0];
   outcomes.forEach((outcome, i) => {

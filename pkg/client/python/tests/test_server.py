@@ -59,7 +59,7 @@ class Server(Case):
         self.assertIn("@", batch.failed[0].reason)
 
         sends = [Send("u", f"n {i} é", f"{self.channel}-{i % 3}", 2, f"no-{i}") for i in range(2_500)]
-        sends[7] = dataclasses.replace(sends[7], channel_type=99)
+        sends[7] = dataclasses.replace(sends[7], channel_type=256)
         outcomes = self.client.send_bulk(sends)
         self.assertEqual(len(outcomes), len(sends))
         seqs = [0, 0, 0]
