@@ -27,10 +27,10 @@ func Decode(s *message.Stored, partitionSeq uint64, encoded []byte) error {
 }
 
 // RowOf returns an encoded message of the message log as [Client.Page] returns it from the table. Its texts alias the encoding.
-func RowOf(encoded []byte) (Row, Channel, error) {
+func RowOf(encoded []byte) (Row, error) {
 	var s message.Stored
 	if err := Decode(&s, 0, encoded); err != nil {
-		return Row{}, Channel{}, err
+		return Row{}, err
 	}
 	m := &s.Message
 	flag := func(set bool) uint8 {
@@ -39,12 +39,11 @@ func RowOf(encoded []byte) (Row, Channel, error) {
 		}
 		return 0
 	}
-	row := Row{
+	return Row{
 		MessageID: int64(m.GetMessageId()), MessageSeq: m.GetMessageSeq(), FromUID: m.GetFromUid(), ClientMsgNo: m.GetClientMsgNo(),
 		RedDot: flag(m.GetRedDot()), SyncOnce: flag(m.GetSyncOnce()), StreamNo: m.GetStreamNo(), TagKey: m.GetTagKey(), Expire: m.GetExpire(),
 		Subscribers: m.GetSubscribers(), UnixSeconds: uint32(m.AcceptedAt().Unix()), Payload: string(m.GetPayload()),
-	}
-	return row, Channel{ID: m.GetChannelId(), Type: message.ChannelType(m.GetChannelType())}, nil
+	}, nil
 }
 
 // check refuses messages that the table could not distinguish, or would store under the wrong time.

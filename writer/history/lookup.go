@@ -30,7 +30,7 @@ func (s *Service) lookup(ctx, client context.Context, channel clickhouse.Channel
 		func(send *message.Send, _ int64) bool { return isOf(send, channel) })
 	f := findings{page: page{bytesMax: int(s.cfg.HistoryPageBytesMax)}, bySeq: make(map[uint64]int), byID: make(map[int64]int), byNo: make(map[string]int)}
 	for i := range l.Messages {
-		if row, _, err := clickhouse.RowOf(l.Messages[i].Data); err == nil && f.add(&row) != nil { // the tail has none that is not a row
+		if row, err := clickhouse.RowOf(l.Messages[i].Data); err == nil && f.add(&row) != nil { // the tail has none that is not a row
 			return f.inOrder(w), nil
 		}
 	}

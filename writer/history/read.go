@@ -95,15 +95,15 @@ func (s *Service) latestByNo(ctx context.Context, channel clickhouse.Channel, cl
 }
 
 // row returns the single message that was looked for, nil if there is none.
-func (l *latest) row() (*clickhouse.Row, clickhouse.Channel) {
+func (l *latest) row() *clickhouse.Row {
 	if l.err != nil || len(l.Messages) == 0 {
-		return nil, clickhouse.Channel{}
+		return nil
 	}
-	row, channel, err := clickhouse.RowOf(l.Messages[0].Data)
+	row, err := clickhouse.RowOf(l.Messages[0].Data)
 	if err != nil { // the tail has none of these
-		return nil, clickhouse.Channel{}
+		return nil
 	}
-	return &row, channel
+	return &row
 }
 
 // page holds messages in the order of message_seq.
@@ -114,6 +114,13 @@ type page struct {
 
 	bytesMax int // of bytes, unless the first message alone is larger
 }
+
+// The number of rows per query: at first, and again after small ones. The size of the next rows is unknown: with the
+// largest payload that is allowed by default, these are 128 and 256 MiB; rows beyond the page's limit are not kept.
+const (
+	firstRowsMax = 256
+	nextRowsMax  = 512
+)
 
 // errFull stops reading when a page is full.
 var errFull = errors.New("the page is full")
@@ -131,7 +138,7 @@ func (s *Service) rows(ctx, client context.Context, channel clickhouse.Channel, 
 
 // rowsWithin is rows with another limit of the page's size.
 func (s *Service) rowsWithin(ctx, client context.Context, channel clickhouse.Channel, sp span, limit, bytesMax int) (page, *api.Problem) {
-	l := s.ofChannel(ctx, channel, sp, limit+1)
+	l := s.ofChannel(ctx, channel, sp, limit)
 	p := page{bytesMax: bytesMax}
 	stored, some := sp.below(l.Lowest)
 	var err error
@@ -162,7 +169,7 @@ func (s *Service) rowsWithin(ctx, client context.Context, channel clickhouse.Cha
 // takeRecent adds messages of the tail to a page.
 func (s *Service) takeRecent(p *page, l *latest, limit int) {
 	for i := range l.Messages {
-		row, _, err := clickhouse.RowOf(l.Messages[i].Data)
+		row, err := clickhouse.RowOf(l.Messages[i].Data)
 		if err != nil {
 			continue // the tail has none of these
 		}
@@ -171,6 +178,7 @@ func (s *Service) takeRecent(p *page, l *latest, limit int) {
 			return
 		}
 	}
+	p.more = l.More
 }
 
 // older adds stored messages to a page that may be full of newer ones. Without ClickHouse such a page is still right; that there

@@ -49,14 +49,7 @@ func (s *Service) status(_ http.ResponseWriter, r *http.Request) ([]byte, *api.P
 	if problem != nil {
 		return nil, problem
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.HistoryTimeout)
-	defer cancel()
-	leave, problem := s.admit(ctx)
-	if problem != nil {
-		return nil, problem
-	}
-	defer leave()
-	found, problem := s.find(ctx, r.Context(), &q)
+	found, problem := reading(s, r, func(ctx, client context.Context) (status, *api.Problem) { return s.find(ctx, client, &q) })
 	if problem != nil {
 		return nil, problem
 	}
@@ -69,10 +62,7 @@ func readStatusRequest(values url.Values) (statusRequest, *api.Problem) {
 	var bad issues
 	utf8Only(&bad, values, "client_msg_no", "from_uid", "channel_id", "subscribers")
 	q := statusRequest{fromUID: values.Get("from_uid"), clientMsgNo: values.Get("client_msg_no")}
-	if q.clientMsgNo == "" {
-		bad.add("client_msg_no", "is required")
-	}
-	bad.add("client_msg_no", message.LengthRule(q.clientMsgNo, message.ClientMsgNoBytesMax))
+	bad.add("client_msg_no", keyRule(q.clientMsgNo))
 	command := values.Get("sync_once")
 	if command != "" && command != "0" && command != "1" {
 		bad.add("sync_once", "must be 0 or 1")
@@ -97,7 +87,7 @@ func (s *Service) find(ctx, client context.Context, q *statusRequest) (status, *
 	l := s.latestByNo(ctx, q.channel, q.clientMsgNo, func(m *message.Message) bool { return m.GetFromUid() == q.fromUID }, func(send *message.Send) bool {
 		return isOf(send, q.channel) && send.GetFromUid() == q.fromUID && send.GetClientMsgNo() == q.clientMsgNo
 	})
-	row, _ := l.row()
+	row := l.row()
 	asking, cancel := ctx, context.CancelFunc(func() {})
 	if row != nil { // ClickHouse may hang, and is not needed
 		asking, cancel = part(ctx, 2)

@@ -8,13 +8,6 @@ import (
 	"github.com/sendhouse/sendhouse/pkg/api"
 )
 
-// The number of rows per query: at first, and again after small ones. The size of the next rows is unknown: with the
-// largest payload that is allowed by default, these are 128 and 256 MiB; rows beyond the page's limit are not kept.
-const (
-	firstRowsMax = 256
-	nextRowsMax  = 512
-)
-
 // sync serves POST /channel/messagesync.
 func (s *Service) sync(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
 	q, problem := readSyncRequest(w, r)

@@ -126,19 +126,28 @@ func (l *Log) read(ctx context.Context, partition int, take func(*tail) Part) (P
 func walEnd(js jetstream.JetStream, partition int) func(context.Context) (uint64, error) {
 	name := topology.WALStream(partition)
 	return func(ctx context.Context) (uint64, error) {
-		stream, err := js.Stream(ctx, name)
+		info, err := leaderInfo(ctx, js, name)
 		if err != nil {
-			return 0, fmt.Errorf("end of %s: %w", name, err)
-		}
-		info := stream.CachedInfo()
-		if info.Cluster != nil && info.Cluster.Leader == "" {
-			return 0, fmt.Errorf("end of %s: %w", name, errNoLeader)
+			return 0, err
 		}
 		return info.State.LastSeq, nil
 	}
 }
 
 var errNoLeader = errors.New("no server leads it at the moment")
+
+// leaderInfo asks the leader of a stream for its state. Without a leader another server answers, with what it has.
+func leaderInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("state of %s: %w", name, err)
+	}
+	info := stream.CachedInfo()
+	if info.Cluster != nil && info.Cluster.Leader == "" {
+		return nil, fmt.Errorf("state of %s: %w", name, errNoLeader)
+	}
+	return info, nil
+}
 
 // questionTimeout limits a question, regardless of the callers that wait for it.
 const questionTimeout = 2 * time.Second

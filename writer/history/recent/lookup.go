@@ -37,10 +37,8 @@ func (t *tail) lookup(key clickhouse.Channel, w *Wanted, now int64) Part {
 		}
 	}
 	for _, id := range w.IDs {
-		for _, m := range t.byID(message.ID(id), now).Messages {
-			if i, found := t.search(c, m.Seq); found && t.at(c.seqs[i]).ID == m.ID { // of this channel
-				take(&m)
-			}
+		if it := t.byID(message.ID(id), now); it != nil && it.in == c {
+			take(&it.Message)
 		}
 	}
 	missing := make(map[string]bool)

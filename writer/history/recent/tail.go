@@ -223,12 +223,11 @@ func (t *tail) find(key clickhouse.Channel, wanted func(encoded []byte) bool, no
 	return p
 }
 
-// byID returns the message with an ID unless it has expired. IDs grow in a partition.
-func (t *tail) byID(id message.ID, now int64) Part {
-	p := Part{Complete: t.complete(), End: t.end}
+// byID returns the message with an ID, nil if there is none or it has expired. IDs grow in a partition.
+func (t *tail) byID(id message.ID, now int64) *item {
 	i, found := slices.BinarySearchFunc(t.items, id, func(it item, id message.ID) int { return cmp.Compare(it.ID, id) })
-	if found && t.items[i].Data != nil && t.items[i].live(now) {
-		p.Messages = []Message{t.items[i].Message}
+	if !found || t.items[i].in == nil || !t.items[i].live(now) {
+		return nil
 	}
-	return p
+	return &t.items[i]
 }

@@ -152,14 +152,13 @@ func (o *model) compare(t *rapid.T, tl *tail, after uint64) {
 			}
 			require.Equal(t, wanted, p.Messages[i].PartitionSeq)
 			require.Equal(t, o.log[wanted-1].m.GetMessageSeq(), p.Messages[i].Seq)
-			byID := tl.byID(p.Messages[i].ID, now)
-			require.Equal(t, p.Messages[i:i+1], byID.Messages)
+			require.Equal(t, p.Messages[i], tl.byID(p.Messages[i].ID, now).Message)
 		}
 		o.compareFind(t, tl, n, want)
 	}
 	for i := range o.log {
 		if l := &o.log[i]; l.damaged || !l.live() {
-			require.Empty(t, tl.byID(message.ID(l.m.GetMessageId()), now).Messages)
+			require.Nil(t, tl.byID(message.ID(l.m.GetMessageId()), now))
 		}
 	}
 }
