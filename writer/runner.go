@@ -27,7 +27,7 @@ import (
 // A range is in one of these states. The record shows only pending or done; fresh and doubtful differ in what this
 // process knows.
 //
-//	fresh     recorded as pending by this session; no insert of it was attempted.
+//	fresh     recorded as pending since the position was loaded; no insert of it was attempted.
 //	          → done      an insert under its token succeeded
 //	          → doubtful  an insert failed, unless a view refused it: then the table has the rows, or the token ensures
 //	                      that the next attempt adds only what is missing

@@ -172,16 +172,12 @@ func (r *Request) checkSubscribers(syncOnce bool) {
 	if len(f.subscribers) == 0 {
 		return
 	}
-	uids := f.subscribers[:0]
 	for _, uid := range f.subscribers {
-		if uid == "" {
-			continue
+		if uid != "" {
+			r.checkUID(FieldSubscribers, uid)
 		}
-		r.checkUID(FieldSubscribers, uid)
-		uids = append(uids, uid)
 	}
-	slices.Sort(uids)
-	f.subscribers = slices.Compact(uids)
+	f.subscribers = message.Receivers(f.subscribers)
 	if len(f.subscribers) > 0 && !syncOnce && !r.isBad(fieldHeaderSyncOnce) && !r.isBad(fieldSyncOnce) {
 		r.bad(FieldSubscribers, "is only for commands: header.sync_once=1")
 	}
@@ -190,15 +186,8 @@ func (r *Request) checkSubscribers(syncOnce bool) {
 // TakeReceivers removes the receivers from the request and returns them sorted, without empty ones and duplicates.
 func (r *Request) TakeReceivers() []string {
 	f := &r.fields
-	uids := make([]string, 0, len(f.subscribers))
-	for _, uid := range f.subscribers {
-		if uid != "" {
-			uids = append(uids, uid)
-		}
-	}
+	uids := message.Receivers(slices.Clone(f.subscribers))
 	f.subscribers = f.subscribers[:0]
-	slices.Sort(uids)
-	uids = slices.Compact(uids)
 	if len(uids) == 0 {
 		r.bad(FieldSubscribers, isRequired)
 	}

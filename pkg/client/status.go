@@ -57,7 +57,7 @@ func (c *Client) TryStatus(ctx context.Context, s Send) (Status, error) {
 		query.Set("sync_once", "1")
 	}
 	if s.ChannelID == "" && len(s.Subscribers) > 0 {
-		query.Set("channel_id", s.temporaryChannel())
+		query.Set("channel_id", message.TemporaryChannel(message.Receivers(slices.Clone(s.Subscribers))))
 		query.Set("channel_type", strconv.Itoa(int(ChannelTemporary)))
 	}
 	var a struct {
@@ -76,11 +76,4 @@ func (c *Client) TryStatus(ctx context.Context, s Send) (Status, error) {
 		return Status{State: a.State, MessageID: a.MessageID, MessageSeq: a.MessageSeq, Complete: a.Complete}, nil
 	}
 	return Status{}, fmt.Errorf("client: status of %s: %w", s.ClientMsgNo, err)
-}
-
-// temporaryChannel is the ID of the channel that the Subscribers name.
-func (s *Send) temporaryChannel() string {
-	uids := slices.DeleteFunc(slices.Clone(s.Subscribers), func(uid string) bool { return uid == "" })
-	slices.Sort(uids)
-	return message.TemporaryChannel(slices.Compact(uids))
 }

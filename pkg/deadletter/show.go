@@ -81,11 +81,9 @@ func (m *Message) value(f message.Field) any {
 // MarshalJSON writes the message with the names that its fields have in ClickHouse and in the API.
 func (m *Message) MarshalJSON() ([]byte, error) {
 	var text bytes.Buffer
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
 	for i, f := range shownFields() {
 		fmt.Fprintf(&text, "%c%q:", "{,"[min(i, 1)], f.Name)
-		if err := encoder.Encode(m.value(f)); err != nil {
+		if err := writeJSON(&text, m.value(f)); err != nil {
 			return nil, fmt.Errorf("encode %s: %w", f.Name, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -92,6 +93,14 @@ func TemporaryChannel(sorted []string) string {
 		_, _ = h.Write([]byte(uid))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:TemporaryChannelBytes/2])
+}
+
+// Receivers brings the receivers of a command into the form in which a send has them, and [TemporaryChannel] takes them: sorted by bytes, without
+// empty ones, each once. It reuses the slice.
+func Receivers(uids []string) []string {
+	uids = slices.DeleteFunc(uids, func(uid string) bool { return uid == "" })
+	slices.Sort(uids)
+	return slices.Compact(uids)
 }
 
 func otherSide(fromUID, channelID string) (string, error) {

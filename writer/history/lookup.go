@@ -253,12 +253,12 @@ func typeOf(values url.Values) int64 {
 
 // receivers returns the uids that the parameter subscribers names, sorted, each once.
 func receivers(bad *issues, values url.Values) []string {
-	uids := slices.DeleteFunc(slices.Clone(values["subscribers"]), func(uid string) bool { return uid == "" })
-	for _, uid := range uids {
-		bad.add("subscribers", message.UIDRule(uid, 0))
+	for _, uid := range values["subscribers"] {
+		if uid != "" {
+			bad.add("subscribers", message.UIDRule(uid, 0))
+		}
 	}
-	slices.Sort(uids)
-	return slices.Compact(uids)
+	return message.Receivers(slices.Clone(values["subscribers"]))
 }
 
 // utf8Only refuses parameters that are not valid UTF-8.

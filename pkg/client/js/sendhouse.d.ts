@@ -19,11 +19,11 @@ export type ChannelType = (typeof ChannelType)[keyof typeof ChannelType];
 export type Payload = string | Uint8Array | ArrayBuffer;
 
 interface Common {
-  /** The sender's own key for the message, at most 128 bytes. If it is absent, one is made, once for all tries. */
+  /** The sender's own key for the message, at most 256 bytes. If it is absent, one is made, once for all tries. */
   client_msg_no?: string;
   /** The sender, 1 to 256 bytes. */
   from_uid: string;
-  /** What is sent: 1 byte to 64 KiB before base64, which is added here. */
+  /** What is sent: 1 byte to 512 KiB by default, before base64, which is added here. */
   payload: Payload;
   /** Gets an ID, is published once and stored nowhere. */
   no_persist?: boolean;
@@ -31,9 +31,9 @@ interface Common {
   red_dot?: boolean;
   /** A command: it goes to the channel's command channel. */
   sync_once?: boolean;
-  /** Stored; at most 128 bytes. */
+  /** Stored; at most 256 bytes. */
   stream_no?: string;
-  /** Stored; at most 128 bytes. */
+  /** Stored; at most 256 bytes. */
   tag_key?: string;
   /** Seconds after which the message's row is gone; 0 means never. */
   expire?: number;

@@ -54,12 +54,12 @@ class Send:
     from_uid: str
     """The sender, 1 to 256 bytes."""
     payload: Union[str, bytes]
-    """Text, which is sent in UTF-8, or bytes: 1 byte to 64 KiB before base64, which is added here."""
+    """Text, which is sent in UTF-8, or bytes: 1 byte to 512 KiB by default, before base64, which is added here."""
     channel_id: str = ""
     """The channel; for a person's channel the other uid. May be empty if there are subscribers."""
     channel_type: int = 0
     client_msg_no: str = ""
-    """The sender's own key for the message, at most 128 bytes. If it is empty, one is made, once for all tries."""
+    """The sender's own key for the message, at most 256 bytes. If it is empty, one is made, once for all tries."""
     no_persist: bool = False
     """Gets an ID, is published once and stored nowhere."""
     red_dot: bool = False
@@ -67,9 +67,9 @@ class Send:
     sync_once: bool = False
     """A command: it goes to the channel's command channel."""
     stream_no: str = ""
-    """Stored; at most 128 bytes."""
+    """Stored; at most 256 bytes."""
     tag_key: str = ""
-    """Stored; at most 128 bytes."""
+    """Stored; at most 256 bytes."""
     expire: int = 0
     """Seconds after which the message's row is gone; 0 means never."""
     subscribers: Sequence[str] = ()
